@@ -1,0 +1,1 @@
+//! order-service: see the README.
