@@ -1,0 +1,49 @@
+//! The order: parsed, validated and made into its body once. Everything that reads or writes an order's JSON is here,
+//! and nothing of where orders come from or where they are kept.
+
+pub mod compact;
+pub mod decode;
+pub mod envelope;
+pub mod sample;
+pub mod validate;
+
+use bytes::Bytes;
+
+use crate::id::OrderId;
+
+pub use decode::Decoder;
+pub use envelope::{Envelope, Status};
+pub use validate::Profile;
+
+/// A valid order: having one proves that it passed its profile.
+#[derive(Debug, Clone)]
+pub struct Order {
+    /// The key every answer is found by.
+    pub id: OrderId,
+    /// What is to happen to the order of that id.
+    pub change: Change,
+}
+
+/// What a record asks for.
+#[derive(Debug, Clone)]
+pub enum Change {
+    /// Store this WB order: its producer's own JSON without insignificant white space.
+    Wb(Bytes),
+    /// Create or change an envelope order.
+    Envelope(Envelope),
+    /// Delete whatever the id names, for good.
+    Delete,
+}
+
+impl Order {
+    /// The bytes this order holds in memory while it waits, for the limits on batches.
+    #[must_use]
+    pub fn resident_bytes(&self) -> usize {
+        size_of::<Self>()
+            + match &self.change {
+                Change::Wb(body) => body.len(),
+                Change::Envelope(envelope) => envelope.payload.as_ref().map_or(0, |payload| payload.len()),
+                Change::Delete => 0,
+            }
+    }
+}

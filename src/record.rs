@@ -1,0 +1,121 @@
+//! What a source hands over, and how far a source has come. Knows nothing of what a payload means.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+
+/// Where a record stands in its source. For a source without a log of its own it is a ticket: unique and rising.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Position {
+    /// Partition of the source, 0 where it has none.
+    pub partition: u32,
+    /// Offset within the partition. Offsets rise but need not be contiguous.
+    pub offset: u64,
+}
+
+/// One message, as it came.
+#[derive(Debug, Clone)]
+pub struct Record {
+    /// Where it stands.
+    pub position: Position,
+    /// The message. `None` is a null value: delete the order that `key` names.
+    pub payload: Option<Bytes>,
+    /// The message's key, where the source has keys.
+    pub key: Option<Bytes>,
+    /// Set when the client asked for the same answer to the same request.
+    pub idempotency: Option<Idempotency>,
+}
+
+/// A client's promise that two requests are one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Idempotency {
+    /// The client's key, 1 to 255 visible ASCII characters.
+    pub key: Box<str>,
+    /// SHA-256 of the request body.
+    pub digest: [u8; 32],
+}
+
+/// How far a source has come: partition to the next offset to read.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Checkpoint(pub BTreeMap<u32, u64>);
+
+impl Checkpoint {
+    /// Notes that everything up to and including `position` is dealt with.
+    pub fn pass(&mut self, position: Position) {
+        let next = self.0.entry(position.partition).or_default();
+        *next = (*next).max(position.offset + 1);
+    }
+
+    /// The next offset to read of `partition`, 0 when nothing was read.
+    #[must_use]
+    pub fn next(&self, partition: u32) -> u64 {
+        self.0.get(&partition).copied().unwrap_or_default()
+    }
+}
+
+/// Why a record is no order. Names everything that is wrong with it, not only the first thing.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{}", self.line())]
+pub struct Rejection {
+    /// What kind of wrong it is.
+    pub kind: RejectionKind,
+    /// Each offence; never empty.
+    pub faults: Vec<Fault>,
+}
+
+/// The kinds of invalid record, coarse enough to count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum RejectionKind {
+    /// Not JSON, not UTF-8, or nested too deep.
+    Malformed,
+    /// Larger than `order_bytes_max`.
+    TooLarge,
+    /// JSON, but no valid order.
+    Invalid,
+}
+
+/// One offence.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fault {
+    /// RFC 6901 pointer to the offending value; empty for the whole document.
+    pub pointer: String,
+    /// What is wrong with it, without the value itself.
+    pub message: String,
+}
+
+impl Rejection {
+    /// A rejection of the whole document.
+    #[must_use]
+    pub fn whole(kind: RejectionKind, message: impl Into<String>) -> Self {
+        Self { kind, faults: vec![Fault { pointer: String::new(), message: message.into() }] }
+    }
+
+    /// One line naming every offence.
+    #[must_use]
+    pub fn line(&self) -> String {
+        let mut line = String::new();
+        for fault in &self.faults {
+            if !line.is_empty() {
+                line.push_str("; ");
+            }
+            if !fault.pointer.is_empty() {
+                line.push_str(&fault.pointer);
+                line.push_str(": ");
+            }
+            line.push_str(&fault.message);
+        }
+        line
+    }
+}
+
+impl RejectionKind {
+    /// The stable word for logs, metrics and error answers.
+    #[must_use]
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::Malformed => "malformed",
+            Self::TooLarge => "too_large",
+            Self::Invalid => "invalid",
+        }
+    }
+}

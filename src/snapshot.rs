@@ -1,0 +1,173 @@
+//! A snapshot: one version of one order as the bytes it is answered with. Knows nothing of what the bytes mean.
+
+use bytes::Buf;
+use triomphe::ThinArc;
+
+use crate::id::Version;
+
+const PREFIX: &[u8] = b"{\"order\":";
+const SUFFIX: &[u8] = b"}";
+
+/// Whether an order is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum State {
+    /// Shown everywhere.
+    Live,
+    /// A deleted envelope order: readable by its id, in no list and no count.
+    Hidden,
+    /// Any other deleted order: its id answers 410.
+    Gone,
+}
+
+struct Meta {
+    version: Version,
+    /// Creation order within the store; larger is newer.
+    seq: u64,
+    state: State,
+}
+
+/// One version of an order: a shared, immutable buffer `{"order":BODY}` with its version, in a single allocation.
+///
+/// A clone is one atomic increment. The flat answer is a slice of the wrapped one, so neither is ever made again.
+#[derive(Clone)]
+pub struct Snapshot(ThinArc<Meta, u8>);
+
+impl Snapshot {
+    /// Wraps `body` (the flat order) once. `scratch` is working space, reused by callers that make many.
+    #[must_use]
+    pub fn new(version: Version, seq: u64, state: State, body: &[u8], scratch: &mut Vec<u8>) -> Self {
+        scratch.clear();
+        if state != State::Gone {
+            scratch.reserve(PREFIX.len() + body.len() + SUFFIX.len());
+            scratch.extend_from_slice(PREFIX);
+            scratch.extend_from_slice(body);
+            scratch.extend_from_slice(SUFFIX);
+        }
+        Self(ThinArc::from_header_and_slice(Meta { version, seq, state }, scratch))
+    }
+
+    /// The store's count of this order's changes.
+    #[must_use]
+    pub fn version(&self) -> Version {
+        self.0.header.header.version
+    }
+
+    /// Creation order within the store; larger is newer.
+    #[must_use]
+    pub fn seq(&self) -> u64 {
+        self.0.header.header.seq
+    }
+
+    /// Whether and where this order is shown.
+    #[must_use]
+    pub fn state(&self) -> State {
+        self.0.header.header.state
+    }
+
+    /// `{"order":{…}}`; empty when [`State::Gone`].
+    #[must_use]
+    pub fn wrapped(&self) -> &[u8] {
+        &self.0.slice
+    }
+
+    /// `{…}`, the order as its producer wrote it; empty when [`State::Gone`].
+    #[must_use]
+    pub fn flat(&self) -> &[u8] {
+        let (from, to) = self.flat_range();
+        &self.0.slice[from..to]
+    }
+
+    /// The bytes this snapshot keeps resident, without the allocator's rounding.
+    #[must_use]
+    pub fn resident_bytes(&self) -> usize {
+        self.0.slice.len() + size_of::<Meta>() + 2 * size_of::<usize>()
+    }
+
+    /// The one rule of publishing: a copy replaces another only if it is newer, whoever brings it.
+    #[must_use]
+    pub fn supersedes(&self, visible: &Self) -> bool {
+        self.version() > visible.version()
+    }
+
+    /// The wrapped answer as a response buffer.
+    #[must_use]
+    pub fn into_wrapped(self) -> SnapshotBytes {
+        let to = self.0.slice.len();
+        SnapshotBytes { snapshot: self, from: 0, to }
+    }
+
+    /// The flat answer as a response buffer.
+    #[must_use]
+    pub fn into_flat(self) -> SnapshotBytes {
+        let (from, to) = self.flat_range();
+        SnapshotBytes { snapshot: self, from, to }
+    }
+
+    fn flat_range(&self) -> (usize, usize) {
+        match self.0.slice.len() {
+            0 => (0, 0),
+            len => (PREFIX.len(), len - SUFFIX.len()),
+        }
+    }
+}
+
+impl std::fmt::Debug for Snapshot {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Snapshot")
+            .field("version", &self.version())
+            .field("seq", &self.seq())
+            .field("state", &self.state())
+            .field("bytes", &self.0.slice.len())
+            .finish()
+    }
+}
+
+/// What is left to send of a snapshot. Holds the snapshot alive, copies nothing.
+#[derive(Debug)]
+pub struct SnapshotBytes {
+    snapshot: Snapshot,
+    from: usize,
+    to: usize,
+}
+
+impl Buf for SnapshotBytes {
+    fn remaining(&self) -> usize {
+        self.to - self.from
+    }
+
+    fn chunk(&self) -> &[u8] {
+        &self.snapshot.0.slice[self.from..self.to]
+    }
+
+    fn advance(&mut self, count: usize) {
+        assert!(count <= self.remaining(), "advanced past the end of a snapshot");
+        self.from += count;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_buffer_serves_both_answers() {
+        let snapshot = Snapshot::new(7, 1, State::Live, b"{\"a\":1}", &mut Vec::new());
+        assert_eq!(snapshot.wrapped(), b"{\"order\":{\"a\":1}}");
+        assert_eq!(snapshot.flat(), b"{\"a\":1}");
+        assert_eq!(snapshot.flat().as_ptr(), snapshot.wrapped()[9..].as_ptr());
+        let mut buffer = snapshot.clone().into_flat();
+        buffer.advance(3);
+        assert_eq!(buffer.chunk(), b"\":1}");
+    }
+
+    #[test]
+    fn a_tombstone_has_no_body() {
+        let gone = Snapshot::new(2, 1, State::Gone, b"{\"a\":1}", &mut Vec::new());
+        assert_eq!((gone.wrapped(), gone.flat()), (&b""[..], &b""[..]));
+    }
+
+    #[test]
+    fn a_snapshot_is_one_pointer() {
+        assert_eq!(size_of::<Snapshot>(), size_of::<usize>());
+    }
+}
