@@ -19,6 +19,29 @@ pub enum State {
     Gone,
 }
 
+/// The kinds of committed change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change {
+    /// The id was unknown.
+    Created,
+    /// The body is another.
+    Updated,
+    /// It is deleted now.
+    Deleted,
+}
+
+impl Change {
+    /// The word in answers and events.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Created => "created",
+            Self::Updated => "updated",
+            Self::Deleted => "deleted",
+        }
+    }
+}
+
 struct Meta {
     version: Version,
     /// Creation order within the store; larger is newer.

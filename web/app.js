@@ -11,8 +11,8 @@ const totals = createTotals();
 const list = createList();
 const order = createOrderView();
 
-routes();
-search();
+const { openAgain } = routes();
+search(openAgain);
 keys();
 languages();
 stream();
@@ -27,7 +27,6 @@ function routes() {
   // The two views share one page; each scroll position is put back here, not guessed by the browser.
   history.scrollRestoration = 'manual';
   addEventListener('hashchange', route);
-  addEventListener('order-again', () => order.open(openId));
   route();
 
   function route() {
@@ -66,6 +65,7 @@ function routes() {
   onLanguage(() => {
     if (openId === undefined) document.title = `${word('title')} · order-service`;
   });
+  return { openAgain: () => order.open(openId) };
 }
 
 /** The id in `#/order/<id>`, or undefined for the list. A broken escape is passed on for the server to refuse. */
@@ -78,15 +78,19 @@ function idInAddress() {
   }
 }
 
-function search() {
+function search(openAgain) {
   const query = byId('query');
   byId('search').addEventListener('submit', (event) => {
     event.preventDefault();
     const id = query.value.trim();
     byId('search-note').textContent = id === '' ? word('searchEmpty') : '';
-    if (id === '') return query.focus();
-    if (location.hash === orderHref(id)) return dispatchEvent(new Event('order-again'));
-    location.hash = orderHref(id);
+    if (id === '') {
+      query.focus();
+      return;
+    }
+    // The same address again is no navigation, but asking again is what was meant.
+    if (location.hash === orderHref(id)) openAgain();
+    else location.hash = orderHref(id);
   });
   query.addEventListener('input', () => { byId('search-note').textContent = ''; });
 }

@@ -39,7 +39,7 @@ export function translatePage() {
   for (const element of document.querySelectorAll('[data-word]')) element.textContent = word(element.dataset.word);
   for (const element of document.querySelectorAll('[data-word-label]')) {
     element.setAttribute('aria-label', word(element.dataset.wordLabel));
-    element.title = word(element.dataset.wordLabel);
+    if (element.matches('button')) element.title = word(element.dataset.wordLabel);
   }
 }
 
@@ -58,8 +58,9 @@ export function number(source) {
 /** A date and time with its zone, or undefined when `date` is no date. */
 export const longDate = (date) => (Number.isNaN(date.getTime()) ? undefined : formats.long.format(date));
 
-/** A date and time, short enough for a row. */
-export const shortDate = (date) => (Number.isNaN(date.getTime()) ? undefined : formats.short.format(date));
+/** The day alone, and the time of day alone: a row has little room, so Russian loses its "г." too. */
+export const day = (date) => (Number.isNaN(date.getTime()) ? undefined : formats.day.format(date).replace(/\s?г\.$/, ''));
+export const timeOfDay = (date) => (Number.isNaN(date.getTime()) ? '' : formats.time.format(date));
 
 export const milliseconds = (ms) => formats.milliseconds.format(ms);
 
@@ -71,14 +72,16 @@ function initialLanguage() {
 }
 
 function formatsOf(tag) {
-  const day = { year: 'numeric', month: 'short', day: 'numeric', hour: '2-digit', minute: '2-digit' };
+  const day = { year: 'numeric', month: 'short', day: 'numeric' };
+  const time = { hour: '2-digit', minute: '2-digit', second: '2-digit', hourCycle: 'h23' };
   const format = new Intl.NumberFormat(tag);
   return {
     number: format,
     point: new Intl.NumberFormat(tag).formatToParts(0.5).find(({ type }) => type === 'decimal').value,
     plural: new Intl.PluralRules(tag),
-    long: new Intl.DateTimeFormat(tag, { ...day, second: '2-digit', timeZoneName: 'short' }),
-    short: new Intl.DateTimeFormat(tag, day),
+    long: new Intl.DateTimeFormat(tag, { ...day, ...time, timeZoneName: 'short' }),
+    day: new Intl.DateTimeFormat(tag, day),
+    time: new Intl.DateTimeFormat(tag, time),
     milliseconds: new Intl.NumberFormat(tag, { style: 'unit', unit: 'millisecond', maximumFractionDigits: 1 }),
   };
 }

@@ -3,7 +3,7 @@ import { fetchNewest } from './api.js';
 import { announce, byId, h, perFrame } from './dom.js';
 import { failurePanel } from './failure.js';
 import { at, dateNode, money, plain, statusChip } from './fields.js';
-import { onLanguage, shortDate, word } from './i18n.js';
+import { day, onLanguage, timeOfDay, word } from './i18n.js';
 import { read } from './json.js';
 import { Newest, ROWS_MAX, textOf } from './newest.js';
 
@@ -154,7 +154,7 @@ function drawRow(row) {
     cell('contents', order.first, order.more > 0 ? word('andMore', { count: order.more }) : ''),
     cell('status', order.status, ''),
     cell('amount', order.amount, ''),
-    cell('created', order.created, ''),
+    cell('created', dateNode(order.created, day), timeOfDay(new Date(plain(order.created)))),
   ];
   const link = row.tr.querySelector('a') ?? h('a', { href: orderHref(row.id), class: 'mono' }, row.id);
   const first = row.tr.firstElementChild ?? h('td', { role: 'cell', class: 'cell-order' }, link, h('span', { class: 'sub mono' }));
@@ -182,7 +182,7 @@ function wbSummary(order) {
     ...contents(at(order, 'items')),
     status: plain(at(order, 'delivery_service')),
     amount: money(at(order, 'payment', 'amount'), at(order, 'payment', 'currency')),
-    created: dateNode(at(order, 'date_created'), shortDate),
+    created: at(order, 'date_created'),
   };
 }
 
@@ -195,7 +195,7 @@ function envelopeSummary(order) {
     ...contents(at(payload, 'items')),
     status: statusChip(at(order, 'status')),
     amount: money(at(order, 'amount'), at(payload, 'currency')),
-    created: dateNode(at(order, 'created_at'), shortDate),
+    created: at(order, 'created_at'),
   };
 }
 

@@ -67,7 +67,7 @@ export function createOrderView() {
     ].filter(Boolean);
   }
 
-  const focus = (name) => view.querySelector(`[data-focus="${name}"]`)?.focus({ preventScroll: name !== 'title' });
+  const focus = (name) => view.querySelector(`[data-focus="${name}"]`)?.focus({ preventScroll: true });
 
   // A busy order may change many times between two frames; only the last state is read and drawn.
   let pending;

@@ -1,0 +1,3 @@
+DROP TABLE idempotency;
+DROP TABLE positions;
+DROP TABLE orders;

@@ -1,0 +1,123 @@
+//! Committed changes in the order they became visible, the newest few kept so that a reader who was away can resume.
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, PoisonError};
+
+use tokio::sync::watch;
+
+use crate::id::OrderId;
+use crate::snapshot::{Change, Snapshot};
+
+/// One committed change.
+#[derive(Debug, Clone)]
+pub struct Event {
+    /// The order.
+    pub id: OrderId,
+    /// Its copy after the change.
+    pub snapshot: Snapshot,
+    /// What kind of change it was.
+    pub change: Change,
+}
+
+/// A bounded log of changes. Offsets rise by one from 0 and are valid within this process only.
+#[derive(Debug)]
+pub struct Feed {
+    events_max: usize,
+    bytes_max: usize,
+    kept: Mutex<Kept>,
+    head: watch::Sender<u64>,
+}
+
+#[derive(Debug, Default)]
+struct Kept {
+    events: VecDeque<Event>,
+    bytes: usize,
+    /// The offset of the first kept event.
+    first: u64,
+}
+
+/// What a reader gets.
+#[derive(Debug)]
+pub enum Read {
+    /// Events from the offset asked for; none when it is the head.
+    Events(Vec<Event>),
+    /// The offset is no longer kept, or never was: go on from this one, after a look at the whole.
+    Lost(u64),
+}
+
+impl Feed {
+    /// Keeps at most `events_max` events of at most `bytes_max` bytes of orders.
+    #[must_use]
+    pub fn new(events_max: usize, bytes_max: usize) -> Self {
+        Self { events_max, bytes_max, kept: Mutex::default(), head: watch::Sender::new(0) }
+    }
+
+    /// Appends a batch of changes; readers wake once.
+    pub fn append(&self, events: impl IntoIterator<Item = Event>) {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        for event in events {
+            kept.bytes += event.snapshot.resident_bytes();
+            kept.events.push_back(event);
+        }
+        while kept.events.len() > self.events_max || (kept.bytes > self.bytes_max && kept.events.len() > 1) {
+            let Some(oldest) = kept.events.pop_front() else { break };
+            kept.bytes -= oldest.snapshot.resident_bytes();
+            kept.first += 1;
+        }
+        let head = kept.first + kept.events.len() as u64;
+        drop(kept);
+        self.head.send_replace(head);
+    }
+
+    /// The offset of the next event.
+    #[must_use]
+    pub fn head(&self) -> u64 {
+        *self.head.borrow()
+    }
+
+    /// Tells when the head moves.
+    #[must_use]
+    pub fn watch(&self) -> watch::Receiver<u64> {
+        self.head.subscribe()
+    }
+
+    /// At most `limit` events from offset `from` on.
+    #[must_use]
+    pub fn read(&self, from: u64, limit: usize) -> Read {
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let head = kept.first + kept.events.len() as u64;
+        let Some(skip) = from.checked_sub(kept.first).filter(|_| from <= head) else { return Read::Lost(head) };
+        let skip = usize::try_from(skip).expect("at most the number of kept events");
+        Read::Events(kept.events.iter().skip(skip).take(limit).cloned().collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::snapshot::State;
+
+    fn event(seq: u64) -> Event {
+        let snapshot = Snapshot::new(1, seq, State::Live, b"{}", &mut Vec::new());
+        Event { id: OrderId::parse(b"a").unwrap(), snapshot, change: Change::Created }
+    }
+
+    #[test]
+    fn a_reader_resumes_or_is_told_that_it_lost_events() {
+        let feed = Feed::new(3, 1 << 20);
+        feed.append((0..5).map(event));
+        assert!(matches!(feed.read(1, 9), Read::Lost(5)));
+        assert!(matches!(feed.read(6, 9), Read::Lost(5)));
+        let Read::Events(events) = feed.read(3, 9) else { panic!("kept") };
+        assert_eq!(events.iter().map(|event| event.snapshot.seq()).collect::<Vec<_>>(), [3, 4]);
+        assert!(matches!(feed.read(5, 9), Read::Events(events) if events.is_empty()));
+    }
+
+    #[test]
+    fn bytes_are_bounded_but_the_newest_event_always_stays() {
+        let feed = Feed::new(100, 10);
+        feed.append((0..5).map(event));
+        assert!(matches!(feed.read(4, 9), Read::Events(events) if events.len() == 1));
+        assert!(matches!(feed.read(3, 9), Read::Lost(5)));
+    }
+}

@@ -1,0 +1,271 @@
+//! The view: every order as the bytes it is answered with, in a lock-free map that only ever moves forward.
+//! Knows snapshots, never orders.
+
+pub mod feed;
+pub mod recent;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use foldhash::quality::RandomState;
+use papaya::{Compute, HashMap, Operation};
+
+use crate::id::OrderId;
+use crate::snapshot::{Snapshot, State};
+use feed::{Event, Feed};
+use recent::{List, Recent, Shortfall};
+
+/// How the view is kept.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Orders in the ready list. 1,000 orders of 1 KB are a megabyte, the most a browser likes.
+    pub list_max: usize,
+    /// The list is made at most this often. 5 ms bounds its cost to a few percent of a core however fast orders
+    /// arrive, and keeps it well under the 50 ms it may trail.
+    pub list_refresh: Duration,
+    /// Changes kept for readers of `/events` that were away.
+    pub feed_events_max: usize,
+    /// Bytes of orders those changes may hold on to.
+    pub feed_bytes_max: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            list_max: 1000,
+            list_refresh: Duration::from_millis(5),
+            feed_events_max: 16_384,
+            feed_bytes_max: 32 << 20,
+        }
+    }
+}
+
+/// The in-memory view of all orders.
+pub struct View {
+    config: Config,
+    orders: HashMap<OrderId, Snapshot, RandomState>,
+    recent: Recent,
+    feed: Feed,
+    tally: Tally,
+    is_complete: AtomicBool,
+}
+
+/// Running totals. Each publisher adds the difference its own change made, so they are right at rest.
+#[derive(Default)]
+struct Tally {
+    live: AtomicI64,
+    entries: AtomicUsize,
+    bytes: AtomicI64,
+}
+
+/// How much the view holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Size {
+    /// Orders shown in lists and counts.
+    pub live: u64,
+    /// All entries, tombstones included.
+    pub entries: usize,
+    /// Bytes of snapshots, without the map's own.
+    pub bytes: u64,
+}
+
+impl View {
+    /// An empty view with room for `capacity` orders.
+    #[must_use]
+    pub fn new(config: Config, capacity: usize) -> Self {
+        Self {
+            orders: HashMap::builder().capacity(capacity).hasher(RandomState::default()).build(),
+            recent: Recent::new(config.list_max),
+            feed: Feed::new(config.feed_events_max, config.feed_bytes_max),
+            tally: Tally::default(),
+            is_complete: AtomicBool::new(false),
+            config,
+        }
+    }
+
+    /// The newest visible copy of an order, tombstones included. Takes no lock and allocates nothing.
+    #[must_use]
+    pub fn get(&self, id: &OrderId) -> Option<Snapshot> {
+        self.orders.pin().get(id).cloned()
+    }
+
+    /// Makes a copy visible unless a copy at least as new is. Says whether it did.
+    ///
+    /// For copies read from the store: warm-up and read-through. They appear in no list and in no event.
+    pub fn fill(&self, id: OrderId, snapshot: Snapshot) -> bool {
+        let orders = self.orders.pin();
+        // The closure may run several times, so it decides and changes nothing.
+        let result = orders.compute(id, |visible| match visible {
+            Some((_, visible)) if !snapshot.supersedes(visible) => Operation::Abort(()),
+            _ => Operation::Insert(snapshot.clone()),
+        });
+        match result {
+            Compute::Inserted(_, new) => self.tally.change(None, new),
+            Compute::Updated { old: (_, old), new: (_, new) } => self.tally.change(Some(old), new),
+            Compute::Removed(..) => unreachable!("nothing is ever removed"),
+            Compute::Aborted(()) => return false,
+        }
+        true
+    }
+
+    /// Makes a batch of committed changes visible: in the map, then in the list, then as events.
+    pub fn publish(&self, events: Vec<Event>) {
+        for event in &events {
+            self.fill(event.id.clone(), event.snapshot.clone());
+            self.recent.apply(|| self.get(&event.id));
+        }
+        if !events.is_empty() {
+            self.feed.append(events);
+        }
+    }
+
+    /// The newest orders, ready to be sent.
+    #[must_use]
+    pub fn list(&self) -> Arc<List> {
+        self.recent.list()
+    }
+
+    /// Completes when [`View::list`] is out of date. For one waiter. Cancel-safe.
+    pub async fn list_changed(&self) {
+        self.recent.changed().await;
+    }
+
+    /// Makes the list anew; takes a millisecond at most, so it belongs on no read thread.
+    pub fn refresh_list(&self) {
+        self.recent.refresh();
+    }
+
+    /// What the store must be asked for to keep the list whole.
+    #[must_use]
+    pub fn list_shortfall(&self) -> Option<Shortfall> {
+        self.recent.shortfall()
+    }
+
+    /// Takes the store's answer to a [`Shortfall`].
+    pub fn admit_to_list(&self, asked: Shortfall, page: Vec<(OrderId, Snapshot)>) {
+        let (ids, page): (Vec<_>, Vec<_>) =
+            page.into_iter().map(|(id, snapshot)| ((snapshot.seq(), id), (snapshot.seq(), snapshot))).unzip();
+        let ids: std::collections::HashMap<u64, OrderId> = ids.into_iter().collect();
+        self.recent.admit(asked, page, |seq, snapshot| {
+            ids.get(&seq).and_then(|id| self.get(id)).is_none_or(|visible| {
+                visible.version() == snapshot.version()
+            })
+        });
+    }
+
+    /// Committed changes as they become visible.
+    #[must_use]
+    pub fn feed(&self) -> &Feed {
+        &self.feed
+    }
+
+    /// How the view is kept.
+    #[must_use]
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Whether every stored order is in the view, so that an unknown id exists nowhere.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.is_complete.load(Ordering::Acquire)
+    }
+
+    /// Declares that every stored order is in the view, and that every commit from here on will be.
+    pub fn set_complete(&self) {
+        self.is_complete.store(true, Ordering::Release);
+    }
+
+    /// How much the view holds.
+    #[must_use]
+    pub fn size(&self) -> Size {
+        Size {
+            live: u64::try_from(self.tally.live.load(Ordering::Relaxed)).unwrap_or_default(),
+            entries: self.tally.entries.load(Ordering::Relaxed),
+            bytes: u64::try_from(self.tally.bytes.load(Ordering::Relaxed)).unwrap_or_default(),
+        }
+    }
+}
+
+impl Tally {
+    fn change(&self, old: Option<&Snapshot>, new: &Snapshot) {
+        let live = |snapshot: &Snapshot| i64::from(snapshot.state() == State::Live);
+        let bytes = |snapshot: &Snapshot| i64::try_from(snapshot.resident_bytes()).unwrap_or(i64::MAX);
+        if old.is_none() {
+            self.entries.fetch_add(1, Ordering::Relaxed);
+        }
+        self.live.fetch_add(live(new) - old.map_or(0, live), Ordering::Relaxed);
+        self.bytes.fetch_add(bytes(new) - old.map_or(0, bytes), Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::snapshot::Change;
+
+    fn id(text: &str) -> OrderId {
+        OrderId::parse(text.as_bytes()).unwrap()
+    }
+
+    fn copy(version: u64, seq: u64, state: State) -> Snapshot {
+        let body = format!("{{\"s\":{seq},\"v\":{version}}}");
+        Snapshot::new(version, seq, state, body.as_bytes(), &mut Vec::new())
+    }
+
+    fn event(name: &str, version: u64, seq: u64, state: State) -> Event {
+        Event { id: id(name), snapshot: copy(version, seq, state), change: Change::Created }
+    }
+
+    fn view(list_max: usize) -> View {
+        View::new(Config { list_max, ..Config::default() }, 0)
+    }
+
+    fn listed(view: &View) -> String {
+        view.refresh_list();
+        String::from_utf8(view.list().body.to_vec()).unwrap()
+    }
+
+    #[test]
+    fn nothing_newer_is_replaced() {
+        let view = view(10);
+        assert!(view.fill(id("a"), copy(2, 1, State::Live)));
+        for version in [1, 2] {
+            assert!(!view.fill(id("a"), copy(version, 1, State::Live)));
+        }
+        assert!(view.fill(id("a"), copy(3, 1, State::Gone)));
+        assert!(!view.fill(id("a"), copy(2, 1, State::Live)), "a tombstone is a version like any other");
+        assert_eq!(view.size().live, 0);
+        assert_eq!(view.size().entries, 1);
+    }
+
+    #[test]
+    fn the_list_is_newest_first_and_follows_updates_and_deletions() {
+        let view = view(2);
+        view.admit_to_list(view.list_shortfall().unwrap(), Vec::new());
+        assert_eq!(view.list_shortfall(), None, "an empty store has nothing more");
+        view.publish(vec![event("a", 1, 1, State::Live), event("b", 1, 2, State::Live), event("c", 1, 3, State::Live)]);
+        assert_eq!(listed(&view), r#"[{"s":3,"v":1},{"s":2,"v":1}]"#);
+        assert!(view.list().has_more);
+        view.publish(vec![event("b", 2, 2, State::Live), event("c", 2, 3, State::Hidden)]);
+        assert_eq!(listed(&view), r#"[{"s":2,"v":2},{"s":1,"v":1}]"#);
+        assert!(!view.list().has_more);
+    }
+
+    #[test]
+    fn deletions_below_the_list_are_made_good_from_the_store() {
+        let view = view(2);
+        view.admit_to_list(view.list_shortfall().unwrap(), Vec::new());
+        view.publish((1..=9).map(|seq| event(&format!("o{seq}"), 1, seq, State::Live)).collect());
+        view.publish((6..=9).map(|seq| event(&format!("o{seq}"), 2, seq, State::Gone)).collect());
+        let asked = view.list_shortfall().expect("only the newest four were kept, and all are deleted");
+        assert_eq!(asked, Shortfall { before: Some(6), limit: 4 });
+        let page = |seq: u64| (id(&format!("o{seq}")), copy(1, seq, State::Live));
+        // While the store was asked, o5 was deleted.
+        view.publish(vec![event("o5", 2, 5, State::Gone)]);
+        view.admit_to_list(asked, [5, 4, 3, 2].map(page).into());
+        assert_eq!(listed(&view), r#"[{"s":4,"v":1},{"s":3,"v":1}]"#);
+        assert!(view.list().has_more);
+    }
+}

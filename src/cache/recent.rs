@@ -1,0 +1,159 @@
+//! The newest orders as one ready buffer: kept by creation rank, made into a list off the read path, swapped whole.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use tokio::sync::Notify;
+
+use crate::snapshot::{Snapshot, State};
+
+/// The newest orders, ready to be sent.
+#[derive(Debug)]
+pub struct List {
+    /// A JSON array of flat orders, newest first.
+    pub body: Bytes,
+    /// What the body was made of.
+    pub orders: Vec<Snapshot>,
+    /// Older live orders exist; they are created before the last of `orders`.
+    pub has_more: bool,
+    /// Rises with every list made by this process.
+    pub generation: u64,
+}
+
+/// The newest live orders by creation rank, a few more than the list shows.
+pub(super) struct Recent {
+    list_max: usize,
+    kept: Mutex<Kept>,
+    generation: AtomicU64,
+    dirty: Notify,
+    ready: ArcSwap<List>,
+}
+
+struct Kept {
+    orders: BTreeMap<u64, Snapshot>,
+    /// Every live order created at or after this rank is in `orders`. `None` until the store was asked.
+    from: Option<u64>,
+}
+
+/// What the store must be asked for to keep the list whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shortfall {
+    /// Orders created before this rank; any when `None`.
+    pub before: Option<u64>,
+    /// How many.
+    pub limit: usize,
+}
+
+impl Recent {
+    pub(super) fn new(list_max: usize) -> Self {
+        let empty = List { body: Bytes::from_static(b"[]"), orders: Vec::new(), has_more: false, generation: 0 };
+        Self {
+            list_max,
+            kept: Mutex::new(Kept { orders: BTreeMap::new(), from: None }),
+            generation: AtomicU64::new(1),
+            dirty: Notify::new(),
+            ready: ArcSwap::from_pointee(empty),
+        }
+    }
+
+    /// Takes what is visible now of an order that was just published. `visible` is asked under the lock, so that of
+    /// two publishers the later one, who sees the newer copy, has the last word.
+    pub(super) fn apply(&self, visible: impl FnOnce() -> Option<Snapshot>) {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(snapshot) = visible() else { return };
+        let seq = snapshot.seq();
+        if kept.from.is_some_and(|from| seq < from) {
+            return;
+        }
+        if snapshot.state() == State::Live {
+            kept.orders.insert(seq, snapshot);
+            if kept.orders.len() > 2 * self.list_max
+                && let Some((evicted, _)) = kept.orders.pop_first()
+                && kept.from.is_some()
+            {
+                kept.from = Some(evicted + 1);
+            }
+        } else {
+            kept.orders.remove(&seq);
+        }
+        drop(kept);
+        self.dirty.notify_one();
+    }
+
+    /// What is missing below the kept orders, if the list could be longer.
+    pub(super) fn shortfall(&self) -> Option<Shortfall> {
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        match kept.from {
+            Some(0) => None,
+            Some(_) if kept.orders.len() >= self.list_max => None,
+            before => Some(Shortfall { before, limit: 2 * self.list_max }),
+        }
+    }
+
+    /// Takes the answer to a [`Shortfall`]. `is_visible` says whether an order is still shown as the store had it.
+    pub(super) fn admit(
+        &self,
+        asked: Shortfall,
+        page: Vec<(u64, Snapshot)>,
+        is_visible: impl Fn(u64, &Snapshot) -> bool,
+    ) {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.from != asked.before {
+            return; // orders were evicted meanwhile, so the list is long enough
+        }
+        let is_last = page.len() < asked.limit;
+        let lowest = page.last().map_or(0, |(seq, _)| *seq);
+        kept.from = Some(if is_last { 0 } else { lowest });
+        for (seq, snapshot) in page {
+            if is_visible(seq, &snapshot) {
+                let newer = kept.orders.get(&seq).is_none_or(|visible| snapshot.supersedes(visible));
+                if newer {
+                    kept.orders.insert(seq, snapshot);
+                }
+            }
+        }
+        drop(kept);
+        self.dirty.notify_one();
+    }
+
+    /// Completes when the list no longer shows what is kept. Cancel-safe.
+    pub(super) async fn changed(&self) {
+        self.dirty.notified().await;
+    }
+
+    /// Makes the list anew from what is kept.
+    pub(super) fn refresh(&self) {
+        let (orders, has_more) = {
+            let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+            let orders: Vec<Snapshot> = kept.orders.values().rev().take(self.list_max).cloned().collect();
+            let has_more = kept.orders.len() > orders.len() || kept.from.is_some_and(|from| from > 0);
+            (orders, has_more)
+        };
+        let body = array(&orders);
+        let generation = self.generation.fetch_add(1, Ordering::Relaxed);
+        self.ready.store(Arc::new(List { body, orders, has_more, generation }));
+    }
+
+    pub(super) fn list(&self) -> Arc<List> {
+        self.ready.load_full()
+    }
+}
+
+/// `[a,b,…]` of flat orders, in one exact allocation.
+#[must_use]
+pub fn array(orders: &[Snapshot]) -> Bytes {
+    let bytes: usize = orders.iter().map(|order| order.flat().len() + 1).sum();
+    let mut body = Vec::with_capacity(bytes + 2);
+    body.push(b'[');
+    for (index, order) in orders.iter().enumerate() {
+        if index > 0 {
+            body.push(b',');
+        }
+        body.extend_from_slice(order.flat());
+    }
+    body.push(b']');
+    body.into()
+}

@@ -1,0 +1,60 @@
+//! What an error means: try again, or stop. The only place that decides it, with advice for the operator.
+
+use std::time::Duration;
+
+use crate::store::StoreError;
+
+/// The longest pause between two tries.
+const PAUSE_MAX: Duration = Duration::from_secs(5);
+const PAUSE_FIRST: Duration = Duration::from_millis(50);
+
+/// What to do about a failed commit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// The same batch again, after a pause. Nothing is dropped meanwhile; senders see a full queue.
+    Retry(Duration),
+    /// End the process and let the operator look.
+    Stop {
+        /// What the operator can do.
+        advice: &'static str,
+    },
+}
+
+/// Judges the `attempt`-th failure in a row, counted from 0. `jitter` is from 0 to 1 and keeps instances apart.
+#[must_use]
+pub fn judge(error: &StoreError, attempt: u32, jitter: f64) -> Verdict {
+    match error {
+        StoreError::Unavailable(_) => {
+            let pause = PAUSE_FIRST.saturating_mul(1 << attempt.min(10)).min(PAUSE_MAX);
+            Verdict::Retry(pause.mul_f64(0.5 + jitter.clamp(0.0, 1.0) / 2.0))
+        }
+        StoreError::Fenced { .. } => {
+            Verdict::Stop { advice: "another process reads the same source; stop one of them" }
+        }
+        StoreError::Damaged(_) => Verdict::Stop { advice: "restore the store from a copy, or repair it, before a restart" },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn passing_trouble_is_tried_again_ever_more_slowly_and_for_ever() {
+        let away = StoreError::Unavailable("away".into());
+        let pause = |attempt| match judge(&away, attempt, 1.0) {
+            Verdict::Retry(pause) => pause,
+            Verdict::Stop { .. } => panic!("must be tried again"),
+        };
+        assert_eq!(pause(0), PAUSE_FIRST);
+        assert!(pause(1) > pause(0));
+        assert_eq!(pause(u32::MAX), PAUSE_MAX);
+    }
+
+    #[test]
+    fn what_cannot_get_better_stops() {
+        for error in [StoreError::Fenced { partition: 1 }, StoreError::Damaged("torn page".into())] {
+            assert!(matches!(judge(&error, 0, 0.5), Verdict::Stop { .. }));
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! Birth and death: the signal to stop, and what the process still waits for before it is ready.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::watch;
+
+/// Tells every holder of a [`Shutdown`] to stop. Dropping it tells them too.
+#[derive(Debug)]
+pub struct Trigger(watch::Sender<bool>);
+
+/// A signal that comes once.
+#[derive(Debug, Clone)]
+pub struct Shutdown(watch::Receiver<bool>);
+
+/// A new signal and what sets it off.
+#[must_use]
+pub fn shutdown() -> (Trigger, Shutdown) {
+    let (sender, receiver) = watch::channel(false);
+    (Trigger(sender), Shutdown(receiver))
+}
+
+impl Trigger {
+    /// Sets the signal off; once is enough.
+    pub fn fire(&self) {
+        self.0.send_replace(true);
+    }
+}
+
+impl Shutdown {
+    /// Completes when the signal has come. Cancel-safe.
+    pub async fn wait(&mut self) {
+        // An error means that the trigger is gone, which is a signal too.
+        let _ = self.0.wait_for(|fired| *fired).await;
+    }
+
+    /// Whether the signal has come.
+    #[must_use]
+    pub fn is_fired(&self) -> bool {
+        *self.0.borrow() || self.0.has_changed().is_err()
+    }
+}
+
+/// What the process waits for: ready when every gate is open.
+#[derive(Debug, Clone, Default)]
+pub struct Readiness(Arc<Mutex<Vec<Closed>>>);
+
+#[derive(Debug, Clone)]
+struct Closed {
+    gate: &'static str,
+    reason: Option<String>,
+}
+
+/// One condition of being ready.
+#[derive(Debug, Clone)]
+pub struct Gate {
+    readiness: Readiness,
+    name: &'static str,
+}
+
+impl Readiness {
+    /// Adds a closed gate.
+    #[must_use]
+    pub fn gate(&self, name: &'static str, reason: &str) -> Gate {
+        let gate = Gate { readiness: self.clone(), name };
+        gate.close(reason);
+        gate
+    }
+
+    /// Why the process is not ready: each closed gate and its reason. Empty when it is ready.
+    #[must_use]
+    pub fn reasons(&self) -> Vec<(&'static str, String)> {
+        let gates = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        gates.iter().filter_map(|closed| Some((closed.gate, closed.reason.clone()?))).collect()
+    }
+}
+
+impl Gate {
+    /// This condition holds.
+    pub fn open(&self) {
+        self.set(None);
+    }
+
+    /// This condition does not hold, for this reason.
+    pub fn close(&self, reason: &str) {
+        self.set(Some(reason.to_owned()));
+    }
+
+    fn set(&self, reason: Option<String>) {
+        let mut gates = self.readiness.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match gates.iter_mut().find(|closed| closed.gate == self.name) {
+            Some(closed) => closed.reason = reason,
+            None => gates.push(Closed { gate: self.name, reason }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ready_when_every_gate_is_open() {
+        let readiness = Readiness::default();
+        let (warm, lag) = (readiness.gate("warm-up", "0 of 9 orders"), readiness.gate("lag", "unknown"));
+        warm.open();
+        assert_eq!(readiness.reasons(), [("lag", "unknown".to_owned())]);
+        lag.open();
+        assert!(readiness.reasons().is_empty());
+        warm.close("again");
+        assert_eq!(readiness.reasons().len(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_dropped_trigger_is_a_signal() {
+        let (trigger, mut shutdown) = shutdown();
+        assert!(!shutdown.is_fired());
+        drop(trigger);
+        shutdown.wait().await;
+        assert!(shutdown.is_fired());
+    }
+}

@@ -1,0 +1,345 @@
+//! Counters and histograms, and their text for `/metrics`. What a request touches is sharded by thread; the rest is the
+//! library's. Knows no module of ours.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use prometheus::core::{Collector, Desc};
+use prometheus::proto::{Bucket, Counter as CounterProto, LabelPair, Metric, MetricFamily, MetricType};
+use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, PullingGauge, Registry};
+
+/// Everything that is counted. Clones share the counters.
+#[derive(Clone)]
+pub struct Metrics {
+    registry: Registry,
+    /// Requests, by route pattern.
+    pub http: Arc<Http>,
+    /// What the ingest loop does.
+    pub ingest: Ingest,
+    /// Connections open now.
+    pub connections: IntGauge,
+    /// Connections closed for being too slow or idle, by reason.
+    pub connections_closed: IntCounterVec,
+}
+
+/// What the ingest loop counts.
+#[derive(Clone)]
+pub struct Ingest {
+    /// `orders_created_total`.
+    pub created: IntCounter,
+    /// `orders_processed_total{status}`: stored, unchanged, refused, repeated, rejected.
+    pub processed: IntCounterVec,
+    /// Orders per batch.
+    pub batch_rows: Histogram,
+    /// Seconds a store commit takes.
+    pub commit: Histogram,
+    /// Seconds from arrival to visible.
+    pub visible: Histogram,
+    /// Commits tried again.
+    pub retries: IntCounter,
+}
+
+impl Metrics {
+    /// Fresh counters. `endpoints` and `methods` name the indices that [`Http::observe`] is called with.
+    #[must_use]
+    pub fn new(endpoints: &'static [&'static str], methods: &'static [&'static str]) -> Self {
+        let registry = Registry::new();
+        let http = Arc::new(Http::new(endpoints, methods));
+        let register = |collector: Box<dyn Collector>| {
+            registry.register(collector).expect("each metric has a name of its own");
+        };
+        register(Box::new(HttpCollector::new(Arc::clone(&http))));
+        register(Box::new(prometheus::process_collector::ProcessCollector::for_self()));
+        let counter = |name: &str, help: &str| {
+            let counter = IntCounter::new(name, help).expect("a legal name");
+            register(Box::new(counter.clone()));
+            counter
+        };
+        let family = |name: &str, help: &str, label: &str| {
+            let family = IntCounterVec::new(Opts::new(name, help), &[label]).expect("a legal name");
+            register(Box::new(family.clone()));
+            family
+        };
+        let histogram = |name: &str, help: &str, buckets: &[f64]| {
+            let options = HistogramOpts::new(name, help).buckets(buckets.to_vec());
+            let histogram = Histogram::with_opts(options).expect("a legal name and rising buckets");
+            register(Box::new(histogram.clone()));
+            histogram
+        };
+        let rows = [1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0, 2000.0, 5000.0];
+        let ingest = Ingest {
+            created: counter("orders_created_total", "Orders stored for the first time."),
+            processed: family("orders_processed_total", "Orders by what became of them.", "status"),
+            batch_rows: histogram("order_batch_rows", "Orders per committed batch.", &rows),
+            commit: histogram("order_commit_duration_seconds", "Time of one store commit.", &BOUNDS_SECONDS),
+            visible: histogram("order_visible_duration_seconds", "Time from arrival to visible.", &BOUNDS_SECONDS),
+            retries: counter("order_commit_retries_total", "Store commits that had to be tried again."),
+        };
+        let connections = IntGauge::new("http_connections", "Open connections.").expect("a legal name");
+        register(Box::new(connections.clone()));
+        let closed_help = "Connections closed by the server, by reason.";
+        let connections_closed = family("http_connections_closed_total", closed_help, "reason");
+        Self { registry, http, ingest, connections, connections_closed }
+    }
+
+    /// Adds a gauge that is read when it is asked for.
+    pub fn gauge(&self, name: &str, help: &str, read: impl Fn() -> f64 + Send + Sync + 'static) {
+        let gauge = PullingGauge::new(name, help, Box::new(read)).expect("a legal name");
+        self.registry.register(Box::new(gauge)).expect("each metric has a name of its own");
+    }
+
+    /// Everything in the Prometheus text format, version 0.0.4.
+    #[must_use]
+    pub fn text(&self) -> String {
+        prometheus::TextEncoder::new().encode_to_string(&self.registry.gather()).unwrap_or_default()
+    }
+}
+
+/// Upper bounds of latency buckets. Reads take microseconds, commits milliseconds.
+const BOUNDS_SECONDS: [f64; 18] = [
+    0.000_01, 0.000_025, 0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5,
+    1.0, 2.5, 10.0,
+];
+const BOUNDS_NANOS: [u64; 18] = [
+    10_000,
+    25_000,
+    50_000,
+    100_000,
+    250_000,
+    500_000,
+    1_000_000,
+    2_500_000,
+    5_000_000,
+    10_000_000,
+    25_000_000,
+    50_000_000,
+    100_000_000,
+    250_000_000,
+    500_000_000,
+    1_000_000_000,
+    2_500_000_000,
+    10_000_000_000,
+];
+
+/// Statuses with a slot of their own; the last slot is for any other.
+const STATUSES: [u16; 21] = [
+    200, 304, 404, 201, 202, 204, 400, 405, 406, 408, 409, 410, 412, 413, 415, 422, 429, 431, 500, 503, 0,
+];
+/// More than the threads that serve requests on most machines; beyond it threads share.
+const SHARDS: usize = 64;
+
+/// Request counters, one shard per thread: a request adds to memory no other thread writes.
+pub struct Http {
+    endpoints: &'static [&'static str],
+    methods: &'static [&'static str],
+    shards: Box<[Shard]>,
+}
+
+#[repr(align(128))]
+struct Shard {
+    hits: AtomicU64,
+    misses: AtomicU64,
+    /// By endpoint, method and status slot.
+    requests: Box<[AtomicU64]>,
+    /// By endpoint and bucket, the last one unbounded; then the sum in nanoseconds.
+    durations: Box<[AtomicU64]>,
+}
+
+/// Buckets, the unbounded one, and the sum.
+const DURATION_SLOTS: usize = BOUNDS_NANOS.len() + 2;
+
+impl Http {
+    fn new(endpoints: &'static [&'static str], methods: &'static [&'static str]) -> Self {
+        let zeros = |len: usize| (0..len).map(|_| AtomicU64::new(0)).collect();
+        let shard = || Shard {
+            hits: AtomicU64::new(0),
+            misses: AtomicU64::new(0),
+            requests: zeros(endpoints.len() * methods.len() * STATUSES.len()),
+            durations: zeros(endpoints.len() * methods.len() * DURATION_SLOTS),
+        };
+        Self { endpoints, methods, shards: (0..SHARDS).map(|_| shard()).collect() }
+    }
+
+    /// Counts one answered request. No lock, no look-up, no allocation.
+    pub fn observe(&self, endpoint: usize, method: usize, status: u16, took: Duration) {
+        let shard = self.shard();
+        let route = endpoint * self.methods.len() + method;
+        let slot = STATUSES.iter().position(|&known| known == status).unwrap_or(STATUSES.len() - 1);
+        shard.requests[route * STATUSES.len() + slot].fetch_add(1, Ordering::Relaxed);
+        let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+        let bucket = BOUNDS_NANOS.iter().position(|&bound| nanos <= bound).unwrap_or(BOUNDS_NANOS.len());
+        let durations = &shard.durations[route * DURATION_SLOTS..(route + 1) * DURATION_SLOTS];
+        durations[bucket].fetch_add(1, Ordering::Relaxed);
+        durations[DURATION_SLOTS - 1].fetch_add(nanos, Ordering::Relaxed);
+    }
+
+    /// An order was asked for by id and was in the view.
+    pub fn hit(&self) {
+        self.shard().hits.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// An order was asked for by id and was not in the view.
+    pub fn miss(&self) {
+        self.shard().misses.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn shard(&self) -> &Shard {
+        static THREADS: AtomicUsize = AtomicUsize::new(0);
+        thread_local! {
+            static THREAD: usize = THREADS.fetch_add(1, Ordering::Relaxed) % SHARDS;
+        }
+        &self.shards[THREAD.with(|thread| *thread)]
+    }
+
+    fn total(&self, read: impl Fn(&Shard) -> &AtomicU64) -> u64 {
+        self.shards.iter().map(|shard| read(shard).load(Ordering::Relaxed)).sum()
+    }
+
+    fn labels(&self, endpoint: usize, method: usize, status: Option<u16>) -> Vec<LabelPair> {
+        let pair = |name: &str, value: &str| {
+            let mut pair = LabelPair::default();
+            pair.set_name(name.into());
+            pair.set_value(value.into());
+            pair
+        };
+        // The text format wants labels sorted by name.
+        let mut labels = vec![pair("endpoint", self.endpoints[endpoint]), pair("method", self.methods[method])];
+        if let Some(status) = status {
+            labels.push(pair("status", &if status == 0 { "other".into() } else { status.to_string() }));
+        }
+        labels
+    }
+
+    fn families(&self) -> Vec<MetricFamily> {
+        let mut requests = Vec::new();
+        let mut errors = Vec::new();
+        let mut durations = Vec::new();
+        for endpoint in 0..self.endpoints.len() {
+            for method in 0..self.methods.len() {
+                let route = endpoint * self.methods.len() + method;
+                let mut failed = 0;
+                for (slot, &status) in STATUSES.iter().enumerate() {
+                    let count = self.total(|shard| &shard.requests[route * STATUSES.len() + slot]);
+                    if count > 0 {
+                        requests.push(counter_of(count, self.labels(endpoint, method, Some(status))));
+                    }
+                    failed += if status == 0 || status >= 400 { count } else { 0 };
+                }
+                let duration = self.duration_of(route);
+                if duration.get_sample_count() > 0 {
+                    errors.push(counter_of(failed, self.labels(endpoint, method, None)));
+                    let mut metric = Metric::from_label(self.labels(endpoint, method, None));
+                    metric.set_histogram(duration);
+                    durations.push(metric);
+                }
+            }
+        }
+        let hits = vec![counter_of(self.total(|shard| &shard.hits), Vec::new())];
+        let misses = vec![counter_of(self.total(|shard| &shard.misses), Vec::new())];
+        let counter = MetricType::COUNTER;
+        vec![
+            family("http_requests_total", "Requests by method, route pattern and status.", counter, requests),
+            family("http_request_errors_total", "Requests answered with 4xx or 5xx.", counter, errors),
+            family("http_request_duration_seconds", "Time to make an answer.", MetricType::HISTOGRAM, durations),
+            family("cache_hits_total", "Orders asked for by id that were in the view.", counter, hits),
+            family("cache_misses_total", "Orders asked for by id that were not in the view.", counter, misses),
+        ]
+    }
+
+    fn duration_of(&self, route: usize) -> prometheus::proto::Histogram {
+        let slot = |index: usize| self.total(|shard| &shard.durations[route * DURATION_SLOTS + index]);
+        let mut histogram = prometheus::proto::Histogram::default();
+        let mut count = 0;
+        let mut buckets = Vec::with_capacity(BOUNDS_SECONDS.len());
+        for (index, &bound) in BOUNDS_SECONDS.iter().enumerate() {
+            count += slot(index);
+            let mut bucket = Bucket::default();
+            bucket.set_upper_bound(bound);
+            bucket.set_cumulative_count(count);
+            buckets.push(bucket);
+        }
+        histogram.set_bucket(buckets);
+        histogram.set_sample_count(count + slot(BOUNDS_SECONDS.len()));
+        histogram.set_sample_sum(Duration::from_nanos(slot(DURATION_SLOTS - 1)).as_secs_f64());
+        histogram
+    }
+}
+
+struct HttpCollector {
+    http: Arc<Http>,
+    descriptions: Vec<Desc>,
+}
+
+impl HttpCollector {
+    fn new(http: Arc<Http>) -> Self {
+        let describe = |family: &MetricFamily| {
+            Desc::new(family.name().into(), family.help().into(), Vec::new(), std::collections::HashMap::new())
+                .expect("a legal name")
+        };
+        let descriptions = http.families().iter().map(describe).collect();
+        Self { http, descriptions }
+    }
+}
+
+impl Collector for HttpCollector {
+    fn desc(&self) -> Vec<&Desc> {
+        self.descriptions.iter().collect()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        // A family without metrics is an error in the text format.
+        self.http.families().into_iter().filter(|family| !family.get_metric().is_empty()).collect()
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "counts stay below 2^53")]
+fn counter_of(count: u64, labels: Vec<LabelPair>) -> Metric {
+    let mut counter = CounterProto::default();
+    counter.set_value(count as f64);
+    let mut metric = Metric::from_label(labels);
+    metric.set_counter(counter);
+    metric
+}
+
+fn family(name: &str, help: &str, kind: MetricType, metrics: Vec<Metric>) -> MetricFamily {
+    let mut family = MetricFamily::default();
+    family.set_name(name.into());
+    family.set_help(help.into());
+    family.set_field_type(kind);
+    family.set_metric(metrics);
+    family
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_text_has_the_names_of_the_older_services() {
+        let metrics = Metrics::new(&["/order/{id}", "other"], &["GET", "POST"]);
+        metrics.http.observe(0, 0, 200, Duration::from_micros(3));
+        metrics.http.observe(0, 0, 404, Duration::from_micros(30));
+        metrics.http.observe(1, 1, 299, Duration::from_secs(60));
+        metrics.http.hit();
+        metrics.gauge("view_orders", "Orders.", || 7.0);
+        metrics.ingest.processed.with_label_values(&["stored"]).inc();
+        let text = metrics.text();
+        for line in [
+            "# TYPE http_requests_total counter",
+            "http_requests_total{endpoint=\"/order/{id}\",method=\"GET\",status=\"200\"} 1",
+            "http_requests_total{endpoint=\"other\",method=\"POST\",status=\"other\"} 1",
+            "http_request_errors_total{endpoint=\"/order/{id}\",method=\"GET\"} 1",
+            "http_request_duration_seconds_bucket{endpoint=\"/order/{id}\",method=\"GET\",le=\"0.00001\"} 1",
+            "http_request_duration_seconds_bucket{endpoint=\"other\",method=\"POST\",le=\"+Inf\"} 1",
+            "http_request_duration_seconds_count{endpoint=\"/order/{id}\",method=\"GET\"} 2",
+            "cache_hits_total 1",
+            "cache_misses_total 0",
+            "orders_created_total 0",
+            "orders_processed_total{status=\"stored\"} 1",
+            "view_orders 7",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line}\n{text}");
+        }
+    }
+}

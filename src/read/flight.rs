@@ -1,0 +1,136 @@
+//! Single flight: however many ask for one id at once, the store is asked once. The load is a task of its own, because
+//! a caller's future is dropped when its client hangs up.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+
+use super::ReadError;
+use crate::id::OrderId;
+use crate::snapshot::Snapshot;
+
+type Loaded = Result<Option<Snapshot>, ReadError>;
+
+/// Loads under way.
+#[derive(Clone)]
+pub struct Flight {
+    loads: Arc<Mutex<HashMap<OrderId, watch::Receiver<Option<Loaded>>>>>,
+    turns: Arc<Semaphore>,
+}
+
+impl Flight {
+    /// At most `loads_max` loads at once.
+    #[must_use]
+    pub fn new(loads_max: usize) -> Self {
+        Self { loads: Arc::default(), turns: Arc::new(Semaphore::new(loads_max)) }
+    }
+
+    /// A turn at the store.
+    ///
+    /// # Errors
+    /// [`ReadError::Busy`] when none is free.
+    pub fn turn(&self) -> Result<OwnedSemaphorePermit, ReadError> {
+        Arc::clone(&self.turns).try_acquire_owned().map_err(|_| ReadError::Busy)
+    }
+
+    /// Waits for the load of `id`, starting it with `load` if nobody has. Cancel-safe.
+    ///
+    /// # Errors
+    /// Whatever the load said, or [`ReadError::Busy`].
+    pub async fn join<F>(&self, id: &OrderId, load: impl FnOnce() -> F) -> Loaded
+    where
+        F: Future<Output = Loaded> + Send + 'static,
+    {
+        let mut result = self.start(id, load)?;
+        match result.wait_for(Option::is_some).await {
+            Ok(loaded) => loaded.clone().expect("waited for"),
+            Err(_) => Err(ReadError::Slow), // the load panicked
+        }
+    }
+
+    fn start<F>(
+        &self,
+        id: &OrderId,
+        load: impl FnOnce() -> F,
+    ) -> Result<watch::Receiver<Option<Loaded>>, ReadError>
+    where
+        F: Future<Output = Loaded> + Send + 'static,
+    {
+        let mut loads = self.loads.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(running) = loads.get(id) {
+            return Ok(running.clone());
+        }
+        let turn = self.turn()?;
+        let (sender, receiver) = watch::channel(None);
+        loads.insert(id.clone(), receiver.clone());
+        let landing = Landing { flight: self.clone(), id: id.clone(), _turn: turn };
+        let load = load();
+        tokio::spawn(async move {
+            let loaded = load.await;
+            drop(landing);
+            sender.send_replace(Some(loaded));
+        });
+        Ok(receiver)
+    }
+}
+
+/// Ends a load whatever happens to its task.
+struct Landing {
+    flight: Flight,
+    id: OrderId,
+    _turn: OwnedSemaphorePermit,
+}
+
+impl Drop for Landing {
+    fn drop(&mut self) {
+        self.flight.loads.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.id);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    fn id() -> OrderId {
+        OrderId::parse(b"a").unwrap()
+    }
+
+    #[tokio::test]
+    async fn many_callers_are_one_load_even_when_the_first_hangs_up() {
+        let flight = Flight::new(1);
+        let loads = Arc::new(AtomicUsize::new(0));
+        let (release, hold) = watch::channel(false);
+        let join = || {
+            let (flight, loads, mut hold) = (flight.clone(), Arc::clone(&loads), hold.clone());
+            tokio::spawn(async move {
+                let load = || async move {
+                    loads.fetch_add(1, Ordering::Relaxed);
+                    let _ = hold.wait_for(|released| *released).await;
+                    Ok(None)
+                };
+                flight.join(&id(), load).await
+            })
+        };
+        let first = join();
+        tokio::task::yield_now().await;
+        let others: Vec<_> = (0..50).map(|_| join()).collect();
+        tokio::task::yield_now().await;
+        first.abort();
+        release.send_replace(true);
+        for other in others {
+            assert!(matches!(other.await.unwrap(), Ok(None)));
+        }
+        assert_eq!(loads.load(Ordering::Relaxed), 1);
+        assert!(flight.turn().is_ok(), "the turn is given back");
+    }
+
+    #[tokio::test]
+    async fn a_load_that_panics_leaves_nothing_behind() {
+        let flight = Flight::new(1);
+        let failed = flight.join(&id(), || async { panic!("on purpose") }).await;
+        assert!(matches!(failed, Err(ReadError::Slow)));
+        assert!(matches!(flight.join(&id(), || async { Ok(None) }).await, Ok(None)));
+    }
+}

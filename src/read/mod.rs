@@ -1,0 +1,156 @@
+//! The read flow: an id becomes bytes. A hit is synchronous; only a miss of an incomplete view asks the store.
+
+pub mod flight;
+pub mod lists;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::cache::View;
+use crate::id::{OrderId, Version};
+use crate::snapshot::Snapshot;
+use crate::store::{Page, Store, StoreError};
+use flight::Flight;
+
+/// How reads that miss the view are bounded.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Loads from the store at once; further misses are told to try again.
+    pub loads_max: usize,
+    /// How long a reader waits for a load.
+    pub load_wait: Duration,
+    /// How long a read for a minimum version waits for it to become visible before it asks the store.
+    pub version_wait: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { loads_max: 64, load_wait: Duration::from_secs(2), version_wait: Duration::from_millis(200) }
+    }
+}
+
+/// What the view knows of an id.
+#[derive(Debug, Clone)]
+pub enum Found {
+    /// This copy, which may be a deleted one.
+    Hit(Snapshot),
+    /// Nobody has an order of this id.
+    Absent,
+    /// The store must be asked: [`Reader::load`].
+    Miss,
+}
+
+/// Why a read could not be answered.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum ReadError {
+    /// Too many loads are under way.
+    #[error("too many reads wait for the store")]
+    Busy,
+    /// The store did not answer in time.
+    #[error("the store did not answer in time")]
+    Slow,
+    /// The store failed.
+    #[error("the store cannot be read")]
+    Store(#[source] Arc<StoreError>),
+}
+
+/// Looks orders up. Clones share everything.
+#[derive(Clone)]
+pub struct Reader<T> {
+    view: Arc<View>,
+    store: T,
+    flight: Flight,
+    config: Config,
+}
+
+impl<T: Store> Reader<T> {
+    /// A reader of `view` that falls back to `store`.
+    #[must_use]
+    pub fn new(view: Arc<View>, store: T, config: Config) -> Self {
+        let flight = Flight::new(config.loads_max);
+        Self { view, store, flight, config }
+    }
+
+    /// The view itself, for lists and totals.
+    #[must_use]
+    pub fn view(&self) -> &Arc<View> {
+        &self.view
+    }
+
+    /// What the view knows. Never waits, allocates nothing on a hit.
+    #[must_use]
+    pub fn get(&self, id: &OrderId) -> Found {
+        match self.view.get(id) {
+            Some(snapshot) => Found::Hit(snapshot),
+            None if self.view.is_complete() => Found::Absent,
+            None => Found::Miss,
+        }
+    }
+
+    /// Loads an order from the store into the view. Concurrent loads of one id are one. Cancel-safe: the load goes on
+    /// for the others.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    pub async fn load(&self, id: &OrderId) -> Result<Option<Snapshot>, ReadError> {
+        let load = self.flight.join(id, || {
+            let (view, store, id) = (Arc::clone(&self.view), self.store.clone(), id.clone());
+            async move {
+                let loaded = store.fetch(id.clone()).await.map_err(|error| ReadError::Store(Arc::new(error)))?;
+                if let Some(snapshot) = &loaded {
+                    view.fill(id.clone(), snapshot.clone());
+                }
+                // Whoever published meanwhile is newer.
+                Ok(view.get(&id).or(loaded))
+            }
+        });
+        tokio::time::timeout(self.config.load_wait, load).await.unwrap_or(Err(ReadError::Slow))
+    }
+
+    /// A copy at least as new as `version`: from memory, else after a short wait, else from the store. `None` when
+    /// nobody has one.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    pub async fn get_at_least(&self, id: &OrderId, version: Version) -> Result<Option<Snapshot>, ReadError> {
+        let is_new_enough = |snapshot: &Snapshot| snapshot.version() >= version;
+        let deadline = Instant::now() + self.config.version_wait;
+        let mut head = self.view.feed().watch();
+        loop {
+            head.mark_unchanged();
+            if let Some(snapshot) = self.view.get(id).filter(is_new_enough) {
+                return Ok(Some(snapshot));
+            }
+            if !matches!(tokio::time::timeout_at(deadline, head.changed()).await, Ok(Ok(()))) {
+                break;
+            }
+        }
+        Ok(self.load(id).await?.filter(is_new_enough))
+    }
+
+    /// The newest live envelope order of a user by `payload.id`.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    pub async fn by_external(&self, user_id: String, external: String) -> Result<Option<Snapshot>, ReadError> {
+        self.bounded(self.store.fetch_external(user_id, external)).await
+    }
+
+    /// At most `limit` live orders created before `before`, newest first.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    pub async fn page(&self, before: Option<u64>, limit: usize) -> Result<Page, ReadError> {
+        self.bounded(self.store.page(before, limit)).await
+    }
+
+    async fn bounded<R>(&self, read: impl Future<Output = Result<R, StoreError>>) -> Result<R, ReadError> {
+        let _turn = self.flight.turn()?;
+        match tokio::time::timeout(self.config.load_wait, read).await {
+            Ok(result) => result.map_err(|error| ReadError::Store(Arc::new(error))),
+            Err(_) => Err(ReadError::Slow),
+        }
+    }
+}

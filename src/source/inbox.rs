@@ -1,0 +1,210 @@
+//! The source behind HTTP: a bounded queue whose every record has somebody waiting for its reply.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use foldhash::fast::RandomState;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+
+use super::{Received, Source, SourceError};
+use crate::id::{OrderId, Version};
+use crate::record::{Checkpoint, Idempotency, Position, Record, Rejection};
+use crate::snapshot::Change;
+use crate::store::{Answer, Outcome, Refusal};
+
+/// How much may wait.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Orders waiting to be taken up. At 20,000 orders/s this is a fifth of a second.
+    pub queue_rows_max: usize,
+    /// Bytes of orders accepted and not yet answered.
+    pub queue_bytes_max: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { queue_rows_max: 4096, queue_bytes_max: 64 << 20 }
+    }
+}
+
+/// What the sender of an order is told.
+#[derive(Debug, Clone)]
+pub enum Reply {
+    /// Durable and visible.
+    Stored {
+        /// The order.
+        id: OrderId,
+        /// Its new version; the old one when nothing changed.
+        version: Version,
+        /// Created, updated (also when nothing changed) or deleted.
+        change: Change,
+    },
+    /// The order was deleted before, which is final.
+    WasDeleted {
+        /// The order.
+        id: OrderId,
+        /// The version of its deletion.
+        version: Version,
+    },
+    /// A valid order that cannot be stored.
+    Refused {
+        /// The order it was about.
+        id: OrderId,
+        /// Why.
+        refusal: Refusal,
+    },
+    /// No valid order.
+    Rejected(Rejection),
+}
+
+/// There is no room; try again shortly.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum SubmitError {
+    /// The queue is at its limit of orders or bytes.
+    #[error("the queue of incoming orders is full")]
+    Full,
+    /// The service takes no more orders.
+    #[error("the service is stopping")]
+    Stopping,
+}
+
+struct Letter {
+    payload: Bytes,
+    idempotency: Option<Idempotency>,
+    reply: oneshot::Sender<Reply>,
+    room: OwnedSemaphorePermit,
+}
+
+/// The sending side. Clones share the queue.
+#[derive(Clone)]
+pub struct Inbox {
+    letters: mpsc::Sender<Letter>,
+    room: Arc<Semaphore>,
+    queue_bytes_max: usize,
+}
+
+/// The receiving side, for the ingest loop.
+pub struct InboxSource {
+    letters: mpsc::Receiver<Letter>,
+    waiting: HashMap<u64, (oneshot::Sender<Reply>, OwnedSemaphorePermit), RandomState>,
+    taken: Vec<Letter>,
+    next_ticket: u64,
+}
+
+/// A new queue.
+#[must_use]
+pub fn inbox(config: &Config) -> (Inbox, InboxSource) {
+    let (sender, receiver) = mpsc::channel(config.queue_rows_max);
+    let queue_bytes_max = config.queue_bytes_max.min(Semaphore::MAX_PERMITS).min(u32::MAX as usize);
+    let room = Arc::new(Semaphore::new(queue_bytes_max));
+    let source =
+        InboxSource { letters: receiver, waiting: HashMap::default(), taken: Vec::new(), next_ticket: 0 };
+    (Inbox { letters: sender, room, queue_bytes_max }, source)
+}
+
+impl Inbox {
+    /// Hands one order over if there is room now. The reply comes once the order is durable and visible, or not
+    /// acceptable; a dropped sender means that the service stopped and the order's fate is unknown.
+    ///
+    /// # Errors
+    /// [`SubmitError`]; the order was then not taken.
+    pub fn submit(
+        &self,
+        payload: Bytes,
+        idempotency: Option<Idempotency>,
+    ) -> Result<oneshot::Receiver<Reply>, SubmitError> {
+        let room = Arc::clone(&self.room).try_acquire_many_owned(self.cost(&payload)).map_err(|_| SubmitError::Full)?;
+        let (reply, answer) = oneshot::channel();
+        match self.letters.try_send(Letter { payload, idempotency, reply, room }) {
+            Ok(()) => Ok(answer),
+            Err(mpsc::error::TrySendError::Full(_)) => Err(SubmitError::Full),
+            Err(mpsc::error::TrySendError::Closed(_)) => Err(SubmitError::Stopping),
+        }
+    }
+
+    /// As [`Inbox::submit`], waiting for room. Cancel-safe: a dropped wait has submitted nothing.
+    ///
+    /// # Errors
+    /// [`SubmitError::Stopping`].
+    pub async fn submit_when_free(&self, payload: Bytes) -> Result<oneshot::Receiver<Reply>, SubmitError> {
+        let cost = self.cost(&payload);
+        let room = Arc::clone(&self.room).acquire_many_owned(cost).await.map_err(|_| SubmitError::Stopping)?;
+        let (reply, answer) = oneshot::channel();
+        let letter = Letter { payload, idempotency: None, reply, room };
+        self.letters.send(letter).await.map_err(|_| SubmitError::Stopping)?;
+        Ok(answer)
+    }
+
+    /// An order larger than the whole queue takes all of it rather than none.
+    fn cost(&self, payload: &Bytes) -> u32 {
+        u32::try_from(payload.len().min(self.queue_bytes_max)).expect("queue_bytes_max is at most u32::MAX")
+    }
+}
+
+impl InboxSource {
+    fn reply(&mut self, position: Position, reply: Reply) {
+        if let Some((waiting, _room)) = self.waiting.remove(&position.offset) {
+            // Whoever asked may have hung up; the order is stored all the same.
+            let _ = waiting.send(reply);
+        }
+    }
+}
+
+impl Source for InboxSource {
+    fn name(&self) -> Arc<str> {
+        "http".into()
+    }
+
+    fn is_log(&self) -> bool {
+        false
+    }
+
+    fn must_exist(&self) -> bool {
+        true
+    }
+
+    async fn recv(&mut self, into: &mut Vec<Record>) -> Result<Received, SourceError> {
+        if self.letters.recv_many(&mut self.taken, 1024).await == 0 {
+            return Ok(Received::End);
+        }
+        for Letter { payload, idempotency, reply, room } in self.taken.drain(..) {
+            let offset = self.next_ticket;
+            self.next_ticket += 1;
+            self.waiting.insert(offset, (reply, room));
+            let position = Position { partition: 0, offset };
+            into.push(Record { position, payload: Some(payload), key: None, idempotency });
+        }
+        Ok(Received::Records)
+    }
+
+    fn commit(&mut self, _upto: &Checkpoint, outcomes: Vec<(Position, Outcome)>) {
+        for (position, outcome) in outcomes {
+            self.reply(position, reply_to(outcome));
+        }
+    }
+
+    async fn reject(&mut self, record: &Record, rejection: &Rejection) -> Result<(), SourceError> {
+        self.reply(record.position, Reply::Rejected(rejection.clone()));
+        Ok(())
+    }
+
+    fn stop(&mut self) {
+        self.letters.close();
+    }
+}
+
+fn reply_to(outcome: Outcome) -> Reply {
+    let stored = |id, version, change| Reply::Stored { id, version, change };
+    match outcome {
+        Outcome::Stored { id, snapshot, change } => stored(id, snapshot.version(), change),
+        Outcome::Repeated { id, version, answer: Answer::Changed(change) } => stored(id, version, change),
+        Outcome::Unchanged { id, version } | Outcome::Repeated { id, version, answer: Answer::Unchanged } => {
+            stored(id, version, Change::Updated)
+        }
+        Outcome::WasDeleted { id, version } | Outcome::Repeated { id, version, answer: Answer::WasDeleted } => {
+            Reply::WasDeleted { id, version }
+        }
+        Outcome::Refused { id, refusal } => Reply::Refused { id, refusal },
+    }
+}

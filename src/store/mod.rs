@@ -1,0 +1,197 @@
+//! The durable side: a batch of orders goes in with its positions in one transaction, snapshots come out.
+//! The only code that assigns versions.
+
+#[cfg(feature = "embedded")]
+pub mod embedded;
+
+use std::future::Future;
+use std::sync::Arc;
+
+use crate::id::{OrderId, Version};
+use crate::order::Order;
+use crate::record::{Checkpoint, Idempotency};
+use crate::snapshot::{Change, Snapshot};
+
+/// Orders to be made durable together.
+#[derive(Debug, Clone)]
+pub struct Batch {
+    /// The source whose positions move with this batch.
+    pub source: Arc<str>,
+    /// The orders, oldest first. Two of one id are applied one after the other.
+    pub entries: Vec<Entry>,
+    /// How far the source comes with this batch.
+    pub moves: Vec<Move>,
+}
+
+/// One order of a batch.
+#[derive(Debug, Clone)]
+pub struct Entry {
+    /// What to store.
+    pub order: Order,
+    /// Refuse an envelope that names an id nobody knows, instead of creating it.
+    pub must_exist: bool,
+    /// Answer a repeated request as the first one was answered.
+    pub idempotency: Option<Idempotency>,
+}
+
+/// A source's position moves: applied only where the stored one is still `from`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Move {
+    /// Partition of the source.
+    pub partition: u32,
+    /// The next offset as this process knows it.
+    pub from: u64,
+    /// The next offset once the batch is durable.
+    pub to: u64,
+}
+
+/// What became of one entry.
+#[derive(Debug, Clone)]
+pub enum Outcome {
+    /// Changed: durable, and to be shown.
+    Stored {
+        /// The order.
+        id: OrderId,
+        /// Its new copy.
+        snapshot: Snapshot,
+        /// What kind of change it was.
+        change: Change,
+    },
+    /// The stored body says the same already.
+    Unchanged {
+        /// The order.
+        id: OrderId,
+        /// Its version, old and new.
+        version: Version,
+    },
+    /// The order was deleted earlier, which is final.
+    WasDeleted {
+        /// The order.
+        id: OrderId,
+        /// The version of its deletion.
+        version: Version,
+    },
+    /// A repeated request: answer as before, change nothing.
+    Repeated {
+        /// The order the first request made or changed.
+        id: OrderId,
+        /// What the first request was told.
+        answer: Answer,
+        /// The version the first request was told.
+        version: Version,
+    },
+    /// Nothing was stored.
+    Refused {
+        /// The order it was about.
+        id: OrderId,
+        /// Why.
+        refusal: Refusal,
+    },
+}
+
+/// What a request was told, as kept with its idempotency key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answer {
+    /// It changed something.
+    Changed(Change),
+    /// It changed nothing.
+    Unchanged,
+    /// It came after the deletion.
+    WasDeleted,
+}
+
+/// Why a valid order was not stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// The id is unknown, and the request only changes or deletes.
+    #[error("no order has this id")]
+    Unknown,
+    /// The id belongs to an order of the other shape.
+    #[error("the id belongs to an order of the other kind")]
+    OtherKind,
+    /// A new envelope lacks its owner.
+    #[error("user_id is missing")]
+    NoUser,
+    /// A new envelope lacks its payload.
+    #[error("payload is missing")]
+    NoPayload,
+    /// The idempotency key came with another body before.
+    #[error("the idempotency key was used with another request body")]
+    KeyReused,
+}
+
+/// Why the store did not do what it was asked. What was asked has then not happened, unless said otherwise.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// Busy, full or away: the same call may succeed later.
+    #[error("store is unavailable")]
+    Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// Another process moved the position of this source.
+    #[error("position of partition {partition} was moved by another process")]
+    Fenced {
+        /// The partition that is no longer ours.
+        partition: u32,
+    },
+    /// Damaged or incompatible: trying again cannot help.
+    #[error("store is damaged")]
+    Damaged(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// A page of live orders, newest first.
+pub type Page = Vec<(OrderId, Snapshot)>;
+
+/// Where orders are durable.
+///
+/// All futures are cancel-safe for the caller: a dropped `commit` may still take effect, and committing the same
+/// batch again is answered [`StoreError::Fenced`] or applied again with the same result.
+pub trait Store: Clone + Send + Sync + 'static {
+    /// Makes a batch durable in one transaction, positions included. Once `Ok`, a crash loses none of it.
+    /// There is one outcome per entry, in order.
+    ///
+    /// # Errors
+    /// [`StoreError`]; then nothing of the batch is stored.
+    fn commit(&self, batch: Arc<Batch>) -> impl Future<Output = Result<Vec<Outcome>, StoreError>> + Send;
+
+    /// The newest copy of one order.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] or [`StoreError::Damaged`].
+    fn fetch(&self, id: OrderId) -> impl Future<Output = Result<Option<Snapshot>, StoreError>> + Send;
+
+    /// The newest live envelope order of a user (canonical UUID text) whose `payload.id` is `external`.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] or [`StoreError::Damaged`].
+    fn fetch_external(
+        &self,
+        user_id: String,
+        external: String,
+    ) -> impl Future<Output = Result<Option<Snapshot>, StoreError>> + Send;
+
+    /// At most `limit` live orders created before `before`, newest first.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] or [`StoreError::Damaged`].
+    fn page(&self, before: Option<u64>, limit: usize) -> impl Future<Output = Result<Page, StoreError>> + Send;
+
+    /// Hands every stored order to `emit`, in no particular order and from several threads at once.
+    /// Returns how many there were.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] or [`StoreError::Damaged`].
+    fn scan<F>(&self, emit: F) -> impl Future<Output = Result<u64, StoreError>> + Send
+    where
+        F: Fn(OrderId, Snapshot) + Send + Sync + 'static;
+
+    /// An upper estimate of the number of stored orders, to size the view before a scan.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] or [`StoreError::Damaged`].
+    fn estimate(&self) -> impl Future<Output = Result<u64, StoreError>> + Send;
+
+    /// How far a source has come.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] or [`StoreError::Damaged`].
+    fn positions(&self, source: Arc<str>) -> impl Future<Output = Result<Checkpoint, StoreError>> + Send;
+}

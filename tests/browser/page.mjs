@@ -1,0 +1,63 @@
+// Owns opening the page in Chromium and watching everything that must not happen on it.
+import assert from 'node:assert/strict';
+import { chromium } from 'playwright-core';
+
+const FLAGS = ['--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run',
+  '--disable-background-networking', '--disable-component-update', '--disable-sync'];
+
+/** Starts Chromium; playwright gives each start a user data directory of its own and removes it. */
+export const launch = () => chromium.launch({ executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium', args: FLAGS });
+
+export const DESKTOP = { viewport: { width: 1280, height: 900 }, locale: 'en-US', colorScheme: 'light', timezoneId: 'UTC' };
+export const PHONE = { ...DESKTOP, viewport: { width: 360, height: 740 }, deviceScaleFactor: 2, isMobile: true, hasTouch: true };
+
+/** A page in a context of its own, and `faults`: what was wrong on it so far. */
+export async function openPage(browser, origin, hash = '', options = DESKTOP) {
+  const context = await browser.newContext(options);
+  const page = await context.newPage();
+  const faults = await watch(page, origin);
+  await page.goto(`${origin}/${hash}`);
+  return {
+    page,
+    faults,
+    /** Closes the page after checking that nothing was wrong. */
+    async close() {
+      faults.push(...await page.evaluate(() => window.violations ?? []));
+      await context.close();
+      assert.deepEqual(faults, []);
+    },
+  };
+}
+
+async function watch(page, origin) {
+  const faults = [];
+  await page.addInitScript(() => {
+    window.violations = [];
+    addEventListener('securitypolicyviolation', (event) => window.violations.push(`policy: ${event.violatedDirective} ${event.blockedURI}`));
+  });
+  page.on('dialog', (dialog) => {
+    faults.push(`dialog: ${dialog.message()}`);
+    dialog.dismiss();
+  });
+  page.on('pageerror', (error) => faults.push(`error: ${error.stack}`));
+  page.on('console', (message) => {
+    // The browser itself reports each refused or lost request; the tests check those by what the page says.
+    const isRequest = /^Failed to load resource|net::ERR_/.test(message.text());
+    if (['error', 'warning'].includes(message.type()) && !isRequest) faults.push(`console: ${message.text()}`);
+  });
+  page.on('request', (request) => {
+    if (new URL(request.url()).origin !== origin) faults.push(`request: ${request.url()}`);
+  });
+  return faults;
+}
+
+export const rowIds = (page) => page.locator('#rows tr a').allTextContents();
+export const isLive = (page) => page.locator('#connection[data-state="live"]').waitFor();
+export const seen = async (page, kind) => Number((await page.locator(`#seen-${kind}`).textContent()).replace(/\D/g, ''));
+/** How far the page can be scrolled sideways. */
+export const sideways = (page) => page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth);
+/** A few words about the focused element. */
+export const focused = (page) => page.evaluate(() => {
+  const { tagName, id, textContent } = document.activeElement;
+  return `${tagName.toLowerCase()}${id && `#${id}`} ${textContent.trim().slice(0, 40)}`.trim();
+});
