@@ -1,13 +1,19 @@
 //! order-service: see the README.
+pub mod admin;
+pub mod app;
 pub mod cache;
 pub mod id;
 pub mod ingest;
+pub mod http;
 pub mod lifecycle;
+pub mod log;
 pub mod metrics;
 pub mod order;
 pub mod read;
 pub mod record;
+pub mod settings;
 pub mod snapshot;
 pub mod source;
 pub mod store;
+pub mod tools;
 pub mod warmup;

@@ -60,7 +60,7 @@ async fn scan<T: Store>(view: &Arc<View>, store: &T, gate: &Gate) -> bool {
             true
         }
         Err(error) => {
-            tracing::warn!(error = %crate::ingest::causes(&error), "warm-up failed, trying again");
+            tracing::warn!(error = %crate::log::causes(&error), "warm-up failed, trying again");
             gate.close("warming up: the store cannot be read");
             false
         }

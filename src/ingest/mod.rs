@@ -11,6 +11,7 @@ use std::time::Instant;
 use crate::cache::View;
 use crate::cache::feed::Event;
 use crate::lifecycle::Shutdown;
+use crate::log::causes;
 use crate::metrics;
 use crate::order::{Change, Decoder, Order, Profile};
 use crate::id::OrderId;
@@ -285,18 +286,6 @@ async fn sleep_until(deadline: Option<Instant>) {
     if let Some(deadline) = deadline {
         tokio::time::sleep_until(deadline.into()).await;
     }
-}
-
-/// An error with all its causes, on one line.
-pub fn causes(error: &dyn std::error::Error) -> String {
-    let mut line = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        line.push_str(": ");
-        line.push_str(&error.to_string());
-        cause = error.source();
-    }
-    line
 }
 
 #[expect(clippy::cast_precision_loss, reason = "batches are small")]

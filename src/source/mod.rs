@@ -3,6 +3,7 @@
 
 pub mod file;
 pub mod inbox;
+pub mod lines;
 
 use std::future::Future;
 use std::sync::Arc;

@@ -52,6 +52,52 @@ async function showsEveryMarkup(page, order) {
   assert.equal(await page.locator('main img').count(), 0);
 }
 
+// First, so that the pictures show the sample orders and not what later tests leave behind.
+describe('looks', () => {
+  test('a phone of 360 px needs no sideways scrolling', () => onPage({ options: PHONE }, async (page) => {
+    await isLive(page);
+    await page.locator('#rows tr').first().waitFor();
+    assert.equal(await sideways(page), 0);
+    await screenshot(page, 'phone-list');
+    await page.locator('#search button').tap();
+    await shows(page, KNOWN);
+    assert.equal(await sideways(page), 0);
+    await screenshot(page, 'phone-order', true);
+    await page.locator('summary').tap();
+    assert.equal(await sideways(page), 0);
+    await page.evaluate((hash) => { location.hash = hash; }, orderPath('x'.repeat(400)));
+    await shows(page, 'This is not an order id');
+    assert.equal(await sideways(page), 0);
+  }));
+
+  for (const colorScheme of ['light', 'dark']) {
+    test(`the ${colorScheme} theme of the system is followed`, () => onPage({ options: { ...DESKTOP, colorScheme } }, async (page) => {
+      await isLive(page);
+      await page.locator('#rows tr').first().waitFor();
+      assert.equal(await isDark(page), colorScheme === 'dark');
+      await screenshot(page, `list-${colorScheme}`);
+      await page.click('#search button');
+      await shows(page, KNOWN);
+      await screenshot(page, `order-${colorScheme}`, true);
+    }));
+  }
+
+  test('Russian by the language of the browser: words, numbers, titles', () => onPage({ options: { ...DESKTOP, locale: 'ru-RU' } }, async (page) => {
+    await isLive(page);
+    await page.getByRole('heading', { name: 'Новые заказы' }).waitFor();
+    assert.equal(await page.evaluate(() => document.documentElement.lang), 'ru');
+    await page.locator('#rows tr').first().waitFor();
+    await screenshot(page, 'russian');
+    const id = freshId();
+    await server.post(wbOrder(id));
+    await page.fill('#query', id);
+    await page.keyboard.press('Enter');
+    await shows(page, id);
+    const text = await page.locator('#order-view').innerText();
+    for (const words of ['Доставка', 'Получатель', '1\u00a0817\u00a0RUB', 'Версия']) assert.ok(text.includes(words), words);
+  }));
+});
+
 describe('search and address', () => {
   test('the prefilled id and Enter show the order, its version and every field', () => onPage({}, async (page) => {
     assert.equal(await page.inputValue('#query'), KNOWN);
@@ -317,54 +363,11 @@ describe('reach', () => {
     await shows(page, KNOWN);
   }));
 
-  test('a phone of 360 px needs no sideways scrolling', () => onPage({ options: PHONE }, async (page) => {
-    await isLive(page);
-    await page.locator('#rows tr').first().waitFor();
-    assert.equal(await sideways(page), 0);
-    await screenshot(page, 'phone-list');
-    await page.locator('#search button').tap();
-    await shows(page, KNOWN);
-    assert.equal(await sideways(page), 0);
-    await screenshot(page, 'phone-order', true);
-    await page.locator('summary').tap();
-    assert.equal(await sideways(page), 0);
-    await page.evaluate((hash) => { location.hash = hash; }, orderPath('x'.repeat(400)));
-    await shows(page, 'This is not an order id');
-    assert.equal(await sideways(page), 0);
-  }));
-
-  for (const colorScheme of ['light', 'dark']) {
-    test(`the ${colorScheme} theme of the system is followed`, () => onPage({ options: { ...DESKTOP, colorScheme } }, async (page) => {
-      await isLive(page);
-      await page.locator('#rows tr').first().waitFor();
-      assert.equal(await isDark(page), colorScheme === 'dark');
-      await screenshot(page, `list-${colorScheme}`);
-      await page.click('#search button');
-      await shows(page, KNOWN);
-      await screenshot(page, `order-${colorScheme}`, true);
-    }));
-  }
-
   test('the theme can be switched, and stays after a reload', () => onPage({}, async (page) => {
     await page.getByRole('button', { name: 'Dark theme' }).click();
     assert.ok(await isDark(page));
     await page.reload();
     assert.ok(await isDark(page));
-  }));
-
-  test('Russian by the language of the browser: words, numbers, titles', () => onPage({ options: { ...DESKTOP, locale: 'ru-RU' } }, async (page) => {
-    await isLive(page);
-    await page.getByRole('heading', { name: 'Новые заказы' }).waitFor();
-    assert.equal(await page.evaluate(() => document.documentElement.lang), 'ru');
-    await page.locator('#rows tr').first().waitFor();
-    await screenshot(page, 'russian');
-    const id = freshId();
-    await server.post(wbOrder(id));
-    await page.fill('#query', id);
-    await page.keyboard.press('Enter');
-    await shows(page, id);
-    const text = await page.locator('#order-view').innerText();
-    for (const words of ['Доставка', 'Получатель', '1\u00a0817\u00a0RUB', 'Версия']) assert.ok(text.includes(words), words);
   }));
 
   test('the language can be switched in an open order, and stays after a reload', () => onPage({ hash: orderPath(KNOWN) }, async (page) => {

@@ -1,6 +1,7 @@
 //! The store that needs nothing installed: SQLite in one directory. One writer thread, a few reading connections.
 
 mod commit;
+mod offline;
 mod schema;
 
 use std::fs::File;
@@ -16,7 +17,8 @@ use crate::id::OrderId;
 use crate::record::Checkpoint;
 use crate::snapshot::{Snapshot, State};
 
-pub use schema::{Migration, migrate_down, migrate_up, migrations};
+pub use offline::{Live, Maintenance};
+pub use schema::{MigrateError, Migration};
 
 /// Where and how the embedded store keeps its files.
 #[derive(Debug, Clone)]

@@ -1,0 +1,95 @@
+//! Metrics and health on an address of their own, served by a thread of its own: they answer when all else is busy.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::TcpListener;
+
+use crate::lifecycle::{Readiness, Shutdown};
+use crate::metrics::Metrics;
+
+/// What the admin address shows.
+#[derive(Clone)]
+pub struct Admin {
+    /// Counts.
+    pub metrics: Metrics,
+    /// Whether the process is ready.
+    pub readiness: Readiness,
+}
+
+/// Starts answering `/metrics`, `/livez`, `/readyz`, `/health` and `/ping` on `address` until `shutdown`.
+///
+/// # Errors
+/// When the address cannot be bound or the thread not started.
+pub fn start(
+    admin: Admin,
+    address: SocketAddr,
+    shutdown: Shutdown,
+) -> std::io::Result<std::thread::JoinHandle<()>> {
+    let listener = std::net::TcpListener::bind(address)?;
+    listener.set_nonblocking(true)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    std::thread::Builder::new().name("admin".into()).spawn(move || runtime.block_on(serve(admin, listener, shutdown)))
+}
+
+async fn serve(admin: Admin, listener: std::net::TcpListener, mut shutdown: Shutdown) {
+    let listener = match TcpListener::from_std(listener) {
+        Ok(listener) => listener,
+        Err(error) => return tracing::error!(%error, "admin address cannot be served"),
+    };
+    loop {
+        let socket = tokio::select! {
+            () = shutdown.wait() => return,
+            accepted = listener.accept() => accepted,
+        };
+        let Ok((socket, _)) = socket else {
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            continue;
+        };
+        let admin = admin.clone();
+        tokio::spawn(async move {
+            let service = service_fn(move |request| {
+                let answer = answer(&admin, &request);
+                async move { Ok::<_, Infallible>(answer) }
+            });
+            // Few and trusted clients: hyper's own timer is good enough here.
+            let _ = hyper::server::conn::http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(std::time::Duration::from_secs(10))
+                .serve_connection(TokioIo::new(socket), service)
+                .await;
+        });
+    }
+}
+
+fn answer(admin: &Admin, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+    let text = "text/plain; charset=utf-8";
+    let (status, kind, body) = match request.uri().path() {
+        _ if request.method() != Method::GET && request.method() != Method::HEAD => {
+            (StatusCode::METHOD_NOT_ALLOWED, text, "allowed are GET, HEAD\n".into())
+        }
+        "/metrics" => (StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", admin.metrics.text()),
+        "/livez" | "/health" => (StatusCode::OK, text, "ok".into()),
+        "/ping" => (StatusCode::OK, text, "pong".into()),
+        "/readyz" => {
+            let reasons: Vec<String> =
+                admin.readiness.reasons().into_iter().map(|(gate, reason)| format!("{gate}: {reason}")).collect();
+            match reasons.is_empty() {
+                true => (StatusCode::OK, text, "ready".into()),
+                false => (StatusCode::SERVICE_UNAVAILABLE, text, reasons.join("; ")),
+            }
+        }
+        _ => (StatusCode::NOT_FOUND, text, "nothing answers to this path\n".into()),
+    };
+    let mut response = Response::new(Full::from(body));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    response
+}

@@ -1,0 +1,272 @@
+//! The service as a whole: what it is made of, in which order it is born and in which order it dies.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use bytes::Bytes;
+
+use crate::admin::{self, Admin};
+use crate::cache::{self, View};
+use crate::http::{self, Api, route};
+use crate::ingest::{self, Ingest};
+use crate::lifecycle::{self, Readiness, Shutdown};
+use crate::metrics::Metrics;
+use crate::order::sample;
+use crate::read::{self, Reader, lists};
+use crate::source::inbox::{self, InboxSource};
+use crate::source::lines::Lines;
+use crate::store::Store;
+use crate::store::embedded::{self, Embedded};
+use crate::{log, warmup};
+
+/// Everything that can be set.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where and how HTTP is answered.
+    pub http: http::Config,
+    /// Where metrics and health are answered besides.
+    pub admin: Option<SocketAddr>,
+    /// The view.
+    pub cache: cache::Config,
+    /// Reads that miss the view.
+    pub read: read::Config,
+    /// Validation and batches.
+    pub ingest: ingest::Config,
+    /// The queue behind HTTP.
+    pub inbox: inbox::Config,
+    /// Where orders are durable.
+    pub store: embedded::Config,
+    /// Generated orders to start with when the store is empty.
+    pub sample: u64,
+    /// Threads that serve requests; as many as there are cores when `None`.
+    pub threads: Option<usize>,
+    /// How long a stop may take.
+    pub grace: Duration,
+    /// How log lines look.
+    pub log: log::Format,
+    /// Which log lines are written.
+    pub log_filter: String,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            http: http::Config::default(),
+            admin: None,
+            cache: cache::Config::default(),
+            read: read::Config::default(),
+            ingest: ingest::Config::default(),
+            inbox: inbox::Config::default(),
+            store: embedded::Config::new("data"),
+            sample: 0,
+            threads: None,
+            grace: Duration::from_secs(30),
+            log: log::Format::default(),
+            log_filter: "info".into(),
+        }
+    }
+}
+
+/// Runs the service until it is told to stop. Returns once everything that was taken in is durable and everything
+/// that was asked is answered.
+///
+/// # Errors
+/// When it cannot start, when the store gives out, or when the grace period was too short.
+pub fn serve(config: Config) -> anyhow::Result<()> {
+    raise_file_limit();
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    runtime.enable_all().thread_name("read");
+    if let Some(threads) = config.threads {
+        runtime.worker_threads(threads);
+    }
+    let runtime = runtime.build().context("cannot start the runtime")?;
+    let result = runtime.block_on(run(config));
+    // What is left is idle or over its time.
+    runtime.shutdown_background();
+    result
+}
+
+async fn run(config: Config) -> anyhow::Result<()> {
+    let stop = stop_signal()?;
+    let metrics = Metrics::new(route::ENDPOINTS, route::METHODS);
+    let readiness = Readiness::default();
+    let mut listeners = Vec::new();
+    for address in &config.http.listen {
+        listeners.push(http::bind(*address).with_context(|| format!("cannot listen on {address}"))?);
+    }
+    let addresses: Vec<String> =
+        listeners.iter().filter_map(|listener| listener.local_addr().ok()).map(|address| address.to_string()).collect();
+    let (admin_trigger, admin_stop) = lifecycle::shutdown();
+    if let Some(address) = config.admin {
+        let admin = Admin { metrics: metrics.clone(), readiness: readiness.clone() };
+        admin::start(admin, address, admin_stop).with_context(|| format!("cannot listen on {address}"))?;
+    }
+    let store = tokio::task::spawn_blocking({
+        let config = config.store.clone();
+        move || Embedded::open(config)
+    })
+    .await??;
+    let view = Arc::new(View::new(config.cache.clone(), 0));
+    watch_view(&metrics, &view);
+    let (trigger, shutdown) = lifecycle::shutdown();
+    let (inbox, inbox_source) = inbox::inbox(&config.inbox);
+    let ingest = Plane {
+        config: config.clone(),
+        store: store.clone(),
+        view: Arc::clone(&view),
+        metrics: metrics.clone(),
+        readiness: readiness.clone(),
+        shutdown: shutdown.clone(),
+    };
+    let mut ingest = ingest.start(inbox_source)?;
+    let reader = Reader::new(view, store, config.read);
+    let api = Api::new(config.http, reader, inbox, metrics, readiness.clone(), shutdown.clone());
+    let mut serving = tokio::spawn(http::serve(Arc::new(api), listeners, shutdown));
+    tracing::info!(listen = addresses.join(" "), data = %config.store.dir.display(), "serving");
+
+    let mut early = None;
+    tokio::select! {
+        name = stop.wait() => tracing::info!(signal = name, "stopping"),
+        ended = &mut ingest => early = Some(ended),
+    }
+    let stopping = readiness.gate("lifecycle", "stopping");
+    trigger.fire();
+    let drained = tokio::time::timeout(config.grace, async {
+        let ended = match early {
+            Some(ended) => ended,
+            None => ingest.await,
+        };
+        let served = (&mut serving).await;
+        ended.context("the ingest thread ended without a word")??;
+        served.context("the HTTP server panicked")
+    })
+    .await;
+    drop((stopping, admin_trigger));
+    match drained {
+        Ok(result) => result?,
+        Err(_) => anyhow::bail!("not drained within {:?}; nothing acknowledged is lost", config.grace),
+    }
+    tracing::info!("stopped");
+    Ok(())
+}
+
+fn watch_view(metrics: &Metrics, view: &Arc<View>) {
+    #[expect(clippy::cast_precision_loss, reason = "sizes stay below 2^53")]
+    let gauge = |name: &str, help: &str, read: fn(cache::Size) -> u64| {
+        let view = Arc::clone(view);
+        metrics.gauge(name, help, move || read(view.size()) as f64);
+    };
+    gauge("view_orders", "Live orders in the view.", |size| size.live);
+    gauge("view_entries", "Entries of the view, deleted orders included.", |size| size.entries as u64);
+    gauge("view_bytes", "Bytes of orders in the view.", |size| size.bytes);
+    let view = Arc::clone(view);
+    metrics.gauge("view_complete", "1 when every stored order is in the view.", move || {
+        f64::from(u8::from(view.is_complete()))
+    });
+}
+
+/// The write side: its own thread and runtime, so that no burst of writes holds up a read.
+struct Plane {
+    config: Config,
+    store: Embedded,
+    view: Arc<View>,
+    metrics: Metrics,
+    readiness: Readiness,
+    shutdown: Shutdown,
+}
+
+type Ended = tokio::sync::oneshot::Receiver<anyhow::Result<()>>;
+
+impl Plane {
+    fn start(self, inbox: InboxSource) -> anyhow::Result<Ended> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let (ended, wait) = tokio::sync::oneshot::channel();
+        std::thread::Builder::new().name("ingest".into()).spawn(move || {
+            let result = runtime.block_on(self.run(inbox));
+            drop(runtime);
+            let _ = ended.send(result);
+        })?;
+        Ok(wait)
+    }
+
+    async fn run(self, inbox: InboxSource) -> anyhow::Result<()> {
+        let warm = self.readiness.gate("warm-up", "not started");
+        let sampled = (self.config.sample > 0).then(|| self.readiness.gate("sample", "not started"));
+        let (view, store, shutdown) = (&self.view, &self.store, &self.shutdown);
+        tokio::spawn(lists::keep_fresh(Arc::clone(view), store.clone(), shutdown.clone()));
+        tokio::spawn(warmup::run(Arc::clone(view), store.clone(), warm, shutdown.clone()));
+        let ingest = self.ingest(inbox).await?;
+        let samples = async {
+            if let Some(gate) = sampled {
+                self.sample().await?;
+                gate.open();
+            }
+            anyhow::Ok(())
+        };
+        let (ledger, ()) = tokio::try_join!(async { Ok(ingest.run(shutdown.clone()).await?) }, samples)?;
+        tracing::info!(?ledger, "intake ended");
+        Ok(())
+    }
+
+    async fn ingest<S: crate::source::Source>(&self, source: S) -> anyhow::Result<Ingest<S, Embedded>> {
+        let view = Some(Arc::clone(&self.view));
+        Ok(Ingest::new(source, self.store.clone(), view, &self.config.ingest, self.metrics.ingest.clone()).await?)
+    }
+
+    /// Fills an empty store with generated orders.
+    async fn sample(&self) -> anyhow::Result<()> {
+        if self.store.estimate().await? > 0 {
+            return Ok(());
+        }
+        let documents = (0..self.config.sample).map(|n| {
+            let mut document = Vec::with_capacity(1536);
+            sample::wb(0, n, &mut document);
+            Bytes::from(document)
+        });
+        let ledger = self.ingest(Lines::new("sample", documents)).await?.run(self.shutdown.clone()).await?;
+        tracing::info!(orders = ledger.stored, "sample orders stored");
+        Ok(())
+    }
+}
+
+/// SIGTERM and SIGINT. A second one ends the process at once.
+struct StopSignal(tokio::sync::mpsc::Receiver<&'static str>);
+
+fn stop_signal() -> anyhow::Result<StopSignal> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let (sender, receiver) = tokio::sync::mpsc::channel(1);
+    tokio::spawn(async move {
+        loop {
+            let name = tokio::select! {
+                _ = terminate.recv() => "SIGTERM",
+                _ = interrupt.recv() => "SIGINT",
+            };
+            if sender.send(name).await.is_err() {
+                tracing::warn!(signal = name, "stopped at once; nothing acknowledged is lost");
+                #[expect(clippy::exit, reason = "asked for twice")]
+                std::process::exit(1);
+            }
+        }
+    });
+    Ok(StopSignal(receiver))
+}
+
+impl StopSignal {
+    async fn wait(mut self) -> &'static str {
+        self.0.recv().await.unwrap_or("none")
+    }
+}
+
+/// Each connection is a file: take as many as the system gives.
+fn raise_file_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(%error, "cannot raise the limit of open files");
+    }
+}

@@ -1,0 +1,143 @@
+//! Response bodies: an order's own bytes, ready bytes, or a stream with back-pressure. None is ever copied or boxed.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::{Buf, Bytes};
+use hyper::body::{Body as HttpBody, Frame, SizeHint};
+use tokio::sync::mpsc;
+
+use super::conn::InFlight;
+use crate::snapshot::SnapshotBytes;
+
+/// A response body. Keeps its connection marked as busy until it is sent or dropped.
+pub struct Body {
+    content: Content,
+    _in_flight: Option<InFlight>,
+}
+
+enum Content {
+    Empty,
+    Order(SnapshotBytes),
+    Ready(Bytes),
+    Stream(mpsc::Receiver<Bytes>),
+}
+
+/// A piece of a body.
+pub enum Chunk {
+    /// An order, shared with the view.
+    Order(SnapshotBytes),
+    /// Anything else.
+    Ready(Bytes),
+}
+
+impl Body {
+    /// No body.
+    #[must_use]
+    pub fn empty() -> Self {
+        Content::Empty.into()
+    }
+
+    /// Chunks as they come; a full channel holds the sender back.
+    #[must_use]
+    pub fn stream(chunks: mpsc::Receiver<Bytes>) -> Self {
+        Content::Stream(chunks).into()
+    }
+
+    /// Marks the connection busy for as long as this body lives.
+    pub(super) fn hold(&mut self, in_flight: InFlight) {
+        self._in_flight = Some(in_flight);
+    }
+}
+
+impl From<Content> for Body {
+    fn from(content: Content) -> Self {
+        Self { content, _in_flight: None }
+    }
+}
+
+impl From<SnapshotBytes> for Body {
+    fn from(order: SnapshotBytes) -> Self {
+        Content::Order(order).into()
+    }
+}
+
+impl From<Bytes> for Body {
+    fn from(bytes: Bytes) -> Self {
+        Content::Ready(bytes).into()
+    }
+}
+
+impl From<String> for Body {
+    fn from(text: String) -> Self {
+        Bytes::from(text).into()
+    }
+}
+
+impl From<&'static str> for Body {
+    fn from(text: &'static str) -> Self {
+        Bytes::from_static(text.as_bytes()).into()
+    }
+}
+
+impl HttpBody for Body {
+    type Data = Chunk;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Chunk>, Infallible>>> {
+        if let Content::Stream(chunks) = &mut self.content {
+            return chunks.poll_recv(context).map(|chunk| chunk.map(|bytes| Ok(Frame::data(Chunk::Ready(bytes)))));
+        }
+        let chunk = match std::mem::replace(&mut self.content, Content::Empty) {
+            Content::Order(order) => Chunk::Order(order),
+            Content::Ready(bytes) => Chunk::Ready(bytes),
+            Content::Empty | Content::Stream(_) => return Poll::Ready(None),
+        };
+        Poll::Ready(Some(Ok(Frame::data(chunk))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.content {
+            Content::Empty => true,
+            Content::Order(order) => !order.has_remaining(),
+            Content::Ready(bytes) => bytes.is_empty(),
+            Content::Stream(_) => false,
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.content {
+            Content::Empty => SizeHint::with_exact(0),
+            Content::Order(order) => SizeHint::with_exact(order.remaining() as u64),
+            Content::Ready(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Content::Stream(_) => SizeHint::default(),
+        }
+    }
+}
+
+impl Buf for Chunk {
+    fn remaining(&self) -> usize {
+        match self {
+            Self::Order(order) => order.remaining(),
+            Self::Ready(bytes) => bytes.remaining(),
+        }
+    }
+
+    fn chunk(&self) -> &[u8] {
+        match self {
+            Self::Order(order) => order.chunk(),
+            Self::Ready(bytes) => bytes.chunk(),
+        }
+    }
+
+    fn advance(&mut self, count: usize) {
+        match self {
+            Self::Order(order) => order.advance(count),
+            Self::Ready(bytes) => bytes.advance(count),
+        }
+    }
+}

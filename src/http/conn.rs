@@ -1,0 +1,308 @@
+//! Connections and their time limits. One sweep over all of them every quarter of a second takes the place of a timer
+//! per request: a timer costs 1,448 instructions a request, these marks a few dozen.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::sync::Notify;
+use tokio::task::AbortHandle;
+
+/// How often connections are looked at. Every limit is kept to within this.
+pub const SWEEP_EVERY: Duration = Duration::from_millis(250);
+
+/// How long a connection may take.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// From the first byte of a request, or from the connection's start, to the end of the request's headers.
+    pub header_time: Duration,
+    /// Between an answer and the next request.
+    pub idle_time: Duration,
+    /// For a client that does not read to take up anything at all of an answer.
+    pub write_time: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            // Slow networks need seconds; a client that needs more is not one.
+            header_time: Duration::from_secs(10),
+            // Above the usual 60 s of proxies in front, so that they close first.
+            idle_time: Duration::from_secs(75),
+            write_time: Duration::from_secs(30),
+        }
+    }
+}
+
+/// A request's headers are being read.
+const HEAD: u8 = 0;
+/// A request is being answered.
+const BUSY: u8 = 1;
+/// Between requests.
+const IDLE: u8 = 2;
+
+/// One connection, as the sweep sees it. Times are sweeps since the start; 0 is never.
+pub struct Conn {
+    phase: AtomicU8,
+    since: AtomicU32,
+    blocked_since: AtomicU32,
+    abort: OnceLock<AbortHandle>,
+    registry: Arc<Registry>,
+}
+
+/// All connections.
+pub struct Registry {
+    limits: Limits,
+    now: AtomicU32,
+    connections: Mutex<Slots>,
+    is_stopping: AtomicBool,
+    is_full: AtomicBool,
+    sweep_now: Notify,
+}
+
+#[derive(Default)]
+struct Slots {
+    used: Vec<Option<Arc<Conn>>>,
+    free: Vec<usize>,
+}
+
+/// Why connections were closed by a sweep.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Closed {
+    /// Headers took too long.
+    pub header: u64,
+    /// No request came.
+    pub idle: u64,
+    /// The client did not read.
+    pub write: u64,
+    /// Idle, and another client wanted in.
+    pub evicted: u64,
+}
+
+impl Registry {
+    /// No connections yet.
+    #[must_use]
+    pub fn new(limits: Limits) -> Arc<Self> {
+        Arc::new(Self {
+            limits,
+            now: AtomicU32::new(1),
+            connections: Mutex::default(),
+            is_stopping: AtomicBool::new(false),
+            is_full: AtomicBool::new(false),
+            sweep_now: Notify::new(),
+        })
+    }
+
+    /// Adds a connection; it is removed when the returned value is dropped.
+    pub fn register(self: &Arc<Self>) -> Registered {
+        let conn = Arc::new(Conn {
+            phase: AtomicU8::new(HEAD),
+            since: AtomicU32::new(self.now()),
+            blocked_since: AtomicU32::new(0),
+            abort: OnceLock::new(),
+            registry: Arc::clone(self),
+        });
+        let mut slots = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
+        let slot = slots.free.pop().unwrap_or_else(|| {
+            slots.used.push(None);
+            slots.used.len() - 1
+        });
+        slots.used[slot] = Some(Arc::clone(&conn));
+        Registered { conn, slot }
+    }
+
+    /// Whether answers are to be the last of their connections.
+    #[must_use]
+    pub fn is_stopping(&self) -> bool {
+        self.is_stopping.load(Ordering::Relaxed)
+    }
+
+    /// Closes idle connections from now on, and every other after its answer.
+    pub fn stop(&self) {
+        self.is_stopping.store(true, Ordering::Relaxed);
+        self.sweep_now.notify_one();
+    }
+
+    /// Requests being answered or read.
+    #[must_use]
+    pub fn busy(&self) -> usize {
+        let slots = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
+        slots.used.iter().flatten().filter(|conn| conn.phase.load(Ordering::Relaxed) == BUSY).count()
+    }
+
+    /// There is no room for another connection: the next sweep makes some by closing those idle for longest.
+    pub fn make_room(&self) {
+        self.is_full.store(true, Ordering::Relaxed);
+        self.sweep_now.notify_one();
+    }
+
+    /// Sweeps until dropped; `report` is told what each sweep closed.
+    pub async fn sweep_for_ever(&self, mut report: impl FnMut(Closed)) {
+        let mut every = tokio::time::interval(SWEEP_EVERY);
+        loop {
+            tokio::select! {
+                _ = every.tick() => { self.now.fetch_add(1, Ordering::Relaxed); }
+                () = self.sweep_now.notified() => {}
+            }
+            report(self.sweep());
+        }
+    }
+
+    fn sweep(&self) -> Closed {
+        let mut closed = Closed::default();
+        let now = self.now();
+        let is_stopping = self.is_stopping();
+        let is_over = |since: u32, limit: Duration| since != 0 && SWEEP_EVERY * now.saturating_sub(since) > limit;
+        let mut idle = Vec::new();
+        let slots = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
+        for conn in slots.used.iter().flatten() {
+            let since = conn.since.load(Ordering::Relaxed);
+            let count = match conn.phase.load(Ordering::Relaxed) {
+                HEAD if is_over(since, self.limits.header_time) => &mut closed.header,
+                IDLE if is_over(since, self.limits.idle_time) || is_stopping => &mut closed.idle,
+                _ if is_over(conn.blocked_since.load(Ordering::Relaxed), self.limits.write_time) => &mut closed.write,
+                IDLE => {
+                    idle.push((since, conn));
+                    continue;
+                }
+                _ => continue,
+            };
+            *count += 1;
+            conn.close();
+        }
+        if self.is_full.swap(false, Ordering::Relaxed) && closed == Closed::default() {
+            idle.sort_unstable_by_key(|(since, _)| *since);
+            for (_, conn) in idle.iter().take(slots.used.len().div_ceil(100)) {
+                closed.evicted += 1;
+                conn.close();
+            }
+        }
+        closed
+    }
+
+    fn now(&self) -> u32 {
+        self.now.load(Ordering::Relaxed)
+    }
+}
+
+impl Conn {
+    /// A request's headers are complete; it is being answered until the returned value is dropped.
+    #[must_use]
+    pub fn begin(self: &Arc<Self>) -> InFlight {
+        self.phase.store(BUSY, Ordering::Relaxed);
+        InFlight(Arc::clone(self))
+    }
+
+    /// Sets what ends the connection's task.
+    pub fn set_abort(&self, abort: AbortHandle) {
+        // Set once, right after the task is spawned.
+        let _ = self.abort.set(abort);
+    }
+
+    fn close(&self) {
+        if let Some(abort) = self.abort.get() {
+            abort.abort();
+        }
+    }
+
+    fn has_read(&self) {
+        if self.phase.load(Ordering::Relaxed) == IDLE {
+            self.since.store(self.registry.now(), Ordering::Relaxed);
+            self.phase.store(HEAD, Ordering::Relaxed);
+        }
+    }
+
+    fn has_written(&self, is_blocked: bool) {
+        let blocked_since = self.blocked_since.load(Ordering::Relaxed);
+        if is_blocked && blocked_since == 0 {
+            self.blocked_since.store(self.registry.now(), Ordering::Relaxed);
+        } else if !is_blocked && blocked_since != 0 {
+            self.blocked_since.store(0, Ordering::Relaxed);
+        }
+    }
+}
+
+/// A connection's place among all.
+pub struct Registered {
+    /// The connection.
+    pub conn: Arc<Conn>,
+    slot: usize,
+}
+
+impl Drop for Registered {
+    fn drop(&mut self) {
+        let mut slots = self.conn.registry.connections.lock().unwrap_or_else(PoisonError::into_inner);
+        slots.used[self.slot] = None;
+        slots.free.push(self.slot);
+    }
+}
+
+/// A request being answered, until its body is sent or dropped.
+pub struct InFlight(Arc<Conn>);
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.since.store(self.0.registry.now(), Ordering::Relaxed);
+        self.0.phase.store(IDLE, Ordering::Relaxed);
+    }
+}
+
+/// A socket that marks what happens on it.
+pub struct Tracked {
+    socket: TcpStream,
+    registered: Registered,
+}
+
+impl Tracked {
+    /// Tracks a socket.
+    #[must_use]
+    pub fn new(socket: TcpStream, registered: Registered) -> Self {
+        Self { socket, registered }
+    }
+}
+
+impl AsyncRead for Tracked {
+    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = into.filled().len();
+        let result = Pin::new(&mut self.socket).poll_read(context, into);
+        if into.filled().len() > before {
+            self.registered.conn.has_read();
+        }
+        result
+    }
+}
+
+impl AsyncWrite for Tracked {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, from: &[u8]) -> Poll<io::Result<usize>> {
+        let result = Pin::new(&mut self.socket).poll_write(context, from);
+        self.registered.conn.has_written(result.is_pending());
+        result
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        from: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let result = Pin::new(&mut self.socket).poll_write_vectored(context, from);
+        self.registered.conn.has_written(result.is_pending());
+        result
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.socket.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_shutdown(context)
+    }
+}

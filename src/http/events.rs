@@ -1,0 +1,127 @@
+//! `GET /events`: committed changes as Server-Sent Events. A reader that falls behind is told `reset`; nobody waits
+//! for it.
+
+use std::fmt::Write;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use hyper::Request;
+use hyper::body::Incoming;
+use hyper::header::HeaderName;
+use tokio::sync::mpsc;
+
+use super::body::Body;
+use super::orders::{bad_id, parameter};
+use super::respond::{self, Answer, Problem};
+use super::Api;
+use crate::cache::feed::{Event, Read};
+use crate::id::OrderId;
+use crate::snapshot::State;
+use crate::store::Store;
+
+const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
+/// Events turned into text at once.
+const BURST: usize = 64;
+
+/// What a reader asked for.
+struct Wanted {
+    order: Option<OrderId>,
+    is_with_body: bool,
+}
+
+/// `GET /events`
+pub fn events<T: Store>(api: Arc<Api<T>>, request: &Request<Incoming>) -> Result<Answer, Problem> {
+    let query = request.uri().query().unwrap_or_default();
+    let order = parameter(query, "order").map(|id| OrderId::parse(id.as_bytes())).transpose().map_err(bad_id)?;
+    let is_with_body = parameter(query, "include").is_some_and(|include| include.split(',').any(|part| part == "body"));
+    let permit = Arc::clone(&api.streams)
+        .try_acquire_owned()
+        .map_err(|_| Problem::unavailable("too_many_streams", "too many event streams are open"))?;
+    let feed = api.reader.view().feed();
+    let last = request.headers().get(LAST_EVENT_ID).and_then(|id| id.to_str().ok());
+    let last = last.map(str::to_owned).or_else(|| parameter(query, "last_event_id"));
+    // A position of another process, or none at all, is as lost as one that is no longer kept.
+    let from = match last.as_deref().map(|id| position(&api.epoch, id)) {
+        None => Some(feed.head()),
+        Some(known) => known,
+    };
+    let (sender, chunks) = mpsc::channel(4);
+    let wanted = Wanted { order, is_with_body };
+    tokio::spawn(async move {
+        let _permit = permit;
+        stream(api, wanted, from, sender).await;
+    });
+    let mut answer = respond::content("text/event-stream", Body::stream(chunks));
+    // Proxies that buffer would hold events back.
+    answer.headers_mut().insert("x-accel-buffering", hyper::header::HeaderValue::from_static("no"));
+    Ok(answer)
+}
+
+async fn stream<T: Store>(api: Arc<Api<T>>, wanted: Wanted, from: Option<u64>, sender: mpsc::Sender<Bytes>) {
+    let feed = api.reader.view().feed();
+    let mut head = feed.watch();
+    let mut shutdown = api.shutdown.clone();
+    let mut text = String::from(": connected\nretry: 1000\n\n");
+    let mut next = from.unwrap_or_else(|| {
+        let head = feed.head();
+        push_reset(&mut text, &api.epoch, head);
+        head
+    });
+    loop {
+        match feed.read(next, BURST) {
+            Read::Lost(head) => {
+                push_reset(&mut text, &api.epoch, head);
+                next = head;
+            }
+            Read::Events(events) => {
+                for event in &events {
+                    next += 1;
+                    if wanted.order.as_ref().is_none_or(|order| *order == event.id) {
+                        push_event(&mut text, &api.epoch, next, event, wanted.is_with_body);
+                    }
+                }
+                if !events.is_empty() && text.is_empty() {
+                    continue;
+                }
+            }
+        }
+        if !text.is_empty() {
+            tokio::select! {
+                sent = sender.send(std::mem::take(&mut text).into()) => if sent.is_err() { return },
+                () = shutdown.wait() => return,
+            }
+            continue;
+        }
+        tokio::select! {
+            () = shutdown.wait() => return,
+            changed = head.wait_for(|head| *head > next) => if changed.is_err() { return },
+            () = sender.closed() => return,
+            () = tokio::time::sleep(api.config.heartbeat) => text.push_str(": heartbeat\n\n"),
+        }
+    }
+}
+
+fn push_event(text: &mut String, epoch: &str, next: u64, event: &Event, is_with_body: bool) {
+    let Event { id, snapshot, change } = event;
+    // Writing to a string cannot fail.
+    let _ = write!(
+        text,
+        "event: order\nid: {epoch}-{next}\ndata: {{\"order_uid\":\"{id}\",\"version\":{},\"change\":\"{}\"",
+        snapshot.version(),
+        change.as_str()
+    );
+    if is_with_body && snapshot.state() != State::Gone {
+        // A compact body has no line breaks: those inside strings are escaped.
+        let _ = write!(text, ",\"order\":{}", String::from_utf8_lossy(snapshot.flat()));
+    }
+    text.push_str("}\n\n");
+}
+
+fn push_reset(text: &mut String, epoch: &str, head: u64) {
+    let _ = write!(text, "event: reset\nid: {epoch}-{head}\ndata: {{}}\n\n");
+}
+
+/// The feed position that an event's id names, if it is of this process.
+fn position(epoch: &str, id: &str) -> Option<u64> {
+    id.trim().strip_prefix(epoch)?.strip_prefix('-')?.parse().ok()
+}

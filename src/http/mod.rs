@@ -1,0 +1,393 @@
+//! HTTP/1.1 on bare hyper: listeners, connections, and the way from a request to its answer.
+
+pub mod body;
+pub mod conn;
+pub mod events;
+pub mod orders;
+pub mod page;
+pub mod respond;
+pub mod route;
+pub mod write;
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use hyper::body::Incoming;
+use hyper::header::{
+    ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
+    ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ALLOW, CONNECTION, CONTENT_TYPE, HeaderMap, HeaderValue,
+    ORIGIN,
+};
+use hyper::service::Service;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+
+use crate::lifecycle::{Readiness, Shutdown};
+use crate::metrics::Metrics;
+use crate::read::Reader;
+use crate::source::inbox::Inbox;
+use crate::store::Store;
+use body::Body;
+use conn::{Conn, Limits, Registry, Tracked};
+use orders::Quick;
+use respond::{Answer, Face, Problem};
+use route::{Allow, Route};
+
+/// How the service answers HTTP, with limits a public server can live with.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Addresses to answer on.
+    pub listen: Vec<SocketAddr>,
+    /// Connections at once; the next ones wait while the longest idle are closed.
+    pub connections_max: usize,
+    /// Bytes of a request's head.
+    pub header_bytes_max: usize,
+    /// Header fields of a request.
+    pub headers_max: usize,
+    /// Time limits of connections.
+    pub limits: Limits,
+    /// Bytes of one order.
+    pub order_bytes_max: usize,
+    /// Time for a request's body, or for the next piece of a streamed one.
+    pub body_time: Duration,
+    /// How long a write waits to become durable before its client is told to try again.
+    pub write_wait: Duration,
+    /// Event streams at once.
+    pub streams_max: usize,
+    /// How often an event stream says that it is alive.
+    pub heartbeat: Duration,
+    /// `Access-Control-Allow-Origin` for reads; `None` sends none.
+    pub cors_origin: Option<HeaderValue>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            listen: vec![SocketAddr::from(([127, 0, 0, 1], 8080))],
+            connections_max: 20_000,
+            header_bytes_max: 16 << 10,
+            headers_max: 64,
+            limits: Limits::default(),
+            order_bytes_max: 1 << 20,
+            body_time: Duration::from_secs(20),
+            write_wait: Duration::from_secs(10),
+            streams_max: 2000,
+            heartbeat: Duration::from_secs(15),
+            cors_origin: Some(HeaderValue::from_static("*")),
+        }
+    }
+}
+
+/// What answers need.
+pub struct Api<T> {
+    /// How the service answers.
+    pub config: Config,
+    /// Looks orders up.
+    pub reader: Reader<T>,
+    /// Takes orders in.
+    pub inbox: Inbox,
+    /// Counts.
+    pub metrics: Metrics,
+    /// Whether the process is ready.
+    pub readiness: Readiness,
+    /// Ends event streams.
+    pub shutdown: Shutdown,
+    /// Turns for event streams.
+    pub streams: Arc<Semaphore>,
+    /// Tells this process's event positions and list tags from those of others.
+    pub epoch: String,
+    /// When the process started.
+    pub started: Instant,
+}
+
+impl<T: Store> Api<T> {
+    /// Everything together.
+    #[must_use]
+    pub fn new(
+        config: Config,
+        reader: Reader<T>,
+        inbox: Inbox,
+        metrics: Metrics,
+        readiness: Readiness,
+        shutdown: Shutdown,
+    ) -> Self {
+        let streams = Arc::new(Semaphore::new(config.streams_max));
+        let epoch = format!("{:08x}", fastrand::u32(..));
+        Self { config, reader, inbox, metrics, readiness, shutdown, streams, epoch, started: Instant::now() }
+    }
+}
+
+/// Binds a listening socket.
+///
+/// # Errors
+/// Whatever the system says; most often that the address is in use.
+pub fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = socket2::Socket::new(
+        socket2::Domain::for_address(address),
+        socket2::Type::STREAM.nonblocking(),
+        Some(socket2::Protocol::TCP),
+    )?;
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())?;
+    // Deep enough for a burst of clients that reconnect at once.
+    socket.listen(4096)?;
+    TcpListener::from_std(socket.into())
+}
+
+/// Answers on `listeners` until `shutdown`, then finishes what is being answered and returns. Whoever calls this
+/// bounds how long that may take.
+pub async fn serve<T: Store>(api: Arc<Api<T>>, listeners: Vec<TcpListener>, mut shutdown: Shutdown) {
+    let registry = Registry::new(api.config.limits.clone());
+    let sweeper = {
+        let (registry, closed) = (Arc::clone(&registry), api.metrics.connections_closed.clone());
+        tokio::spawn(async move {
+            let report = |sweep: conn::Closed| {
+                for (reason, count) in
+                    [("header", sweep.header), ("idle", sweep.idle), ("write", sweep.write), ("evicted", sweep.evicted)]
+                {
+                    closed.with_label_values(&[reason]).inc_by(count);
+                }
+            };
+            registry.sweep_for_ever(report).await;
+        })
+    };
+    let room = Arc::new(Semaphore::new(api.config.connections_max));
+    let mut accepting = tokio::task::JoinSet::new();
+    for listener in listeners {
+        accepting.spawn(accept(Arc::clone(&api), listener, Arc::clone(&registry), Arc::clone(&room)));
+    }
+    shutdown.wait().await;
+    accepting.shutdown().await;
+    registry.stop();
+    while registry.busy() > 0 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    sweeper.abort();
+}
+
+async fn accept<T: Store>(api: Arc<Api<T>>, listener: TcpListener, registry: Arc<Registry>, room: Arc<Semaphore>) {
+    loop {
+        let permit = match Arc::clone(&room).try_acquire_owned() {
+            Ok(permit) => permit,
+            Err(_) => {
+                registry.make_room();
+                Arc::clone(&room).acquire_owned().await.expect("never closed")
+            }
+        };
+        let socket = match listener.accept().await {
+            Ok((socket, _)) => socket,
+            Err(error) => {
+                // Out of file descriptors, most likely: serving those we have is the way out.
+                tracing::warn!(%error, "accept failed");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                continue;
+            }
+        };
+        // A client that is gone already shows at the first read.
+        let _ = socket.set_nodelay(true);
+        let registered = registry.register();
+        let conn = Arc::clone(&registered.conn);
+        let service = ConnService { api: Arc::clone(&api), conn: Arc::clone(&conn), registry: Arc::clone(&registry) };
+        let task = tokio::spawn(async move {
+            service.api.metrics.connections.inc();
+            let _permit = permit;
+            let _open = Open(service.api.metrics.connections.clone());
+            serve_connection(service, socket, registered).await;
+        });
+        conn.set_abort(task.abort_handle());
+    }
+}
+
+/// Counts a connection down whichever way it ends.
+struct Open(prometheus::IntGauge);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+async fn serve_connection<T: Store>(service: ConnService<T>, socket: TcpStream, registered: conn::Registered) {
+    let config = service.api.config.clone();
+    let connection = hyper::server::conn::http1::Builder::new()
+        .auto_date_header(true)
+        .half_close(true)
+        // The sweep closes what is slow; hyper's own timer would cost 1,448 instructions a request.
+        .header_read_timeout(None)
+        .timer(TokioTimer::new())
+        .ignore_invalid_headers(false)
+        .keep_alive(true)
+        .max_buf_size(config.header_bytes_max.max(8192))
+        .max_headers(config.headers_max)
+        .pipeline_flush(true)
+        .preserve_header_case(false)
+        .title_case_headers(false)
+        .serve_connection(TokioIo::new(Tracked::new(socket, registered)), service);
+    // Broken connections are the client's affair; there is nothing to do about them here.
+    let _ = connection.await;
+}
+
+/// One connection's way to its answers.
+struct ConnService<T> {
+    api: Arc<Api<T>>,
+    conn: Arc<Conn>,
+    registry: Arc<Registry>,
+}
+
+/// An answer that is ready, or that will be.
+enum Answering {
+    Ready(Option<Answer>),
+    Later(Pin<Box<dyn Future<Output = Answer> + Send>>),
+}
+
+impl Future for Answering {
+    type Output = Result<Answer, Infallible>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        match &mut *self {
+            Self::Ready(answer) => Poll::Ready(Ok(answer.take().expect("polled once"))),
+            Self::Later(future) => future.as_mut().poll(context).map(Ok),
+        }
+    }
+}
+
+impl<T: Store> Service<Request<Incoming>> for ConnService<T> {
+    type Response = Answer;
+    type Error = Infallible;
+    type Future = Answering;
+
+    fn call(&self, request: Request<Incoming>) -> Answering {
+        let started = Instant::now();
+        let in_flight = self.conn.begin();
+        let method = route::method_index(request.method());
+        let api = &self.api;
+        let is_stopping = self.registry.is_stopping();
+        let route = route::route(request.method(), request.uri().path());
+        let endpoint = route.endpoint();
+        let headers = request.headers();
+        let (face, id) = match &route {
+            Route::Flat(id) => (Face::Flat, id),
+            Route::Wrapped(id) => (Face::Wrapped, id),
+            _ => {
+                let origin = cors(&api.config, headers);
+                let (api, conn) = (Arc::clone(api), in_flight);
+                return Answering::Later(Box::pin(async move {
+                    let answer = answer(Arc::clone(&api), request).await;
+                    finish(&api, answer, origin, (endpoint, method), started, is_stopping, conn)
+                }));
+            }
+        };
+        match orders::one(api, id, face, headers) {
+            Quick::Done(answer) => {
+                let origin = cors(&api.config, headers);
+                let route = (endpoint, method);
+                Answering::Ready(Some(finish(api, answer, origin, route, started, is_stopping, in_flight)))
+            }
+            Quick::Slow(id, least) => {
+                let origin = cors(&api.config, headers);
+                let (api, headers) = (Arc::clone(api), headers.clone());
+                Answering::Later(Box::pin(async move {
+                    let answer = orders::one_slowly(&api, id, least, face, &headers).await;
+                    finish(&api, answer, origin, (endpoint, method), started, is_stopping, in_flight)
+                }))
+            }
+        }
+    }
+}
+
+/// What every answer gets, and is counted by.
+fn finish<T>(
+    api: &Api<T>,
+    mut answer: Answer,
+    cors_origin: Option<HeaderValue>,
+    (endpoint, method): (usize, usize),
+    started: Instant,
+    is_stopping: bool,
+    in_flight: conn::InFlight,
+) -> Answer {
+    if let Some(origin) = cors_origin {
+        let head = answer.headers_mut();
+        head.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+        head.insert(ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static("ETag, Link, X-Missing, Location, Retry-After"));
+    }
+    if is_stopping {
+        answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    api.metrics.http.observe(endpoint, method, answer.status().as_u16(), started.elapsed());
+    answer.body_mut().hold(in_flight);
+    answer
+}
+
+/// What a browser of another origin is told, when one asks.
+fn cors(config: &Config, headers: &HeaderMap) -> Option<HeaderValue> {
+    if headers.len() > 1 && headers.contains_key(ORIGIN) { config.cors_origin.clone() } else { None }
+}
+
+/// Every route but the hit path.
+async fn answer<T: Store>(api: Arc<Api<T>>, request: Request<Incoming>) -> Answer {
+    let (method, uri, headers) = (request.method().clone(), request.uri().clone(), request.headers().clone());
+    if method == Method::OPTIONS {
+        return options(&api.config, uri.path(), &headers);
+    }
+    let query = uri.query().unwrap_or_default();
+    let result = match route::route(&method, uri.path()) {
+        Route::Flat(_) | Route::Wrapped(_) => unreachable!("answered on the hit path"),
+        Route::External(external) => orders::by_external(&api, external.into_owned(), query, &headers).await,
+        Route::List => orders::list(&api, query, &headers).await,
+        Route::Lookup => orders::lookup(&api, request).await,
+        Route::Stats => Ok(orders::stats(&api)),
+        Route::Write => write::write(api, request).await,
+        Route::Events => events::events(api, &request),
+        Route::Health if respond::wants_text(&headers) => Ok(respond::content("text/plain; charset=utf-8", "ok")),
+        Route::Health => Ok(respond::json(r#"{"status":"ok","service":"order-service"}"#)),
+        Route::Ping => Ok(respond::content("text/plain; charset=utf-8", "pong")),
+        Route::Livez => Ok(respond::content("text/plain; charset=utf-8", "ok")),
+        Route::Readyz => ready(&api.readiness),
+        Route::Metrics => Ok(respond::content("text/plain; version=0.0.4; charset=utf-8", api.metrics.text())),
+        Route::Asset(path) => Ok(page::answer(path, &headers)),
+        Route::Unknown => Err(Problem::no_route()),
+        Route::WrongMethod(allow) => Err(Problem::wrong_method(allow)),
+    };
+    result.unwrap_or_else(|problem| problem.answer(&headers))
+}
+
+fn ready(readiness: &Readiness) -> Result<Answer, Problem> {
+    let reasons = readiness.reasons();
+    if reasons.is_empty() {
+        return Ok(respond::json(r#"{"status":"ready"}"#));
+    }
+    let reasons: Vec<String> = reasons.into_iter().map(|(gate, reason)| format!("{gate}: {reason}")).collect();
+    Err(Problem::unavailable("not_ready", reasons.join("; ")))
+}
+
+/// `OPTIONS`: what a path allows, and what a browser of another origin may do with it.
+fn options(config: &Config, path: &str, headers: &HeaderMap) -> Answer {
+    // A method that no path has brings out what the path allows.
+    let Route::WrongMethod(Allow(allow)) = route::route(&Method::TRACE, path) else {
+        return Problem::no_route().answer(headers);
+    };
+    let mut answer = Response::new(Body::empty());
+    *answer.status_mut() = StatusCode::NO_CONTENT;
+    let head = answer.headers_mut();
+    head.insert(ALLOW, HeaderValue::from_static(allow));
+    if config.cors_origin.is_some() && headers.contains_key(ORIGIN) {
+        head.insert(ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, HEAD, OPTIONS"));
+        let allowed = "If-None-Match, X-Min-Version, Last-Event-ID, Accept, Content-Type";
+        head.insert(ACCESS_CONTROL_ALLOW_HEADERS, HeaderValue::from_static(allowed));
+        head.insert(ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("86400"));
+    }
+    answer
+}
+
+/// The media type of a request's body, in lower case spelling only, without its parameters.
+fn content_type(headers: &HeaderMap) -> Option<&str> {
+    let kind = headers.get(CONTENT_TYPE)?;
+    Some(kind.to_str().map_or("", |kind| kind.split(';').next().unwrap_or_default().trim()))
+}

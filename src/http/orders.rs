@@ -1,0 +1,313 @@
+//! Reading orders: one, some, a page, all.
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper::body::Incoming;
+use hyper::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, ETAG, HeaderMap, HeaderValue, IF_NONE_MATCH, LINK};
+use hyper::{Request, Response, StatusCode};
+use tokio::sync::mpsc;
+
+use super::body::Body;
+use super::respond::{self, Answer, Face, Problem, X_MIN_VERSION, X_MISSING};
+use super::{Api, content_type};
+use crate::cache::recent::array;
+use crate::id::{IdError, OrderId, Version, parse_uuid};
+use crate::read::{Found, Reader};
+use crate::snapshot::{Snapshot, State};
+use crate::store::Store;
+
+/// The most ids one request may ask for.
+pub const IDS_MAX: usize = 1000;
+/// The longest list of ids in bytes: a thousand of the longest with their quotes and commas, and white space.
+const IDS_BYTES_MAX: usize = 256 << 10;
+/// Orders read from the store at once while everything is streamed.
+const STREAM_ROWS: usize = 256;
+
+/// What the hit path came to.
+pub enum Quick {
+    /// The answer.
+    Done(Answer),
+    /// The store must be asked for this id.
+    Slow(OrderId, Option<Version>),
+}
+
+/// A read of one order, as far as it goes without waiting.
+pub fn one<T: Store>(api: &Api<T>, id: &str, face: Face, headers: &HeaderMap) -> Quick {
+    let id = match OrderId::parse(id.as_bytes()) {
+        Ok(id) => id,
+        Err(error) => return Quick::Done(bad_id(error).answer(headers)),
+    };
+    let least = match min_version(headers) {
+        Ok(least) => least,
+        Err(problem) => return Quick::Done(problem.answer(headers)),
+    };
+    match api.reader.get(&id) {
+        Found::Hit(snapshot) if least.is_none_or(|least| snapshot.version() >= least) => {
+            api.metrics.http.hit();
+            Quick::Done(respond::order(snapshot, face, headers))
+        }
+        Found::Absent if least.is_none() => {
+            api.metrics.http.miss();
+            Quick::Done(Problem::no_order().answer(headers))
+        }
+        _ => {
+            api.metrics.http.miss();
+            Quick::Slow(id, least)
+        }
+    }
+}
+
+/// The rest of a read of one order.
+pub async fn one_slowly<T: Store>(
+    api: &Api<T>,
+    id: OrderId,
+    least: Option<Version>,
+    face: Face,
+    headers: &HeaderMap,
+) -> Answer {
+    let found = match least {
+        Some(least) => api.reader.get_at_least(&id, least).await,
+        None => api.reader.load(&id).await,
+    };
+    match (found, least) {
+        (Ok(Some(snapshot)), _) => respond::order(snapshot, face, headers),
+        (Ok(None), None) => Problem::no_order().answer(headers),
+        (Ok(None), Some(least)) => {
+            let detail = format!("no copy of this order is at version {least} or newer");
+            Problem::new(StatusCode::PRECONDITION_FAILED, "version_not_reached", detail).answer(headers)
+        }
+        (Err(error), _) => Problem::from(error).answer(headers),
+    }
+}
+
+/// `GET /orders/by-external/{external}?user_id={uuid}`
+pub async fn by_external<T: Store>(
+    api: &Api<T>,
+    external: String,
+    query: &str,
+    headers: &HeaderMap,
+) -> Result<Answer, Problem> {
+    let user_id = parameter(query, "user_id").and_then(|user_id| parse_uuid(user_id.as_bytes()));
+    let user_id = user_id.ok_or_else(|| Problem::bad_request("invalid_user_id", "user_id must be a UUID"))?;
+    if external.is_empty() {
+        return Err(Problem::bad_request("invalid_id", "the external id is empty"));
+    }
+    let found = api.reader.by_external(user_id.hyphenated().to_string(), external).await?;
+    match found {
+        Some(snapshot) => Ok(respond::order(snapshot, Face::Wrapped, headers)),
+        None => Err(Problem::new(StatusCode::NOT_FOUND, "not_found", "this user has no order with this external id")),
+    }
+}
+
+/// `GET /api/orders`, in all its forms.
+pub async fn list<T: Store>(api: &Api<T>, query: &str, headers: &HeaderMap) -> Result<Answer, Problem> {
+    if let Some(ids) = parameter(query, "ids") {
+        let ids: Vec<&str> = if ids.is_empty() { Vec::new() } else { ids.split(',').map(str::trim).collect() };
+        return some(api, &ids).await;
+    }
+    if headers.get(ACCEPT).is_some_and(|accept| memchr::memmem::find(accept.as_bytes(), b"ndjson").is_some()) {
+        return Ok(all(api.reader.clone()));
+    }
+    let list_max = api.reader.view().config().list_max;
+    let limit = match parameter(query, "limit") {
+        None => list_max,
+        Some(limit) => match limit.parse::<usize>() {
+            Ok(limit) if limit > 0 => limit.min(list_max),
+            _ => return Err(Problem::bad_request("invalid_limit", "limit must be a whole number of at least 1")),
+        },
+    };
+    let Some(cursor) = parameter(query, "cursor") else { return Ok(newest(api, limit, headers)) };
+    let before = u64::from_str_radix(&cursor, 36)
+        .map_err(|_| Problem::bad_request("invalid_cursor", "cursor must be one that a Link header gave"))?;
+    // One more than asked for tells whether there is a next page.
+    let page = api.reader.page(Some(before), limit + 1).await?;
+    let mut orders: Vec<Snapshot> = page.into_iter().map(|(_, snapshot)| snapshot).collect();
+    let has_more = orders.len() > limit;
+    orders.truncate(limit);
+    let mut answer = respond::json(array(&orders));
+    if has_more {
+        link_next(&mut answer, &orders, limit);
+    }
+    Ok(answer)
+}
+
+/// The newest orders, from the ready list.
+fn newest<T: Store>(api: &Api<T>, limit: usize, headers: &HeaderMap) -> Answer {
+    let list = api.reader.view().list();
+    let shown = &list.orders[..limit.min(list.orders.len())];
+    let is_whole = shown.len() == list.orders.len();
+    let etag = format!("\"{}-{}-{}\"", api.epoch, list.generation, shown.len());
+    let etag = HeaderValue::try_from(etag).expect("letters, digits and hyphens in quotes");
+    let is_known = headers.get(IF_NONE_MATCH).is_some_and(|known| respond::matches_etag(known, &etag));
+    let mut answer = match () {
+        () if is_known => {
+            let mut answer = Response::new(Body::empty());
+            *answer.status_mut() = StatusCode::NOT_MODIFIED;
+            answer.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+            answer
+        }
+        () if is_whole => respond::json(list.body.clone()),
+        () => respond::json(array(shown)),
+    };
+    answer.headers_mut().insert(ETAG, etag);
+    if list.has_more || !is_whole {
+        link_next(&mut answer, shown, limit);
+    }
+    answer
+}
+
+fn link_next(answer: &mut Answer, shown: &[Snapshot], limit: usize) {
+    let Some(last) = shown.last() else { return };
+    let link = format!("</api/orders?limit={limit}&cursor={}>; rel=\"next\"", base36(last.seq()));
+    answer.headers_mut().insert(LINK, HeaderValue::try_from(link).expect("visible ASCII"));
+}
+
+/// All live orders, newest first, one a line, no faster than the client reads.
+fn all<T: Store>(reader: Reader<T>) -> Answer {
+    let (sender, chunks) = mpsc::channel(2);
+    tokio::spawn(async move {
+        let mut before = None;
+        loop {
+            let page = match reader.page(before, STREAM_ROWS).await {
+                Ok(page) => page,
+                Err(error) => {
+                    // The client sees the stream cut short: a chunked body without its end.
+                    tracing::warn!(error = %crate::log::causes(&error), "stream of all orders failed");
+                    return;
+                }
+            };
+            let Some((_, last)) = page.last() else { return };
+            before = Some(last.seq());
+            let mut lines = Vec::with_capacity(page.iter().map(|(_, order)| order.flat().len() + 1).sum());
+            for (_, order) in &page {
+                lines.extend_from_slice(order.flat());
+                lines.push(b'\n');
+            }
+            if sender.send(Bytes::from(lines)).await.is_err() {
+                return; // the client hung up
+            }
+        }
+    });
+    respond::content("application/x-ndjson", Body::stream(chunks))
+}
+
+/// `POST /api/orders/lookup`
+pub async fn lookup<T: Store>(api: &Api<T>, request: Request<Incoming>) -> Result<Answer, Problem> {
+    if !content_type(request.headers()).is_none_or(|kind| kind.ends_with("json")) {
+        let detail = "send a JSON array of ids as application/json";
+        return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", detail));
+    }
+    let body = read_body(request.into_body(), IDS_BYTES_MAX, api.config.body_time).await?;
+    let ids: Vec<String> = serde_json::from_slice(&body)
+        .map_err(|error| Problem::bad_request("malformed", format!("the body must be a JSON array of ids: {error}")))?;
+    some(api, &ids).await
+}
+
+/// The orders found, in the order asked.
+async fn some<T: Store>(api: &Api<T>, ids: &[impl AsRef<str>]) -> Result<Answer, Problem> {
+    if ids.len() > IDS_MAX {
+        return Err(Problem::bad_request("too_many_ids", format!("at most {IDS_MAX} ids at once")));
+    }
+    let mut found = Vec::with_capacity(ids.len());
+    for id in ids {
+        let id = OrderId::parse(id.as_ref().as_bytes()).map_err(bad_id)?;
+        let order = match api.reader.get(&id) {
+            Found::Hit(snapshot) => Some(snapshot),
+            Found::Absent => None,
+            Found::Miss => api.reader.load(&id).await?,
+        };
+        found.extend(order.filter(|order| order.state() == State::Live));
+    }
+    let mut answer = respond::json(array(&found));
+    answer.headers_mut().insert(X_MISSING, (ids.len() - found.len()).into());
+    Ok(answer)
+}
+
+/// `GET /api/stats`
+pub fn stats<T: Store>(api: &Api<T>) -> Answer {
+    let size = api.reader.view().size();
+    respond::json(
+        serde_json::json!({
+            "total_orders": size.live,
+            "deleted_orders": size.entries as u64 - size.live.min(size.entries as u64),
+            "view_bytes": size.bytes,
+            "view_complete": api.reader.view().is_complete(),
+            "uptime_seconds": api.started.elapsed().as_secs(),
+            "version": env!("CARGO_PKG_VERSION"),
+        })
+        .to_string(),
+    )
+}
+
+/// A request's whole body, within a size and a time.
+pub async fn read_body(body: Incoming, bytes_max: usize, time: std::time::Duration) -> Result<Bytes, Problem> {
+    let too_large = || {
+        let detail = format!("the body is larger than {bytes_max} bytes");
+        Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", detail)
+    };
+    if hyper::body::Body::size_hint(&body).lower() > bytes_max as u64 {
+        return Err(too_large());
+    }
+    match tokio::time::timeout(time, Limited::new(body, bytes_max).collect()).await {
+        Err(_) => Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "timeout", "the body did not arrive in time")),
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
+        Ok(Err(_)) => Err(Problem::bad_request("malformed", "the body ended early")),
+    }
+}
+
+/// The first value of a query parameter, decoded.
+#[must_use]
+pub fn parameter(query: &str, name: &str) -> Option<String> {
+    form_urlencoded::parse(query.as_bytes()).find(|(key, _)| key == name).map(|(_, value)| value.into_owned())
+}
+
+fn min_version(headers: &HeaderMap) -> Result<Option<Version>, Problem> {
+    if headers.len() < 2 {
+        return Ok(None);
+    }
+    let Some(value) = headers.get(X_MIN_VERSION) else { return Ok(None) };
+    let version = value.to_str().ok().and_then(|text| text.trim().trim_matches('"').parse().ok());
+    version.map(Some).ok_or_else(|| Problem::bad_request("invalid_version", "X-Min-Version must be a whole number"))
+}
+
+/// 400 for an id that cannot be one.
+pub fn bad_id(error: IdError) -> Problem {
+    Problem::bad_request("invalid_id", error.to_string())
+}
+
+fn base36(mut number: u64) -> String {
+    let mut digits = Vec::new();
+    loop {
+        digits.push(char::from_digit((number % 36) as u32, 36).expect("below 36"));
+        number /= 36;
+        if number == 0 {
+            return digits.into_iter().rev().collect();
+        }
+    }
+}
+
+/// 200 with `Content-Type` for a stream of lines.
+pub fn ndjson(chunks: mpsc::Receiver<Bytes>) -> Answer {
+    let mut answer = Response::new(Body::stream(chunks));
+    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/x-ndjson"));
+    answer
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cursors_are_read_back() {
+        for seq in [0, 1, 35, 36, 1_234_567, u64::MAX] {
+            assert_eq!(u64::from_str_radix(&base36(seq), 36), Ok(seq));
+        }
+    }
+
+    #[test]
+    fn parameters_are_decoded() {
+        assert_eq!(parameter("a=1&ids=x%2Cy+z", "ids").as_deref(), Some("x,y z"));
+        assert_eq!(parameter("", "ids"), None);
+    }
+}

@@ -1,0 +1,337 @@
+//! How answers look: an order's headers, ready texts, and errors every client of the older services can read.
+
+use std::sync::LazyLock;
+
+use bytes::Bytes;
+use hyper::header::{
+    ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_TYPE, ETAG, HeaderMap, HeaderName, HeaderValue, IF_NONE_MATCH, LOCATION, RETRY_AFTER,
+};
+use hyper::{Response, StatusCode};
+
+use super::body::Body;
+use super::route::Allow;
+use crate::id::{OrderId, Version};
+use crate::read::ReadError;
+use crate::record::{Fault, Rejection, RejectionKind};
+use crate::snapshot::{Snapshot, State};
+use crate::source::inbox::{Reply, SubmitError};
+
+/// An answer.
+pub type Answer = Response<Body>;
+
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+const PROBLEM: HeaderValue = HeaderValue::from_static("application/problem+json");
+const NO_CACHE: HeaderValue = HeaderValue::from_static("no-cache");
+/// How many were asked for and not found.
+pub const X_MISSING: HeaderName = HeaderName::from_static("x-missing");
+/// The least version a reader accepts.
+pub const X_MIN_VERSION: HeaderName = HeaderName::from_static("x-min-version");
+
+/// Which of an order's two answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Face {
+    /// `{…}`
+    Flat,
+    /// `{"order":{…}}`
+    Wrapped,
+}
+
+/// The answer to a read of one order.
+#[must_use]
+pub fn order(snapshot: Snapshot, face: Face, headers: &HeaderMap) -> Answer {
+    if snapshot.state() == State::Gone {
+        return Problem::new(StatusCode::GONE, "deleted", "the order was deleted").answer(headers);
+    }
+    let etag = version_etag(snapshot.version());
+    // Most requests bring little more than a host: then there is nothing to look up.
+    let is_known = headers.len() > 1 && headers.get(IF_NONE_MATCH).is_some_and(|known| matches_etag(known, &etag));
+    let body = match face {
+        _ if is_known => Body::empty(),
+        Face::Flat => Body::from(snapshot.into_flat()),
+        Face::Wrapped => Body::from(snapshot.into_wrapped()),
+    };
+    let mut answer = Response::new(body);
+    let head = answer.headers_mut();
+    if is_known {
+        head.insert(ETAG, etag);
+        head.insert(CACHE_CONTROL, NO_CACHE);
+        *answer.status_mut() = StatusCode::NOT_MODIFIED;
+        return answer;
+    }
+    head.insert(CONTENT_TYPE, JSON);
+    head.insert(ETAG, etag);
+    head.insert(CACHE_CONTROL, NO_CACHE);
+    answer
+}
+
+/// The version in quotes. The first few hundred, which nearly every order has, are made once.
+#[must_use]
+pub fn version_etag(version: Version) -> HeaderValue {
+    static FIRST: LazyLock<Vec<HeaderValue>> = LazyLock::new(|| (0..256).map(quoted).collect());
+    let first = usize::try_from(version).ok().and_then(|version| FIRST.get(version));
+    first.cloned().unwrap_or_else(|| quoted(version))
+}
+
+fn quoted(version: Version) -> HeaderValue {
+    let text = format!("\"{version}\"");
+    HeaderValue::from_maybe_shared(Bytes::from(text)).expect("digits in quotes are a legal header")
+}
+
+/// Whether a list of entity tags names this one, in its plain or a compressed form (RFC 9110, section 13.1.2; the
+/// comparison is weak).
+#[must_use]
+pub fn matches_etag(known: &HeaderValue, etag: &HeaderValue) -> bool {
+    let Ok(known) = known.to_str() else { return false };
+    let plain = etag.to_str().expect("made here").trim_matches('"');
+    known.trim() == "*"
+        || known.split(',').any(|tag| {
+            let tag = tag.trim().trim_start_matches("W/").trim_matches('"');
+            tag.strip_prefix(plain).is_some_and(|form| matches!(form, "" | "-gzip" | "-br" | "-zstd"))
+        })
+}
+
+/// 200 with a JSON body that may change at any time.
+#[must_use]
+pub fn json(body: impl Into<Body>) -> Answer {
+    let mut answer = Response::new(body.into());
+    answer.headers_mut().insert(CONTENT_TYPE, JSON);
+    answer.headers_mut().insert(CACHE_CONTROL, NO_CACHE);
+    answer
+}
+
+/// 200 with any body.
+#[must_use]
+pub fn content(kind: &'static str, body: impl Into<Body>) -> Answer {
+    let mut answer = Response::new(body.into());
+    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    answer.headers_mut().insert(CACHE_CONTROL, NO_CACHE);
+    answer
+}
+
+/// Whether the client asks for plain text and not for JSON.
+#[must_use]
+pub fn wants_text(headers: &HeaderMap) -> bool {
+    headers.get(ACCEPT).and_then(|accept| accept.to_str().ok()).is_some_and(|accept| {
+        accept.contains("text/plain") && !accept.contains("json")
+    })
+}
+
+/// An error, as RFC 9457 has it, with the members clients of the older services read.
+#[derive(Debug, Clone)]
+pub struct Problem {
+    status: StatusCode,
+    code: &'static str,
+    detail: String,
+    faults: Vec<Fault>,
+    header: Option<(HeaderName, HeaderValue)>,
+}
+
+impl Problem {
+    /// `code` is the stable word for programs, `detail` the sentence for people.
+    #[must_use]
+    pub fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
+        Self { status, code, detail: detail.into(), faults: Vec::new(), header: None }
+    }
+
+    /// 400.
+    #[must_use]
+    pub fn bad_request(code: &'static str, detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, code, detail)
+    }
+
+    /// 404 for an id.
+    #[must_use]
+    pub fn no_order() -> Self {
+        Self::new(StatusCode::NOT_FOUND, "not_found", "no order has this id")
+    }
+
+    /// 404 for a path.
+    #[must_use]
+    pub fn no_route() -> Self {
+        Self::new(StatusCode::NOT_FOUND, "no_such_route", "nothing answers to this path")
+    }
+
+    /// 405.
+    #[must_use]
+    pub fn wrong_method(allow: Allow) -> Self {
+        Self::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", format!("allowed are {}", allow.0))
+            .with(ALLOW, HeaderValue::from_static(allow.0))
+    }
+
+    /// 503, to be tried again in a second.
+    #[must_use]
+    pub fn unavailable(code: &'static str, detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, code, detail).with(RETRY_AFTER, HeaderValue::from_static("1"))
+    }
+
+    /// Adds one header.
+    #[must_use]
+    pub fn with(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.header = Some((name, value));
+        self
+    }
+
+    /// The members of the error as JSON.
+    #[must_use]
+    pub fn members(&self) -> serde_json::Map<String, serde_json::Value> {
+        let title = self.status.canonical_reason().unwrap_or("Error");
+        let mut members = serde_json::Map::new();
+        let mut add = |name: &str, value: serde_json::Value| members.insert(name.into(), value);
+        add("type", "about:blank".into());
+        add("title", title.into());
+        add("status", self.status.as_u16().into());
+        add("detail", self.detail.clone().into());
+        add("error", self.detail.clone().into());
+        add("message", self.detail.clone().into());
+        add("code", self.code.into());
+        if !self.faults.is_empty() {
+            let fault = |fault: &Fault| serde_json::json!({"pointer": fault.pointer, "message": fault.message});
+            add("errors", self.faults.iter().map(fault).collect());
+        }
+        members
+    }
+
+    /// The answer, in the form the client asks for.
+    #[must_use]
+    pub fn answer(&self, headers: &HeaderMap) -> Answer {
+        let mut answer = if wants_text(headers) {
+            content("text/plain; charset=utf-8", format!("{}\n", self.detail.replace(['\r', '\n'], " ")))
+        } else {
+            let mut answer = Response::new(Body::from(serde_json::Value::Object(self.members()).to_string()));
+            answer.headers_mut().insert(CONTENT_TYPE, PROBLEM);
+            answer.headers_mut().insert(CACHE_CONTROL, NO_CACHE);
+            answer
+        };
+        *answer.status_mut() = self.status;
+        if let Some((name, value)) = &self.header {
+            answer.headers_mut().insert(name, value.clone());
+        }
+        answer
+    }
+}
+
+impl From<&Rejection> for Problem {
+    fn from(rejection: &Rejection) -> Self {
+        let (status, what) = match rejection.kind {
+            RejectionKind::Malformed => (StatusCode::BAD_REQUEST, "the body"),
+            RejectionKind::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "the body is"),
+            RejectionKind::Invalid => (StatusCode::UNPROCESSABLE_ENTITY, "the order is not valid:"),
+        };
+        let detail = format!("{what} {}", rejection.line());
+        Self { faults: rejection.faults.clone(), ..Self::new(status, rejection.kind.code(), detail) }
+    }
+}
+
+impl From<ReadError> for Problem {
+    fn from(error: ReadError) -> Self {
+        match &error {
+            ReadError::Store(cause) => tracing::warn!(error = %crate::log::causes(cause), "read failed"),
+            ReadError::Busy | ReadError::Slow => {}
+        }
+        Self::unavailable("unavailable", error.to_string())
+    }
+}
+
+impl From<SubmitError> for Problem {
+    fn from(error: SubmitError) -> Self {
+        let code = match error {
+            SubmitError::Full => "queue_full",
+            SubmitError::Stopping => "stopping",
+        };
+        Self::unavailable(code, error.to_string())
+    }
+}
+
+/// What a write came to: a status and a small JSON body, or an error.
+pub enum Written {
+    /// 201, 200 or 409.
+    Done {
+        /// The status.
+        status: StatusCode,
+        /// The order.
+        id: OrderId,
+        /// created, updated or deleted.
+        word: &'static str,
+        /// The version the order has now.
+        version: Version,
+    },
+    /// Anything else.
+    Failed(Problem),
+}
+
+impl From<Reply> for Written {
+    fn from(reply: Reply) -> Self {
+        use crate::snapshot::Change;
+        use crate::store::Refusal;
+        match reply {
+            Reply::Stored { id, version, change } => {
+                let status = if change == Change::Created { StatusCode::CREATED } else { StatusCode::OK };
+                Self::Done { status, id, word: change.as_str(), version }
+            }
+            Reply::WasDeleted { id, version } => {
+                Self::Done { status: StatusCode::CONFLICT, id, word: "deleted", version }
+            }
+            Reply::Rejected(rejection) => Self::Failed(Problem::from(&rejection)),
+            Reply::Refused { refusal, .. } => {
+                let (status, code) = match refusal {
+                    Refusal::Unknown => (StatusCode::NOT_FOUND, "not_found"),
+                    Refusal::OtherKind => (StatusCode::UNPROCESSABLE_ENTITY, "other_kind"),
+                    Refusal::NoUser | Refusal::NoPayload => (StatusCode::UNPROCESSABLE_ENTITY, "invalid"),
+                    Refusal::KeyReused => (StatusCode::UNPROCESSABLE_ENTITY, "idempotency_key_reused"),
+                };
+                Self::Failed(Problem::new(status, code, refusal.to_string()))
+            }
+        }
+    }
+}
+
+impl Written {
+    /// The answer to a single write.
+    #[must_use]
+    pub fn answer(self, headers: &HeaderMap) -> Answer {
+        match self {
+            Self::Failed(problem) => problem.answer(headers),
+            Self::Done { status, id, word, version } => {
+                let mut answer = json(format!("{{\"order_id\":\"{id}\",\"status\":\"{word}\"}}"));
+                let head = answer.headers_mut();
+                head.insert(ETAG, version_etag(version));
+                if status == StatusCode::CREATED
+                    && let Ok(location) = HeaderValue::try_from(format!("/orders/{id}"))
+                {
+                    head.insert(LOCATION, location);
+                }
+                *answer.status_mut() = status;
+                answer
+            }
+        }
+    }
+
+    /// One line of the answer to many writes.
+    #[must_use]
+    pub fn line(self) -> String {
+        match self {
+            Self::Done { id, word, version, .. } => {
+                format!("{{\"order_id\":\"{id}\",\"status\":\"{word}\",\"version\":{version}}}\n")
+            }
+            Self::Failed(problem) => format!("{}\n", serde_json::Value::Object(problem.members())),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entity_tags_match_in_any_form() {
+        let etag = version_etag(7);
+        assert_eq!(etag, "\"7\"");
+        assert_eq!(version_etag(70_000), "\"70000\"");
+        for known in ["\"7\"", "W/\"7\"", "\"7-gzip\"", "\"1\", \"7\"", "*"] {
+            assert!(matches_etag(&HeaderValue::from_static(known), &etag), "{known}");
+        }
+        for other in ["\"77\"", "\"\"", "\"7-x\"", "\"1\",\"2\""] {
+            assert!(!matches_etag(&HeaderValue::from_static(other), &etag), "{other}");
+        }
+    }
+}

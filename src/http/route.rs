@@ -1,0 +1,188 @@
+//! Which route a request is for. Pure: a method and a path in, a route out. The paths are the contract's.
+
+use std::borrow::Cow;
+
+use hyper::Method;
+use percent_encoding::percent_decode_str;
+
+/// A route with what its path carries, still as spelled.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Route<'a> {
+    /// `GET /order/{id}`, `GET /api/orders/{id}`: the flat order.
+    Flat(Cow<'a, str>),
+    /// `GET /orders/{id}`: the wrapped order.
+    Wrapped(Cow<'a, str>),
+    /// `GET /orders/by-external/{external}`.
+    External(Cow<'a, str>),
+    /// `GET /api/orders`.
+    List,
+    /// `POST /api/orders/lookup`.
+    Lookup,
+    /// `GET /api/stats`.
+    Stats,
+    /// `POST /orders`.
+    Write,
+    /// `GET /events`.
+    Events,
+    /// `GET /health`.
+    Health,
+    /// `GET /ping`.
+    Ping,
+    /// `GET /livez`.
+    Livez,
+    /// `GET /readyz`.
+    Readyz,
+    /// `GET /metrics`.
+    Metrics,
+    /// `GET /openapi.json`, `/swagger.json`, `/swagger/…`, `/docs`, `/`, `/static/…`: what is built in.
+    Asset(&'a str),
+    /// The path is nobody's.
+    Unknown,
+    /// The path is somebody's under another method; these are allowed.
+    WrongMethod(Allow),
+}
+
+/// The methods of a path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Allow(pub &'static str);
+
+const READ: Allow = Allow("GET, HEAD, OPTIONS");
+const POST: Allow = Allow("POST, OPTIONS");
+const READ_POST: Allow = Allow("GET, HEAD, POST, OPTIONS");
+
+/// Route patterns, as metrics name them.
+pub const ENDPOINTS: &[&str] = &[
+    "/order/{id}",
+    "/orders/{id}",
+    "/orders/by-external/{external}",
+    "/api/orders",
+    "/api/orders/lookup",
+    "/api/stats",
+    "/orders",
+    "/events",
+    "/health",
+    "/ping",
+    "/livez",
+    "/readyz",
+    "/metrics",
+    "/static",
+    "other",
+];
+
+/// Methods, as metrics name them.
+pub const METHODS: &[&str] = &["GET", "HEAD", "POST", "OPTIONS", "other"];
+
+/// The index of a method in [`METHODS`].
+#[must_use]
+pub fn method_index(method: &Method) -> usize {
+    match *method {
+        Method::GET => 0,
+        Method::HEAD => 1,
+        Method::POST => 2,
+        Method::OPTIONS => 3,
+        _ => 4,
+    }
+}
+
+impl Route<'_> {
+    /// The index of the route's pattern in [`ENDPOINTS`].
+    #[must_use]
+    pub fn endpoint(&self) -> usize {
+        match self {
+            Self::Flat(_) => 0,
+            Self::Wrapped(_) => 1,
+            Self::External(_) => 2,
+            Self::List => 3,
+            Self::Lookup => 4,
+            Self::Stats => 5,
+            Self::Write => 6,
+            Self::Events => 7,
+            Self::Health => 8,
+            Self::Ping => 9,
+            Self::Livez => 10,
+            Self::Readyz => 11,
+            Self::Metrics => 12,
+            Self::Asset(_) => 13,
+            Self::Unknown | Self::WrongMethod(_) => 14,
+        }
+    }
+}
+
+/// Finds the route. `path` is the request's path without its query, not decoded.
+#[must_use]
+pub fn route<'a>(method: &Method, path: &'a str) -> Route<'a> {
+    // The hit path comes first.
+    if let Some(id) = path.strip_prefix("/order/") {
+        return read(method, Route::Flat(segment(id)));
+    }
+    if let Some(rest) = path.strip_prefix("/orders/") {
+        return match rest.strip_prefix("by-external/") {
+            Some(external) => read(method, Route::External(segment(external))),
+            None => read(method, Route::Wrapped(segment(rest))),
+        };
+    }
+    match path {
+        "/api/orders/lookup" if *method == Method::POST => return Route::Lookup,
+        // An order may be called lookup.
+        "/api/orders/lookup" if !is_read(method) => return Route::WrongMethod(READ_POST),
+        _ => {}
+    }
+    if let Some(id) = path.strip_prefix("/api/orders/") {
+        return read(method, Route::Flat(segment(id)));
+    }
+    match path {
+        "/api/orders" => read(method, Route::List),
+        "/orders" if *method == Method::POST => Route::Write,
+        "/orders" => Route::WrongMethod(POST),
+        "/api/stats" => read(method, Route::Stats),
+        "/events" => read(method, Route::Events),
+        "/health" => read(method, Route::Health),
+        "/ping" => read(method, Route::Ping),
+        "/livez" => read(method, Route::Livez),
+        "/readyz" => read(method, Route::Readyz),
+        "/metrics" => read(method, Route::Metrics),
+        _ if super::page::is_asset(path) => read(method, Route::Asset(path)),
+        _ => Route::Unknown,
+    }
+}
+
+fn is_read(method: &Method) -> bool {
+    *method == Method::GET || *method == Method::HEAD
+}
+
+fn read<'a>(method: &Method, route: Route<'a>) -> Route<'a> {
+    if is_read(method) { route } else { Route::WrongMethod(READ) }
+}
+
+/// One path segment, percent-decoded where it needs to be. What is not UTF-8 then is no id either, and is caught there.
+fn segment(raw: &str) -> Cow<'_, str> {
+    if raw.as_bytes().contains(&b'%') { percent_decode_str(raw).decode_utf8_lossy() } else { Cow::Borrowed(raw) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn routes() {
+        let get = |path| route(&Method::GET, path);
+        assert_eq!(get("/order/a"), Route::Flat("a".into()));
+        assert_eq!(get("/api/orders/a%3Ab"), Route::Flat("a:b".into()));
+        assert_eq!(get("/orders/a"), Route::Wrapped("a".into()));
+        assert_eq!(get("/orders/"), Route::Wrapped("".into()));
+        assert_eq!(get("/orders/by-external/x%20y"), Route::External("x y".into()));
+        assert_eq!(get("/orders"), Route::WrongMethod(POST));
+        assert_eq!(get("/order"), Route::Unknown);
+        assert_eq!(get("/api/orders/lookup"), Route::Flat("lookup".into()));
+        assert_eq!(route(&Method::POST, "/api/orders/lookup"), Route::Lookup);
+        assert_eq!(route(&Method::DELETE, "/api/orders/lookup"), Route::WrongMethod(READ_POST));
+        assert_eq!(route(&Method::DELETE, "/order/a"), Route::WrongMethod(READ));
+        assert_eq!(get("/nobody"), Route::Unknown);
+    }
+
+    #[test]
+    fn every_endpoint_has_a_name() {
+        assert_eq!(Route::Unknown.endpoint(), ENDPOINTS.len() - 1);
+        assert_eq!(method_index(&Method::PUT), METHODS.len() - 1);
+    }
+}

@@ -1,0 +1,209 @@
+//! Writing orders: one by one, or many as lines. Hands bytes to the inbox and waits; never looks inside them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use hyper::header::{HeaderMap, HeaderName};
+use hyper::{Request, StatusCode};
+use sha2::{Digest, Sha256};
+use tokio::sync::{mpsc, oneshot};
+
+use super::orders::{ndjson, read_body};
+use super::respond::{Answer, Problem, Written};
+use super::{Api, content_type};
+use crate::record::{Idempotency, Rejection, RejectionKind};
+use crate::source::inbox::{Inbox, Reply};
+use crate::store::Store;
+
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+/// Lines of one request that may wait for their result. Enough to fill batches, small beside the queue.
+const LINES_MAX: usize = 1024;
+/// Result lines are sent in pieces of about this size.
+const RESULT_BYTES: usize = 16 << 10;
+
+/// `POST /orders`
+pub async fn write<T: Store>(api: Arc<Api<T>>, request: Request<Incoming>) -> Result<Answer, Problem> {
+    match content_type(request.headers()) {
+        Some("application/x-ndjson" | "application/ndjson" | "application/jsonl") => return Ok(many(&api, request)),
+        None | Some("application/json" | "text/json") => {}
+        Some(kind) if kind.starts_with("application/") && kind.ends_with("+json") => {}
+        Some(_) => {
+            let detail = "send an order as application/json, or many as application/x-ndjson";
+            return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", detail));
+        }
+    }
+    let headers = request.headers().clone();
+    let key = idempotency_key(&headers)?;
+    let body = read_body(request.into_body(), api.config.order_bytes_max, api.config.body_time).await?;
+    let idempotency = key.map(|key| Idempotency { key, digest: Sha256::digest(&body).into() });
+    let reply = api.inbox.submit(body, idempotency)?;
+    let reply = tokio::time::timeout(api.config.write_wait, reply).await.map_err(|_| undecided())?;
+    Ok(reply.map_or_else(|_| Written::Failed(lost()), Written::from).answer(&headers))
+}
+
+fn idempotency_key(headers: &HeaderMap) -> Result<Option<Box<str>>, Problem> {
+    let Some(key) = headers.get(IDEMPOTENCY_KEY) else { return Ok(None) };
+    let legal = |key: &&str| (1..=255).contains(&key.len());
+    match key.to_str().ok().filter(legal) {
+        Some(key) => Ok(Some(key.into())),
+        None => {
+            let detail = "Idempotency-Key must be 1 to 255 visible ASCII characters";
+            Err(Problem::bad_request("invalid_idempotency_key", detail))
+        }
+    }
+}
+
+fn undecided() -> Problem {
+    let detail = "the order was taken but is not durable yet; send it again with the same Idempotency-Key to be sure";
+    Problem::unavailable("timeout", detail)
+}
+
+fn lost() -> Problem {
+    Problem::unavailable("stopping", "the service stopped before the order was durable; send it again")
+}
+
+/// `POST /orders` with one order a line: a result line for each, in order, as they become durable.
+fn many<T: Store>(api: &Api<T>, request: Request<Incoming>) -> Answer {
+    let (results, chunks) = mpsc::channel(4);
+    let (waiting, replies) = mpsc::channel(LINES_MAX);
+    let lines = Lines {
+        body: request.into_body(),
+        buffer: BytesMut::new(),
+        line_bytes_max: api.config.order_bytes_max,
+        chunk_time: api.config.body_time,
+        is_ended: false,
+        is_skipping: false,
+    };
+    tokio::spawn(take_lines(lines, api.inbox.clone(), waiting));
+    tokio::spawn(give_results(replies, results, api.config.write_wait));
+    ndjson(chunks)
+}
+
+/// A line's result, or what will become it.
+enum Pending {
+    Reply(oneshot::Receiver<Reply>),
+    Failed(Problem),
+}
+
+async fn take_lines(mut lines: Lines, inbox: Inbox, waiting: mpsc::Sender<Pending>) {
+    loop {
+        let pending = match lines.next().await {
+            Ok(None) => return,
+            Ok(Some(line)) => match inbox.submit_when_free(line).await {
+                Ok(reply) => Pending::Reply(reply),
+                Err(error) => Pending::Failed(error.into()),
+            },
+            Err(LineError::Long) => {
+                let message = format!("larger than {} bytes", lines.line_bytes_max);
+                Pending::Failed(Problem::from(&Rejection::whole(RejectionKind::TooLarge, message)))
+            }
+            Err(LineError::Broken(problem)) => {
+                // The rest of the request is unreadable: say so on a last line.
+                let _ = waiting.send(Pending::Failed(problem)).await;
+                return;
+            }
+        };
+        if waiting.send(pending).await.is_err() {
+            return; // the client hung up; what was taken is stored all the same
+        }
+    }
+}
+
+async fn give_results(mut replies: mpsc::Receiver<Pending>, results: mpsc::Sender<Bytes>, wait: Duration) {
+    let mut text = String::new();
+    while let Some(pending) = replies.recv().await {
+        let written = match pending {
+            Pending::Failed(problem) => Written::Failed(problem),
+            Pending::Reply(reply) => match tokio::time::timeout(wait, reply).await {
+                Ok(Ok(reply)) => reply.into(),
+                Ok(Err(_)) => Written::Failed(lost()),
+                Err(_) => Written::Failed(undecided()),
+            },
+        };
+        text.push_str(&written.line());
+        if (text.len() >= RESULT_BYTES || replies.is_empty())
+            && results.send(std::mem::take(&mut text).into()).await.is_err()
+        {
+            return;
+        }
+    }
+    if !text.is_empty() {
+        let _ = results.send(text.into()).await;
+    }
+}
+
+/// Cuts a request body into lines as it arrives.
+struct Lines {
+    body: Incoming,
+    buffer: BytesMut,
+    line_bytes_max: usize,
+    chunk_time: Duration,
+    is_ended: bool,
+    /// The line at hand was too long; what is left of it is passed by.
+    is_skipping: bool,
+}
+
+enum LineError {
+    Long,
+    Broken(Problem),
+}
+
+impl Lines {
+    /// The next line that is not blank.
+    async fn next(&mut self) -> Result<Option<Bytes>, LineError> {
+        let mut searched = 0;
+        loop {
+            if let Some(at) = memchr::memchr(b'\n', &self.buffer[searched..]) {
+                let line = self.buffer.split_to(searched + at + 1).freeze();
+                searched = 0;
+                let is_rest = std::mem::take(&mut self.is_skipping);
+                if !is_rest && let Some(line) = self.whole(line.slice(..line.len() - 1))? {
+                    return Ok(Some(line));
+                }
+                continue;
+            }
+            searched = self.buffer.len();
+            if searched > self.line_bytes_max {
+                self.buffer.clear();
+                searched = 0;
+                if !std::mem::replace(&mut self.is_skipping, true) {
+                    return Err(LineError::Long);
+                }
+            }
+            if self.is_ended {
+                let rest = self.buffer.split().freeze();
+                return if self.is_skipping { Ok(None) } else { self.whole(rest) };
+            }
+            self.read().await?;
+        }
+    }
+
+    fn whole(&self, line: Bytes) -> Result<Option<Bytes>, LineError> {
+        match line.len() {
+            _ if line.iter().all(u8::is_ascii_whitespace) => Ok(None),
+            len if len > self.line_bytes_max => Err(LineError::Long),
+            _ => Ok(Some(line)),
+        }
+    }
+
+    async fn read(&mut self) -> Result<(), LineError> {
+        let frame = tokio::time::timeout(self.chunk_time, self.body.frame()).await.map_err(|_| {
+            LineError::Broken(Problem::new(StatusCode::REQUEST_TIMEOUT, "timeout", "the next line did not arrive in time"))
+        })?;
+        match frame {
+            None => self.is_ended = true,
+            Some(Ok(frame)) => {
+                if let Ok(data) = frame.into_data() {
+                    self.buffer.extend_from_slice(&data);
+                }
+            }
+            Some(Err(_)) => {
+                return Err(LineError::Broken(Problem::bad_request("malformed", "the body ended early")));
+            }
+        }
+        Ok(())
+    }
+}

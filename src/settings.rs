@@ -1,0 +1,290 @@
+//! Flags, environment, files and defaults become an [`app::Config`]. The only reader of any of them.
+
+mod parse;
+mod table;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use clap::parser::ValueSource;
+use clap::{Arg, ArgAction, ArgMatches, Command};
+
+use crate::app;
+pub use table::{SETTINGS, Setting};
+
+/// Where a setting's value was found, strongest first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    /// A flag on the command line.
+    Flag,
+    /// An environment variable, or a line of `.env`.
+    Environment(String),
+    /// A key of the settings file.
+    File(PathBuf),
+    /// Nowhere.
+    Default,
+}
+
+/// The outside world, as far as settings go. Tests make one up.
+#[derive(Debug, Clone, Default)]
+pub struct Outside {
+    /// Environment variables, with those of `.env` that the environment does not have.
+    pub environment: BTreeMap<String, String>,
+}
+
+impl Outside {
+    /// The process's environment and the `.env` file of the working directory.
+    ///
+    /// # Errors
+    /// When there is a `.env` that cannot be read.
+    pub fn of_process() -> Result<Self, Wrong> {
+        let mut environment = BTreeMap::new();
+        match dotenvy::from_filename_iter(".env") {
+            Err(error) if error.not_found() => {}
+            Err(error) => return Err(Wrong::one(".env", error.to_string())),
+            Ok(lines) => {
+                for line in lines {
+                    let (name, value) = line.map_err(|error| Wrong::one(".env", error.to_string()))?;
+                    environment.insert(name, value);
+                }
+            }
+        }
+        environment.extend(std::env::vars_os().filter_map(|(name, value)| {
+            Some((name.into_string().ok()?, value.into_string().ok()?))
+        }));
+        Ok(Self { environment })
+    }
+}
+
+/// Settings that cannot be used: a line for each.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{}", .0.join("\n"))]
+pub struct Wrong(pub Vec<String>);
+
+impl Wrong {
+    fn one(place: &str, what: impl std::fmt::Display) -> Self {
+        Self(vec![format!("{place}: {what}")])
+    }
+}
+
+/// A setting's value as text, and where it was found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// The setting.
+    pub key: &'static str,
+    /// Its values; several only where a setting may be repeated.
+    pub values: Vec<String>,
+    /// Where they are from.
+    pub origin: Origin,
+}
+
+/// The settings as they will be used, and where each is from.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// What the service is built from.
+    pub config: app::Config,
+    /// Every setting, in the order of the table.
+    pub found: Vec<Found>,
+}
+
+impl Settings {
+    /// Puts all sources together: flags over environment over file over defaults.
+    ///
+    /// # Errors
+    /// [`Wrong`] names every setting that cannot be used.
+    pub fn load(flags: &ArgMatches, outside: &Outside) -> Result<Self, Wrong> {
+        let mut wrong = Vec::new();
+        let path = flag(flags, "config").pop().or_else(|| outside.environment.get("CONFIG_PATH").cloned());
+        let file = match path.filter(|path| !path.is_empty()) {
+            None => File::default(),
+            Some(path) => File::read(Path::new(&path)).unwrap_or_else(|error| {
+                wrong.extend(error.0);
+                File::default()
+            }),
+        };
+        wrong.extend(file.unknown());
+        let mut config = app::Config::default();
+        let mut found = Vec::new();
+        for setting in SETTINGS {
+            match look_up(setting, flags, outside, &file) {
+                Err(error) => wrong.extend(error.0),
+                Ok(value) => {
+                    if value.origin != Origin::Default
+                        && let Err(message) = (setting.apply)(&mut config, &value.values)
+                    {
+                        wrong.push(format!("{}: {message}", place(setting, &value.origin)));
+                    }
+                    found.push(value);
+                }
+            }
+        }
+        wrong.extend(table::contradictions(&config));
+        if wrong.is_empty() { Ok(Self { config, found }) } else { Err(Wrong(wrong)) }
+    }
+
+    /// The settings as a TOML file that would bring them about, each with where it is from. Secrets are masked.
+    #[must_use]
+    pub fn print(&self) -> String {
+        let mut text = String::new();
+        for (setting, found) in SETTINGS.iter().zip(&self.found) {
+            if found.origin == Origin::Default && setting.default.is_empty() {
+                text.push_str(&format!("# {} is not set\n", setting.key));
+                continue;
+            }
+            let values: Vec<String> = match (&found.origin, setting.is_secret) {
+                (Origin::Default, _) => setting.default.split(' ').map(str::to_owned).collect(),
+                (_, true) => vec!["********".into()],
+                _ => found.values.clone(),
+            };
+            let quoted: Vec<String> =
+                values.iter().filter(|value| !value.is_empty()).map(|value| toml_string(value)).collect();
+            let value = match quoted.as_slice() {
+                [one] if !setting.is_repeated => one.clone(),
+                [] if !setting.is_repeated => "\"\"".into(),
+                _ => format!("[{}]", quoted.join(", ")),
+            };
+            let origin = match &found.origin {
+                Origin::Flag => format!("--{}", setting.flag),
+                Origin::Environment(name) => name.clone(),
+                Origin::File(path) => path.display().to_string(),
+                Origin::Default => "default".into(),
+            };
+            text.push_str(&format!("{} = {value}  # {origin}\n", setting.key));
+        }
+        text
+    }
+}
+
+fn toml_string(value: &str) -> String {
+    toml::Value::String(value.to_owned()).to_string()
+}
+
+/// Adds every setting as a flag.
+#[must_use]
+pub fn with_flags(command: Command) -> Command {
+    let config = Arg::new("config").long("config").value_name("FILE").help("Settings file, TOML or YAML [env: CONFIG_PATH]");
+    SETTINGS.iter().fold(command.arg(config), |command, setting| {
+        let mut help = setting.help.to_owned();
+        if !setting.default.is_empty() {
+            help.push_str(&format!(" [default: {}]", setting.default));
+        }
+        if let Some(name) = setting.env.first() {
+            help.push_str(&format!(" [env: {name}]"));
+        }
+        let action = if setting.is_repeated { ArgAction::Append } else { ArgAction::Set };
+        let arg = Arg::new(setting.key)
+            .long(setting.flag)
+            .value_name(setting.value)
+            .help(help)
+            .action(action)
+            .hide_short_help(setting.is_detail);
+        command.arg(if setting.is_detail { arg.help_heading("Limits and details") } else { arg })
+    })
+}
+
+fn look_up(setting: &Setting, flags: &ArgMatches, outside: &Outside, file: &File) -> Result<Found, Wrong> {
+    let values = flag(flags, setting.key);
+    if !values.is_empty() {
+        return Ok(Found { key: setting.key, values, origin: Origin::Flag });
+    }
+    for &name in setting.env {
+        if let Some(value) = outside.environment.get(name).filter(|value| !value.is_empty()) {
+            let origin = Origin::Environment(name.to_owned());
+            let values = if setting.is_repeated {
+                value.split([',', ' ']).filter(|part| !part.is_empty()).map(str::to_owned).collect()
+            } else {
+                vec![value.clone()]
+            };
+            return Ok(Found { key: setting.key, values, origin });
+        }
+        let by_file = format!("{name}_FILE");
+        if let Some(path) = outside.environment.get(&by_file).filter(|_| setting.is_secret) {
+            let value = std::fs::read_to_string(path).map_err(|error| Wrong::one(&by_file, format!("{path}: {error}")))?;
+            let values = vec![value.trim_end().to_owned()];
+            return Ok(Found { key: setting.key, values, origin: Origin::Environment(by_file) });
+        }
+    }
+    if let Some(values) = file.values.get(setting.key) {
+        return Ok(Found { key: setting.key, values: values.clone(), origin: Origin::File(file.path.clone()) });
+    }
+    Ok(Found { key: setting.key, values: Vec::new(), origin: Origin::Default })
+}
+
+/// The values a flag was given, before or after the subcommand; the later place is the stronger one.
+fn flag(flags: &ArgMatches, key: &str) -> Vec<String> {
+    let inner = flags.subcommand().map(|(_, inner)| flag(inner, key)).unwrap_or_default();
+    if !inner.is_empty() || flags.try_contains_id(key).is_err() {
+        return inner;
+    }
+    if flags.value_source(key) != Some(ValueSource::CommandLine) {
+        return Vec::new();
+    }
+    flags.get_many::<String>(key).into_iter().flatten().cloned().collect()
+}
+
+fn place(setting: &Setting, origin: &Origin) -> String {
+    match origin {
+        Origin::Flag | Origin::Default => format!("--{}", setting.flag),
+        Origin::Environment(name) => name.clone(),
+        Origin::File(path) => format!("{}: {}", path.display(), setting.key),
+    }
+}
+
+/// A settings file: `[http]` with `idle_time = "75s"` is the key `http.idle_time`.
+#[derive(Debug, Default)]
+struct File {
+    path: PathBuf,
+    values: BTreeMap<String, Vec<String>>,
+}
+
+impl File {
+    fn read(path: &Path) -> Result<Self, Wrong> {
+        let place = path.display().to_string();
+        let text = std::fs::read_to_string(path).map_err(|error| Wrong::one(&place, error))?;
+        let is_yaml = path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml");
+        let tree: serde_json::Value = if is_yaml {
+            serde_saphyr::from_str(&text).map_err(|error| Wrong::one(&place, error))?
+        } else {
+            toml::from_str(&text).map_err(|error| Wrong::one(&place, error))?
+        };
+        let mut values = BTreeMap::new();
+        flatten("", &tree, &mut values).map_err(|message| Wrong::one(&place, message))?;
+        Ok(Self { path: path.to_owned(), values })
+    }
+
+    fn unknown(&self) -> Vec<String> {
+        let is_known = |key: &str| SETTINGS.iter().any(|setting| setting.key == key);
+        let unknown = self.values.keys().filter(|key| !is_known(key));
+        unknown.map(|key| format!("{}: {key}: there is no such setting", self.path.display())).collect()
+    }
+}
+
+fn flatten(key: &str, tree: &serde_json::Value, into: &mut BTreeMap<String, Vec<String>>) -> Result<(), String> {
+    use serde_json::Value;
+    let text = |value: &Value| match value {
+        Value::String(text) => Ok(text.clone()),
+        Value::Number(number) => Ok(number.to_string()),
+        Value::Bool(flag) => Ok(flag.to_string()),
+        Value::Null => Ok(String::new()),
+        Value::Array(_) | Value::Object(_) => Err(format!("{key}: must be a value or a list of values")),
+    };
+    match tree {
+        Value::Object(members) => {
+            for (name, value) in members {
+                let key = if key.is_empty() { name.clone() } else { format!("{key}.{name}") };
+                flatten(&key, value, into)?;
+            }
+        }
+        Value::Array(values) => {
+            into.insert(key.to_owned(), values.iter().map(text).collect::<Result<_, _>>()?);
+        }
+        Value::Null if key.is_empty() => {}
+        value => {
+            into.insert(key.to_owned(), vec![text(value)?]);
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,392 @@
+//! Every setting: its key, flag, environment variables, default and what it sets.
+
+use std::path::PathBuf;
+
+use hyper::header::HeaderValue;
+
+use super::parse::{address, bytes, count, duration};
+use crate::app::Config;
+
+/// One setting.
+pub struct Setting {
+    /// Its key in a settings file.
+    pub key: &'static str,
+    /// Its flag, without the dashes.
+    pub flag: &'static str,
+    /// Its environment variables, the first one the preferred, the others for users of the older services.
+    pub env: &'static [&'static str],
+    /// What its value is, for the help.
+    pub value: &'static str,
+    /// What it is for.
+    pub help: &'static str,
+    /// Its default as text; empty when there is none.
+    pub default: &'static str,
+    /// May be given several times.
+    pub is_repeated: bool,
+    /// Never shown, and readable from the file that `…_FILE` names.
+    pub is_secret: bool,
+    /// Shown by `--help` only, not by `-h`.
+    pub is_detail: bool,
+    /// Sets it; the error says what is wrong with the value.
+    pub apply: fn(&mut Config, &[String]) -> Result<(), String>,
+}
+
+const PLAIN: Setting = Setting {
+    key: "",
+    flag: "",
+    env: &[],
+    value: "",
+    help: "",
+    default: "",
+    is_repeated: false,
+    is_secret: false,
+    is_detail: false,
+    apply: |_, _| Ok(()),
+};
+const DETAIL: Setting = Setting { is_detail: true, ..PLAIN };
+
+/// The one value of a setting that is not repeated.
+fn one(values: &[String]) -> Result<&str, String> {
+    match values {
+        [value] => Ok(value),
+        _ => Err("takes one value".into()),
+    }
+}
+
+/// Every setting there is.
+pub const SETTINGS: &[Setting] = &[
+    Setting {
+        key: "listen",
+        flag: "listen",
+        env: &["ORDER_LISTEN", "HTTP_SERVER_ADDR", "API_PORT", "HTTP_PORT"],
+        value: "ADDR",
+        help: "Address to answer on; may repeat",
+        default: "127.0.0.1:8080",
+        is_repeated: true,
+        apply: |config, values| {
+            config.http.listen = values.iter().map(|value| address(value)).collect::<Result<_, _>>()?;
+            if config.http.listen.is_empty() { Err("needs at least one address".into()) } else { Ok(()) }
+        },
+        ..PLAIN
+    },
+    Setting {
+        key: "admin",
+        flag: "admin",
+        env: &["ORDER_ADMIN"],
+        value: "ADDR",
+        help: "Address for metrics and health besides, on a thread of its own",
+        apply: |config, values| Ok(config.admin = Some(address(one(values)?)?)),
+        ..PLAIN
+    },
+    Setting {
+        key: "data",
+        flag: "data",
+        env: &["ORDER_DATA"],
+        value: "DIR",
+        help: "Directory of the embedded store",
+        default: "data",
+        apply: |config, values| Ok(config.store.dir = PathBuf::from(one(values)?)),
+        ..PLAIN
+    },
+    Setting {
+        key: "sample",
+        flag: "sample",
+        env: &["ORDER_SAMPLE"],
+        value: "N",
+        help: "Start with N generated orders when the store is empty",
+        default: "0",
+        apply: |config, values| Ok(config.sample = count(one(values)?, 0)? as u64),
+        ..PLAIN
+    },
+    Setting {
+        key: "profile",
+        flag: "profile",
+        env: &["ORDER_PROFILE"],
+        value: "PROFILE",
+        help: "How strictly orders are checked: lenient, wb or strict",
+        default: "wb",
+        apply: |config, values| Ok(config.ingest.profile = one(values)?.parse().map_err(str::to_owned)?),
+        ..PLAIN
+    },
+    Setting {
+        key: "log.format",
+        flag: "log",
+        env: &["ORDER_LOG"],
+        value: "FORMAT",
+        help: "Log lines as json or text",
+        default: "text",
+        apply: |config, values| Ok(config.log = one(values)?.parse().map_err(str::to_owned)?),
+        ..PLAIN
+    },
+    Setting {
+        key: "log.level",
+        flag: "log-level",
+        env: &["ORDER_LOG_LEVEL", "LOG_LEVEL"],
+        value: "LEVEL",
+        help: "Least level of log lines: error, warn, info, debug, trace, or tracing directives",
+        default: "info",
+        apply: |config, values| {
+            let filter = one(values)?;
+            tracing_subscriber::EnvFilter::try_new(filter).map_err(|error| format!("{filter:?}: {error}"))?;
+            Ok(config.log_filter = filter.to_owned())
+        },
+        ..PLAIN
+    },
+    Setting {
+        key: "threads",
+        flag: "threads",
+        env: &["ORDER_THREADS"],
+        value: "N",
+        help: "Threads that serve requests; as many as there are cores when not set",
+        apply: |config, values| Ok(config.threads = Some(count(one(values)?, 1)?)),
+        ..DETAIL
+    },
+    Setting {
+        key: "grace",
+        flag: "grace",
+        env: &["ORDER_GRACE"],
+        value: "TIME",
+        help: "How long a stop may take",
+        default: "30s",
+        apply: |config, values| Ok(config.grace = duration(one(values)?)?),
+        ..DETAIL
+    },
+    Setting {
+        key: "order_bytes_max",
+        flag: "order-bytes-max",
+        env: &["ORDER_BYTES_MAX"],
+        value: "BYTES",
+        help: "Largest order",
+        default: "1MiB",
+        apply: |config, values| {
+            let bytes = bytes(one(values)?)?;
+            config.ingest.order_bytes_max = bytes;
+            config.http.order_bytes_max = bytes;
+            Ok(())
+        },
+        ..DETAIL
+    },
+    Setting {
+        key: "list.max",
+        flag: "list-max",
+        env: &["ORDER_LIST_MAX"],
+        value: "N",
+        help: "Orders in a list",
+        default: "1000",
+        apply: |config, values| Ok(config.cache.list_max = count(one(values)?, 1)?),
+        ..DETAIL
+    },
+    Setting {
+        key: "list.refresh",
+        flag: "list-refresh",
+        env: &["ORDER_LIST_REFRESH"],
+        value: "TIME",
+        help: "Least time between two makings of the list",
+        default: "5ms",
+        apply: |config, values| Ok(config.cache.list_refresh = duration(one(values)?)?),
+        ..DETAIL
+    },
+    Setting {
+        key: "batch.rows_max",
+        flag: "batch-rows-max",
+        env: &["ORDER_BATCH_ROWS_MAX"],
+        value: "N",
+        help: "Orders committed together",
+        default: "1000",
+        apply: |config, values| Ok(config.ingest.batch.batch_rows_max = count(one(values)?, 1)?),
+        ..DETAIL
+    },
+    Setting {
+        key: "batch.bytes_max",
+        flag: "batch-bytes-max",
+        env: &["ORDER_BATCH_BYTES_MAX"],
+        value: "BYTES",
+        help: "Bytes of orders committed together",
+        default: "16MiB",
+        apply: |config, values| Ok(config.ingest.batch.batch_bytes_max = bytes(one(values)?)?),
+        ..DETAIL
+    },
+    Setting {
+        key: "queue.rows_max",
+        flag: "queue-rows-max",
+        env: &["ORDER_QUEUE_ROWS_MAX"],
+        value: "N",
+        help: "Orders that may wait to be taken up; more are answered 503",
+        default: "4096",
+        apply: |config, values| Ok(config.inbox.queue_rows_max = count(one(values)?, 1)?),
+        ..DETAIL
+    },
+    Setting {
+        key: "queue.bytes_max",
+        flag: "queue-bytes-max",
+        env: &["ORDER_QUEUE_BYTES_MAX"],
+        value: "BYTES",
+        help: "Bytes of orders that may wait for their answer; more are answered 503",
+        default: "64MiB",
+        apply: |config, values| Ok(config.inbox.queue_bytes_max = bytes(one(values)?)?),
+        ..DETAIL
+    },
+    Setting {
+        key: "http.connections_max",
+        flag: "http-connections-max",
+        env: &["ORDER_HTTP_CONNECTIONS_MAX"],
+        value: "N",
+        help: "Connections at once; beyond it the longest idle make room",
+        default: "20000",
+        apply: |config, values| Ok(config.http.connections_max = count(one(values)?, 1)?),
+        ..DETAIL
+    },
+    Setting {
+        key: "http.header_bytes_max",
+        flag: "http-header-bytes-max",
+        env: &["ORDER_HTTP_HEADER_BYTES_MAX"],
+        value: "BYTES",
+        help: "Largest head of a request, at least 8KiB",
+        default: "16KiB",
+        apply: |config, values| {
+            let bytes = bytes(one(values)?)?;
+            config.http.header_bytes_max = bytes;
+            if bytes < 8192 { Err("must be at least 8KiB".into()) } else { Ok(()) }
+        },
+        ..DETAIL
+    },
+    Setting {
+        key: "http.headers_max",
+        flag: "http-headers-max",
+        env: &["ORDER_HTTP_HEADERS_MAX"],
+        value: "N",
+        help: "Header fields of a request",
+        default: "64",
+        apply: |config, values| Ok(config.http.headers_max = count(one(values)?, 8)?),
+        ..DETAIL
+    },
+    Setting {
+        key: "http.header_time",
+        flag: "http-header-time",
+        env: &["ORDER_HTTP_HEADER_TIME"],
+        value: "TIME",
+        help: "Time for the head of a request",
+        default: "10s",
+        apply: |config, values| Ok(config.http.limits.header_time = duration(one(values)?)?),
+        ..DETAIL
+    },
+    Setting {
+        key: "http.idle_time",
+        flag: "http-idle-time",
+        env: &["ORDER_HTTP_IDLE_TIME"],
+        value: "TIME",
+        help: "Time between two requests of a connection",
+        default: "75s",
+        apply: |config, values| Ok(config.http.limits.idle_time = duration(one(values)?)?),
+        ..DETAIL
+    },
+    Setting {
+        key: "http.body_time",
+        flag: "http-body-time",
+        env: &["ORDER_HTTP_BODY_TIME"],
+        value: "TIME",
+        help: "Time for the body of a request, or for the next piece of a streamed one",
+        default: "20s",
+        apply: |config, values| Ok(config.http.body_time = duration(one(values)?)?),
+        ..DETAIL
+    },
+    Setting {
+        key: "http.write_time",
+        flag: "http-write-time",
+        env: &["ORDER_HTTP_WRITE_TIME"],
+        value: "TIME",
+        help: "Time for a client to take up anything at all of an answer",
+        default: "30s",
+        apply: |config, values| Ok(config.http.limits.write_time = duration(one(values)?)?),
+        ..DETAIL
+    },
+    Setting {
+        key: "http.commit_wait",
+        flag: "http-commit-wait",
+        env: &["ORDER_HTTP_COMMIT_WAIT"],
+        value: "TIME",
+        help: "How long a write may wait to become durable before it is answered 503",
+        default: "10s",
+        apply: |config, values| Ok(config.http.write_wait = duration(one(values)?)?),
+        ..DETAIL
+    },
+    Setting {
+        key: "http.cors_origin",
+        flag: "http-cors-origin",
+        env: &["ORDER_HTTP_CORS_ORIGIN"],
+        value: "ORIGIN",
+        help: "Who may read from a browser elsewhere: *, an origin, or none",
+        default: "*",
+        apply: |config, values| {
+            let origin = one(values)?;
+            config.http.cors_origin = match origin {
+                "none" => None,
+                origin => Some(HeaderValue::from_str(origin).map_err(|_| format!("{origin:?} is no origin"))?),
+            };
+            Ok(())
+        },
+        ..DETAIL
+    },
+    Setting {
+        key: "events.streams_max",
+        flag: "events-streams-max",
+        env: &["ORDER_EVENTS_STREAMS_MAX"],
+        value: "N",
+        help: "Event streams at once",
+        default: "2000",
+        apply: |config, values| Ok(config.http.streams_max = count(one(values)?, 0)?),
+        ..DETAIL
+    },
+    Setting {
+        key: "events.kept_max",
+        flag: "events-kept-max",
+        env: &["ORDER_EVENTS_KEPT_MAX"],
+        value: "N",
+        help: "Changes kept for event streams that were away",
+        default: "16384",
+        apply: |config, values| Ok(config.cache.feed_events_max = count(one(values)?, 1)?),
+        ..DETAIL
+    },
+    Setting {
+        key: "events.heartbeat",
+        flag: "events-heartbeat",
+        env: &["ORDER_EVENTS_HEARTBEAT"],
+        value: "TIME",
+        help: "How often a quiet event stream says that it is alive",
+        default: "15s",
+        apply: |config, values| Ok(config.http.heartbeat = duration(one(values)?)?),
+        ..DETAIL
+    },
+    Setting {
+        key: "read.loads_max",
+        flag: "read-loads-max",
+        env: &["ORDER_READ_LOADS_MAX"],
+        value: "N",
+        help: "Reads of the store at once; more are answered 503",
+        default: "64",
+        apply: |config, values| Ok(config.read.loads_max = count(one(values)?, 1)?),
+        ..DETAIL
+    },
+    Setting {
+        key: "read.version_wait",
+        flag: "read-version-wait",
+        env: &["ORDER_READ_VERSION_WAIT"],
+        value: "TIME",
+        help: "How long a read with X-Min-Version waits before the store is asked",
+        default: "200ms",
+        apply: |config, values| Ok(config.read.version_wait = duration(one(values)?)?),
+        ..DETAIL
+    },
+];
+
+/// What single settings cannot see.
+pub fn contradictions(config: &Config) -> Vec<String> {
+    let mut wrong = Vec::new();
+    if config.inbox.queue_bytes_max < config.ingest.order_bytes_max {
+        wrong.push("queue.bytes_max: must be at least order_bytes_max, or the largest orders never get in".into());
+    }
+    if config.admin.is_some_and(|admin| config.http.listen.contains(&admin)) {
+        wrong.push("admin: must be another address than listen".into());
+    }
+    wrong
+}

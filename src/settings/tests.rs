@@ -1,0 +1,82 @@
+use super::*;
+
+fn load(flags: &[&str], environment: &[(&str, &str)]) -> Result<Settings, Wrong> {
+    let command = with_flags(Command::new("test")).subcommand(with_flags(Command::new("serve")));
+    let matches = command.try_get_matches_from(std::iter::once(&"test").chain(flags)).unwrap();
+    let environment = environment.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
+    Settings::load(&matches, &Outside { environment })
+}
+
+fn listen(flags: &[&str], environment: &[(&str, &str)]) -> Vec<String> {
+    load(flags, environment).unwrap().config.http.listen.iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn the_defaults_of_the_table_are_those_of_the_code() {
+    let defaults = load(&[], &[]).unwrap().config;
+    let mut applied = app::Config::default();
+    for setting in SETTINGS.iter().filter(|setting| !setting.default.is_empty()) {
+        let values: Vec<String> = setting.default.split(' ').map(str::to_owned).collect();
+        (setting.apply)(&mut applied, &values).unwrap();
+    }
+    assert_eq!(format!("{defaults:?}"), format!("{applied:?}"));
+}
+
+#[test]
+fn flags_beat_the_environment_which_beats_the_file_which_beats_defaults() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("order.toml");
+    std::fs::write(&file, "listen = [\"127.0.0.1:3\"]\n[http]\nidle_time = \"5s\"\n").unwrap();
+    let file = file.to_str().unwrap();
+    assert_eq!(listen(&[], &[]), ["127.0.0.1:8080"]);
+    assert_eq!(listen(&["--config", file], &[]), ["127.0.0.1:3"]);
+    assert_eq!(listen(&["--config", file], &[("ORDER_LISTEN", "127.0.0.1:2")]), ["127.0.0.1:2"]);
+    let flags = ["--config", file, "--listen", "127.0.0.1:1", "--listen", "[::1]:1"];
+    assert_eq!(listen(&flags, &[("ORDER_LISTEN", "127.0.0.1:2")]), ["127.0.0.1:1", "[::1]:1"]);
+    assert_eq!(listen(&["--listen", "127.0.0.1:5", "serve", "--listen", "127.0.0.1:6"], &[]), ["127.0.0.1:6"]);
+    let idle = load(&[], &[("CONFIG_PATH", file)]).unwrap().config.http.limits.idle_time;
+    assert_eq!(idle.as_secs(), 5);
+}
+
+#[test]
+fn yaml_is_read_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("order.yaml");
+    std::fs::write(&file, "listen:\n  - 127.0.0.1:3\nhttp:\n  header_time: 3s\nlog:\n  format: json\n").unwrap();
+    let settings = load(&["--config", file.to_str().unwrap()], &[]).unwrap();
+    assert_eq!(settings.config.http.limits.header_time.as_secs(), 3);
+    assert!(settings.print().contains("log.format = \"json\"  # "), "{}", settings.print());
+}
+
+#[test]
+fn names_of_the_older_services_are_understood() {
+    assert_eq!(listen(&[], &[("API_PORT", "8090")]), ["0.0.0.0:8090"]);
+    assert_eq!(listen(&[], &[("HTTP_SERVER_ADDR", ":8091")]), ["0.0.0.0:8091"]);
+    assert_eq!(listen(&[], &[("ORDER_LISTEN", "127.0.0.1:1,127.0.0.1:2")]), ["127.0.0.1:1", "127.0.0.1:2"]);
+}
+
+#[test]
+fn every_wrong_setting_is_named_with_its_place() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("order.toml");
+    std::fs::write(&file, "sample = \"many\"\nlissen = \":1\"\n").unwrap();
+    let flags = ["--config", file.to_str().unwrap(), "--profile", "loose"];
+    let wrong = load(&flags, &[("ORDER_GRACE", "soon")]).unwrap_err().to_string();
+    for part in ["--profile: must be lenient", "ORDER_GRACE: \"soon\"", ": sample: \"many\"", ": lissen: there is no"] {
+        assert!(wrong.contains(part), "{part}\n{wrong}");
+    }
+    assert_eq!(wrong.lines().count(), 4, "{wrong}");
+    assert!(load(&["--config", "/nowhere.toml"], &[]).unwrap_err().to_string().contains("/nowhere.toml"));
+}
+
+#[test]
+fn what_is_printed_brings_about_the_same_settings() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("printed.toml");
+    let flags = ["--listen", ":7", "--http-idle-time", "90s", "--log", "json"];
+    let settings = load(&flags, &[("ORDER_SAMPLE", "12")]).unwrap();
+    std::fs::write(&file, settings.print()).unwrap();
+    let again = load(&["--config", file.to_str().unwrap()], &[]);
+    let again = again.unwrap_or_else(|wrong| panic!("{wrong}\n{}", settings.print()));
+    assert_eq!(format!("{:?}", again.config), format!("{:?}", settings.config));
+}

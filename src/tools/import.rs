@@ -1,0 +1,90 @@
+//! `import`: a file of orders into the store, through the same path every other order takes.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context, bail};
+
+use super::progress::Progress;
+use crate::ingest::{self, Ingest, Ledger};
+use crate::lifecycle::Shutdown;
+use crate::metrics::Metrics;
+use crate::record::Checkpoint;
+use crate::source::file::{self, FileSource};
+use crate::store::embedded::{self, Embedded};
+use crate::store::{Batch, Move, Store};
+
+/// What to import, and into what.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The file of one order a line; `-` is standard input.
+    pub path: PathBuf,
+    /// Where lines that are no orders go.
+    pub rejects: PathBuf,
+    /// The store.
+    pub store: embedded::Config,
+    /// Validation and batches.
+    pub ingest: ingest::Config,
+}
+
+/// Imports until the file ends or `shutdown` comes. An import that was interrupted, even by `kill -9`, goes on where
+/// it stopped; one that was finished starts again.
+///
+/// # Errors
+/// When the file or the store cannot be used, or when a line was rejected.
+pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
+    let name = file::name_of(&config.path).with_context(|| format!("cannot read {}", config.path.display()))?;
+    let store = Embedded::open(config.store.clone())?;
+    let from = store.positions(Arc::clone(&name)).await?.next(0);
+    let is_file = config.path != Path::new("-");
+    let len = if is_file { Some(std::fs::metadata(&config.path)?.len()) } else { None };
+    if from > 0 {
+        eprintln!("going on at byte {from} of {}, where the last import stopped", config.path.display());
+    }
+    let progress = Arc::new(Progress::bytes("import", len));
+    progress.add(from);
+    let told = Arc::clone(&progress);
+    let mut last = file::Progress { bytes: from, ..file::Progress::default() };
+    let source = FileSource::open(
+        file::Config {
+            path: config.path.clone(),
+            rejects: config.rejects.clone(),
+            line_bytes_max: config.ingest.order_bytes_max,
+        },
+        Arc::clone(&name),
+        from,
+        move |now| {
+            told.add(now.bytes.saturating_sub(last.bytes));
+            told.note(format!("{} orders", now.stored + now.unchanged + now.refused));
+            last = now;
+        },
+    )?;
+    let metrics = Metrics::new(&[], &[]).ingest;
+    let ingest = Ingest::new(source, store.clone(), None, &config.ingest, metrics).await?;
+    let ledger = ingest.run(shutdown.clone()).await?;
+    progress.finish(summary(&ledger));
+    if shutdown.is_fired() {
+        bail!("interrupted; the same command goes on from here");
+    }
+    if is_file {
+        forget_position(&store, name).await?;
+    }
+    if ledger.rejected > 0 {
+        let rejects = config.rejects.display();
+        bail!("{} lines are no valid orders; they are in {rejects} with the reasons", ledger.rejected);
+    }
+    Ok(())
+}
+
+fn summary(ledger: &Ledger) -> String {
+    let Ledger { read, stored, unchanged, refused, rejected } = ledger;
+    format!("{read} read: {stored} stored, {unchanged} unchanged, {refused} refused, {rejected} rejected")
+}
+
+/// A finished import leaves no position behind, so that the same file can be imported again.
+async fn forget_position(store: &Embedded, source: Arc<str>) -> anyhow::Result<()> {
+    let Checkpoint(positions) = store.positions(Arc::clone(&source)).await?;
+    let moves = positions.into_iter().map(|(partition, from)| Move { partition, from, to: 0 }).collect();
+    store.commit(Arc::new(Batch { source, entries: Vec::new(), moves })).await?;
+    Ok(())
+}
