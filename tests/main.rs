@@ -1,1 +1,3 @@
+//! All tests that need the crate from outside, in one binary.
 
+mod layers;
