@@ -1,3 +1,4 @@
 //! All tests that need the crate from outside, in one binary.
 
+mod ingest;
 mod layers;

@@ -112,6 +112,7 @@ impl View {
     /// Makes a batch of committed changes visible: in the map, then in the list, then as events.
     pub fn publish(&self, events: Vec<Event>) {
         for event in &events {
+            // Warm-up or read-through may have brought the copy already; it is news all the same.
             self.fill(event.id.clone(), event.snapshot.clone());
             self.recent.apply(|| self.get(&event.id));
         }

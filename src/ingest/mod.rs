@@ -13,10 +13,10 @@ use crate::cache::feed::Event;
 use crate::lifecycle::Shutdown;
 use crate::log::causes;
 use crate::metrics;
-use crate::order::{Change, Decoder, Order, Profile};
+use crate::order::{Change as Asked, Decoder, Order, Profile};
 use crate::id::OrderId;
 use crate::record::{Checkpoint, Record, Rejection, RejectionKind};
-use crate::snapshot::Change as Committed;
+use crate::snapshot::{Change, State};
 use crate::source::{Received, Source, SourceError};
 use crate::store::{Batch, Entry, Move, Outcome, Store, StoreError};
 use batcher::{Batcher, Filled};
@@ -233,11 +233,16 @@ impl<S: Source, T: Store> Ingest<S, T> {
     /// durable, and nobody is told of what readers do not see.
     fn settle(&mut self, filled: Filled, outcomes: Vec<Outcome>) {
         if let Some(view) = &self.view {
-            let events = outcomes.iter().filter_map(|outcome| match outcome {
-                Outcome::Stored { id, snapshot, change } => {
-                    Some(Event { id: id.clone(), snapshot: snapshot.clone(), change: *change })
-                }
-                _ => None,
+            let events = outcomes.iter().filter_map(Outcome::visible).filter_map(|(id, snapshot, change)| {
+                // What an earlier try changed, whose answer was lost, is news only if readers do not see it yet.
+                let change = change.or_else(|| {
+                    view.fill(id.clone(), snapshot.clone()).then_some(match snapshot.state() {
+                        State::Live if snapshot.version() == 1 => Change::Created,
+                        State::Live => Change::Updated,
+                        State::Hidden | State::Gone => Change::Deleted,
+                    })
+                })?;
+                Some(Event { id: id.clone(), snapshot: snapshot.clone(), change })
             });
             view.publish(events.collect());
         }
@@ -253,7 +258,7 @@ impl<S: Source, T: Store> Ingest<S, T> {
     fn count(&mut self, outcome: &Outcome) {
         let (column, status) = match outcome {
             Outcome::Stored { change, .. } => {
-                if *change == Committed::Created {
+                if *change == Change::Created {
                     self.metrics.created.inc();
                 }
                 (&mut self.ledger.stored, "stored")
@@ -273,7 +278,7 @@ fn decode(decoder: &mut Decoder, record: &Record) -> Result<Order, Rejection> {
     }
     let id = OrderId::parse(record.key.as_deref().unwrap_or_default())
         .map_err(|error| Rejection::whole(RejectionKind::Invalid, format!("null value whose key is no id: {error}")))?;
-    Ok(Order { id, change: Change::Delete })
+    Ok(Order { id, change: Asked::Delete })
 }
 
 /// What of the positions is new.

@@ -195,16 +195,16 @@ impl Source for InboxSource {
 }
 
 fn reply_to(outcome: Outcome) -> Reply {
-    let stored = |id, version, change| Reply::Stored { id, version, change };
-    match outcome {
-        Outcome::Stored { id, snapshot, change } => stored(id, snapshot.version(), change),
-        Outcome::Repeated { id, version, answer: Answer::Changed(change) } => stored(id, version, change),
-        Outcome::Unchanged { id, version } | Outcome::Repeated { id, version, answer: Answer::Unchanged } => {
-            stored(id, version, Change::Updated)
-        }
-        Outcome::WasDeleted { id, version } | Outcome::Repeated { id, version, answer: Answer::WasDeleted } => {
-            Reply::WasDeleted { id, version }
-        }
-        Outcome::Refused { id, refusal } => Reply::Refused { id, refusal },
+    let (id, answer, version) = match outcome {
+        Outcome::Stored { id, snapshot, change } => (id, Answer::Changed(change), snapshot.version()),
+        Outcome::Unchanged { id, snapshot } => (id, Answer::Unchanged, snapshot.version()),
+        Outcome::WasDeleted { id, snapshot } => (id, Answer::WasDeleted, snapshot.version()),
+        Outcome::Repeated { id, answer, version, .. } => (id, answer, version),
+        Outcome::Refused { id, refusal } => return Reply::Refused { id, refusal },
+    };
+    match answer {
+        Answer::Changed(change) => Reply::Stored { id, version, change },
+        Answer::Unchanged => Reply::Stored { id, version, change: Change::Updated },
+        Answer::WasDeleted => Reply::WasDeleted { id, version },
     }
 }

@@ -61,15 +61,16 @@ pub enum Outcome {
     Unchanged {
         /// The order.
         id: OrderId,
-        /// Its version, old and new.
-        version: Version,
+        /// The copy that stays. A commit whose answer was lost and that is tried again comes out here, so this copy
+        /// may not be visible yet.
+        snapshot: Snapshot,
     },
     /// The order was deleted earlier, which is final.
     WasDeleted {
         /// The order.
         id: OrderId,
-        /// The version of its deletion.
-        version: Version,
+        /// The deleted copy.
+        snapshot: Snapshot,
     },
     /// A repeated request: answer as before, change nothing.
     Repeated {
@@ -79,8 +80,10 @@ pub enum Outcome {
         answer: Answer,
         /// The version the first request was told.
         version: Version,
+        /// The order as it is now.
+        snapshot: Snapshot,
     },
-    /// Nothing was stored.
+    /// Nothing was stored, and nothing is known of the order that readers would not see.
     Refused {
         /// The order it was about.
         id: OrderId,
@@ -194,4 +197,18 @@ pub trait Store: Clone + Send + Sync + 'static {
     /// # Errors
     /// [`StoreError::Unavailable`] or [`StoreError::Damaged`].
     fn positions(&self, source: Arc<str>) -> impl Future<Output = Result<Checkpoint, StoreError>> + Send;
+}
+
+impl Outcome {
+    /// The order, its newest copy, and what this commit changed about it. `None` when it was refused.
+    #[must_use]
+    pub fn visible(&self) -> Option<(&OrderId, &Snapshot, Option<Change>)> {
+        match self {
+            Self::Stored { id, snapshot, change } => Some((id, snapshot, Some(*change))),
+            Self::Unchanged { id, snapshot }
+            | Self::WasDeleted { id, snapshot }
+            | Self::Repeated { id, snapshot, .. } => Some((id, snapshot, None)),
+            Self::Refused { .. } => None,
+        }
+    }
 }

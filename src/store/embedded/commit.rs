@@ -105,23 +105,28 @@ impl<'c> Writer<'c> {
         }
         let row = self.row(&id)?.expect("the insert met this row in the same transaction");
         if row.state != State::Live {
-            return Ok(Outcome::WasDeleted { id, version: row.version });
+            return Ok(self.was_deleted(id, &row));
         }
         if row.kind != KIND_WB {
             return Ok(Outcome::Refused { id, refusal: Refusal::OtherKind });
         }
         if row.body == body {
-            return Ok(Outcome::Unchanged { id, version: row.version });
+            return Ok(self.unchanged(id, &row));
         }
         self.update(&row, State::Live, None, None, body)?;
         Ok(self.stored(id, row.version + 1, row.seq, State::Live, body, Change::Updated))
     }
 
     fn envelope(&mut self, id: OrderId, envelope: &Envelope, must_exist: bool) -> rusqlite::Result<Outcome> {
-        let row = if envelope.is_new { None } else { self.row(&id)? };
         let is_delete = envelope.status == Some(Status::Deleted);
+        let row = self.row(&id)?;
         let stored = match &row {
-            Some(row) if row.state != State::Live => return Ok(Outcome::WasDeleted { id, version: row.version }),
+            // An id made here is new unless this very request was committed before and its answer was lost.
+            Some(row) if envelope.is_new => {
+                let snapshot = self.copy(row);
+                return Ok(Outcome::Stored { id, snapshot, change: Change::Created });
+            }
+            Some(row) if row.state != State::Live => return Ok(self.was_deleted(id, row)),
             Some(row) if row.kind == KIND_WB && is_delete => return self.delete(id),
             Some(row) if row.kind == KIND_WB => {
                 return Ok(Outcome::Refused { id, refusal: Refusal::OtherKind });
@@ -132,29 +137,27 @@ impl<'c> Writer<'c> {
             }
             None => None,
         };
-        let body = match envelope.body(&id, stored, &self.stamp) {
-            Ok(Some(body)) => body,
-            Ok(None) => {
-                let version = row.map_or(0, |row| row.version);
-                return Ok(Outcome::Unchanged { id, version });
-            }
-            Err(Incomplete::UserId) => return Ok(Outcome::Refused { id, refusal: Refusal::NoUser }),
-            Err(Incomplete::Payload) => return Ok(Outcome::Refused { id, refusal: Refusal::NoPayload }),
+        let body = match (envelope.body(&id, stored, &self.stamp), &row) {
+            (Ok(Some(body)), _) => body,
+            (Ok(None), Some(row)) => return Ok(self.unchanged(id, row)),
+            (Ok(None), None) => unreachable!("a new order is a change"),
+            (Err(Incomplete::UserId), _) => return Ok(Outcome::Refused { id, refusal: Refusal::NoUser }),
+            (Err(Incomplete::Payload), _) => return Ok(Outcome::Refused { id, refusal: Refusal::NoPayload }),
         };
         let state = if is_delete { State::Hidden } else { State::Live };
-        let change = if is_delete { Change::Deleted } else { Change::Updated };
         let user_id = envelope.user_id.map(|user_id| user_id.hyphenated().to_string());
         let (user_id, external_id) = (user_id.as_deref(), envelope.external_id.as_deref());
         match row {
             Some(row) => {
+                let change = if is_delete { Change::Deleted } else { Change::Updated };
                 self.update(&row, state, user_id, envelope.payload.is_some().then_some(external_id), &body)?;
                 Ok(self.stored(id, row.version + 1, row.seq, state, &body, change))
             }
             None => {
+                let change = if is_delete { Change::Deleted } else { Change::Created };
                 let seq = self
                     .insert(&id, KIND_ENVELOPE, state, user_id, external_id, &body)?
                     .expect("the id was not stored a moment ago, in the same transaction");
-                let change = if is_delete { Change::Deleted } else { Change::Created };
                 Ok(self.stored(id, 1, seq, state, &body, change))
             }
         }
@@ -163,7 +166,7 @@ impl<'c> Writer<'c> {
     fn delete(&mut self, id: OrderId) -> rusqlite::Result<Outcome> {
         let Some(row) = self.row(&id)? else { return Ok(Outcome::Refused { id, refusal: Refusal::Unknown }) };
         if row.state != State::Live {
-            return Ok(Outcome::WasDeleted { id, version: row.version });
+            return Ok(self.was_deleted(id, &row));
         }
         self.update(&row, State::Gone, None, None, b"")?;
         Ok(self.stored(id, row.version + 1, row.seq, State::Gone, b"", Change::Deleted))
@@ -172,6 +175,18 @@ impl<'c> Writer<'c> {
     fn stored(&mut self, id: OrderId, version: Version, seq: i64, state: State, body: &[u8], change: Change) -> Outcome {
         let snapshot = Snapshot::new(version, seq.unsigned_abs(), state, body, &mut self.scratch);
         Outcome::Stored { id, snapshot, change }
+    }
+
+    fn unchanged(&mut self, id: OrderId, row: &Row) -> Outcome {
+        Outcome::Unchanged { id, snapshot: self.copy(row) }
+    }
+
+    fn was_deleted(&mut self, id: OrderId, row: &Row) -> Outcome {
+        Outcome::WasDeleted { id, snapshot: self.copy(row) }
+    }
+
+    fn copy(&mut self, row: &Row) -> Snapshot {
+        Snapshot::new(row.version, row.seq.unsigned_abs(), row.state, &row.body, &mut self.scratch)
     }
 
     fn row(&self, id: &OrderId) -> rusqlite::Result<Option<Row>> {
@@ -227,7 +242,7 @@ impl<'c> Writer<'c> {
         Ok(())
     }
 
-    fn repeated(&self, idempotency: &Idempotency, asked: &OrderId) -> rusqlite::Result<Option<Outcome>> {
+    fn repeated(&mut self, idempotency: &Idempotency, asked: &OrderId) -> rusqlite::Result<Option<Outcome>> {
         let found = self
             .connection
             .prepare_cached("SELECT digest, uid, answer, version FROM idempotency WHERE key = ? AND created_at > ?")?
@@ -240,7 +255,8 @@ impl<'c> Writer<'c> {
         Ok(match found {
             None => None,
             Some((true, Some(id), answer, version)) => {
-                Some(Outcome::Repeated { id, answer: answer_of(answer), version })
+                let row = self.row(&id)?.expect("a remembered order is never removed");
+                Some(Outcome::Repeated { id, answer: answer_of(answer), version, snapshot: self.copy(&row) })
             }
             Some(_) => Some(Outcome::Refused { id: asked.clone(), refusal: Refusal::KeyReused }),
         })
@@ -249,8 +265,8 @@ impl<'c> Writer<'c> {
     fn remember(&self, idempotency: &Idempotency, outcome: &Outcome) -> rusqlite::Result<()> {
         let (id, answer, version) = match outcome {
             Outcome::Stored { id, snapshot, change } => (id, Answer::Changed(*change), snapshot.version()),
-            Outcome::Unchanged { id, version } => (id, Answer::Unchanged, *version),
-            Outcome::WasDeleted { id, version } => (id, Answer::WasDeleted, *version),
+            Outcome::Unchanged { id, snapshot } => (id, Answer::Unchanged, snapshot.version()),
+            Outcome::WasDeleted { id, snapshot } => (id, Answer::WasDeleted, snapshot.version()),
             // What was not stored may be asked again, and may then be answered otherwise.
             Outcome::Repeated { .. } | Outcome::Refused { .. } => return Ok(()),
         };
