@@ -2,3 +2,4 @@
 
 mod ingest;
 mod layers;
+mod model;
