@@ -101,7 +101,8 @@ fn import(input: &Path, dir: &Path, orders: u64) -> f64 {
         let source = FileSource::open(config, name, 0, |_| {}).expect("readable");
         let mut config = ingest::Config::default();
         config.batch.linger = std::time::Duration::from_millis(50);
-        let ingest = Ingest::new(source, store, None, &config, Metrics::new(&[], &[]).ingest).await.expect("a new store");
+        let ingest =
+            Ingest::new(source, store, None, &config, Metrics::new(&[], &[]).ingest).await.expect("a new store");
         let (_trigger, shutdown) = lifecycle::shutdown();
         ingest.run(shutdown).await.expect("imported")
     });

@@ -28,11 +28,7 @@ pub struct Admin {
 ///
 /// # Errors
 /// When the address cannot be bound or the thread not started.
-pub fn start(
-    admin: Admin,
-    address: SocketAddr,
-    shutdown: Shutdown,
-) -> std::io::Result<std::thread::JoinHandle<()>> {
+pub fn start(admin: Admin, address: SocketAddr, shutdown: Shutdown) -> std::io::Result<std::thread::JoinHandle<()>> {
     let listener = std::net::TcpListener::bind(address)?;
     listener.set_nonblocking(true)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -81,9 +77,10 @@ fn answer(admin: &Admin, request: &Request<Incoming>) -> Response<Full<Bytes>> {
         "/readyz" => {
             let reasons: Vec<String> =
                 admin.readiness.reasons().into_iter().map(|(gate, reason)| format!("{gate}: {reason}")).collect();
-            match reasons.is_empty() {
-                true => (StatusCode::OK, text, "ready".into()),
-                false => (StatusCode::SERVICE_UNAVAILABLE, text, reasons.join("; ")),
+            if reasons.is_empty() {
+                (StatusCode::OK, text, "ready".into())
+            } else {
+                (StatusCode::SERVICE_UNAVAILABLE, text, reasons.join("; "))
             }
         }
         _ => (StatusCode::NOT_FOUND, text, "nothing answers to this path\n".into()),

@@ -247,7 +247,7 @@ fn stop_signal() -> anyhow::Result<StopSignal> {
             };
             if sender.send(name).await.is_err() {
                 tracing::warn!(signal = name, "stopped at once; nothing acknowledged is lost");
-                #[expect(clippy::exit, reason = "asked for twice")]
+                #[expect(clippy::exit, clippy::disallowed_methods, reason = "asked for twice")]
                 std::process::exit(1);
             }
         }

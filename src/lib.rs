@@ -2,9 +2,9 @@
 pub mod admin;
 pub mod app;
 pub mod cache;
+pub mod http;
 pub mod id;
 pub mod ingest;
-pub mod http;
 pub mod lifecycle;
 pub mod log;
 pub mod metrics;

@@ -98,8 +98,8 @@ impl Metrics {
 
 /// Upper bounds of latency buckets. Reads take microseconds, commits milliseconds.
 const BOUNDS_SECONDS: [f64; 18] = [
-    0.000_01, 0.000_025, 0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5,
-    1.0, 2.5, 10.0,
+    0.000_01, 0.000_025, 0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25,
+    0.5, 1.0, 2.5, 10.0,
 ];
 const BOUNDS_NANOS: [u64; 18] = [
     10_000,
@@ -123,9 +123,8 @@ const BOUNDS_NANOS: [u64; 18] = [
 ];
 
 /// Statuses with a slot of their own; the last slot is for any other.
-const STATUSES: [u16; 21] = [
-    200, 304, 404, 201, 202, 204, 400, 405, 406, 408, 409, 410, 412, 413, 415, 422, 429, 431, 500, 503, 0,
-];
+const STATUSES: [u16; 21] =
+    [200, 304, 404, 201, 202, 204, 400, 405, 406, 408, 409, 410, 412, 413, 415, 422, 429, 431, 500, 503, 0];
 /// More than the threads that serve requests on most machines; beyond it threads share.
 const SHARDS: usize = 64;
 
@@ -320,7 +319,7 @@ mod tests {
         let metrics = Metrics::new(&["/order/{id}", "other"], &["GET", "POST"]);
         metrics.http.observe(0, 0, 200, Duration::from_micros(3));
         metrics.http.observe(0, 0, 404, Duration::from_micros(30));
-        metrics.http.observe(1, 1, 299, Duration::from_secs(60));
+        metrics.http.observe(1, 1, 299, Duration::from_mins(1));
         metrics.http.hit();
         metrics.gauge("view_orders", "Orders.", || 7.0);
         metrics.ingest.processed.with_label_values(&["stored"]).inc();

@@ -49,9 +49,9 @@ impl Outside {
                 }
             }
         }
-        environment.extend(std::env::vars_os().filter_map(|(name, value)| {
-            Some((name.into_string().ok()?, value.into_string().ok()?))
-        }));
+        environment.extend(
+            std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))),
+        );
         Ok(Self { environment })
     }
 }
@@ -162,7 +162,8 @@ fn toml_string(value: &str) -> String {
 /// Adds every setting as a flag.
 #[must_use]
 pub fn with_flags(command: Command) -> Command {
-    let config = Arg::new("config").long("config").value_name("FILE").help("Settings file, TOML or YAML [env: CONFIG_PATH]");
+    let config =
+        Arg::new("config").long("config").value_name("FILE").help("Settings file, TOML or YAML [env: CONFIG_PATH]");
     SETTINGS.iter().fold(command.arg(config), |command, setting| {
         let mut help = setting.help.to_owned();
         if !setting.default.is_empty() {
@@ -199,7 +200,8 @@ fn look_up(setting: &Setting, flags: &ArgMatches, outside: &Outside, file: &File
         }
         let by_file = format!("{name}_FILE");
         if let Some(path) = outside.environment.get(&by_file).filter(|_| setting.is_secret) {
-            let value = std::fs::read_to_string(path).map_err(|error| Wrong::one(&by_file, format!("{path}: {error}")))?;
+            let value =
+                std::fs::read_to_string(path).map_err(|error| Wrong::one(&by_file, format!("{path}: {error}")))?;
             let values = vec![value.trim_end().to_owned()];
             return Ok(Found { key: setting.key, values, origin: Origin::Environment(by_file) });
         }

@@ -178,7 +178,7 @@ mod tests {
         assert_eq!(snapshot.wrapped(), b"{\"order\":{\"a\":1}}");
         assert_eq!(snapshot.flat(), b"{\"a\":1}");
         assert_eq!(snapshot.flat().as_ptr(), snapshot.wrapped()[9..].as_ptr());
-        let mut buffer = snapshot.clone().into_flat();
+        let mut buffer = snapshot.into_flat();
         buffer.advance(3);
         assert_eq!(buffer.chunk(), b"\":1}");
     }

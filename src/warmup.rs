@@ -54,7 +54,12 @@ async fn scan<T: Store>(view: &Arc<View>, store: &T, gate: &Gate) -> bool {
             view.set_complete();
             gate.open();
             let seconds = started.elapsed().as_secs_f64();
-            #[expect(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a figure for people")]
+            #[expect(
+                clippy::cast_precision_loss,
+                clippy::cast_possible_truncation,
+                clippy::cast_sign_loss,
+                reason = "a figure for people"
+            )]
             let per_second = (orders as f64 / seconds.max(1e-9)) as u64;
             tracing::info!(orders, seconds, per_second, "warm");
             true

@@ -25,7 +25,17 @@ const EDGES: &[(&str, &[&str])] = &[
     (
         "app",
         &[
-            "http", "admin", "ingest", "read", "warmup", "cache", "store", "source", "metrics", "lifecycle", "log",
+            "http",
+            "admin",
+            "ingest",
+            "read",
+            "warmup",
+            "cache",
+            "store",
+            "source",
+            "metrics",
+            "lifecycle",
+            "log",
             "order",
         ],
     ),
@@ -33,10 +43,7 @@ const EDGES: &[(&str, &[&str])] = &[
     // The surfaces know what they say and whom they ask; `store` is here for the words a write is answered with.
     ("http", &["read", "source", "store", "cache", "snapshot", "record", "id", "metrics", "lifecycle", "log"]),
     ("admin", &["metrics", "lifecycle"]),
-    (
-        "ingest",
-        &["source", "store", "cache", "order", "snapshot", "record", "id", "metrics", "lifecycle", "log"],
-    ),
+    ("ingest", &["source", "store", "cache", "order", "snapshot", "record", "id", "metrics", "lifecycle", "log"]),
     ("read", &["cache", "store", "snapshot", "id", "lifecycle"]),
     ("warmup", &["cache", "store", "lifecycle", "log"]),
     ("source", &["store", "snapshot", "record", "id"]),
@@ -214,9 +221,10 @@ fn clients_and_the_outside_are_named_by_their_adapters_only() {
         for (name, homes) in CLIENTS.iter().chain(OUTSIDE) {
             let is_path = format!("{name}::");
             let needle = if name.ends_with("::") { *name } else { is_path.as_str() };
-            let is_named = line.text.match_indices(needle).any(|(at, _)| {
-                !line.text[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_')
-            });
+            let is_named = line
+                .text
+                .match_indices(needle)
+                .any(|(at, _)| !line.text[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_'));
             let is_home = homes.iter().any(|home| file.starts_with(home));
             assert!(!is_named || is_home, "{file}:{}: {name} belongs to {homes:?}", line.number);
         }

@@ -149,9 +149,7 @@ impl View {
             page.into_iter().map(|(id, snapshot)| ((snapshot.seq(), id), (snapshot.seq(), snapshot))).unzip();
         let ids: std::collections::HashMap<u64, OrderId> = ids.into_iter().collect();
         self.recent.admit(asked, page, |seq, snapshot| {
-            ids.get(&seq).and_then(|id| self.get(id)).is_none_or(|visible| {
-                visible.version() == snapshot.version()
-            })
+            ids.get(&seq).and_then(|id| self.get(id)).is_none_or(|visible| visible.version() == snapshot.version())
         });
     }
 

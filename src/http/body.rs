@@ -14,7 +14,7 @@ use crate::snapshot::SnapshotBytes;
 /// A response body. Keeps its connection marked as busy until it is sent or dropped.
 pub struct Body {
     content: Content,
-    _in_flight: Option<InFlight>,
+    in_flight: Option<InFlight>,
 }
 
 enum Content {
@@ -47,13 +47,13 @@ impl Body {
 
     /// Marks the connection busy for as long as this body lives.
     pub(super) fn hold(&mut self, in_flight: InFlight) {
-        self._in_flight = Some(in_flight);
+        self.in_flight = Some(in_flight);
     }
 }
 
 impl From<Content> for Body {
     fn from(content: Content) -> Self {
-        Self { content, _in_flight: None }
+        Self { content, in_flight: None }
     }
 }
 

@@ -10,10 +10,10 @@ use hyper::body::Incoming;
 use hyper::header::HeaderName;
 use tokio::sync::mpsc;
 
+use super::Api;
 use super::body::Body;
 use super::orders::{bad_id, parameter};
 use super::respond::{self, Answer, Problem};
-use super::Api;
 use crate::cache::feed::{Event, Read};
 use crate::id::OrderId;
 use crate::snapshot::State;

@@ -174,12 +174,11 @@ pub async fn serve<T: Store>(api: Arc<Api<T>>, listeners: Vec<TcpListener>, mut 
 
 async fn accept<T: Store>(api: Arc<Api<T>>, listener: TcpListener, registry: Arc<Registry>, room: Arc<Semaphore>) {
     loop {
-        let permit = match Arc::clone(&room).try_acquire_owned() {
-            Ok(permit) => permit,
-            Err(_) => {
-                registry.make_room();
-                Arc::clone(&room).acquire_owned().await.expect("never closed")
-            }
+        let permit = if let Ok(permit) = Arc::clone(&room).try_acquire_owned() {
+            permit
+        } else {
+            registry.make_room();
+            Arc::clone(&room).acquire_owned().await.expect("never closed")
         };
         let socket = match listener.accept().await {
             Ok((socket, _)) => socket,
@@ -315,7 +314,10 @@ fn finish<T>(
     if let Some(origin) = cors_origin {
         let head = answer.headers_mut();
         head.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
-        head.insert(ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static("ETag, Link, X-Missing, Location, Retry-After"));
+        head.insert(
+            ACCESS_CONTROL_EXPOSE_HEADERS,
+            HeaderValue::from_static("ETag, Link, X-Missing, Location, Retry-After"),
+        );
     }
     if is_stopping {
         answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));

@@ -4,7 +4,8 @@ use std::sync::LazyLock;
 
 use bytes::Bytes;
 use hyper::header::{
-    ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_TYPE, ETAG, HeaderMap, HeaderName, HeaderValue, IF_NONE_MATCH, LOCATION, RETRY_AFTER,
+    ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_TYPE, ETAG, HeaderMap, HeaderName, HeaderValue, IF_NONE_MATCH, LOCATION,
+    RETRY_AFTER,
 };
 use hyper::{Response, StatusCode};
 
@@ -111,9 +112,10 @@ pub fn content(kind: &'static str, body: impl Into<Body>) -> Answer {
 /// Whether the client asks for plain text and not for JSON.
 #[must_use]
 pub fn wants_text(headers: &HeaderMap) -> bool {
-    headers.get(ACCEPT).and_then(|accept| accept.to_str().ok()).is_some_and(|accept| {
-        accept.contains("text/plain") && !accept.contains("json")
-    })
+    headers
+        .get(ACCEPT)
+        .and_then(|accept| accept.to_str().ok())
+        .is_some_and(|accept| accept.contains("text/plain") && !accept.contains("json"))
 }
 
 /// An error, as RFC 9457 has it, with the members clients of the older services read.

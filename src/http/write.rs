@@ -47,12 +47,11 @@ pub async fn write<T: Store>(api: Arc<Api<T>>, request: Request<Incoming>) -> Re
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<Box<str>>, Problem> {
     let Some(key) = headers.get(IDEMPOTENCY_KEY) else { return Ok(None) };
     let legal = |key: &&str| (1..=255).contains(&key.len());
-    match key.to_str().ok().filter(legal) {
-        Some(key) => Ok(Some(key.into())),
-        None => {
-            let detail = "Idempotency-Key must be 1 to 255 visible ASCII characters";
-            Err(Problem::bad_request("invalid_idempotency_key", detail))
-        }
+    if let Some(key) = key.to_str().ok().filter(legal) {
+        Ok(Some(key.into()))
+    } else {
+        let detail = "Idempotency-Key must be 1 to 255 visible ASCII characters";
+        Err(Problem::bad_request("invalid_idempotency_key", detail))
     }
 }
 
@@ -191,7 +190,11 @@ impl Lines {
 
     async fn read(&mut self) -> Result<(), LineError> {
         let frame = tokio::time::timeout(self.chunk_time, self.body.frame()).await.map_err(|_| {
-            LineError::Broken(Problem::new(StatusCode::REQUEST_TIMEOUT, "timeout", "the next line did not arrive in time"))
+            LineError::Broken(Problem::new(
+                StatusCode::REQUEST_TIMEOUT,
+                "timeout",
+                "the next line did not arrive in time",
+            ))
         })?;
         match frame {
             None => self.is_ended = true,

@@ -10,11 +10,11 @@ use std::time::Instant;
 
 use crate::cache::View;
 use crate::cache::feed::Event;
+use crate::id::OrderId;
 use crate::lifecycle::Shutdown;
 use crate::log::causes;
 use crate::metrics;
 use crate::order::{Change as Asked, Decoder, Order, Profile};
-use crate::id::OrderId;
 use crate::record::{Checkpoint, Record, Rejection, RejectionKind};
 use crate::snapshot::{Change, State};
 use crate::source::{Received, Source, SourceError};

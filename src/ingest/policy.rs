@@ -31,7 +31,9 @@ pub fn judge(error: &StoreError, attempt: u32, jitter: f64) -> Verdict {
         StoreError::Fenced { .. } => {
             Verdict::Stop { advice: "another process reads the same source; stop one of them" }
         }
-        StoreError::Damaged(_) => Verdict::Stop { advice: "restore the store from a copy, or repair it, before a restart" },
+        StoreError::Damaged(_) => {
+            Verdict::Stop { advice: "restore the store from a copy, or repair it, before a restart" }
+        }
     }
 }
 

@@ -95,7 +95,7 @@ pub fn envelope(seed: u64, n: u64, into: &mut Vec<u8>) {
     text(out, r#"","payload":{"id":"ext-"#);
     hex(out, scatter(seed, n), 15);
     text(out, r#"","items":["#);
-    for item in 0..1 + rng.u32(0..3) {
+    for item in 0..=rng.u32(0..3) {
         text(out, if item == 0 { r#"{"sku":"SKU-"# } else { r#",{"sku":"SKU-"# });
         digits(out, rng.u64(0..1_000_000), 6);
         text(out, r#"","price":"#);
@@ -333,7 +333,6 @@ fn number(out: &mut Vec<u8>, value: u64) {
 }
 
 /// The last `width` decimal digits of a number, at most 20.
-#[expect(clippy::cast_possible_truncation, reason = "a digit fits a byte")]
 fn digits(out: &mut Vec<u8>, mut value: u64, width: u32) {
     let mut buffer = [b'0'; 20];
     let buffer = &mut buffer[..width as usize];
@@ -421,7 +420,10 @@ mod tests {
         let date = order["date_created"].as_str().expect("a date");
         let date = time::OffsetDateTime::parse(date, &time::format_description::well_known::Rfc3339).expect("RFC 3339");
         let payment = &order["payment"];
-        assert!((0..600).contains(&(payment["payment_dt"].as_i64().expect("a number") - date.unix_timestamp())) || date.year() == 2021);
+        assert!(
+            (0..600).contains(&(payment["payment_dt"].as_i64().expect("a number") - date.unix_timestamp()))
+                || date.year() == 2021
+        );
         let sum = ["delivery_cost", "goods_total", "custom_fee"].map(|name| payment[name].as_u64().expect("a number"));
         assert_eq!(payment["amount"].as_u64(), Some(sum.iter().sum()));
         let items = order["items"].as_array().expect("items");
@@ -435,7 +437,12 @@ mod tests {
     #[test]
     fn sizes_are_those_of_real_orders() {
         let sizes: Vec<usize> = (0..20_000).map(|n| made(wb, 3, n).len()).collect();
-        assert!(sizes.iter().all(|size| (800..=1500).contains(size)), "{:?}..{:?}", sizes.iter().min(), sizes.iter().max());
+        assert!(
+            sizes.iter().all(|size| (800..=1500).contains(size)),
+            "{:?}..{:?}",
+            sizes.iter().min(),
+            sizes.iter().max()
+        );
         let average = sizes.iter().sum::<usize>() / sizes.len();
         assert!((1000..=1100).contains(&average), "{average}");
     }
@@ -464,7 +471,11 @@ mod tests {
         for n in 0..3000 {
             let order = parsed(envelope, 5, n);
             users.insert(Uuid::parse_str(order["user_id"].as_str().expect("a user")).expect("a UUID"));
-            assert!(order["payload"]["items"].as_array().is_some_and(|items| items.iter().all(|item| item["price"].as_f64() > Some(0.0))));
+            assert!(
+                order["payload"]["items"]
+                    .as_array()
+                    .is_some_and(|items| items.iter().all(|item| item["price"].as_f64() > Some(0.0)))
+            );
         }
         assert_eq!(users.len() as u64, USER_COUNT);
     }

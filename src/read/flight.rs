@@ -49,11 +49,7 @@ impl Flight {
         }
     }
 
-    fn start<F>(
-        &self,
-        id: &OrderId,
-        load: impl FnOnce() -> F,
-    ) -> Result<watch::Receiver<Option<Loaded>>, ReadError>
+    fn start<F>(&self, id: &OrderId, load: impl FnOnce() -> F) -> Result<watch::Receiver<Option<Loaded>>, ReadError>
     where
         F: Future<Output = Loaded> + Send + 'static,
     {

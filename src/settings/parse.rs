@@ -4,7 +4,7 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::time::Duration;
 
 /// `250ms`, `10s`, `5m`, `24h`; a bare number is seconds.
-pub fn duration(text: &str) -> Result<Duration, String> {
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
     let text = text.trim();
     let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
@@ -21,7 +21,7 @@ pub fn duration(text: &str) -> Result<Duration, String> {
 }
 
 /// `1048576`, `512KiB`, `16MiB`, `2GiB`, in bytes.
-pub fn bytes(text: &str) -> Result<usize, String> {
+pub(super) fn bytes(text: &str) -> Result<usize, String> {
     let text = text.trim();
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
@@ -37,7 +37,7 @@ pub fn bytes(text: &str) -> Result<usize, String> {
 }
 
 /// A whole number of at least `least`.
-pub fn count(text: &str, least: usize) -> Result<usize, String> {
+pub(super) fn count(text: &str, least: usize) -> Result<usize, String> {
     match text.trim().parse() {
         Ok(number) if number >= least => Ok(number),
         _ => Err(format!("{text:?} is no whole number of at least {least}")),
@@ -45,7 +45,7 @@ pub fn count(text: &str, least: usize) -> Result<usize, String> {
 }
 
 /// `127.0.0.1:8080`, `[::1]:8080`, `localhost:8080`; `:8080` and `8080` are every address of this host.
-pub fn address(text: &str) -> Result<SocketAddr, String> {
+pub(super) fn address(text: &str) -> Result<SocketAddr, String> {
     let text = text.trim();
     let bare = text.strip_prefix(':').unwrap_or(text);
     if let Ok(port) = bare.parse::<u16>() {

@@ -75,7 +75,10 @@ pub const SETTINGS: &[Setting] = &[
         env: &["ORDER_ADMIN"],
         value: "ADDR",
         help: "Address for metrics and health besides, on a thread of its own",
-        apply: |config, values| Ok(config.admin = Some(address(one(values)?)?)),
+        apply: |config, values| {
+            config.admin = Some(address(one(values)?)?);
+            Ok(())
+        },
         ..PLAIN
     },
     Setting {
@@ -85,7 +88,10 @@ pub const SETTINGS: &[Setting] = &[
         value: "DIR",
         help: "Directory of the embedded store",
         default: "data",
-        apply: |config, values| Ok(config.store.dir = PathBuf::from(one(values)?)),
+        apply: |config, values| {
+            config.store.dir = PathBuf::from(one(values)?);
+            Ok(())
+        },
         ..PLAIN
     },
     Setting {
@@ -95,7 +101,10 @@ pub const SETTINGS: &[Setting] = &[
         value: "N",
         help: "Start with N generated orders when the store is empty",
         default: "0",
-        apply: |config, values| Ok(config.sample = count(one(values)?, 0)? as u64),
+        apply: |config, values| {
+            config.sample = count(one(values)?, 0)? as u64;
+            Ok(())
+        },
         ..PLAIN
     },
     Setting {
@@ -105,7 +114,10 @@ pub const SETTINGS: &[Setting] = &[
         value: "PROFILE",
         help: "How strictly orders are checked: lenient, wb or strict",
         default: "wb",
-        apply: |config, values| Ok(config.ingest.profile = one(values)?.parse().map_err(str::to_owned)?),
+        apply: |config, values| {
+            config.ingest.profile = one(values)?.parse().map_err(str::to_owned)?;
+            Ok(())
+        },
         ..PLAIN
     },
     Setting {
@@ -115,7 +127,10 @@ pub const SETTINGS: &[Setting] = &[
         value: "FORMAT",
         help: "Log lines as json or text",
         default: "text",
-        apply: |config, values| Ok(config.log = one(values)?.parse().map_err(str::to_owned)?),
+        apply: |config, values| {
+            config.log = one(values)?.parse().map_err(str::to_owned)?;
+            Ok(())
+        },
         ..PLAIN
     },
     Setting {
@@ -128,7 +143,8 @@ pub const SETTINGS: &[Setting] = &[
         apply: |config, values| {
             let filter = one(values)?;
             tracing_subscriber::EnvFilter::try_new(filter).map_err(|error| format!("{filter:?}: {error}"))?;
-            Ok(config.log_filter = filter.to_owned())
+            filter.clone_into(&mut config.log_filter);
+            Ok(())
         },
         ..PLAIN
     },
@@ -138,7 +154,10 @@ pub const SETTINGS: &[Setting] = &[
         env: &["ORDER_THREADS"],
         value: "N",
         help: "Threads that serve requests; as many as there are cores when not set",
-        apply: |config, values| Ok(config.threads = Some(count(one(values)?, 1)?)),
+        apply: |config, values| {
+            config.threads = Some(count(one(values)?, 1)?);
+            Ok(())
+        },
         ..DETAIL
     },
     Setting {
@@ -148,7 +167,10 @@ pub const SETTINGS: &[Setting] = &[
         value: "TIME",
         help: "How long a stop may take",
         default: "30s",
-        apply: |config, values| Ok(config.grace = duration(one(values)?)?),
+        apply: |config, values| {
+            config.grace = duration(one(values)?)?;
+            Ok(())
+        },
         ..DETAIL
     },
     Setting {
@@ -173,7 +195,10 @@ pub const SETTINGS: &[Setting] = &[
         value: "N",
         help: "Orders in a list",
         default: "1000",
-        apply: |config, values| Ok(config.cache.list_max = count(one(values)?, 1)?),
+        apply: |config, values| {
+            config.cache.list_max = count(one(values)?, 1)?;
+            Ok(())
+        },
         ..DETAIL
     },
     Setting {
@@ -183,7 +208,10 @@ pub const SETTINGS: &[Setting] = &[
         value: "TIME",
         help: "Least time between two makings of the list",
         default: "5ms",
-        apply: |config, values| Ok(config.cache.list_refresh = duration(one(values)?)?),
+        apply: |config, values| {
+            config.cache.list_refresh = duration(one(values)?)?;
+            Ok(())
+        },
         ..DETAIL
     },
     Setting {
@@ -193,7 +221,10 @@ pub const SETTINGS: &[Setting] = &[
         value: "N",
         help: "Orders committed together",
         default: "1000",
-        apply: |config, values| Ok(config.ingest.batch.batch_rows_max = count(one(values)?, 1)?),
+        apply: |config, values| {
+            config.ingest.batch.batch_rows_max = count(one(values)?, 1)?;
+            Ok(())
+        },
         ..DETAIL
     },
     Setting {
@@ -203,7 +234,10 @@ pub const SETTINGS: &[Setting] = &[
         value: "BYTES",
         help: "Bytes of orders committed together",
         default: "16MiB",
-        apply: |config, values| Ok(config.ingest.batch.batch_bytes_max = bytes(one(values)?)?),
+        apply: |config, values| {
+            config.ingest.batch.batch_bytes_max = bytes(one(values)?)?;
+            Ok(())
+        },
         ..DETAIL
     },
     Setting {
@@ -213,7 +247,10 @@ pub const SETTINGS: &[Setting] = &[
         value: "N",
         help: "Orders that may wait to be taken up; more are answered 503",
         default: "4096",
-        apply: |config, values| Ok(config.inbox.queue_rows_max = count(one(values)?, 1)?),
+        apply: |config, values| {
+            config.inbox.queue_rows_max = count(one(values)?, 1)?;
+            Ok(())
+        },
         ..DETAIL
     },
     Setting {
@@ -223,7 +260,10 @@ pub const SETTINGS: &[Setting] = &[
         value: "BYTES",
         help: "Bytes of orders that may wait for their answer; more are answered 503",
         default: "64MiB",
-        apply: |config, values| Ok(config.inbox.queue_bytes_max = bytes(one(values)?)?),
+        apply: |config, values| {
+            config.inbox.queue_bytes_max = bytes(one(values)?)?;
+            Ok(())
+        },
         ..DETAIL
     },
     Setting {
@@ -233,7 +273,10 @@ pub const SETTINGS: &[Setting] = &[
         value: "N",
         help: "Connections at once; beyond it the longest idle make room",
         default: "20000",
-        apply: |config, values| Ok(config.http.connections_max = count(one(values)?, 1)?),
+        apply: |config, values| {
+            config.http.connections_max = count(one(values)?, 1)?;
+            Ok(())
+        },
         ..DETAIL
     },
     Setting {
@@ -257,7 +300,10 @@ pub const SETTINGS: &[Setting] = &[
         value: "N",
         help: "Header fields of a request",
         default: "64",
-        apply: |config, values| Ok(config.http.headers_max = count(one(values)?, 8)?),
+        apply: |config, values| {
+            config.http.headers_max = count(one(values)?, 8)?;
+            Ok(())
+        },
         ..DETAIL
     },
     Setting {
@@ -267,7 +313,10 @@ pub const SETTINGS: &[Setting] = &[
         value: "TIME",
         help: "Time for the head of a request",
         default: "10s",
-        apply: |config, values| Ok(config.http.limits.header_time = duration(one(values)?)?),
+        apply: |config, values| {
+            config.http.limits.header_time = duration(one(values)?)?;
+            Ok(())
+        },
         ..DETAIL
     },
     Setting {
@@ -277,7 +326,10 @@ pub const SETTINGS: &[Setting] = &[
         value: "TIME",
         help: "Time between two requests of a connection",
         default: "75s",
-        apply: |config, values| Ok(config.http.limits.idle_time = duration(one(values)?)?),
+        apply: |config, values| {
+            config.http.limits.idle_time = duration(one(values)?)?;
+            Ok(())
+        },
         ..DETAIL
     },
     Setting {
@@ -287,7 +339,10 @@ pub const SETTINGS: &[Setting] = &[
         value: "TIME",
         help: "Time for the body of a request, or for the next piece of a streamed one",
         default: "20s",
-        apply: |config, values| Ok(config.http.body_time = duration(one(values)?)?),
+        apply: |config, values| {
+            config.http.body_time = duration(one(values)?)?;
+            Ok(())
+        },
         ..DETAIL
     },
     Setting {
@@ -297,7 +352,10 @@ pub const SETTINGS: &[Setting] = &[
         value: "TIME",
         help: "Time for a client to take up anything at all of an answer",
         default: "30s",
-        apply: |config, values| Ok(config.http.limits.write_time = duration(one(values)?)?),
+        apply: |config, values| {
+            config.http.limits.write_time = duration(one(values)?)?;
+            Ok(())
+        },
         ..DETAIL
     },
     Setting {
@@ -307,7 +365,10 @@ pub const SETTINGS: &[Setting] = &[
         value: "TIME",
         help: "How long a write may wait to become durable before it is answered 503",
         default: "10s",
-        apply: |config, values| Ok(config.http.write_wait = duration(one(values)?)?),
+        apply: |config, values| {
+            config.http.write_wait = duration(one(values)?)?;
+            Ok(())
+        },
         ..DETAIL
     },
     Setting {
@@ -334,7 +395,10 @@ pub const SETTINGS: &[Setting] = &[
         value: "N",
         help: "Event streams at once",
         default: "2000",
-        apply: |config, values| Ok(config.http.streams_max = count(one(values)?, 0)?),
+        apply: |config, values| {
+            config.http.streams_max = count(one(values)?, 0)?;
+            Ok(())
+        },
         ..DETAIL
     },
     Setting {
@@ -344,7 +408,10 @@ pub const SETTINGS: &[Setting] = &[
         value: "N",
         help: "Changes kept for event streams that were away",
         default: "16384",
-        apply: |config, values| Ok(config.cache.feed_events_max = count(one(values)?, 1)?),
+        apply: |config, values| {
+            config.cache.feed_events_max = count(one(values)?, 1)?;
+            Ok(())
+        },
         ..DETAIL
     },
     Setting {
@@ -354,7 +421,10 @@ pub const SETTINGS: &[Setting] = &[
         value: "TIME",
         help: "How often a quiet event stream says that it is alive",
         default: "15s",
-        apply: |config, values| Ok(config.http.heartbeat = duration(one(values)?)?),
+        apply: |config, values| {
+            config.http.heartbeat = duration(one(values)?)?;
+            Ok(())
+        },
         ..DETAIL
     },
     Setting {
@@ -364,7 +434,10 @@ pub const SETTINGS: &[Setting] = &[
         value: "N",
         help: "Reads of the store at once; more are answered 503",
         default: "64",
-        apply: |config, values| Ok(config.read.loads_max = count(one(values)?, 1)?),
+        apply: |config, values| {
+            config.read.loads_max = count(one(values)?, 1)?;
+            Ok(())
+        },
         ..DETAIL
     },
     Setting {
@@ -374,13 +447,16 @@ pub const SETTINGS: &[Setting] = &[
         value: "TIME",
         help: "How long a read with X-Min-Version waits before the store is asked",
         default: "200ms",
-        apply: |config, values| Ok(config.read.version_wait = duration(one(values)?)?),
+        apply: |config, values| {
+            config.read.version_wait = duration(one(values)?)?;
+            Ok(())
+        },
         ..DETAIL
     },
 ];
 
 /// What single settings cannot see.
-pub fn contradictions(config: &Config) -> Vec<String> {
+pub(super) fn contradictions(config: &Config) -> Vec<String> {
     let mut wrong = Vec::new();
     if config.inbox.queue_bytes_max < config.ingest.order_bytes_max {
         wrong.push("queue.bytes_max: must be at least order_bytes_max, or the largest orders never get in".into());

@@ -98,8 +98,7 @@ pub fn inbox(config: &Config) -> (Inbox, InboxSource) {
     let (sender, receiver) = mpsc::channel(config.queue_rows_max);
     let queue_bytes_max = config.queue_bytes_max.min(Semaphore::MAX_PERMITS).min(u32::MAX as usize);
     let room = Arc::new(Semaphore::new(queue_bytes_max));
-    let source =
-        InboxSource { letters: receiver, waiting: HashMap::default(), taken: Vec::new(), next_ticket: 0 };
+    let source = InboxSource { letters: receiver, waiting: HashMap::default(), taken: Vec::new(), next_ticket: 0 };
     (Inbox { letters: sender, room, queue_bytes_max }, source)
 }
 

@@ -94,7 +94,9 @@ impl Progress {
             Unit::Bytes => HumanBytes(number).to_string(),
         };
         #[expect(clippy::cast_precision_loss, reason = "a figure for people")]
-        let share = self.total.map(|total| format!(" of {} ({:.0} %)", figure(total), done as f64 * 100.0 / total.max(1) as f64));
+        let share = self
+            .total
+            .map(|total| format!(" of {} ({:.0} %)", figure(total), done as f64 * 100.0 / total.max(1) as f64));
         let note = self.note.lock().unwrap_or_else(PoisonError::into_inner);
         let separator = if note.is_empty() { "" } else { ", " };
         format!("{}{}{separator}{note}", figure(done), share.unwrap_or_default())

@@ -6,8 +6,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use order_service::order::sample;
-use order_service::store::embedded::{Config, Embedded};
 use order_service::store::Store;
+use order_service::store::embedded::{Config, Embedded};
 
 const KILLS: usize = 20;
 
@@ -41,7 +41,10 @@ fn import(file: &Path, data: &Path) -> Child {
 /// The offset an import has made durable, and the orders with it, read from the store's own files.
 fn stored(data: &Path) -> u64 {
     let connection = rusqlite::Connection::open(data.join("orders.db")).unwrap();
-    connection.query_row("SELECT coalesce(max(seq), 0) FROM orders", [], |row| row.get::<_, i64>(0)).unwrap().unsigned_abs()
+    connection
+        .query_row("SELECT coalesce(max(seq), 0) FROM orders", [], |row| row.get::<_, i64>(0))
+        .unwrap()
+        .unsigned_abs()
 }
 
 #[test]
@@ -58,17 +61,19 @@ fn an_import_killed_twenty_times_stores_every_order_once() {
         // The kills are spread over the import: each comes at a random moment of the next share of it.
         let share = count / (KILLS as u64 + 2);
         let target = before + fastrand::u64(1..=share);
-        let mut is_ended = false;
-        while kills < KILLS {
-            is_ended = running.try_wait().unwrap().is_some();
+        if kills == KILLS {
+            break running;
+        }
+        let is_ended = loop {
+            let is_ended = running.try_wait().unwrap().is_some();
             let is_there = data.join("orders.db").exists() && before_or(&data, before) >= target;
             if is_ended || is_there {
-                break;
+                break is_ended;
             }
-            assert!(started.elapsed() < Duration::from_secs(600), "the import makes no progress");
+            assert!(started.elapsed() < Duration::from_mins(10), "the import makes no progress");
             std::thread::sleep(Duration::from_millis(2));
-        }
-        if kills == KILLS || is_ended {
+        };
+        if is_ended {
             break running;
         }
         running.kill().unwrap();
@@ -85,10 +90,8 @@ fn an_import_killed_twenty_times_stores_every_order_once() {
 
 /// As [`stored`], or `before` while the file is not readable yet.
 fn before_or(data: &Path, before: u64) -> u64 {
-    let connection = rusqlite::Connection::open_with_flags(
-        data.join("orders.db"),
-        rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY,
-    );
+    let connection =
+        rusqlite::Connection::open_with_flags(data.join("orders.db"), rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY);
     let query = "SELECT coalesce(max(seq), 0) FROM orders";
     connection
         .and_then(|connection| connection.query_row(query, [], |row| row.get::<_, i64>(0)))

@@ -7,8 +7,8 @@ use time::OffsetDateTime;
 
 use super::{classify, state_of};
 use crate::id::{OrderId, Version};
-use crate::order::envelope::{self, Envelope, Incomplete, Stamp, Status, Stored};
 use crate::order::Change as Asked;
+use crate::order::envelope::{self, Envelope, Incomplete, Stamp, Status, Stored};
 use crate::record::Idempotency;
 use crate::snapshot::{Change, Snapshot, State};
 use crate::store::{Answer, Batch, Entry, Move, Outcome, Refusal, StoreError};
@@ -23,12 +23,16 @@ const KIND_ENVELOPE: i64 = 1;
 
 /// Remembers when expired idempotency keys were last dropped.
 #[derive(Default)]
-pub struct Purge {
+pub(super) struct Purge {
     last: i64,
 }
 
 /// Commits a batch; see [`crate::store::Store::commit`].
-pub fn commit(connection: &mut Connection, batch: &Batch, purge: &mut Purge) -> Result<Vec<Outcome>, StoreError> {
+pub(super) fn commit(
+    connection: &mut Connection,
+    batch: &Batch,
+    purge: &mut Purge,
+) -> Result<Vec<Outcome>, StoreError> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(classify)?;
     for step in &batch.moves {
         move_position(&transaction, &batch.source, step)?;
@@ -147,19 +151,16 @@ impl<'c> Writer<'c> {
         let state = if is_delete { State::Hidden } else { State::Live };
         let user_id = envelope.user_id.map(|user_id| user_id.hyphenated().to_string());
         let (user_id, external_id) = (user_id.as_deref(), envelope.external_id.as_deref());
-        match row {
-            Some(row) => {
-                let change = if is_delete { Change::Deleted } else { Change::Updated };
-                self.update(&row, state, user_id, envelope.payload.is_some().then_some(external_id), &body)?;
-                Ok(self.stored(id, row.version + 1, row.seq, state, &body, change))
-            }
-            None => {
-                let change = if is_delete { Change::Deleted } else { Change::Created };
-                let seq = self
-                    .insert(&id, KIND_ENVELOPE, state, user_id, external_id, &body)?
-                    .expect("the id was not stored a moment ago, in the same transaction");
-                Ok(self.stored(id, 1, seq, state, &body, change))
-            }
+        if let Some(row) = row {
+            let change = if is_delete { Change::Deleted } else { Change::Updated };
+            self.update(&row, state, user_id, envelope.payload.is_some().then_some(external_id), &body)?;
+            Ok(self.stored(id, row.version + 1, row.seq, state, &body, change))
+        } else {
+            let change = if is_delete { Change::Deleted } else { Change::Created };
+            let seq = self
+                .insert(&id, KIND_ENVELOPE, state, user_id, external_id, &body)?
+                .expect("the id was not stored a moment ago, in the same transaction");
+            Ok(self.stored(id, 1, seq, state, &body, change))
         }
     }
 
@@ -172,7 +173,15 @@ impl<'c> Writer<'c> {
         Ok(self.stored(id, row.version + 1, row.seq, State::Gone, b"", Change::Deleted))
     }
 
-    fn stored(&mut self, id: OrderId, version: Version, seq: i64, state: State, body: &[u8], change: Change) -> Outcome {
+    fn stored(
+        &mut self,
+        id: OrderId,
+        version: Version,
+        seq: i64,
+        state: State,
+        body: &[u8],
+        change: Change,
+    ) -> Outcome {
         let snapshot = Snapshot::new(version, seq.unsigned_abs(), state, body, &mut self.scratch);
         Outcome::Stored { id, snapshot, change }
     }
@@ -238,7 +247,14 @@ impl<'c> Writer<'c> {
                 "UPDATE orders SET version = version + 1, state = ?2, user_id = coalesce(?3, user_id),
                  external_id = iif(?4, ?5, external_id), body = ?6 WHERE seq = ?1",
             )?
-            .execute(params![row.seq, state_column(state), user_id, external_id.is_some(), external_id.flatten(), body])?;
+            .execute(params![
+                row.seq,
+                state_column(state),
+                user_id,
+                external_id.is_some(),
+                external_id.flatten(),
+                body
+            ])?;
         Ok(())
     }
 

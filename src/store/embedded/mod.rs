@@ -139,7 +139,8 @@ impl Embedded {
 /// # Errors
 /// Whatever SQLite says.
 pub fn open_reader(path: &Path) -> rusqlite::Result<Connection> {
-    let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+    let connection =
+        Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
     connection.busy_timeout(Duration::from_secs(5))?;
     // Mapped pages are shared with the page cache; a scan then copies each body once.
     connection.pragma_update(None, "mmap_size", 1_i64 << 40)?;

@@ -46,7 +46,7 @@ const APPLICATION_ID: i32 = 0x4f52_4453;
 ///
 /// # Errors
 /// [`MigrateError`].
-pub fn migrations(connection: &Connection) -> Result<Vec<(Migration, bool)>, MigrateError> {
+pub(super) fn migrations(connection: &Connection) -> Result<Vec<(Migration, bool)>, MigrateError> {
     let applied = version(connection)?;
     Ok(MIGRATIONS.iter().map(|migration| (*migration, migration.number <= applied)).collect())
 }
@@ -55,7 +55,7 @@ pub fn migrations(connection: &Connection) -> Result<Vec<(Migration, bool)>, Mig
 ///
 /// # Errors
 /// [`MigrateError`].
-pub fn migrate_up(connection: &mut Connection) -> Result<Vec<u32>, MigrateError> {
+pub(super) fn migrate_up(connection: &mut Connection) -> Result<Vec<u32>, MigrateError> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let from = version(&transaction)?;
     let pending: Vec<&Migration> = MIGRATIONS.iter().filter(|migration| migration.number > from).collect();
@@ -72,7 +72,7 @@ pub fn migrate_up(connection: &mut Connection) -> Result<Vec<u32>, MigrateError>
 ///
 /// # Errors
 /// [`MigrateError`].
-pub fn migrate_down(connection: &mut Connection) -> Result<Option<u32>, MigrateError> {
+pub(super) fn migrate_down(connection: &mut Connection) -> Result<Option<u32>, MigrateError> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let from = version(&transaction)?;
     let Some(migration) = MIGRATIONS.iter().find(|migration| migration.number == from) else { return Ok(None) };
@@ -98,7 +98,7 @@ fn version(connection: &Connection) -> Result<u32, MigrateError> {
 ///
 /// # Errors
 /// Whatever SQLite says.
-pub fn configure(connection: &Connection) -> rusqlite::Result<()> {
+pub(super) fn configure(connection: &Connection) -> rusqlite::Result<()> {
     // 8 KB pages hold several orders of 1 KB; must come before the file has content.
     connection.pragma_update(None, "page_size", 8192)?;
     let mode: String = connection.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get(0))?;
@@ -117,7 +117,7 @@ pub fn configure(connection: &Connection) -> rusqlite::Result<()> {
 ///
 /// # Errors
 /// Whatever SQLite says; the data is safe either way.
-pub fn close(connection: Connection) -> rusqlite::Result<()> {
+pub(super) fn close(connection: Connection) -> rusqlite::Result<()> {
     connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
     connection.close().map_err(|(_, error)| error)
 }
