@@ -9,6 +9,7 @@ use tokio::sync::mpsc;
 
 use super::body::Body;
 use super::respond::{self, Answer, Face, Problem, X_MIN_VERSION, X_MISSING};
+use super::route::segment;
 use super::{Api, content_type};
 use crate::cache::recent::array;
 use crate::id::{IdError, OrderId, Version, parse_uuid};
@@ -33,7 +34,7 @@ pub enum Quick {
 
 /// A read of one order, as far as it goes without waiting.
 pub fn one<T: Store>(api: &Api<T>, id: &str, face: Face, headers: &HeaderMap) -> Quick {
-    let id = match OrderId::parse(id.as_bytes()) {
+    let id = match parse_id(id) {
         Ok(id) => id,
         Err(error) => return Quick::Done(bad_id(error).answer(headers)),
     };
@@ -54,6 +55,14 @@ pub fn one<T: Store>(api: &Api<T>, id: &str, face: Face, headers: &HeaderMap) ->
             api.metrics.http.miss();
             Quick::Slow(id, least)
         }
+    }
+}
+
+/// An id as a path spells it. A legal id needs no percent-encoding, so decoding waits until one is not legal.
+fn parse_id(raw: &str) -> Result<OrderId, IdError> {
+    match OrderId::parse(raw.as_bytes()) {
+        Err(_) if raw.contains('%') => OrderId::parse(segment(raw).as_bytes()),
+        parsed => parsed,
     }
 }
 

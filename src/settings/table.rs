@@ -299,7 +299,7 @@ pub const SETTINGS: &[Setting] = &[
         env: &["ORDER_HTTP_HEADERS_MAX"],
         value: "N",
         help: "Header fields of a request",
-        default: "64",
+        default: "100",
         apply: |config, values| {
             config.http.headers_max = count(one(values)?, 8)?;
             Ok(())
