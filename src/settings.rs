@@ -1,5 +1,6 @@
 //! Flags, environment, files and defaults become an [`app::Config`]. The only reader of any of them.
 
+pub mod commands;
 mod parse;
 mod table;
 
@@ -215,13 +216,14 @@ fn look_up(setting: &Setting, flags: &ArgMatches, outside: &Outside, file: &File
 /// The values a flag was given, before or after the subcommand; the later place is the stronger one.
 fn flag(flags: &ArgMatches, key: &str) -> Vec<String> {
     let inner = flags.subcommand().map(|(_, inner)| flag(inner, key)).unwrap_or_default();
-    if !inner.is_empty() || flags.try_contains_id(key).is_err() {
+    if !inner.is_empty() {
         return inner;
     }
-    if flags.value_source(key) != Some(ValueSource::CommandLine) {
-        return Vec::new();
+    // A tool's own flag may have the name of a setting and another type; it is not meant here.
+    match flags.try_get_many::<String>(key) {
+        Ok(Some(values)) if flags.value_source(key) == Some(ValueSource::CommandLine) => values.cloned().collect(),
+        _ => Vec::new(),
     }
-    flags.get_many::<String>(key).into_iter().flatten().cloned().collect()
 }
 
 fn place(setting: &Setting, origin: &Origin) -> String {

@@ -1,6 +1,10 @@
 //! Subcommands that are not the service.
 
+pub mod client;
 pub mod export;
+pub mod healthcheck;
 pub mod import;
+pub mod load;
 pub mod migrate;
 pub mod progress;
+pub mod publish;

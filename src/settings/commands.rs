@@ -1,0 +1,327 @@
+//! The commands and their own flags, and what they come to.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
+use hyper::header::{HeaderName, HeaderValue};
+
+use super::{Outside, Settings, Wrong, parse, with_flags};
+use crate::tools::client::Server;
+use crate::tools::load::Json;
+use crate::tools::migrate::Direction;
+use crate::tools::{export, import, load, publish};
+
+/// What the process is to do.
+pub enum Task {
+    /// Answer requests.
+    Serve,
+    /// Store the orders of a file.
+    Import(import::Config),
+    /// Write every live order.
+    Export(export::Config),
+    /// Send orders to a running service.
+    Publish(publish::Config),
+    /// Read from a running service at a fixed rate.
+    Load(load::Config, Option<Json>),
+    /// Ask a running service whether it is well.
+    Healthcheck {
+        /// Where to ask.
+        url: String,
+        /// How long to wait.
+        timeout: Duration,
+    },
+    /// Change or show the store's schema.
+    Migrate(Direction),
+    /// Say that the settings are good.
+    ConfigCheck,
+    /// Show the settings.
+    ConfigPrint,
+    /// Write a completion script.
+    Completions(clap_complete::Shell),
+}
+
+/// Reads the command line.
+///
+/// # Errors
+/// [`Wrong`] for settings that cannot be used. A command line that cannot be understood ends the process with 2, as
+/// clap does it.
+pub fn task(matches: &ArgMatches, outside: &Outside) -> Result<(Settings, Task), Wrong> {
+    let settings = Settings::load(matches, outside)?;
+    let task = match matches.subcommand() {
+        None | Some(("serve", _)) => Task::Serve,
+        Some(("import", arguments)) => Task::Import(import_of(arguments, &settings)),
+        Some(("export", arguments)) => {
+            let output = arguments.get_one("output").cloned();
+            Task::Export(export::Config { store: settings.config.store.clone(), output })
+        }
+        Some(("publish", arguments)) => Task::Publish(publish_of(arguments).map_err(|error| wrong("publish", &error))?),
+        Some(("load", arguments)) => {
+            let json = arguments.get_one::<PathBuf>("json").cloned();
+            let json = json.map(|path| if path.as_os_str() == "-" { Json::Stdout } else { Json::File(path) });
+            Task::Load(load_of(arguments).map_err(|error| wrong("load", &error))?, json)
+        }
+        Some(("healthcheck", arguments)) => {
+            let own = || {
+                let mut address = settings.config.http.listen[0];
+                if address.ip().is_unspecified() {
+                    address.set_ip(std::net::Ipv4Addr::LOCALHOST.into());
+                }
+                format!("http://{address}/readyz")
+            };
+            let url = arguments.get_one::<String>("url").cloned().unwrap_or_else(own);
+            Task::Healthcheck { url, timeout: one(arguments, "timeout") }
+        }
+        Some(("migrate", arguments)) => Task::Migrate(match arguments.subcommand() {
+            Some(("up", _)) => Direction::Up,
+            Some(("down", arguments)) => Direction::Down { is_confirmed: arguments.get_flag("yes") },
+            _ => Direction::Status,
+        }),
+        Some(("config", arguments)) if arguments.subcommand_matches("print").is_some() => Task::ConfigPrint,
+        Some(("config", _)) => Task::ConfigCheck,
+        Some(("completions", arguments)) => Task::Completions(one(arguments, "shell")),
+        Some((name, _)) => unreachable!("{name} is no subcommand"),
+    };
+    Ok((settings, task))
+}
+
+/// The command line as clap knows it.
+#[must_use]
+pub fn command() -> Command {
+    let migrate = Command::new("migrate")
+        .about("Bring the store's schema forward or back")
+        .subcommand_required(true)
+        .subcommand(with_flags(Command::new("up").about("Apply what is missing")))
+        .subcommand(
+            with_flags(Command::new("down").about("Take the newest step back, with the data in it"))
+                .arg(switch("yes", "Delete the orders in it")),
+        )
+        .subcommand(with_flags(Command::new("status").about("Say which steps are applied")));
+    let config = Command::new("config")
+        .about("Look at the settings")
+        .subcommand_required(true)
+        .subcommand(with_flags(Command::new("check").about("Say whether they are good")))
+        .subcommand(with_flags(Command::new("print").about("Show them as they would be used, and where each is from")));
+    with_flags(Command::new("order-service"))
+        .about("Orders by id, from memory, kept true through a durable store")
+        .version(env!("CARGO_PKG_VERSION"))
+        .propagate_version(true)
+        .subcommand(with_flags(Command::new("serve").about("Answer requests (the default)")))
+        .subcommand(import_command())
+        .subcommand(
+            with_flags(Command::new("export").about("Write every live order as a line, newest first")).arg(
+                Arg::new("output")
+                    .long("output")
+                    .short('o')
+                    .value_name("FILE")
+                    .value_parser(value_parser!(PathBuf))
+                    .help("Instead of standard output"),
+            ),
+        )
+        .subcommand(publish_command())
+        .subcommand(load_command())
+        .subcommand(
+            with_flags(Command::new("healthcheck").about("Ask a running service whether it is ready"))
+                .arg(Arg::new("url").long("url").value_name("URL").help("Where to ask [default: /readyz of --listen]"))
+                .arg(time("timeout", "3s", "How long to wait")),
+        )
+        .subcommand(migrate)
+        .subcommand(config)
+        .subcommand(
+            Command::new("completions").about("Write a completion script for a shell").arg(
+                Arg::new("shell").required(true).value_parser(value_parser!(clap_complete::Shell)).help("The shell"),
+            ),
+        )
+}
+
+fn import_command() -> Command {
+    with_flags(Command::new("import").about("Store the orders of a file; an interrupted import goes on where it was"))
+        .arg(
+            Arg::new("file")
+                .value_name("FILE")
+                .value_parser(value_parser!(PathBuf))
+                .required(true)
+                .help("One order a line; - is standard input"),
+        )
+        .arg(
+            Arg::new("rejects")
+                .long("rejects")
+                .value_name("FILE")
+                .value_parser(value_parser!(PathBuf))
+                .help("Where lines that are no valid orders go [default: FILE.rejected]"),
+        )
+}
+
+fn publish_command() -> Command {
+    Command::new("publish")
+        .about("Send sample orders, or those of a file, to a running service")
+        .arg(text("http", "URL", "The service").default_value("http://127.0.0.1:8080"))
+        .arg(number("count", "N", "How many sample orders").default_value("1000"))
+        .arg(rate("rate", "Orders per second; as fast as they are taken when not given"))
+        .arg(
+            Arg::new("invalid")
+                .long("invalid")
+                .value_name("SHARE")
+                .value_parser(share)
+                .default_value("0")
+                .help("The share of orders made invalid on purpose, from 0 to 1"),
+        )
+        .arg(
+            Arg::new("file")
+                .long("file")
+                .value_name("FILE")
+                .value_parser(value_parser!(PathBuf))
+                .help("Orders of a file, one a line, instead of samples; - is standard input"),
+        )
+        .arg(
+            Arg::new("kind")
+                .long("kind")
+                .value_name("KIND")
+                .value_parser(["wb", "envelope"])
+                .default_value("wb")
+                .help("Which kind of sample orders"),
+        )
+        .arg(number("connections", "N", "Connections at once").default_value("32"))
+        .arg(number("seed", "N", "Which samples").default_value("0"))
+        .arg(switch("allow-remote", "Allow a service that is not on this machine"))
+}
+
+fn load_command() -> Command {
+    Command::new("load")
+        .about("Read from a running service at a fixed rate and report latencies")
+        .arg(text("url", "URL", "The service").default_value("http://127.0.0.1:8080"))
+        .arg(text("path", "PATH", "Ask for this path instead of orders").action(ArgAction::Append))
+        .arg(text("id", "ID", "Ask for this order; may repeat").action(ArgAction::Append))
+        .arg(
+            Arg::new("ids-file")
+                .long("ids-file")
+                .value_name("FILE")
+                .value_parser(value_parser!(PathBuf))
+                .help("Ask for orders of these ids, one a line, at random"),
+        )
+        .arg(number("sample", "N", "Ask for the first N sample orders at random").default_value("1"))
+        .arg(rate("rate", "Requests per second; without it each connection asks again once it is answered"))
+        .arg(time("duration", "10s", "How long is measured"))
+        .arg(time("warm-up", "1s", "How long is not measured, before that"))
+        .arg(number("count", "N", "Stop after this many requests, whatever the duration"))
+        .arg(number("connections", "N", "Connections").default_value("64"))
+        .arg(time("timeout", "5s", "How long an answer is waited for"))
+        .arg(text("header", "NAME: VALUE", "Header field of every request; may repeat").action(ArgAction::Append))
+        .arg(
+            Arg::new("expect")
+                .long("expect")
+                .value_name("STATUS")
+                .value_parser(value_parser!(u16))
+                .default_value("200")
+                .help("The status that counts as right"),
+        )
+        .arg(
+            Arg::new("json")
+                .long("json")
+                .value_name("FILE")
+                .value_parser(value_parser!(PathBuf))
+                .help("Write the report as JSON; - is standard output"),
+        )
+        .arg(number("seed", "N", "Which orders at random").default_value("0"))
+        .arg(switch("allow-remote", "Allow a service that is not on this machine"))
+}
+
+fn import_of(arguments: &ArgMatches, settings: &Settings) -> import::Config {
+    let path: PathBuf = one(arguments, "file");
+    let rejects = arguments.get_one("rejects").cloned().unwrap_or_else(|| {
+        let mut name = path.file_name().filter(|name| *name != "-").unwrap_or("stdin".as_ref()).to_owned();
+        name.push(".rejected");
+        path.with_file_name(name)
+    });
+    let mut ingest = settings.config.ingest.clone();
+    // Nobody waits for single orders of an import: full batches are what counts.
+    ingest.batch.linger = Duration::from_millis(50);
+    import::Config { path, rejects, store: settings.config.store.clone(), ingest }
+}
+
+fn publish_of(arguments: &ArgMatches) -> anyhow::Result<publish::Config> {
+    let server = Server::parse(&one::<String>(arguments, "http"), arguments.get_flag("allow-remote"))?;
+    let connections = usize::try_from(one::<u64>(arguments, "connections"))?.max(1);
+    Ok(publish::Config {
+        target: publish::Target::Http { server, connections },
+        count: one(arguments, "count"),
+        rate: arguments.get_one("rate").copied(),
+        invalid: one(arguments, "invalid"),
+        file: arguments.get_one("file").cloned(),
+        seed: one(arguments, "seed"),
+        kind: if one::<String>(arguments, "kind") == "wb" { publish::Kind::Wb } else { publish::Kind::Envelope },
+    })
+}
+
+fn load_of(arguments: &ArgMatches) -> anyhow::Result<load::Config> {
+    let many = |name: &str| arguments.get_many::<String>(name).into_iter().flatten().cloned().collect::<Vec<_>>();
+    let mut paths = many("path");
+    paths.extend(many("id").iter().map(|id| format!("/order/{id}")));
+    if let Some(file) = arguments.get_one::<PathBuf>("ids-file") {
+        let ids = std::fs::read_to_string(file)
+            .map_err(|error| anyhow::anyhow!("--ids-file: {}: {error}", file.display()))?;
+        paths.extend(ids.lines().filter(|id| !id.trim().is_empty()).map(|id| format!("/order/{}", id.trim())));
+    }
+    if paths.is_empty() {
+        paths.extend(load::sample_paths(one(arguments, "sample")));
+    }
+    let mut headers = Vec::new();
+    for header in many("header") {
+        let (name, value) =
+            header.split_once(':').ok_or_else(|| anyhow::anyhow!("--header: {header:?} has no colon"))?;
+        headers.push((HeaderName::try_from(name.trim())?, HeaderValue::try_from(value.trim())?));
+    }
+    Ok(load::Config {
+        server: Server::parse(&one::<String>(arguments, "url"), arguments.get_flag("allow-remote"))?,
+        paths: Arc::from(paths),
+        rate: arguments.get_one("rate").copied(),
+        duration: one(arguments, "duration"),
+        warm_up: one(arguments, "warm-up"),
+        connections: usize::try_from(one::<u64>(arguments, "connections"))?.max(1),
+        timeout: one(arguments, "timeout"),
+        headers,
+        expect: one(arguments, "expect"),
+        seed: one(arguments, "seed"),
+        count: arguments.get_one("count").copied(),
+    })
+}
+
+fn wrong(command: &str, error: &anyhow::Error) -> Wrong {
+    Wrong(vec![format!("{command}: {error:#}")])
+}
+
+/// The value of an argument that is required or has a default.
+fn one<T: Clone + Send + Sync + 'static>(arguments: &ArgMatches, name: &str) -> T {
+    arguments.get_one::<T>(name).expect("required, or has a default").clone()
+}
+
+fn text(name: &'static str, value: &'static str, help: &'static str) -> Arg {
+    Arg::new(name).long(name).value_name(value).help(help)
+}
+
+fn number(name: &'static str, value: &'static str, help: &'static str) -> Arg {
+    text(name, value, help).value_parser(value_parser!(u64))
+}
+
+fn switch(name: &'static str, help: &'static str) -> Arg {
+    Arg::new(name).long(name).action(ArgAction::SetTrue).help(help)
+}
+
+fn time(name: &'static str, default: &'static str, help: &'static str) -> Arg {
+    text(name, "TIME", help).value_parser(parse::duration).default_value(default)
+}
+
+fn rate(name: &'static str, help: &'static str) -> Arg {
+    text(name, "RATE", help).value_parser(|text: &str| match text.parse::<f64>() {
+        Ok(rate) if rate > 0.0 && rate.is_finite() => Ok(rate),
+        _ => Err(format!("{text:?} is no rate above 0")),
+    })
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(share) if (0.0..=1.0).contains(&share) => Ok(share),
+        _ => Err(format!("{text:?} is no share from 0 to 1")),
+    }
+}

@@ -1,0 +1,114 @@
+//! One keep-alive HTTP/1.1 connection, for the tools that talk to a running service.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::client::conn::http1::{SendRequest, handshake};
+use hyper::header::{HOST, HeaderValue};
+use hyper::{Request, Response, Uri};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+
+/// A server to talk to: `http://host:port`.
+#[derive(Debug, Clone)]
+pub struct Server {
+    address: SocketAddr,
+    host: HeaderValue,
+}
+
+/// Why a request has no answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
+pub enum NoAnswer {
+    /// No connection.
+    #[error("connection refused")]
+    Refused,
+    /// The server closed the connection before it answered.
+    #[error("closed early")]
+    Closed,
+    /// No answer in time.
+    #[error("timed out")]
+    TimedOut,
+}
+
+impl Server {
+    /// Reads a URL and finds its address. Anything but this machine must be allowed: load is not for strangers.
+    ///
+    /// # Errors
+    /// When the URL is no `http://host:port`, its host is unknown, or it is remote and that is not allowed.
+    pub fn parse(url: &str, allow_remote: bool) -> anyhow::Result<Self> {
+        let uri: Uri = url.parse().with_context(|| format!("{url:?} is no URL"))?;
+        if uri.scheme_str() != Some("http") {
+            bail!("{url:?} must start with http://");
+        }
+        let authority = uri.authority().with_context(|| format!("{url:?} names no host"))?;
+        let port = authority.port_u16().unwrap_or(80);
+        let host = authority.host().trim_matches(['[', ']']);
+        let mut addresses = std::net::ToSocketAddrs::to_socket_addrs(&(host, port))
+            .with_context(|| format!("{host:?} is no known host"))?;
+        let address = addresses.next().with_context(|| format!("{host:?} has no address"))?;
+        if !address.ip().is_loopback() && !allow_remote {
+            bail!("{address} is not this machine; --allow-remote allows it");
+        }
+        Ok(Self { address, host: HeaderValue::from_str(authority.as_str())? })
+    }
+
+    /// A request to this server.
+    pub fn request(&self, method: &str, path: &str, body: Bytes) -> anyhow::Result<Request<Full<Bytes>>> {
+        let request = Request::builder().method(method).uri(path).header(HOST, &self.host).body(Full::new(body))?;
+        Ok(request)
+    }
+}
+
+/// A connection that opens itself anew after the server has closed it.
+pub struct Client {
+    server: Server,
+    timeout: Duration,
+    sender: Option<SendRequest<Full<Bytes>>>,
+}
+
+impl Client {
+    /// Connects with the first request.
+    #[must_use]
+    pub fn new(server: Server, timeout: Duration) -> Self {
+        Self { server, timeout, sender: None }
+    }
+
+    /// Sends one request and reads the whole answer. After an error the next request connects anew.
+    ///
+    /// # Errors
+    /// [`NoAnswer`].
+    pub async fn send(&mut self, request: Request<Full<Bytes>>) -> Result<Response<Bytes>, NoAnswer> {
+        let result = tokio::time::timeout(self.timeout, self.exchange(request)).await;
+        let result = result.unwrap_or(Err(NoAnswer::TimedOut));
+        if result.is_err() {
+            self.sender = None;
+        }
+        result
+    }
+
+    async fn exchange(&mut self, request: Request<Full<Bytes>>) -> Result<Response<Bytes>, NoAnswer> {
+        let sender = match &mut self.sender {
+            Some(sender) if !sender.is_closed() => sender,
+            closed => closed.insert(connect(self.server.address).await?),
+        };
+        sender.ready().await.map_err(|_| NoAnswer::Closed)?;
+        let (head, body) = sender.send_request(request).await.map_err(|_| NoAnswer::Closed)?.into_parts();
+        let body = body.collect().await.map_err(|_| NoAnswer::Closed)?.to_bytes();
+        Ok(Response::from_parts(head, body))
+    }
+}
+
+async fn connect(address: SocketAddr) -> Result<SendRequest<Full<Bytes>>, NoAnswer> {
+    let socket = TcpStream::connect(address).await.map_err(|_| NoAnswer::Refused)?;
+    // Without it small requests wait for the answer's acknowledgement.
+    let _ = socket.set_nodelay(true);
+    let (sender, connection) = handshake(TokioIo::new(socket)).await.map_err(|_| NoAnswer::Closed)?;
+    tokio::spawn(async move {
+        // Its errors reach whoever waits for an answer.
+        let _ = connection.await;
+    });
+    Ok(sender)
+}

@@ -1,0 +1,25 @@
+//! `healthcheck`: one question to a running service, for container health checks.
+
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use bytes::Bytes;
+use hyper::StatusCode;
+
+use super::client::{Client, Server};
+
+/// Asks `url` and succeeds on 200.
+///
+/// # Errors
+/// With the status and the first line of any other answer, or why there is none.
+pub async fn run(url: &str, timeout: Duration) -> anyhow::Result<()> {
+    let server = Server::parse(url, true)?;
+    let path = url.parse::<hyper::Uri>()?.path().to_owned();
+    let request = server.request("GET", &path, Bytes::new())?;
+    let answer = Client::new(server, timeout).send(request).await.with_context(|| url.to_owned())?;
+    if answer.status() != StatusCode::OK {
+        let body = String::from_utf8_lossy(answer.body()).into_owned();
+        bail!("{url}: {}: {}", answer.status(), body.lines().next().unwrap_or_default());
+    }
+    Ok(())
+}

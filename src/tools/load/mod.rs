@@ -1,0 +1,204 @@
+//! `load`: reads at a fixed rate, however slowly they are answered. A stall counts for every request that was due
+//! meanwhile, not only for the one that met it (Gil Tene, "How NOT to Measure Latency": coordinated omission).
+
+pub mod report;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use bytes::Bytes;
+use hyper::header::{HeaderName, HeaderValue};
+use tokio::time::Instant;
+
+use super::client::{Client, NoAnswer, Server};
+use super::progress::Progress;
+use crate::order::sample;
+use report::{Report, Tally};
+
+/// What to ask for, how often and for how long.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The service.
+    pub server: Server,
+    /// Paths asked for; one after the other when it is one, at random otherwise.
+    pub paths: Arc<[String]>,
+    /// Requests per second over all connections. `None`: each connection asks again as soon as it is answered, which
+    /// measures throughput and says little about latency.
+    pub rate: Option<f64>,
+    /// How long is measured.
+    pub duration: Duration,
+    /// How long is not measured, before that.
+    pub warm_up: Duration,
+    /// Connections.
+    pub connections: usize,
+    /// How long an answer is waited for.
+    pub timeout: Duration,
+    /// Header fields of every request.
+    pub headers: Vec<(HeaderName, HeaderValue)>,
+    /// The status that counts as right.
+    pub expect: u16,
+    /// Which of several paths.
+    pub seed: u64,
+    /// Stop after this many requests, whatever the duration.
+    pub count: Option<u64>,
+}
+
+/// Where a report goes besides the terminal.
+#[derive(Debug, Clone)]
+pub enum Json {
+    /// Standard output; the text then goes to standard error.
+    Stdout,
+    /// A file.
+    File(PathBuf),
+}
+
+/// The paths of the first `count` sample orders.
+pub fn sample_paths(count: u64) -> impl Iterator<Item = String> {
+    (0..count).map(|n| format!("/order/{}", sample::wb_id(0, n)))
+}
+
+/// Loads the service and reports.
+///
+/// # Errors
+/// When nothing was answered at all.
+pub async fn run(config: Config) -> anyhow::Result<Report> {
+    if config.paths.is_empty() || config.connections == 0 {
+        bail!("nothing to ask for, or no connection to ask over");
+    }
+    let start = Instant::now() + Duration::from_millis(50);
+    let progress = Arc::new(Progress::new("load", None));
+    let mut workers = tokio::task::JoinSet::new();
+    for index in 0..config.connections {
+        let worker = Worker::new(&config, index, start)?;
+        workers.spawn(worker.run(Arc::clone(&progress)));
+    }
+    let mut tally = Tally::new();
+    while let Some(worker) = workers.join_next().await {
+        tally.merge(&worker.context("a connection's task failed")?);
+    }
+    let measured = config.count.map_or(config.duration, |_| start.elapsed());
+    let report = Report::new(&config, tally, measured);
+    progress.finish(format!("{} answers", report.answers()));
+    if report.answers() == 0 {
+        bail!("nothing was answered\n{}", report.text());
+    }
+    Ok(report)
+}
+
+/// One connection and its share of the schedule.
+struct Worker {
+    client: Client,
+    server: Server,
+    paths: Arc<[String]>,
+    headers: Vec<(HeaderName, HeaderValue)>,
+    random: fastrand::Rng,
+    /// When the first request is due, and how far apart they are.
+    first: Instant,
+    every: Option<Duration>,
+    measured_from: Instant,
+    end: Instant,
+    count: u64,
+    expect: u16,
+}
+
+impl Worker {
+    fn new(config: &Config, index: usize, start: Instant) -> anyhow::Result<Self> {
+        #[expect(clippy::cast_precision_loss, reason = "connections are few")]
+        let (share, index_share) = (config.connections as f64, index as f64);
+        let every = match config.rate {
+            Some(rate) if rate > 0.0 => Some(Duration::from_secs_f64(share / rate)),
+            Some(_) => bail!("the rate must be more than 0"),
+            None => None,
+        };
+        // Connections take turns instead of all asking at once.
+        let first = start + every.map_or(Duration::ZERO, |every| every.mul_f64(index_share / share));
+        let connections = config.connections as u64;
+        let count = config
+            .count
+            .map_or(u64::MAX, |count| count / connections + u64::from((index as u64) < count % connections));
+        let measured_from = start + config.warm_up;
+        Ok(Self {
+            client: Client::new(config.server.clone(), config.timeout),
+            server: config.server.clone(),
+            paths: Arc::clone(&config.paths),
+            headers: config.headers.clone(),
+            random: fastrand::Rng::with_seed(config.seed ^ index as u64),
+            first,
+            every,
+            measured_from,
+            end: measured_from + config.duration,
+            count,
+            expect: config.expect,
+        })
+    }
+
+    async fn run(mut self, progress: Arc<Progress>) -> Tally {
+        let mut tally = Tally::new();
+        let mut due = self.first;
+        let mut told = 0;
+        for asked in 0..self.count {
+            if due >= self.end || Instant::now() >= self.end {
+                break;
+            }
+            wait_until(due).await;
+            let sent = Instant::now();
+            let result = self.ask().await;
+            let answered = Instant::now();
+            if due >= self.measured_from || self.count != u64::MAX {
+                // Without a schedule a request is due when it is sent.
+                let intended = if self.every.is_some() { due } else { sent };
+                tally.note(result, answered - intended, answered - sent, sent - due, self.expect);
+            }
+            if result.is_err() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            due = self.every.map_or_else(Instant::now, |every| due + every);
+            if asked - told >= 256 {
+                progress.add(asked - told);
+                told = asked;
+            }
+        }
+        self.count_missed(due, &mut tally);
+        tally
+    }
+
+    /// What was due before the end and never sent, because answers took too long: it has waited until now.
+    fn count_missed(&self, mut due: Instant, tally: &mut Tally) {
+        let Some(every) = self.every.filter(|_| self.count == u64::MAX) else { return };
+        let now = Instant::now();
+        while due < self.end {
+            if due >= self.measured_from {
+                tally.miss(now.saturating_duration_since(due));
+            }
+            due += every;
+        }
+    }
+
+    async fn ask(&mut self) -> Result<(u16, u64), NoAnswer> {
+        let path = match &*self.paths {
+            [path] => path,
+            paths => &paths[self.random.usize(..paths.len())],
+        };
+        let Ok(mut request) = self.server.request("GET", path, Bytes::new()) else { return Err(NoAnswer::Refused) };
+        for (name, value) in &self.headers {
+            request.headers_mut().insert(name, value.clone());
+        }
+        let answer = self.client.send(request).await?;
+        Ok((answer.status().as_u16(), answer.body().len() as u64))
+    }
+}
+
+/// Sleeps to within a timer's millisecond, then gives way until the moment has come: at low rates the timer would
+/// otherwise be most of what is measured.
+async fn wait_until(due: Instant) {
+    const TIMER: Duration = Duration::from_millis(2);
+    let ahead = due.saturating_duration_since(Instant::now());
+    if let Some(asleep) = ahead.checked_sub(TIMER) {
+        tokio::time::sleep(asleep).await;
+    }
+    while Instant::now() < due {
+        tokio::task::yield_now().await;
+    }
+}

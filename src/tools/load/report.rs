@@ -1,0 +1,211 @@
+//! What `load` found: percentiles, statuses and errors, as text and as JSON.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+use serde_json::json;
+
+use super::Config;
+use crate::tools::client::NoAnswer;
+
+/// The highest latency told apart, in microseconds.
+const MICROS_MAX: u64 = 600_000_000;
+const PERCENTILES: [f64; 7] = [50.0, 75.0, 90.0, 99.0, 99.9, 99.99, 100.0];
+
+/// One connection's findings, or all of them together.
+pub struct Tally {
+    latency: Histogram<u64>,
+    service: Histogram<u64>,
+    statuses: BTreeMap<u16, u64>,
+    errors: BTreeMap<String, u64>,
+    unexpected: u64,
+    bytes: u64,
+    late: u64,
+    missed: u64,
+}
+
+impl Tally {
+    /// Nothing yet.
+    #[must_use]
+    pub fn new() -> Self {
+        let histogram = || Histogram::new_with_max(MICROS_MAX, 3).expect("three digits up to ten minutes");
+        Self {
+            latency: histogram(),
+            service: histogram(),
+            statuses: BTreeMap::new(),
+            errors: BTreeMap::new(),
+            unexpected: 0,
+            bytes: 0,
+            late: 0,
+            missed: 0,
+        }
+    }
+
+    /// A request and its answer: `latency` from when it was due, `service` from when it was sent.
+    pub fn note(
+        &mut self,
+        result: Result<(u16, u64), NoAnswer>,
+        latency: Duration,
+        service: Duration,
+        behind: Duration,
+        expect: u16,
+    ) {
+        match result {
+            Ok((status, bytes)) => {
+                *self.statuses.entry(status).or_default() += 1;
+                self.unexpected += u64::from(status != expect);
+                self.bytes += bytes;
+                self.service.saturating_record(micros(service));
+            }
+            Err(error) => *self.errors.entry(error.to_string()).or_default() += 1,
+        }
+        self.latency.saturating_record(micros(latency));
+        self.late += u64::from(behind > Duration::from_millis(1));
+    }
+
+    /// A request that was due `waited` ago and never sent.
+    pub fn miss(&mut self, waited: Duration) {
+        self.missed += 1;
+        self.latency.saturating_record(micros(waited));
+    }
+
+    /// Adds another tally.
+    pub fn merge(&mut self, other: &Self) {
+        self.latency += &other.latency;
+        self.service += &other.service;
+        for (status, count) in &other.statuses {
+            *self.statuses.entry(*status).or_default() += count;
+        }
+        for (error, count) in &other.errors {
+            *self.errors.entry(error.clone()).or_default() += count;
+        }
+        self.unexpected += other.unexpected;
+        self.bytes += other.bytes;
+        self.late += other.late;
+        self.missed += other.missed;
+    }
+}
+
+impl Default for Tally {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// The findings of one run.
+pub struct Report {
+    tally: Tally,
+    rate: Option<f64>,
+    seconds: f64,
+    connections: usize,
+}
+
+impl Report {
+    /// Findings over `measured` time.
+    #[must_use]
+    pub fn new(config: &Config, tally: Tally, measured: Duration) -> Self {
+        Self { tally, rate: config.rate, seconds: measured.as_secs_f64(), connections: config.connections }
+    }
+
+    /// Requests that were answered, rightly or not.
+    #[must_use]
+    pub fn answers(&self) -> u64 {
+        self.tally.statuses.values().sum()
+    }
+
+    /// Answers whose status was not the expected one, requests without an answer, and requests never sent.
+    #[must_use]
+    pub fn failures(&self) -> u64 {
+        self.tally.unexpected + self.tally.errors.values().sum::<u64>() + self.tally.missed
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "figures for people")]
+    fn per_second(&self) -> f64 {
+        self.answers() as f64 / self.seconds
+    }
+
+    /// For people.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let Self { tally, connections, seconds, .. } = self;
+        let mut text = String::new();
+        let asked = match self.rate {
+            Some(rate) => format!("{rate:.0}/s asked for, open loop"),
+            None => "as fast as answered: closed loop, latency does not count what a stall held back".to_owned(),
+        };
+        let mut line = |label: &str, value: String| {
+            let _ = writeln!(text, "{label:<12} {value}");
+        };
+        line("rate", format!("{:.0}/s answered, {asked}", self.per_second()));
+        line("requests", format!("{} answered in {seconds:.1} s over {connections} connections", self.answers()));
+        #[expect(clippy::cast_precision_loss, reason = "figures for people")]
+        let megabytes = tally.bytes as f64 / 1e6;
+        line("bodies", format!("{megabytes:.1} MB, {:.1} MB/s", megabytes / seconds));
+        line("late", format!("{} sent more than 1 ms after they were due, {} never sent", tally.late, tally.missed));
+        let _ = writeln!(text, "\n{:<12} {:>12} {:>12}", "", "latency", "service");
+        for percentile in PERCENTILES {
+            let label = if percentile >= 100.0 { "max".to_owned() } else { format!("p{percentile}") };
+            let at = |histogram: &Histogram<u64>| show(histogram.value_at_percentile(percentile));
+            let _ = writeln!(text, "{label:<12} {:>12} {:>12}", at(&tally.latency), at(&tally.service));
+        }
+        text.push('\n');
+        for (status, count) in &tally.statuses {
+            let _ = writeln!(text, "status {status:<5} {count}");
+        }
+        for (error, count) in &tally.errors {
+            let _ = writeln!(text, "error        {count} {error}");
+        }
+        text
+    }
+
+    /// For programs; units are in the names.
+    #[must_use]
+    pub fn json(&self) -> serde_json::Value {
+        let tally = &self.tally;
+        let percentiles = |histogram: &Histogram<u64>| {
+            let mut members = serde_json::Map::new();
+            for percentile in PERCENTILES {
+                members.insert(format!("p{percentile}"), histogram.value_at_percentile(percentile).into());
+            }
+            serde_json::Value::Object(members)
+        };
+        let curve: Vec<_> = tally
+            .latency
+            .iter_quantiles(5)
+            .map(|step| json!([step.quantile_iterated_to(), step.value_iterated_to()]))
+            .collect();
+        json!({
+            "rate_asked_per_second": self.rate,
+            "rate_answered_per_second": self.per_second(),
+            "is_open_loop": self.rate.is_some(),
+            "duration_seconds": self.seconds,
+            "connections": self.connections,
+            "answers": self.answers(),
+            "unexpected_statuses": tally.unexpected,
+            "statuses": tally.statuses.iter().map(|(status, count)| (status.to_string(), *count)).collect::<BTreeMap<_, _>>(),
+            "errors": tally.errors,
+            "late": tally.late,
+            "never_sent": tally.missed,
+            "body_bytes": tally.bytes,
+            "latency_us": percentiles(&tally.latency),
+            "service_us": percentiles(&tally.service),
+            "latency_curve_us": curve,
+        })
+    }
+}
+
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}
+
+fn show(micros: u64) -> String {
+    #[expect(clippy::cast_precision_loss, reason = "figures for people")]
+    let number = micros as f64;
+    match micros {
+        0..10_000 => format!("{micros} us"),
+        10_000..1_000_000 => format!("{:.1} ms", number / 1e3),
+        _ => format!("{:.2} s", number / 1e6),
+    }
+}

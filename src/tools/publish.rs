@@ -1,0 +1,222 @@
+//! `publish`: sample orders, or those of a file, to a running service.
+
+use std::io::BufRead;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use bytes::Bytes;
+use hyper::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use hyper::{Response, StatusCode};
+use tokio::sync::{Mutex, mpsc};
+use tokio::time::Instant;
+
+use super::client::{Client, NoAnswer, Server};
+use super::progress::Progress;
+use crate::order::sample;
+
+/// Which sample orders.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// WB orders.
+    Wb,
+    /// Requests to create envelope orders.
+    Envelope,
+}
+
+/// Where orders go to.
+#[derive(Debug, Clone)]
+pub enum Target {
+    /// `POST /orders`, one request an order.
+    Http {
+        /// The service.
+        server: Server,
+        /// Connections at once.
+        connections: usize,
+    },
+}
+
+/// What to publish, where to and how fast.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where to.
+    pub target: Target,
+    /// How many sample orders; all of the file when there is one.
+    pub count: u64,
+    /// Orders per second; as fast as they are taken when `None`.
+    pub rate: Option<f64>,
+    /// The share of orders, from 0 to 1, that are made invalid on purpose.
+    pub invalid: f64,
+    /// Orders of a file instead of samples; `-` is standard input.
+    pub file: Option<PathBuf>,
+    /// Which samples, and which of them are invalid.
+    pub seed: u64,
+    /// Which kind of samples.
+    pub kind: Kind,
+}
+
+/// What became of the orders.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Summary {
+    /// Stored for the first time.
+    pub created: u64,
+    /// Stored before, changed or not.
+    pub updated: u64,
+    /// Not valid, and said to be so.
+    pub rejected: u64,
+    /// Not answered, or not stored for another reason.
+    pub failed: u64,
+}
+
+/// Publishes.
+///
+/// # Errors
+/// When the input cannot be read, or when an order that should have been stored was not.
+pub async fn run(config: Config) -> anyhow::Result<Summary> {
+    let Target::Http { server, connections } = config.target.clone();
+    let progress = Arc::new(Progress::new("publish", config.file.is_none().then_some(config.count)));
+    let (sender, documents) = mpsc::channel::<Bytes>(1024);
+    let documents = Arc::new(Mutex::new(documents));
+    let reading = tokio::task::spawn_blocking(move || read(&config, &sender));
+    let mut senders = tokio::task::JoinSet::new();
+    for _ in 0..connections {
+        senders.spawn(send_all(server.clone(), Arc::clone(&documents), Arc::clone(&progress)));
+    }
+    drop(documents);
+    let mut summary = Summary::default();
+    let mut first_failure = None;
+    while let Some(sent) = senders.join_next().await {
+        let (part, failure) = sent?;
+        summary.created += part.created;
+        summary.updated += part.updated;
+        summary.rejected += part.rejected;
+        summary.failed += part.failed;
+        first_failure = first_failure.or(failure);
+    }
+    let expected_invalid = reading.await??;
+    progress.finish(summary.text());
+    if let Some(failure) = first_failure {
+        bail!("{} orders are not stored; the first: {failure}", summary.failed);
+    }
+    if summary.rejected < expected_invalid {
+        bail!("{} invalid orders were sent and only {} rejected", expected_invalid, summary.rejected);
+    }
+    Ok(summary)
+}
+
+impl Summary {
+    /// One line.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let Self { created, updated, rejected, failed } = self;
+        format!("{created} created, {updated} updated, {rejected} rejected, {failed} failed")
+    }
+}
+
+/// Makes or reads the orders at the rate asked for. Returns how many were made invalid.
+fn read(config: &Config, into: &mpsc::Sender<Bytes>) -> anyhow::Result<u64> {
+    let started = std::time::Instant::now();
+    let mut invalid = 0;
+    let mut lines: Box<dyn Iterator<Item = anyhow::Result<Bytes>>> = match &config.file {
+        Some(path) => Box::new(file_lines(path)?),
+        None => Box::new((0..config.count).map(|n| {
+            let mut document = Vec::with_capacity(1536);
+            match config.kind {
+                Kind::Wb => sample::wb(config.seed, n, &mut document),
+                Kind::Envelope => sample::envelope(config.seed, n, &mut document),
+            }
+            Ok(document.into())
+        })),
+    };
+    let mut random = fastrand::Rng::with_seed(config.seed);
+    for n in 0_u64.. {
+        let Some(document) = lines.next() else { break };
+        let mut document = document?;
+        if random.f64() < config.invalid {
+            let mut broken = Vec::new();
+            sample::invalid(config.seed, n, &mut broken);
+            document = broken.into();
+            invalid += 1;
+        }
+        if let Some(rate) = config.rate {
+            #[expect(clippy::cast_precision_loss, reason = "counts of one run")]
+            let due = started + Duration::from_secs_f64(n as f64 / rate);
+            std::thread::sleep(due.saturating_duration_since(std::time::Instant::now()));
+        }
+        if into.blocking_send(document).is_err() {
+            break;
+        }
+    }
+    Ok(invalid)
+}
+
+fn file_lines(path: &Path) -> anyhow::Result<impl Iterator<Item = anyhow::Result<Bytes>>> {
+    let input: Box<dyn BufRead> = if path == Path::new("-") {
+        Box::new(std::io::stdin().lock())
+    } else {
+        let file = std::fs::File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
+        Box::new(std::io::BufReader::with_capacity(1 << 20, file))
+    };
+    let lines = input.split(b'\n').map(|line| Ok(Bytes::from(line?)));
+    Ok(lines.filter(|line| !matches!(line, Ok(line) if line.iter().all(u8::is_ascii_whitespace))))
+}
+
+/// One connection's share.
+async fn send_all(
+    server: Server,
+    documents: Arc<Mutex<mpsc::Receiver<Bytes>>>,
+    progress: Arc<Progress>,
+) -> (Summary, Option<String>) {
+    let mut client = Client::new(server.clone(), Duration::from_secs(30));
+    let mut summary = Summary::default();
+    let mut first_failure = None;
+    loop {
+        let document = documents.lock().await.recv().await;
+        let Some(document) = document else { return (summary, first_failure) };
+        match send(&mut client, &server, document).await {
+            Ok(answer) => match answer.status() {
+                StatusCode::CREATED => summary.created += 1,
+                StatusCode::OK => summary.updated += 1,
+                StatusCode::BAD_REQUEST | StatusCode::PAYLOAD_TOO_LARGE | StatusCode::UNPROCESSABLE_ENTITY => {
+                    summary.rejected += 1;
+                }
+                status => {
+                    summary.failed += 1;
+                    let body = String::from_utf8_lossy(answer.body()).into_owned();
+                    first_failure.get_or_insert(format!("{status}: {body}"));
+                }
+            },
+            Err(error) => {
+                summary.failed += 1;
+                first_failure.get_or_insert(error.to_string());
+            }
+        }
+        progress.add(1);
+    }
+}
+
+/// How long an order is tried to be sent.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Sends one order; a full queue and a lost connection are tried again. An order sent twice is stored once, because
+/// its id, or its idempotency key, is the same.
+async fn send(client: &mut Client, server: &Server, document: Bytes) -> anyhow::Result<Response<Bytes>> {
+    let key = HeaderValue::try_from(uuid::Uuid::new_v4().to_string())?;
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let mut request = server.request("POST", "/orders", document.clone())?;
+        request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        request.headers_mut().insert("idempotency-key", key.clone());
+        let pause = match client.send(request).await {
+            Ok(answer) if answer.status() == StatusCode::SERVICE_UNAVAILABLE && Instant::now() < deadline => {
+                let after = answer.headers().get(RETRY_AFTER).and_then(|after| after.to_str().ok()?.parse().ok());
+                Duration::from_secs(after.unwrap_or(1))
+            }
+            Ok(answer) => return Ok(answer),
+            Err(NoAnswer::Refused | NoAnswer::Closed) if Instant::now() < deadline => Duration::from_millis(200),
+            Err(error) => return Err(error.into()),
+        };
+        tokio::time::sleep(pause).await;
+    }
+}

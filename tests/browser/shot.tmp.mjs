@@ -1,0 +1,16 @@
+import { DESKTOP, launch, openPage } from './page.mjs';
+const b=await launch(); const o=await openPage(b,'http://127.0.0.1:18195','docs');
+const p=o.page; console.log(p.url());
+await p.locator('.opblock').first().waitFor({timeout:15000});
+console.log(await p.locator('.opblock').count(), await p.locator('.errors-wrapper').count());
+await p.screenshot({path:'/tmp/oas/docs.png'});
+const op=p.locator('#operations-read-getOrder'); await op.locator('.opblock-summary-control').click();
+await op.getByRole('button',{name:'Try it out'}).click();
+await op.getByRole('button',{name:'Execute'}).click();
+await op.locator('.live-responses-table .response-col_status').first().waitFor();
+console.log(await op.locator('.live-responses-table').innerText().then(t=>t.slice(0,300)));
+await op.screenshot({path:'/tmp/oas/try.png'});
+const w=p.locator('#operations-write-writeOrders'); await w.locator('.opblock-summary-control').click();await p.waitForTimeout(800);
+await w.screenshot({path:'/tmp/oas/write.png'});
+console.log(o.faults);
+await o.close(); await b.close();
