@@ -1,19 +1,48 @@
-//! order-service: see the README.
-pub mod admin;
-pub mod app;
-pub mod cache;
-pub mod http;
+//! order-service answers `GET /order/{id}` from a lock-free map of orders that were serialized once, and keeps that
+//! map true through a durable store. This page is the map of the crate, in reading order.
+//!
+//! **Two flows that never import each other.** [`ingest`] takes records to durable, visible orders; [`read`] takes ids
+//! to bytes. They meet in [`cache`] and [`store`] only. Readers know bytes, writers know orders: nothing on the read
+//! path can name an [`order`], so nothing there can serialize one again.
+//!
+//! **A write**: a [`source`] (an HTTP inbox, a file, generated samples) hands over [`record`]s with positions.
+//! [`order::Decoder`] parses, validates and makes the body, once. [`ingest::batcher`] collects; one batch fills while
+//! at most one is written. [`store::Store::commit`] makes it durable in one transaction together with its positions.
+//! Then, in this order: the view shows it, the event feed tells of it, the sender is answered. Readers never see what
+//! is not durable, and nobody is told of what readers do not see.
+//!
+//! **A read**: [`http::route`] finds the route without allocating, [`read::Reader::get`] looks the id up in the map
+//! and clones a pointer, [`http::respond`] puts three headers before the bytes. No lock, no box, no serialization. A
+//! miss is the truth once the view is complete; before that, [`read::flight`] asks the store, once per id.
+//!
+//! **One rule for everybody**: a copy enters the view only if it is newer ([`snapshot::Snapshot::supersedes`]),
+//! whoever brings it. It makes ingest, warm-up and read-through safe beside each other; `tests/model.rs` checks it.
+//!
+//! Floors look down only: `tests/layers.rs` holds the table of who may import whom and fails on any other edge.
+
+#[cfg(not(feature = "embedded"))]
+compile_error!("order-service needs a store: enable the feature `embedded`");
+
 pub mod id;
-pub mod ingest;
 pub mod lifecycle;
 pub mod log;
 pub mod metrics;
+
 pub mod order;
-pub mod read;
 pub mod record;
-pub mod settings;
 pub mod snapshot;
+
+pub mod cache;
 pub mod source;
 pub mod store;
-pub mod tools;
+
+pub mod ingest;
+pub mod read;
 pub mod warmup;
+
+pub mod admin;
+pub mod http;
+
+pub mod app;
+pub mod settings;
+pub mod tools;

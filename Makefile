@@ -1,0 +1,45 @@
+# The targets fingers know. Everything here calls cargo or a script that can be called by itself.
+URL ?= http://127.0.0.1:8080
+COUNT ?= 10000
+BIN := target/release/order-service
+
+.DEFAULT_GOAL := help
+.PHONY: help build run test lint publisher migrate stress-wrk stress-vegeta docker-up docker-down clean
+
+help: ## This list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+build: ## The binary, optimized: target/release/order-service
+	cargo build --release
+
+run: build ## Serve on 127.0.0.1:8080 with 10,000 sample orders
+	$(BIN) serve --sample 10000
+
+test: ## All tests; fetches Chromium and its driver library where they are missing
+	tests/run.sh
+
+lint: ## Format and lints, as CI has them
+	cargo fmt --check
+	cargo clippy --all-targets -- -D warnings
+
+publisher: build ## Send sample orders to a running service (COUNT=10000 URL=http://127.0.0.1:8080)
+	$(BIN) publish --http $(URL) --count $(COUNT)
+
+migrate: build ## Bring the store's schema up to date
+	$(BIN) migrate up
+
+stress-wrk: ## wrk against a running service, in the cases the older services were measured in
+	loadtest/wrk.sh $(URL)
+
+stress-vegeta: ## vegeta against a running service
+	loadtest/vegeta.sh $(URL)
+
+docker-up: ## The service in a container
+	docker compose up --build --detach
+
+docker-down: ## And away again; the data stays in its volume
+	docker compose down
+
+clean: ## Everything that was built, never data
+	cargo clean
+	rm -rf tests/browser/node_modules loadtest/results

@@ -1,0 +1,23 @@
+#!/usr/bin/env bash
+# wrk against a running service, in the cases the older services were measured in.
+#   loadtest/wrk.sh [URL] [SECONDS per case]
+set -euo pipefail
+url=${1:-http://127.0.0.1:8080}
+seconds=${2:-10}
+case $url in
+    http://127.* | http://localhost* | http://\[::1\]*) ;;
+    *) echo "$url is not this machine" >&2; exit 2 ;;
+esac
+command -v wrk >/dev/null || { echo "wrk is missing: apt-get install wrk" >&2; exit 1; }
+curl -sf "$url/readyz" >/dev/null || { echo "$url is not ready" >&2; exit 1; }
+
+run() { # run THREADS CONNECTIONS PATH
+    printf '\n== wrk -t%s -c%s -d%ss %s\n' "$1" "$2" "$seconds" "$3"
+    wrk -t"$1" -c"$2" -d"${seconds}s" --latency "$url$3"
+}
+
+run 2 10 /api/orders
+run 4 100 /api/orders
+run 12 400 /api/orders
+run 12 1000 /api/orders
+run 8 200 /order/b563feb7b2b84b6test

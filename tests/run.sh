@@ -1,0 +1,47 @@
+#!/usr/bin/env bash
+# All tests. Fetches what they need and says so; what cannot be had is skipped aloud, or fails where CI is set.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+say() { printf '\n== %s\n' "$*"; }
+
+missing() {
+    if [ -n "${CI:-}" ]; then
+        echo "MISSING: $1" >&2
+        exit 1
+    fi
+    printf '\n!! SKIPPED: %s (%s is missing)\n' "$2" "$1" >&2
+}
+
+as_root() {
+    if [ "$(id -u)" = 0 ]; then "$@"; elif command -v sudo >/dev/null; then sudo "$@"; else return 1; fi
+}
+
+fetch() { # fetch COMMAND PACKAGE...: installs Debian packages unless the command is there
+    local command=$1
+    shift
+    command -v "$command" >/dev/null && return 0
+    command -v apt-get >/dev/null || return 1
+    say "fetching $*"
+    as_root apt-get update -qq && DEBIAN_FRONTEND=noninteractive as_root apt-get install -y -qq "$@" >/dev/null
+}
+
+say "unit, contract, fault and crash tests"
+cargo test
+
+say "the page in a browser"
+if ! command -v npm >/dev/null || ! command -v node >/dev/null; then
+    missing "node with npm" "the browser tests"
+elif ! fetch chromium chromium; then
+    missing chromium "the browser tests"
+else
+    cargo build
+    (
+        cd tests/browser
+        npm ci --silent --no-audit --no-fund
+        CHROMIUM=${CHROMIUM:-$(command -v chromium)} \
+            SCREENSHOTS=${SCREENSHOTS:-$PWD/../../target/screenshots} \
+            ORDER_SERVICE_BIN=${ORDER_SERVICE_BIN:-$PWD/../../target/debug/order-service} npm test
+    )
+    say "screenshots are in target/screenshots"
+fi
