@@ -57,7 +57,7 @@ fn a_uuid_in_any_spelling_is_the_same_id() {
         let lookup = server.get(&format!("/api/orders?ids={spelling}")).expect(200);
         assert_eq!(lookup.header("X-Missing"), Some("0"), "{spelling}");
     }
-    let update = format!(r#"{{"order_id":"{}","user_id":"{USER}","status":"done"}}"#, bare.to_uppercase());
+    let update = format!(r#"{{"order_id":"{}","user_id":"{USER}","status":"done","payload":{{}}}}"#, bare.to_uppercase());
     let updated = server.post("/orders", update).expect(200);
     assert_eq!(updated.json(), serde_json::json!({"order_id": id, "status": "updated"}));
     assert_eq!(server.get(&format!("/order/{id}")).expect(200).json()["status"], "done");
@@ -174,7 +174,7 @@ fn a_deleted_envelope_stays_readable_by_its_id_alone() {
     let all = server.request("GET", "/api/orders", &[("Accept", "application/x-ndjson")], "");
     assert_eq!(all.text().lines().count(), 1);
     // Terminal: nothing brings it back, and its version stays.
-    for write in [&delete, &delete.replace("deleted", "new")] {
+    for write in [&delete, &delete.replace("\"deleted\"", "\"new\",\"payload\":{}")] {
         let conflict = server.post("/orders", write).expect(409);
         assert_eq!(conflict.json(), serde_json::json!({"order_id": gone, "status": "deleted"}));
     }
