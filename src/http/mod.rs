@@ -9,6 +9,7 @@ pub mod respond;
 pub mod route;
 pub mod write;
 
+use std::borrow::Cow;
 use std::convert::Infallible;
 use std::future::Future;
 use std::net::SocketAddr;
@@ -386,8 +387,10 @@ fn options(config: &Config, path: &str, headers: &HeaderMap) -> Answer {
     answer
 }
 
-/// The media type of a request's body, in lower case spelling only, without its parameters.
-fn content_type(headers: &HeaderMap) -> Option<&str> {
-    let kind = headers.get(CONTENT_TYPE)?;
-    Some(kind.to_str().map_or("", |kind| kind.split(';').next().unwrap_or_default().trim()))
+/// The media type of a request's body in lower case, without its parameters.
+fn content_type(headers: &HeaderMap) -> Option<Cow<'_, str>> {
+    let kind = headers.get(CONTENT_TYPE)?.to_str().unwrap_or_default();
+    let kind = kind.split(';').next().unwrap_or_default().trim();
+    let is_lower = !kind.bytes().any(|byte| byte.is_ascii_uppercase());
+    Some(if is_lower { kind.into() } else { kind.to_ascii_lowercase().into() })
 }
