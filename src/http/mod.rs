@@ -227,7 +227,11 @@ async fn serve_connection<T: Store>(service: ConnService<T>, socket: TcpStream, 
         .keep_alive(true)
         .max_buf_size(config.header_bytes_max.max(8192))
         .max_headers(config.headers_max)
-        .pipeline_flush(true)
+        // Flushing a pipeline at once would lift the limit of the write buffer: hyper would then take a whole stream, or
+        // the answers to endless pipelined requests, into memory for a client that does not read.
+        .pipeline_flush(false)
+        // Heads and bodies leave in one buffer: for bodies of this size a copy is cheaper than a vectored write.
+        .writev(false)
         .preserve_header_case(false)
         .title_case_headers(false)
         .serve_connection(TokioIo::new(Tracked::new(socket, registered)), service);
