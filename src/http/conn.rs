@@ -51,6 +51,8 @@ pub struct Conn {
     phase: AtomicU8,
     since: AtomicU32,
     blocked_since: AtomicU32,
+    /// The answer is a stream that may be quiet for long, so that only a look at the socket shows a client that left.
+    is_watched: AtomicBool,
     abort: OnceLock<AbortHandle>,
     registry: Arc<Registry>,
 }
@@ -104,6 +106,7 @@ impl Registry {
             phase: AtomicU8::new(HEAD),
             since: AtomicU32::new(self.now()),
             blocked_since: AtomicU32::new(0),
+            is_watched: AtomicBool::new(false),
             abort: OnceLock::new(),
             registry: Arc::clone(self),
         });
@@ -198,6 +201,11 @@ impl Conn {
         InFlight(Arc::clone(self))
     }
 
+    /// From now to the end of the answer, a client that closes its side ends the connection.
+    pub fn watch(&self) {
+        self.is_watched.store(true, Ordering::Relaxed);
+    }
+
     /// Sets what ends the connection's task.
     pub fn set_abort(&self, abort: AbortHandle) {
         // Set once, right after the task is spawned.
@@ -248,6 +256,7 @@ pub struct InFlight(Arc<Conn>);
 impl Drop for InFlight {
     fn drop(&mut self) {
         self.0.since.store(self.0.registry.now(), Ordering::Relaxed);
+        self.0.is_watched.store(false, Ordering::Relaxed);
         self.0.phase.store(IDLE, Ordering::Relaxed);
     }
 }
@@ -299,6 +308,14 @@ impl AsyncWrite for Tracked {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // hyper comes here whenever it has nothing to send. It does not read while it answers, so a stream's client
+        // that left would be noticed by the second heartbeat only.
+        if self.registered.conn.is_watched.load(Ordering::Relaxed) {
+            let mut byte = [0];
+            if let Poll::Ready(Ok(0) | Err(_)) = self.socket.poll_peek(context, &mut ReadBuf::new(&mut byte)) {
+                return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+            }
+        }
         Pin::new(&mut self.socket).poll_flush(context)
     }
 

@@ -281,6 +281,9 @@ impl<T: Store> Service<Request<Incoming>> for ConnService<T> {
             Route::Flat(id) => (Face::Flat, id),
             Route::Wrapped(id) => (Face::Wrapped, id),
             _ => {
+                if route == Route::Events {
+                    self.conn.watch();
+                }
                 let origin = cors(&api.config, headers);
                 let (api, conn) = (Arc::clone(api), in_flight);
                 return Answering::Later(Box::pin(async move {
