@@ -100,7 +100,8 @@ impl Server {
         self.start_again();
     }
 
-    fn start_again(&mut self) {
+    /// Starts on the data of a process that ended.
+    pub fn start_again(&mut self) {
         (self.child, self.address, self.log) = spawn(self.home.path(), &self.flags);
         self.wait_ready();
     }
@@ -255,12 +256,6 @@ impl Connection {
     /// The socket.
     pub fn socket(&self) -> &TcpStream {
         self.stream.get_ref()
-    }
-
-    /// Waits less, or more, for the next byte than usual.
-    pub fn read_time(self, time: Duration) -> Self {
-        self.socket().set_read_timeout(Some(time)).expect("a legal time");
-        self
     }
 
     /// Sends bytes as they are.

@@ -1,6 +1,5 @@
 //! The page and what belongs to it: built in, of one origin, cacheable.
 
-use super::*;
 use crate::server::Server;
 
 #[test]
