@@ -63,7 +63,8 @@ pub struct Registry {
     now: AtomicU32,
     connections: Mutex<Slots>,
     is_stopping: AtomicBool,
-    is_full: AtomicBool,
+    /// Listeners that wait for room.
+    waiting: AtomicU32,
     sweep_now: Notify,
 }
 
@@ -95,7 +96,7 @@ impl Registry {
             now: AtomicU32::new(1),
             connections: Mutex::default(),
             is_stopping: AtomicBool::new(false),
-            is_full: AtomicBool::new(false),
+            waiting: AtomicU32::new(0),
             sweep_now: Notify::new(),
         })
     }
@@ -138,10 +139,13 @@ impl Registry {
         slots.used.iter().flatten().filter(|conn| conn.phase.load(Ordering::Relaxed) == BUSY).count()
     }
 
-    /// There is no room for another connection: the next sweep makes some by closing those idle for longest.
-    pub fn make_room(&self) {
-        self.is_full.store(true, Ordering::Relaxed);
+    /// There is no room for another connection: sweeps make some by closing those idle for longest, until the returned
+    /// value is dropped. One sweep is not enough where no connection is idle yet.
+    #[must_use]
+    pub fn make_room(self: &Arc<Self>) -> Waiting {
+        self.waiting.fetch_add(1, Ordering::Relaxed);
         self.sweep_now.notify_one();
+        Waiting(Arc::clone(self))
     }
 
     /// Sweeps until dropped; `report` is told what each sweep closed.
@@ -178,7 +182,7 @@ impl Registry {
             *count += 1;
             conn.close();
         }
-        if self.is_full.swap(false, Ordering::Relaxed) && closed == Closed::default() {
+        if self.waiting.load(Ordering::Relaxed) > 0 && closed == Closed::default() {
             idle.sort_unstable_by_key(|(since, _)| *since);
             for (_, conn) in idle.iter().take(slots.used.len().div_ceil(100)) {
                 closed.evicted += 1;
@@ -232,6 +236,15 @@ impl Conn {
         } else if !is_blocked && blocked_since != 0 {
             self.blocked_since.store(0, Ordering::Relaxed);
         }
+    }
+}
+
+/// A listener that waits for room.
+pub struct Waiting(Arc<Registry>);
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -178,7 +178,7 @@ async fn accept<T: Store>(api: Arc<Api<T>>, listener: TcpListener, registry: Arc
         let permit = match Arc::clone(&room).try_acquire_owned() {
             Ok(permit) => permit,
             Err(_) => {
-                registry.make_room();
+                let _waiting = registry.make_room();
                 Arc::clone(&room).acquire_owned().await.expect("never closed")
             }
         };
