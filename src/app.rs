@@ -11,7 +11,7 @@ use crate::admin::{self, Admin};
 use crate::cache::{self, View};
 use crate::http::{self, Api, route};
 use crate::ingest::{self, Ingest};
-use crate::lifecycle::{self, Readiness, Shutdown};
+use crate::lifecycle::{self, Gate, Readiness, Shutdown};
 use crate::metrics::Metrics;
 use crate::order::sample;
 use crate::read::{self, Reader, lists};
@@ -183,17 +183,18 @@ impl Plane {
     fn start(self, inbox: InboxSource) -> anyhow::Result<Ended> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (ended, wait) = tokio::sync::oneshot::channel();
+        // Closed before anybody can ask: the thread may take its time to start.
+        let warm = self.readiness.gate("warm-up", "not started");
+        let sampled = (self.config.sample > 0).then(|| self.readiness.gate("sample", "not started"));
         std::thread::Builder::new().name("ingest".into()).spawn(move || {
-            let result = runtime.block_on(self.run(inbox));
+            let result = runtime.block_on(self.run(inbox, warm, sampled));
             drop(runtime);
             let _ = ended.send(result);
         })?;
         Ok(wait)
     }
 
-    async fn run(self, inbox: InboxSource) -> anyhow::Result<()> {
-        let warm = self.readiness.gate("warm-up", "not started");
-        let sampled = (self.config.sample > 0).then(|| self.readiness.gate("sample", "not started"));
+    async fn run(self, inbox: InboxSource, warm: Gate, sampled: Option<Gate>) -> anyhow::Result<()> {
         let (view, store, shutdown) = (&self.view, &self.store, &self.shutdown);
         tokio::spawn(lists::keep_fresh(Arc::clone(view), store.clone(), shutdown.clone()));
         tokio::spawn(warmup::run(Arc::clone(view), store.clone(), warm, shutdown.clone()));

@@ -3,7 +3,7 @@
 
 use std::io;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -39,6 +39,11 @@ impl Default for Limits {
     }
 }
 
+/// Bytes of a stream that may wait in memory for its client.
+const STREAM_UNSENT_MAX: usize = 256 << 10;
+/// Bytes of pipelined answers that may wait in memory for their client.
+const PIPELINE_UNSENT_MAX: usize = 8 << 20;
+
 /// A request's headers are being read.
 const HEAD: u8 = 0;
 /// A request is being answered.
@@ -51,6 +56,10 @@ pub struct Conn {
     phase: AtomicU8,
     since: AtomicU32,
     blocked_since: AtomicU32,
+    /// Bytes of bodies given to hyper and not yet taken by the socket, about. One task touches it.
+    unsent: AtomicUsize,
+    /// The answer is a stream that may be quiet for long, so that only a look at the socket shows a client that left.
+    is_watched: AtomicBool,
     abort: OnceLock<AbortHandle>,
     registry: Arc<Registry>,
 }
@@ -61,7 +70,8 @@ pub struct Registry {
     now: AtomicU32,
     connections: Mutex<Slots>,
     is_stopping: AtomicBool,
-    is_full: AtomicBool,
+    /// Listeners that wait for room.
+    waiting: AtomicU32,
     sweep_now: Notify,
 }
 
@@ -93,7 +103,7 @@ impl Registry {
             now: AtomicU32::new(1),
             connections: Mutex::default(),
             is_stopping: AtomicBool::new(false),
-            is_full: AtomicBool::new(false),
+            waiting: AtomicU32::new(0),
             sweep_now: Notify::new(),
         })
     }
@@ -104,6 +114,8 @@ impl Registry {
             phase: AtomicU8::new(HEAD),
             since: AtomicU32::new(self.now()),
             blocked_since: AtomicU32::new(0),
+            unsent: AtomicUsize::new(0),
+            is_watched: AtomicBool::new(false),
             abort: OnceLock::new(),
             registry: Arc::clone(self),
         });
@@ -135,10 +147,13 @@ impl Registry {
         slots.used.iter().flatten().filter(|conn| conn.phase.load(Ordering::Relaxed) == BUSY).count()
     }
 
-    /// There is no room for another connection: the next sweep makes some by closing those idle for longest.
-    pub fn make_room(&self) {
-        self.is_full.store(true, Ordering::Relaxed);
+    /// There is no room for another connection: sweeps make some by closing those idle for longest, until the returned
+    /// value is dropped. One sweep is not enough where no connection is idle yet.
+    #[must_use]
+    pub fn make_room(self: &Arc<Self>) -> Waiting {
+        self.waiting.fetch_add(1, Ordering::Relaxed);
         self.sweep_now.notify_one();
+        Waiting(Arc::clone(self))
     }
 
     /// Sweeps until dropped; `report` is told what each sweep closed.
@@ -175,7 +190,7 @@ impl Registry {
             *count += 1;
             conn.close();
         }
-        if self.is_full.swap(false, Ordering::Relaxed) && closed == Closed::default() {
+        if self.waiting.load(Ordering::Relaxed) > 0 && closed == Closed::default() {
             idle.sort_unstable_by_key(|(since, _)| *since);
             for (_, conn) in idle.iter().take(slots.used.len().div_ceil(100)) {
                 closed.evicted += 1;
@@ -198,6 +213,30 @@ impl Conn {
         InFlight(Arc::clone(self))
     }
 
+    /// From now to the end of the answer, a client that closes its side ends the connection.
+    pub fn watch(&self) {
+        self.is_watched.store(true, Ordering::Relaxed);
+    }
+
+    /// A stream's body is to wait until the socket has taken some of what it gave. hyper itself would take all of it:
+    /// with `pipeline_flush` its write buffer has no limit.
+    #[must_use]
+    pub fn is_stream_full(&self) -> bool {
+        self.unsent.load(Ordering::Relaxed) > STREAM_UNSENT_MAX
+    }
+
+    /// The client asks for more, in a pipeline, than it reads: the answer at hand is to be the last of its connection.
+    #[must_use]
+    pub fn is_glutton(&self) -> bool {
+        self.unsent.load(Ordering::Relaxed) > PIPELINE_UNSENT_MAX
+    }
+
+    /// A body gave this many bytes to hyper.
+    pub fn has_given(&self, bytes: usize) {
+        let unsent = self.unsent.load(Ordering::Relaxed);
+        self.unsent.store(unsent.saturating_add(bytes), Ordering::Relaxed);
+    }
+
     /// Sets what ends the connection's task.
     pub fn set_abort(&self, abort: AbortHandle) {
         // Set once, right after the task is spawned.
@@ -217,13 +256,27 @@ impl Conn {
         }
     }
 
-    fn has_written(&self, is_blocked: bool) {
+    fn has_written(&self, result: &Poll<io::Result<usize>>) {
+        let is_blocked = result.is_pending();
+        if let Poll::Ready(Ok(written)) = result {
+            let unsent = self.unsent.load(Ordering::Relaxed);
+            self.unsent.store(unsent.saturating_sub(*written), Ordering::Relaxed);
+        }
         let blocked_since = self.blocked_since.load(Ordering::Relaxed);
         if is_blocked && blocked_since == 0 {
             self.blocked_since.store(self.registry.now(), Ordering::Relaxed);
         } else if !is_blocked && blocked_since != 0 {
             self.blocked_since.store(0, Ordering::Relaxed);
         }
+    }
+}
+
+/// A listener that waits for room.
+pub struct Waiting(Arc<Registry>);
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -245,9 +298,18 @@ impl Drop for Registered {
 /// A request being answered, until its body is sent or dropped.
 pub struct InFlight(Arc<Conn>);
 
+impl InFlight {
+    /// The connection it came over.
+    #[must_use]
+    pub fn conn(&self) -> &Conn {
+        &self.0
+    }
+}
+
 impl Drop for InFlight {
     fn drop(&mut self) {
         self.0.since.store(self.0.registry.now(), Ordering::Relaxed);
+        self.0.is_watched.store(false, Ordering::Relaxed);
         self.0.phase.store(IDLE, Ordering::Relaxed);
     }
 }
@@ -266,6 +328,18 @@ impl Tracked {
     }
 }
 
+impl Tracked {
+    fn wrote(&self, result: &Poll<io::Result<usize>>, context: &Context<'_>) {
+        let conn = &self.registered.conn;
+        let was_full = conn.is_stream_full();
+        conn.has_written(result);
+        if was_full && !conn.is_stream_full() {
+            // A stream's body waits for this: it is polled by the same task.
+            context.waker().wake_by_ref();
+        }
+    }
+}
+
 impl AsyncRead for Tracked {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = into.filled().len();
@@ -280,7 +354,7 @@ impl AsyncRead for Tracked {
 impl AsyncWrite for Tracked {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, from: &[u8]) -> Poll<io::Result<usize>> {
         let result = Pin::new(&mut self.socket).poll_write(context, from);
-        self.registered.conn.has_written(result.is_pending());
+        self.wrote(&result, context);
         result
     }
 
@@ -290,7 +364,7 @@ impl AsyncWrite for Tracked {
         from: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let result = Pin::new(&mut self.socket).poll_write_vectored(context, from);
-        self.registered.conn.has_written(result.is_pending());
+        self.wrote(&result, context);
         result
     }
 
@@ -299,6 +373,14 @@ impl AsyncWrite for Tracked {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // hyper comes here whenever it has nothing to send. It does not read while it answers, so a stream's client
+        // that left would be noticed by the second heartbeat only.
+        if self.registered.conn.is_watched.load(Ordering::Relaxed) {
+            let mut byte = [0];
+            if let Poll::Ready(Ok(0) | Err(_)) = self.socket.poll_peek(context, &mut ReadBuf::new(&mut byte)) {
+                return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+            }
+        }
         Pin::new(&mut self.socket).poll_flush(context)
     }
 

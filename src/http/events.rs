@@ -22,6 +22,8 @@ use crate::store::Store;
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 /// Events turned into text at once.
 const BURST: usize = 64;
+/// Text is sent in pieces of about this size.
+const PIECE_BYTES: usize = 16 << 10;
 
 /// What a reader asked for.
 struct Wanted {
@@ -78,6 +80,9 @@ async fn stream<T: Store>(api: Arc<Api<T>>, wanted: Wanted, from: Option<u64>, s
                     next += 1;
                     if wanted.order.as_ref().is_none_or(|order| *order == event.id) {
                         push_event(&mut text, &api.epoch, next, event, wanted.is_with_body);
+                    }
+                    if text.len() >= PIECE_BYTES {
+                        break;
                     }
                 }
                 if !events.is_empty() && text.is_empty() {

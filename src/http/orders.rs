@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Incoming;
-use hyper::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, ETAG, HeaderMap, HeaderValue, IF_NONE_MATCH, LINK};
+use hyper::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, ETAG, HeaderMap, HeaderValue, LINK};
 use hyper::{Request, Response, StatusCode};
 use tokio::sync::mpsc;
 
@@ -147,7 +147,7 @@ fn newest<T: Store>(api: &Api<T>, limit: usize, headers: &HeaderMap) -> Answer {
     let is_whole = shown.len() == list.orders.len();
     let etag = format!("\"{}-{}-{}\"", api.epoch, list.generation, shown.len());
     let etag = HeaderValue::try_from(etag).expect("letters, digits and hyphens in quotes");
-    let is_known = headers.get(IF_NONE_MATCH).is_some_and(|known| respond::matches_etag(known, &etag));
+    let is_known = respond::knows(headers, &etag);
     let mut answer = match () {
         () if is_known => {
             let mut answer = Response::new(Body::empty());

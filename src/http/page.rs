@@ -8,14 +8,14 @@ use bytes::Bytes;
 use hyper::Response;
 use hyper::StatusCode;
 use hyper::header::{
-    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, HeaderMap, HeaderName, HeaderValue, IF_NONE_MATCH,
-    LOCATION, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS,
+    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, HeaderMap, HeaderName, HeaderValue, LOCATION,
+    REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS,
 };
 use include_dir::{Dir, include_dir};
 use sha2::{Digest, Sha256};
 
 use super::body::Body;
-use super::respond::{Answer, matches_etag};
+use super::respond::{Answer, knows};
 
 static WEB: Dir<'static> = include_dir!("$CARGO_MANIFEST_DIR/web");
 
@@ -94,7 +94,7 @@ pub fn answer(path: &str, headers: &HeaderMap) -> Answer {
         return answer;
     }
     let Some(asset) = ASSETS.get(path) else { return super::respond::Problem::no_route().answer(headers) };
-    let is_known = headers.get(IF_NONE_MATCH).is_some_and(|known| matches_etag(known, &asset.etag));
+    let is_known = knows(headers, &asset.etag);
     let mut answer = Response::new(if is_known { Body::empty() } else { Body::from(asset.body.clone()) });
     if is_known {
         *answer.status_mut() = StatusCode::NOT_MODIFIED;

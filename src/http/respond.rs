@@ -45,7 +45,7 @@ pub fn order(snapshot: Snapshot, face: Face, headers: &HeaderMap) -> Answer {
     }
     let etag = version_etag(snapshot.version());
     // Most requests bring little more than a host: then there is nothing to look up.
-    let is_known = headers.len() > 1 && headers.get(IF_NONE_MATCH).is_some_and(|known| matches_etag(known, &etag));
+    let is_known = headers.len() > 1 && knows(headers, &etag);
     let body = match face {
         _ if is_known => Body::empty(),
         Face::Flat => Body::from(snapshot.into_flat()),
@@ -78,10 +78,15 @@ fn quoted(version: Version) -> HeaderValue {
     HeaderValue::from_maybe_shared(Bytes::from(text)).expect("digits in quotes are a legal header")
 }
 
+/// Whether the client says that it has this already. A list may come in several fields of the same name.
+#[must_use]
+pub fn knows(headers: &HeaderMap, etag: &HeaderValue) -> bool {
+    headers.get_all(IF_NONE_MATCH).iter().any(|known| matches_etag(known, etag))
+}
+
 /// Whether a list of entity tags names this one, in its plain or a compressed form (RFC 9110, section 13.1.2; the
 /// comparison is weak).
-#[must_use]
-pub fn matches_etag(known: &HeaderValue, etag: &HeaderValue) -> bool {
+fn matches_etag(known: &HeaderValue, etag: &HeaderValue) -> bool {
     let Ok(known) = known.to_str() else { return false };
     let plain = etag.to_str().expect("made here").trim_matches('"');
     known.trim() == "*"

@@ -26,7 +26,7 @@ const RESULT_BYTES: usize = 16 << 10;
 
 /// `POST /orders`
 pub async fn write<T: Store>(api: Arc<Api<T>>, request: Request<Incoming>) -> Result<Answer, Problem> {
-    match content_type(request.headers()) {
+    match content_type(request.headers()).as_deref() {
         Some("application/x-ndjson" | "application/ndjson" | "application/jsonl") => return Ok(many(&api, request)),
         None | Some("application/json" | "text/json") => {}
         Some(kind) if kind.starts_with("application/") && kind.ends_with("+json") => {}

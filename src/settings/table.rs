@@ -285,7 +285,7 @@ pub const SETTINGS: &[Setting] = &[
         env: &["ORDER_HTTP_HEADER_BYTES_MAX"],
         value: "BYTES",
         help: "Largest head of a request, at least 8KiB",
-        default: "16KiB",
+        default: "64KiB",
         apply: |config, values| {
             let bytes = bytes(one(values)?)?;
             config.http.header_bytes_max = bytes;

@@ -1,0 +1,339 @@
+//! The command line: exit codes, settings and their order, and the subcommands on files.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+use crate::http::{wb_answered, wb_lines, wb_posted};
+use crate::server::{Server, binary};
+
+/// A command may take this long.
+const TIME: Duration = Duration::from_secs(60);
+
+/// A directory to run commands in.
+struct Home(TempDir);
+
+impl Home {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    fn write(&self, name: &str, text: impl AsRef<[u8]>) -> PathBuf {
+        let path = self.path().join(name);
+        fs::write(&path, text).unwrap();
+        path
+    }
+
+    fn run(&self, arguments: &[&str]) -> Done {
+        self.run_with(arguments, &[])
+    }
+
+    fn run_with(&self, arguments: &[&str], environment: &[(&str, &str)]) -> Done {
+        let child =
+            binary(self.path()).args(arguments).envs(environment.iter().copied()).stdout(Stdio::piped()).spawn();
+        Done::wait(child.unwrap(), arguments)
+    }
+
+    fn run_fed(&self, arguments: &[&str], input: &str) -> Done {
+        let mut child =
+            binary(self.path()).args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut stdin = child.stdin.take().unwrap();
+        let input = input.to_owned();
+        let writer = std::thread::spawn(move || std::io::Write::write_all(&mut stdin, input.as_bytes()).ok());
+        let done = Done::wait(child, arguments);
+        writer.join().unwrap();
+        done
+    }
+}
+
+/// How a command ended.
+struct Done {
+    code: Option<i32>,
+    out: String,
+    err: String,
+}
+
+impl Done {
+    fn wait(child: Child, arguments: &[&str]) -> Self {
+        let pid = rustix::process::Pid::from_child(&child);
+        let (sender, ended) = std::sync::mpsc::channel();
+        std::thread::spawn(move || sender.send(child.wait_with_output()));
+        let Ok(output) = ended.recv_timeout(TIME) else {
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+            panic!("still running after {TIME:?}: {arguments:?}");
+        };
+        let Output { status, stdout, stderr } = output.unwrap();
+        let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
+        Self { code: status.code(), out: text(stdout), err: text(stderr) }
+    }
+
+    #[track_caller]
+    fn expect(self, code: i32) -> Self {
+        assert_eq!(self.code, Some(code), "out: {}\nerr: {}", self.out, self.err);
+        assert!(!self.err.contains("panicked") && !self.err.contains("stack backtrace"), "{}", self.err);
+        self
+    }
+}
+
+#[test]
+fn usage_errors_are_2() {
+    let home = Home::new();
+    for arguments in [
+        &["--nonsense"][..],
+        &["nonsense"],
+        &["import"],
+        &["migrate"],
+        &["config"],
+        &["serve", "--listen"],
+        &["completions", "tcsh"],
+    ] {
+        let done = home.run(arguments).expect(2);
+        assert!(!done.err.is_empty() && done.out.is_empty(), "{arguments:?}");
+    }
+}
+
+#[test]
+fn configuration_errors_are_78_and_name_each() {
+    let home = Home::new();
+    let done = home
+        .run(&["serve", "--listen", "nowhere", "--sample", "many", "--http-idle-time", "soon", "--log", "loud"])
+        .expect(78);
+    for name in ["listen", "sample", "http.idle_time", "log"] {
+        assert!(done.err.lines().any(|line| line.contains(name)), "{name} in {}", done.err);
+    }
+    let done = home.run_with(&["serve"], &[("ORDER_LISTEN", "nowhere"), ("ORDER_GRACE", "x")]).expect(78);
+    assert!(done.err.contains("ORDER_LISTEN") && done.err.contains("ORDER_GRACE"), "{}", done.err);
+    home.write("bad.toml", "listen = 7\nunknown_key = 1\n[http]\nidle_time = \"x\"\n");
+    let done = home.run(&["serve", "--config", "bad.toml"]).expect(78);
+    for name in ["listen", "unknown_key", "http.idle_time"] {
+        assert!(done.err.contains(name), "{name} in {}", done.err);
+    }
+    home.write("broken.toml", "listen = [");
+    for file in ["broken.toml", "missing.toml"] {
+        let done = home.run(&["serve", "--config", file]).expect(78);
+        assert!(done.err.contains(file), "{}", done.err);
+    }
+    assert!(!home.path().join("data").exists(), "nothing is touched before the settings are good");
+    for command in [
+        &["import", "x", "--profile", "odd"][..],
+        &["export", "--profile", "odd"],
+        &["migrate", "status", "--profile", "odd"],
+    ] {
+        home.run(command).expect(78);
+    }
+}
+
+#[test]
+fn settings_are_checked_and_shown() {
+    let home = Home::new();
+    home.run(&["config", "check"]).expect(0);
+    home.run(&["config", "check", "--sample", "x"]).expect(78);
+    let print = |arguments: &[&str], environment: &[(&str, &str)]| {
+        home.run_with(&[&["config", "print"], arguments].concat(), environment).expect(0).out
+    };
+    let listens =
+        |text: &str, address: &str| text.lines().any(|line| line.starts_with("listen") && line.contains(address));
+    // Defaults, then the file, then the environment, then flags.
+    assert!(listens(&print(&[], &[]), "127.0.0.1:8080"));
+    home.write("order.toml", "listen = [\"127.0.0.1:1001\"]\n");
+    home.write("order.yaml", "listen:\n  - 127.0.0.1:1001\n");
+    for file in ["order.toml", "order.yaml"] {
+        let with = ["--config", file];
+        assert!(listens(&print(&with, &[]), "127.0.0.1:1001"));
+        assert!(listens(&print(&[], &[("CONFIG_PATH", file)]), "127.0.0.1:1001"));
+        let environment = [("ORDER_LISTEN", "127.0.0.1:1002")];
+        assert!(listens(&print(&with, &environment), "127.0.0.1:1002"));
+        assert!(listens(&print(&["--config", file, "--listen", "127.0.0.1:1003"], &environment), "127.0.0.1:1003"));
+    }
+    for (name, value, address) in [
+        ("API_PORT", "1004", ":1004"),
+        ("HTTP_PORT", "1005", ":1005"),
+        ("HTTP_SERVER_ADDR", "127.0.0.1:1006", "127.0.0.1:1006"),
+        ("HTTP_SERVER_ADDR", ":1007", ":1007"),
+    ] {
+        assert!(listens(&print(&[], &[(name, value)]), address), "{name}");
+    }
+    // What is printed can be used as a file.
+    home.write("printed.toml", print(&["--listen", "127.0.0.1:1008", "--http-idle-time", "7s"], &[]));
+    let again = print(&["--config", "printed.toml"], &[]);
+    assert!(listens(&again, "127.0.0.1:1008") && again.contains("7s"), "{again}");
+}
+
+#[test]
+fn a_dot_env_file_is_the_weaker_environment() {
+    let home = Home::new();
+    home.write(".env", "# comment\nORDER_LISTEN=127.0.0.1:2001\nORDER_SAMPLE=\"5\"\n");
+    let print = |environment: &[(&str, &str)]| home.run_with(&["config", "print"], environment).expect(0).out;
+    assert!(print(&[]).contains("127.0.0.1:2001"), "{}", print(&[]));
+    assert!(print(&[("ORDER_LISTEN", "127.0.0.1:2002")]).contains("127.0.0.1:2002"));
+    home.write(".env", "ORDER_SAMPLE=x\n");
+    home.run(&["serve"]).expect(78);
+}
+
+#[test]
+fn a_data_directory_belongs_to_one_process() {
+    let server = Server::start(&[]);
+    let home = Home::new();
+    let data = server.data();
+    let data = data.to_str().unwrap();
+    home.write("one.ndjson", wb_lines("x", 1));
+    for command in [
+        &["serve", "--listen", "127.0.0.1:0", "--data", data][..],
+        &["import", "one.ndjson", "--data", data],
+        &["migrate", "down", "--yes", "--data", data],
+    ] {
+        let done = home.run(command).expect(1);
+        assert!(done.err.to_lowercase().contains("use") || done.err.contains("lock"), "{command:?}: {}", done.err);
+    }
+    // Reading what is there disturbs nobody.
+    crate::http::created(&server, wb_posted("x"));
+    assert_eq!(home.run(&["export", "--data", data]).expect(0).out, wb_answered("x") + "\n");
+}
+
+#[test]
+fn an_address_in_use_is_1() {
+    let server = Server::start(&[]);
+    let home = Home::new();
+    let address = server.address().to_string();
+    let done = home.run(&["serve", "--listen", &address]).expect(1);
+    assert!(done.err.contains(&address), "{}", done.err);
+}
+
+#[test]
+fn what_was_imported_is_exported() {
+    let home = Home::new();
+    home.write(
+        "orders.ndjson",
+        wb_lines("i", 3000) + "\n" + &wb_posted("odd").replace('\n', " ").replace('\r', " ") + "\n",
+    );
+    let done = home.run(&["import", "orders.ndjson"]).expect(0);
+    assert!(done.err.contains("3001"), "{}", done.err);
+    let expected: Vec<String> = std::iter::once("odd".to_owned())
+        .chain((0..3000).rev().map(|n| format!("i-{n}")))
+        .map(|id| wb_answered(&id))
+        .collect();
+    let exported = home.run(&["export"]).expect(0).out;
+    assert!(exported.lines().eq(expected.iter().map(String::as_str)), "newest first, byte for byte");
+    home.run(&["export", "-o", "out.ndjson"]).expect(0);
+    assert_eq!(fs::read_to_string(home.path().join("out.ndjson")).unwrap(), exported);
+    // Again is no change, and the copy of a store is imported like any file.
+    let again = home.run(&["import", "orders.ndjson"]).expect(0);
+    assert!(again.err.contains("3001 unchanged") || again.err.contains("unchanged"), "{}", again.err);
+    home.run(&["import", "out.ndjson", "--data", "copy"]).expect(0);
+    let copy = home.run(&["export", "--data", "copy"]).expect(0).out;
+    assert!(copy.lines().rev().eq(exported.lines()));
+    // From standard input too.
+    home.run_fed(&["import", "-", "--data", "fed"], &exported).expect(0);
+    assert_eq!(home.run(&["export", "--data", "fed"]).expect(0).out, copy);
+}
+
+#[test]
+fn lines_that_are_no_orders_are_put_aside_with_reasons() {
+    let home = Home::new();
+    let lines = [wb_answered("a"), "{".into(), wb_answered("b").replace("test@gmail.com", "nobody"), wb_answered("c")]
+        .join("\n");
+    home.write("mixed.ndjson", &lines);
+    let done = home.run(&["import", "mixed.ndjson"]).expect(1);
+    assert!(done.err.contains("2 lines") && done.err.contains("mixed.ndjson.rejected"), "{}", done.err);
+    assert_eq!(home.run(&["export"]).expect(0).out, wb_answered("c") + "\n" + &wb_answered("a") + "\n");
+    let rejected = fs::read_to_string(home.path().join("mixed.ndjson.rejected")).unwrap();
+    assert!(rejected.contains("/delivery/email") && rejected.contains("not valid JSON"), "{rejected}");
+    home.run(&["import", "mixed.ndjson", "--rejects", "aside"]).expect(1);
+    assert_eq!(fs::read_to_string(home.path().join("aside")).unwrap(), rejected);
+    home.run(&["import", "missing.ndjson"]).expect(1);
+    home.write("empty.ndjson", "");
+    home.run(&["import", "empty.ndjson"]).expect(0);
+}
+
+#[test]
+fn an_interrupted_import_goes_on_where_it_stopped() {
+    let home = Home::new();
+    let count = 60_000;
+    home.write("many.ndjson", wb_lines("m", count));
+    let mut child = binary(home.path()).args(["import", "many.ndjson"]).spawn().unwrap();
+    // Killed as soon as something is stored, at the latest when it is done.
+    let started = Instant::now();
+    let wal = home.path().join("data/orders.db-wal");
+    while fs::metadata(&wal).map_or(0, |file| file.len()) < 2 << 20 && child.try_wait().unwrap().is_none() {
+        assert!(started.elapsed() < TIME);
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    child.kill().unwrap();
+    let was_killed = !child.wait().unwrap().success();
+    let done = home.run(&["import", "many.ndjson"]).expect(0);
+    assert!(!was_killed || done.err.contains("going on"), "{}", done.err);
+    let exported = home.run(&["export"]).expect(0).out;
+    assert_eq!(exported.lines().count(), count);
+    assert_eq!(exported.lines().next(), Some(wb_answered(&format!("m-{}", count - 1)).as_str()));
+}
+
+#[test]
+fn the_schema_goes_forward_and_back() {
+    let home = Home::new();
+    let status = |word: &str| {
+        let out = home.run(&["migrate", "status"]).expect(0).out;
+        assert!(out.lines().count() >= 1 && out.lines().all(|line| line.ends_with(word)), "{out}");
+    };
+    home.run(&["migrate", "up"]).expect(0);
+    status("applied");
+    home.write("one.ndjson", wb_lines("x", 1));
+    home.run(&["import", "one.ndjson"]).expect(0);
+    // Orders are never deleted by a slip.
+    home.run(&["migrate", "down"]).expect(1);
+    status("applied");
+    assert_eq!(home.run(&["export"]).expect(0).out, wb_lines("x", 1));
+    home.run(&["migrate", "down", "--yes"]).expect(0);
+    status("pending");
+    home.run(&["migrate", "up"]).expect(0);
+    home.run(&["migrate", "up"]).expect(0);
+    status("applied");
+    assert_eq!(home.run(&["export"]).expect(0).out, "");
+}
+
+#[test]
+fn help_is_readable_and_completions_are_written() {
+    let home = Home::new();
+    for arguments in [
+        &["-h"][..],
+        &["--help"],
+        &["serve", "-h"],
+        &["serve", "--help"],
+        &["import", "--help"],
+        &["migrate", "--help"],
+        &["config", "print", "--help"],
+    ] {
+        let help = home.run(arguments).expect(0).out;
+        assert!(help.contains("Usage: order-service"), "{arguments:?}: {help}");
+    }
+    let short = home.run(&["-h"]).expect(0).out;
+    assert!(short.lines().count() <= 50, "fits a screen: {} lines", short.lines().count());
+    for word in ["serve", "import", "export", "migrate", "config", "--listen", "--data", "--sample", "--config"] {
+        assert!(short.contains(word), "{word}");
+    }
+    assert!(home.run(&["--help"]).expect(0).out.contains("--http-idle-time"));
+    assert!(home.run(&["--version"]).expect(0).out.starts_with("order-service "));
+    for shell in ["bash", "zsh", "fish"] {
+        let script = home.run(&["completions", shell]).expect(0).out;
+        assert!(script.contains("order-service") && script.contains("import"), "{shell}");
+    }
+}
+
+#[test]
+fn output_that_nobody_reads_is_no_panic() {
+    let home = Home::new();
+    home.write("some.ndjson", wb_lines("x", 2000));
+    home.run(&["import", "some.ndjson"]).expect(0);
+    for arguments in [&["export"][..], &["config", "print"], &["completions", "bash"], &["--help"]] {
+        let mut child = binary(home.path()).args(arguments).stdout(Stdio::piped()).spawn().unwrap();
+        drop(child.stdout.take());
+        let done = Done::wait(child, arguments);
+        assert!(!done.err.contains("panicked"), "{arguments:?}: {}", done.err);
+    }
+}

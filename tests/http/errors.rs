@@ -1,0 +1,332 @@
+//! Errors in all their forms, methods, other origins, health, metrics, and requests that are no requests.
+
+use std::collections::HashSet;
+
+use serde_json::json;
+
+use super::*;
+use crate::server::{Reply, Server, until};
+
+/// Every path with a method it has, and what it allows.
+const PATHS: [(&str, &str); 19] = [
+    ("/order/x", "GET, HEAD, OPTIONS"),
+    ("/orders/x", "GET, HEAD, OPTIONS"),
+    ("/api/orders/x", "GET, HEAD, OPTIONS"),
+    ("/orders/by-external/x", "GET, HEAD, OPTIONS"),
+    ("/api/orders", "GET, HEAD, OPTIONS"),
+    ("/api/orders/lookup", "GET, HEAD, OPTIONS, POST"),
+    ("/api/stats", "GET, HEAD, OPTIONS"),
+    ("/orders", "OPTIONS, POST"),
+    ("/events", "GET, HEAD, OPTIONS"),
+    ("/health", "GET, HEAD, OPTIONS"),
+    ("/ping", "GET, HEAD, OPTIONS"),
+    ("/livez", "GET, HEAD, OPTIONS"),
+    ("/readyz", "GET, HEAD, OPTIONS"),
+    ("/metrics", "GET, HEAD, OPTIONS"),
+    ("/", "GET, HEAD, OPTIONS"),
+    ("/static/app.js", "GET, HEAD, OPTIONS"),
+    ("/docs", "GET, HEAD, OPTIONS"),
+    ("/static/style.css", "GET, HEAD, OPTIONS"),
+    ("/static/favicon.svg", "GET, HEAD, OPTIONS"),
+];
+
+/// The methods of an `Allow` header in order of the alphabet.
+fn allowed(reply: &Reply) -> String {
+    let mut methods: Vec<&str> = reply.header("Allow").expect("Allow").split(", ").collect();
+    methods.sort_unstable();
+    methods.join(", ")
+}
+
+#[test]
+fn a_wrong_method_is_405_and_told_the_right_ones() {
+    let server = Server::start(&[]);
+    let mut connection = server.connect();
+    for (path, allow) in PATHS {
+        for method in ["PUT", "DELETE", "PATCH", "TRACE", "BREW", "POST", "GET"] {
+            if allow.contains(method) {
+                continue;
+            }
+            let reply = connection.request(method, path, &[], "");
+            assert_eq!(reply.status, 405, "{method} {path}");
+            assert_eq!(allowed(&reply), allow, "{method} {path}");
+            assert_eq!(reply.json()["code"], "method_not_allowed");
+        }
+        let options = connection.request("OPTIONS", path, &[], "");
+        assert_eq!((options.status, options.body.len()), (204, 0), "{path}");
+        assert_eq!(allowed(&options), allow, "{path}");
+        assert_eq!(options.header("Access-Control-Allow-Methods"), None, "nobody asked");
+    }
+}
+
+#[test]
+fn errors_carry_what_clients_of_every_older_service_read() {
+    let server = Server::start(&[]);
+    let post = |body: &str, headers: &[(&str, &str)]| server.request("POST", "/orders", headers, body);
+    created(&server, wb_posted("gone"));
+    server.post("/orders", r#"{"order_uid":"gone","status":"deleted"}"#).expect(200);
+    let replies = [
+        (400, "Bad Request", server.get("/order/a%20b")),
+        (400, "Bad Request", server.get("/api/orders?limit=x")),
+        (400, "Bad Request", server.get("/orders/by-external/x")),
+        (400, "Bad Request", post("{", &[])),
+        (404, "Not Found", server.get("/order/none")),
+        (404, "Not Found", server.get("/nowhere")),
+        (404, "Not Found", server.get("/static/none.js")),
+        (405, "Method Not Allowed", server.request("DELETE", "/order/x", &[], "")),
+        (410, "Gone", server.get("/order/gone")),
+        (412, "Precondition Failed", server.request("GET", "/order/x", &[("X-Min-Version", "1")], "")),
+        (415, "Unsupported Media Type", post("x", &[("Content-Type", "text/plain")])),
+        (422, "Unprocessable Entity", post("{}", &[])),
+    ];
+    for (status, title, reply) in replies {
+        let reply = reply.expect(status);
+        assert_eq!(reply.header("Content-Type"), Some("application/problem+json"));
+        assert_eq!(reply.header("Content-Length"), Some(reply.body.len().to_string().as_str()));
+        assert_eq!(reply.line, format!("HTTP/1.1 {status} {title}"));
+        let error = reply.json();
+        assert_eq!((&error["status"], &error["title"]), (&json!(status), &json!(title)));
+        for member in ["type", "title", "detail", "error", "message", "code"] {
+            assert!(error[member].as_str().is_some_and(|text| !text.is_empty()), "{member}: {error}");
+        }
+        no_leak(&reply);
+    }
+}
+
+fn no_leak(reply: &Reply) {
+    let text = reply.text().to_lowercase();
+    for leak in ["select ", "insert ", "sqlite", "rusqlite", "/tmp", "/home", ".rs:", "panicked", "backtrace", "0x"] {
+        assert!(!text.contains(leak), "{leak:?} in {text}");
+    }
+}
+
+#[test]
+fn plain_text_gets_one_line() {
+    let server = Server::start(&[]);
+    for (method, path, status) in [
+        ("GET", "/order/none", 404),
+        ("GET", "/order/%0a", 400),
+        ("GET", "/x", 404),
+        ("PUT", "/orders", 405),
+        ("POST", "/orders", 400),
+    ] {
+        let reply = server.request(method, path, &[("Accept", "text/plain")], "").expect(status);
+        assert!(reply.header("Content-Type").unwrap().starts_with("text/plain"), "{path}");
+        assert_eq!(reply.text().trim_end_matches('\n').lines().count(), 1, "{path}: {:?}", reply.text());
+        no_leak(&reply);
+    }
+}
+
+#[test]
+fn browsers_of_other_origins_may_read() {
+    let server = Server::start(&[]);
+    created(&server, wb_posted("c"));
+    let origin = ("Origin", "https://shop.example");
+    for path in ["/order/c", "/orders/c", "/api/orders", "/api/stats", "/order/none", "/health", "/api/orders?ids=c"] {
+        let reply = server.request("GET", path, &[origin], "");
+        assert_eq!(reply.header("Access-Control-Allow-Origin"), Some("*"), "{path}");
+        let exposed = reply.header("Access-Control-Expose-Headers").expect("what a script may read");
+        for header in ["ETag", "Link", "X-Missing"] {
+            assert!(exposed.contains(header), "{header}");
+        }
+        assert_eq!(server.get(path).header("Access-Control-Allow-Origin"), None, "nobody asked");
+    }
+    let preflight =
+        [origin, ("Access-Control-Request-Method", "GET"), ("Access-Control-Request-Headers", "x-min-version")];
+    let reply = server.request("OPTIONS", "/order/c", &preflight, "").expect(204);
+    assert_eq!(reply.header("Access-Control-Allow-Origin"), Some("*"));
+    assert!(reply.header("Access-Control-Allow-Methods").unwrap().contains("GET"));
+    assert!(!reply.header("Access-Control-Allow-Methods").unwrap().contains("POST"), "writes are not for everybody");
+    assert!(reply.header("Access-Control-Allow-Headers").unwrap().to_lowercase().contains("x-min-version"));
+    let one = Server::start(&["--http-cors-origin", "https://shop.example"]);
+    assert_eq!(
+        one.request("GET", "/health", &[origin], "").header("Access-Control-Allow-Origin"),
+        Some("https://shop.example")
+    );
+    let none = Server::start(&["--http-cors-origin", "none"]);
+    assert_eq!(none.request("GET", "/health", &[origin], "").header("Access-Control-Allow-Origin"), None);
+    assert_eq!(none.request("OPTIONS", "/health", &preflight, "").header("Access-Control-Allow-Methods"), None);
+}
+
+#[test]
+fn health_is_json_or_ok() {
+    let server = Server::start(&[]);
+    let health = server.get("/health").expect(200);
+    assert_eq!(health.text(), r#"{"status":"ok","service":"order-service"}"#);
+    assert_eq!(health.header("Content-Type"), Some("application/json"));
+    for accept in ["*/*", "application/json", "application/json, text/plain, */*"] {
+        assert_eq!(server.request("GET", "/health", &[("Accept", accept)], "").text(), health.text(), "{accept}");
+    }
+    let plain = server.request("GET", "/health", &[("Accept", "text/plain")], "").expect(200);
+    assert_eq!(plain.text(), "ok");
+    assert!(plain.header("Content-Type").unwrap().starts_with("text/plain"));
+    assert_eq!(server.get("/ping").expect(200).text(), "pong");
+    server.get("/livez").expect(200);
+    server.get("/readyz").expect(200);
+    server.get("/health?x=1").expect(200);
+}
+
+#[test]
+fn a_service_is_not_ready_before_it_is_warm() {
+    let server = Server::start_cold(&["--sample", "15000"]);
+    let first = server.get("/readyz").expect(503);
+    assert_eq!(first.header("Content-Type"), Some("application/problem+json"));
+    assert!(first.json()["detail"].as_str().is_some_and(|reason| !reason.is_empty()), "{}", first.text());
+    server.get("/livez").expect(200);
+    server.get("/health").expect(200);
+    server.wait_ready();
+    assert_eq!(server.get("/api/stats").json()["total_orders"], 15_000);
+}
+
+#[test]
+fn metrics_have_the_names_of_the_older_services() {
+    let server = Server::start(&[]);
+    created(&server, wb_posted("secret-id"));
+    server.get("/order/secret-id").expect(200);
+    server.get("/orders/secret-id").expect(200);
+    server.get("/order/none").expect(404);
+    server.get("/wp-admin/secret-path").expect(404);
+    let metrics = server.get("/metrics").expect(200);
+    assert!(metrics.header("Content-Type").unwrap().starts_with("text/plain; version=0.0.4"));
+    let text = metrics.text();
+    for line in text.lines() {
+        let is_sample =
+            line.rsplit_once(' ').is_some_and(|(name, value)| !name.is_empty() && value.parse::<f64>().is_ok());
+        assert!(line.starts_with("# HELP ") || line.starts_with("# TYPE ") || is_sample, "{line:?}");
+    }
+    for name in [
+        "http_requests_total",
+        "http_request_duration_seconds_bucket",
+        "orders_created_total",
+        "orders_processed_total",
+        "cache_hits_total",
+        "cache_misses_total",
+        "process_resident_memory_bytes",
+    ] {
+        assert!(text.lines().any(|line| line.starts_with(name)), "{name} in {text}");
+    }
+    let sample = |parts: &[&str]| {
+        text.lines()
+            .find(|line| parts.iter().all(|part| line.contains(part)))
+            .map(|line| line.rsplit_once(' ').unwrap().1)
+    };
+    assert_eq!(sample(&["http_requests_total", "\"/order/{id}\"", "200"]), Some("1"));
+    assert_eq!(sample(&["http_requests_total", "\"/order/{id}\"", "404"]), Some("1"));
+    assert_eq!(sample(&["http_requests_total", "\"/orders/{id}\"", "200"]), Some("1"));
+    assert_eq!(sample(&["http_requests_total", "POST", "\"/orders\"", "201"]), Some("1"));
+    assert_eq!(sample(&["orders_created_total"]).is_some(), true);
+    assert!(!text.contains("secret"), "no path or id of a client becomes a label");
+}
+
+#[test]
+fn pipelined_requests_are_answered_in_order() {
+    let server = Server::start(&[]);
+    for n in 0..10 {
+        created(&server, wb_posted(&format!("p{n}")));
+    }
+    let mut connection = server.connect();
+    let mut requests = Vec::new();
+    for n in 0..200 {
+        let id = format!("p{}", n % 10);
+        match n % 4 {
+            0 => {
+                requests.extend(crate::server::request("POST", "/orders", &[], wb_posted(&format!("n{n}")).as_bytes()))
+            }
+            1 => requests.extend(crate::server::request("GET", &format!("/orders/{id}"), &[], b"")),
+            _ => requests.extend(crate::server::request("GET", &format!("/order/{id}"), &[], b"")),
+        }
+    }
+    std::thread::scope(|scope| {
+        let mut writer = connection.socket().try_clone().unwrap();
+        scope.spawn(move || std::io::Write::write_all(&mut writer, &requests).unwrap());
+        for n in 0..200 {
+            let id = format!("p{}", n % 10);
+            match n % 4 {
+                0 => assert_eq!(connection.reply("POST").expect(201).json()["order_id"], format!("n{n}")),
+                1 => assert_eq!(
+                    connection.reply("GET").expect(200).text(),
+                    format!("{{\"order\":{}}}", wb_answered(&id))
+                ),
+                _ => assert_eq!(connection.reply("GET").expect(200).text(), wb_answered(&id)),
+            }
+        }
+    });
+}
+
+#[test]
+fn older_clients_are_understood() {
+    let server = Server::start(&[]);
+    created(&server, wb_posted("old"));
+    let mut connection = server.connect();
+    connection.send("GET /order/old HTTP/1.0\r\n\r\n");
+    let reply = connection.reply("GET").expect(200);
+    assert_eq!(reply.text(), wb_answered("old"));
+    assert!(connection.is_closed_within(std::time::Duration::from_secs(5)), "HTTP/1.0 closes");
+    let mut connection = server.connect();
+    for _ in 0..3 {
+        connection.send("GET /order/old HTTP/1.0\r\nConnection: keep-alive\r\n\r\n");
+        assert_eq!(connection.reply("GET").expect(200).text(), wb_answered("old"));
+    }
+    // A stream without chunks ends with the connection.
+    let mut connection = server.connect();
+    connection.send("GET /api/orders HTTP/1.0\r\nAccept: application/x-ndjson\r\n\r\n");
+    let reply = connection.reply("GET").expect(200);
+    assert_eq!((reply.header("Transfer-Encoding"), reply.text()), (None, (wb_answered("old") + "\n").as_str()));
+    let mut connection = server.connect();
+    connection.send("GET /order/old HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+    connection.reply("GET").expect(200);
+    assert!(connection.is_closed_within(std::time::Duration::from_secs(5)));
+    // Asked in the absolute form, as through a proxy.
+    let mut connection = server.connect();
+    connection.send("GET http://orders.test/order/old HTTP/1.1\r\nHost: orders.test\r\n\r\n");
+    connection.reply("GET").expect(200);
+    // A client that says all it has to say and listens.
+    let mut connection = server.connect();
+    connection.ask("GET", "/order/old", &[], "");
+    connection.socket().shutdown(std::net::Shutdown::Write).unwrap();
+    assert_eq!(connection.reply("GET").expect(200).text(), wb_answered("old"));
+}
+
+#[test]
+fn what_is_no_request_hurts_nobody_else() {
+    let server = Server::start(&[]);
+    created(&server, wb_posted("x"));
+    let mut bystander = server.connect();
+    bystander.get("/order/x").expect(200);
+    let garbage: [&[u8]; 12] = [
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03hello from TLS\r\n\r\n",
+        b"GET\r\n\r\n",
+        b"GET /order/x\r\n\r\n",
+        b"GET /order/x HTTP/9.9\r\n\r\n",
+        b"GET /order/x y HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"G\x00T / HTTP/1.1\r\n\r\n",
+        b"GET / HTTP/1.1\r\nno colon\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\nA: \x00\r\n\r\n",
+        b"POST /orders HTTP/1.1\r\nHost: x\r\nContent-Length: x\r\n\r\n{}",
+        b"POST /orders HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n{}",
+        b"POST /orders HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n{}\r\n0\r\n\r\n",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    ];
+    for bytes in garbage {
+        let mut connection = server.connect();
+        connection.send(bytes);
+        if let Ok(reply) = connection.try_reply("GET") {
+            assert!((400..600).contains(&reply.status), "{} for {bytes:?}", reply.line);
+            no_leak(&reply);
+        }
+        bystander.get("/order/x").expect(200);
+    }
+    until("the service has let go of them", std::time::Duration::from_secs(10), || {
+        server.get("/metrics").text().lines().any(|line| line == "http_connections 2").then_some(())
+    });
+    let statuses: HashSet<u16> = (0..5).map(|_| bystander.get("/order/x").status).collect();
+    assert_eq!(statuses, HashSet::from([200]));
+}
+
+#[test]
+fn a_request_with_both_lengths_smuggles_nothing() {
+    let server = Server::start(&[]);
+    let mut connection = server.connect();
+    connection.send("POST /orders HTTP/1.1\r\nHost: x\r\nContent-Length: 6\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nGET /ping HTTP/1.1\r\nHost: x\r\n\r\n");
+    let first = connection.try_reply("POST").expect("an answer");
+    assert_eq!(first.status, 400);
+}

@@ -1,0 +1,292 @@
+//! The stream of changes: what an event says, how a reader resumes, and that nobody waits for a slow one.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use super::*;
+use crate::server::{Connection, Server, until};
+
+/// One event, or a comment.
+#[derive(Debug, Default, Clone, PartialEq)]
+struct Event {
+    kind: String,
+    id: String,
+    data: String,
+    comment: String,
+}
+
+impl Event {
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.data).expect("JSON")
+    }
+}
+
+/// A reader of events.
+struct Stream {
+    connection: Connection,
+    text: String,
+    events: VecDeque<Event>,
+}
+
+impl Stream {
+    /// Opens a stream and reads its greeting, so that everything that happens later is in it.
+    fn open(server: &Server, path: &str, headers: &[(&str, &str)]) -> Self {
+        let mut stream = Self::open_and_leave(server, path, headers);
+        let first = stream.next_of_any_kind().expect("a greeting");
+        assert!(!first.comment.is_empty(), "{first:?}");
+        stream
+    }
+
+    /// Opens a stream and reads nothing of it.
+    fn open_and_leave(server: &Server, path: &str, headers: &[(&str, &str)]) -> Self {
+        let mut connection = server.connect();
+        connection.ask("GET", path, headers, "");
+        let head = connection.try_head().expect("a head").expect(200);
+        assert_eq!(head.header("Content-Type"), Some("text/event-stream"));
+        assert_eq!(head.header("Cache-Control"), Some("no-cache"));
+        Self { connection, text: String::new(), events: VecDeque::new() }
+    }
+
+    /// The next event or comment; `None` at the end of the stream.
+    fn next_of_any_kind(&mut self) -> Option<Event> {
+        while self.events.is_empty() {
+            let chunk = self.connection.chunk().expect("more of the stream")?;
+            self.text.push_str(std::str::from_utf8(&chunk).expect("UTF-8"));
+            while let Some((block, rest)) = self.text.split_once("\n\n") {
+                let mut event = Event::default();
+                for line in block.lines() {
+                    match line.split_once(": ").expect("a field") {
+                        ("event", value) => event.kind = value.into(),
+                        ("id", value) => event.id = value.into(),
+                        ("data", value) => event.data = value.into(),
+                        ("retry", _) => {}
+                        ("", value) => event.comment = value.into(),
+                        (field, _) => panic!("unknown field {field}"),
+                    }
+                }
+                let comment = line_comment(block);
+                event.comment = comment;
+                self.events.push_back(event);
+                self.text = rest.to_owned();
+            }
+        }
+        self.events.pop_front()
+    }
+
+    /// The next event.
+    fn next(&mut self) -> Event {
+        loop {
+            let event = self.next_of_any_kind().expect("the stream goes on");
+            if !event.kind.is_empty() {
+                return event;
+            }
+        }
+    }
+}
+
+/// The first comment of a block.
+fn line_comment(block: &str) -> String {
+    block
+        .lines()
+        .find_map(|line| line.strip_prefix(": ").or_else(|| line.strip_prefix(':')))
+        .unwrap_or_default()
+        .to_owned()
+}
+
+#[test]
+fn each_committed_change_is_an_event() {
+    let server = Server::start(&[]);
+    let mut stream = Stream::open(&server, "/events", &[]);
+    let mut with_body = Stream::open(&server, "/events?include=body", &[]);
+    created(&server, wb_posted("e1"));
+    server.post("/orders", wb_posted("e1")).expect(200); // no change, so no event
+    server.post("/orders", wb_posted("e1").replace("1817", "1818")).expect(200);
+    server.post("/orders", r#"{"order_uid":"e1","status":"deleted"}"#).expect(200);
+    server.post("/orders", wb_posted("e1")).expect(409);
+    let id = created(&server, envelope("{}"));
+    let mut seen = Vec::new();
+    for (order, version, change) in
+        [("e1", 1, "created"), ("e1", 2, "updated"), ("e1", 3, "deleted"), (&id, 1, "created")]
+    {
+        let event = stream.next();
+        assert_eq!(event.kind, "order");
+        assert_eq!(event.data, format!(r#"{{"order_uid":"{order}","version":{version},"change":"{change}"}}"#));
+        assert!(!event.id.is_empty() && !seen.contains(&event.id), "{seen:?}");
+        seen.push(event.id.clone());
+        let full = with_body.next();
+        assert_eq!((&full.kind, &full.id), (&event.kind, &event.id));
+        let body = match (order, version) {
+            ("e1", 1) => format!(",\"order\":{}", wb_answered("e1")),
+            ("e1", 2) => format!(",\"order\":{}", wb_answered("e1").replace("1817", "1818")),
+            ("e1", _) => String::new(),
+            _ => format!(",\"order\":{}", server.get(&format!("/order/{id}")).text()),
+        };
+        assert_eq!(full.data, format!("{}{body}}}", event.data.strip_suffix('}').unwrap()));
+    }
+}
+
+#[test]
+fn one_order_can_be_watched() {
+    let server = Server::start(&[]);
+    let id = created(&server, envelope("{}"));
+    let mut stream = Stream::open(&server, "/events?order=mine", &[]);
+    let mut by_uuid = Stream::open(&server, &format!("/events?order={}", id.to_uppercase()), &[]);
+    for order in ["other", "mine", "another"] {
+        created(&server, wb_posted(order));
+    }
+    server.post("/orders", wb_posted("mine").replace("1817", "1818")).expect(200);
+    server
+        .post("/orders", format!(r#"{{"order_id":"{id}","user_id":"{USER}","status":"done","payload":{{}}}}"#))
+        .expect(200);
+    for version in 1..3 {
+        assert_eq!((&stream.next().json()["order_uid"], version), (&json!("mine"), version));
+    }
+    assert_eq!(by_uuid.next().json(), json!({"order_uid": id, "version": 2, "change": "updated"}));
+    server.get("/events?order=a%20b").expect(400);
+    server.get("/events?order=").expect(400);
+}
+
+#[test]
+fn a_reader_resumes_where_it_left() {
+    let mut server = Server::start(&[]);
+    let mut stream = Stream::open(&server, "/events", &[]);
+    for n in 0..10 {
+        created(&server, wb_posted(&format!("r{n}")));
+    }
+    let events: Vec<Event> = (0..10).map(|_| stream.next()).collect();
+    drop(stream);
+    created(&server, wb_posted("r10"));
+    for from in [0, 4, 9] {
+        let mut resumed = Stream::open(&server, "/events", &[("Last-Event-ID", &events[from].id)]);
+        for event in &events[from + 1..] {
+            assert_eq!(resumed.next(), *event);
+        }
+        assert_eq!(resumed.next().json()["order_uid"], "r10");
+    }
+    let last = events[9].id.clone();
+    // Positions that are nobody's, of the future, or of a process that is gone.
+    let ahead = format!("{}9999", events[9].id);
+    for unknown in ["x", "0", &ahead] {
+        let mut reset = Stream::open_and_leave(&server, "/events", &[("Last-Event-ID", unknown)]);
+        assert_eq!(reset.next().kind, "reset", "{unknown}");
+    }
+    server.restart();
+    let mut reset = Stream::open_and_leave(&server, "/events", &[("Last-Event-ID", &last)]);
+    let event = reset.next();
+    assert_eq!(event.kind, "reset");
+    created(&server, wb_posted("after"));
+    assert_eq!(reset.next().json()["order_uid"], "after");
+    // The position of a reset is one to resume from.
+    let mut resumed = Stream::open(&server, "/events", &[("Last-Event-ID", &event.id)]);
+    assert_eq!(resumed.next().json()["order_uid"], "after");
+}
+
+#[test]
+fn what_is_no_longer_kept_is_a_reset() {
+    let server = Server::start(&["--events-kept-max", "5"]);
+    let mut stream = Stream::open(&server, "/events", &[]);
+    for n in 0..20 {
+        created(&server, wb_posted(&format!("k{n}")));
+    }
+    let first = stream.next();
+    if first.kind == "order" {
+        let mut lost = Stream::open_and_leave(&server, "/events", &[("Last-Event-ID", &first.id)]);
+        assert_eq!(lost.next().kind, "reset");
+    }
+}
+
+#[test]
+fn a_quiet_stream_says_that_it_is_alive() {
+    let server = Server::start(&[
+        "--events-heartbeat",
+        "100ms",
+        "--http-idle-time",
+        "1s",
+        "--http-header-time",
+        "1s",
+        "--http-write-time",
+        "1s",
+    ]);
+    let mut stream = Stream::open(&server, "/events", &[]);
+    let started = Instant::now();
+    while started.elapsed() < Duration::from_millis(2500) {
+        let event = stream.next_of_any_kind().expect("open beyond the limits of idle connections");
+        assert!(event.kind.is_empty() && !event.comment.is_empty(), "{event:?}");
+    }
+}
+
+#[test]
+fn a_stop_ends_streams_cleanly() {
+    let mut server = Server::start(&[]);
+    let mut streams: Vec<Stream> = (0..20).map(|_| Stream::open(&server, "/events", &[])).collect();
+    let started = Instant::now();
+    assert_eq!(server.stop().code(), Some(0), "{:?}", server.log());
+    assert!(started.elapsed() < Duration::from_secs(10), "nothing but streams to end took {:?}", started.elapsed());
+    for stream in &mut streams {
+        assert_eq!(stream.next_of_any_kind(), None);
+    }
+}
+
+#[test]
+fn streams_have_a_limit() {
+    let server = Server::start(&["--events-streams-max", "2"]);
+    let first = Stream::open(&server, "/events", &[]);
+    let _second = Stream::open(&server, "/events", &[]);
+    let refused = server.get("/events").expect(503);
+    assert!(refused.header("Retry-After").is_some());
+    drop(first);
+    until("there is room again", Duration::from_secs(10), || {
+        let mut connection = server.connect();
+        connection.ask("GET", "/events", &[], "");
+        (connection.try_head().unwrap().status == 200).then_some(())
+    });
+}
+
+#[test]
+fn a_head_of_events_ends() {
+    let server = Server::start(&[]);
+    let mut connection = server.connect();
+    connection.request("HEAD", "/events", &[], "").expect(200);
+    connection.get("/ping").expect(200);
+}
+
+/// Resident bytes of the service's process.
+fn resident_bytes(server: &Server) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", server.pid())).unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("a resident size");
+    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() << 10
+}
+
+#[test]
+fn a_reader_that_does_not_read_is_told_reset_and_holds_nobody() {
+    let server = Server::start(&["--profile", "lenient"]);
+    let mut sleeping = Stream::open_and_leave(&server, "/events?include=body", &[]);
+    let mut sleeping_deaf: Vec<Stream> =
+        (0..9).map(|_| Stream::open_and_leave(&server, "/events?include=body", &[])).collect();
+    let filler = "x".repeat(700);
+    let lines = |turn: usize| -> String {
+        (0..1000).map(|n| format!("{{\"order_uid\":\"c{n}\",\"turn\":{turn},\"filler\":\"{filler}\"}}\n")).collect()
+    };
+    let ndjson = [("Content-Type", "application/x-ndjson")];
+    let (mut writer, mut other) = (server.connect(), server.connect());
+    writer.request("POST", "/orders", &ndjson, lines(0)).expect(200);
+    let before = resident_bytes(&server);
+    let mut slowest = Duration::ZERO;
+    for turn in 1..50 {
+        let reply = writer.request("POST", "/orders", &ndjson, lines(turn)).expect(200);
+        assert_eq!(reply.text().matches("\"updated\"").count(), 1000);
+        let started = Instant::now();
+        other.get("/order/c7").expect(200);
+        slowest = slowest.max(started.elapsed());
+    }
+    let grown = resident_bytes(&server).saturating_sub(before);
+    assert!(grown < 200 << 20, "grown by {} MiB", grown >> 20);
+    assert!(slowest < Duration::from_secs(2), "another reader waited {slowest:?}");
+    // Awake again, the reader gets some of the oldest, is told that it lost others, and then follows.
+    until("a reset", Duration::from_secs(20), || (sleeping.next().kind == "reset").then_some(()));
+    other.request("POST", "/orders", &[], r#"{"order_uid":"fresh"}"#).expect(201);
+    until("the newest", Duration::from_secs(20), || (sleeping.next().json()["order_uid"] == "fresh").then_some(()));
+    sleeping_deaf.clear();
+}

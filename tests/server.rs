@@ -1,0 +1,401 @@
+//! Runs the real binary for a test and speaks to it in bytes. Owns starting, stopping and a raw HTTP/1.1 client; knows
+//! nothing of what the answers mean. Every wait has a limit.
+
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, mpsc};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
+/// Generous, for a machine that does much else at the same time.
+pub const START_TIME: Duration = Duration::from_secs(30);
+/// The longest a client waits for the next byte.
+pub const READ_TIME: Duration = Duration::from_secs(20);
+/// The service promises to stop within its grace period of 30 s.
+const STOP_TIME: Duration = Duration::from_secs(35);
+/// Log lines shown when a test fails.
+const LOG_LINES: usize = 60;
+
+/// The binary under test, with nothing of this process's environment.
+pub fn binary(directory: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_order-service"));
+    command.env_clear().current_dir(directory).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    command
+}
+
+/// A running service on a data directory of its own.
+pub struct Server {
+    child: Child,
+    address: SocketAddr,
+    log: Arc<Mutex<Vec<String>>>,
+    flags: Vec<String>,
+    home: TempDir,
+}
+
+impl Server {
+    /// Starts on an empty store and waits until it is ready.
+    pub fn start(flags: &[&str]) -> Self {
+        let server = Self::start_cold(flags);
+        server.wait_ready();
+        server
+    }
+
+    /// Starts, and waits only until connections are taken.
+    pub fn start_cold(flags: &[&str]) -> Self {
+        let home = tempfile::tempdir().expect("a temporary directory");
+        let flags: Vec<String> = flags.iter().map(|&flag| flag.to_owned()).collect();
+        let (child, address, log) = spawn(home.path(), &flags);
+        Self { child, address, log, flags, home }
+    }
+
+    /// Where it answers.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Its data directory.
+    pub fn data(&self) -> std::path::PathBuf {
+        self.home.path().join("data")
+    }
+
+    /// What it has logged so far.
+    pub fn log(&self) -> Vec<String> {
+        self.log.lock().unwrap().clone()
+    }
+
+    /// Waits for `/readyz` to answer 200.
+    pub fn wait_ready(&self) {
+        let end = Instant::now() + START_TIME;
+        loop {
+            let reply = self.get("/readyz");
+            if reply.status == 200 {
+                return;
+            }
+            assert!(Instant::now() < end, "not ready: {}", reply.text());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// SIGTERM, and a start on the same data.
+    pub fn restart(&mut self) {
+        let status = self.stop();
+        assert!(status.success(), "stopped with {status}");
+        self.start_again();
+    }
+
+    /// SIGKILL, and a start on the same data.
+    pub fn kill9(&mut self) {
+        self.child.kill().expect("still running");
+        self.child.wait().expect("a child of ours");
+        self.start_again();
+    }
+
+    /// Starts on the data of a process that ended.
+    pub fn start_again(&mut self) {
+        (self.child, self.address, self.log) = spawn(self.home.path(), &self.flags);
+        self.wait_ready();
+    }
+
+    /// Sends SIGTERM and does not wait.
+    pub fn terminate(&self) {
+        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw).expect("a process id");
+        kill_process(pid, Signal::TERM).expect("still running");
+    }
+
+    /// SIGTERM, and the exit status.
+    pub fn stop(&mut self) -> ExitStatus {
+        self.terminate();
+        self.wait()
+    }
+
+    /// Waits for the end of the process.
+    pub fn wait(&mut self) -> ExitStatus {
+        let end = Instant::now() + STOP_TIME;
+        loop {
+            if let Some(status) = self.child.try_wait().expect("a child of ours") {
+                return status;
+            }
+            assert!(Instant::now() < end, "still running {STOP_TIME:?} after SIGTERM");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// A connection of its own.
+    pub fn connect(&self) -> Connection {
+        Connection::open(self.address)
+    }
+
+    /// One request on a connection of its own.
+    pub fn request(&self, method: &str, path: &str, headers: &[(&str, &str)], body: impl AsRef<[u8]>) -> Reply {
+        self.connect().request(method, path, headers, body)
+    }
+
+    /// `GET` on a connection of its own.
+    pub fn get(&self, path: &str) -> Reply {
+        self.request("GET", path, &[], "")
+    }
+
+    /// `POST` of JSON on a connection of its own.
+    pub fn post(&self, path: &str, body: impl AsRef<[u8]>) -> Reply {
+        self.request("POST", path, &[("Content-Type", "application/json")], body)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let log = self.log();
+            eprintln!("the service's last log lines:\n{}", log[log.len().saturating_sub(LOG_LINES)..].join("\n"));
+        }
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn spawn(home: &Path, flags: &[String]) -> (Child, SocketAddr, Arc<Mutex<Vec<String>>>) {
+    let directory = home.join("work");
+    std::fs::create_dir_all(&directory).expect("a temporary directory");
+    let mut child = binary(&directory)
+        .args(["serve", "--listen", "127.0.0.1:0", "--log", "json", "--data"])
+        .arg(home.join("data"))
+        .args(flags)
+        .spawn()
+        .expect("the binary starts");
+    let log = Arc::new(Mutex::new(Vec::new()));
+    let (sender, serving) = mpsc::channel();
+    let stderr = BufReader::new(child.stderr.take().expect("piped"));
+    let lines = Arc::clone(&log);
+    std::thread::spawn(move || {
+        for line in stderr.lines().map_while(Result::ok) {
+            let event: serde_json::Value = serde_json::from_str(&line).unwrap_or_default();
+            if event["message"] == "serving" {
+                let listen = event["listen"].as_str().and_then(|listen| listen.split(' ').next()?.parse().ok());
+                let _ = sender.send(listen.expect("the address it listens on"));
+            }
+            lines.lock().unwrap().push(line);
+        }
+    });
+    match serving.recv_timeout(START_TIME) {
+        Ok(address) => (child, address, log),
+        Err(_) => {
+            let _ = child.kill();
+            panic!("the service did not start:\n{}", log.lock().unwrap().join("\n"));
+        }
+    }
+}
+
+/// An answer.
+#[derive(Debug, Clone)]
+pub struct Reply {
+    /// The status.
+    pub status: u16,
+    /// The status line without its line break.
+    pub line: String,
+    /// Names as sent, in the order sent.
+    pub headers: Vec<(String, String)>,
+    /// The body, taken out of its chunks.
+    pub body: Vec<u8>,
+    /// The head as it came, with the empty line at its end.
+    pub head: Vec<u8>,
+}
+
+impl Reply {
+    /// A header's value.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
+    }
+
+    /// The body as text.
+    pub fn text(&self) -> &str {
+        std::str::from_utf8(&self.body).expect("UTF-8")
+    }
+
+    /// The body as JSON.
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.text()))
+    }
+
+    /// The status, or a failure that shows the answer.
+    #[track_caller]
+    pub fn expect(self, status: u16) -> Self {
+        assert_eq!(
+            self.status,
+            status,
+            "{}{}",
+            String::from_utf8_lossy(&self.head),
+            String::from_utf8_lossy(&self.body)
+        );
+        self
+    }
+
+    fn is_chunked(&self) -> bool {
+        self.header("Transfer-Encoding").is_some_and(|coding| coding.eq_ignore_ascii_case("chunked"))
+    }
+}
+
+/// A connection that stays open.
+pub struct Connection {
+    stream: BufReader<TcpStream>,
+}
+
+impl Connection {
+    /// Connects.
+    pub fn open(address: SocketAddr) -> Self {
+        let stream = TcpStream::connect_timeout(&address, READ_TIME).expect("connected");
+        stream.set_read_timeout(Some(READ_TIME)).expect("a legal time");
+        stream.set_write_timeout(Some(READ_TIME)).expect("a legal time");
+        stream.set_nodelay(true).expect("a live socket");
+        Self { stream: BufReader::new(stream) }
+    }
+
+    /// The socket.
+    pub fn socket(&self) -> &TcpStream {
+        self.stream.get_ref()
+    }
+
+    /// Sends bytes as they are.
+    pub fn send(&mut self, bytes: impl AsRef<[u8]>) {
+        self.try_send(bytes).expect("sent");
+    }
+
+    /// Sends bytes as they are; the other side may be gone.
+    pub fn try_send(&mut self, bytes: impl AsRef<[u8]>) -> io::Result<()> {
+        self.stream.get_mut().write_all(bytes.as_ref())
+    }
+
+    /// Sends a request and does not wait.
+    pub fn ask(&mut self, method: &str, path: &str, headers: &[(&str, &str)], body: impl AsRef<[u8]>) {
+        self.send(request(method, path, headers, body.as_ref()));
+    }
+
+    /// Sends a request and reads its answer.
+    pub fn request(&mut self, method: &str, path: &str, headers: &[(&str, &str)], body: impl AsRef<[u8]>) -> Reply {
+        self.ask(method, path, headers, body);
+        self.reply(method)
+    }
+
+    /// `GET`.
+    pub fn get(&mut self, path: &str) -> Reply {
+        self.request("GET", path, &[], "")
+    }
+
+    /// Reads an answer to a request of this method.
+    pub fn reply(&mut self, method: &str) -> Reply {
+        self.try_reply(method).expect("an answer")
+    }
+
+    /// Reads an answer; the other side may be gone or silent.
+    pub fn try_reply(&mut self, method: &str) -> io::Result<Reply> {
+        let mut reply = self.try_head()?;
+        if method == "HEAD" || matches!(reply.status, 100..200 | 204 | 304) {
+            return Ok(reply);
+        }
+        if reply.is_chunked() {
+            while let Some(chunk) = self.chunk()? {
+                reply.body.extend(chunk);
+            }
+        } else if let Some(length) = reply.header("Content-Length") {
+            reply.body = vec![0; length.parse().map_err(io::Error::other)?];
+            self.stream.read_exact(&mut reply.body)?;
+        } else {
+            self.stream.read_to_end(&mut reply.body)?;
+        }
+        Ok(reply)
+    }
+
+    /// Reads the head of an answer; its body is still to come.
+    pub fn try_head(&mut self) -> io::Result<Reply> {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            if self.stream.read_until(b'\n', &mut head)? == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+        }
+        let text = String::from_utf8(head.clone()).map_err(io::Error::other)?;
+        let mut lines = text.trim_end().split("\r\n");
+        let line = lines.next().unwrap_or_default().to_owned();
+        let status = line.split(' ').nth(1).and_then(|status| status.parse().ok());
+        let headers =
+            lines.map(|line| line.split_once(": ").expect("a header")).map(|(name, value)| (name.into(), value.into()));
+        let headers = headers.collect();
+        Ok(Reply { status: status.expect("a status line"), line, headers, body: Vec::new(), head })
+    }
+
+    /// The next chunk of a chunked body; `None` at its end.
+    pub fn chunk(&mut self) -> io::Result<Option<Vec<u8>>> {
+        let size = self.line()?;
+        let size = usize::from_str_radix(size.trim_end(), 16).map_err(io::Error::other)?;
+        let mut chunk = vec![0; size + 2];
+        self.stream.read_exact(&mut chunk)?;
+        assert!(chunk.ends_with(b"\r\n"), "a chunk ends with a line break");
+        chunk.truncate(size);
+        Ok((size > 0).then_some(chunk))
+    }
+
+    fn line(&mut self) -> io::Result<String> {
+        let mut line = String::new();
+        match self.stream.read_line(&mut line)? {
+            0 => Err(io::ErrorKind::UnexpectedEof.into()),
+            _ => Ok(line),
+        }
+    }
+
+    /// Whether the other side closes the connection, with nothing more to say, within this time.
+    pub fn is_closed_within(&mut self, time: Duration) -> bool {
+        self.socket().set_read_timeout(Some(time)).expect("a legal time");
+        match self.stream.read(&mut [0; 1]) {
+            Ok(count) => count == 0,
+            Err(error) => error.kind() == io::ErrorKind::ConnectionReset,
+        }
+    }
+}
+
+/// The bytes of a request.
+pub fn request(method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Vec<u8> {
+    let mut bytes = format!("{method} {path} HTTP/1.1\r\nHost: orders.test\r\n").into_bytes();
+    for (name, value) in headers {
+        bytes.extend(format!("{name}: {value}\r\n").bytes());
+    }
+    if !body.is_empty() || method == "POST" {
+        bytes.extend(format!("Content-Length: {}\r\n", body.len()).bytes());
+    }
+    bytes.extend(b"\r\n");
+    bytes.extend(body);
+    bytes
+}
+
+/// Waits until `check` gives something.
+#[track_caller]
+pub fn until<T>(what: &str, time: Duration, mut check: impl FnMut() -> Option<T>) -> T {
+    let end = Instant::now() + time;
+    loop {
+        if let Some(found) = check() {
+            return found;
+        }
+        assert!(Instant::now() < end, "waited {time:?} until {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn a_service_starts_stops_and_starts_again() {
+    let mut server = Server::start(&[]);
+    let before = server.pid();
+    server.restart();
+    server.kill9();
+    assert_ne!(server.pid(), before);
+    assert!(server.data().is_dir());
+    let status = server.stop();
+    assert_eq!((status.code(), status.signal()), (Some(0), None), "{:?}", server.log());
+}
