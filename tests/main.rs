@@ -6,4 +6,5 @@ mod http;
 mod ingest;
 mod layers;
 mod model;
+mod order;
 mod server;

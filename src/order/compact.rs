@@ -94,10 +94,7 @@ pub fn is_number(text: &str) -> bool {
         }
     }
     if let [b'e' | b'E', tail @ ..] = rest {
-        let digits = match tail {
-            [b'+' | b'-', digits @ ..] => digits,
-            digits => digits,
-        };
+        let digits = if let [b'+' | b'-', digits @ ..] = tail { digits } else { tail };
         rest = skip_digits(digits);
         if rest.len() == digits.len() {
             return false;

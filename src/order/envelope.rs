@@ -89,9 +89,7 @@ pub fn stamp(at: OffsetDateTime) -> Stamp {
     ] {
         let mut value = value;
         for at in range.rev() {
-            #[expect(clippy::cast_possible_truncation, reason = "a digit")]
-            let digit = (value % 10) as u8;
-            stamp[at] = b'0' + digit;
+            stamp[at] = b'0' + (value % 10) as u8;
             value /= 10;
         }
     }
@@ -115,7 +113,8 @@ pub struct Stored<'a> {
     pub updated_at: &'a [u8],
 }
 
-const TAIL: &[u8] = b",\"created_at\":\"0000-00-00T00:00:00.000000Z\",\"updated_at\":\"0000-00-00T00:00:00.000000Z\",\"bucket\":0}";
+const TAIL: &[u8] =
+    b",\"created_at\":\"0000-00-00T00:00:00.000000Z\",\"updated_at\":\"0000-00-00T00:00:00.000000Z\",\"bucket\":0}";
 
 impl<'a> Stored<'a> {
     /// Takes apart a body that [`Envelope::body`] made. `None` for any other bytes.

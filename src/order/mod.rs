@@ -2,10 +2,15 @@
 //! and nothing of where orders come from or where they are kept.
 
 pub mod compact;
+pub mod date;
+pub mod decimal;
 pub mod decode;
 pub mod envelope;
 pub mod sample;
 pub mod validate;
+
+mod faults;
+mod request;
 
 use bytes::Bytes;
 
@@ -13,6 +18,7 @@ use crate::id::OrderId;
 
 pub use decode::Decoder;
 pub use envelope::{Envelope, Status};
+pub use request::EXTERNAL_ID_BYTES_MAX;
 pub use validate::Profile;
 
 /// A valid order: having one proves that it passed its profile.

@@ -284,9 +284,9 @@ fn orders_survive_a_stop_and_a_kill() {
     let before = server.get(&format!("/order/{id}")).expect(200);
     for turn in 0..2 {
         if turn == 0 {
-            server.restart()
+            server.restart();
         } else {
-            server.kill9()
+            server.kill9();
         }
         let after = server.get(&format!("/order/{id}")).expect(200);
         assert_eq!((&after.body, after.header("ETag")), (&before.body, before.header("ETag")));
