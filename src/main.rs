@@ -37,14 +37,16 @@ fn main() -> ExitCode {
         Some(("migrate", arguments)) => migrate::run(&config.store, direction(arguments)),
         Some(("config", arguments)) => {
             match arguments.subcommand() {
-                Some(("print", _)) => print!("{}", settings.print()),
-                _ => println!("settings are good"),
+                Some(("print", _)) => tell(&settings.print()),
+                _ => tell("settings are good\n"),
             }
             Ok(())
         }
         Some(("completions", arguments)) => {
             let shell = *arguments.get_one::<clap_complete::Shell>("shell").expect("required");
-            clap_complete::generate(shell, &mut command(), "order-service", &mut std::io::stdout());
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut command(), "order-service", &mut script);
+            tell(&String::from_utf8_lossy(&script));
             Ok(())
         }
         Some((name, _)) => unreachable!("{name} is no subcommand"),
@@ -56,6 +58,12 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Writes to standard output, where nobody may be reading.
+fn tell(text: &str) {
+    use std::io::Write;
+    let _ = std::io::stdout().write_all(text.as_bytes());
 }
 
 fn refuse(wrong: &Wrong) -> ExitCode {
