@@ -1,5 +1,6 @@
 //! order-service: one `match` on the command.
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use order_service::settings::commands::{Task, command, task};
@@ -47,18 +48,25 @@ fn run(task: Task, settings: Settings) -> anyhow::Result<()> {
         Task::Healthcheck { url, timeout } => runtime(1)?.block_on(healthcheck::run(&url, timeout)),
         Task::Migrate(direction) => migrate::run(&config.store, direction),
         Task::ConfigCheck => {
-            println!("settings are good");
+            tell("settings are good\n");
             Ok(())
         }
         Task::ConfigPrint => {
-            print!("{}", settings.print());
+            tell(&settings.print());
             Ok(())
         }
         Task::Completions(shell) => {
-            clap_complete::generate(shell, &mut command(), "order-service", &mut std::io::stdout());
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut command(), "order-service", &mut script);
+            tell(&String::from_utf8_lossy(&script));
             Ok(())
         }
     }
+}
+
+/// Writes to standard output, where nobody may be reading any more.
+fn tell(text: &str) {
+    let _ = std::io::stdout().write_all(text.as_bytes());
 }
 
 fn refuse(wrong: &Wrong) -> ExitCode {

@@ -186,7 +186,9 @@ fn spawn(home: &Path, flags: &[String]) -> (Child, SocketAddr, Arc<Mutex<Vec<Str
             lines.lock().unwrap().push(line);
         }
     });
-    if let Ok(address) = serving.recv_timeout(START_TIME) { (child, address, log) } else {
+    if let Ok(address) = serving.recv_timeout(START_TIME) {
+        (child, address, log)
+    } else {
         let _ = child.kill();
         panic!("the service did not start:\n{}", log.lock().unwrap().join("\n"));
     }
