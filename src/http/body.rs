@@ -8,7 +8,7 @@ use bytes::{Buf, Bytes};
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use tokio::sync::mpsc;
 
-use super::conn::{Conn, InFlight};
+use super::conn::InFlight;
 use crate::snapshot::SnapshotBytes;
 
 /// A response body. Keeps its connection marked as busy until it is sent or dropped.
@@ -89,26 +89,14 @@ impl HttpBody for Body {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Chunk>, Infallible>>> {
-        let this = &mut *self;
-        let conn = this.in_flight.as_ref().map(InFlight::conn);
-        let chunk = if let Content::Stream(chunks) = &mut this.content {
-            if conn.is_some_and(Conn::is_stream_full) {
-                return Poll::Pending; // the socket wakes this task when it has taken some
-            }
-            match std::task::ready!(chunks.poll_recv(context)) {
-                Some(bytes) => Chunk::Ready(bytes),
-                None => return Poll::Ready(None),
-            }
-        } else {
-            match std::mem::replace(&mut this.content, Content::Empty) {
-                Content::Order(order) => Chunk::Order(order),
-                Content::Ready(bytes) => Chunk::Ready(bytes),
-                Content::Empty | Content::Stream(_) => return Poll::Ready(None),
-            }
-        };
-        if let Some(conn) = conn {
-            conn.has_given(chunk.remaining());
+        if let Content::Stream(chunks) = &mut self.content {
+            return chunks.poll_recv(context).map(|chunk| chunk.map(|bytes| Ok(Frame::data(Chunk::Ready(bytes)))));
         }
+        let chunk = match std::mem::replace(&mut self.content, Content::Empty) {
+            Content::Order(order) => Chunk::Order(order),
+            Content::Ready(bytes) => Chunk::Ready(bytes),
+            Content::Empty | Content::Stream(_) => return Poll::Ready(None),
+        };
         Poll::Ready(Some(Ok(Frame::data(chunk))))
     }
 

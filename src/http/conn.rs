@@ -3,7 +3,7 @@
 
 use std::io;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -39,10 +39,9 @@ impl Default for Limits {
     }
 }
 
-/// Bytes of a stream that may wait in memory for its client.
-const STREAM_UNSENT_MAX: usize = 256 << 10;
-/// Bytes of pipelined answers that may wait in memory for their client.
-const PIPELINE_UNSENT_MAX: usize = 8 << 20;
+/// Bytes of answers held back for company, and the largest answer that is.
+const HELD_BYTES_MAX: usize = 64 << 10;
+const HELD_PIECE_MAX: usize = 16 << 10;
 
 /// A request's headers are being read.
 const HEAD: u8 = 0;
@@ -56,8 +55,6 @@ pub struct Conn {
     phase: AtomicU8,
     since: AtomicU32,
     blocked_since: AtomicU32,
-    /// Bytes of bodies given to hyper and not yet taken by the socket, about. One task touches it.
-    unsent: AtomicUsize,
     /// The answer is a stream that may be quiet for long, so that only a look at the socket shows a client that left.
     is_watched: AtomicBool,
     abort: OnceLock<AbortHandle>,
@@ -114,7 +111,6 @@ impl Registry {
             phase: AtomicU8::new(HEAD),
             since: AtomicU32::new(self.now()),
             blocked_since: AtomicU32::new(0),
-            unsent: AtomicUsize::new(0),
             is_watched: AtomicBool::new(false),
             abort: OnceLock::new(),
             registry: Arc::clone(self),
@@ -218,25 +214,6 @@ impl Conn {
         self.is_watched.store(true, Ordering::Relaxed);
     }
 
-    /// A stream's body is to wait until the socket has taken some of what it gave. hyper itself would take all of it:
-    /// with `pipeline_flush` its write buffer has no limit.
-    #[must_use]
-    pub fn is_stream_full(&self) -> bool {
-        self.unsent.load(Ordering::Relaxed) > STREAM_UNSENT_MAX
-    }
-
-    /// The client asks for more, in a pipeline, than it reads: the answer at hand is to be the last of its connection.
-    #[must_use]
-    pub fn is_glutton(&self) -> bool {
-        self.unsent.load(Ordering::Relaxed) > PIPELINE_UNSENT_MAX
-    }
-
-    /// A body gave this many bytes to hyper.
-    pub fn has_given(&self, bytes: usize) {
-        let unsent = self.unsent.load(Ordering::Relaxed);
-        self.unsent.store(unsent.saturating_add(bytes), Ordering::Relaxed);
-    }
-
     /// Sets what ends the connection's task.
     pub fn set_abort(&self, abort: AbortHandle) {
         // Set once, right after the task is spawned.
@@ -256,12 +233,7 @@ impl Conn {
         }
     }
 
-    fn has_written(&self, result: &Poll<io::Result<usize>>) {
-        let is_blocked = result.is_pending();
-        if let Poll::Ready(Ok(written)) = result {
-            let unsent = self.unsent.load(Ordering::Relaxed);
-            self.unsent.store(unsent.saturating_sub(*written), Ordering::Relaxed);
-        }
+    fn has_written(&self, is_blocked: bool) {
         let blocked_since = self.blocked_since.load(Ordering::Relaxed);
         if is_blocked && blocked_since == 0 {
             self.blocked_since.store(self.registry.now(), Ordering::Relaxed);
@@ -298,14 +270,6 @@ impl Drop for Registered {
 /// A request being answered, until its body is sent or dropped.
 pub struct InFlight(Arc<Conn>);
 
-impl InFlight {
-    /// The connection it came over.
-    #[must_use]
-    pub fn conn(&self) -> &Conn {
-        &self.0
-    }
-}
-
 impl Drop for InFlight {
     fn drop(&mut self) {
         self.0.since.store(self.0.registry.now(), Ordering::Relaxed);
@@ -314,29 +278,41 @@ impl Drop for InFlight {
     }
 }
 
-/// A socket that marks what happens on it.
+/// A socket that marks what happens on it, and holds answers back as long as more requests of the same pipeline wait to
+/// be answered: they leave together. hyper's own `pipeline_flush` does that too, but without any limit, and it forgets
+/// answers while half a request is waiting.
 pub struct Tracked {
     socket: TcpStream,
     registered: Registered,
+    held: Vec<u8>,
+    /// How much of `held` is sent.
+    sent: usize,
 }
 
 impl Tracked {
     /// Tracks a socket.
     #[must_use]
     pub fn new(socket: TcpStream, registered: Registered) -> Self {
-        Self { socket, registered }
+        Self { socket, registered, held: Vec::new(), sent: 0 }
     }
-}
 
-impl Tracked {
-    fn wrote(&self, result: &Poll<io::Result<usize>>, context: &Context<'_>) {
-        let conn = &self.registered.conn;
-        let was_full = conn.is_stream_full();
-        conn.has_written(result);
-        if was_full && !conn.is_stream_full() {
-            // A stream's body waits for this: it is polled by the same task.
-            context.waker().wake_by_ref();
+    /// Sends what is held back.
+    fn poll_send(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.sent < self.held.len() {
+            let result = Pin::new(&mut self.socket).poll_write(context, &self.held[self.sent..]);
+            self.registered.conn.has_written(result.is_pending());
+            match std::task::ready!(result) {
+                Ok(0) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                Ok(sent) => self.sent += sent,
+                Err(error) => return Poll::Ready(Err(error)),
+            }
         }
+        self.held.clear();
+        self.sent = 0;
+        if self.held.capacity() > HELD_PIECE_MAX {
+            self.held = Vec::new(); // an idle connection keeps no large buffer
+        }
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -346,16 +322,19 @@ impl AsyncRead for Tracked {
         let result = Pin::new(&mut self.socket).poll_read(context, into);
         if into.filled().len() > before {
             self.registered.conn.has_read();
+        } else if !self.held.is_empty() {
+            // hyper wants a request and there is none: the pipeline is empty.
+            if let Poll::Ready(Err(error)) = self.poll_send(context) {
+                return Poll::Ready(Err(error));
+            }
         }
         result
     }
 }
 
 impl AsyncWrite for Tracked {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, from: &[u8]) -> Poll<io::Result<usize>> {
-        let result = Pin::new(&mut self.socket).poll_write(context, from);
-        self.wrote(&result, context);
-        result
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, from: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_write_vectored(context, &[io::IoSlice::new(from)])
     }
 
     fn poll_write_vectored(
@@ -363,28 +342,46 @@ impl AsyncWrite for Tracked {
         context: &mut Context<'_>,
         from: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        let bytes = from.iter().map(|piece| piece.len()).sum::<usize>();
+        if bytes <= HELD_PIECE_MAX {
+            if self.held.len() + bytes > HELD_BYTES_MAX {
+                std::task::ready!(self.poll_send(context))?;
+            }
+            for piece in from {
+                self.held.extend_from_slice(piece);
+            }
+            return Poll::Ready(Ok(bytes));
+        }
+        // Large answers are worth more than the copy.
+        std::task::ready!(self.poll_send(context))?;
         let result = Pin::new(&mut self.socket).poll_write_vectored(context, from);
-        self.wrote(&result, context);
+        self.registered.conn.has_written(result.is_pending());
         result
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.socket.is_write_vectored()
+        true
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // hyper comes here whenever it has nothing to send. It does not read while it answers, so a stream's client
-        // that left would be noticed by the second heartbeat only.
+        // hyper comes here after every answer, and whenever it has nothing to send. Between two requests it will ask
+        // for the next one, and what is held leaves then; while a request is being answered it may not ask for long.
+        if self.registered.conn.phase.load(Ordering::Relaxed) == IDLE {
+            return Poll::Ready(Ok(()));
+        }
+        // hyper does not read while it answers, so a stream's client that left would be noticed by the second heartbeat
+        // only.
         if self.registered.conn.is_watched.load(Ordering::Relaxed) {
             let mut byte = [0];
             if let Poll::Ready(Ok(0) | Err(_)) = self.socket.poll_peek(context, &mut ReadBuf::new(&mut byte)) {
                 return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
             }
         }
-        Pin::new(&mut self.socket).poll_flush(context)
+        self.poll_send(context)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        std::task::ready!(self.poll_send(context))?;
         Pin::new(&mut self.socket).poll_shutdown(context)
     }
 }

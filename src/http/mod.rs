@@ -229,7 +229,8 @@ async fn serve_connection<T: Store>(service: ConnService<T>, socket: TcpStream, 
         .ignore_invalid_headers(false)
         .keep_alive(true)
         .max_buf_size(config.header_bytes_max.max(8192))
-        .pipeline_flush(true)
+        // Unbounded, and it forgets answers; `Tracked` gathers the answers of a pipeline instead.
+        .pipeline_flush(false)
         .preserve_header_case(false)
         .title_case_headers(false);
     if config.headers_max != HEADERS_MAX {
@@ -322,7 +323,9 @@ fn finish<T>(
     is_stopping: bool,
     in_flight: conn::InFlight,
 ) -> Answer {
-    if let Some(origin) = cors_origin {
+    if let Some(origin) = cors_origin
+        && route::METHODS[method] != "POST"
+    {
         let head = answer.headers_mut();
         head.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
         head.insert(
@@ -330,7 +333,7 @@ fn finish<T>(
             HeaderValue::from_static("ETag, Link, X-Missing, Location, Retry-After"),
         );
     }
-    if is_stopping || in_flight.conn().is_glutton() {
+    if is_stopping {
         answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     api.metrics.http.observe(endpoint, method, answer.status().as_u16(), started.elapsed());
@@ -382,6 +385,12 @@ fn ready(readiness: &Readiness) -> Result<Answer, Problem> {
 
 /// `OPTIONS`: what a path allows, and what a browser of another origin may do with it.
 fn options(config: &Config, path: &str, headers: &HeaderMap) -> Answer {
+    if path == "*" {
+        let mut answer = Response::new(Body::empty());
+        *answer.status_mut() = StatusCode::NO_CONTENT;
+        answer.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD, POST, OPTIONS"));
+        return answer;
+    }
     // A method that no path has brings out what the path allows.
     let Route::WrongMethod(Allow(allow)) = route::route(&Method::TRACE, path) else {
         return Problem::no_route().answer(headers);

@@ -81,12 +81,14 @@ pub async fn one_slowly<T: Store>(
     match (found, least) {
         (Ok(Some(snapshot)), _) => respond::order(snapshot, face, headers),
         (Ok(None), None) => Problem::no_order().answer(headers),
-        (Ok(None), Some(least)) => {
-            let detail = format!("no copy of this order is at version {least} or newer");
-            Problem::new(StatusCode::PRECONDITION_FAILED, "version_not_reached", detail).answer(headers)
-        }
+        (Ok(None), Some(least)) => version_not_reached(least).answer(headers),
         (Err(error), _) => Problem::from(error).answer(headers),
     }
+}
+
+fn version_not_reached(least: Version) -> Problem {
+    let detail = format!("no copy of this order is at version {least} or newer");
+    Problem::new(StatusCode::PRECONDITION_FAILED, "version_not_reached", detail)
 }
 
 /// `GET /orders/by-external/{external}?user_id={uuid}`
@@ -101,8 +103,13 @@ pub async fn by_external<T: Store>(
     if external.is_empty() {
         return Err(Problem::bad_request("invalid_id", "the external id is empty"));
     }
+    let least = min_version(headers)?;
+    // The store is asked, so there is no newer copy to wait for.
     let found = api.reader.by_external(user_id.hyphenated().to_string(), external).await?;
     match found {
+        Some(snapshot) if least.is_some_and(|least| snapshot.version() < least) => {
+            Err(version_not_reached(least.unwrap_or_default()))
+        }
         Some(snapshot) => Ok(respond::order(snapshot, Face::Wrapped, headers)),
         None => Err(Problem::new(StatusCode::NOT_FOUND, "not_found", "this user has no order with this external id")),
     }

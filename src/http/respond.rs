@@ -120,6 +120,7 @@ pub fn wants_text(headers: &HeaderMap) -> bool {
     headers
         .get(ACCEPT)
         .and_then(|accept| accept.to_str().ok())
+        .map(str::to_ascii_lowercase)
         .is_some_and(|accept| accept.contains("text/plain") && !accept.contains("json"))
 }
 
@@ -317,6 +318,12 @@ impl Written {
     #[must_use]
     pub fn line(self) -> String {
         match self {
+            Self::Done { status: StatusCode::CONFLICT, id, word, version } => {
+                let error = "the order was deleted before";
+                format!(
+                    "{{\"order_id\":\"{id}\",\"status\":\"{word}\",\"version\":{version},\"code\":\"deleted\",\"error\":\"{error}\"}}\n"
+                )
+            }
             Self::Done { id, word, version, .. } => {
                 format!("{{\"order_id\":\"{id}\",\"status\":\"{word}\",\"version\":{version}}}\n")
             }

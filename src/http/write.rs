@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use hyper::header::{HeaderMap, HeaderName};
+use hyper::header::{HeaderMap, HeaderName, ORIGIN};
 use hyper::{Request, StatusCode};
 use sha2::{Digest, Sha256};
 use tokio::sync::{mpsc, oneshot};
@@ -28,9 +28,11 @@ const RESULT_BYTES: usize = 16 << 10;
 pub async fn write<T: Store>(api: Arc<Api<T>>, request: Request<Incoming>) -> Result<Answer, Problem> {
     match content_type(request.headers()).as_deref() {
         Some("application/x-ndjson" | "application/ndjson" | "application/jsonl") => return Ok(many(&api, request)),
-        None | Some("application/json" | "text/json") => {}
+        Some("application/json" | "text/json") => {}
+        // Without a type a page of another origin could write behind its visitor's back: browsers ask nobody then.
+        None if !request.headers().contains_key(ORIGIN) => {}
         Some(kind) if kind.starts_with("application/") && kind.ends_with("+json") => {}
-        Some(_) => {
+        _ => {
             let detail = "send an order as application/json, or many as application/x-ndjson";
             return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", detail));
         }

@@ -6,6 +6,7 @@ use simd_json::tape::Node;
 use simd_json::{Buffers, ErrorType, INPUT_PADDING, StaticNode, Tape};
 
 use super::compact::Tokens;
+use super::envelope::Envelope;
 use super::faults::Faults;
 use super::validate::{self, Field, LENIENT, ORDER, Profile, Rule};
 use super::{Change, Order};
@@ -110,7 +111,7 @@ impl<'i> Decoding<'_, 'i> {
         if !matches!(self.nodes.first(), Some(Node::Object { .. })) {
             return Err(Rejection::whole(RejectionKind::Invalid, "must be a JSON object"));
         }
-        if self.member("order_uid").is_some() {
+        if self.member("order_uid").is_some() && !self.is_answered_envelope() {
             return self.wb(document);
         }
         if self.member("order_id").is_some() || self.member("user_id").is_some() {
@@ -121,6 +122,14 @@ impl<'i> Decoding<'_, 'i> {
         Err(self.faults.rejection())
     }
 
+    /// An envelope order as this service answers and exports it has an `order_uid` too, the same as its `order_id`.
+    /// Sent back, it is that envelope and no WB order.
+    fn is_answered_envelope(&self) -> bool {
+        let (uid, id) = (self.member("order_uid"), self.member("order_id"));
+        matches!((uid, id), (Some(Node::String(uid)), Some(Node::String(id))) if uid == id && !uid.is_empty())
+            && matches!(self.member("payload"), Some(Node::Object { .. }))
+    }
+
     fn wb(mut self, document: &Bytes) -> Result<Order, Rejection> {
         let is_delete = matches!(self.member("status"), Some(Node::String("deleted")));
         let lenient = is_delete || self.profile == Profile::Lenient;
@@ -128,7 +137,8 @@ impl<'i> Decoding<'_, 'i> {
         let id = self.id("order_uid");
         let (Some(id), true) = (id, self.faults.is_empty()) else { return Err(self.faults.rejection()) };
         if is_delete {
-            return Ok(Order { id, change: Change::Delete });
+            // Which face the order has is known where it is stored.
+            return Ok(Order { id, change: Change::Envelope(Envelope::deletion()) });
         }
         let body = match self.tokens.compact() {
             std::borrow::Cow::Borrowed(compact) => document.slice_ref(compact),

@@ -140,6 +140,19 @@ impl<'a> Stored<'a> {
 }
 
 impl Envelope {
+    /// A request to delete an order, of whichever face it is.
+    #[must_use]
+    pub fn deletion() -> Self {
+        Self {
+            is_new: false,
+            user_id: None,
+            status: Some(Status::Deleted),
+            payload: None,
+            amount: "0".into(),
+            external_id: None,
+        }
+    }
+
     /// The order's body, made from this request and, when it changes an order, from what is stored.
     ///
     /// `Ok(None)` means that nothing changes: the stored body says the same already.

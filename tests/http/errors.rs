@@ -252,6 +252,54 @@ fn pipelined_requests_are_answered_in_order() {
     });
 }
 
+/// Answers were once held back for as long as anything at all was waiting to be read.
+#[test]
+fn an_answer_does_not_wait_for_the_rest_of_the_next_request() {
+    let server = Server::start(&[]);
+    created(&server, wb_posted("x"));
+    let mut connection = server.connect();
+    connection.send("GET /order/x HTTP/1.1\r\nHost: x\r\n\r\nGET /order/x HT");
+    assert_eq!(connection.reply("GET").expect(200).text(), wb_answered("x"));
+    connection.send("TP/1.1\r\nHost: x\r\n\r\n");
+    connection.reply("GET").expect(200);
+    // A slow request behind quick ones: theirs are answered while it is still being sent.
+    let body = wb_posted("slow");
+    let head = format!("POST /orders HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n", body.len());
+    connection.send(format!("GET /ping HTTP/1.1\r\nHost: x\r\n\r\nGET /order/x HTTP/1.1\r\nHost: x\r\n\r\n{head}"));
+    assert_eq!(connection.reply("GET").expect(200).text(), "pong");
+    connection.reply("GET").expect(200);
+    connection.send(body);
+    connection.reply("POST").expect(201);
+}
+
+#[test]
+fn a_good_request_before_a_bad_one_is_answered_and_so_is_the_bad_one() {
+    let server = Server::start(&[]);
+    created(&server, wb_posted("x"));
+    let mut connection = server.connect();
+    connection.send("GET /order/x HTTP/1.1\r\nHost: x\r\n\r\nGET / HTTP/1.1\r\nno colon\r\n\r\n");
+    connection.reply("GET").expect(200);
+    connection.reply("GET").expect(400);
+    let mut connection = server.connect();
+    connection.send("no request at all\r\n\r\n");
+    connection.reply("GET").expect(400);
+}
+
+#[test]
+fn a_page_elsewhere_may_read_and_not_write() {
+    let server = Server::start(&[]);
+    let origin = ("Origin", "http://elsewhere.test");
+    // Without a type a browser asks nobody before it sends.
+    let refused = server.request("POST", "/orders", &[origin], wb_posted("x"));
+    assert_eq!((refused.status, refused.header("Access-Control-Allow-Origin")), (415, None));
+    let typed = [origin, ("Content-Type", "application/json")];
+    let reply = server.request("POST", "/orders", &typed, wb_posted("x")).expect(201);
+    assert_eq!(reply.header("Access-Control-Allow-Origin"), None);
+    let read = server.request("GET", "/order/x", &[origin], "").expect(200);
+    assert_eq!(read.header("Access-Control-Allow-Origin"), Some("*"));
+    assert_eq!(server.request("OPTIONS", "*", &[], "").status, 204);
+}
+
 #[test]
 fn older_clients_are_understood() {
     let server = Server::start(&[]);

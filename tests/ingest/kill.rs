@@ -3,8 +3,10 @@
 use std::io::Write;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::server::{Connection, Server};
 use order_service::order::sample;
 use order_service::store::Store;
 use order_service::store::embedded::{Config, Embedded};
@@ -124,4 +126,50 @@ fn verify(data: &Path, count: u64) {
     let positions: i64 =
         connection.query_row("SELECT count(*) FROM positions WHERE next_offset > 0", [], |row| row.get(0)).unwrap();
     assert_eq!(positions, 0);
+}
+
+/// Posts orders until the service is gone; returns the numbers of those that were answered.
+fn post_until_killed(address: std::net::SocketAddr, next: &AtomicU64) -> Vec<u64> {
+    let mut acknowledged = Vec::new();
+    let Ok(mut connection) = std::panic::catch_unwind(|| Connection::open(address)) else { return acknowledged };
+    let mut body = Vec::new();
+    loop {
+        let n = next.fetch_add(1, Ordering::Relaxed);
+        body.clear();
+        sample::wb(2, n, &mut body);
+        if connection.try_send(crate::server::request("POST", "/orders", &[], &body)).is_err() {
+            return acknowledged;
+        }
+        match connection.try_reply("POST") {
+            Ok(reply) if reply.status == 201 => acknowledged.push(n),
+            Ok(reply) => assert_eq!(reply.status, 503, "{}", reply.text()),
+            Err(_) => return acknowledged,
+        }
+    }
+}
+
+#[test]
+fn writers_whose_service_is_killed_twenty_times_lose_no_acknowledged_order() {
+    let mut server = Server::start(&[]);
+    let next = AtomicU64::new(0);
+    let mut acknowledged = Vec::new();
+    for _ in 0..KILLS {
+        let address = server.address();
+        std::thread::scope(|scope| {
+            let writers: Vec<_> = (0..8).map(|_| scope.spawn(|| post_until_killed(address, &next))).collect();
+            std::thread::sleep(Duration::from_millis(fastrand::u64(20..200)));
+            server.kill9(); // and started again
+            acknowledged.extend(writers.into_iter().flat_map(|writer| writer.join().unwrap()));
+        });
+        server.wait_ready();
+    }
+    assert!(acknowledged.len() > KILLS * 8, "only {} orders were written", acknowledged.len());
+    let mut reader = server.connect();
+    let mut expected = Vec::new();
+    for n in acknowledged {
+        expected.clear();
+        sample::wb(2, n, &mut expected);
+        let reply = reader.get(&format!("/order/{}", sample::wb_id(2, n))).expect(200);
+        assert_eq!((reply.header("ETag"), &reply.body), (Some("\"1\""), &expected));
+    }
 }
