@@ -16,6 +16,9 @@ use crate::record::{Rejection, RejectionKind};
 /// The deepest nesting accepted; the outermost object is level 1.
 pub const DEPTH_MAX: usize = 64;
 
+/// The working space of documents up to this size is kept for the next.
+const KEPT_BYTES_MAX: usize = 64 << 10;
+
 /// Decodes orders one after the other, reusing its working space.
 pub struct Decoder {
     profile: Profile,
@@ -58,7 +61,7 @@ impl Decoder {
         self.with_document(&document, |decoding| decoding.order(&document))
     }
 
-    /// Parses `document` and hands the result to `read`; the working space is kept whatever happens.
+    /// Parses `document` and hands the result to `read`; usual working space is kept whatever happens.
     pub(super) fn with_document<T>(
         &mut self,
         document: &[u8],
@@ -87,7 +90,13 @@ impl Decoder {
                 keys: Vec::new(),
             }),
         };
-        self.tape = Some(tape.reset());
+        if document.len() <= KEPT_BYTES_MAX {
+            self.tape = Some(tape.reset());
+        } else {
+            // One huge document must not hold on to thirty times its size for good.
+            self.buffers = Buffers::with_max_depth(KEPT_BYTES_MAX, self.depth_max);
+            self.scratch = Vec::new();
+        }
         result
     }
 }

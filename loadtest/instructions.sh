@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# Instructions in user space per GET /order/{id} of the finished server, all its features on: callgrind counts a short
+# and a long run, and the difference is the requests. The figure is the same whatever else the machine does.
+#   loadtest/instructions.sh [BINARY]
+set -euo pipefail
+cd "$(dirname "$0")/.."
+binary=${1:-target/release/order-service}
+port=${PORT:-18099}
+for needed in valgrind curl; do
+    command -v "$needed" >/dev/null || { echo "$needed is missing: apt-get install $needed" >&2; exit 1; }
+done
+[ -x "$binary" ] || { echo "$binary is missing: cargo build --release" >&2; exit 1; }
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+
+count() { # count REQUESTS: the instructions of a run with so many requests over 50 connections
+    valgrind --tool=callgrind --callgrind-out-file="$work/out" \
+        "$binary" serve --data "$work/data" --sample 100 --listen "127.0.0.1:$port" --threads 1 >"$work/log" 2>&1 &
+    local server=$!
+    for _ in $(seq 200); do
+        curl -sf "http://127.0.0.1:$port/readyz" >/dev/null && break
+        sleep 0.2
+    done
+    "$binary" load --url "http://127.0.0.1:$port" --connections 50 --count "$1" --timeout 60s >/dev/null 2>"$work/load"
+    kill -TERM "$server"
+    wait "$server"
+    awk '/^(summary|totals):/ { total = $2 } END { print total }' "$work/out"
+}
+
+few=$(count 1000)
+many=$(count 11000)
+echo "$(((many - few) / 10000)) instructions per request"
