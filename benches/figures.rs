@@ -116,7 +116,7 @@ fn warm_up(dir: &Path, orders: u64, payload: u64) {
     runtime.block_on(async {
         let store = Embedded::open(Config::new(dir)).expect("imported above");
         // Once for the page cache, as after a restart of the process.
-        store.scan(|_, _| {}).await.expect("readable");
+        store.scan(|_| {}).await.expect("readable");
         let before = resident_bytes();
         let view = Arc::new(View::new(cache::Config::default(), 0));
         let started = Instant::now();

@@ -10,13 +10,14 @@ const SUFFIX: &[u8] = b"}";
 
 /// Whether an order is shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(u8)]
 pub enum State {
     /// Shown everywhere.
-    Live,
+    Live = 0,
     /// A deleted envelope order: readable by its id, in no list and no count.
-    Hidden,
+    Hidden = 1,
     /// Any other deleted order: its id answers 410.
-    Gone,
+    Gone = 2,
 }
 
 /// The kinds of committed change.
@@ -44,9 +45,8 @@ impl Change {
 
 struct Meta {
     version: Version,
-    /// Creation order within the store; larger is newer.
-    seq: u64,
-    state: State,
+    /// Creation order within the store, above two bits of [`State`]: every byte counts a million times.
+    seq_and_state: u64,
 }
 
 /// One version of an order: a shared, immutable buffer `{"order":BODY}` with its version, in a single allocation.
@@ -66,7 +66,7 @@ impl Snapshot {
             scratch.extend_from_slice(body);
             scratch.extend_from_slice(SUFFIX);
         }
-        Self(ThinArc::from_header_and_slice(Meta { version, seq, state }, scratch))
+        Self(ThinArc::from_header_and_slice(Meta { version, seq_and_state: seq << 2 | state as u64 }, scratch))
     }
 
     /// The store's count of this order's changes.
@@ -78,13 +78,17 @@ impl Snapshot {
     /// Creation order within the store; larger is newer.
     #[must_use]
     pub fn seq(&self) -> u64 {
-        self.0.header.header.seq
+        self.0.header.header.seq_and_state >> 2
     }
 
     /// Whether and where this order is shown.
     #[must_use]
     pub fn state(&self) -> State {
-        self.0.header.header.state
+        match self.0.header.header.seq_and_state & 3 {
+            0 => State::Live,
+            1 => State::Hidden,
+            _ => State::Gone,
+        }
     }
 
     /// `{"order":{…}}`; empty when [`State::Gone`].
@@ -187,6 +191,7 @@ mod tests {
     fn a_tombstone_has_no_body() {
         let gone = Snapshot::new(2, 1, State::Gone, b"{\"a\":1}", &mut Vec::new());
         assert_eq!((gone.wrapped(), gone.flat()), (&b""[..], &b""[..]));
+        assert_eq!((gone.version(), gone.seq(), gone.state()), (2, 1, State::Gone));
     }
 
     #[test]

@@ -30,12 +30,13 @@ pub async fn run<T: Store>(view: Arc<View>, store: T, gate: Gate, mut shutdown: 
 async fn scan<T: Store>(view: &Arc<View>, store: &T, gate: &Gate) -> bool {
     let started = Instant::now();
     let expected = store.estimate().await.unwrap_or_default();
+    view.reserve(usize::try_from(expected).unwrap_or_default());
     let loaded = Arc::new(AtomicU64::new(0));
     let emit = {
         let (view, loaded) = (Arc::clone(view), Arc::clone(&loaded));
-        move |id, snapshot| {
-            view.fill(id, snapshot);
-            loaded.fetch_add(1, Ordering::Relaxed);
+        move |orders: Vec<_>| {
+            loaded.fetch_add(orders.len() as u64, Ordering::Relaxed);
+            view.fill_all(orders);
         }
     };
     let report = async {

@@ -94,19 +94,30 @@ impl View {
     ///
     /// For copies read from the store: warm-up and read-through. They appear in no list and in no event.
     pub fn fill(&self, id: OrderId, snapshot: Snapshot) -> bool {
-        let orders = self.orders.pin();
-        // The closure may run several times, so it decides and changes nothing.
-        let result = orders.compute(id, |visible| match visible {
-            Some((_, visible)) if !snapshot.supersedes(visible) => Operation::Abort(()),
-            _ => Operation::Insert(snapshot.clone()),
-        });
-        match result {
-            Compute::Inserted(_, new) => self.tally.change(None, new),
-            Compute::Updated { old: (_, old), new: (_, new) } => self.tally.change(Some(old), new),
-            Compute::Removed(..) => unreachable!("nothing is ever removed"),
-            Compute::Aborted(()) => return false,
+        let change = fill(&self.orders.pin(), id, snapshot);
+        if let Some(change) = &change {
+            self.tally.add(change);
         }
-        true
+        change.is_some()
+    }
+
+    /// As [`View::fill`] for many, which touches the totals once: threads that warm up do not wait for each other.
+    pub fn fill_all(&self, orders: Vec<(OrderId, Snapshot)>) {
+        let map = self.orders.pin();
+        let mut total = Change::default();
+        for (id, snapshot) in orders {
+            if let Some(change) = fill(&map, id, snapshot) {
+                total.live += change.live;
+                total.entries += change.entries;
+                total.bytes += change.bytes;
+            }
+        }
+        self.tally.add(&total);
+    }
+
+    /// Makes room for this many orders at once instead of growing step by step.
+    pub fn reserve(&self, orders: usize) {
+        self.orders.pin().reserve(orders);
     }
 
     /// Makes a batch of committed changes visible: in the map, then in the list, then as events.
@@ -187,22 +198,57 @@ impl View {
     }
 }
 
-impl Tally {
-    fn change(&self, old: Option<&Snapshot>, new: &Snapshot) {
+/// What one published copy changes about the totals.
+#[derive(Default)]
+struct Change {
+    live: i64,
+    entries: usize,
+    bytes: i64,
+}
+
+impl Change {
+    fn between(old: Option<&Snapshot>, new: &Snapshot) -> Self {
         let live = |snapshot: &Snapshot| i64::from(snapshot.state() == State::Live);
         let bytes = |snapshot: &Snapshot| i64::try_from(snapshot.resident_bytes()).unwrap_or(i64::MAX);
-        if old.is_none() {
-            self.entries.fetch_add(1, Ordering::Relaxed);
+        Self {
+            live: live(new) - old.map_or(0, live),
+            entries: usize::from(old.is_none()),
+            bytes: bytes(new) - old.map_or(0, bytes),
         }
-        self.live.fetch_add(live(new) - old.map_or(0, live), Ordering::Relaxed);
-        self.bytes.fetch_add(bytes(new) - old.map_or(0, bytes), Ordering::Relaxed);
+    }
+}
+
+impl Tally {
+    fn add(&self, change: &Change) {
+        self.live.fetch_add(change.live, Ordering::Relaxed);
+        self.entries.fetch_add(change.entries, Ordering::Relaxed);
+        self.bytes.fetch_add(change.bytes, Ordering::Relaxed);
+    }
+}
+
+/// The one place where a copy enters the map: newest wins, whoever brings it.
+fn fill(
+    map: &papaya::HashMapRef<'_, OrderId, Snapshot, RandomState, papaya::LocalGuard<'_>>,
+    id: OrderId,
+    snapshot: Snapshot,
+) -> Option<Change> {
+    // The closure may run several times, so it decides and changes nothing.
+    let result = map.compute(id, |visible| match visible {
+        Some((_, visible)) if !snapshot.supersedes(visible) => Operation::Abort(()),
+        _ => Operation::Insert(snapshot.clone()),
+    });
+    match result {
+        Compute::Inserted(_, new) => Some(Change::between(None, new)),
+        Compute::Updated { old: (_, old), new: (_, new) } => Some(Change::between(Some(old), new)),
+        Compute::Removed(..) => unreachable!("nothing is ever removed"),
+        Compute::Aborted(()) => None,
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::snapshot::Change;
+    use crate::snapshot::Change as Committed;
 
     fn id(text: &str) -> OrderId {
         OrderId::parse(text.as_bytes()).unwrap()
@@ -214,7 +260,7 @@ mod tests {
     }
 
     fn event(name: &str, version: u64, seq: u64, state: State) -> Event {
-        Event { id: id(name), snapshot: copy(version, seq, state), change: Change::Created }
+        Event { id: id(name), snapshot: copy(version, seq, state), change: Committed::Created }
     }
 
     fn view(list_max: usize) -> View {

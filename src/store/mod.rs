@@ -177,14 +177,14 @@ pub trait Store: Clone + Send + Sync + 'static {
     /// [`StoreError::Unavailable`] or [`StoreError::Damaged`].
     fn page(&self, before: Option<u64>, limit: usize) -> impl Future<Output = Result<Page, StoreError>> + Send;
 
-    /// Hands every stored order to `emit`, in no particular order and from several threads at once.
-    /// Returns how many there were.
+    /// Hands every stored order to `emit`, some hundred at a time, in no particular order and from several threads at
+    /// once. Returns how many there were.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`] or [`StoreError::Damaged`].
     fn scan<F>(&self, emit: F) -> impl Future<Output = Result<u64, StoreError>> + Send
     where
-        F: Fn(OrderId, Snapshot) + Send + Sync + 'static;
+        F: Fn(Vec<(OrderId, Snapshot)>) + Send + Sync + 'static;
 
     /// An upper estimate of the number of stored orders, to size the view before a scan.
     ///

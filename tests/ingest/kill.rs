@@ -107,9 +107,11 @@ fn verify(data: &Path, count: u64) {
     let seen = std::sync::Arc::new(std::sync::Mutex::new(std::collections::HashSet::new()));
     let scanned = runtime.block_on(store.scan({
         let seen = std::sync::Arc::clone(&seen);
-        move |id, snapshot| {
-            assert_eq!(snapshot.version(), 1, "{id} was applied twice");
-            assert!(seen.lock().unwrap().insert(id), "stored twice");
+        move |orders| {
+            for (id, snapshot) in orders {
+                assert_eq!(snapshot.version(), 1, "{id} was applied twice");
+                assert!(seen.lock().unwrap().insert(id), "stored twice");
+            }
         }
     }));
     assert_eq!(scanned.unwrap(), count);

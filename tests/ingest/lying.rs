@@ -81,7 +81,7 @@ impl Store for Lying {
 
     async fn scan<F>(&self, emit: F) -> Result<u64, StoreError>
     where
-        F: Fn(OrderId, Snapshot) + Send + Sync + 'static,
+        F: Fn(Vec<(OrderId, Snapshot)>) + Send + Sync + 'static,
     {
         self.truth.scan(emit).await
     }

@@ -235,7 +235,7 @@ impl Store for Embedded {
 
     async fn scan<F>(&self, emit: F) -> Result<u64, StoreError>
     where
-        F: Fn(OrderId, Snapshot) + Send + Sync + 'static,
+        F: Fn(Vec<(OrderId, Snapshot)>) + Send + Sync + 'static,
     {
         let last = self.read(|connection| last_seq(connection)).await?;
         let middle = last / 2;
@@ -269,22 +269,30 @@ fn last_seq(connection: &Connection) -> rusqlite::Result<i64> {
     connection.query_row("SELECT coalesce(max(seq), 0) FROM orders", [], |row| row.get(0))
 }
 
+/// Orders handed over at once by a scan.
+const SCAN_ROWS: usize = 256;
+
 /// Emits the orders with `from < seq <= to`.
 fn scan_range(
     connection: &Connection,
     from: i64,
     to: i64,
-    emit: &(impl Fn(OrderId, Snapshot) + ?Sized),
+    emit: &(impl Fn(Vec<(OrderId, Snapshot)>) + ?Sized),
 ) -> rusqlite::Result<u64> {
     let mut statement =
         connection.prepare_cached("SELECT seq, state, version, body, uid FROM orders WHERE seq > ? AND seq <= ?")?;
     let mut rows = statement.query(params![from, to])?;
     let mut scratch = Vec::new();
+    let mut batch = Vec::with_capacity(SCAN_ROWS);
     let mut count = 0;
     while let Some(row) = rows.next()? {
-        emit(order_id(row)?, snapshot(row, &mut scratch)?);
+        batch.push((order_id(row)?, snapshot(row, &mut scratch)?));
         count += 1;
+        if batch.len() == SCAN_ROWS {
+            emit(std::mem::replace(&mut batch, Vec::with_capacity(SCAN_ROWS)));
+        }
     }
+    emit(batch);
     Ok(count)
 }
 
