@@ -165,6 +165,7 @@ fn publish_command() -> Command {
                 .value_name("SHARE")
                 .value_parser(share)
                 .default_value("0")
+                .conflicts_with("file")
                 .help("The share of orders made invalid on purpose, from 0 to 1"),
         )
         .arg(
@@ -312,10 +313,13 @@ fn time(name: &'static str, default: &'static str, help: &'static str) -> Arg {
     text(name, "TIME", help).value_parser(parse::duration).default_value(default)
 }
 
+/// One request in a thousand seconds. The pause of a rate close to 0 would overflow a `Duration`.
+const RATE_MIN: f64 = 0.001;
+
 fn rate(name: &'static str, help: &'static str) -> Arg {
     text(name, "RATE", help).value_parser(|text: &str| match text.parse::<f64>() {
-        Ok(rate) if rate > 0.0 && rate.is_finite() => Ok(rate),
-        _ => Err(format!("{text:?} is no rate above 0")),
+        Ok(rate) if rate >= RATE_MIN && rate.is_finite() => Ok(rate),
+        _ => Err(format!("{text:?} is no rate of at least {RATE_MIN}")),
     })
 }
 
@@ -323,5 +327,29 @@ fn share(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(share) if (0.0..=1.0).contains(&share) => Ok(share),
         _ => Err(format!("{text:?} is no share from 0 to 1")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn is_usage_error(line: &[&str]) -> bool {
+        command().try_get_matches_from(std::iter::once(&"order-service").chain(line)).is_err()
+    }
+
+    #[test]
+    fn a_rate_too_low_to_wait_for_is_a_usage_error() {
+        for tool in ["load", "publish"] {
+            assert!(is_usage_error(&[tool, "--rate", "1e-300"]));
+            assert!(is_usage_error(&[tool, "--rate", "0.0009"]));
+            assert!(!is_usage_error(&[tool, "--rate", "0.001"]));
+        }
+    }
+
+    #[test]
+    fn orders_of_a_file_are_not_made_invalid() {
+        assert!(is_usage_error(&["publish", "--file", "x", "--invalid", "0.5"]));
+        assert!(!is_usage_error(&["publish", "--file", "x"]));
     }
 }

@@ -199,6 +199,14 @@ async fn send_all(
 /// How long an order is tried to be sent.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// The longest a server's `Retry-After` is obeyed.
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(5);
+
+/// How long to wait before an order is sent again, given the seconds the server asks for and the patience left.
+fn pause_for(seconds: Option<u64>, left: Duration) -> Duration {
+    Duration::from_secs(seconds.unwrap_or(1)).min(RETRY_AFTER_MAX).min(left)
+}
+
 /// Sends one order; a full queue and a lost connection are tried again. An order sent twice is stored once, because
 /// its id, or its idempotency key, is the same.
 async fn send(client: &mut Client, server: &Server, document: Bytes) -> anyhow::Result<Response<Bytes>> {
@@ -211,12 +219,24 @@ async fn send(client: &mut Client, server: &Server, document: Bytes) -> anyhow::
         let pause = match client.send(request).await {
             Ok(answer) if answer.status() == StatusCode::SERVICE_UNAVAILABLE && Instant::now() < deadline => {
                 let after = answer.headers().get(RETRY_AFTER).and_then(|after| after.to_str().ok()?.parse().ok());
-                Duration::from_secs(after.unwrap_or(1))
+                pause_for(after, deadline.saturating_duration_since(Instant::now()))
             }
             Ok(answer) => return Ok(answer),
             Err(NoAnswer::Refused | NoAnswer::Closed) if Instant::now() < deadline => Duration::from_millis(200),
             Err(error) => return Err(error.into()),
         };
         tokio::time::sleep(pause).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn retry_after_is_bounded_by_its_limit_and_by_the_patience() {
+        assert_eq!(pause_for(Some(u64::MAX), PATIENCE), RETRY_AFTER_MAX);
+        assert_eq!(pause_for(Some(4), Duration::from_secs(2)), Duration::from_secs(2));
+        assert_eq!(pause_for(None, PATIENCE), Duration::from_secs(1));
     }
 }
