@@ -1,5 +1,7 @@
 //! All tests that need the crate from outside, in one binary.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test that cannot go on has failed")]
+#![allow(clippy::match_same_arms, clippy::unnecessary_wraps, reason = "in a test each case is said by itself")]
+#![allow(clippy::cast_possible_truncation, clippy::zombie_processes, reason = "checked, and waited for, elsewhere")]
 
 mod cli;
 mod http;
@@ -8,3 +10,4 @@ mod layers;
 mod model;
 mod order;
 mod server;
+mod tools;

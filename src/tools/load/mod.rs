@@ -67,6 +67,10 @@ pub async fn run(config: Config) -> anyhow::Result<Report> {
     if config.paths.is_empty() || config.connections == 0 {
         bail!("nothing to ask for, or no connection to ask over");
     }
+    // Nothing there is said at once, not after the whole duration.
+    let first = config.server.request("GET", &config.paths[0], Bytes::new())?;
+    let mut client = Client::new(config.server.clone(), config.timeout);
+    client.send(first).await.context("the service does not answer")?;
     let start = Instant::now() + Duration::from_millis(50);
     let progress = Arc::new(Progress::new("load", None));
     let mut workers = tokio::task::JoinSet::new();

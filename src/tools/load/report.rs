@@ -59,7 +59,12 @@ impl Tally {
                 self.bytes += bytes;
                 self.service.saturating_record(micros(service));
             }
-            Err(error) => *self.errors.entry(error.to_string()).or_default() += 1,
+            Err(error) => {
+                *self.errors.entry(error.to_string()).or_default() += 1;
+                if error != NoAnswer::TimedOut {
+                    return; // a fast refusal is no fast answer; it is counted, and no latency
+                }
+            }
         }
         self.latency.saturating_record(micros(latency));
         self.late += u64::from(behind > Duration::from_millis(1));

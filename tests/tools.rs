@@ -1,0 +1,138 @@
+//! The tools against servers that stall, close and refuse: what they say must be what happened.
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use order_service::tools::client::Server;
+use order_service::tools::{load, publish};
+
+/// A server of one thread a connection; `answer` gives the whole answer to each request, or `None` to hang up.
+fn serve(answer: impl Fn(&str) -> Option<String> + Send + Sync + 'static) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let answer = Arc::new(answer);
+    std::thread::spawn(move || {
+        for socket in listener.incoming().flatten() {
+            let answer = Arc::clone(&answer);
+            std::thread::spawn(move || requests(socket, &*answer));
+        }
+    });
+    address
+}
+
+fn requests(mut socket: TcpStream, answer: &dyn Fn(&str) -> Option<String>) {
+    let mut reader = BufReader::new(socket.try_clone().unwrap());
+    loop {
+        let (mut head, mut length) = (String::new(), 0);
+        while !head.ends_with("\r\n\r\n") {
+            let mut line = String::new();
+            if reader.read_line(&mut line).unwrap_or(0) == 0 {
+                return;
+            }
+            if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
+                length = value.trim().parse().unwrap();
+            }
+            head.push_str(&line);
+        }
+        let mut body = vec![0; length];
+        std::io::Read::read_exact(&mut reader, &mut body).unwrap();
+        let Some(text) = answer(&head) else { return };
+        if socket.write_all(text.as_bytes()).is_err() {
+            return;
+        }
+    }
+}
+
+fn reply(status: &str, more: &str) -> Option<String> {
+    Some(format!("HTTP/1.1 {status}\r\n{more}Content-Length: 2\r\n\r\nok"))
+}
+
+fn server(address: SocketAddr) -> Server {
+    Server::parse(&format!("http://{address}"), false).unwrap()
+}
+
+fn load_of(address: SocketAddr) -> load::Config {
+    load::Config {
+        server: server(address),
+        paths: Arc::from(["/order/x".to_owned()]),
+        rate: Some(200.0),
+        duration: Duration::from_secs(2),
+        warm_up: Duration::ZERO,
+        connections: 1,
+        timeout: Duration::from_secs(5),
+        headers: Vec::new(),
+        expect: 200,
+        seed: 0,
+        count: None,
+    }
+}
+
+#[tokio::test]
+async fn a_stall_counts_for_every_request_that_was_due_meanwhile() {
+    let asked = std::sync::atomic::AtomicUsize::new(0);
+    let address = serve(move |_| {
+        if asked.fetch_add(1, Ordering::Relaxed) == 100 {
+            std::thread::sleep(Duration::from_millis(400));
+        }
+        reply("200 OK", "")
+    });
+    let report = load::run(load_of(address)).await.unwrap().json();
+    // 80 of 400 requests were due during the stall: every tenth one waited, though only one was slow to be served.
+    let (latency, service) = (&report["latency_us"], &report["service_us"]);
+    assert!(latency["p90"].as_u64().unwrap() > 100_000, "{report}");
+    assert!(service["p90"].as_u64().unwrap() < 100_000, "{report}");
+    assert!(service["p100"].as_u64().unwrap() >= 400_000, "{report}");
+}
+
+#[tokio::test]
+async fn answers_that_are_wrong_or_missing_are_told_apart() {
+    let address = serve(|_| reply("404 Not Found", ""));
+    let report = load::run(load_of(address)).await.unwrap();
+    assert_eq!(report.failures(), report.answers(), "none was the status that was asked for");
+    let is_first = AtomicBool::new(true);
+    let address = serve(move |_| if is_first.swap(false, Ordering::Relaxed) { reply("200 OK", "") } else { None });
+    let error = load::run(load_of(address)).await.err().expect("only the look before the start was answered");
+    assert!(error.to_string().contains("closed early"), "{error:#}");
+    let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let error = load::run(load_of(nobody)).await.err().unwrap();
+    assert!(format!("{error:#}").contains("does not answer: connection refused"), "{error:#}");
+    assert!(Server::parse("http://10.0.0.1:80", false).is_err(), "load is for this machine");
+}
+
+fn publish_of(address: SocketAddr, count: u64) -> publish::Config {
+    publish::Config {
+        target: publish::Target::Http { server: server(address), connections: 2 },
+        count,
+        rate: None,
+        invalid: 0.0,
+        file: None,
+        seed: 0,
+        kind: publish::Kind::Wb,
+    }
+}
+
+#[tokio::test]
+async fn a_full_queue_is_tried_again() {
+    let is_full = AtomicBool::new(true);
+    let address = serve(move |_| {
+        if is_full.swap(false, Ordering::Relaxed) {
+            reply("503 Service Unavailable", "Retry-After: 1\r\n")
+        } else {
+            reply("201 Created", "")
+        }
+    });
+    let summary = publish::run(publish_of(address, 5)).await.unwrap();
+    assert_eq!(summary, publish::Summary { created: 5, ..publish::Summary::default() });
+}
+
+#[tokio::test]
+async fn a_valid_order_that_is_rejected_is_a_failure() {
+    let address = serve(|_| reply("422 Unprocessable Entity", ""));
+    let error = publish::run(publish_of(address, 3)).await.unwrap_err();
+    assert!(error.to_string().contains("3 orders did not fare as they should; the first: 422"), "{error}");
+    let invalid = publish::Config { invalid: 1.0, ..publish_of(address, 3) };
+    assert_eq!(publish::run(invalid).await.unwrap().rejected, 3, "what is broken on purpose is to be rejected");
+}
