@@ -299,6 +299,21 @@ mod tests {
     }
 
     #[test]
+    fn a_burst_before_the_store_was_asked_leaves_no_gap() {
+        let view = view(2);
+        let asked = view.list_shortfall().unwrap();
+        // The store was asked when it was empty; its answer comes after a burst that the list could not keep whole.
+        view.publish((1..=9).map(|seq| event(&format!("o{seq}"), 1, seq, State::Live)).collect());
+        view.admit_to_list(asked, Vec::new());
+        view.publish((6..=9).map(|seq| event(&format!("o{seq}"), 2, seq, State::Gone)).collect());
+        let asked = view.list_shortfall().expect("orders 1 to 5 are not kept");
+        assert_eq!(asked, Shortfall { before: Some(6), limit: 4 });
+        view.admit_to_list(asked, vec![(id("o5"), copy(1, 5, State::Live))]);
+        assert_eq!(listed(&view), r#"[{"s":5,"v":1}]"#);
+        assert_eq!(view.list_shortfall(), None, "the store has nothing more");
+    }
+
+    #[test]
     fn deletions_below_the_list_are_made_good_from_the_store() {
         let view = view(2);
         view.admit_to_list(view.list_shortfall().unwrap(), Vec::new());

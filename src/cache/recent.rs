@@ -36,6 +36,8 @@ struct Kept {
     orders: BTreeMap<u64, Snapshot>,
     /// Every live order created at or after this rank is in `orders`. `None` until the store was asked.
     from: Option<u64>,
+    /// The highest rank that was let go to keep the list short; 0 for none.
+    evicted: u64,
 }
 
 /// What the store must be asked for to keep the list whole.
@@ -52,7 +54,7 @@ impl Recent {
         let empty = List { body: Bytes::from_static(b"[]"), orders: Vec::new(), has_more: false, generation: 0 };
         Self {
             list_max,
-            kept: Mutex::new(Kept { orders: BTreeMap::new(), from: None }),
+            kept: Mutex::new(Kept { orders: BTreeMap::new(), from: None, evicted: 0 }),
             generation: AtomicU64::new(1),
             dirty: Notify::new(),
             ready: ArcSwap::from_pointee(empty),
@@ -72,9 +74,9 @@ impl Recent {
             kept.orders.insert(seq, snapshot);
             if kept.orders.len() > 2 * self.list_max
                 && let Some((evicted, _)) = kept.orders.pop_first()
-                && kept.from.is_some()
             {
-                kept.from = Some(evicted + 1);
+                kept.evicted = kept.evicted.max(evicted);
+                kept.from = kept.from.map(|_| evicted + 1);
             }
         } else {
             kept.orders.remove(&seq);
@@ -106,7 +108,10 @@ impl Recent {
         }
         let is_last = page.len() < asked.limit;
         let lowest = page.last().map_or(0, |(seq, _)| *seq);
-        kept.from = Some(if is_last { 0 } else { lowest });
+        // What was let go before the store was ever asked is not kept, whatever the store said. Later, letting go moves
+        // `from`, and the answer is dropped above.
+        let kept_from = if asked.before.is_none() && kept.evicted > 0 { kept.evicted + 1 } else { 0 };
+        kept.from = Some(if is_last { kept_from } else { lowest.max(kept_from) });
         for (seq, snapshot) in page {
             if is_visible(seq, &snapshot) {
                 let newer = kept.orders.get(&seq).is_none_or(|visible| snapshot.supersedes(visible));

@@ -114,7 +114,10 @@ fn links_lead_through_all_orders_without_a_gap_or_a_double() {
 fn paging_while_orders_arrive_misses_none_that_were_there() {
     let server = Server::start(&["--list-max", "100"]);
     post_lines(&server, &wb_lines("old", 1000));
-    until_listed(&server, 100);
+    // The list may trail what was answered by a moment; what it shows first is where the paging starts.
+    until("the newest order is listed", Duration::from_secs(10), || {
+        ids(&server.get("/api/orders")).first().is_some_and(|first| first == "old-999").then_some(())
+    });
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
         scope.spawn(|| {
@@ -127,6 +130,7 @@ fn paging_while_orders_arrive_misses_none_that_were_there() {
                 n += 1;
             }
         });
+        let _done = SetOnDrop(&done); // also when an assertion fails, or the writer would go on for ever
         for _ in 0..3 {
             let all = pages(&mut server.connect(), "/api/orders?limit=90").concat();
             let distinct: HashSet<&str> = all.iter().map(String::as_str).collect();
@@ -134,8 +138,16 @@ fn paging_while_orders_arrive_misses_none_that_were_there() {
             let old = all.iter().filter(|id| id.starts_with("old-"));
             assert!(old.eq(&(0..1000).rev().map(|n| format!("old-{n}")).collect::<Vec<_>>()), "none is missing");
         }
-        done.store(true, Ordering::Relaxed);
     });
+}
+
+/// Ends a writer however its test ends.
+struct SetOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for SetOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 #[test]
