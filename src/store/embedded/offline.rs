@@ -70,7 +70,7 @@ impl Maintenance {
         Ok(Self { connection, _lock: lock })
     }
 
-    /// See [`schema::migrate_up`].
+    /// Applies what is missing, all or nothing. Returns the numbers applied.
     ///
     /// # Errors
     /// [`MigrateError`].
@@ -78,7 +78,7 @@ impl Maintenance {
         schema::migrate_up(&mut self.connection)
     }
 
-    /// See [`schema::migrate_down`].
+    /// Takes the newest applied step back, with the data in it. Returns its number, or `None` when there is none.
     ///
     /// # Errors
     /// [`MigrateError`].
