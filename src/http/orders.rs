@@ -1,9 +1,11 @@
 //! Reading orders: one, some, a page, all.
 
-use bytes::Bytes;
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use hyper::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, ETAG, HeaderMap, HeaderValue, LINK};
+use hyper::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, ETAG, EXPECT, HeaderMap, HeaderValue, LINK};
 use hyper::{Request, Response, StatusCode};
 use tokio::sync::mpsc;
 
@@ -213,7 +215,7 @@ pub async fn lookup<T: Store>(api: &Api<T>, request: Request<Incoming>) -> Resul
         let detail = "send a JSON array of ids as application/json";
         return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", detail));
     }
-    let body = read_body(request.into_body(), IDS_BYTES_MAX, api.config.body_time).await?;
+    let body = read_body(request, IDS_BYTES_MAX, api.config.body_time).await?;
     let ids: Vec<String> = serde_json::from_slice(&body)
         .map_err(|error| Problem::bad_request("malformed", format!("the body must be a JSON array of ids: {error}")))?;
     some(api, &ids).await
@@ -255,21 +257,57 @@ pub fn stats<T: Store>(api: &Api<T>) -> Answer {
     )
 }
 
+/// How much of a body that is too large is read and thrown away. A client that is still sending when the connection
+/// closes loses the answer with it; beyond this it may.
+const DISCARDED_BYTES_MAX: u64 = 16 << 20;
+
+/// And for how long.
+const DISCARD_TIME: Duration = Duration::from_secs(1);
+
 /// A request's whole body, within a size and a time.
-pub async fn read_body(body: Incoming, bytes_max: usize, time: std::time::Duration) -> Result<Bytes, Problem> {
+pub async fn read_body(request: Request<Incoming>, bytes_max: usize, time: Duration) -> Result<Bytes, Problem> {
     let too_large = || {
         let detail = format!("the body is larger than {bytes_max} bytes");
         Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", detail)
     };
-    if hyper::body::Body::size_hint(&body).lower() > bytes_max as u64 {
-        return Err(too_large());
+    let is_asking = request.headers().contains_key(EXPECT);
+    let mut body = request.into_body();
+    if is_asking && hyper::body::Body::size_hint(&body).lower() > bytes_max as u64 {
+        return Err(too_large()); // the client has not sent it yet, and need not
     }
-    match tokio::time::timeout(time, Limited::new(body, bytes_max).collect()).await {
-        Err(_) => Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "timeout", "the body did not arrive in time")),
-        Ok(Ok(body)) => Ok(body.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
-        Ok(Err(_)) => Err(Problem::bad_request("malformed", "the body ended early")),
-    }
+    let whole = async {
+        let (mut first, mut rest) = (Bytes::new(), BytesMut::new());
+        let mut total = 0;
+        let mut enough = None;
+        loop {
+            let frame = match enough {
+                None => body.frame().await,
+                Some(enough) => tokio::time::timeout_at(enough, body.frame()).await.unwrap_or(None),
+            };
+            let Some(frame) = frame else { break };
+            let frame = frame.map_err(|_| Problem::bad_request("malformed", "the body ended early"))?;
+            let Ok(data) = frame.into_data() else { continue };
+            total += data.len() as u64;
+            if total > bytes_max as u64 + DISCARDED_BYTES_MAX {
+                break;
+            } else if total > bytes_max as u64 {
+                (first, rest) = Default::default();
+                enough.get_or_insert_with(|| tokio::time::Instant::now() + DISCARD_TIME);
+            } else if first.is_empty() {
+                first = data; // nearly every order comes in one piece
+            } else {
+                rest.extend_from_slice(&data);
+            }
+        }
+        match total {
+            _ if total > bytes_max as u64 => Err(too_large()),
+            _ if rest.is_empty() => Ok(first),
+            _ => Ok([&first[..], &rest[..]].concat().into()),
+        }
+    };
+    tokio::time::timeout(time, whole).await.unwrap_or_else(|_| {
+        Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "timeout", "the body did not arrive in time"))
+    })
 }
 
 /// The first value of a query parameter, decoded.

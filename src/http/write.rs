@@ -39,7 +39,7 @@ pub async fn write<T: Store>(api: Arc<Api<T>>, request: Request<Incoming>) -> Re
     }
     let headers = request.headers().clone();
     let key = idempotency_key(&headers)?;
-    let body = read_body(request.into_body(), api.config.order_bytes_max, api.config.body_time).await?;
+    let body = read_body(request, api.config.order_bytes_max, api.config.body_time).await?;
     let idempotency = key.map(|key| Idempotency { key, digest: Sha256::digest(&body).into() });
     let reply = api.inbox.submit(body, idempotency)?;
     let reply = tokio::time::timeout(api.config.write_wait, reply).await.map_err(|_| undecided())?;
