@@ -1,8 +1,12 @@
 //! The durable side: a batch of orders goes in with its positions in one transaction, snapshots come out.
 //! The only code that assigns versions.
 
+pub mod any;
 #[cfg(feature = "embedded")]
 pub mod embedded;
+#[cfg(feature = "postgres")]
+pub mod postgres;
+mod rules;
 
 use std::future::Future;
 use std::sync::Arc;
@@ -32,6 +36,8 @@ pub struct Entry {
     pub must_exist: bool,
     /// Answer a repeated request as the first one was answered.
     pub idempotency: Option<Idempotency>,
+    /// Nobody is known to have stored the id. Only a hint: a wrong one costs time, never an order.
+    pub is_new: bool,
 }
 
 /// A source's position moves: applied only where the stored one is still `from`.
