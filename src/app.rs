@@ -19,7 +19,7 @@ use crate::source::inbox::{self, InboxSource};
 use crate::source::lines::Lines;
 use crate::store::Store;
 use crate::store::any::{self, AnyStore};
-use crate::{log, warmup};
+use crate::{follow, log, warmup};
 
 /// Everything that can be set.
 #[derive(Debug, Clone)]
@@ -197,6 +197,12 @@ impl Plane {
 
     async fn run(self, inbox: InboxSource, warm: Gate, sampled: Option<Gate>) -> anyhow::Result<()> {
         let (view, store, shutdown) = (&self.view, &self.store, &self.shutdown);
+        let (begun, has_begun) = tokio::sync::oneshot::channel();
+        tokio::spawn(follow::run(Arc::clone(view), store.clone(), begun, shutdown.clone()));
+        warm.close("the store cannot be reached");
+        if has_begun.await.is_err() {
+            return Ok(()); // stopped before the store could be reached
+        }
         tokio::spawn(lists::keep_fresh(Arc::clone(view), store.clone(), shutdown.clone()));
         tokio::spawn(warmup::run(Arc::clone(view), store.clone(), warm, shutdown.clone()));
         let ingest = self.ingest(inbox).await?;

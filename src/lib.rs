@@ -37,6 +37,7 @@ pub mod source;
 pub mod store;
 
 pub mod ingest;
+pub mod follow;
 pub mod read;
 pub mod warmup;
 

@@ -16,7 +16,7 @@ use crate::log::causes;
 use crate::metrics;
 use crate::order::{Change as Asked, Decoder, Order, Profile};
 use crate::record::{Checkpoint, Record, Rejection, RejectionKind};
-use crate::snapshot::{Change, State};
+use crate::snapshot::Change;
 use crate::source::{Received, Source, SourceError};
 use crate::store::{Batch, Entry, Move, Outcome, Store, StoreError};
 use batcher::{Batcher, Filled};
@@ -246,11 +246,7 @@ impl<S: Source, T: Store> Ingest<S, T> {
             let events = outcomes.iter().filter_map(Outcome::visible).filter_map(|(id, snapshot, change)| {
                 // What an earlier try changed, whose answer was lost, is news only if readers do not see it yet.
                 let change = change.or_else(|| {
-                    view.fill(id.clone(), snapshot.clone()).then_some(match snapshot.state() {
-                        State::Live if snapshot.version() == 1 => Change::Created,
-                        State::Live => Change::Updated,
-                        State::Hidden | State::Gone => Change::Deleted,
-                    })
+                    view.fill(id.clone(), snapshot.clone()).then(|| snapshot.apparent_change())
                 })?;
                 Some(Event { id: id.clone(), snapshot: snapshot.clone(), change })
             });

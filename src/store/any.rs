@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::embedded::{self, Embedded};
 #[cfg(feature = "postgres")]
 use super::postgres::{self, Postgres};
-use super::{Batch, Outcome, Page, Store, StoreError};
+use super::{Batch, Changes, Outcome, Page, Store, StoreError};
 use crate::id::OrderId;
 use crate::record::Checkpoint;
 use crate::snapshot::Snapshot;
@@ -147,6 +147,17 @@ impl Store for AnyStore {
 
     async fn positions(&self, source: Arc<str>) -> Result<Checkpoint, StoreError> {
         on!(self, store => store.positions(source).await)
+    }
+
+    fn is_shareable(&self) -> bool {
+        on!(self, store => store.is_shareable())
+    }
+
+    async fn changes<F>(&self, emit: F) -> Result<Changes, StoreError>
+    where
+        F: Fn(Page) + Send + Sync + 'static,
+    {
+        on!(self, store => store.changes(emit).await)
     }
 }
 

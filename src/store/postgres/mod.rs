@@ -5,6 +5,7 @@ mod commit;
 mod copy;
 mod errors;
 mod offline;
+mod others;
 mod scan;
 mod schema;
 mod session;
@@ -17,7 +18,7 @@ use bb8::Pool;
 use tokio_postgres::Row;
 
 use super::rules::{column, signed};
-use super::{Batch, Outcome, Page, Store, StoreError};
+use super::{Batch, Changes, Outcome, Page, Store, StoreError};
 use crate::id::OrderId;
 use crate::record::Checkpoint;
 use crate::snapshot::Snapshot;
@@ -113,6 +114,7 @@ struct Inner {
     writers: Pool<Manager>,
     /// When expired idempotency keys were last dropped, in Unix seconds.
     purged_at: AtomicI64,
+    others: tokio::sync::Mutex<others::Others>,
 }
 
 impl Postgres {
@@ -133,7 +135,8 @@ impl Postgres {
                 .build_unchecked(Manager::new(&config))
         };
         let (readers, writers) = (pool(config.readers_max), pool(config.writers_max));
-        Self(Arc::new(Inner { config, readers, writers, purged_at: AtomicI64::new(0) }))
+        let others = tokio::sync::Mutex::default();
+        Self(Arc::new(Inner { config, readers, writers, purged_at: AtomicI64::new(0), others }))
     }
 
     /// Where it connects to, for people.
@@ -212,6 +215,18 @@ impl Store for Postgres {
             Ok((partition.unsigned_abs(), row.try_get::<_, i64>(1)?.unsigned_abs()))
         };
         rows.iter().map(position).collect::<Result<_, _>>().map(Checkpoint).map_err(unreadable)
+    }
+
+    fn is_shareable(&self) -> bool {
+        true
+    }
+
+    async fn changes<F>(&self, emit: F) -> Result<Changes, StoreError>
+    where
+        F: Fn(Page) + Send + Sync + 'static,
+    {
+        self.reader().await?; // connects, and so migrates, if nobody did before
+        self.0.others.lock().await.look(&self.0.config, &emit).await
     }
 }
 
