@@ -10,4 +10,5 @@ mod layers;
 mod model;
 mod order;
 mod server;
+mod servers;
 mod tools;

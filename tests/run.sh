@@ -26,6 +26,24 @@ fetch() { # fetch COMMAND PACKAGE...: installs Debian packages unless the comman
     as_root apt-get update -qq && DEBIAN_FRONTEND=noninteractive as_root apt-get install -y -qq "$@" >/dev/null
 }
 
+trap 'tests/servers.sh stop-all' EXIT
+
+say "real servers"
+if tests/servers.sh install postgres; then
+    ORDER_TEST_POSTGRES=$(tests/servers.sh start postgres main)
+    export ORDER_TEST_POSTGRES
+    echo "PostgreSQL: $ORDER_TEST_POSTGRES"
+else
+    missing PostgreSQL "the tests against PostgreSQL"
+fi
+if tests/servers.sh install kafka; then
+    ORDER_TEST_KAFKA=$(tests/servers.sh start kafka main)
+    export ORDER_TEST_KAFKA
+    echo "Kafka: $ORDER_TEST_KAFKA"
+else
+    missing Kafka "the tests against Kafka"
+fi
+
 say "unit, contract, fault and crash tests"
 cargo test
 

@@ -1,0 +1,162 @@
+//! Real PostgreSQL and Kafka for tests: those that `tests/run.sh` started for everybody, and private ones to break.
+//! Where they are missing a test is skipped aloud, or fails in CI.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+const POSTGRES: &str = "ORDER_TEST_POSTGRES";
+const KAFKA: &str = "ORDER_TEST_KAFKA";
+
+/// The URL of the PostgreSQL server that all tests share: each makes a database of its own there.
+pub fn postgres() -> Option<String> {
+    shared(POSTGRES)
+}
+
+/// The bootstrap list of the Kafka server that all tests share: each makes topics of its own there.
+pub fn kafka() -> Option<String> {
+    shared(KAFKA)
+}
+
+fn shared(variable: &str) -> Option<String> {
+    let value = std::env::var(variable).ok().filter(|value| !value.is_empty());
+    if value.is_none() {
+        assert!(std::env::var_os("CI").is_none(), "{variable} is not set, and nothing is skipped where CI is");
+        let test = std::thread::current().name().unwrap_or("a test").to_owned();
+        // Not `eprintln!`, which the harness keeps to itself as long as the test does not fail.
+        let _ =
+            std::io::stderr().write_all(format!("SKIPPED: {test}: {variable} is not set (run make test)\n").as_bytes());
+    }
+    value
+}
+
+/// A server that one test has to itself and may break. It is gone, with its data, when this is dropped.
+pub struct Private {
+    kind: &'static str,
+    name: String,
+    url: String,
+}
+
+impl Private {
+    /// A PostgreSQL server; `None` where there is none to be had.
+    pub fn postgres() -> Option<Self> {
+        postgres().map(|_| Self::start("postgres", 1))
+    }
+
+    /// A Kafka cluster of so many nodes; `None` where there is none to be had.
+    pub fn kafka(nodes: usize) -> Option<Self> {
+        kafka().map(|_| Self::start("kafka", nodes))
+    }
+
+    fn start(kind: &'static str, nodes: usize) -> Self {
+        static STARTED: AtomicU32 = AtomicU32::new(0);
+        let name = format!("private_{}_{}", std::process::id(), STARTED.fetch_add(1, Ordering::Relaxed));
+        let url = script(&["start", kind, &name, &nodes.to_string()]).unwrap();
+        Self { kind, name, url }
+    }
+
+    /// What clients are given: a URL for PostgreSQL, a bootstrap list for Kafka. It stays the same over restarts.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// SIGKILL to every process of every node: what was not on the disk is gone.
+    pub fn kill(&self) {
+        self.run("kill", &[]);
+    }
+
+    /// SIGKILL to one node, counted from 1.
+    pub fn kill_node(&self, node: usize) {
+        self.run("kill", &[&node.to_string()]);
+    }
+
+    /// Starts what is down again, on the same ports and data, and waits until it answers.
+    pub fn restart(&self) {
+        self.run("restart", &[]);
+    }
+
+    /// Holds every process still: connections stay open and nothing answers.
+    pub fn pause(&self) {
+        self.run("pause", &[]);
+    }
+
+    /// Lets them go on.
+    pub fn resume(&self) {
+        self.run("resume", &[]);
+    }
+
+    fn run(&self, command: &str, more: &[&str]) {
+        script(&[&[command, self.kind, &self.name], more].concat()).unwrap();
+    }
+}
+
+impl Drop for Private {
+    fn drop(&mut self) {
+        // A panic here would hide the one that may be under way; `tests/run.sh` ends what is left over.
+        let _ = script(&["remove", self.kind, &self.name]);
+    }
+}
+
+/// The line that `tests/servers.sh` prints.
+fn script(arguments: &[&str]) -> Result<String, String> {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/servers.sh");
+    let output = Command::new(path).args(arguments).stdin(Stdio::null()).output().map_err(|error| error.to_string())?;
+    if output.status.success() {
+        Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    } else {
+        Err(format!("tests/servers.sh {arguments:?}: {}", String::from_utf8_lossy(&output.stderr)))
+    }
+}
+
+/// Whether a server sends anything at all in answer to `question`, within a second.
+fn answers(address: &str, question: &[u8]) -> bool {
+    let Ok(mut socket) = TcpStream::connect(address) else { return false };
+    socket.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+    socket.write_all(question).is_ok() && socket.read(&mut [0; 1]).is_ok_and(|read| read == 1)
+}
+
+/// "May I speak TLS?", to which PostgreSQL says yes or no before anybody has logged in.
+fn postgres_answers(url: &str) -> bool {
+    let address = url.strip_prefix("postgres://postgres@").unwrap().strip_suffix("/postgres").unwrap();
+    answers(address, &[0, 0, 0, 8, 4, 210, 22, 47])
+}
+
+/// ApiVersions, version 0, without a client's name.
+fn kafka_answers(bootstrap: &str) -> bool {
+    bootstrap.split(',').all(|address| answers(address, &[0, 0, 0, 10, 0, 18, 0, 0, 0, 0, 0, 1, 255, 255]))
+}
+
+#[test]
+fn the_shared_servers_answer() {
+    assert!(postgres().is_none_or(|url| postgres_answers(&url)));
+    assert!(kafka().is_none_or(|bootstrap| kafka_answers(&bootstrap)));
+}
+
+#[test]
+fn a_private_postgres_can_be_paused_killed_and_started_again() {
+    let Some(server) = Private::postgres() else { return };
+    let url = server.url().to_owned();
+    assert!(postgres_answers(&url));
+    server.pause();
+    assert!(!postgres_answers(&url), "nothing answers while it is paused");
+    server.resume();
+    assert!(postgres_answers(&url));
+    server.kill();
+    assert!(!postgres_answers(&url));
+    server.restart();
+    assert!(postgres_answers(&url), "the same address as before");
+    drop(server);
+    assert!(!postgres_answers(&url), "gone with its handle");
+}
+
+#[test]
+fn a_node_of_a_private_kafka_can_be_killed_and_started_again() {
+    let Some(server) = Private::kafka(1) else { return };
+    assert!(kafka_answers(server.url()));
+    server.kill_node(1);
+    assert!(!kafka_answers(server.url()));
+    server.restart();
+    assert!(kafka_answers(server.url()));
+}
