@@ -36,8 +36,8 @@ pub mod cache;
 pub mod source;
 pub mod store;
 
-pub mod ingest;
 pub mod follow;
+pub mod ingest;
 pub mod read;
 pub mod warmup;
 

@@ -4,11 +4,13 @@
 #![allow(clippy::cast_possible_truncation, clippy::zombie_processes, reason = "checked, and waited for, elsewhere")]
 
 mod cli;
+mod database;
 mod http;
 mod ingest;
 mod layers;
 mod model;
 mod order;
+mod postgres;
 mod server;
 mod servers;
 mod tools;
