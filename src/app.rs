@@ -18,8 +18,8 @@ use crate::read::{self, Reader, lists};
 use crate::source::inbox::{self, InboxSource};
 use crate::source::lines::Lines;
 use crate::store::Store;
-use crate::store::embedded::{self, Embedded};
-use crate::{log, warmup};
+use crate::store::any::{self, AnyStore};
+use crate::{follow, log, warmup};
 
 /// Everything that can be set.
 #[derive(Debug, Clone)]
@@ -37,7 +37,7 @@ pub struct Config {
     /// The queue behind HTTP.
     pub inbox: inbox::Config,
     /// Where orders are durable.
-    pub store: embedded::Config,
+    pub store: any::Config,
     /// Generated orders to start with when the store is empty.
     pub sample: u64,
     /// Threads that serve requests; as many as there are cores when `None`.
@@ -59,7 +59,7 @@ impl Default for Config {
             read: read::Config::default(),
             ingest: ingest::Config::default(),
             inbox: inbox::Config::default(),
-            store: embedded::Config::new("data"),
+            store: any::Config::default(),
             sample: 0,
             threads: None,
             grace: Duration::from_secs(30),
@@ -105,9 +105,10 @@ async fn run(config: Config) -> anyhow::Result<()> {
     }
     let store = tokio::task::spawn_blocking({
         let config = config.store.clone();
-        move || Embedded::open(config)
+        move || AnyStore::open(&config)
     })
     .await??;
+    let store_place = store.place();
     let view = Arc::new(View::new(config.cache.clone(), 0));
     watch_view(&metrics, &view);
     let (trigger, shutdown) = lifecycle::shutdown();
@@ -124,7 +125,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
     let reader = Reader::new(view, store, config.read);
     let api = Api::new(config.http, reader, inbox, metrics, readiness.clone(), shutdown.clone());
     let mut serving = tokio::spawn(http::serve(Arc::new(api), listeners, shutdown));
-    tracing::info!(listen = addresses.join(" "), data = %config.store.dir.display(), "serving");
+    tracing::info!(listen = addresses.join(" "), store = store_place, "serving");
 
     let mut early = None;
     tokio::select! {
@@ -170,7 +171,7 @@ fn watch_view(metrics: &Metrics, view: &Arc<View>) {
 /// The write side: its own thread and runtime, so that no burst of writes holds up a read.
 struct Plane {
     config: Config,
-    store: Embedded,
+    store: AnyStore,
     view: Arc<View>,
     metrics: Metrics,
     readiness: Readiness,
@@ -196,6 +197,12 @@ impl Plane {
 
     async fn run(self, inbox: InboxSource, warm: Gate, sampled: Option<Gate>) -> anyhow::Result<()> {
         let (view, store, shutdown) = (&self.view, &self.store, &self.shutdown);
+        let (begun, has_begun) = tokio::sync::oneshot::channel();
+        tokio::spawn(follow::run(Arc::clone(view), store.clone(), begun, shutdown.clone()));
+        warm.close("the store cannot be reached");
+        if has_begun.await.is_err() {
+            return Ok(()); // stopped before the store could be reached
+        }
         tokio::spawn(lists::keep_fresh(Arc::clone(view), store.clone(), shutdown.clone()));
         tokio::spawn(warmup::run(Arc::clone(view), store.clone(), warm, shutdown.clone()));
         let ingest = self.ingest(inbox).await?;
@@ -211,7 +218,7 @@ impl Plane {
         Ok(())
     }
 
-    async fn ingest<S: crate::source::Source>(&self, source: S) -> anyhow::Result<Ingest<S, Embedded>> {
+    async fn ingest<S: crate::source::Source>(&self, source: S) -> anyhow::Result<Ingest<S, AnyStore>> {
         let view = Some(Arc::clone(&self.view));
         Ok(Ingest::new(source, self.store.clone(), view, &self.config.ingest, self.metrics.ingest.clone()).await?)
     }

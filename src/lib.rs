@@ -20,8 +20,8 @@
 //!
 //! Floors look down only: `tests/layers.rs` holds the table of who may import whom and fails on any other edge.
 
-#[cfg(not(feature = "embedded"))]
-compile_error!("order-service needs a store: enable the feature `embedded`");
+#[cfg(not(any(feature = "embedded", feature = "postgres")))]
+compile_error!("order-service needs a store: enable the feature `embedded` or `postgres`");
 
 pub mod id;
 pub mod lifecycle;
@@ -37,6 +37,7 @@ pub mod source;
 pub mod store;
 
 pub mod ingest;
+pub mod follow;
 pub mod read;
 pub mod warmup;
 

@@ -42,11 +42,11 @@ fn run(task: Task, settings: Settings) -> anyhow::Result<()> {
             log::start(config.log, &config.log_filter);
             run_import(import)
         }
-        Task::Export(export) => export::run(&export).map(|_| ()),
+        Task::Export(export) => runtime(1)?.block_on(export::run(&export)).map(|_| ()),
         Task::Publish(publish) => runtime(2)?.block_on(publish::run(publish)).map(|_| ()),
         Task::Load(load, json) => run_load(load, json),
         Task::Healthcheck { url, timeout } => runtime(1)?.block_on(healthcheck::run(&url, timeout)),
-        Task::Migrate(direction) => migrate::run(&config.store, direction),
+        Task::Migrate(direction) => runtime(1)?.block_on(migrate::run(&config.store, direction)),
         Task::ConfigCheck => {
             tell("settings are good\n");
             Ok(())

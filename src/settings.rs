@@ -207,10 +207,46 @@ fn look_up(setting: &Setting, flags: &ArgMatches, outside: &Outside, file: &File
             return Ok(Found { key: setting.key, values, origin: Origin::Environment(by_file) });
         }
     }
+    if setting.key == "postgres.url"
+        && let Some(value) = postgres_by_parts(outside)?
+    {
+        let origin = Origin::Environment("POSTGRES_HOST".into());
+        return Ok(Found { key: setting.key, values: vec![value], origin });
+    }
     if let Some(values) = file.values.get(setting.key) {
         return Ok(Found { key: setting.key, values: values.clone(), origin: Origin::File(file.path.clone()) });
     }
     Ok(Found { key: setting.key, values: Vec::new(), origin: Origin::Default })
+}
+
+/// The server as the older services were told of it: one variable for each part, of which the host is the one that
+/// counts.
+fn postgres_by_parts(outside: &Outside) -> Result<Option<String>, Wrong> {
+    let given = |name: &str| outside.environment.get(name).filter(|value| !value.is_empty());
+    if given("POSTGRES_HOST").is_none() {
+        return Ok(None);
+    }
+    let mut pairs = Vec::new();
+    for (key, name) in [
+        ("host", "POSTGRES_HOST"),
+        ("port", "POSTGRES_PORT"),
+        ("user", "POSTGRES_USER"),
+        ("password", "POSTGRES_PASSWORD"),
+        ("dbname", "POSTGRES_DB"),
+        ("sslmode", "POSTGRES_SSLMODE"),
+    ] {
+        let by_file = format!("{name}_FILE");
+        let value = match (given(name), given(&by_file)) {
+            (Some(value), _) => value.clone(),
+            (None, Some(path)) => std::fs::read_to_string(path)
+                .map_err(|error| Wrong::one(&by_file, format!("{path}: {error}")))?
+                .trim_end()
+                .to_owned(),
+            (None, None) => continue,
+        };
+        pairs.push(format!("{key}='{}'", value.replace('\\', "\\\\").replace('\'', "\\'")));
+    }
+    Ok(Some(pairs.join(" ")))
 }
 
 /// The values a flag was given, before or after the subcommand; the later place is the stronger one.

@@ -116,6 +116,16 @@ impl Snapshot {
         self.version() > visible.version()
     }
 
+    /// What a reader who did not see this copy before takes it for.
+    #[must_use]
+    pub fn apparent_change(&self) -> Change {
+        match self.state() {
+            State::Live if self.version() == 1 => Change::Created,
+            State::Live => Change::Updated,
+            State::Hidden | State::Gone => Change::Deleted,
+        }
+    }
+
     /// The wrapped answer as a response buffer.
     #[must_use]
     pub fn into_wrapped(self) -> SnapshotBytes {

@@ -49,6 +49,7 @@ pub struct View {
     feed: Feed,
     tally: Tally,
     is_complete: AtomicBool,
+    is_shared: AtomicBool,
 }
 
 /// Running totals. Each publisher adds the difference its own change made, so they are right at rest.
@@ -80,6 +81,7 @@ impl View {
             feed: Feed::new(config.feed_events_max, config.feed_bytes_max),
             tally: Tally::default(),
             is_complete: AtomicBool::new(false),
+            is_shared: AtomicBool::new(false),
             config,
         }
     }
@@ -179,7 +181,18 @@ impl View {
     /// Whether every stored order is in the view, so that an unknown id exists nowhere.
     #[must_use]
     pub fn is_complete(&self) -> bool {
-        self.is_complete.load(Ordering::Acquire)
+        self.is_complete.load(Ordering::Acquire) && !self.is_shared.load(Ordering::Acquire)
+    }
+
+    /// Says whether other processes may store orders that this view does not show yet.
+    pub fn set_shared(&self, is_shared: bool) {
+        self.is_shared.store(is_shared, Ordering::Release);
+    }
+
+    /// Whether a copy is newer than the visible one.
+    #[must_use]
+    pub fn is_news(&self, id: &OrderId, snapshot: &Snapshot) -> bool {
+        self.orders.pin().get(id).is_none_or(|visible| snapshot.supersedes(visible))
     }
 
     /// Declares that every stored order is in the view, and that every commit from here on will be.

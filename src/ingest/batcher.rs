@@ -101,7 +101,7 @@ mod tests {
 
     fn entry(bytes: usize) -> Entry {
         let order = Order { id: OrderId::parse(b"a").unwrap(), change: Change::Wb(vec![b' '; bytes].into()) };
-        Entry { order, must_exist: false, idempotency: None }
+        Entry { order, must_exist: false, idempotency: None, is_new: false }
     }
 
     fn at(offset: u64) -> Position {

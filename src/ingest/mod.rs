@@ -16,7 +16,7 @@ use crate::log::causes;
 use crate::metrics;
 use crate::order::{Change as Asked, Decoder, Order, Profile};
 use crate::record::{Checkpoint, Record, Rejection, RejectionKind};
-use crate::snapshot::{Change, State};
+use crate::snapshot::Change;
 use crate::source::{Received, Source, SourceError};
 use crate::store::{Batch, Entry, Move, Outcome, Store, StoreError};
 use batcher::{Batcher, Filled};
@@ -174,7 +174,7 @@ impl<S: Source, T: Store> Ingest<S, T> {
             match decode(&mut self.decoder, &record) {
                 Ok(order) => {
                     let Record { position, idempotency, .. } = record;
-                    let entry = Entry { order, must_exist: self.source.must_exist(), idempotency };
+                    let entry = Entry { order, must_exist: self.source.must_exist(), idempotency, is_new: false };
                     self.batcher.push(entry, position, self.arrived);
                 }
                 Err(rejection) => {
@@ -198,7 +198,8 @@ impl<S: Source, T: Store> Ingest<S, T> {
     fn write(&mut self) -> Writing {
         let mut filled = self.batcher.take();
         let moves = if self.source.is_log() { moves(&self.committed, &filled.upto) } else { Vec::new() };
-        let entries = std::mem::take(&mut filled.entries);
+        let mut entries = std::mem::take(&mut filled.entries);
+        self.mark_new(&mut entries);
         self.metrics.batch_rows.observe(rows(entries.len()));
         let batch = Arc::new(Batch { source: self.source.name(), entries, moves });
         let store = self.store.clone();
@@ -229,6 +230,15 @@ impl<S: Source, T: Store> Ingest<S, T> {
         })
     }
 
+    /// Tells the store which ids nobody has seen. Nothing is being written now, so the view shows all that was stored.
+    fn mark_new(&self, entries: &mut [Entry]) {
+        if let Some(view) = self.view.as_ref().filter(|view| view.is_complete()) {
+            for entry in entries {
+                entry.is_new = view.get(&entry.order.id).is_none();
+            }
+        }
+    }
+
     /// A batch is durable. The order of what follows is the correctness argument: readers never see what is not
     /// durable, and nobody is told of what readers do not see.
     fn settle(&mut self, filled: Filled, outcomes: Vec<Outcome>) {
@@ -236,11 +246,7 @@ impl<S: Source, T: Store> Ingest<S, T> {
             let events = outcomes.iter().filter_map(Outcome::visible).filter_map(|(id, snapshot, change)| {
                 // What an earlier try changed, whose answer was lost, is news only if readers do not see it yet.
                 let change = change.or_else(|| {
-                    view.fill(id.clone(), snapshot.clone()).then_some(match snapshot.state() {
-                        State::Live if snapshot.version() == 1 => Change::Created,
-                        State::Live => Change::Updated,
-                        State::Hidden | State::Gone => Change::Deleted,
-                    })
+                    view.fill(id.clone(), snapshot.clone()).then(|| snapshot.apparent_change())
                 })?;
                 Some(Event { id: id.clone(), snapshot: snapshot.clone(), change })
             });

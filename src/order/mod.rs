@@ -1,6 +1,7 @@
 //! The order: parsed, validated and made into its body once. Everything that reads or writes an order's JSON is here,
 //! and nothing of where orders come from or where they are kept.
 
+pub mod columns;
 pub mod compact;
 pub mod date;
 pub mod decimal;

@@ -74,7 +74,7 @@ pub fn task(matches: &ArgMatches, outside: &Outside) -> Result<(Settings, Task),
             Task::Healthcheck { url, timeout: one(arguments, "timeout") }
         }
         Some(("migrate", arguments)) => Task::Migrate(match arguments.subcommand() {
-            Some(("up", _)) => Direction::Up,
+            Some(("up", arguments)) => Direction::Up { is_with_optional: arguments.get_flag("optional") },
             Some(("down", arguments)) => Direction::Down { is_confirmed: arguments.get_flag("yes") },
             _ => Direction::Status,
         }),
@@ -92,7 +92,10 @@ pub fn command() -> Command {
     let migrate = Command::new("migrate")
         .about("Bring the store's schema forward or back")
         .subcommand_required(true)
-        .subcommand(with_flags(Command::new("up").about("Apply what is missing")))
+        .subcommand(
+            with_flags(Command::new("up").about("Apply what is missing"))
+                .arg(switch("optional", "The optional steps too, which make writes slower")),
+        )
         .subcommand(
             with_flags(Command::new("down").about("Take the newest step back, with the data in it"))
                 .arg(switch("yes", "Delete the orders in it")),

@@ -53,6 +53,15 @@ fn one(values: &[String]) -> Result<&str, String> {
     }
 }
 
+/// Changes a detail of the PostgreSQL store. Without a server there is nothing to change: its URL comes first in the
+/// table.
+#[cfg(feature = "postgres")]
+fn on_postgres(config: &mut Config, change: impl FnOnce(&mut crate::store::postgres::Config)) {
+    if let Some(postgres) = &mut config.store.postgres {
+        change(postgres);
+    }
+}
+
 /// Every setting there is.
 pub const SETTINGS: &[Setting] = &[
     Setting {
@@ -89,8 +98,32 @@ pub const SETTINGS: &[Setting] = &[
         help: "Directory of the embedded store",
         default: "data",
         apply: |config, values| {
-            config.store.dir = PathBuf::from(one(values)?);
-            Ok(())
+            #[cfg(feature = "embedded")]
+            {
+                config.store.embedded.dir = PathBuf::from(one(values)?);
+                Ok(())
+            }
+            #[cfg(not(feature = "embedded"))]
+            Err("this build has no embedded store".into())
+        },
+        ..PLAIN
+    },
+    Setting {
+        key: "postgres.url",
+        flag: "postgres",
+        env: &["POSTGRES_DSN", "DB_CONN_STR"],
+        value: "URL",
+        help: "PostgreSQL server to keep the orders in, instead of the embedded store",
+        is_secret: true,
+        apply: |config, values| {
+            #[cfg(feature = "postgres")]
+            {
+                let postgres = crate::store::postgres::Config::parse(one(values)?)?;
+                config.store.postgres = Some(postgres);
+                Ok(())
+            }
+            #[cfg(not(feature = "postgres"))]
+            Err("this build has no PostgreSQL store".into())
         },
         ..PLAIN
     },
@@ -423,6 +456,55 @@ pub const SETTINGS: &[Setting] = &[
         default: "15s",
         apply: |config, values| {
             config.http.heartbeat = duration(one(values)?)?;
+            Ok(())
+        },
+        ..DETAIL
+    },
+    #[cfg(feature = "postgres")]
+    Setting {
+        key: "postgres.readers_max",
+        flag: "postgres-readers-max",
+        env: &["ORDER_POSTGRES_READERS_MAX"],
+        value: "N",
+        help: "Connections to PostgreSQL for reads that miss the view",
+        default: "8",
+        apply: |config, values| {
+            let most = count(one(values)?, 1)?;
+            on_postgres(config, |postgres| postgres.readers_max = u32::try_from(most).unwrap_or(u32::MAX));
+            Ok(())
+        },
+        ..DETAIL
+    },
+    #[cfg(feature = "postgres")]
+    Setting {
+        key: "postgres.statement_timeout",
+        flag: "postgres-statement-timeout",
+        env: &["ORDER_POSTGRES_STATEMENT_TIMEOUT"],
+        value: "TIME",
+        help: "How long PostgreSQL may take for one statement of a batch or a read",
+        default: "60s",
+        apply: |config, values| {
+            let time = duration(one(values)?)?;
+            on_postgres(config, |postgres| postgres.statement_timeout = time);
+            Ok(())
+        },
+        ..DETAIL
+    },
+    #[cfg(feature = "postgres")]
+    Setting {
+        key: "postgres.migrate",
+        flag: "postgres-migrate",
+        env: &["ORDER_POSTGRES_MIGRATE"],
+        value: "yes|no",
+        help: "Bring PostgreSQL's schema up to date at the start; no where that is done by hand",
+        default: "yes",
+        apply: |config, values| {
+            let is_migrating = match one(values)? {
+                "yes" | "true" => true,
+                "no" | "false" => false,
+                other => return Err(format!("{other:?} is neither yes nor no")),
+            };
+            on_postgres(config, |postgres| postgres.is_migrating = is_migrating);
             Ok(())
         },
         ..DETAIL

@@ -1,8 +1,12 @@
 //! The durable side: a batch of orders goes in with its positions in one transaction, snapshots come out.
 //! The only code that assigns versions.
 
+pub mod any;
 #[cfg(feature = "embedded")]
 pub mod embedded;
+#[cfg(feature = "postgres")]
+pub mod postgres;
+mod rules;
 
 use std::future::Future;
 use std::sync::Arc;
@@ -32,6 +36,8 @@ pub struct Entry {
     pub must_exist: bool,
     /// Answer a repeated request as the first one was answered.
     pub idempotency: Option<Idempotency>,
+    /// Nobody is known to have stored the id. Only a hint: a wrong one costs time, never an order.
+    pub is_new: bool,
 }
 
 /// A source's position moves: applied only where the stored one is still `from`.
@@ -140,6 +146,15 @@ pub enum StoreError {
     Damaged(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
+/// What other processes did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Changes {
+    /// Another process has the store open, or had it a moment ago.
+    pub is_shared: bool,
+    /// Orders handed over.
+    pub count: u64,
+}
+
 /// A page of live orders, newest first.
 pub type Page = Vec<(OrderId, Snapshot)>;
 
@@ -197,6 +212,24 @@ pub trait Store: Clone + Send + Sync + 'static {
     /// # Errors
     /// [`StoreError::Unavailable`] or [`StoreError::Damaged`].
     fn positions(&self, source: Arc<str>) -> impl Future<Output = Result<Checkpoint, StoreError>> + Send;
+
+    /// Whether other processes may write to the same store.
+    fn is_shareable(&self) -> bool {
+        false
+    }
+
+    /// Hands over what other processes changed since the last call, own changes among it. The first call hands over
+    /// nothing; a scan that begins after it misses nothing that later calls do not hand over. Not cancel-safe: a
+    /// dropped call may have taken changes with it.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] or [`StoreError::Damaged`]; the next call hands over what this one did not.
+    fn changes<F>(&self, _emit: F) -> impl Future<Output = Result<Changes, StoreError>> + Send
+    where
+        F: Fn(Page) + Send + Sync + 'static,
+    {
+        std::future::ready(Ok(Changes { is_shared: false, count: 0 }))
+    }
 }
 
 impl Outcome {

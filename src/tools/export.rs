@@ -6,13 +6,13 @@ use std::path::PathBuf;
 use anyhow::Context;
 
 use super::progress::Progress;
-use crate::store::embedded::{self, Live};
+use crate::store::any::{self, Live};
 
 /// What to export, and where to.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// The store.
-    pub store: embedded::Config,
+    pub store: any::Config,
     /// The file; standard output when `None`.
     pub output: Option<PathBuf>,
 }
@@ -21,15 +21,15 @@ pub struct Config {
 ///
 /// # Errors
 /// When the store cannot be read or the output not written.
-pub fn run(config: &Config) -> anyhow::Result<u64> {
-    let live = Live::open(&config.store)?;
+pub async fn run(config: &Config) -> anyhow::Result<u64> {
+    let live = Live::open(&config.store).await.map_err(anyhow::Error::from_boxed)?;
     let mut output: Box<dyn Write> = match &config.output {
         None => Box::new(std::io::stdout().lock()),
         Some(path) => {
             Box::new(std::fs::File::create(path).with_context(|| format!("cannot write {}", path.display()))?)
         }
     };
-    let progress = Progress::new("export", Some(live.count()?));
+    let progress = Progress::new("export", Some(live.count().await.map_err(anyhow::Error::from_boxed)?));
     let (mut orders, mut told) = (0_u64, 0_u64);
     let mut lines = Vec::with_capacity(BLOCK_BYTES * 2);
     live.for_each(|body| {
@@ -41,8 +41,10 @@ pub fn run(config: &Config) -> anyhow::Result<u64> {
             lines.clear();
             progress.add(orders - std::mem::replace(&mut told, orders));
         }
-        anyhow::Ok(())
-    })?;
+        Ok(())
+    })
+    .await
+    .map_err(anyhow::Error::from_boxed)?;
     output.write_all(&lines)?;
     output.flush()?;
     progress.add(orders - told);

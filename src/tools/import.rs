@@ -11,7 +11,7 @@ use crate::lifecycle::Shutdown;
 use crate::metrics::Metrics;
 use crate::record::Checkpoint;
 use crate::source::file::{self, FileSource};
-use crate::store::embedded::{self, Embedded};
+use crate::store::any::{self, AnyStore};
 use crate::store::{Batch, Move, Store};
 
 /// What to import, and into what.
@@ -22,7 +22,7 @@ pub struct Config {
     /// Where lines that are no orders go.
     pub rejects: PathBuf,
     /// The store.
-    pub store: embedded::Config,
+    pub store: any::Config,
     /// Validation and batches.
     pub ingest: ingest::Config,
 }
@@ -34,7 +34,7 @@ pub struct Config {
 /// When the file or the store cannot be used, or when a line was rejected.
 pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     let name = file::name_of(&config.path).with_context(|| format!("cannot read {}", config.path.display()))?;
-    let store = Embedded::open(config.store.clone())?;
+    let store = AnyStore::open(&config.store)?;
     let from = store.positions(Arc::clone(&name)).await?.next(0);
     let is_file = config.path != Path::new("-");
     let len = if is_file { Some(std::fs::metadata(&config.path)?.len()) } else { None };
@@ -82,7 +82,7 @@ fn summary(ledger: &Ledger) -> String {
 }
 
 /// A finished import leaves no position behind, so that the same file can be imported again.
-async fn forget_position(store: &Embedded, source: Arc<str>) -> anyhow::Result<()> {
+async fn forget_position(store: &AnyStore, source: Arc<str>) -> anyhow::Result<()> {
     let Checkpoint(positions) = store.positions(Arc::clone(&source)).await?;
     let moves = positions.into_iter().map(|(partition, from)| Move { partition, from, to: 0 }).collect();
     store.commit(Arc::new(Batch { source, entries: Vec::new(), moves })).await?;

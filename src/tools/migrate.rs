@@ -1,14 +1,19 @@
 //! `migrate`: the store's schema, forward, back, and where it stands.
 
-use anyhow::{Context, bail};
+use std::io::Write;
 
-use crate::store::embedded::{self, Maintenance};
+use anyhow::{Error, bail};
+
+use crate::store::any::{self, Maintenance};
 
 /// What to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Direction {
     /// Apply what is missing.
-    Up,
+    Up {
+        /// The steps that have a price too.
+        is_with_optional: bool,
+    },
     /// Take the newest step back, with the data in it.
     Down {
         /// The operator knows that orders are deleted.
@@ -22,24 +27,30 @@ pub enum Direction {
 ///
 /// # Errors
 /// When the store is in use or a step fails; the schema is then as it was.
-pub fn run(store: &embedded::Config, direction: Direction) -> anyhow::Result<()> {
+pub async fn run(store: &any::Config, direction: Direction) -> anyhow::Result<()> {
     if let Direction::Down { is_confirmed: false } = direction {
         bail!("a step back deletes the orders in it; say --yes to do so");
     }
-    let mut store = Maintenance::open(store)?;
+    let failed = |error| Error::from_boxed(error).context("not migrated");
+    let mut store = Maintenance::open(store).await.map_err(Error::from_boxed)?;
+    let mut out = std::io::stdout().lock();
     match direction {
-        Direction::Up => match store.up().context("not migrated")?.as_slice() {
-            [] => println!("nothing to do"),
-            applied => println!("applied {applied:?}"),
+        Direction::Up { is_with_optional } => match store.up(is_with_optional).await.map_err(failed)?.as_slice() {
+            [] => writeln!(out, "nothing to do")?,
+            applied => writeln!(out, "applied {applied:?}")?,
         },
-        Direction::Down { .. } => match store.down().context("not migrated")? {
-            None => println!("nothing to take back"),
-            Some(number) => println!("took back [{number}]"),
+        Direction::Down { .. } => match store.down().await.map_err(failed)? {
+            None => writeln!(out, "nothing to take back")?,
+            Some(number) => writeln!(out, "took back [{number}]")?,
         },
         Direction::Status => {
-            for (migration, is_applied) in store.status()? {
-                let word = if is_applied { "applied" } else { "pending" };
-                println!("{:04} {:<12} {word}", migration.number, migration.name);
+            for step in store.status().await.map_err(Error::from_boxed)? {
+                let word = match step {
+                    any::Step { is_applied: true, .. } => "applied",
+                    any::Step { is_optional: true, .. } => "optional",
+                    any::Step { .. } => "pending",
+                };
+                writeln!(out, "{:04} {:<16} {word}", step.number, step.name)?;
             }
         }
     }

@@ -15,7 +15,8 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use super::{Batch, Outcome, Page, Store, StoreError};
 use crate::id::OrderId;
 use crate::record::Checkpoint;
-use crate::snapshot::{Snapshot, State};
+use crate::snapshot::Snapshot;
+use crate::store::rules::column;
 
 pub use offline::{Live, Maintenance};
 pub use schema::{MigrateError, Migration};
@@ -107,6 +108,12 @@ impl Embedded {
             .map_err(|source| OpenError::Io { path: config.dir.clone(), source })?;
         let reading = Arc::new(Semaphore::new(config.readers_max));
         Ok(Self(Arc::new(Inner { config, writer, readers: Mutex::default(), reading, _lock: lock })))
+    }
+
+    /// Where it is, for people.
+    #[must_use]
+    pub fn place(&self) -> String {
+        self.0.config.dir.display().to_string()
     }
 
     /// Runs `read` on a reading connection, off the caller's thread.
@@ -301,19 +308,11 @@ fn snapshot(row: &Row<'_>, scratch: &mut Vec<u8>) -> rusqlite::Result<Snapshot> 
     let seq: i64 = row.get(0)?;
     let version: i64 = row.get(2)?;
     let body = row.get_ref(3)?.as_blob()?;
-    Ok(Snapshot::new(version.unsigned_abs(), seq.unsigned_abs(), state_of(row.get(1)?), body, scratch))
+    Ok(Snapshot::new(version.unsigned_abs(), seq.unsigned_abs(), column::to_state(row.get(1)?), body, scratch))
 }
 
 /// Reads column 4, `uid`.
 fn order_id(row: &Row<'_>) -> rusqlite::Result<OrderId> {
     OrderId::parse(row.get_ref(4)?.as_bytes()?)
         .map_err(|error| rusqlite::Error::FromSqlConversionFailure(4, rusqlite::types::Type::Text, error.into()))
-}
-
-fn state_of(column: i64) -> State {
-    match column {
-        0 => State::Live,
-        1 => State::Hidden,
-        _ => State::Gone,
-    }
 }

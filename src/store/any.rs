@@ -1,0 +1,300 @@
+//! Whichever store the settings choose, behind one type: the only place that knows them all.
+
+use std::sync::Arc;
+
+#[cfg(feature = "embedded")]
+use super::embedded::{self, Embedded};
+#[cfg(feature = "postgres")]
+use super::postgres::{self, Postgres};
+use super::{Batch, Changes, Outcome, Page, Store, StoreError};
+use crate::id::OrderId;
+use crate::record::Checkpoint;
+use crate::snapshot::Snapshot;
+
+/// Which store, and where.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The embedded store, used where no server is named.
+    #[cfg(feature = "embedded")]
+    pub embedded: embedded::Config,
+    /// PostgreSQL.
+    #[cfg(feature = "postgres")]
+    pub postgres: Option<postgres::Config>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            #[cfg(feature = "embedded")]
+            embedded: embedded::Config::new("data"),
+            #[cfg(feature = "postgres")]
+            postgres: None,
+        }
+    }
+}
+
+/// Why a store could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The embedded store.
+    #[cfg(feature = "embedded")]
+    #[error(transparent)]
+    Embedded(#[from] embedded::OpenError),
+    /// None is set, and none is built in that needs no setting.
+    #[error("no store is set; name a PostgreSQL server with --postgres")]
+    NotSet,
+}
+
+/// One step of a schema.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Step {
+    /// 1 for the first.
+    pub number: u32,
+    /// What it is about.
+    pub name: &'static str,
+    /// Whether the store has it.
+    pub is_applied: bool,
+    /// Whether it is applied only when asked for.
+    pub is_optional: bool,
+}
+
+type AnyError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Writes to and reads from the chosen store.
+#[derive(Clone)]
+pub enum AnyStore {
+    /// SQLite in a directory.
+    #[cfg(feature = "embedded")]
+    Embedded(Embedded),
+    /// A server, which may be away.
+    #[cfg(feature = "postgres")]
+    Postgres(Postgres),
+}
+
+/// Evaluates one expression for whichever store it is.
+macro_rules! on {
+    ($any:expr, $store:ident => $then:expr) => {
+        match $any {
+            #[cfg(feature = "embedded")]
+            AnyStore::Embedded($store) => $then,
+            #[cfg(feature = "postgres")]
+            AnyStore::Postgres($store) => $then,
+        }
+    };
+}
+
+impl AnyStore {
+    /// Opens the embedded store, or gets ready to connect to a server. Blocks for as long as the disk takes.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub fn open(config: &Config) -> Result<Self, OpenError> {
+        #[cfg(feature = "postgres")]
+        if let Some(postgres) = &config.postgres {
+            return Ok(Self::Postgres(Postgres::new(postgres.clone())));
+        }
+        #[cfg(feature = "embedded")]
+        return Ok(Self::Embedded(Embedded::open(config.embedded.clone())?));
+        #[cfg(not(feature = "embedded"))]
+        Err(OpenError::NotSet)
+    }
+
+    /// Where the orders are, for people.
+    #[must_use]
+    pub fn place(&self) -> String {
+        on!(self, store => store.place())
+    }
+
+    /// The connections to a server.
+    #[cfg(feature = "postgres")]
+    #[must_use]
+    pub fn pool_use(&self) -> Option<postgres::PoolUse> {
+        match self {
+            Self::Postgres(store) => Some(store.pool_use()),
+            #[cfg(feature = "embedded")]
+            Self::Embedded(_) => None,
+        }
+    }
+}
+
+impl Store for AnyStore {
+    async fn commit(&self, batch: Arc<Batch>) -> Result<Vec<Outcome>, StoreError> {
+        on!(self, store => store.commit(batch).await)
+    }
+
+    async fn fetch(&self, id: OrderId) -> Result<Option<Snapshot>, StoreError> {
+        on!(self, store => store.fetch(id).await)
+    }
+
+    async fn fetch_external(&self, user_id: String, external: String) -> Result<Option<Snapshot>, StoreError> {
+        on!(self, store => store.fetch_external(user_id, external).await)
+    }
+
+    async fn page(&self, before: Option<u64>, limit: usize) -> Result<Page, StoreError> {
+        on!(self, store => store.page(before, limit).await)
+    }
+
+    async fn scan<F>(&self, emit: F) -> Result<u64, StoreError>
+    where
+        F: Fn(Vec<(OrderId, Snapshot)>) + Send + Sync + 'static,
+    {
+        on!(self, store => store.scan(emit).await)
+    }
+
+    async fn estimate(&self) -> Result<u64, StoreError> {
+        on!(self, store => store.estimate().await)
+    }
+
+    async fn positions(&self, source: Arc<str>) -> Result<Checkpoint, StoreError> {
+        on!(self, store => store.positions(source).await)
+    }
+
+    fn is_shareable(&self) -> bool {
+        on!(self, store => store.is_shareable())
+    }
+
+    async fn changes<F>(&self, emit: F) -> Result<Changes, StoreError>
+    where
+        F: Fn(Page) + Send + Sync + 'static,
+    {
+        on!(self, store => store.changes(emit).await)
+    }
+}
+
+/// All live orders, as they stand when this is opened; a service may be running on the same store.
+pub enum Live {
+    #[cfg(feature = "embedded")]
+    #[doc(hidden)]
+    Embedded(embedded::Live),
+    #[cfg(feature = "postgres")]
+    #[doc(hidden)]
+    Postgres(postgres::Live),
+}
+
+impl Live {
+    /// Opens for reading only.
+    ///
+    /// # Errors
+    /// When there is no store or it cannot be read.
+    pub async fn open(config: &Config) -> Result<Self, AnyError> {
+        #[cfg(feature = "postgres")]
+        if let Some(postgres) = &config.postgres {
+            return Ok(Self::Postgres(postgres::Live::open(postgres).await?));
+        }
+        #[cfg(feature = "embedded")]
+        return Ok(Self::Embedded(embedded::Live::open(&config.embedded)?));
+        #[cfg(not(feature = "embedded"))]
+        Err(OpenError::NotSet.into())
+    }
+
+    /// How many there are.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn count(&self) -> Result<u64, AnyError> {
+        match self {
+            #[cfg(feature = "embedded")]
+            Self::Embedded(live) => Ok(live.count()?),
+            #[cfg(feature = "postgres")]
+            Self::Postgres(live) => Ok(live.count().await?),
+        }
+    }
+
+    /// Hands over each body, newest order first.
+    ///
+    /// # Errors
+    /// When the store cannot be read, or the first error of `emit`.
+    pub async fn for_each(&self, emit: impl FnMut(&[u8]) -> Result<(), AnyError>) -> Result<(), AnyError> {
+        match self {
+            #[cfg(feature = "embedded")]
+            Self::Embedded(live) => live.for_each(emit),
+            #[cfg(feature = "postgres")]
+            Self::Postgres(live) => live.for_each(emit).await,
+        }
+    }
+}
+
+/// The schema of the chosen store.
+pub enum Maintenance {
+    #[cfg(feature = "embedded")]
+    #[doc(hidden)]
+    Embedded(embedded::Maintenance),
+    #[cfg(feature = "postgres")]
+    #[doc(hidden)]
+    Postgres(postgres::Maintenance),
+}
+
+impl Maintenance {
+    /// Opens the store without migrating it.
+    ///
+    /// # Errors
+    /// When it cannot be opened; for the embedded store most often because a service has it open.
+    pub async fn open(config: &Config) -> Result<Self, AnyError> {
+        #[cfg(feature = "postgres")]
+        if let Some(postgres) = &config.postgres {
+            return Ok(Self::Postgres(postgres::Maintenance::open(postgres).await?));
+        }
+        #[cfg(feature = "embedded")]
+        return Ok(Self::Embedded(embedded::Maintenance::open(&config.embedded)?));
+        #[cfg(not(feature = "embedded"))]
+        Err(OpenError::NotSet.into())
+    }
+
+    /// Applies what is missing, all or nothing; the optional steps only when asked for. Returns the numbers applied.
+    ///
+    /// # Errors
+    /// When a step fails; the schema is then as it was.
+    pub async fn up(&mut self, is_with_optional: bool) -> Result<Vec<u32>, AnyError> {
+        match self {
+            #[cfg(feature = "embedded")]
+            Self::Embedded(store) => Ok(store.up()?), // has no optional steps
+            #[cfg(feature = "postgres")]
+            Self::Postgres(store) => Ok(store.up(is_with_optional).await?),
+        }
+    }
+
+    /// Takes the newest applied step back, with the data in it. Returns its number, or `None` when there is none.
+    ///
+    /// # Errors
+    /// When the step fails; the schema is then as it was.
+    pub async fn down(&mut self) -> Result<Option<u32>, AnyError> {
+        match self {
+            #[cfg(feature = "embedded")]
+            Self::Embedded(store) => Ok(store.down()?),
+            #[cfg(feature = "postgres")]
+            Self::Postgres(store) => Ok(store.down().await?),
+        }
+    }
+
+    /// Every step with whether it is applied.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn status(&self) -> Result<Vec<Step>, AnyError> {
+        Ok(match self {
+            #[cfg(feature = "embedded")]
+            Self::Embedded(store) => store
+                .status()?
+                .into_iter()
+                .map(|(step, is_applied)| Step {
+                    number: step.number,
+                    name: step.name,
+                    is_applied,
+                    is_optional: false,
+                })
+                .collect(),
+            #[cfg(feature = "postgres")]
+            Self::Postgres(store) => store
+                .status()
+                .await?
+                .into_iter()
+                .map(|(step, is_applied)| Step {
+                    number: step.number,
+                    name: step.name,
+                    is_applied,
+                    is_optional: step.is_optional,
+                })
+                .collect(),
+        })
+    }
+}

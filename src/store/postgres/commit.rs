@@ -1,0 +1,425 @@
+//! One batch, one transaction: positions, what is stored of the ids, the rules, and what they come to by COPY.
+
+use std::collections::HashMap;
+use std::pin::pin;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, SystemTime};
+
+use futures_util::SinkExt;
+use time::OffsetDateTime;
+use tokio_postgres::Statement;
+
+use super::copy::{Common, Encoder};
+use super::errors::{classify, is_conflict, unreadable};
+use super::session::Session;
+use super::{Postgres, order_id};
+use crate::id::{OrderId, Version};
+use crate::order::envelope::{self, Stamp};
+use crate::snapshot::{Change, Snapshot};
+use crate::store::rules::{self, Decision, KEY_SECONDS, PURGE_SECONDS, Row, Write, column, signed};
+use crate::store::{Answer, Batch, Entry, Outcome, Refusal, StoreError};
+
+/// Ranks that one call of the sequence hands out.
+pub(super) const RANKS_PER_BLOCK: i64 = 4096;
+/// Another instance may take an id between our look and our insert; more often in a row than this it is left to the
+/// next try of the whole batch.
+const CONFLICTS_MAX: usize = 5;
+/// Rows are sent while the next ones are encoded.
+const CHUNK_BYTES: usize = 128 << 10;
+/// Between two questions about the outcome of a COMMIT.
+const RESOLVE_PAUSE: Duration = Duration::from_millis(100);
+
+/// Why one try at a batch did not end well.
+enum Failure {
+    /// An id or a key that was taken for new is there.
+    Conflict,
+    /// The connection died while COMMIT was under way.
+    Unknown { transaction: i64, outcomes: Vec<Outcome> },
+    Store(StoreError),
+}
+
+impl From<tokio_postgres::Error> for Failure {
+    fn from(error: tokio_postgres::Error) -> Self {
+        if is_conflict(&error) { Self::Conflict } else { Self::Store(classify(error)) }
+    }
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl Postgres {
+    pub(super) async fn commit_batch(&self, batch: &Batch) -> Result<Vec<Outcome>, StoreError> {
+        let mut trusts_hints = true;
+        for _ in 0..CONFLICTS_MAX {
+            match self.attempt(batch, trusts_hints).await {
+                Ok(outcomes) => return Ok(outcomes),
+                Err(Failure::Store(error)) => return Err(error),
+                Err(Failure::Conflict) => trusts_hints = false,
+                Err(Failure::Unknown { transaction, outcomes }) => {
+                    tracing::warn!(transaction, "the answer to a commit was lost, asking what became of it");
+                    if self.was_committed(transaction).await? {
+                        return Ok(outcomes);
+                    }
+                    return Err(StoreError::Unavailable("the connection was lost before the commit".into()));
+                }
+            }
+        }
+        Err(StoreError::Unavailable("other instances keep storing the same orders".into()))
+    }
+
+    async fn attempt(&self, batch: &Batch, trusts_hints: bool) -> Result<Vec<Outcome>, Failure> {
+        let pooled = self.0.writers.get().await;
+        let mut session = pooled.map_err(super::unreachable)?;
+        session.is_open = true; // until it is known to be over
+        let result = self.transact(&session, batch, trusts_hints).await;
+        let is_over = match &result {
+            Ok(_) => true,
+            Err(Failure::Unknown { .. }) => false,
+            Err(_) => session.batch_execute("ROLLBACK").await.is_ok(),
+        };
+        session.is_open = !is_over;
+        result
+    }
+
+    async fn transact(
+        &self,
+        session: &Session,
+        batch: &Batch,
+        trusts_hints: bool,
+    ) -> Result<Vec<Outcome>, Failure> {
+        let now = OffsetDateTime::from(SystemTime::now());
+        let mut work = Work::new(&batch.entries, now, trusts_hints);
+        let blocks = i32::try_from(batch.entries.len().div_ceil(4096)).unwrap_or(i32::MAX);
+        // One round trip: tokio-postgres sends what is asked together without waiting in between.
+        let (_, begun, moved, remembered, known) = tokio::try_join!(
+            biased;
+            async { Ok(session.batch_execute("BEGIN").await?) },
+            async { Ok::<_, Failure>(session.query(&session.statements.begin_batch, &[&blocks]).await?) },
+            move_positions(session, batch),
+            load_keys(session, &work.keys, now),
+            load_rows(session, &work.maybe_known),
+        )?;
+        moved?;
+        work.known(known)?;
+        let mut transaction = 0;
+        for row in &begun {
+            transaction = row.try_get(0).map_err(unreadable)?;
+            work.blocks.push(row.try_get(1).map_err(unreadable)?);
+        }
+        // Rare enough to wait for: the orders that repeated requests were about.
+        let asked: Vec<OrderId> = remembered.values().map(|remembered| remembered.id.clone()).collect();
+        work.known(load_rows(session, &work.unknown_of(asked)).await?)?;
+        work.remembered = remembered;
+        let outcomes = batch.entries.iter().map(|entry| work.entry(entry)).collect::<Result<Vec<_>, _>>()?;
+        let common =
+            Common { transaction, now_micros: unix_micros(now), source: &batch.source };
+        let statements = &session.statements;
+        let is_new = |held: &Held| held.is_new;
+        copy(session, &statements.copy_new, &work, is_new, common).await?;
+        let changed = copy(session, &statements.copy_changed, &work, |held| !held.is_new, common).await?;
+        if changed > 0 && session.execute(&statements.apply_changed, &[]).await? != changed {
+            // The rows are locked, so this is a fault of ours; better no batch than half of one.
+            return Err(StoreError::Damaged("a locked row was changed by somebody else".into()).into());
+        }
+        self.remember(session, &batch.entries, &outcomes, now).await?;
+        match session.batch_execute("COMMIT").await {
+            Ok(()) => {
+                Ok(outcomes)
+            }
+            Err(error) if error.code().is_none() => Err(Failure::Unknown { transaction, outcomes }),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Keeps the answers to requests that may be repeated, and now and then drops old ones.
+    async fn remember(
+        &self,
+        session: &Session,
+        entries: &[Entry],
+        outcomes: &[Outcome],
+        now: OffsetDateTime,
+    ) -> Result<(), Failure> {
+        let (mut keys, mut digests, mut uids, mut answers, mut versions) =
+            (Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        for (entry, outcome) in entries.iter().zip(outcomes) {
+            let (Some(idempotency), Some((id, answer, version))) = (&entry.idempotency, rules::answer(outcome)) else {
+                continue;
+            };
+            keys.push(&*idempotency.key);
+            digests.push(&idempotency.digest[..]);
+            uids.push(id.text().to_string());
+            answers.push(column::of_answer(answer));
+            versions.push(signed(version));
+        }
+        let now = now.unix_timestamp();
+        if !keys.is_empty() {
+            let statement = &session.statements.remember;
+            let stored = session
+                .execute(statement, &[&keys, &digests, &uids, &answers, &versions, &now, &KEY_SECONDS])
+                .await?;
+            if stored != keys.len() as u64 {
+                return Err(Failure::Conflict); // another instance was asked the same at the same time
+            }
+        }
+        let purged_at = &self.0.purged_at;
+        let last = purged_at.load(Ordering::Relaxed);
+        if now - last >= PURGE_SECONDS && purged_at.compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+        {
+            session.execute(&session.statements.purge, &[&(now - KEY_SECONDS)]).await?;
+        }
+        Ok(())
+    }
+
+    /// What became of a transaction whose connection died during COMMIT. Asks until it is known.
+    async fn was_committed(&self, transaction: i64) -> Result<bool, StoreError> {
+        loop {
+            let asked = async {
+                let session = self.0.writers.get().await.map_err(super::unreachable)?;
+                let row = session.query_one("SELECT pg_xact_status($1::text::xid8)", &[&transaction.to_string()]).await;
+                row.and_then(|row| row.try_get::<_, Option<String>>(0)).map_err(classify)
+            };
+            match asked.await {
+                Ok(status) => match status.as_deref() {
+                    Some("in progress") => {}
+                    Some("committed") => return Ok(true),
+                    Some(_) => return Ok(false),
+                    None => return Err(StoreError::Damaged("the server forgot a transaction of a moment ago".into())),
+                },
+                Err(StoreError::Unavailable(error)) => {
+                    tracing::warn!(error = %crate::log::causes(&*error), transaction, "cannot ask what became of a commit");
+                }
+                Err(error) => return Err(error),
+            }
+            tokio::time::sleep(RESOLVE_PAUSE).await;
+        }
+    }
+}
+
+/// Compare-and-set of every position that moves. The inner error is a lost race.
+async fn move_positions(session: &Session, batch: &Batch) -> Result<Result<(), Failure>, Failure> {
+    if batch.moves.is_empty() {
+        return Ok(Ok(()));
+    }
+    let source = &*batch.source;
+    let partitions: Vec<i32> =
+        batch.moves.iter().map(|step| i32::try_from(step.partition).unwrap_or(i32::MAX)).collect();
+    let since: Vec<i64> = batch.moves.iter().map(|step| signed(step.from)).collect();
+    let upto: Vec<i64> = batch.moves.iter().map(|step| signed(step.to)).collect();
+    let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 4] = [&source, &partitions, &since, &upto];
+    let statements = &session.statements;
+    let (known, first) = tokio::try_join!(
+        session.query(&statements.move_known, &parameters),
+        session.query(&statements.move_first, &parameters),
+    )?;
+    let mut moved = Vec::new();
+    for row in known.iter().chain(&first) {
+        moved.push(row.try_get::<_, i32>(0).map_err(unreadable)?);
+    }
+    let lost = batch.moves.iter().zip(&partitions).find(|(_, partition)| !moved.contains(partition));
+    Ok(lost.map_or(Ok(()), |(step, _)| Err(StoreError::Fenced { partition: step.partition }.into())))
+}
+
+async fn load_rows(session: &Session, ids: &[OrderId]) -> Result<Vec<tokio_postgres::Row>, Failure> {
+    if ids.is_empty() {
+        return Ok(Vec::new());
+    }
+    let ids: Vec<String> = ids.iter().map(|id| id.text().to_string()).collect();
+    Ok(session.query(&session.statements.lock, &[&ids]).await?)
+}
+
+async fn load_keys(
+    session: &Session,
+    keys: &[&str],
+    now: OffsetDateTime,
+) -> Result<HashMap<String, Remembered>, Failure> {
+    if keys.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let since = now.unix_timestamp() - KEY_SECONDS;
+    let rows = session.query(&session.statements.keys, &[&keys, &since]).await?;
+    let remembered = |row: &tokio_postgres::Row| {
+        let id: &str = row.try_get(2).map_err(unreadable)?;
+        let id = OrderId::parse(id.as_bytes()).map_err(|error| StoreError::Damaged(error.into()))?;
+        let digest = row.try_get(1).map_err(unreadable)?;
+        let answer = column::to_answer(row.try_get(3).map_err(unreadable)?);
+        let version = row.try_get::<_, i64>(4).map_err(unreadable)?.unsigned_abs();
+        Ok((row.try_get(0).map_err(unreadable)?, Remembered { id, digest, answer, version }))
+    };
+    rows.iter().map(remembered).collect()
+}
+
+/// Sends the rows that `is_meant`. Returns how many there were.
+async fn copy(
+    session: &Session,
+    statement: &Statement,
+    work: &Work<'_>,
+    is_meant: impl Fn(&Held) -> bool,
+    common: Common<'_>,
+) -> Result<u64, Failure> {
+    let mut rows = work.order.iter().map(|id| (id, &work.held[id])).filter(|(_, held)| held.is_dirty && is_meant(held));
+    let Some(first) = rows.next() else { return Ok(0) };
+    let mut sink = pin!(session.copy_in::<_, bytes::Bytes>(statement).await?);
+    let mut encoder = Encoder::new();
+    let mut count = 0;
+    for (id, held) in std::iter::once(first).chain(rows) {
+        encoder.row(id, &held.row, held.external_id.as_deref(), common);
+        count += 1;
+        if encoder.len() >= CHUNK_BYTES {
+            sink.send(encoder.take()).await?;
+        }
+    }
+    encoder.finish();
+    sink.send(encoder.take()).await?;
+    sink.finish().await?;
+    Ok(count)
+}
+
+/// What a request with a key was told.
+struct Remembered {
+    id: OrderId,
+    digest: Vec<u8>,
+    answer: Answer,
+    version: Version,
+}
+
+/// An order as it is in this transaction.
+struct Held {
+    row: Row,
+    external_id: Option<Box<str>>,
+    is_new: bool,
+    is_dirty: bool,
+}
+
+/// The orders of a batch, decided one entry after the other in memory.
+struct Work<'b> {
+    stamp: Stamp,
+    keys: Vec<&'b str>,
+    maybe_known: Vec<OrderId>,
+    held: HashMap<OrderId, Held, foldhash::fast::RandomState>,
+    /// New and changed ids, in the order they were first written.
+    order: Vec<OrderId>,
+    remembered: HashMap<String, Remembered>,
+    blocks: Vec<i64>,
+    ranks_used: i64,
+    scratch: Vec<u8>,
+}
+
+impl<'b> Work<'b> {
+    fn new(entries: &'b [Entry], now: OffsetDateTime, trusts_hints: bool) -> Self {
+        let keys = entries.iter().filter_map(|entry| entry.idempotency.as_ref()).map(|idempotency| &*idempotency.key);
+        let maybe_known = entries.iter().filter(|entry| !(trusts_hints && entry.is_new));
+        Self {
+            stamp: envelope::stamp(now),
+            keys: keys.collect(),
+            maybe_known: maybe_known.map(|entry| entry.order.id.clone()).collect(),
+            held: HashMap::with_capacity_and_hasher(entries.len(), foldhash::fast::RandomState::default()),
+            order: Vec::with_capacity(entries.len()),
+            remembered: HashMap::new(),
+            blocks: Vec::new(),
+            ranks_used: 0,
+            scratch: Vec::new(),
+        }
+    }
+
+    fn unknown_of(&self, ids: Vec<OrderId>) -> Vec<OrderId> {
+        ids.into_iter().filter(|id| !self.held.contains_key(id)).collect()
+    }
+
+    fn known(&mut self, rows: Vec<tokio_postgres::Row>) -> Result<(), StoreError> {
+        for row in &rows {
+            let read = || {
+                let (seq, version): (i64, i64) = (row.try_get(0)?, row.try_get(2)?);
+                Ok((
+                    Row {
+                        seq: seq.unsigned_abs(),
+                        kind: column::to_kind(row.try_get(5)?),
+                        state: column::to_state(row.try_get(1)?),
+                        version: version.unsigned_abs(),
+                        body: row.try_get(3)?,
+                    },
+                    row.try_get::<_, Option<String>>(6)?.map(Into::into),
+                ))
+            };
+            let (stored, external_id) = read().map_err(unreadable)?;
+            self.held.insert(order_id(row)?, Held { row: stored, external_id, is_new: false, is_dirty: false });
+        }
+        Ok(())
+    }
+
+    fn entry(&mut self, entry: &Entry) -> Result<Outcome, StoreError> {
+        let Entry { order, must_exist, idempotency, .. } = entry;
+        if let Some(idempotency) = idempotency
+            && let Some(remembered) = self.remembered.get(&*idempotency.key)
+        {
+            return self.repeated(remembered.digest == idempotency.digest, &idempotency.key, &order.id);
+        }
+        let row = self.held.get(&order.id).map(|held| &held.row);
+        let decision = rules::decide(order, row, *must_exist, &self.stamp)
+            .map_err(|error| StoreError::Damaged(error.into()))?;
+        let id = order.id.clone();
+        let outcome = match decision {
+            Decision::Write(write) => self.write(id, write),
+            Decision::Refused(refusal) => Outcome::Refused { id, refusal },
+            Decision::Unchanged => Outcome::Unchanged { snapshot: self.snapshot(&id), id },
+            Decision::WasDeleted => Outcome::WasDeleted { snapshot: self.snapshot(&id), id },
+            Decision::CreatedBefore => {
+                Outcome::Stored { snapshot: self.snapshot(&id), id, change: Change::Created }
+            }
+        };
+        if let (Some(idempotency), Some((id, answer, version))) = (idempotency, rules::answer(&outcome)) {
+            let remembered = Remembered { id: id.clone(), digest: idempotency.digest.to_vec(), answer, version };
+            self.remembered.insert(idempotency.key.to_string(), remembered);
+        }
+        Ok(outcome)
+    }
+
+    fn repeated(&mut self, is_same: bool, key: &str, asked: &OrderId) -> Result<Outcome, StoreError> {
+        if !is_same {
+            return Ok(Outcome::Refused { id: asked.clone(), refusal: Refusal::KeyReused });
+        }
+        let Remembered { id, answer, version, .. } = &self.remembered[key];
+        let (id, answer, version) = (id.clone(), *answer, *version);
+        let Some(held) = self.held.get(&id) else {
+            return Err(StoreError::Damaged(format!("the order {id} of a remembered request is gone").into()));
+        };
+        let snapshot = held.row.snapshot(&mut self.scratch);
+        Ok(Outcome::Repeated { id, answer, version, snapshot })
+    }
+
+    fn write(&mut self, id: OrderId, write: Write) -> Outcome {
+        let Write { kind, state, change, body, external_id, .. } = write;
+        if let Some(held) = self.held.get_mut(&id) {
+            held.row = Row { seq: held.row.seq, kind, state, version: held.row.version + 1, body };
+            if let Some(external_id) = external_id {
+                held.external_id = external_id;
+            }
+            if !std::mem::replace(&mut held.is_dirty, true) {
+                self.order.push(id.clone());
+            }
+        } else {
+            let row = Row { seq: self.next_rank(), kind, state, version: 1, body };
+            let external_id = external_id.flatten();
+            self.held.insert(id.clone(), Held { row, external_id, is_new: true, is_dirty: true });
+            self.order.push(id.clone());
+        }
+        Outcome::Stored { snapshot: self.snapshot(&id), id, change }
+    }
+
+    fn next_rank(&mut self) -> u64 {
+        let (block, rank) = (self.ranks_used / RANKS_PER_BLOCK, self.ranks_used % RANKS_PER_BLOCK);
+        self.ranks_used += 1;
+        let block = usize::try_from(block).expect("rises from zero");
+        (self.blocks[block] * RANKS_PER_BLOCK + rank).unsigned_abs()
+    }
+
+    fn snapshot(&mut self, id: &OrderId) -> Snapshot {
+        self.held[id].row.snapshot(&mut self.scratch)
+    }
+}
+
+fn unix_micros(at: OffsetDateTime) -> i64 {
+    i64::try_from(at.unix_timestamp_nanos() / 1000).expect("this century")
+}

@@ -1,0 +1,186 @@
+//! Rows of `orders` in the binary form of COPY (PostgreSQL documentation, "COPY", "Binary Format").
+
+use crate::id::OrderId;
+use crate::order::columns::{ColumnReader, Columns};
+use crate::order::envelope::Stored;
+use crate::snapshot::State;
+use crate::store::rules::{Kind, Row, column, signed};
+
+/// The columns of a row, in the order they are written.
+pub(super) const COLUMNS: [&str; 26] = [
+    "order_uid",
+    "seq",
+    "version",
+    "changed_in",
+    "kind",
+    "state",
+    "created_at",
+    "updated_at",
+    "deleted_at",
+    "status",
+    "user_id",
+    "external_id",
+    "amount",
+    "bucket",
+    "track_number",
+    "entry",
+    "locale",
+    "internal_signature",
+    "customer_id",
+    "delivery_service",
+    "shardkey",
+    "sm_id",
+    "date_created",
+    "oof_shard",
+    "source",
+    "body",
+];
+
+const HEADER: &[u8] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
+const TRAILER: [u8; 2] = (-1_i16).to_be_bytes();
+/// Microseconds from 1970 to 2000, where PostgreSQL's timestamps start.
+const EPOCH_MICROS: i64 = 946_684_800_000_000;
+
+/// What all rows of a batch share.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Common<'a> {
+    /// The transaction that writes them.
+    pub(super) transaction: i64,
+    /// Now, in microseconds since 1970.
+    pub(super) now_micros: i64,
+    /// Where they come from.
+    pub(super) source: &'a str,
+}
+
+/// Encodes rows one after the other into one buffer.
+pub(super) struct Encoder {
+    buffer: Vec<u8>,
+    columns: ColumnReader,
+}
+
+impl Encoder {
+    pub(super) fn new() -> Self {
+        Self { buffer: HEADER.to_vec(), columns: ColumnReader::default() }
+    }
+
+    /// What was encoded since it was last taken.
+    pub(super) fn take(&mut self) -> bytes::Bytes {
+        std::mem::take(&mut self.buffer).into()
+    }
+
+    /// How much was encoded since it was last taken.
+    pub(super) fn len(&self) -> usize {
+        self.buffer.len()
+    }
+
+    /// Ends the rows.
+    pub(super) fn finish(&mut self) {
+        self.buffer.extend_from_slice(&TRAILER);
+    }
+
+    pub(super) fn row(&mut self, id: &OrderId, row: &Row, external_id: Option<&str>, common: Common<'_>) {
+        self.buffer.reserve(row.body.len() + 512);
+        let mut fields = Fields(&mut self.buffer);
+        fields.0.extend_from_slice(&26_i16.to_be_bytes());
+        fields.bytes(id.text().as_bytes());
+        fields.int8(signed(row.seq));
+        fields.int8(signed(row.version));
+        fields.int8(common.transaction);
+        fields.int2(column::of_kind(row.kind));
+        fields.int2(column::of_state(row.state));
+        fields.timestamp(Some(common.now_micros));
+        fields.timestamp(Some(common.now_micros));
+        fields.timestamp((row.state != State::Live).then_some(common.now_micros));
+        match (row.state, row.kind) {
+            (State::Gone, _) => {
+                fields.text(Some("deleted"));
+                fields.nulls(4);
+                fields.wb(&Columns::default());
+            }
+            (_, Kind::Envelope) => {
+                fields.envelope(id, &row.body, external_id);
+                fields.wb(&Columns::default());
+            }
+            (_, Kind::Wb) => {
+                fields.nulls(5);
+                self.columns.wb(&row.body, |columns| fields.wb(columns));
+            }
+        }
+        fields.bytes(common.source.as_bytes());
+        fields.bytes(&row.body);
+    }
+}
+
+struct Fields<'b>(&'b mut Vec<u8>);
+
+impl Fields<'_> {
+    fn bytes(&mut self, value: &[u8]) {
+        let len = i32::try_from(value.len()).expect("orders are far smaller than 2 GiB");
+        self.0.extend_from_slice(&len.to_be_bytes());
+        self.0.extend_from_slice(value);
+    }
+
+    fn nulls(&mut self, count: usize) {
+        for _ in 0..count {
+            self.0.extend_from_slice(&(-1_i32).to_be_bytes());
+        }
+    }
+
+    fn text(&mut self, value: Option<&str>) {
+        match value {
+            Some(value) => self.bytes(value.as_bytes()),
+            None => self.nulls(1),
+        }
+    }
+
+    fn int2(&mut self, value: i16) {
+        self.bytes(&value.to_be_bytes());
+    }
+
+    fn int8(&mut self, value: i64) {
+        self.bytes(&value.to_be_bytes());
+    }
+
+    fn timestamp(&mut self, micros: Option<i64>) {
+        match micros {
+            Some(micros) => self.int8(micros - EPOCH_MICROS),
+            None => self.nulls(1),
+        }
+    }
+
+    /// `status` to `bucket`.
+    fn envelope(&mut self, id: &OrderId, body: &[u8], external_id: Option<&str>) {
+        let stored = Stored::parse(body);
+        self.text(stored.map(|stored| stored.status));
+        match stored.and_then(|stored| uuid::Uuid::try_parse(stored.user_id).ok()) {
+            Some(user_id) => self.bytes(user_id.as_bytes()),
+            None => self.nulls(1),
+        }
+        self.text(external_id);
+        match stored.and_then(|stored| stored.amount.parse::<f64>().ok()).filter(|amount| amount.is_finite()) {
+            Some(amount) => self.bytes(&amount.to_be_bytes()),
+            None => self.nulls(1),
+        }
+        match id.as_uuid() {
+            Some(uuid) => self.int2(i16::from(uuid.as_bytes()[0] % 4)),
+            None => self.nulls(1),
+        }
+    }
+
+    /// `track_number` to `oof_shard`.
+    fn wb(&mut self, columns: &Columns<'_>) {
+        self.text(columns.track_number);
+        self.text(columns.entry);
+        self.text(columns.locale);
+        self.text(columns.internal_signature);
+        self.text(columns.customer_id);
+        self.text(columns.delivery_service);
+        self.text(columns.shardkey);
+        match columns.sm_id {
+            Some(number) => self.int8(number),
+            None => self.nulls(1),
+        }
+        self.timestamp(columns.date_created);
+        self.text(columns.oof_shard);
+    }
+}

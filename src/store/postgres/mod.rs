@@ -1,0 +1,272 @@
+//! The store that several instances share: PostgreSQL. Owns the connections; what is said over them is in the modules
+//! below. Nothing here needs the server at the start: whoever asks while it is away is told so.
+
+mod commit;
+mod copy;
+mod errors;
+mod offline;
+mod others;
+mod scan;
+mod schema;
+mod session;
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicI64;
+use std::time::Duration;
+
+use bb8::Pool;
+use tokio_postgres::Row;
+
+use super::rules::{column, signed};
+use super::{Batch, Changes, Outcome, Page, Store, StoreError};
+use crate::id::OrderId;
+use crate::record::Checkpoint;
+use crate::snapshot::Snapshot;
+use errors::{classify, unreadable};
+use session::{Manager, Session};
+
+pub use offline::{Live, Maintenance};
+pub use schema::{MigrateError, Migration};
+
+/// How PostgreSQL is reached, and how long it may take.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Hosts, user, password, database.
+    pub server: tokio_postgres::Config,
+    /// Connections for reads that miss the view. They are rare, so eight at once are plenty.
+    pub readers_max: u32,
+    /// Connections for batches: one for each source that writes at the same time.
+    pub writers_max: u32,
+    /// How long a read waits for a connection.
+    pub wait: Duration,
+    /// How long the server may take for one statement, and a transaction may stand still.
+    pub statement_timeout: Duration,
+    /// Bring the schema up to date when the first connection is made.
+    pub is_migrating: bool,
+}
+
+impl Config {
+    /// The default settings for a server given as a URL or as `key=value` pairs.
+    ///
+    /// # Errors
+    /// When the text is neither, or asks for an encrypted connection.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let mut server: tokio_postgres::Config =
+            text.parse().map_err(|error: tokio_postgres::Error| crate::log::causes(&error).to_string())?;
+        if server.get_ssl_mode() == tokio_postgres::config::SslMode::Require {
+            return Err("sslmode=require: this build has no TLS; use sslmode=disable and a private network".into());
+        }
+        if server.get_hosts().is_empty() {
+            return Err("names no host".into());
+        }
+        server.ssl_mode(tokio_postgres::config::SslMode::Disable);
+        if server.get_application_name().is_none() {
+            server.application_name("order-service");
+        }
+        if server.get_connect_timeout().is_none() {
+            server.connect_timeout(Duration::from_secs(5));
+        }
+        // A peer that vanished without a word is noticed while something is being sent, and while nothing is.
+        server.tcp_user_timeout(Duration::from_secs(15)).keepalives_idle(Duration::from_secs(30));
+        Ok(Self {
+            server,
+            readers_max: 8,
+            writers_max: 4,
+            wait: Duration::from_secs(2),
+            statement_timeout: Duration::from_secs(60),
+            is_migrating: true,
+        })
+    }
+
+    /// Where it connects to, for people; without user and password.
+    #[must_use]
+    pub fn place(&self) -> String {
+        let hosts = self.server.get_hosts().iter().map(|host| match host {
+            tokio_postgres::config::Host::Tcp(name) => name.clone(),
+            tokio_postgres::config::Host::Unix(path) => path.display().to_string(),
+        });
+        let ports = self.server.get_ports().iter().map(u16::to_string).collect::<Vec<_>>().join(",");
+        let port = if ports.is_empty() { "5432".into() } else { ports };
+        format!(
+            "{}:{port}/{}",
+            hosts.collect::<Vec<_>>().join(","),
+            self.server.get_dbname().or(self.server.get_user()).unwrap_or_default()
+        )
+    }
+}
+
+/// Connections of one kind, busy and idle.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PoolUse {
+    /// In use now.
+    pub busy: u32,
+    /// Open and waiting.
+    pub idle: u32,
+}
+
+/// The store in PostgreSQL. Clones share the connections.
+#[derive(Clone)]
+pub struct Postgres(Arc<Inner>);
+
+struct Inner {
+    config: Config,
+    readers: Pool<Manager>,
+    writers: Pool<Manager>,
+    /// When expired idempotency keys were last dropped, in Unix seconds.
+    purged_at: AtomicI64,
+    others: tokio::sync::Mutex<others::Others>,
+}
+
+impl Postgres {
+    /// A store that connects when it is first asked for something.
+    #[must_use]
+    pub fn new(config: Config) -> Self {
+        let pool = |size: u32| {
+            Pool::builder()
+                .max_size(size)
+                .min_idle(0)
+                .connection_timeout(config.wait)
+                // Why it failed is worth more than another try: whoever asked knows whether to ask again.
+                .retry_connection(false)
+                // A closed connection is known to be closed; asking the server each time costs a round trip.
+                .test_on_check_out(false)
+                .idle_timeout(Some(Duration::from_secs(300)))
+                .max_lifetime(Some(Duration::from_secs(3600)))
+                .build_unchecked(Manager::new(&config))
+        };
+        let (readers, writers) = (pool(config.readers_max), pool(config.writers_max));
+        let others = tokio::sync::Mutex::default();
+        Self(Arc::new(Inner { config, readers, writers, purged_at: AtomicI64::new(0), others }))
+    }
+
+    /// Where it connects to, for people.
+    #[must_use]
+    pub fn place(&self) -> String {
+        self.0.config.place()
+    }
+
+    /// How many connections there are.
+    #[must_use]
+    pub fn pool_use(&self) -> PoolUse {
+        let (readers, writers) = (self.0.readers.state(), self.0.writers.state());
+        let idle = readers.idle_connections + writers.idle_connections;
+        PoolUse { busy: (readers.connections + writers.connections).saturating_sub(idle), idle }
+    }
+
+    async fn reader(&self) -> Result<bb8::PooledConnection<'_, Manager>, StoreError> {
+        self.0.readers.get().await.map_err(unreachable)
+    }
+}
+
+/// Why there is no connection. All of it may pass, but for a schema of a newer version.
+fn unreachable(error: bb8::RunError<session::ConnectError>) -> StoreError {
+    match error {
+        bb8::RunError::User(session::ConnectError::Migrate(error @ MigrateError::Newer { .. })) => {
+            StoreError::Damaged(error.into())
+        }
+        error => StoreError::Unavailable(error.into()),
+    }
+}
+
+impl Store for Postgres {
+    async fn commit(&self, batch: Arc<Batch>) -> Result<Vec<Outcome>, StoreError> {
+        self.commit_batch(&batch).await
+    }
+
+    async fn fetch(&self, id: OrderId) -> Result<Option<Snapshot>, StoreError> {
+        let session = self.reader().await?;
+        let row = session.query_opt(&session.statements.fetch, &[&&*id.text()]).await.map_err(classify)?;
+        row.map(|row| snapshot(&row, &mut Vec::new())).transpose()
+    }
+
+    async fn fetch_external(&self, user_id: String, external: String) -> Result<Option<Snapshot>, StoreError> {
+        let session = self.reader().await?;
+        let row = session
+            .query_opt(&session.statements.fetch_external, &[&user_id, &external])
+            .await
+            .map_err(classify)?;
+        row.map(|row| snapshot(&row, &mut Vec::new())).transpose()
+    }
+
+    async fn page(&self, before: Option<u64>, limit: usize) -> Result<Page, StoreError> {
+        let session = self.reader().await?;
+        session.page(before.map_or(i64::MAX, signed), limit).await
+    }
+
+    async fn scan<F>(&self, emit: F) -> Result<u64, StoreError>
+    where
+        F: Fn(Vec<(OrderId, Snapshot)>) + Send + Sync + 'static,
+    {
+        self.reader().await?; // connects, and so migrates, if nobody did before
+        scan::scan(&self.0.config, Arc::new(emit)).await
+    }
+
+    async fn estimate(&self) -> Result<u64, StoreError> {
+        let session = self.reader().await?;
+        let row = session.query_one(&session.statements.estimate, &[]).await.map_err(classify)?;
+        row.try_get::<_, i64>(0).map(i64::unsigned_abs).map_err(unreadable)
+    }
+
+    async fn positions(&self, source: Arc<str>) -> Result<Checkpoint, StoreError> {
+        let session = self.reader().await?;
+        let rows = session.query(&session.statements.positions, &[&&*source]).await.map_err(classify)?;
+        let position = |row: &Row| {
+            let partition: i32 = row.try_get(0)?;
+            Ok((partition.unsigned_abs(), row.try_get::<_, i64>(1)?.unsigned_abs()))
+        };
+        rows.iter().map(position).collect::<Result<_, _>>().map(Checkpoint).map_err(unreadable)
+    }
+
+    fn is_shareable(&self) -> bool {
+        true
+    }
+
+    async fn changes<F>(&self, emit: F) -> Result<Changes, StoreError>
+    where
+        F: Fn(Page) + Send + Sync + 'static,
+    {
+        self.reader().await?; // connects, and so migrates, if nobody did before
+        self.0.others.lock().await.look(&self.0.config, &emit).await
+    }
+}
+
+/// Reads columns `seq, state, version, body`.
+fn snapshot(row: &Row, scratch: &mut Vec<u8>) -> Result<Snapshot, StoreError> {
+    let mut read = || {
+        let (seq, version): (i64, i64) = (row.try_get(0)?, row.try_get(2)?);
+        let state = column::to_state(row.try_get(1)?);
+        Ok(Snapshot::new(version.unsigned_abs(), seq.unsigned_abs(), state, row.try_get(3)?, scratch))
+    };
+    read().map_err(unreadable)
+}
+
+/// Reads column 4, `order_uid`.
+fn order_id(row: &Row) -> Result<OrderId, StoreError> {
+    let text: &str = row.try_get(4).map_err(unreadable)?;
+    OrderId::parse(text.as_bytes()).map_err(|error| StoreError::Damaged(error.into()))
+}
+
+impl Session {
+    /// At most `limit` live orders with `seq < before`, newest first.
+    ///
+    /// There is no b-tree on `seq`, which would cost every write. The BRIN index finds the pages of a range of ranks;
+    /// ranges grow until they hold enough.
+    async fn page(&self, before: i64, limit: usize) -> Result<Page, StoreError> {
+        let newest = self.query_one(&self.statements.last_seq, &[]).await.map_err(classify)?;
+        let mut to = before.min(newest.try_get::<_, i64>(0).map_err(unreadable)?.saturating_add(1));
+        let mut span = signed(limit as u64).max(commit::RANKS_PER_BLOCK);
+        let mut page = Page::new();
+        let mut scratch = Vec::new();
+        while to > 0 && page.len() < limit {
+            let from = to.saturating_sub(span).max(0);
+            let room = signed((limit - page.len()) as u64);
+            let rows = self.query(&self.statements.page, &[&from, &to, &room]).await.map_err(classify)?;
+            for row in &rows {
+                page.push((order_id(row)?, snapshot(row, &mut scratch)?));
+            }
+            to = from;
+            span = span.saturating_mul(4);
+        }
+        Ok(page)
+    }
+}

@@ -1,0 +1,122 @@
+//! Whether other instances have the same database open, and what they changed.
+//!
+//! Each instance holds a shared advisory lock on a connection of its own for as long as it lives; whoever counts more
+//! than one knows of the others. What they changed is found by transaction: every row says which one wrote it, and a
+//! snapshot's `xmin` is the oldest that was still under way (PostgreSQL documentation, "Transaction ID and Snapshot
+//! Information Functions"). So nothing committed between two looks is missed, whatever order it was committed in.
+
+use std::time::{Duration, Instant};
+
+use futures_util::TryStreamExt;
+use tokio_postgres::Client;
+
+use super::errors::classify;
+use super::{Config, order_id, scan, snapshot};
+use crate::store::{Changes, StoreError};
+
+/// The lock every instance shares ("ords" and "here").
+const LOCK: (i32, i32) = (0x6f72_6473, 0x6865_7265);
+const SHARED_LOOKS: u8 = 3;
+/// Changes handed over at once.
+const ROWS: usize = 256;
+/// How often the BRIN indexes are told of new pages; PostgreSQL itself does so only when it vacuums.
+const SUMMARIZE_EVERY: Duration = Duration::from_secs(10);
+
+/// This instance's lock, and how far it has seen.
+#[derive(Default)]
+pub(super) struct Others {
+    here: Option<Client>,
+    /// Everything by transactions before this one has been seen. `None` before the first look.
+    seen: Option<i64>,
+    /// How many looks still count as shared after the others were last seen: what they committed just before they
+    /// went may be missing from the snapshot that did not see them any more.
+    shared_looks: u8,
+    summarized: Option<Instant>,
+}
+
+impl Others {
+    /// Looks once. `emit` gets what was changed since the last look if others may have changed it.
+    pub(super) async fn look(&mut self, config: &Config, emit: &scan::Emit) -> Result<Changes, StoreError> {
+        let result = self.look_once(config, emit).await;
+        if result.is_err() {
+            self.here = None; // and with it the lock; a new connection takes it again
+        }
+        result
+    }
+
+    async fn look_once(&mut self, config: &Config, emit: &scan::Emit) -> Result<Changes, StoreError> {
+        if self.here.as_ref().is_none_or(Client::is_closed) {
+            let client = scan::connect(config).await?;
+            client
+                .batch_execute(
+                    "SET statement_timeout = '60s'; SET lock_timeout = '1s'; SET client_min_messages = error",
+                )
+                .await
+                .map_err(classify)?;
+            client
+                .execute("SELECT pg_advisory_lock_shared($1, $2)", &[&LOCK.0, &LOCK.1])
+                .await
+                .map_err(classify)?;
+            self.here = Some(client);
+            // Whoever came, wrote and went while this instance was cut off left no lock behind.
+            if self.seen.is_some() {
+                self.shared_looks = SHARED_LOOKS;
+            }
+        }
+        let client = self.here.as_ref().expect("connected above");
+        client.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await.map_err(classify)?;
+        let row = client
+            .query_one(
+                "SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint,
+                        (SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted AND objsubid = 2
+                         AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+                         AND classid = $1::int::oid AND objid = $2::int::oid)",
+                &[&LOCK.0, &LOCK.1],
+            )
+            .await
+            .map_err(classify)?;
+        let running: i64 = row.try_get(0).map_err(classify)?;
+        let has_others = row.try_get::<_, i64>(1).map_err(classify)? > 1;
+        self.shared_looks = if has_others { SHARED_LOOKS } else { self.shared_looks.saturating_sub(1) };
+        let is_shared = self.shared_looks > 0;
+        let mut count = 0;
+        if let Some(seen) = self.seen.filter(|_| is_shared) {
+            count = changed_since(client, seen, emit).await?;
+        }
+        client.batch_execute("COMMIT").await.map_err(classify)?;
+        self.seen = Some(running);
+        if self.summarized.is_none_or(|last| last.elapsed() >= SUMMARIZE_EVERY) {
+            self.summarized = Some(Instant::now());
+            summarize(client).await;
+        }
+        Ok(Changes { is_shared, count })
+    }
+}
+
+async fn changed_since(client: &Client, seen: i64, emit: &scan::Emit) -> Result<u64, StoreError> {
+    let sql = "SELECT seq, state, version, body, order_uid FROM orders WHERE changed_in >= $1";
+    let mut rows = std::pin::pin!(client.query_raw(sql, [seen]).await.map_err(classify)?);
+    let mut batch = Vec::new();
+    let mut scratch = Vec::new();
+    let mut count = 0;
+    while let Some(row) = rows.try_next().await.map_err(classify)? {
+        batch.push((order_id(&row)?, snapshot(&row, &mut scratch)?));
+        count += 1;
+        if batch.len() == ROWS {
+            emit(std::mem::take(&mut batch));
+        }
+    }
+    emit(batch);
+    Ok(count)
+}
+
+/// Best effort: an index that is not up to date is slower, never wrong.
+async fn summarize(client: &Client) {
+    let sql = "SELECT count(brin_summarize_new_values(i.indexrelid))
+               FROM pg_inherits h JOIN pg_index i ON i.indrelid = h.inhrelid
+               JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_am a ON a.oid = c.relam
+               WHERE h.inhparent = 'orders'::regclass AND a.amname = 'brin'";
+    if let Err(error) = client.execute(sql, &[]).await {
+        tracing::debug!(error = %crate::log::causes(&error), "indexes not summarized");
+    }
+}

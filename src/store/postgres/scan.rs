@@ -1,0 +1,174 @@
+//! Every order out of PostgreSQL at once: two connections, halves of one exported snapshot, COPY in its binary form.
+
+use std::sync::Arc;
+
+use bytes::{Buf, Bytes};
+use futures_util::StreamExt;
+use tokio_postgres::{Client, NoTls};
+
+use super::errors::classify;
+use super::{Config, StoreError};
+use crate::id::OrderId;
+use crate::snapshot::Snapshot;
+use crate::store::rules::column;
+
+/// Orders handed over at once.
+const SCAN_ROWS: usize = 256;
+const HALVES: [&[&str]; 2] = [&["orders_p0", "orders_p1"], &["orders_p2", "orders_p3"]];
+/// Signature, flags and the length of the extension.
+const HEADER_BYTES: usize = 19;
+
+/// Orders with their ids, handed over some hundred at a time.
+pub(super) type Emit = dyn Fn(Vec<(OrderId, Snapshot)>) + Send + Sync;
+
+/// Emits every stored order. Each half is read on a thread of its own, so that neither waits for the other nor holds
+/// up whoever asked.
+pub(super) async fn scan(config: &Config, emit: Arc<Emit>) -> Result<u64, StoreError> {
+    let keeper = connect(config).await?;
+    keeper
+        .batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        .await
+        .map_err(classify)?;
+    let exported = keeper.query_one("SELECT pg_export_snapshot()", &[]).await.map_err(classify)?;
+    let snapshot: String = exported.try_get(0).map_err(classify)?;
+    let mut halves = Vec::new();
+    for tables in HALVES {
+        let (config, snapshot, emit) = (config.clone(), snapshot.clone(), Arc::clone(&emit));
+        let (done, wait) = tokio::sync::oneshot::channel();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.map_err(|error| StoreError::Unavailable(error.into()))?;
+        std::thread::Builder::new()
+            .name("scan".into())
+            .spawn(move || {
+                let _ = done.send(runtime.block_on(scan_tables(&config, &snapshot, tables, &*emit)));
+            })
+            .map_err(|error| StoreError::Unavailable(error.into()))?;
+        halves.push(wait);
+    }
+    let mut count = 0;
+    for half in halves {
+        count += half.await.map_err(|error| StoreError::Unavailable(error.into()))??;
+    }
+    Ok(count)
+}
+
+/// A connection of its own, for statements that take as long as they take.
+pub(super) async fn connect(config: &Config) -> Result<Client, StoreError> {
+    let (client, connection) = config.server.connect(NoTls).await.map_err(classify)?;
+    tokio::spawn(connection);
+    client.batch_execute("SET statement_timeout = 0").await.map_err(classify)?;
+    Ok(client)
+}
+
+async fn scan_tables(
+    config: &Config,
+    snapshot: &str,
+    tables: &[&str],
+    emit: &Emit,
+) -> Result<u64, StoreError> {
+    let client = connect(config).await?;
+    client
+        .batch_execute(&format!(
+            "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT '{snapshot}'"
+        ))
+        .await
+        .map_err(classify)?;
+    let mut count = 0;
+    for table in tables {
+        let sql = format!("COPY (SELECT seq, state, version, order_uid, body FROM {table}) TO STDOUT (FORMAT binary)");
+        let mut chunks = std::pin::pin!(client.copy_out(&sql).await.map_err(classify)?);
+        let mut reader = Reader::default();
+        while let Some(chunk) = chunks.next().await {
+            count += reader.take(chunk.map_err(classify)?, emit)?;
+        }
+        reader.finish(emit)?;
+    }
+    Ok(count)
+}
+
+/// Reads rows from a stream of chunks, whose ends need not be those of rows.
+#[derive(Default)]
+struct Reader {
+    has_header: bool,
+    is_ended: bool,
+    carry: Vec<u8>,
+    batch: Vec<(OrderId, Snapshot)>,
+    scratch: Vec<u8>,
+}
+
+impl Reader {
+    /// Returns how many rows the chunk completed.
+    fn take(&mut self, chunk: Bytes, emit: &Emit) -> Result<u64, StoreError> {
+        let chunk = if self.carry.is_empty() {
+            chunk
+        } else {
+            self.carry.extend_from_slice(&chunk);
+            std::mem::take(&mut self.carry).into()
+        };
+        let mut rest = &chunk[..];
+        if !self.has_header {
+            if rest.len() < HEADER_BYTES {
+                self.carry = rest.to_vec();
+                return Ok(0);
+            }
+            rest = &rest[HEADER_BYTES..];
+            self.has_header = true;
+        }
+        let mut count = 0;
+        while !rest.is_empty() {
+            match self.row(rest)? {
+                Some(left) => rest = left,
+                None => {
+                    self.carry = rest.to_vec();
+                    break;
+                }
+            }
+            if self.is_ended {
+                break;
+            }
+            count += 1;
+            if self.batch.len() == SCAN_ROWS {
+                emit(std::mem::replace(&mut self.batch, Vec::with_capacity(SCAN_ROWS)));
+            }
+        }
+        Ok(count)
+    }
+
+    /// What follows the row at the start of `rest`; `None` while the row is not whole.
+    fn row<'r>(&mut self, mut rest: &'r [u8]) -> Result<Option<&'r [u8]>, StoreError> {
+        if rest.len() < 2 {
+            return Ok(None);
+        }
+        if rest.get_i16() == -1 {
+            self.is_ended = true;
+            return Ok(Some(rest));
+        }
+        let mut fields = [&b""[..]; 5];
+        for field in &mut fields {
+            if rest.len() < 4 {
+                return Ok(None);
+            }
+            let len = usize::try_from(rest.get_i32()).map_err(|_| foreign("a null"))?;
+            let Some((value, left)) = rest.split_at_checked(len) else { return Ok(None) };
+            *field = value;
+            rest = left;
+        }
+        let [seq, state, version, uid, body] = fields;
+        let int8 = |field: &[u8]| field.try_into().map(i64::from_be_bytes).map_err(|_| foreign("a number"));
+        let state = state.try_into().map(i16::from_be_bytes).map_err(|_| foreign("a state"))?;
+        let id = OrderId::parse(uid).map_err(|error| StoreError::Damaged(error.into()))?;
+        let (version, seq) = (int8(version)?.unsigned_abs(), int8(seq)?.unsigned_abs());
+        let snapshot = Snapshot::new(version, seq, column::to_state(state), body, &mut self.scratch);
+        self.batch.push((id, snapshot));
+        Ok(Some(rest))
+    }
+
+    fn finish(&mut self, emit: &Emit) -> Result<(), StoreError> {
+        emit(std::mem::take(&mut self.batch));
+        if self.is_ended { Ok(()) } else { Err(StoreError::Unavailable("the rows ended too early".into())) }
+    }
+}
+
+fn foreign(what: &str) -> StoreError {
+    StoreError::Damaged(format!("a column of orders holds {what} it cannot hold").into())
+}

@@ -1,0 +1,182 @@
+//! One connection: how it is set up, and the statements prepared on it.
+
+use std::ops::Deref;
+use std::sync::Arc;
+
+use bb8_postgres::PostgresConnectionManager;
+use tokio::sync::OnceCell;
+use tokio_postgres::{Client, NoTls, Statement};
+
+use super::{Config, copy, schema};
+
+/// Makes connections for a pool.
+pub(super) struct Manager {
+    inner: PostgresConnectionManager<NoTls>,
+    config: Arc<Config>,
+    /// Set once this pool knows that the schema is there.
+    migrated: OnceCell<()>,
+}
+
+/// Why a connection could not be made.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ConnectError {
+    #[error("cannot connect to PostgreSQL")]
+    Connect(#[from] tokio_postgres::Error),
+    #[error("cannot bring the schema up to date")]
+    Migrate(#[from] schema::MigrateError),
+}
+
+impl Manager {
+    pub(super) fn new(config: &Config) -> Self {
+        let inner = PostgresConnectionManager::new(config.server.clone(), NoTls);
+        Self { inner, config: Arc::new(config.clone()), migrated: OnceCell::new() }
+    }
+}
+
+impl bb8::ManageConnection for Manager {
+    type Connection = Session;
+    type Error = ConnectError;
+
+    async fn connect(&self) -> Result<Session, ConnectError> {
+        let mut client = self.inner.connect().await?;
+        if self.config.is_migrating {
+            self.migrated.get_or_try_init(|| async { schema::up(&mut client).await.map(|_| ()) }).await?;
+        }
+        Ok(Session::new(client, &self.config).await?)
+    }
+
+    async fn is_valid(&self, session: &mut Session) -> Result<(), ConnectError> {
+        Ok(session.client.simple_query("").await.map(|_| ())?)
+    }
+
+    fn has_broken(&self, session: &mut Session) -> bool {
+        session.is_open || session.client.is_closed()
+    }
+}
+
+/// A connection with its statements.
+pub(super) struct Session {
+    client: Client,
+    pub(super) statements: Statements,
+    /// A transaction was begun and not ended. Such a connection goes back to no pool.
+    pub(super) is_open: bool,
+}
+
+pub(super) struct Statements {
+    pub(super) fetch: Statement,
+    pub(super) fetch_external: Statement,
+    pub(super) page: Statement,
+    pub(super) last_seq: Statement,
+    pub(super) estimate: Statement,
+    pub(super) positions: Statement,
+    pub(super) begin_batch: Statement,
+    pub(super) move_known: Statement,
+    pub(super) move_first: Statement,
+    pub(super) lock: Statement,
+    pub(super) copy_new: Statement,
+    pub(super) copy_changed: Statement,
+    pub(super) apply_changed: Statement,
+    pub(super) keys: Statement,
+    pub(super) remember: Statement,
+    pub(super) purge: Statement,
+}
+
+impl Session {
+    async fn new(client: Client, config: &Config) -> Result<Self, tokio_postgres::Error> {
+        let timeout = config.statement_timeout.as_millis();
+        client
+            .batch_execute(&format!(
+                "SET statement_timeout = {timeout};
+                 SET idle_in_transaction_session_timeout = {timeout};
+                 SET lock_timeout = {timeout};
+                 SET synchronous_commit = on;
+                 SET TimeZone = 'UTC';
+                 SET client_min_messages = warning;
+                 CREATE TEMPORARY TABLE orders_changed (LIKE orders) ON COMMIT DELETE ROWS"
+            ))
+            .await?;
+        let columns = copy::COLUMNS.join(", ");
+        let copy_new = format!("COPY orders ({columns}) FROM STDIN (FORMAT binary)");
+        let copy_changed = format!("COPY orders_changed ({columns}) FROM STDIN (FORMAT binary)");
+        let kept = ["order_uid", "seq", "kind", "created_at"];
+        let set = copy::COLUMNS.iter().filter(|column| !kept.contains(column));
+        let set = set.map(|column| format!("{column} = n.{column}")).collect::<Vec<_>>().join(", ");
+        let apply_changed = format!(
+            "UPDATE orders o SET {set} FROM orders_changed n WHERE o.order_uid = n.order_uid AND o.version < n.version"
+        );
+        let p = |sql| client.prepare(sql);
+        let (fetch, fetch_external, page, last_seq, estimate, positions) = tokio::try_join!(
+            p("SELECT seq, state, version, body FROM orders WHERE order_uid = $1"),
+            p("SELECT seq, state, version, body FROM orders
+               WHERE user_id = $1::text::uuid AND external_id = $2 AND external_id IS NOT NULL AND state = 0
+               ORDER BY seq DESC LIMIT 1"),
+            p("SELECT seq, state, version, body, order_uid FROM orders
+               WHERE seq >= $1 AND seq < $2 AND state = 0 ORDER BY seq DESC LIMIT $3"),
+            p("SELECT CASE WHEN is_called THEN (last_value + 1) * 4096 ELSE 0 END FROM orders_rank"),
+            // Statistics lag behind, and a page of 8 KB holds no more than some ten orders.
+            p("SELECT greatest(coalesce(sum(greatest(c.reltuples, 0)), 0)::bigint,
+                               coalesce(sum(pg_relation_size(c.oid)) / 8192 * 10, 0)::bigint)
+               FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+               WHERE i.inhparent = 'orders'::regclass AND EXISTS (SELECT 1 FROM orders)"),
+            p("SELECT partition, next_offset FROM positions WHERE source = $1"),
+        )?;
+        let (begin_batch, move_known, move_first, lock, copy_new, copy_changed, apply_changed) = tokio::try_join!(
+            p("SELECT pg_current_xact_id()::text::bigint, nextval('orders_rank') FROM generate_series(1, $1::int)"),
+            p("UPDATE positions p SET next_offset = m.upto
+               FROM unnest($2::int[], $3::bigint[], $4::bigint[]) AS m (partition, since, upto)
+               WHERE p.source = $1 AND p.partition = m.partition AND p.next_offset = m.since
+               RETURNING p.partition"),
+            p("INSERT INTO positions (source, partition, next_offset)
+               SELECT $1, m.partition, m.upto
+               FROM unnest($2::int[], $3::bigint[], $4::bigint[]) AS m (partition, since, upto) WHERE m.since = 0
+               ON CONFLICT (source, partition) DO NOTHING RETURNING partition"),
+            // Locked in order of their ids, so that two batches cannot wait for each other.
+            p("SELECT seq, state, version, body, order_uid, kind, external_id FROM orders
+               WHERE order_uid = ANY ($1) ORDER BY order_uid FOR UPDATE"),
+            p(&copy_new),
+            p(&copy_changed),
+            p(&apply_changed),
+        )?;
+        let (keys, remember, purge) = tokio::try_join!(
+            p("SELECT key, digest, order_uid, answer, version FROM idempotency
+               WHERE key = ANY ($1) AND created_at > $2"),
+            p("INSERT INTO idempotency (key, digest, order_uid, answer, version, created_at)
+               SELECT m.key, m.digest, m.uid, m.answer, m.version, $6
+               FROM unnest($1::text[], $2::bytea[], $3::text[], $4::smallint[], $5::bigint[])
+                    AS m (key, digest, uid, answer, version)
+               ON CONFLICT (key) DO UPDATE SET digest = excluded.digest, order_uid = excluded.order_uid,
+                   answer = excluded.answer, version = excluded.version, created_at = excluded.created_at
+               WHERE idempotency.created_at <= $6 - $7"),
+            p("DELETE FROM idempotency WHERE key IN
+               (SELECT key FROM idempotency WHERE created_at <= $1 ORDER BY created_at LIMIT 10000
+                FOR UPDATE SKIP LOCKED)"),
+        )?;
+        let statements = Statements {
+            fetch,
+            fetch_external,
+            page,
+            last_seq,
+            estimate,
+            positions,
+            begin_batch,
+            move_known,
+            move_first,
+            lock,
+            copy_new,
+            copy_changed,
+            apply_changed,
+            keys,
+            remember,
+            purge,
+        };
+        Ok(Self { client, statements, is_open: false })
+    }
+}
+
+impl Deref for Session {
+    type Target = Client;
+
+    fn deref(&self) -> &Client {
+        &self.client
+    }
+}

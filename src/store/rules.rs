@@ -1,0 +1,226 @@
+//! What a write does to what is stored: the rules every store follows, without a database.
+
+use crate::id::OrderId;
+use crate::order::envelope::{Incomplete, Stamp, Status, Stored};
+use crate::order::{Change as Asked, Envelope, Order};
+use crate::snapshot::{Change, Snapshot, State};
+use crate::store::{Answer, Outcome, Refusal};
+use crate::id::Version;
+
+/// Which face an order has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Wb,
+    Envelope,
+}
+
+/// What is stored under an id.
+#[derive(Debug, Clone)]
+pub(super) struct Row {
+    pub(super) seq: u64,
+    pub(super) kind: Kind,
+    pub(super) state: State,
+    pub(super) version: Version,
+    pub(super) body: Vec<u8>,
+}
+
+impl Row {
+    /// The row as readers get it.
+    pub(super) fn snapshot(&self, scratch: &mut Vec<u8>) -> Snapshot {
+        Snapshot::new(self.version, self.seq, self.state, &self.body, scratch)
+    }
+}
+
+/// What is to be written: version 1 of a new order, or the next version of a known one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Write {
+    pub(super) kind: Kind,
+    pub(super) state: State,
+    pub(super) change: Change,
+    pub(super) body: Vec<u8>,
+    /// Canonical text; `None` keeps what is stored.
+    pub(super) user_id: Option<String>,
+    /// `None` keeps what is stored.
+    pub(super) external_id: Option<Option<Box<str>>>,
+}
+
+/// What becomes of an entry.
+#[derive(Debug)]
+pub(super) enum Decision {
+    Write(Write),
+    Unchanged,
+    WasDeleted,
+    /// The request was carried out before and its answer was lost.
+    CreatedBefore,
+    Refused(Refusal),
+}
+
+/// The stored body of an envelope is none.
+#[derive(Debug, thiserror::Error)]
+#[error("the stored body of {0} is no envelope body")]
+pub(super) struct ForeignBody(OrderId);
+
+/// Decides what `order` does to `row`, which is what is stored under its id.
+///
+/// # Errors
+/// [`ForeignBody`] when the stored row cannot be read.
+pub(super) fn decide(
+    order: &Order,
+    row: Option<&Row>,
+    must_exist: bool,
+    now: &Stamp,
+) -> Result<Decision, ForeignBody> {
+    match &order.change {
+        Asked::Wb(body) => Ok(wb(body, row)),
+        Asked::Envelope(envelope) => self::envelope(&order.id, envelope, row, must_exist, now),
+        Asked::Delete => Ok(delete(row)),
+    }
+}
+
+fn wb(body: &[u8], row: Option<&Row>) -> Decision {
+    let change = match row {
+        None => Change::Created,
+        Some(row) if row.state != State::Live => return Decision::WasDeleted,
+        Some(row) if row.kind != Kind::Wb => return Decision::Refused(Refusal::OtherKind),
+        Some(row) if row.body == body => return Decision::Unchanged,
+        Some(_) => Change::Updated,
+    };
+    Decision::Write(Write {
+        kind: Kind::Wb,
+        state: State::Live,
+        change,
+        body: body.to_vec(),
+        user_id: None,
+        external_id: None,
+    })
+}
+
+fn envelope(
+    id: &OrderId,
+    envelope: &Envelope,
+    row: Option<&Row>,
+    must_exist: bool,
+    now: &Stamp,
+) -> Result<Decision, ForeignBody> {
+    let is_delete = envelope.status == Some(Status::Deleted);
+    let stored = match row {
+        // An id made here is new unless this very request was committed before and its answer was lost.
+        Some(_) if envelope.is_new => return Ok(Decision::CreatedBefore),
+        Some(row) if row.state != State::Live => return Ok(Decision::WasDeleted),
+        Some(row) if row.kind == Kind::Wb && is_delete => return Ok(delete(Some(row))),
+        Some(row) if row.kind == Kind::Wb => return Ok(Decision::Refused(Refusal::OtherKind)),
+        Some(row) => Some(Stored::parse(&row.body).ok_or_else(|| ForeignBody(id.clone()))?),
+        None if (must_exist || is_delete) && !envelope.is_new => return Ok(Decision::Refused(Refusal::Unknown)),
+        None => None,
+    };
+    let is_known = stored.is_some();
+    let body = match envelope.body(id, stored, now) {
+        Ok(Some(body)) => body,
+        Ok(None) => return Ok(Decision::Unchanged),
+        Err(Incomplete::UserId) => return Ok(Decision::Refused(Refusal::NoUser)),
+        Err(Incomplete::Payload) => return Ok(Decision::Refused(Refusal::NoPayload)),
+    };
+    let change = match (is_delete, is_known) {
+        (true, _) => Change::Deleted,
+        (false, true) => Change::Updated,
+        (false, false) => Change::Created,
+    };
+    Ok(Decision::Write(Write {
+        kind: Kind::Envelope,
+        state: if is_delete { State::Hidden } else { State::Live },
+        change,
+        body,
+        user_id: envelope.user_id.map(|user_id| user_id.hyphenated().to_string()),
+        external_id: envelope.payload.is_some().then(|| envelope.external_id.clone()),
+    }))
+}
+
+fn delete(row: Option<&Row>) -> Decision {
+    match row {
+        None => Decision::Refused(Refusal::Unknown),
+        Some(row) if row.state != State::Live => Decision::WasDeleted,
+        Some(row) => Decision::Write(Write {
+            kind: row.kind,
+            state: State::Gone,
+            change: Change::Deleted,
+            body: Vec::new(),
+            user_id: None,
+            external_id: None,
+        }),
+    }
+}
+
+/// What a remembered request was told: the order, the answer and its version. `None` for what was not stored, which
+/// may be asked again and may then be answered otherwise.
+pub(super) fn answer(outcome: &Outcome) -> Option<(&OrderId, Answer, Version)> {
+    match outcome {
+        Outcome::Stored { id, snapshot, change } => Some((id, Answer::Changed(*change), snapshot.version())),
+        Outcome::Unchanged { id, snapshot } => Some((id, Answer::Unchanged, snapshot.version())),
+        Outcome::WasDeleted { id, snapshot } => Some((id, Answer::WasDeleted, snapshot.version())),
+        Outcome::Repeated { .. } | Outcome::Refused { .. } => None,
+    }
+}
+
+/// How answers, states and kinds are numbered in tables.
+pub(super) mod column {
+    use super::Kind;
+    use crate::snapshot::{Change, State};
+    use crate::store::Answer;
+
+    pub(in crate::store) fn of_state(state: State) -> i16 {
+        match state {
+            State::Live => 0,
+            State::Hidden => 1,
+            State::Gone => 2,
+        }
+    }
+
+    pub(in crate::store) fn to_state(column: i16) -> State {
+        match column {
+            0 => State::Live,
+            1 => State::Hidden,
+            _ => State::Gone,
+        }
+    }
+
+    pub(in crate::store) fn of_kind(kind: Kind) -> i16 {
+        match kind {
+            Kind::Wb => 0,
+            Kind::Envelope => 1,
+        }
+    }
+
+    pub(in crate::store) fn to_kind(column: i16) -> Kind {
+        if column == 0 { Kind::Wb } else { Kind::Envelope }
+    }
+
+    pub(in crate::store) fn of_answer(answer: Answer) -> i16 {
+        match answer {
+            Answer::Changed(Change::Created) => 0,
+            Answer::Changed(Change::Updated) => 1,
+            Answer::Changed(Change::Deleted) => 2,
+            Answer::Unchanged => 3,
+            Answer::WasDeleted => 4,
+        }
+    }
+
+    pub(in crate::store) fn to_answer(column: i16) -> Answer {
+        match column {
+            0 => Answer::Changed(Change::Created),
+            1 => Answer::Changed(Change::Updated),
+            2 => Answer::Changed(Change::Deleted),
+            3 => Answer::Unchanged,
+            _ => Answer::WasDeleted,
+        }
+    }
+}
+
+/// How long an idempotency key is remembered, in seconds.
+pub(super) const KEY_SECONDS: i64 = 24 * 60 * 60;
+/// Expired keys are dropped at most this often, in seconds.
+pub(super) const PURGE_SECONDS: i64 = 60;
+
+/// The positions, versions and ranks of a database are signed.
+pub(super) fn signed(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
