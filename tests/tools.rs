@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use order_service::tools::client::Server;
-use order_service::tools::{load, publish};
+use order_service::tools::{healthcheck, load, publish};
 
 /// A server of one thread a connection; `answer` gives the whole answer to each request, or `None` to hang up.
 fn serve(answer: impl Fn(&str) -> Option<String> + Send + Sync + 'static) -> SocketAddr {
@@ -102,6 +102,35 @@ async fn answers_that_are_wrong_or_missing_are_told_apart() {
     assert!(Server::parse("http://10.0.0.1:80", false).is_err(), "load is for this machine");
 }
 
+/// It waited awake for what was due next: 64 connections took a whole core from the service under load.
+#[test]
+fn waiting_for_what_is_due_costs_no_core_and_is_punctual() {
+    let address = serve(|_| reply("200 OK", ""));
+    let load = format!("load --url http://{address} --rate 1000 --duration 2s --warm-up 0s --json -");
+    let script = format!("{} {load}; times >&2", env!("CARGO_BIN_EXE_order-service"));
+    // Other tests run beside it and may hold up one attempt, but not each.
+    let is_punctual = (0..5).any(|_| {
+        let output = std::process::Command::new("sh").args(["-c", &script]).output().unwrap();
+        let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(report["answers"], 2000, "{report}");
+        let spent = children_seconds(&String::from_utf8_lossy(&output.stderr));
+        assert!(spent < 1.0, "{spent} s of processor time in 2 s");
+        let median = |which: &str| report[which]["p50"].as_u64().unwrap();
+        // The runtime's own timer would add 500 us.
+        median("latency_us") - median("service_us") < 250
+    });
+    assert!(is_punctual);
+}
+
+/// What `times` says that a shell's children have spent: its last line, `0m0.010s 0m0.020s`.
+fn children_seconds(text: &str) -> f64 {
+    let seconds = |time: &str| {
+        let (minutes, seconds) = time.trim_end_matches('s').split_once('m').unwrap();
+        minutes.parse::<f64>().unwrap() * 60.0 + seconds.parse::<f64>().unwrap()
+    };
+    text.lines().last().unwrap().split_whitespace().map(seconds).sum()
+}
+
 fn publish_of(address: SocketAddr, count: u64) -> publish::Config {
     publish::Config {
         target: publish::Target::Http { server: server(address), connections: 2 },
@@ -111,6 +140,7 @@ fn publish_of(address: SocketAddr, count: u64) -> publish::Config {
         file: None,
         seed: 0,
         kind: publish::Kind::Wb,
+        patience: Duration::from_secs(10),
     }
 }
 
@@ -135,4 +165,38 @@ async fn a_valid_order_that_is_rejected_is_a_failure() {
     assert!(error.to_string().contains("3 orders did not fare as they should; the first: 422"), "{error}");
     let invalid = publish::Config { invalid: 1.0, ..publish_of(address, 3) };
     assert_eq!(publish::run(invalid).await.unwrap().rejected, 3, "what is broken on purpose is to be rejected");
+}
+
+#[tokio::test]
+async fn a_service_that_is_not_there_is_said_at_once_and_one_that_goes_away_ends_it() {
+    let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let error = publish::run(publish_of(nobody, 1_000_000)).await.unwrap_err();
+    assert!(format!("{error:#}").contains("does not answer: connection refused"), "{error:#}");
+
+    // One answer, and then the listener is gone with its connections.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        drop(listener.accept().unwrap()); // the look before the start
+        let (socket, _) = listener.accept().unwrap();
+        let is_first = std::cell::Cell::new(true);
+        requests(socket, &|_| if is_first.take() { reply("201 Created", "") } else { None });
+    });
+    let patience = Duration::from_millis(500);
+    let started = std::time::Instant::now();
+    let error = publish::run(publish::Config { patience, ..publish_of(address, 1_000_000) }).await.unwrap_err();
+    assert!(
+        error.to_string().contains("the service is gone: no connection for 0.5 s; until then 1 created"),
+        "{error}"
+    );
+    assert!(started.elapsed() < Duration::from_secs(8), "not a million times");
+}
+
+#[tokio::test]
+async fn a_health_check_asks_for_the_whole_url() {
+    let address =
+        serve(|head| reply(if head.starts_with("GET /readyz?lag=1 ") { "200 OK" } else { "404 Not Found" }, ""));
+    healthcheck::run(&format!("http://{address}/readyz?lag=1"), Duration::from_secs(5)).await.unwrap();
+    let error = healthcheck::run(&format!("http://{address}"), Duration::from_secs(5)).await.unwrap_err();
+    assert!(error.to_string().contains("404"), "{error}");
 }

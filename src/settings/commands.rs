@@ -255,6 +255,8 @@ fn publish_of(arguments: &ArgMatches) -> anyhow::Result<publish::Config> {
         file: arguments.get_one("file").cloned(),
         seed: one(arguments, "seed"),
         kind: if one::<String>(arguments, "kind") == "wb" { publish::Kind::Wb } else { publish::Kind::Envelope },
+        // As long as a service may take to stop and start again.
+        patience: Duration::from_secs(30),
     })
 }
 

@@ -1,6 +1,7 @@
 //! One keep-alive HTTP/1.1 connection, for the tools that talk to a running service.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -15,7 +16,8 @@ use tokio::net::TcpStream;
 /// A server to talk to: `http://host:port`.
 #[derive(Debug, Clone)]
 pub struct Server {
-    address: SocketAddr,
+    /// All that its name stands for: it may answer on any of them, as on IPv4 only under `localhost`.
+    addresses: Arc<[SocketAddr]>,
     host: HeaderValue,
 }
 
@@ -46,13 +48,16 @@ impl Server {
         let authority = uri.authority().with_context(|| format!("{url:?} names no host"))?;
         let port = authority.port_u16().unwrap_or(80);
         let host = authority.host().trim_matches(['[', ']']);
-        let mut addresses = std::net::ToSocketAddrs::to_socket_addrs(&(host, port))
-            .with_context(|| format!("{host:?} is no known host"))?;
-        let address = addresses.next().with_context(|| format!("{host:?} has no address"))?;
-        if !address.ip().is_loopback() && !allow_remote {
+        let addresses: Arc<[SocketAddr]> = std::net::ToSocketAddrs::to_socket_addrs(&(host, port))
+            .with_context(|| format!("{host:?} is no known host"))?
+            .collect();
+        if addresses.is_empty() {
+            bail!("{host:?} has no address");
+        }
+        if let Some(address) = addresses.iter().find(|address| !address.ip().is_loopback() && !allow_remote) {
             bail!("{address} is not this machine; --allow-remote allows it");
         }
-        Ok(Self { address, host: HeaderValue::from_str(authority.as_str())? })
+        Ok(Self { addresses, host: HeaderValue::from_str(authority.as_str())? })
     }
 
     /// A request to this server.
@@ -76,6 +81,16 @@ impl Client {
         Self { server, timeout, sender: None }
     }
 
+    /// Connects without asking anything.
+    ///
+    /// # Errors
+    /// [`NoAnswer`].
+    pub async fn connect(&mut self) -> Result<(), NoAnswer> {
+        let connecting = connect(&self.server.addresses);
+        self.sender = Some(tokio::time::timeout(self.timeout, connecting).await.unwrap_or(Err(NoAnswer::TimedOut))?);
+        Ok(())
+    }
+
     /// Sends one request and reads the whole answer. After an error the next request connects anew.
     ///
     /// # Errors
@@ -92,7 +107,7 @@ impl Client {
     async fn exchange(&mut self, request: Request<Full<Bytes>>) -> Result<Response<Bytes>, NoAnswer> {
         let sender = match &mut self.sender {
             Some(sender) if !sender.is_closed() => sender,
-            closed => closed.insert(connect(self.server.address).await?),
+            closed => closed.insert(connect(&self.server.addresses).await?),
         };
         sender.ready().await.map_err(|_| NoAnswer::Closed)?;
         let (head, body) = sender.send_request(request).await.map_err(|_| NoAnswer::Closed)?.into_parts();
@@ -101,8 +116,9 @@ impl Client {
     }
 }
 
-async fn connect(address: SocketAddr) -> Result<SendRequest<Full<Bytes>>, NoAnswer> {
-    let socket = TcpStream::connect(address).await.map_err(|_| NoAnswer::Refused)?;
+/// Connects to the first address that takes a connection.
+async fn connect(addresses: &[SocketAddr]) -> Result<SendRequest<Full<Bytes>>, NoAnswer> {
+    let socket = TcpStream::connect(addresses).await.map_err(|_| NoAnswer::Refused)?;
     // Without it small requests wait for the answer's acknowledgement.
     let _ = socket.set_nodelay(true);
     let (sender, connection) = handshake(TokioIo::new(socket)).await.map_err(|_| NoAnswer::Closed)?;
@@ -111,4 +127,21 @@ async fn connect(address: SocketAddr) -> Result<SendRequest<Full<Bytes>>, NoAnsw
         let _ = connection.await;
     });
     Ok(sender)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn every_address_of_a_name_is_tried() {
+        let there = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let gone = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let at = |addresses: &[SocketAddr]| {
+            let server = Server { addresses: addresses.into(), host: HeaderValue::from_static("x") };
+            Client::new(server, Duration::from_secs(5))
+        };
+        assert_eq!(at(&[gone, there.local_addr().unwrap()]).connect().await, Ok(()));
+        assert_eq!(at(&[gone, gone]).connect().await, Err(NoAnswer::Refused));
+    }
 }

@@ -14,8 +14,9 @@ use super::client::{Client, Server};
 /// With the status and the first line of any other answer, or why there is none.
 pub async fn run(url: &str, timeout: Duration) -> anyhow::Result<()> {
     let server = Server::parse(url, true)?;
-    let path = url.parse::<hyper::Uri>()?.path().to_owned();
-    let request = server.request("GET", &path, Bytes::new())?;
+    let uri = url.parse::<hyper::Uri>()?;
+    let path = uri.path_and_query().map_or("/", |path| path.as_str());
+    let request = server.request("GET", path, Bytes::new())?;
     let answer = Client::new(server, timeout).send(request).await.with_context(|| url.to_owned())?;
     if answer.status() != StatusCode::OK {
         let body = String::from_utf8_lossy(answer.body()).into_owned();

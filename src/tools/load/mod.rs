@@ -1,6 +1,7 @@
 //! `load`: reads at a fixed rate, however slowly they are answered. A stall counts for every request that was due
 //! meanwhile, not only for the one that met it (Gil Tene, "How NOT to Measure Latency": coordinated omission).
 
+mod clock;
 pub mod report;
 
 use std::path::PathBuf;
@@ -15,6 +16,7 @@ use tokio::time::Instant;
 use super::client::{Client, NoAnswer, Server};
 use super::progress::Progress;
 use crate::order::sample;
+use clock::{Clock, Turn};
 use report::{Report, Tally};
 
 /// What to ask for, how often and for how long.
@@ -73,9 +75,18 @@ pub async fn run(config: Config) -> anyhow::Result<Report> {
     client.send(first).await.context("the service does not answer")?;
     let start = Instant::now() + Duration::from_millis(50);
     let progress = Arc::new(Progress::new("load", None));
+    let mut all =
+        (0..config.connections).map(|index| Worker::new(&config, index, start)).collect::<Result<Vec<_>, _>>()?;
+    let clock = match all[0].every {
+        None => None,
+        Some(every) => {
+            let first = all.iter().map(|worker| worker.first).collect();
+            Some(Clock::start(first, every, all[0].end).context("no thread for the schedule")?)
+        }
+    };
     let mut workers = tokio::task::JoinSet::new();
-    for index in 0..config.connections {
-        let worker = Worker::new(&config, index, start)?;
+    for (index, mut worker) in all.drain(..).enumerate() {
+        worker.turn = clock.as_ref().map(|clock| clock.turn(index));
         workers.spawn(worker.run(Arc::clone(&progress)));
     }
     let mut tally = Tally::new();
@@ -101,6 +112,7 @@ struct Worker {
     /// When the first request is due, and how far apart they are.
     first: Instant,
     every: Option<Duration>,
+    turn: Option<Turn>,
     measured_from: Instant,
     end: Instant,
     count: u64,
@@ -131,6 +143,7 @@ impl Worker {
             random: fastrand::Rng::with_seed(config.seed ^ index as u64),
             first,
             every,
+            turn: None,
             measured_from,
             end: measured_from + config.duration,
             count,
@@ -146,7 +159,10 @@ impl Worker {
             if due >= self.end || Instant::now() >= self.end {
                 break;
             }
-            wait_until(due).await;
+            match &self.turn {
+                Some(turn) => turn.wait_until(due).await,
+                None => tokio::time::sleep_until(due).await,
+            }
             let sent = Instant::now();
             let result = self.ask().await;
             let answered = Instant::now();
@@ -191,18 +207,5 @@ impl Worker {
         }
         let answer = self.client.send(request).await?;
         Ok((answer.status().as_u16(), answer.body().len() as u64))
-    }
-}
-
-/// Sleeps to within a timer's millisecond, then gives way until the moment has come: at low rates the timer would
-/// otherwise be most of what is measured.
-async fn wait_until(due: Instant) {
-    const TIMER: Duration = Duration::from_millis(2);
-    let ahead = due.saturating_duration_since(Instant::now());
-    if let Some(asleep) = ahead.checked_sub(TIMER) {
-        tokio::time::sleep(asleep).await;
-    }
-    while Instant::now() < due {
-        tokio::task::yield_now().await;
     }
 }
