@@ -7,8 +7,12 @@ use std::time::Duration;
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use hyper::header::{HeaderName, HeaderValue};
 
+#[cfg(feature = "kafka")]
+use super::Origin;
 use super::{Outside, Settings, Wrong, parse, with_flags};
 use crate::tools::client::Server;
+#[cfg(feature = "kafka")]
+use crate::tools::cluster::Cluster;
 use crate::tools::load::Json;
 use crate::tools::migrate::Direction;
 use crate::tools::{export, import, load, publish};
@@ -56,7 +60,9 @@ pub fn task(matches: &ArgMatches, outside: &Outside) -> Result<(Settings, Task),
             let output = arguments.get_one("output").cloned();
             Task::Export(export::Config { store: settings.config.store.clone(), output })
         }
-        Some(("publish", arguments)) => Task::Publish(publish_of(arguments).map_err(|error| wrong("publish", &error))?),
+        Some(("publish", arguments)) => {
+            Task::Publish(publish_of(arguments, &settings).map_err(|error| wrong("publish", &error))?)
+        }
         Some(("load", arguments)) => {
             let json = arguments.get_one::<PathBuf>("json").cloned();
             let json = json.map(|path| if path.as_os_str() == "-" { Json::Stdout } else { Json::File(path) });
@@ -157,8 +163,23 @@ fn import_command() -> Command {
 }
 
 fn publish_command() -> Command {
-    Command::new("publish")
-        .about("Send sample orders, or those of a file, to a running service")
+    let command = Command::new("publish").about("Send sample orders, or those of a file, to a running service");
+    // Settings under names that suit this command; they are checked as settings are.
+    #[cfg(feature = "kafka")]
+    let command = command
+        .about("Send sample orders, or those of a file, to a running service or to Kafka")
+        .arg(text("kafka.brokers", "BROKERS", "Kafka instead of the service").long("kafka").conflicts_with("http"))
+        .arg(
+            text("kafka.topic", "TOPIC", "The topic there [default: orders] [env: KAFKA_TOPIC]")
+                .long("topic")
+                .requires("kafka.brokers"),
+        )
+        .arg(
+            text("kafka.property", "NAME=VALUE", "Property of librdkafka; may repeat")
+                .long("kafka-property")
+                .action(ArgAction::Append),
+        );
+    command
         .arg(text("http", "URL", "The service").default_value("http://127.0.0.1:8080"))
         .arg(number("count", "N", "How many sample orders").default_value("1000"))
         .arg(rate("rate", "Orders per second; as fast as they are taken when not given"))
@@ -244,11 +265,9 @@ fn import_of(arguments: &ArgMatches, settings: &Settings) -> import::Config {
     import::Config { path, rejects, store: settings.config.store.clone(), ingest }
 }
 
-fn publish_of(arguments: &ArgMatches) -> anyhow::Result<publish::Config> {
-    let server = Server::parse(&one::<String>(arguments, "http"), arguments.get_flag("allow-remote"))?;
-    let connections = usize::try_from(one::<u64>(arguments, "connections"))?.max(1);
+fn publish_of(arguments: &ArgMatches, settings: &Settings) -> anyhow::Result<publish::Config> {
     Ok(publish::Config {
-        target: publish::Target::Http { server, connections },
+        target: publish_target(arguments, settings)?,
         count: one(arguments, "count"),
         rate: arguments.get_one("rate").copied(),
         invalid: one(arguments, "invalid"),
@@ -258,6 +277,22 @@ fn publish_of(arguments: &ArgMatches) -> anyhow::Result<publish::Config> {
         // As long as a service may take to stop and start again.
         patience: Duration::from_secs(30),
     })
+}
+
+fn publish_target(arguments: &ArgMatches, settings: &Settings) -> anyhow::Result<publish::Target> {
+    let allow_remote = arguments.get_flag("allow-remote");
+    // Brokers of the environment are those of the service, which is what is meant as long as no flag says otherwise.
+    #[cfg(feature = "kafka")]
+    if let Some(kafka) = &settings.config.kafka
+        && settings.found.iter().any(|found| found.key == "kafka.brokers" && found.origin == Origin::Flag)
+    {
+        return Ok(publish::Target::Kafka(Cluster::parse(kafka.clone(), allow_remote)?));
+    }
+    #[cfg(not(feature = "kafka"))]
+    let _ = settings;
+    let server = Server::parse(&one::<String>(arguments, "http"), allow_remote)?;
+    let connections = usize::try_from(one::<u64>(arguments, "connections"))?.max(1);
+    Ok(publish::Target::Http { server, connections })
 }
 
 fn load_of(arguments: &ArgMatches) -> anyhow::Result<load::Config> {

@@ -1,6 +1,8 @@
 //! Subcommands that are not the service.
 
 pub mod client;
+#[cfg(feature = "kafka")]
+pub mod cluster;
 pub mod export;
 pub mod healthcheck;
 pub mod import;
