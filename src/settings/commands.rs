@@ -13,6 +13,8 @@ use super::{Outside, Settings, Wrong, parse, with_flags};
 use crate::tools::client::Server;
 #[cfg(feature = "kafka")]
 use crate::tools::cluster::Cluster;
+#[cfg(feature = "kafka")]
+use crate::tools::dlq::{self, Place, Which};
 use crate::tools::load::Json;
 use crate::tools::migrate::Direction;
 use crate::tools::{export, import, load, publish};
@@ -27,6 +29,9 @@ pub enum Task {
     Export(export::Config),
     /// Send orders to a running service.
     Publish(publish::Config),
+    /// Look at dead letters or send them back.
+    #[cfg(feature = "kafka")]
+    DeadLetters(dlq::Config),
     /// Read from a running service at a fixed rate.
     Load(load::Config, Option<Json>),
     /// Ask a running service whether it is well.
@@ -63,6 +68,8 @@ pub fn task(matches: &ArgMatches, outside: &Outside) -> Result<(Settings, Task),
         Some(("publish", arguments)) => {
             Task::Publish(publish_of(arguments, &settings).map_err(|error| wrong("publish", &error))?)
         }
+        #[cfg(feature = "kafka")]
+        Some(("dlq", arguments)) => Task::DeadLetters(dlq_of(arguments, &settings)?),
         Some(("load", arguments)) => {
             let json = arguments.get_one::<PathBuf>("json").cloned();
             let json = json.map(|path| if path.as_os_str() == "-" { Json::Stdout } else { Json::File(path) });
@@ -95,6 +102,13 @@ pub fn task(matches: &ArgMatches, outside: &Outside) -> Result<(Settings, Task),
 /// The command line as clap knows it.
 #[must_use]
 pub fn command() -> Command {
+    let command = service_command();
+    #[cfg(feature = "kafka")]
+    let command = command.subcommand(dlq_command());
+    command
+}
+
+fn service_command() -> Command {
     let migrate = Command::new("migrate")
         .about("Bring the store's schema forward or back")
         .subcommand_required(true)
@@ -212,6 +226,37 @@ fn publish_command() -> Command {
         .arg(switch("allow-remote", "Allow a service that is not on this machine"))
 }
 
+#[cfg(feature = "kafka")]
+fn dlq_command() -> Command {
+    let place = |name: &'static str, help: &'static str| {
+        Arg::new(name).value_name("PARTITION:OFFSET").value_parser(|text: &str| text.parse::<Place>()).help(help)
+    };
+    Command::new("dlq")
+        .about("Look at messages that were no valid orders, and send them back")
+        .subcommand_required(true)
+        .subcommand(
+            with_flags(Command::new("list").about("Show a line for each, newest last"))
+                .arg(number("limit", "N", "At most so many, the newest").default_value("100"))
+                .arg(switch("json", "As JSON objects with everything in them, one a line")),
+        )
+        .subcommand(
+            with_flags(Command::new("show").about("Show all of one")).arg(place("place", "Which one").required(true)),
+        )
+        .subcommand(
+            with_flags(Command::new("replay").about("Send them back to the topic they came from"))
+                .arg(
+                    place("places", "Which ones")
+                        .action(ArgAction::Append)
+                        .num_args(1..)
+                        .required_unless_present("all")
+                        .conflicts_with("all"),
+                )
+                .arg(switch("all", "All that are there"))
+                .arg(text("topic", "TOPIC", "To this topic instead").value_parser(|text: &str| parse::topic(text)))
+                .arg(switch("yes", "Send; without it is only said what would be sent")),
+        )
+}
+
 fn load_command() -> Command {
     Command::new("load")
         .about("Read from a running service at a fixed rate and report latencies")
@@ -293,6 +338,30 @@ fn publish_target(arguments: &ArgMatches, settings: &Settings) -> anyhow::Result
     let server = Server::parse(&one::<String>(arguments, "http"), allow_remote)?;
     let connections = usize::try_from(one::<u64>(arguments, "connections"))?.max(1);
     Ok(publish::Target::Http { server, connections })
+}
+
+#[cfg(feature = "kafka")]
+fn dlq_of(arguments: &ArgMatches, settings: &Settings) -> Result<dlq::Config, Wrong> {
+    let Some(kafka) = settings.config.kafka.clone() else {
+        return Err(Wrong::one("--kafka", "dlq must know where Kafka is (also by KAFKA_BROKERS)"));
+    };
+    let command = match arguments.subcommand() {
+        Some(("show", arguments)) => dlq::Command::Show(one(arguments, "place")),
+        Some(("replay", arguments)) => dlq::Command::Replay {
+            which: match arguments.get_many("places") {
+                Some(places) => Which::At(places.copied().collect()),
+                None => Which::All,
+            },
+            topic: arguments.get_one("topic").cloned(),
+            is_confirmed: arguments.get_flag("yes"),
+        },
+        list => {
+            let (_, arguments) = list.expect("a subcommand is required");
+            let count_max = usize::try_from(one::<u64>(arguments, "limit")).unwrap_or(usize::MAX);
+            dlq::Command::List { count_max, is_json: arguments.get_flag("json") }
+        }
+    };
+    Ok(dlq::Config { kafka, command })
 }
 
 fn load_of(arguments: &ArgMatches) -> anyhow::Result<load::Config> {

@@ -3,6 +3,8 @@
 pub mod client;
 #[cfg(feature = "kafka")]
 pub mod cluster;
+#[cfg(feature = "kafka")]
+pub mod dlq;
 pub mod export;
 pub mod healthcheck;
 pub mod import;
