@@ -14,34 +14,34 @@ use crate::server::{Server, binary};
 const TIME: Duration = Duration::from_mins(1);
 
 /// A directory to run commands in.
-struct Home(TempDir);
+pub struct Home(TempDir);
 
 impl Home {
-    fn new() -> Self {
+    pub fn new() -> Self {
         Self(tempfile::tempdir().unwrap())
     }
 
-    fn path(&self) -> &Path {
+    pub fn path(&self) -> &Path {
         self.0.path()
     }
 
-    fn write(&self, name: &str, text: impl AsRef<[u8]>) -> PathBuf {
+    pub fn write(&self, name: &str, text: impl AsRef<[u8]>) -> PathBuf {
         let path = self.path().join(name);
         fs::write(&path, text).unwrap();
         path
     }
 
-    fn run(&self, arguments: &[&str]) -> Done {
+    pub fn run(&self, arguments: &[&str]) -> Done {
         self.run_with(arguments, &[])
     }
 
-    fn run_with(&self, arguments: &[&str], environment: &[(&str, &str)]) -> Done {
+    pub fn run_with(&self, arguments: &[&str], environment: &[(&str, &str)]) -> Done {
         let child =
             binary(self.path()).args(arguments).envs(environment.iter().copied()).stdout(Stdio::piped()).spawn();
         Done::wait(child.unwrap(), arguments)
     }
 
-    fn run_fed(&self, arguments: &[&str], input: &str) -> Done {
+    pub fn run_fed(&self, arguments: &[&str], input: &str) -> Done {
         let mut child =
             binary(self.path()).args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let mut stdin = child.stdin.take().unwrap();
@@ -54,14 +54,16 @@ impl Home {
 }
 
 /// How a command ended.
-struct Done {
+pub struct Done {
     code: Option<i32>,
-    out: String,
-    err: String,
+    /// Standard output.
+    pub out: String,
+    /// Standard error.
+    pub err: String,
 }
 
 impl Done {
-    fn wait(child: Child, arguments: &[&str]) -> Self {
+    pub fn wait(child: Child, arguments: &[&str]) -> Self {
         let pid = rustix::process::Pid::from_child(&child);
         let (sender, ended) = std::sync::mpsc::channel();
         std::thread::spawn(move || sender.send(child.wait_with_output()));
@@ -75,7 +77,7 @@ impl Done {
     }
 
     #[track_caller]
-    fn expect(self, code: i32) -> Self {
+    pub fn expect(self, code: i32) -> Self {
         assert_eq!(self.code, Some(code), "out: {}\nerr: {}", self.out, self.err);
         assert!(!self.err.contains("panicked") && !self.err.contains("stack backtrace"), "{}", self.err);
         self

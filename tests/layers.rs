@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 /// Modules by floor, lowest first. An edge must lead strictly downward.
 const FLOORS: &[&[&str]] = &[
-    &["id", "metrics", "lifecycle", "log"],
+    &["id", "metrics", "lifecycle", "log", "kafka"],
     &["snapshot", "record"],
     &["order"],
     &["cache", "store"],
@@ -22,7 +22,7 @@ const FLOORS: &[&[&str]] = &[
 const EDGES: &[(&str, &[&str])] = &[
     ("main", &["settings", "app", "tools", "lifecycle", "log"]),
     // A server's URL is parsed by the store that connects to it.
-    ("settings", &["app", "tools", "store"]),
+    ("settings", &["app", "tools", "store", "kafka"]),
     (
         "app",
         &[
@@ -39,9 +39,10 @@ const EDGES: &[(&str, &[&str])] = &[
             "lifecycle",
             "log",
             "order",
+            "kafka",
         ],
     ),
-    ("tools", &["ingest", "source", "store", "order", "record", "metrics", "lifecycle"]),
+    ("tools", &["ingest", "source", "store", "order", "record", "metrics", "lifecycle", "kafka"]),
     // The surfaces know what they say and whom they ask; `store` is here for the words a write is answered with.
     ("http", &["read", "source", "store", "cache", "snapshot", "record", "id", "metrics", "lifecycle", "log"]),
     ("admin", &["metrics", "lifecycle"]),
@@ -59,6 +60,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("metrics", &[]),
     ("lifecycle", &[]),
     ("log", &[]),
+    ("kafka", &[]),
 ];
 
 /// Readers know bytes: these can never name an order, so none of them can serialize one again.
@@ -71,6 +73,7 @@ const CLIENTS: &[(&str, &[&str])] = &[
     ("rusqlite", &["src/store/embedded/"]),
     ("tokio_postgres", &["src/store/postgres/"]),
     ("bb8", &["src/store/postgres/"]),
+    ("rdkafka", &["src/kafka.rs", "src/source/kafka", "src/tools/"]),
     ("simd_json", &["src/order/"]),
     ("triomphe", &["src/snapshot.rs"]),
     ("clap", &["src/settings", "src/main.rs"]),

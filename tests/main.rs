@@ -7,6 +7,8 @@ mod cli;
 mod database;
 mod http;
 mod ingest;
+#[cfg(feature = "kafka")]
+mod kafka_tools;
 mod layers;
 mod model;
 mod order;
