@@ -14,6 +14,7 @@ use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::message::{Header, Headers, Message, OwnedHeaders, OwnedMessage};
+use rdkafka::metadata::MetadataPartition;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::{Offset, TopicPartitionList};
 
@@ -59,7 +60,7 @@ impl Kafka {
         let options = AdminOptions::new().request_timeout(Some(TIME)).operation_timeout(Some(TIME));
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let made = runtime.block_on(admin.create_topics([&topic], &options)).unwrap();
-        made.into_iter().for_each(|made| assert_eq!(made.as_ref(), Ok(&name)));
+        assert_eq!(made, [Ok(name.clone())]);
         name
     }
 
@@ -67,7 +68,7 @@ impl Kafka {
     fn read(&self, topic: &str) -> Vec<OwnedMessage> {
         let consumer: BaseConsumer = self.config().reader().create().unwrap();
         let metadata = consumer.fetch_metadata(Some(topic), TIME).unwrap();
-        let mut left: Vec<i32> = metadata.topics()[0].partitions().iter().map(|partition| partition.id()).collect();
+        let mut left: Vec<i32> = metadata.topics()[0].partitions().iter().map(MetadataPartition::id).collect();
         let mut start = TopicPartitionList::new();
         for &partition in &left {
             start.add_partition_offset(topic, partition, Offset::Beginning).unwrap();
@@ -310,7 +311,7 @@ fn a_kafka_that_goes_away_ends_it() {
 }
 
 /// The headers of a dead letter, after those the message came with.
-fn died<'a>(own: &[(&str, &str)], source: (&str, i32, i64), reason: &str) -> OwnedHeaders {
+fn died(own: &[(&str, &str)], source: (&str, i32, i64), reason: &str) -> OwnedHeaders {
     let (topic, partition, offset) = (source.0, source.1.to_string(), source.2.to_string());
     let added = [
         (dead::TOPIC, topic),

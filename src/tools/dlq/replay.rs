@@ -1,14 +1,14 @@
 //! Sends dead letters back: key, value and headers as they came, without what the service added.
 
+use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
-use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 
 use anyhow::{Context, bail};
 use rdkafka::message::{Header, OwnedHeaders};
 
+use super::Which;
 use super::letters::{Letter, Letters};
-use super::{Place, Which};
 use crate::kafka::{Config, dead};
 use crate::tools::cluster::{self, Message, Sender};
 
@@ -114,8 +114,9 @@ fn for_each(
         }
         Ok(())
     })?;
-    let missing: BTreeSet<Place> = places.unwrap_or_default();
-    missing.into_iter().for_each(|place| refuse(letters.missing(place)));
+    for place in places.unwrap_or_default() {
+        refuse(letters.missing(place));
+    }
     Ok(refused)
 }
 
@@ -156,6 +157,7 @@ fn headers(letter: &Letter) -> Option<OwnedHeaders> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Place;
     use super::*;
 
     fn letter(headers: &[(&str, &str)]) -> Letter {

@@ -28,7 +28,6 @@ enum Origin {
 }
 
 /// What is known of an order before it is sent.
-#[cfg_attr(not(feature = "kafka"), expect(dead_code, reason = "only Kafka has keys"))]
 pub(super) struct Next {
     /// Made so on purpose.
     pub is_invalid: bool,
