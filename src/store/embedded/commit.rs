@@ -7,12 +7,13 @@ use time::OffsetDateTime;
 
 use super::classify;
 use crate::id::OrderId;
+use crate::lifecycle::step;
 use crate::order::Change as Asked;
 use crate::order::envelope::{self, Stamp};
 use crate::record::Idempotency;
 use crate::snapshot::{Change, Snapshot, State};
 use crate::store::rules::{self, Decision, KEY_SECONDS, Kind, PURGE_SECONDS, Row, Write, column, signed};
-use crate::store::{Batch, Entry, Move, Outcome, Refusal, StoreError};
+use crate::store::{Batch, Entry, Move, Outcome, Refusal, StoreError, unstorable};
 
 /// Remembers when expired idempotency keys were last dropped.
 #[derive(Default)]
@@ -35,7 +36,9 @@ pub(super) fn commit(
     for entry in &batch.entries {
         outcomes.push(writer.entry(entry).map_err(classify)?);
     }
+    unstorable(batch, &outcomes)?; // dropping the transaction takes it back
     writer.purge_keys(purge).map_err(classify)?;
+    step("store-written");
     transaction.commit().map_err(classify)?;
     Ok(outcomes)
 }
