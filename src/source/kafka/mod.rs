@@ -26,11 +26,14 @@ use dead_letters::DeadLetters;
 /// Chunks of records that may wait for the ingest loop. With those of 256 it is what two batches take.
 const CHUNKS_MAX: usize = 8;
 
+/// Words for the consumer that it has not heard yet. It listens many times a second, whatever else happens.
+const COMMANDS_MAX: usize = 1024;
+
 /// The topic, as a source.
 pub struct KafkaSource {
     name: Arc<str>,
     events: mpsc::Receiver<Event>,
-    commands: commands::Sender<Command>,
+    commands: commands::SyncSender<Command>,
     dead_letters: DeadLetters,
     /// Partitions whose records are void until they are assigned anew.
     muted: HashSet<u32>,
@@ -48,7 +51,7 @@ impl KafkaSource {
         let name: Arc<str> = format!("kafka:{}:{}", config.group, config.topic).into();
         let dead_letters = DeadLetters::new(config)?;
         let (sender, events) = mpsc::channel(CHUNKS_MAX);
-        let (commands, orders) = commands::channel();
+        let (commands, orders) = commands::sync_channel(COMMANDS_MAX);
         let consumer = consumer::Consumer::new(config.clone(), metrics, gate, sender, orders)?;
         let thread = std::thread::Builder::new().name("kafka".into()).spawn(move || consumer.run())?;
         Ok(Self { name, events, commands, dead_letters, muted: HashSet::new(), thread: Some(thread) })

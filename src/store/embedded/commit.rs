@@ -83,16 +83,13 @@ impl<'c> Writer<'c> {
             Asked::Wb(body) => self.insert(&id, Kind::Wb, State::Live, None, None, body)?,
             Asked::Envelope(_) | Asked::Delete => None,
         };
-        let outcome = match (inserted, &order.change) {
-            (Some(seq), Asked::Wb(body)) => {
-                let snapshot = Snapshot::new(1, seq, State::Live, body, &mut self.scratch);
-                Outcome::Stored { id, snapshot, change: Change::Created }
-            }
-            _ => {
-                let row = self.row(&id)?;
-                let decision = rules::decide(order, row.as_ref(), *must_exist, &self.stamp).map_err(foreign_body)?;
-                self.apply(id, row, decision)?
-            }
+        let outcome = if let (Some(seq), Asked::Wb(body)) = (inserted, &order.change) {
+            let snapshot = Snapshot::new(1, seq, State::Live, body, &mut self.scratch);
+            Outcome::Stored { id, snapshot, change: Change::Created }
+        } else {
+            let row = self.row(&id)?;
+            let decision = rules::decide(order, row.as_ref(), *must_exist, &self.stamp).map_err(foreign_body)?;
+            self.apply(id, row, decision)?
         };
         if let Some(idempotency) = idempotency {
             self.remember(idempotency, &outcome)?;

@@ -93,7 +93,7 @@ impl Postgres {
         let mut work = Work::new(&batch.entries, now, trusts_hints);
         let blocks = i32::try_from(batch.entries.len().div_ceil(4096)).unwrap_or(i32::MAX);
         // One round trip: tokio-postgres sends what is asked together without waiting in between.
-        let (_, begun, moved, remembered, known) = tokio::try_join!(
+        let ((), begun, moved, remembered, known) = tokio::try_join!(
             biased;
             async { Ok(session.batch_execute("BEGIN").await?) },
             async { Ok::<_, Failure>(session.query(&session.statements.begin_batch, &[&blocks]).await?) },
