@@ -4,6 +4,7 @@
 #![allow(clippy::cast_possible_truncation, clippy::zombie_processes, reason = "checked, and waited for, elsewhere")]
 
 mod cli;
+mod deploy;
 mod http;
 mod ingest;
 mod layers;
