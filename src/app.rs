@@ -36,6 +36,9 @@ pub struct Config {
     pub ingest: ingest::Config,
     /// The queue behind HTTP.
     pub inbox: inbox::Config,
+    /// Where orders come from besides HTTP.
+    #[cfg(feature = "kafka")]
+    pub kafka: Option<crate::kafka::Config>,
     /// Where orders are durable.
     pub store: any::Config,
     /// Generated orders to start with when the store is empty.
@@ -59,6 +62,8 @@ impl Default for Config {
             read: read::Config::default(),
             ingest: ingest::Config::default(),
             inbox: inbox::Config::default(),
+            #[cfg(feature = "kafka")]
+            kafka: None,
             store: any::Config::default(),
             sample: 0,
             threads: None,

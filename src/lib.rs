@@ -24,6 +24,8 @@
 compile_error!("order-service needs a store: enable the feature `embedded` or `postgres`");
 
 pub mod id;
+#[cfg(feature = "kafka")]
+pub mod kafka;
 pub mod lifecycle;
 pub mod log;
 pub mod metrics;
@@ -36,8 +38,8 @@ pub mod cache;
 pub mod source;
 pub mod store;
 
-pub mod ingest;
 pub mod follow;
+pub mod ingest;
 pub mod read;
 pub mod warmup;
 

@@ -13,9 +13,6 @@ use crate::http::{envelope, wb_posted};
 use crate::server::Server;
 use crate::servers;
 
-/// Settings that docker-compose.yml may name before the table does. Empty it when the Kafka source is there.
-const SETTINGS_TO_COME: &[&str] = &["KAFKA_BROKERS"];
-
 /// Metrics that are asked for before anybody exports them. Empty it when the Kafka source and the pool's gauge are there.
 const METRICS_TO_COME: &[&str] = &[
     "kafka_lag",
@@ -94,7 +91,7 @@ fn the_container_is_set_up_with_settings_that_there_are() {
     for name in container.keys() {
         let is_of = |known: &&str, is_secret: bool| name == known || (is_secret && *name == format!("{known}_FILE"));
         let is_known = SETTINGS.iter().any(|setting| setting.env.iter().any(|known| is_of(known, setting.is_secret)));
-        assert!(is_known || SETTINGS_TO_COME.contains(&name.as_str()), "{name} is no setting");
+        assert!(is_known, "{name} is no setting");
     }
     let matches = commands::command().get_matches_from(["order-service"]);
     let settings = Settings::load(&matches, &Outside { environment: container }).unwrap();

@@ -11,7 +11,7 @@ const FLOORS: &[&[&str]] = &[
     &["order"],
     &["cache", "store"],
     &["source"],
-    &["ingest", "read", "warmup"],
+    &["ingest", "read", "warmup", "follow"],
     &["http", "admin"],
     &["app", "tools"],
     &["settings"],
@@ -21,7 +21,8 @@ const FLOORS: &[&[&str]] = &[
 /// Whom each module may import.
 const EDGES: &[(&str, &[&str])] = &[
     ("main", &["settings", "app", "tools", "lifecycle", "log"]),
-    ("settings", &["app", "tools"]),
+    // A server's URL is parsed by the store that connects to it.
+    ("settings", &["app", "tools", "store"]),
     (
         "app",
         &[
@@ -30,6 +31,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "ingest",
             "read",
             "warmup",
+            "follow",
             "cache",
             "store",
             "source",
@@ -46,8 +48,9 @@ const EDGES: &[(&str, &[&str])] = &[
     ("ingest", &["source", "store", "cache", "order", "snapshot", "record", "id", "metrics", "lifecycle", "log"]),
     ("read", &["cache", "store", "snapshot", "id", "lifecycle"]),
     ("warmup", &["cache", "store", "lifecycle", "log"]),
+    ("follow", &["cache", "store", "lifecycle", "log"]),
     ("source", &["store", "snapshot", "record", "id"]),
-    ("store", &["order", "snapshot", "record", "id"]),
+    ("store", &["order", "snapshot", "record", "id", "log"]),
     ("cache", &["snapshot", "id"]),
     ("order", &["record", "id"]),
     ("snapshot", &["id"]),
@@ -59,13 +62,15 @@ const EDGES: &[(&str, &[&str])] = &[
 ];
 
 /// Readers know bytes: these can never name an order, so none of them can serialize one again.
-const NEVER_ORDER: &[&str] = &["cache", "read", "warmup", "http", "admin"];
+const NEVER_ORDER: &[&str] = &["cache", "read", "warmup", "follow", "http", "admin"];
 
 /// Each third-party client is named by its adapters only.
 const CLIENTS: &[(&str, &[&str])] = &[
     ("papaya", &["src/cache/"]),
     ("arc_swap", &["src/cache/"]),
     ("rusqlite", &["src/store/embedded/"]),
+    ("tokio_postgres", &["src/store/postgres/"]),
+    ("bb8", &["src/store/postgres/"]),
     ("simd_json", &["src/order/"]),
     ("triomphe", &["src/snapshot.rs"]),
     ("clap", &["src/settings", "src/main.rs"]),

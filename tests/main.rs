@@ -4,12 +4,14 @@
 #![allow(clippy::cast_possible_truncation, clippy::zombie_processes, reason = "checked, and waited for, elsewhere")]
 
 mod cli;
+mod database;
 mod deploy;
 mod http;
 mod ingest;
 mod layers;
 mod model;
 mod order;
+mod postgres;
 mod server;
 mod servers;
 mod tools;

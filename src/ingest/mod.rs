@@ -245,9 +245,8 @@ impl<S: Source, T: Store> Ingest<S, T> {
         if let Some(view) = &self.view {
             let events = outcomes.iter().filter_map(Outcome::visible).filter_map(|(id, snapshot, change)| {
                 // What an earlier try changed, whose answer was lost, is news only if readers do not see it yet.
-                let change = change.or_else(|| {
-                    view.fill(id.clone(), snapshot.clone()).then(|| snapshot.apparent_change())
-                })?;
+                let change =
+                    change.or_else(|| view.fill(id.clone(), snapshot.clone()).then(|| snapshot.apparent_change()))?;
                 Some(Event { id: id.clone(), snapshot: snapshot.clone(), change })
             });
             view.publish(events.collect());

@@ -44,9 +44,8 @@ fn read(text: &[u8]) -> Option<i64> {
     let is_second = second <= 59 || (second == 60 && ends_month(day, days, hour * 60 + minute - offset));
     (is_in_range && is_second).then(|| {
         let minutes = days_since_1970(year, month, day) * 1440 + i64::from(hour * 60 + minute - offset);
-        let micros = (0..6).fold(0, |micros, at| {
-            micros * 10 + i64::from(fraction.get(at).map_or(0, |digit| digit - b'0'))
-        });
+        let micros =
+            (0..6).fold(0, |micros, at| micros * 10 + i64::from(fraction.get(at).map_or(0, |digit| digit - b'0')));
         (minutes * 60 + i64::from(second)) * 1_000_000 + micros
     })
 }

@@ -56,3 +56,27 @@ pub(super) fn address(text: &str) -> Result<SocketAddr, String> {
         .map_err(|_| format!("{text:?} is no address such as 127.0.0.1:8080, [::1]:8080 or :8080"))?;
     found.next().ok_or_else(|| format!("{text:?} has no address"))
 }
+
+/// Kafka's bootstrap servers: `host:port`, several separated by commas.
+#[cfg(feature = "kafka")]
+pub(super) fn brokers(text: &str) -> Result<String, String> {
+    let brokers: Vec<&str> = text.split([',', ' ']).filter(|broker| !broker.is_empty()).collect();
+    for broker in &brokers {
+        let port = broker.rsplit_once(':').and_then(|(host, port)| (!host.is_empty()).then_some(port));
+        if port.and_then(|port| port.parse::<u16>().ok()).is_none() {
+            return Err(format!("{broker:?} is no broker such as kafka-1:9092"));
+        }
+    }
+    if brokers.is_empty() { Err("names no broker".into()) } else { Ok(brokers.join(",")) }
+}
+
+/// A legal name of a topic.
+#[cfg(feature = "kafka")]
+pub(super) fn topic(text: &str) -> Result<String, String> {
+    let is_legal = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    if (1..=249).contains(&text.len()) && text.bytes().all(is_legal) {
+        Ok(text.to_owned())
+    } else {
+        Err(format!("{text:?} is no topic name: 1 to 249 of letters, digits, dot, underscore and hyphen"))
+    }
+}

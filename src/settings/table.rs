@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use hyper::header::HeaderValue;
 
 use super::parse::{address, bytes, count, duration};
+#[cfg(feature = "kafka")]
+use super::parse::{brokers, topic};
 use crate::app::Config;
 
 /// One setting.
@@ -59,6 +61,14 @@ fn one(values: &[String]) -> Result<&str, String> {
 fn on_postgres(config: &mut Config, change: impl FnOnce(&mut crate::store::postgres::Config)) {
     if let Some(postgres) = &mut config.store.postgres {
         change(postgres);
+    }
+}
+
+/// Changes a detail of Kafka. Without brokers there is nothing to change: they come first in the table.
+#[cfg(feature = "kafka")]
+fn on_kafka(config: &mut Config, change: impl FnOnce(&mut crate::kafka::Config)) {
+    if let Some(kafka) = &mut config.kafka {
+        change(kafka);
     }
 }
 
@@ -124,6 +134,23 @@ pub const SETTINGS: &[Setting] = &[
             }
             #[cfg(not(feature = "postgres"))]
             Err("this build has no PostgreSQL store".into())
+        },
+        ..PLAIN
+    },
+    Setting {
+        key: "kafka.brokers",
+        flag: "kafka",
+        env: &["KAFKA_BROKERS"],
+        value: "BROKERS",
+        help: "Kafka to take orders from: host:port, several separated by commas",
+        apply: |config, values| {
+            #[cfg(feature = "kafka")]
+            {
+                config.kafka = Some(crate::kafka::Config::new(brokers(one(values)?)?));
+                Ok(())
+            }
+            #[cfg(not(feature = "kafka"))]
+            Err("this build has no Kafka".into())
         },
         ..PLAIN
     },
@@ -456,6 +483,130 @@ pub const SETTINGS: &[Setting] = &[
         default: "15s",
         apply: |config, values| {
             config.http.heartbeat = duration(one(values)?)?;
+            Ok(())
+        },
+        ..DETAIL
+    },
+    #[cfg(feature = "kafka")]
+    Setting {
+        key: "kafka.topic",
+        flag: "kafka-topic",
+        env: &["KAFKA_TOPIC"],
+        value: "TOPIC",
+        help: "Topic to take orders from",
+        default: "orders",
+        apply: |config, values| {
+            let value = topic(one(values)?)?;
+            on_kafka(config, |kafka| kafka.topic = value);
+            Ok(())
+        },
+        ..DETAIL
+    },
+    #[cfg(feature = "kafka")]
+    Setting {
+        key: "kafka.group",
+        flag: "kafka-group",
+        env: &["KAFKA_GROUP_ID"],
+        value: "GROUP",
+        help: "Consumer group that shares the partitions",
+        default: "order-service",
+        apply: |config, values| {
+            let value = one(values)?.to_owned();
+            on_kafka(config, |kafka| kafka.group = value);
+            Ok(())
+        },
+        ..DETAIL
+    },
+    #[cfg(feature = "kafka")]
+    Setting {
+        key: "kafka.dlq_topic",
+        flag: "kafka-dlq-topic",
+        env: &["KAFKA_DLQ_TOPIC", "ORDER_KAFKA_DLQ_TOPIC"],
+        value: "TOPIC",
+        help: "Topic for messages that are no valid order",
+        default: "orders.dlq",
+        apply: |config, values| {
+            let value = topic(one(values)?)?;
+            on_kafka(config, |kafka| kafka.dlq_topic = value);
+            Ok(())
+        },
+        ..DETAIL
+    },
+    #[cfg(feature = "kafka")]
+    Setting {
+        key: "kafka.instance_id",
+        flag: "kafka-instance-id",
+        env: &["KAFKA_INSTANCE_ID", "ORDER_KAFKA_INSTANCE_ID"],
+        value: "NAME",
+        help: "Name in the group; with one, a quick restart moves no partition",
+        apply: |config, values| {
+            let value = Some(one(values)?.to_owned());
+            on_kafka(config, |kafka| kafka.instance_id = value);
+            Ok(())
+        },
+        ..DETAIL
+    },
+    #[cfg(feature = "kafka")]
+    Setting {
+        key: "kafka.session_timeout",
+        flag: "kafka-session-timeout",
+        env: &["ORDER_KAFKA_SESSION_TIMEOUT"],
+        value: "TIME",
+        help: "How long the group waits for a silent member",
+        default: "10s",
+        apply: |config, values| {
+            let value = duration(one(values)?)?;
+            on_kafka(config, |kafka| kafka.session_timeout = value);
+            Ok(())
+        },
+        ..DETAIL
+    },
+    #[cfg(feature = "kafka")]
+    Setting {
+        key: "kafka.stall_timeout",
+        flag: "kafka-stall-timeout",
+        env: &["ORDER_KAFKA_STALL_TIMEOUT"],
+        value: "TIME",
+        help: "A consumer that is behind and receives nothing for this long is made anew",
+        default: "60s",
+        apply: |config, values| {
+            let value = duration(one(values)?)?;
+            on_kafka(config, |kafka| kafka.stall_timeout = value);
+            Ok(())
+        },
+        ..DETAIL
+    },
+    #[cfg(feature = "kafka")]
+    Setting {
+        key: "kafka.lag_max",
+        flag: "kafka-lag-max",
+        env: &["ORDER_KAFKA_LAG_MAX"],
+        value: "N",
+        help: "Messages behind at which the service still counts as ready",
+        default: "10000",
+        apply: |config, values| {
+            let value = count(one(values)?, 0)? as u64;
+            on_kafka(config, |kafka| kafka.lag_max = value);
+            Ok(())
+        },
+        ..DETAIL
+    },
+    #[cfg(feature = "kafka")]
+    Setting {
+        key: "kafka.property",
+        flag: "kafka-property",
+        env: &["KAFKA_PROPERTIES", "ORDER_KAFKA_PROPERTIES"],
+        value: "NAME=VALUE",
+        help: "Property of librdkafka, for security and tuning; may repeat",
+        is_repeated: true,
+        is_secret: true,
+        apply: |config, values| {
+            for value in values {
+                let (name, value) = value.split_once('=').ok_or("must be NAME=VALUE")?;
+                on_kafka(config, |kafka| {
+                    kafka.properties.insert(name.trim().to_owned(), value.trim().to_owned());
+                });
+            }
             Ok(())
         },
         ..DETAIL

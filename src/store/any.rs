@@ -276,12 +276,7 @@ impl Maintenance {
             Self::Embedded(store) => store
                 .status()?
                 .into_iter()
-                .map(|(step, is_applied)| Step {
-                    number: step.number,
-                    name: step.name,
-                    is_applied,
-                    is_optional: false,
-                })
+                .map(|(step, is_applied)| Step { number: step.number, name: step.name, is_applied, is_optional: false })
                 .collect(),
             #[cfg(feature = "postgres")]
             Self::Postgres(store) => store

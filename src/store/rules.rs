@@ -1,11 +1,11 @@
 //! What a write does to what is stored: the rules every store follows, without a database.
 
 use crate::id::OrderId;
+use crate::id::Version;
 use crate::order::envelope::{Incomplete, Stamp, Status, Stored};
 use crate::order::{Change as Asked, Envelope, Order};
 use crate::snapshot::{Change, Snapshot, State};
 use crate::store::{Answer, Outcome, Refusal};
-use crate::id::Version;
 
 /// Which face an order has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,12 +64,7 @@ pub(super) struct ForeignBody(OrderId);
 ///
 /// # Errors
 /// [`ForeignBody`] when the stored row cannot be read.
-pub(super) fn decide(
-    order: &Order,
-    row: Option<&Row>,
-    must_exist: bool,
-    now: &Stamp,
-) -> Result<Decision, ForeignBody> {
+pub(super) fn decide(order: &Order, row: Option<&Row>, must_exist: bool, now: &Stamp) -> Result<Decision, ForeignBody> {
     match &order.change {
         Asked::Wb(body) => Ok(wb(body, row)),
         Asked::Envelope(envelope) => self::envelope(&order.id, envelope, row, must_exist, now),

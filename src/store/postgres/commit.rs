@@ -14,7 +14,8 @@ use super::errors::{classify, is_conflict, unreadable};
 use super::session::Session;
 use super::{Postgres, order_id};
 use crate::id::{OrderId, Version};
-use crate::order::envelope::{self, Stamp};
+use crate::order::Change as Asked;
+use crate::order::envelope::{self, Stamp, Status};
 use crate::snapshot::{Change, Snapshot};
 use crate::store::rules::{self, Decision, KEY_SECONDS, PURGE_SECONDS, Row, Write, column, signed};
 use crate::store::{Answer, Batch, Entry, Outcome, Refusal, StoreError};
@@ -34,7 +35,10 @@ enum Failure {
     /// An id or a key that was taken for new is there.
     Conflict,
     /// The connection died while COMMIT was under way.
-    Unknown { transaction: i64, outcomes: Vec<Outcome> },
+    Unknown {
+        transaction: i64,
+        outcomes: Vec<Outcome>,
+    },
     Store(StoreError),
 }
 
@@ -71,8 +75,7 @@ impl Postgres {
     }
 
     async fn attempt(&self, batch: &Batch, trusts_hints: bool) -> Result<Vec<Outcome>, Failure> {
-        let pooled = self.0.writers.get().await;
-        let mut session = pooled.map_err(super::unreachable)?;
+        let mut session = self.0.writers.get().await?;
         session.is_open = true; // until it is known to be over
         let result = self.transact(&session, batch, trusts_hints).await;
         let is_over = match &result {
@@ -84,12 +87,7 @@ impl Postgres {
         result
     }
 
-    async fn transact(
-        &self,
-        session: &Session,
-        batch: &Batch,
-        trusts_hints: bool,
-    ) -> Result<Vec<Outcome>, Failure> {
+    async fn transact(&self, session: &Session, batch: &Batch, trusts_hints: bool) -> Result<Vec<Outcome>, Failure> {
         let now = OffsetDateTime::from(SystemTime::now());
         let mut work = Work::new(&batch.entries, now, trusts_hints);
         let blocks = i32::try_from(batch.entries.len().div_ceil(4096)).unwrap_or(i32::MAX);
@@ -114,8 +112,7 @@ impl Postgres {
         work.known(load_rows(session, &work.unknown_of(asked)).await?)?;
         work.remembered = remembered;
         let outcomes = batch.entries.iter().map(|entry| work.entry(entry)).collect::<Result<Vec<_>, _>>()?;
-        let common =
-            Common { transaction, now_micros: unix_micros(now), source: &batch.source };
+        let common = Common { transaction, now_micros: unix_micros(now), source: &batch.source };
         let statements = &session.statements;
         let is_new = |held: &Held| held.is_new;
         copy(session, &statements.copy_new, &work, is_new, common).await?;
@@ -126,9 +123,7 @@ impl Postgres {
         }
         self.remember(session, &batch.entries, &outcomes, now).await?;
         match session.batch_execute("COMMIT").await {
-            Ok(()) => {
-                Ok(outcomes)
-            }
+            Ok(()) => Ok(outcomes),
             Err(error) if error.code().is_none() => Err(Failure::Unknown { transaction, outcomes }),
             Err(error) => Err(error.into()),
         }
@@ -157,16 +152,16 @@ impl Postgres {
         let now = now.unix_timestamp();
         if !keys.is_empty() {
             let statement = &session.statements.remember;
-            let stored = session
-                .execute(statement, &[&keys, &digests, &uids, &answers, &versions, &now, &KEY_SECONDS])
-                .await?;
+            let stored =
+                session.execute(statement, &[&keys, &digests, &uids, &answers, &versions, &now, &KEY_SECONDS]).await?;
             if stored != keys.len() as u64 {
                 return Err(Failure::Conflict); // another instance was asked the same at the same time
             }
         }
         let purged_at = &self.0.purged_at;
         let last = purged_at.load(Ordering::Relaxed);
-        if now - last >= PURGE_SECONDS && purged_at.compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+        if now - last >= PURGE_SECONDS
+            && purged_at.compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed).is_ok()
         {
             session.execute(&session.statements.purge, &[&(now - KEY_SECONDS)]).await?;
         }
@@ -177,7 +172,7 @@ impl Postgres {
     async fn was_committed(&self, transaction: i64) -> Result<bool, StoreError> {
         loop {
             let asked = async {
-                let session = self.0.writers.get().await.map_err(super::unreachable)?;
+                let session = self.0.writers.get().await?;
                 let row = session.query_one("SELECT pg_xact_status($1::text::xid8)", &[&transaction.to_string()]).await;
                 row.and_then(|row| row.try_get::<_, Option<String>>(0)).map_err(classify)
             };
@@ -310,7 +305,7 @@ struct Work<'b> {
 impl<'b> Work<'b> {
     fn new(entries: &'b [Entry], now: OffsetDateTime, trusts_hints: bool) -> Self {
         let keys = entries.iter().filter_map(|entry| entry.idempotency.as_ref()).map(|idempotency| &*idempotency.key);
-        let maybe_known = entries.iter().filter(|entry| !(trusts_hints && entry.is_new));
+        let maybe_known = entries.iter().filter(|entry| !(trusts_hints && entry.is_new && is_insert(entry)));
         Self {
             stamp: envelope::stamp(now),
             keys: keys.collect(),
@@ -357,17 +352,15 @@ impl<'b> Work<'b> {
             return self.repeated(remembered.digest == idempotency.digest, &idempotency.key, &order.id);
         }
         let row = self.held.get(&order.id).map(|held| &held.row);
-        let decision = rules::decide(order, row, *must_exist, &self.stamp)
-            .map_err(|error| StoreError::Damaged(error.into()))?;
+        let decision =
+            rules::decide(order, row, *must_exist, &self.stamp).map_err(|error| StoreError::Damaged(error.into()))?;
         let id = order.id.clone();
         let outcome = match decision {
             Decision::Write(write) => self.write(id, write),
             Decision::Refused(refusal) => Outcome::Refused { id, refusal },
             Decision::Unchanged => Outcome::Unchanged { snapshot: self.snapshot(&id), id },
             Decision::WasDeleted => Outcome::WasDeleted { snapshot: self.snapshot(&id), id },
-            Decision::CreatedBefore => {
-                Outcome::Stored { snapshot: self.snapshot(&id), id, change: Change::Created }
-            }
+            Decision::CreatedBefore => Outcome::Stored { snapshot: self.snapshot(&id), id, change: Change::Created },
         };
         if let (Some(idempotency), Some((id, answer, version))) = (idempotency, rules::answer(&outcome)) {
             let remembered = Remembered { id: id.clone(), digest: idempotency.digest.to_vec(), answer, version };
@@ -417,6 +410,19 @@ impl<'b> Work<'b> {
 
     fn snapshot(&mut self, id: &OrderId) -> Snapshot {
         self.held[id].row.snapshot(&mut self.scratch)
+    }
+}
+
+/// Whether an entry with an unknown id is written, so that an id which is known after all shows as a conflict.
+fn is_insert(entry: &Entry) -> bool {
+    match &entry.order.change {
+        Asked::Wb(_) => true,
+        Asked::Envelope(envelope) if envelope.is_new => true,
+        Asked::Envelope(envelope) => {
+            let is_whole = envelope.user_id.is_some() && envelope.payload.is_some();
+            is_whole && !entry.must_exist && envelope.status != Some(Status::Deleted)
+        }
+        Asked::Delete => false,
     }
 }
 

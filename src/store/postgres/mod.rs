@@ -23,7 +23,7 @@ use crate::id::OrderId;
 use crate::record::Checkpoint;
 use crate::snapshot::Snapshot;
 use errors::{classify, unreadable};
-use session::{Manager, Session};
+use session::{ConnectError, Failures, Manager, Session};
 
 pub use offline::{Live, Maintenance};
 pub use schema::{MigrateError, Migration};
@@ -95,6 +95,12 @@ impl Config {
     }
 }
 
+/// A pool, and why it has no connection when it has none.
+struct Connections {
+    pool: Pool<Manager>,
+    failures: Failures,
+}
+
 /// Connections of one kind, busy and idle.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PoolUse {
@@ -110,8 +116,8 @@ pub struct Postgres(Arc<Inner>);
 
 struct Inner {
     config: Config,
-    readers: Pool<Manager>,
-    writers: Pool<Manager>,
+    readers: Connections,
+    writers: Connections,
     /// When expired idempotency keys were last dropped, in Unix seconds.
     purged_at: AtomicI64,
     others: tokio::sync::Mutex<others::Others>,
@@ -121,20 +127,23 @@ impl Postgres {
     /// A store that connects when it is first asked for something.
     #[must_use]
     pub fn new(config: Config) -> Self {
-        let pool = |size: u32| {
-            Pool::builder()
+        let connections = |size: u32| {
+            let failures = Failures::default();
+            let pool = Pool::builder()
                 .max_size(size)
                 .min_idle(0)
                 .connection_timeout(config.wait)
                 // Why it failed is worth more than another try: whoever asked knows whether to ask again.
                 .retry_connection(false)
+                .error_sink(bb8::ErrorSink::boxed_clone(&failures))
                 // A closed connection is known to be closed; asking the server each time costs a round trip.
                 .test_on_check_out(false)
                 .idle_timeout(Some(Duration::from_secs(300)))
                 .max_lifetime(Some(Duration::from_secs(3600)))
-                .build_unchecked(Manager::new(&config))
+                .build_unchecked(Manager::new(&config));
+            Connections { pool, failures }
         };
-        let (readers, writers) = (pool(config.readers_max), pool(config.writers_max));
+        let (readers, writers) = (connections(config.readers_max), connections(config.writers_max));
         let others = tokio::sync::Mutex::default();
         Self(Arc::new(Inner { config, readers, writers, purged_at: AtomicI64::new(0), others }))
     }
@@ -148,23 +157,33 @@ impl Postgres {
     /// How many connections there are.
     #[must_use]
     pub fn pool_use(&self) -> PoolUse {
-        let (readers, writers) = (self.0.readers.state(), self.0.writers.state());
+        let (readers, writers) = (self.0.readers.pool.state(), self.0.writers.pool.state());
         let idle = readers.idle_connections + writers.idle_connections;
         PoolUse { busy: (readers.connections + writers.connections).saturating_sub(idle), idle }
     }
 
     async fn reader(&self) -> Result<bb8::PooledConnection<'_, Manager>, StoreError> {
-        self.0.readers.get().await.map_err(unreachable)
+        self.0.readers.get().await
     }
 }
 
-/// Why there is no connection. All of it may pass, but for a schema of a newer version.
-fn unreachable(error: bb8::RunError<session::ConnectError>) -> StoreError {
-    match error {
-        bb8::RunError::User(session::ConnectError::Migrate(error @ MigrateError::Newer { .. })) => {
-            StoreError::Damaged(error.into())
+impl Connections {
+    /// A free connection, or why there is none. All of that may pass, but for a schema of a newer version.
+    async fn get(&self) -> Result<bb8::PooledConnection<'_, Manager>, StoreError> {
+        let failure = self.failures.next();
+        let error = tokio::select! {
+            biased;
+            pooled = self.pool.get() => match pooled {
+                Ok(session) => return Ok(session),
+                Err(error) => return Err(StoreError::Unavailable(error.into())),
+            },
+            error = failure => error,
+        };
+        if matches!(*error, ConnectError::Migrate(MigrateError::Newer { .. })) {
+            Err(StoreError::Damaged(error.into()))
+        } else {
+            Err(StoreError::Unavailable(error.into()))
         }
-        error => StoreError::Unavailable(error.into()),
     }
 }
 
@@ -181,10 +200,8 @@ impl Store for Postgres {
 
     async fn fetch_external(&self, user_id: String, external: String) -> Result<Option<Snapshot>, StoreError> {
         let session = self.reader().await?;
-        let row = session
-            .query_opt(&session.statements.fetch_external, &[&user_id, &external])
-            .await
-            .map_err(classify)?;
+        let row =
+            session.query_opt(&session.statements.fetch_external, &[&user_id, &external]).await.map_err(classify)?;
         row.map(|row| snapshot(&row, &mut Vec::new())).transpose()
     }
 

@@ -53,10 +53,7 @@ impl Others {
                 )
                 .await
                 .map_err(classify)?;
-            client
-                .execute("SELECT pg_advisory_lock_shared($1, $2)", &[&LOCK.0, &LOCK.1])
-                .await
-                .map_err(classify)?;
+            client.execute("SELECT pg_advisory_lock_shared($1, $2)", &[&LOCK.0, &LOCK.1]).await.map_err(classify)?;
             self.here = Some(client);
             // Whoever came, wrote and went while this instance was cut off left no lock behind.
             if self.seen.is_some() {

@@ -25,10 +25,7 @@ pub(super) type Emit = dyn Fn(Vec<(OrderId, Snapshot)>) + Send + Sync;
 /// up whoever asked.
 pub(super) async fn scan(config: &Config, emit: Arc<Emit>) -> Result<u64, StoreError> {
     let keeper = connect(config).await?;
-    keeper
-        .batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-        .await
-        .map_err(classify)?;
+    keeper.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await.map_err(classify)?;
     let exported = keeper.query_one("SELECT pg_export_snapshot()", &[]).await.map_err(classify)?;
     let snapshot: String = exported.try_get(0).map_err(classify)?;
     let mut halves = Vec::new();
@@ -60,12 +57,7 @@ pub(super) async fn connect(config: &Config) -> Result<Client, StoreError> {
     Ok(client)
 }
 
-async fn scan_tables(
-    config: &Config,
-    snapshot: &str,
-    tables: &[&str],
-    emit: &Emit,
-) -> Result<u64, StoreError> {
+async fn scan_tables(config: &Config, snapshot: &str, tables: &[&str], emit: &Emit) -> Result<u64, StoreError> {
     let client = connect(config).await?;
     client
         .batch_execute(&format!(

@@ -4,7 +4,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 use bb8_postgres::PostgresConnectionManager;
-use tokio::sync::OnceCell;
+use tokio::sync::{OnceCell, watch};
 use tokio_postgres::{Client, NoTls, Statement};
 
 use super::{Config, copy, schema};
@@ -24,6 +24,42 @@ pub(super) enum ConnectError {
     Connect(#[from] tokio_postgres::Error),
     #[error("cannot bring the schema up to date")]
     Migrate(#[from] schema::MigrateError),
+}
+
+/// The latest connection that could not be made. The pool itself only says that it waited long enough.
+#[derive(Debug, Clone)]
+pub(super) struct Failures(watch::Sender<Option<Arc<ConnectError>>>);
+
+impl Default for Failures {
+    fn default() -> Self {
+        Self(watch::channel(None).0)
+    }
+}
+
+impl Failures {
+    /// Completes with the first failure after this call.
+    pub(super) fn next(&self) -> impl Future<Output = Arc<ConnectError>> + Send + '_ {
+        let mut latest = self.0.subscribe();
+        latest.mark_unchanged();
+        async move {
+            loop {
+                let _ = latest.changed().await; // cannot fail: `self` holds the sender
+                if let Some(error) = latest.borrow_and_update().clone() {
+                    return error;
+                }
+            }
+        }
+    }
+}
+
+impl bb8::ErrorSink<ConnectError> for Failures {
+    fn sink(&self, error: ConnectError) {
+        self.0.send_replace(Some(Arc::new(error)));
+    }
+
+    fn boxed_clone(&self) -> Box<dyn bb8::ErrorSink<ConnectError>> {
+        Box::new(self.clone())
+    }
 }
 
 impl Manager {

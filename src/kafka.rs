@@ -1,0 +1,153 @@
+//! How Kafka is reached: broker settings become client configurations. Knows no topic's content.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use rdkafka::ClientConfig;
+
+/// Where Kafka is, and what is read from and written to it.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Bootstrap servers, `host:port` separated by commas.
+    pub brokers: String,
+    /// Where orders come from.
+    pub topic: String,
+    /// The consumer group that shares the partitions of `topic`.
+    pub group: String,
+    /// Where invalid messages go.
+    pub dlq_topic: String,
+    /// This member's name in the group. With one, a restart within `session_timeout` moves no partition.
+    pub instance_id: Option<String>,
+    /// How long the group waits for a member that went silent before its partitions are given to others.
+    pub session_timeout: Duration,
+    /// A consumer that is behind and receives nothing for this long is made anew.
+    pub stall_timeout: Duration,
+    /// Messages behind at which the service still counts as ready.
+    pub lag_max: u64,
+    /// Further properties of librdkafka, for security and tuning. They have the last word.
+    pub properties: BTreeMap<String, String>,
+}
+
+impl Config {
+    /// The default settings for these brokers.
+    #[must_use]
+    pub fn new(brokers: impl Into<String>) -> Self {
+        Self {
+            brokers: brokers.into(),
+            topic: "orders".into(),
+            group: "order-service".into(),
+            dlq_topic: "orders.dlq".into(),
+            instance_id: None,
+            // Long enough for a pause of the whole machine, short enough that nobody waits for long.
+            session_timeout: Duration::from_secs(10),
+            stall_timeout: Duration::from_secs(60),
+            lag_max: 10_000,
+            properties: BTreeMap::new(),
+        }
+    }
+
+    /// For any client of these brokers.
+    fn client(&self) -> ClientConfig {
+        let mut client = ClientConfig::new();
+        client
+            .set("bootstrap.servers", &self.brokers)
+            .set("client.id", "order-service")
+            // A broker that is back is found again within a second.
+            .set("reconnect.backoff.ms", "100")
+            .set("reconnect.backoff.max.ms", "1000")
+            .set("socket.keepalive.enable", "true")
+            .set("socket.connection.setup.timeout.ms", "5000");
+        client
+    }
+
+    fn finished(&self, mut client: ClientConfig) -> ClientConfig {
+        for (name, value) in &self.properties {
+            client.set(name, value);
+        }
+        client
+    }
+
+    /// For the consumer of `topic`. It keeps no positions of its own: those are stored with the orders.
+    #[must_use]
+    pub fn consumer(&self) -> ClientConfig {
+        let mut client = self.client();
+        client
+            .set("group.id", &self.group)
+            // The fixes for the newer protocol are in later versions of the library.
+            .set("group.protocol", "classic")
+            .set("partition.assignment.strategy", "range")
+            .set("session.timeout.ms", self.session_timeout.as_millis().to_string())
+            .set("heartbeat.interval.ms", (self.session_timeout.as_millis() / 4).max(1).to_string())
+            .set("max.poll.interval.ms", "300000")
+            .set("enable.auto.commit", "false")
+            .set("enable.auto.offset.store", "false")
+            // Every start is at a known offset; one that is not there any more is found out before.
+            .set("auto.offset.reset", "earliest")
+            .set("allow.auto.create.topics", "false")
+            // A topic that is made later is seen this soon.
+            .set("topic.metadata.refresh.interval.ms", "2000")
+            .set("topic.metadata.propagation.max.ms", "1000")
+            .set("fetch.wait.max.ms", "100")
+            .set("fetch.error.backoff.ms", "100")
+            .set("queued.max.messages.kbytes", "32768")
+            .set("fetch.message.max.bytes", "4194304")
+            .set("enable.partition.eof", "false");
+        if let Some(instance_id) = &self.instance_id {
+            client.set("group.instance.id", instance_id);
+        }
+        self.finished(client)
+    }
+
+    /// For a producer that loses nothing and repeats nothing: acknowledged by every replica in sync.
+    #[must_use]
+    pub fn producer(&self) -> ClientConfig {
+        let mut client = self.client();
+        client
+            .set("enable.idempotence", "true")
+            .set("acks", "all")
+            .set("linger.ms", "2")
+            .set("message.timeout.ms", "30000")
+            .set("message.max.bytes", "33554432")
+            .set("queue.buffering.max.kbytes", "65536");
+        self.finished(client)
+    }
+
+    /// For looking at topics without being a member of a group.
+    #[must_use]
+    pub fn reader(&self) -> ClientConfig {
+        let mut client = self.client();
+        client
+            .set("group.id", format!("{}-reader", self.group)) // demanded by the library, never joined
+            .set("enable.auto.commit", "false")
+            .set("auto.offset.reset", "earliest")
+            .set("enable.partition.eof", "true")
+            .set("allow.auto.create.topics", "false");
+        self.finished(client)
+    }
+
+    /// For making topics.
+    #[must_use]
+    pub fn admin(&self) -> ClientConfig {
+        self.finished(self.client())
+    }
+}
+
+/// Headers of a dead letter, as Kafka Connect names them. What follows them is what came with the message.
+pub mod dead {
+    /// The topic the message came from.
+    pub const TOPIC: &str = "__connect.errors.topic";
+    /// Its partition there.
+    pub const PARTITION: &str = "__connect.errors.partition";
+    /// Its offset there.
+    pub const OFFSET: &str = "__connect.errors.offset";
+    /// The step that refused it.
+    pub const STAGE: &str = "__connect.errors.stage";
+    /// The kind of fault, as a name that stays.
+    pub const CLASS: &str = "__connect.errors.exception.class.name";
+    /// Everything that is wrong with it.
+    pub const MESSAGE: &str = "__connect.errors.exception.message";
+    /// How long the value was, for one that had to be cut to fit the topic.
+    pub const CUT_FROM: &str = "orders.value.cut.from.bytes";
+    /// What all of the above start with, but for the last.
+    pub const PREFIX: &str = "__connect.errors.";
+}

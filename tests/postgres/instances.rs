@@ -1,0 +1,91 @@
+//! Several instances on one database: each sees the others, and what they change.
+
+use std::sync::{Arc, Mutex};
+
+use order_service::store::postgres::Postgres;
+use order_service::store::{Changes, Store};
+
+use super::{batch, wb};
+use crate::database::Database;
+use crate::server::{START_TIME, Server, until};
+
+/// What the next look finds: whether others are there, and the ids and versions they changed.
+async fn look(store: &Postgres) -> (bool, Vec<(String, u64)>) {
+    let found = Arc::new(Mutex::new(Vec::new()));
+    let into = Arc::clone(&found);
+    let emit = move |orders: Vec<(order_service::id::OrderId, order_service::snapshot::Snapshot)>| {
+        into.lock().unwrap().extend(orders.iter().map(|(id, snapshot)| (id.text().to_string(), snapshot.version())));
+    };
+    let Changes { is_shared, .. } = store.changes(emit).await.unwrap();
+    let mut found = std::mem::take(&mut *found.lock().unwrap());
+    found.sort();
+    (is_shared, found)
+}
+
+#[tokio::test]
+async fn what_an_instance_changed_before_it_went_is_seen() {
+    let Some(database) = Database::create() else { return };
+    let (one, other) = (database.store(), database.store());
+    assert_eq!(look(&one).await, (false, vec![]));
+    one.commit(batch([wb("own", 1)])).await.unwrap();
+    assert_eq!(look(&one).await, (false, vec![]), "alone, nothing is read back");
+    assert_eq!(look(&other).await, (true, vec![]));
+    other.commit(batch([wb("a", 1), wb("own", 2)])).await.unwrap();
+    let (is_shared, seen) = look(&one).await;
+    assert!(is_shared);
+    assert!(seen.contains(&("a".into(), 1)) && seen.contains(&("own".into(), 2)), "{seen:?}");
+    // A transaction that began before others and ends after them is not missed.
+    let client = database.client().await;
+    let body = r#"{"order_uid":"slow"}"#;
+    let insert = format!(
+        "BEGIN; INSERT INTO orders (order_uid, seq, version, changed_in, kind, state, created_at, updated_at, source, body)
+         VALUES ('slow', 1, 1, pg_current_xact_id()::text::bigint, 0, 0, now(), now(), 'x', '{body}')"
+    );
+    client.batch_execute(&insert).await.unwrap();
+    other.commit(batch([wb("b", 1)])).await.unwrap();
+    assert!(look(&one).await.1.contains(&("b".into(), 1)));
+    client.batch_execute("COMMIT").await.unwrap();
+    other.commit(batch([wb("c", 1)])).await.unwrap();
+    drop(other);
+    let mut seen = Vec::new();
+    let mut looks = 0;
+    while {
+        let (is_shared, new) = look(&one).await;
+        seen.extend(new);
+        is_shared
+    } {
+        looks += 1;
+        assert!(looks < 100, "the other one is gone");
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    assert!(seen.contains(&("slow".into(), 1)) && seen.contains(&("c".into(), 1)), "{seen:?}");
+}
+
+#[test]
+fn an_order_written_on_one_instance_is_read_on_the_others() {
+    let Some(database) = Database::create() else { return };
+    let url = database.url();
+    let flags = ["--postgres", url.as_str(), "--profile", "lenient"];
+    let (a, b) = (Server::start(&flags), Server::start(&flags));
+    let body = |n: u64| format!(r#"{{"order_uid":"shared","n":{n}}}"#);
+    a.post("/orders", body(1)).expect(201);
+    // An id that an instance has never seen is looked up, so the first read is right.
+    assert_eq!(b.get("/order/shared").expect(200).text(), body(1));
+    for n in 2..12 {
+        let (writer, reader) = if n % 2 == 0 { (&a, &b) } else { (&b, &a) };
+        writer.post("/orders", body(n)).expect(200);
+        until("the other instance shows it", std::time::Duration::from_secs(1), || {
+            (reader.get("/order/shared").expect(200).text() == body(n)).then_some(())
+        });
+        let version = n.to_string();
+        reader.request("GET", "/order/shared", &[("X-Min-Version", &version)], "").expect(200);
+    }
+    b.get("/order/never").expect(404);
+    b.post("/orders", r#"{"order_uid":"shared","status":"deleted"}"#).expect(200);
+    until("the deletion is seen", std::time::Duration::from_secs(1), || {
+        (a.get("/order/shared").status == 410).then_some(())
+    });
+    drop(b);
+    until("it is alone", START_TIME, || a.get("/api/stats").text().contains("\"view_complete\":true").then_some(()));
+    a.get("/order/never").expect(404);
+}

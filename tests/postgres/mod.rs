@@ -1,0 +1,49 @@
+//! The PostgreSQL store, through the seam and with a real server.
+
+mod commit;
+mod instances;
+mod lost_answer;
+mod same_rules;
+mod schema;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use order_service::id::OrderId;
+use order_service::order::{Decoder, Order, Profile, sample};
+use order_service::store::{Batch, Entry, Move};
+
+fn decode(document: &str) -> Order {
+    let document = Bytes::copy_from_slice(document.as_bytes());
+    Decoder::new(Profile::Lenient, 1 << 20).decode(&document).unwrap()
+}
+
+/// A WB order that differs with `n`.
+fn wb(id: &str, n: u64) -> Order {
+    decode(&format!(r#"{{"order_uid":"{id}","track_number":"T{n}","n":{n}}}"#))
+}
+
+/// The `n`-th sample order.
+fn sample_order(n: u64) -> Order {
+    let mut document = Vec::new();
+    sample::wb(0, n, &mut document);
+    Decoder::new(Profile::Wb, 1 << 20).decode(&document.into()).unwrap()
+}
+
+fn entry(order: Order) -> Entry {
+    Entry { order, must_exist: false, idempotency: None, is_new: false }
+}
+
+fn batch(orders: impl IntoIterator<Item = Order>) -> Arc<Batch> {
+    Arc::new(Batch { source: "test".into(), entries: orders.into_iter().map(entry).collect(), moves: Vec::new() })
+}
+
+fn moved(from: u64, to: u64, orders: impl IntoIterator<Item = Order>) -> Arc<Batch> {
+    let mut batch = Arc::unwrap_or_clone(batch(orders));
+    batch.moves = vec![Move { partition: 3, from, to }];
+    Arc::new(batch)
+}
+
+fn id(text: &str) -> OrderId {
+    OrderId::parse(text.as_bytes()).unwrap()
+}
