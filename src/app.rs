@@ -99,6 +99,9 @@ async fn run(config: Config) -> anyhow::Result<()> {
     let stop = stop_signal()?;
     let metrics = Metrics::new(route::ENDPOINTS, route::METHODS);
     let readiness = Readiness::default();
+    let gates = readiness.clone();
+    metrics
+        .gauge("service_ready", "1 when /readyz answers 200.", move || f64::from(u8::from(gates.reasons().is_empty())));
     let mut listeners = Vec::new();
     for address in &config.http.listen {
         listeners.push(http::bind(*address).with_context(|| format!("cannot listen on {address}"))?);

@@ -7,6 +7,7 @@ usage() {
     cat >&2 <<'EOF'
 usage: tests/servers.sh COMMAND
   install postgres|kafka|all    fetch what is missing, and say so
+  fetch COMMAND PACKAGE...      install Debian packages unless COMMAND is there, without starting their services
   start KIND NAME [NODES]       start an instance, or what is down of it; prints its address (kafka takes 1 or more NODES)
   stop KIND NAME                stop it in order; its data and ports stay
   kill KIND NAME [NODE]         SIGKILL, children too; its data and ports stay
@@ -337,6 +338,11 @@ install)
         [[ " ${kinds[*]} " == *" $kind "* ]] || usage
         "$kind" install
     done
+    exit
+    ;;
+fetch)
+    [ $# -ge 2 ] || usage
+    command -v "$1" >/dev/null || apt_install "${@:2}"
     exit
     ;;
 stop-all)
