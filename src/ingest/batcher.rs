@@ -115,17 +115,13 @@ impl Batcher {
             self.latest.remove(&entry.order.id);
             return false;
         }
-        match self.latest.get(&entry.order.id) {
-            Some(&at) => {
-                self.filled.entries[at] = entry.clone();
-                self.filled.owners[at] = owner;
-                true
-            }
-            None => {
-                self.latest.insert(entry.order.id.clone(), self.filled.entries.len());
-                false
-            }
+        if let Some(&at) = self.latest.get(&entry.order.id) {
+            self.filled.entries[at] = entry.clone();
+            self.filled.owners[at] = owner;
+            return true;
         }
+        self.latest.insert(entry.order.id.clone(), self.filled.entries.len());
+        false
     }
 
     /// Notes a record that is kept elsewhere.

@@ -73,7 +73,7 @@ impl Config {
             readers_max: 8,
             writers_max: 4,
             wait: Duration::from_secs(2),
-            statement_timeout: Duration::from_secs(60),
+            statement_timeout: Duration::from_mins(1),
             is_migrating: true,
         })
     }
@@ -138,8 +138,8 @@ impl Postgres {
                 .error_sink(bb8::ErrorSink::boxed_clone(&failures))
                 // A closed connection is known to be closed; asking the server each time costs a round trip.
                 .test_on_check_out(false)
-                .idle_timeout(Some(Duration::from_secs(300)))
-                .max_lifetime(Some(Duration::from_secs(3600)))
+                .idle_timeout(Some(Duration::from_mins(5)))
+                .max_lifetime(Some(Duration::from_hours(1)))
                 .build_unchecked(Manager::new(&config));
             Connections { pool, failures }
         };
