@@ -137,6 +137,11 @@ fn every_address_between_containers_leads_somewhere() {
     leads(&container["KAFKA_BROKERS"]);
     leads(&environment(&services["kafka-ui"])["KAFKA_CLUSTERS_0_BOOTSTRAPSERVERS"]);
     leads(&environment(&services["kafka-topics"])["BROKERS"]);
+    for variable in ["KAFKA_TOPIC", "KAFKA_DLQ_TOPIC"] {
+        let setting = SETTINGS.iter().find(|setting| setting.env.contains(&variable)).unwrap();
+        let command = strings(&services["kafka-topics"]["command"])[0];
+        assert!(command.contains(&format!("create {} ", setting.default)), "nobody makes the topic of {variable}");
+    }
     let source = &yaml("deploy/grafana/provisioning/datasources/prometheus.yml")["datasources"][0];
     leads(source["url"].as_str().unwrap().strip_prefix("http://").unwrap());
 
