@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 /// Modules by floor, lowest first. An edge must lead strictly downward.
 const FLOORS: &[&[&str]] = &[
-    &["id", "metrics", "lifecycle", "log"],
+    &["id", "metrics", "lifecycle", "log", "kafka"],
     &["snapshot", "record"],
     &["order"],
     &["cache", "store"],
@@ -22,7 +22,7 @@ const FLOORS: &[&[&str]] = &[
 const EDGES: &[(&str, &[&str])] = &[
     ("main", &["settings", "app", "tools", "lifecycle", "log"]),
     // A server's URL is parsed by the store that connects to it.
-    ("settings", &["app", "tools", "store"]),
+    ("settings", &["app", "tools", "store", "kafka", "lifecycle"]),
     (
         "app",
         &[
@@ -38,6 +38,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "metrics",
             "lifecycle",
             "log",
+            "kafka",
             "order",
         ],
     ),
@@ -49,8 +50,9 @@ const EDGES: &[(&str, &[&str])] = &[
     ("read", &["cache", "store", "snapshot", "id", "lifecycle"]),
     ("warmup", &["cache", "store", "lifecycle", "log"]),
     ("follow", &["cache", "store", "lifecycle", "log"]),
-    ("source", &["store", "snapshot", "record", "id"]),
-    ("store", &["order", "snapshot", "record", "id", "log"]),
+    ("source", &["store", "snapshot", "record", "id", "kafka", "metrics", "lifecycle"]),
+    ("kafka", &[]),
+    ("store", &["order", "snapshot", "record", "id", "lifecycle", "log"]),
     ("cache", &["snapshot", "id"]),
     ("order", &["record", "id"]),
     ("snapshot", &["id"]),
@@ -71,6 +73,7 @@ const CLIENTS: &[(&str, &[&str])] = &[
     ("rusqlite", &["src/store/embedded/"]),
     ("tokio_postgres", &["src/store/postgres/"]),
     ("bb8", &["src/store/postgres/"]),
+    ("rdkafka", &["src/kafka.rs", "src/source/kafka/", "src/tools/"]),
     ("simd_json", &["src/order/"]),
     ("triomphe", &["src/snapshot.rs"]),
     ("clap", &["src/settings", "src/main.rs"]),

@@ -103,6 +103,6 @@ mod tests {
             assert_eq!((columns.entry, columns.locale, columns.sm_id), (Some("WB"), None, Some(7)));
             assert_eq!(columns.date_created, Some(1_000_000));
         });
-        assert_eq!(ColumnReader::default().wb(b"", |columns| *columns), Columns::default());
+        ColumnReader::default().wb(b"", |columns| assert_eq!(*columns, Columns::default()));
     }
 }

@@ -369,7 +369,7 @@ impl<'i> Decoding<'_, 'i> {
     }
 }
 
-fn without_bom(document: &Bytes) -> Bytes {
+pub(super) fn without_bom(document: &Bytes) -> Bytes {
     if document.starts_with(b"\xef\xbb\xbf") { document.slice(3..) } else { document.clone() }
 }
 

@@ -6,6 +6,7 @@ pub mod compact;
 pub mod date;
 pub mod decimal;
 pub mod decode;
+pub mod elements;
 pub mod envelope;
 pub mod sample;
 pub mod validate;

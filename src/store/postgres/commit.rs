@@ -14,11 +14,12 @@ use super::errors::{classify, is_conflict, unreadable};
 use super::session::Session;
 use super::{Postgres, order_id};
 use crate::id::{OrderId, Version};
+use crate::lifecycle::step;
 use crate::order::Change as Asked;
 use crate::order::envelope::{self, Stamp, Status};
 use crate::snapshot::{Change, Snapshot};
 use crate::store::rules::{self, Decision, KEY_SECONDS, PURGE_SECONDS, Row, Write, column, signed};
-use crate::store::{Answer, Batch, Entry, Outcome, Refusal, StoreError};
+use crate::store::{Answer, Batch, Entry, Outcome, Refusal, StoreError, unstorable};
 
 /// Ranks that one call of the sequence hands out.
 pub(super) const RANKS_PER_BLOCK: i64 = 4096;
@@ -92,7 +93,7 @@ impl Postgres {
         let mut work = Work::new(&batch.entries, now, trusts_hints);
         let blocks = i32::try_from(batch.entries.len().div_ceil(4096)).unwrap_or(i32::MAX);
         // One round trip: tokio-postgres sends what is asked together without waiting in between.
-        let (_, begun, moved, remembered, known) = tokio::try_join!(
+        let ((), begun, moved, remembered, known) = tokio::try_join!(
             biased;
             async { Ok(session.batch_execute("BEGIN").await?) },
             async { Ok::<_, Failure>(session.query(&session.statements.begin_batch, &[&blocks]).await?) },
@@ -112,16 +113,20 @@ impl Postgres {
         work.known(load_rows(session, &work.unknown_of(asked)).await?)?;
         work.remembered = remembered;
         let outcomes = batch.entries.iter().map(|entry| work.entry(entry)).collect::<Result<Vec<_>, _>>()?;
+        unstorable(batch, &outcomes)?;
         let common = Common { transaction, now_micros: unix_micros(now), source: &batch.source };
+        step("store-decided");
         let statements = &session.statements;
         let is_new = |held: &Held| held.is_new;
         copy(session, &statements.copy_new, &work, is_new, common).await?;
+        step("store-copied");
         let changed = copy(session, &statements.copy_changed, &work, |held| !held.is_new, common).await?;
         if changed > 0 && session.execute(&statements.apply_changed, &[]).await? != changed {
             // The rows are locked, so this is a fault of ours; better no batch than half of one.
             return Err(StoreError::Damaged("a locked row was changed by somebody else".into()).into());
         }
         self.remember(session, &batch.entries, &outcomes, now).await?;
+        step("store-written");
         match session.batch_execute("COMMIT").await {
             Ok(()) => Ok(outcomes),
             Err(error) if error.code().is_none() => Err(Failure::Unknown { transaction, outcomes }),

@@ -52,7 +52,7 @@ impl Config {
     /// When the text is neither, or asks for an encrypted connection.
     pub fn parse(text: &str) -> Result<Self, String> {
         let mut server: tokio_postgres::Config =
-            text.parse().map_err(|error: tokio_postgres::Error| crate::log::causes(&error).to_string())?;
+            text.parse().map_err(|error: tokio_postgres::Error| crate::log::causes(&error))?;
         if server.get_ssl_mode() == tokio_postgres::config::SslMode::Require {
             return Err("sslmode=require: this build has no TLS; use sslmode=disable and a private network".into());
         }
