@@ -13,16 +13,8 @@ use crate::http::{envelope, wb_posted};
 use crate::server::Server;
 use crate::servers;
 
-/// Metrics that are asked for before anybody exports them. Empty it when the Kafka source and the pool's gauge are there.
-const METRICS_TO_COME: &[&str] = &[
-    "kafka_lag",
-    "kafka_rebalances_total",
-    "kafka_stalls_total",
-    "order_coalesced_total",
-    "order_end_to_end_seconds",
-    "orders_dead_lettered_total",
-    "postgres_pool_connections",
-];
+/// Metrics that are asked for before anybody exports them. Empty it when the pool has its gauge.
+const METRICS_TO_COME: &[&str] = &["postgres_pool_connections"];
 
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
