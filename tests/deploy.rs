@@ -13,16 +13,8 @@ use crate::http::{envelope, wb_posted};
 use crate::server::Server;
 use crate::servers;
 
-/// Metrics that are asked for before anybody exports them. Empty it when the Kafka source and the pool's gauge are there.
-const METRICS_TO_COME: &[&str] = &[
-    "kafka_lag",
-    "kafka_rebalances_total",
-    "kafka_stalls_total",
-    "order_coalesced_total",
-    "order_end_to_end_seconds",
-    "orders_dead_lettered_total",
-    "postgres_pool_connections",
-];
+/// Metrics that are asked for before anybody exports them. Empty it when the pool has its gauge.
+const METRICS_TO_COME: &[&str] = &["postgres_pool_connections"];
 
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
@@ -137,6 +129,11 @@ fn every_address_between_containers_leads_somewhere() {
     leads(&container["KAFKA_BROKERS"]);
     leads(&environment(&services["kafka-ui"])["KAFKA_CLUSTERS_0_BOOTSTRAPSERVERS"]);
     leads(&environment(&services["kafka-topics"])["BROKERS"]);
+    for variable in ["KAFKA_TOPIC", "KAFKA_DLQ_TOPIC"] {
+        let setting = SETTINGS.iter().find(|setting| setting.env.contains(&variable)).unwrap();
+        let command = strings(&services["kafka-topics"]["command"])[0];
+        assert!(command.contains(&format!("create {} ", setting.default)), "nobody makes the topic of {variable}");
+    }
     let source = &yaml("deploy/grafana/provisioning/datasources/prometheus.yml")["datasources"][0];
     leads(source["url"].as_str().unwrap().strip_prefix("http://").unwrap());
 

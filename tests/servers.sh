@@ -185,7 +185,8 @@ EOF
 # ---- What they share.
 
 apt_install() {
-    local deny=/usr/sbin/policy-rc.d sudo=()
+    local deny=/usr/sbin/policy-rc.d
+    sudo=() # not local: the trap below needs it
     command -v apt-get >/dev/null || fail "$* is missing, and there is no apt-get to fetch it"
     if [ "$(id -u)" != 0 ]; then
         command -v sudo >/dev/null || fail "$* is missing, and it takes root to fetch it"
@@ -342,7 +343,7 @@ install)
     ;;
 fetch)
     [ $# -ge 2 ] || usage
-    command -v "$1" >/dev/null || apt_install "${@:2}"
+    type -P "$1" >/dev/null || apt_install "${@:2}" # a file: functions of this script do not count
     exit
     ;;
 stop-all)
