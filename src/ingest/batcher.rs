@@ -186,7 +186,7 @@ mod tests {
     use bytes::Bytes;
 
     fn entry(id: &str, bytes: usize) -> Entry {
-        let order = Order { id: OrderId::parse(id.as_bytes()).unwrap(), change: Change::Wb(vec![b' '; bytes].into()) };
+        let order = Order::new(OrderId::parse(id.as_bytes()).unwrap(), Change::Wb(vec![b' '; bytes].into()));
         Entry { order, must_exist: false, idempotency: None, is_new: false }
     }
 

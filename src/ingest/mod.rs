@@ -121,11 +121,12 @@ impl<S: Source, T: Store> Ingest<S, T> {
         // The partitions of a broker come and go, and each brings its position.
         let is_whole = source.is_log() && !source.is_broker();
         let committed = if is_whole { store.positions(source.name()).await? } else { Checkpoint::default() };
+        let decoder = Decoder::new(config.profile, config.order_bytes_max).with_columns(store.wants_columns());
         Ok(Self {
             store,
             view,
             metrics,
-            decoder: Decoder::new(config.profile, config.order_bytes_max),
+            decoder,
             elements: Elements::default(),
             batcher: Batcher::new(config.batch.clone(), source.is_broker(), committed.clone()),
             source,
@@ -249,7 +250,7 @@ impl<S: Source, T: Store> Ingest<S, T> {
         let Some(payload) = &record.payload else {
             let id = OrderId::parse(record.key.as_deref().unwrap_or_default());
             return match id {
-                Ok(id) => (vec![Order { id, change: Asked::Delete }], None),
+                Ok(id) => (vec![Order::new(id, Asked::Delete)], None),
                 Err(error) => {
                     let message = format!("null value whose key is no id: {error}");
                     (Vec::new(), Some((Rejection::whole(RejectionKind::Invalid, message), 1)))

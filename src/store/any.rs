@@ -149,6 +149,10 @@ impl Store for AnyStore {
         on!(self, store => store.positions(source).await)
     }
 
+    fn wants_columns(&self) -> bool {
+        on!(self, store => store.wants_columns())
+    }
+
     fn is_shareable(&self) -> bool {
         on!(self, store => store.is_shareable())
     }

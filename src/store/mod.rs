@@ -219,6 +219,11 @@ pub trait Store: Clone + Send + Sync + 'static {
     /// [`StoreError::Unavailable`] or [`StoreError::Damaged`].
     fn positions(&self, source: Arc<str>) -> impl Future<Output = Result<Checkpoint, StoreError>> + Send;
 
+    /// Whether orders should come with their columns.
+    fn wants_columns(&self) -> bool {
+        false
+    }
+
     /// Whether other processes may write to the same store.
     fn is_shareable(&self) -> bool {
         false

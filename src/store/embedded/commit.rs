@@ -135,7 +135,7 @@ impl<'c> Writer<'c> {
                     kind: column::to_kind(row.get(1)?),
                     state: column::to_state(row.get(2)?),
                     version: row.get::<_, i64>(3)?.unsigned_abs(),
-                    body: row.get(4)?,
+                    body: row.get::<_, Vec<u8>>(4)?.into(),
                 })
             })
             .optional()
@@ -181,7 +181,7 @@ impl<'c> Writer<'c> {
                 write.user_id,
                 write.external_id.is_some(),
                 write.external_id.as_ref().and_then(Option::as_deref),
-                write.body
+                &*write.body
             ])?;
         Ok(())
     }

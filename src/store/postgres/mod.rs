@@ -234,6 +234,10 @@ impl Store for Postgres {
         rows.iter().map(position).collect::<Result<_, _>>().map(Checkpoint).map_err(unreadable)
     }
 
+    fn wants_columns(&self) -> bool {
+        true
+    }
+
     fn is_shareable(&self) -> bool {
         true
     }
