@@ -44,6 +44,8 @@ fn run(task: Task, settings: Settings) -> anyhow::Result<()> {
         }
         Task::Export(export) => runtime(1)?.block_on(export::run(&export)).map(|_| ()),
         Task::Publish(publish) => runtime(2)?.block_on(publish::run(publish)).map(|_| ()),
+        #[cfg(feature = "kafka")]
+        Task::DeadLetters(dlq) => order_service::tools::dlq::run(&dlq),
         Task::Load(load, json) => run_load(load, json),
         Task::Healthcheck { url, timeout } => runtime(1)?.block_on(healthcheck::run(&url, timeout)),
         Task::Migrate(direction) => runtime(1)?.block_on(migrate::run(&config.store, direction)),

@@ -7,8 +7,14 @@ use std::time::Duration;
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use hyper::header::{HeaderName, HeaderValue};
 
+#[cfg(feature = "kafka")]
+use super::Origin;
 use super::{Outside, Settings, Wrong, parse, with_flags};
 use crate::tools::client::Server;
+#[cfg(feature = "kafka")]
+use crate::tools::cluster::Cluster;
+#[cfg(feature = "kafka")]
+use crate::tools::dlq::{self, Place, Which};
 use crate::tools::load::Json;
 use crate::tools::migrate::Direction;
 use crate::tools::{export, import, load, publish};
@@ -23,6 +29,9 @@ pub enum Task {
     Export(export::Config),
     /// Send orders to a running service.
     Publish(publish::Config),
+    /// Look at dead letters or send them back.
+    #[cfg(feature = "kafka")]
+    DeadLetters(dlq::Config),
     /// Read from a running service at a fixed rate.
     Load(load::Config, Option<Json>),
     /// Ask a running service whether it is well.
@@ -56,7 +65,11 @@ pub fn task(matches: &ArgMatches, outside: &Outside) -> Result<(Settings, Task),
             let output = arguments.get_one("output").cloned();
             Task::Export(export::Config { store: settings.config.store.clone(), output })
         }
-        Some(("publish", arguments)) => Task::Publish(publish_of(arguments).map_err(|error| wrong("publish", &error))?),
+        Some(("publish", arguments)) => {
+            Task::Publish(publish_of(arguments, &settings).map_err(|error| wrong("publish", &error))?)
+        }
+        #[cfg(feature = "kafka")]
+        Some(("dlq", arguments)) => Task::DeadLetters(dlq_of(arguments, &settings)?),
         Some(("load", arguments)) => {
             let json = arguments.get_one::<PathBuf>("json").cloned();
             let json = json.map(|path| if path.as_os_str() == "-" { Json::Stdout } else { Json::File(path) });
@@ -89,6 +102,13 @@ pub fn task(matches: &ArgMatches, outside: &Outside) -> Result<(Settings, Task),
 /// The command line as clap knows it.
 #[must_use]
 pub fn command() -> Command {
+    let command = service_command();
+    #[cfg(feature = "kafka")]
+    let command = command.subcommand(dlq_command());
+    command
+}
+
+fn service_command() -> Command {
     let migrate = Command::new("migrate")
         .about("Bring the store's schema forward or back")
         .subcommand_required(true)
@@ -157,8 +177,23 @@ fn import_command() -> Command {
 }
 
 fn publish_command() -> Command {
-    Command::new("publish")
-        .about("Send sample orders, or those of a file, to a running service")
+    let command = Command::new("publish").about("Send sample orders, or those of a file, to a running service");
+    // Settings under names that suit this command; they are checked as settings are.
+    #[cfg(feature = "kafka")]
+    let command = command
+        .about("Send sample orders, or those of a file, to a running service or to Kafka")
+        .arg(text("kafka.brokers", "BROKERS", "Kafka instead of the service").long("kafka").conflicts_with("http"))
+        .arg(
+            text("kafka.topic", "TOPIC", "The topic there [default: orders] [env: KAFKA_TOPIC]")
+                .long("topic")
+                .requires("kafka.brokers"),
+        )
+        .arg(
+            text("kafka.property", "NAME=VALUE", "Property of librdkafka; may repeat")
+                .long("kafka-property")
+                .action(ArgAction::Append),
+        );
+    command
         .arg(text("http", "URL", "The service").default_value("http://127.0.0.1:8080"))
         .arg(number("count", "N", "How many sample orders").default_value("1000"))
         .arg(rate("rate", "Orders per second; as fast as they are taken when not given"))
@@ -189,6 +224,37 @@ fn publish_command() -> Command {
         .arg(number("connections", "N", "Connections at once").default_value("32"))
         .arg(number("seed", "N", "Which samples").default_value("0"))
         .arg(switch("allow-remote", "Allow a service that is not on this machine"))
+}
+
+#[cfg(feature = "kafka")]
+fn dlq_command() -> Command {
+    let place = |name: &'static str, help: &'static str| {
+        Arg::new(name).value_name("PARTITION:OFFSET").value_parser(|text: &str| text.parse::<Place>()).help(help)
+    };
+    Command::new("dlq")
+        .about("Look at messages that were no valid orders, and send them back")
+        .subcommand_required(true)
+        .subcommand(
+            with_flags(Command::new("list").about("Show a line for each, newest last"))
+                .arg(number("limit", "N", "At most so many, the newest").default_value("100"))
+                .arg(switch("json", "As JSON objects with everything in them, one a line")),
+        )
+        .subcommand(
+            with_flags(Command::new("show").about("Show all of one")).arg(place("place", "Which one").required(true)),
+        )
+        .subcommand(
+            with_flags(Command::new("replay").about("Send them back to the topic they came from"))
+                .arg(
+                    place("places", "Which ones")
+                        .action(ArgAction::Append)
+                        .num_args(1..)
+                        .required_unless_present("all")
+                        .conflicts_with("all"),
+                )
+                .arg(switch("all", "All that are there"))
+                .arg(text("topic", "TOPIC", "To this topic instead").value_parser(|text: &str| parse::topic(text)))
+                .arg(switch("yes", "Send; without it is only said what would be sent")),
+        )
 }
 
 fn load_command() -> Command {
@@ -244,11 +310,9 @@ fn import_of(arguments: &ArgMatches, settings: &Settings) -> import::Config {
     import::Config { path, rejects, store: settings.config.store.clone(), ingest }
 }
 
-fn publish_of(arguments: &ArgMatches) -> anyhow::Result<publish::Config> {
-    let server = Server::parse(&one::<String>(arguments, "http"), arguments.get_flag("allow-remote"))?;
-    let connections = usize::try_from(one::<u64>(arguments, "connections"))?.max(1);
+fn publish_of(arguments: &ArgMatches, settings: &Settings) -> anyhow::Result<publish::Config> {
     Ok(publish::Config {
-        target: publish::Target::Http { server, connections },
+        target: publish_target(arguments, settings)?,
         count: one(arguments, "count"),
         rate: arguments.get_one("rate").copied(),
         invalid: one(arguments, "invalid"),
@@ -258,6 +322,46 @@ fn publish_of(arguments: &ArgMatches) -> anyhow::Result<publish::Config> {
         // As long as a service may take to stop and start again.
         patience: Duration::from_secs(30),
     })
+}
+
+fn publish_target(arguments: &ArgMatches, settings: &Settings) -> anyhow::Result<publish::Target> {
+    let allow_remote = arguments.get_flag("allow-remote");
+    // Brokers of the environment are those of the service, which is what is meant as long as no flag says otherwise.
+    #[cfg(feature = "kafka")]
+    if let Some(kafka) = &settings.config.kafka
+        && settings.found.iter().any(|found| found.key == "kafka.brokers" && found.origin == Origin::Flag)
+    {
+        return Ok(publish::Target::Kafka(Cluster::parse(kafka.clone(), allow_remote)?));
+    }
+    #[cfg(not(feature = "kafka"))]
+    let _ = settings;
+    let server = Server::parse(&one::<String>(arguments, "http"), allow_remote)?;
+    let connections = usize::try_from(one::<u64>(arguments, "connections"))?.max(1);
+    Ok(publish::Target::Http { server, connections })
+}
+
+#[cfg(feature = "kafka")]
+fn dlq_of(arguments: &ArgMatches, settings: &Settings) -> Result<dlq::Config, Wrong> {
+    let Some(kafka) = settings.config.kafka.clone() else {
+        return Err(Wrong::one("--kafka", "dlq must know where Kafka is (also by KAFKA_BROKERS)"));
+    };
+    let command = match arguments.subcommand() {
+        Some(("show", arguments)) => dlq::Command::Show(one(arguments, "place")),
+        Some(("replay", arguments)) => dlq::Command::Replay {
+            which: match arguments.get_many("places") {
+                Some(places) => Which::At(places.copied().collect()),
+                None => Which::All,
+            },
+            topic: arguments.get_one("topic").cloned(),
+            is_confirmed: arguments.get_flag("yes"),
+        },
+        list => {
+            let (_, arguments) = list.expect("a subcommand is required");
+            let count_max = usize::try_from(one::<u64>(arguments, "limit")).unwrap_or(usize::MAX);
+            dlq::Command::List { count_max, is_json: arguments.get_flag("json") }
+        }
+    };
+    Ok(dlq::Config { kafka, command })
 }
 
 fn load_of(arguments: &ArgMatches) -> anyhow::Result<load::Config> {

@@ -1,6 +1,10 @@
 //! Subcommands that are not the service.
 
 pub mod client;
+#[cfg(feature = "kafka")]
+pub mod cluster;
+#[cfg(feature = "kafka")]
+pub mod dlq;
 pub mod export;
 pub mod healthcheck;
 pub mod import;

@@ -1,7 +1,5 @@
-//! `publish`: sample orders, or those of a file, to a running service.
+//! Orders to a running service: `POST /orders`, one request an order.
 
-use std::io::BufRead;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,72 +10,13 @@ use hyper::{Response, StatusCode};
 use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio::time::Instant;
 
-use super::client::{Client, NoAnswer, Server};
-use super::progress::Progress;
-use crate::order::sample;
+use super::documents::Documents;
+use super::{Config, Kind, Summary};
+use crate::tools::client::{Client, NoAnswer, Server};
+use crate::tools::progress::Progress;
 
-/// Which sample orders.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    /// WB orders.
-    Wb,
-    /// Requests to create envelope orders.
-    Envelope,
-}
-
-/// Where orders go to.
-#[derive(Debug, Clone)]
-pub enum Target {
-    /// `POST /orders`, one request an order.
-    Http {
-        /// The service.
-        server: Server,
-        /// Connections at once.
-        connections: usize,
-    },
-}
-
-/// What to publish, where to and how fast.
-#[derive(Debug, Clone)]
-pub struct Config {
-    /// Where to.
-    pub target: Target,
-    /// How many sample orders; all of the file when there is one.
-    pub count: u64,
-    /// Orders per second; as fast as they are taken when `None`.
-    pub rate: Option<f64>,
-    /// The share of orders, from 0 to 1, that are made invalid on purpose.
-    pub invalid: f64,
-    /// Orders of a file instead of samples; `-` is standard input.
-    pub file: Option<PathBuf>,
-    /// Which samples, and which of them are invalid.
-    pub seed: u64,
-    /// Which kind of samples.
-    pub kind: Kind,
-    /// How long an order is tried to be sent while the service refuses, hangs up or is full.
-    pub patience: Duration,
-}
-
-/// What became of the orders.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Summary {
-    /// Stored for the first time.
-    pub created: u64,
-    /// Stored before, changed or not.
-    pub updated: u64,
-    /// Made invalid on purpose, and said to be so.
-    pub rejected: u64,
-    /// Not answered, rejected though meant to be valid, stored though made invalid, or not stored for another reason.
-    pub failed: u64,
-}
-
-/// Publishes.
-///
-/// # Errors
-/// When the input cannot be read, when nobody is there any more on any connection, or when an order that should have
-/// been stored was not.
-pub async fn run(config: Config) -> anyhow::Result<Summary> {
-    let Target::Http { server, connections } = config.target.clone();
+/// Publishes over so many connections.
+pub(super) async fn run(config: Config, server: Server, connections: usize) -> anyhow::Result<Summary> {
     // Nobody there is said at once; only a service that was there is waited for.
     Client::new(server.clone(), SEND_TIME).connect().await.context("the service does not answer")?;
     let patience = config.patience;
@@ -116,15 +55,6 @@ pub async fn run(config: Config) -> anyhow::Result<Summary> {
     Ok(summary)
 }
 
-impl Summary {
-    /// One line.
-    #[must_use]
-    pub fn text(&self) -> String {
-        let Self { created, updated, rejected, failed } = self;
-        format!("{created} created, {updated} updated, {rejected} rejected, {failed} failed")
-    }
-}
-
 /// An order on its way, and what is expected of it.
 struct Document {
     bytes: Bytes,
@@ -135,35 +65,13 @@ struct Document {
 
 /// Makes or reads the orders at the rate asked for.
 fn read(config: &Config, into: &mpsc::Sender<Document>) -> anyhow::Result<()> {
-    let started = std::time::Instant::now();
-    let mut lines: Box<dyn Iterator<Item = anyhow::Result<Bytes>>> = match &config.file {
-        Some(path) => Box::new(file_lines(path)?),
-        None => Box::new((0..config.count).map(|n| {
-            let mut document = Vec::with_capacity(1536);
-            match config.kind {
-                Kind::Wb => sample::wb(config.seed, n, &mut document),
-                Kind::Envelope => sample::envelope(config.seed, n, &mut document),
-            }
-            Ok(document.into())
-        })),
-    };
-    let mut random = fastrand::Rng::with_seed(config.seed);
-    for n in 0_u64.. {
-        let Some(document) = lines.next() else { break };
-        let mut bytes = document?;
-        let is_invalid = random.f64() < config.invalid;
-        if is_invalid {
-            let mut broken = Vec::new();
-            sample::invalid(config.seed, n, &mut broken);
-            bytes = broken.into();
-        }
-        let is_creation = config.kind == Kind::Envelope || config.file.is_some();
-        let document = Document { bytes, is_invalid, is_creation };
-        if let Some(rate) = config.rate {
-            #[expect(clippy::cast_precision_loss, reason = "counts of one run")]
-            let due = started + Duration::from_secs_f64(n as f64 / rate);
-            std::thread::sleep(due.saturating_duration_since(std::time::Instant::now()));
-        }
+    let mut documents = Documents::open(config)?;
+    let is_creation = config.kind == Kind::Envelope || config.file.is_some();
+    loop {
+        let mut bytes = Vec::with_capacity(DOCUMENT_BYTES);
+        let Some(next) = documents.append_next(&mut bytes)? else { break };
+        std::thread::sleep(documents.ahead());
+        let document = Document { bytes: bytes.into(), is_invalid: next.is_invalid, is_creation };
         if into.blocking_send(document).is_err() {
             break;
         }
@@ -171,16 +79,8 @@ fn read(config: &Config, into: &mpsc::Sender<Document>) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn file_lines(path: &Path) -> anyhow::Result<impl Iterator<Item = anyhow::Result<Bytes>>> {
-    let input: Box<dyn BufRead> = if path == Path::new("-") {
-        Box::new(std::io::stdin().lock())
-    } else {
-        let file = std::fs::File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
-        Box::new(std::io::BufReader::with_capacity(1 << 20, file))
-    };
-    let lines = input.split(b'\n').map(|line| Ok(Bytes::from(line?)));
-    Ok(lines.filter(|line| !matches!(line, Ok(line) if line.iter().all(u8::is_ascii_whitespace))))
-}
+/// Room for a usual order.
+const DOCUMENT_BYTES: usize = 1536;
 
 /// How long one answer is waited for.
 const SEND_TIME: Duration = Duration::from_secs(30);
