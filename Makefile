@@ -34,10 +34,10 @@ stress-wrk: ## wrk against a running service, in the cases the older services we
 stress-vegeta: ## vegeta against a running service
 	loadtest/vegeta.sh $(URL)
 
-docker-up: ## The service in a container
+docker-up: ## The service with PostgreSQL, Kafka, Prometheus and Grafana, in containers
 	docker compose up --build --detach
 
-docker-down: ## And away again; the data stays in its volume
+docker-down: ## And away again; the data stays in its volumes
 	docker compose down
 
 clean: ## Everything that was built, never data

@@ -16,6 +16,8 @@ use crate::metrics::Metrics;
 use crate::order::sample;
 use crate::read::{self, Reader, lists};
 use crate::source::inbox::{self, InboxSource};
+#[cfg(feature = "kafka")]
+use crate::source::kafka::KafkaSource;
 use crate::source::lines::Lines;
 use crate::store::Store;
 use crate::store::any::{self, AnyStore};
@@ -97,6 +99,9 @@ async fn run(config: Config) -> anyhow::Result<()> {
     let stop = stop_signal()?;
     let metrics = Metrics::new(route::ENDPOINTS, route::METHODS);
     let readiness = Readiness::default();
+    let gates = readiness.clone();
+    metrics
+        .gauge("service_ready", "1 when /readyz answers 200.", move || f64::from(u8::from(gates.reasons().is_empty())));
     let mut listeners = Vec::new();
     for address in &config.http.listen {
         listeners.push(http::bind(*address).with_context(|| format!("cannot listen on {address}"))?);
@@ -211,6 +216,17 @@ impl Plane {
         tokio::spawn(lists::keep_fresh(Arc::clone(view), store.clone(), shutdown.clone()));
         tokio::spawn(warmup::run(Arc::clone(view), store.clone(), warm, shutdown.clone()));
         let ingest = self.ingest(inbox).await?;
+        #[cfg(feature = "kafka")]
+        let kafka = async {
+            let Some(config) = &self.config.kafka else { return anyhow::Ok(()) };
+            let gate = self.readiness.gate("kafka", "not started");
+            let source = KafkaSource::start(config, self.metrics.kafka.clone(), gate).context("cannot use Kafka")?;
+            let ledger = self.ingest(source).await?.run(shutdown.clone()).await?;
+            tracing::info!(source = "kafka", ?ledger, "intake ended");
+            Ok(())
+        };
+        #[cfg(not(feature = "kafka"))]
+        let kafka = async { anyhow::Ok(()) };
         let samples = async {
             if let Some(gate) = sampled {
                 self.sample().await?;
@@ -218,8 +234,12 @@ impl Plane {
             }
             anyhow::Ok(())
         };
-        let (ledger, ()) = tokio::try_join!(async { Ok(ingest.run(shutdown.clone()).await?) }, samples)?;
-        tracing::info!(?ledger, "intake ended");
+        let http = async {
+            let ledger = ingest.run(shutdown.clone()).await?;
+            tracing::info!(source = "http", ?ledger, "intake ended");
+            Ok(())
+        };
+        tokio::try_join!(http, kafka, samples)?;
         Ok(())
     }
 

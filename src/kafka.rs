@@ -40,7 +40,7 @@ impl Config {
             instance_id: None,
             // Long enough for a pause of the whole machine, short enough that nobody waits for long.
             session_timeout: Duration::from_secs(10),
-            stall_timeout: Duration::from_secs(60),
+            stall_timeout: Duration::from_mins(1),
             lag_max: 10_000,
             properties: BTreeMap::new(),
         }

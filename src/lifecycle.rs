@@ -94,6 +94,40 @@ impl Gate {
     }
 }
 
+/// A named step of a batch. Tests have a process die at one, as `kill -9` would; a release build has nothing here.
+#[inline]
+pub fn step(name: &'static str) {
+    #[cfg(debug_assertions)]
+    fail_point::reached(name);
+    let _ = name;
+}
+
+/// Has the process die when it reaches a step for the `nth` time.
+#[cfg(debug_assertions)]
+pub fn die_at(step: &str, nth: u64) {
+    fail_point::arm(step, nth);
+}
+
+#[cfg(debug_assertions)]
+mod fail_point {
+    use std::sync::OnceLock;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    static ARMED: OnceLock<(String, AtomicU64)> = OnceLock::new();
+
+    pub(super) fn arm(step: &str, nth: u64) {
+        let _ = ARMED.set((step.to_owned(), AtomicU64::new(nth)));
+    }
+
+    pub(super) fn reached(name: &str) {
+        let Some((step, left)) = ARMED.get() else { return };
+        if step == name && left.fetch_sub(1, Ordering::Relaxed) == 1 {
+            let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
+            std::thread::sleep(std::time::Duration::from_mins(1)); // the signal is on its way
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

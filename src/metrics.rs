@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::{Bucket, Counter as CounterProto, LabelPair, Metric, MetricFamily, MetricType};
-use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, PullingGauge, Registry};
+use prometheus::{
+    Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, PullingGauge, Registry,
+};
 
 /// Everything that is counted. Clones share the counters.
 #[derive(Clone)]
@@ -17,6 +19,8 @@ pub struct Metrics {
     pub http: Arc<Http>,
     /// What the ingest loop does.
     pub ingest: Ingest,
+    /// What the Kafka consumer does.
+    pub kafka: Kafka,
     /// Connections open now.
     pub connections: IntGauge,
     /// Connections closed for being too slow or idle, by reason.
@@ -38,6 +42,23 @@ pub struct Ingest {
     pub visible: Histogram,
     /// Commits tried again.
     pub retries: IntCounter,
+    /// Orders that a newer version in their batch took the place of.
+    pub coalesced: IntCounter,
+    /// Messages put on the dead letter topic, by reason.
+    pub dead_lettered: IntCounterVec,
+    /// Seconds from a message's time stamp to visible.
+    pub end_to_end: Histogram,
+}
+
+/// What the consumer of a Kafka topic counts.
+#[derive(Clone)]
+pub struct Kafka {
+    /// `kafka_lag{partition}`: messages that are not durable yet.
+    pub lag: IntGaugeVec,
+    /// Consumers that had to be made anew.
+    pub stalls: IntCounter,
+    /// Times that partitions were given or taken.
+    pub rebalances: IntCounter,
 }
 
 impl Metrics {
@@ -75,12 +96,31 @@ impl Metrics {
             commit: histogram("order_commit_duration_seconds", "Time of one store commit.", &BOUNDS_SECONDS),
             visible: histogram("order_visible_duration_seconds", "Time from arrival to visible.", &BOUNDS_SECONDS),
             retries: counter("order_commit_retries_total", "Store commits that had to be tried again."),
+            coalesced: counter("order_coalesced_total", "Orders replaced by a newer version before they were stored."),
+            dead_lettered: family(
+                "orders_dead_lettered_total",
+                "Messages that are no valid order, by reason.",
+                "reason",
+            ),
+            end_to_end: histogram(
+                "order_end_to_end_seconds",
+                "Time from a message's time stamp to visible.",
+                &BOUNDS_SECONDS[5..],
+            ),
+        };
+        let lag = Opts::new("kafka_lag", "Messages behind, by partition.");
+        let lag = IntGaugeVec::new(lag, &["partition"]).expect("a legal name");
+        register(Box::new(lag.clone()));
+        let kafka = Kafka {
+            lag,
+            stalls: counter("kafka_stalls_total", "Consumers that delivered nothing and were made anew."),
+            rebalances: counter("kafka_rebalances_total", "Times that partitions were given or taken."),
         };
         let connections = IntGauge::new("http_connections", "Open connections.").expect("a legal name");
         register(Box::new(connections.clone()));
         let closed_help = "Connections closed by the server, by reason.";
         let connections_closed = family("http_connections_closed_total", closed_help, "reason");
-        Self { registry, http, ingest, connections, connections_closed }
+        Self { registry, http, ingest, kafka, connections, connections_closed }
     }
 
     /// Adds a gauge that is read when it is asked for.

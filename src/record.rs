@@ -24,6 +24,21 @@ pub struct Record {
     pub key: Option<Bytes>,
     /// Set when the client asked for the same answer to the same request.
     pub idempotency: Option<Idempotency>,
+    /// When the producer sent it, in milliseconds since 1970, where the source knows.
+    pub timestamp_ms: Option<i64>,
+    /// What came with it, kept for its dead letter. `None` in the usual case of nothing.
+    pub headers: Option<Box<Headers>>,
+}
+
+/// Names and values in the order they came.
+pub type Headers = Vec<(String, Option<Bytes>)>;
+
+impl Record {
+    /// A message that is nothing but its payload.
+    #[must_use]
+    pub fn new(position: Position, payload: Bytes) -> Self {
+        Self { position, payload: Some(payload), key: None, idempotency: None, timestamp_ms: None, headers: None }
+    }
 }
 
 /// A client's promise that two requests are one.
@@ -88,6 +103,13 @@ impl Rejection {
     #[must_use]
     pub fn whole(kind: RejectionKind, message: impl Into<String>) -> Self {
         Self { kind, faults: vec![Fault { pointer: String::new(), message: message.into() }] }
+    }
+
+    /// Says that this is about the element at `index` of a document that is an array.
+    pub fn within(&mut self, index: usize) {
+        for fault in &mut self.faults {
+            fault.pointer.insert_str(0, &format!("/{index}"));
+        }
     }
 
     /// One line naming every offence.

@@ -94,6 +94,10 @@ impl Settings {
     /// # Errors
     /// [`Wrong`] names every setting that cannot be used.
     pub fn load(flags: &ArgMatches, outside: &Outside) -> Result<Self, Wrong> {
+        #[cfg(debug_assertions)]
+        if let Some((step, nth)) = outside.environment.get("ORDER_DIE_AT").and_then(|at| at.split_once(':')) {
+            crate::lifecycle::die_at(step, nth.parse().unwrap_or(1));
+        }
         let mut wrong = Vec::new();
         let path = flag(flags, "config").pop().or_else(|| outside.environment.get("CONFIG_PATH").cloned());
         let file = match path.filter(|path| !path.is_empty()) {

@@ -22,7 +22,7 @@ const FLOORS: &[&[&str]] = &[
 const EDGES: &[(&str, &[&str])] = &[
     ("main", &["settings", "app", "tools", "lifecycle", "log"]),
     // A server's URL is parsed by the store that connects to it.
-    ("settings", &["app", "tools", "store", "kafka"]),
+    ("settings", &["app", "tools", "store", "kafka", "lifecycle"]),
     (
         "app",
         &[
@@ -38,8 +38,8 @@ const EDGES: &[(&str, &[&str])] = &[
             "metrics",
             "lifecycle",
             "log",
-            "order",
             "kafka",
+            "order",
         ],
     ),
     ("tools", &["ingest", "source", "store", "order", "record", "metrics", "lifecycle", "kafka"]),
@@ -50,8 +50,9 @@ const EDGES: &[(&str, &[&str])] = &[
     ("read", &["cache", "store", "snapshot", "id", "lifecycle"]),
     ("warmup", &["cache", "store", "lifecycle", "log"]),
     ("follow", &["cache", "store", "lifecycle", "log"]),
-    ("source", &["store", "snapshot", "record", "id"]),
-    ("store", &["order", "snapshot", "record", "id", "log"]),
+    ("source", &["store", "snapshot", "record", "id", "kafka", "metrics", "lifecycle"]),
+    ("kafka", &[]),
+    ("store", &["order", "snapshot", "record", "id", "lifecycle", "log"]),
     ("cache", &["snapshot", "id"]),
     ("order", &["record", "id"]),
     ("snapshot", &["id"]),
@@ -60,7 +61,6 @@ const EDGES: &[(&str, &[&str])] = &[
     ("metrics", &[]),
     ("lifecycle", &[]),
     ("log", &[]),
-    ("kafka", &[]),
 ];
 
 /// Readers know bytes: these can never name an order, so none of them can serialize one again.
@@ -73,7 +73,7 @@ const CLIENTS: &[(&str, &[&str])] = &[
     ("rusqlite", &["src/store/embedded/"]),
     ("tokio_postgres", &["src/store/postgres/"]),
     ("bb8", &["src/store/postgres/"]),
-    ("rdkafka", &["src/kafka.rs", "src/source/kafka", "src/tools/"]),
+    ("rdkafka", &["src/kafka.rs", "src/source/kafka/", "src/tools/"]),
     ("simd_json", &["src/order/"]),
     ("triomphe", &["src/snapshot.rs"]),
     ("clap", &["src/settings", "src/main.rs"]),

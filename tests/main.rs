@@ -5,6 +5,7 @@
 
 mod cli;
 mod database;
+mod deploy;
 mod http;
 mod ingest;
 #[cfg(feature = "kafka")]

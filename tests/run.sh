@@ -13,18 +13,7 @@ missing() {
     printf '\n!! SKIPPED: %s (%s is missing)\n' "$2" "$1" >&2
 }
 
-as_root() {
-    if [ "$(id -u)" = 0 ]; then "$@"; elif command -v sudo >/dev/null; then sudo "$@"; else return 1; fi
-}
-
-fetch() { # fetch COMMAND PACKAGE...: installs Debian packages unless the command is there
-    local command=$1
-    shift
-    command -v "$command" >/dev/null && return 0
-    command -v apt-get >/dev/null || return 1
-    say "fetching $*"
-    as_root apt-get update -qq && DEBIAN_FRONTEND=noninteractive as_root apt-get install -y -qq "$@" >/dev/null
-}
+fetch() { tests/servers.sh fetch "$@"; } # fetch COMMAND PACKAGE...: installs Debian packages unless the command is there
 
 trap 'tests/servers.sh stop-all' EXIT
 
@@ -44,13 +33,34 @@ else
     missing Kafka "the tests against Kafka"
 fi
 
+say "containers, alerts"
+if docker compose version >/dev/null 2>&1; then
+    compose=(docker compose)
+elif fetch docker-compose docker-compose; then
+    compose=(docker-compose)
+fi
+if [ -n "${compose:-}" ]; then
+    "${compose[@]}" -f docker-compose.yml config -q
+    "${compose[@]}" -f docker-compose.yml --profile cluster config -q
+    echo "docker-compose.yml is good"
+else
+    missing docker-compose "the check of docker-compose.yml"
+fi
+# Without it the test of the dashboard's queries is skipped too.
+if fetch promtool prometheus; then
+    promtool check config deploy/prometheus/prometheus.yml
+    promtool test rules deploy/prometheus/alerts.test.yml
+else
+    missing promtool "the check of Prometheus's settings and alerts"
+fi
+
 say "unit, contract, fault and crash tests"
 cargo test
 
 say "the page in a browser"
 if ! command -v npm >/dev/null || ! command -v node >/dev/null; then
     missing "node with npm" "the browser tests"
-elif ! fetch chromium chromium; then
+elif ! fetch chromium chromium fonts-liberation; then
     missing chromium "the browser tests"
 else
     cargo build

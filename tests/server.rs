@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
+use crate::database::Database;
+
 /// Generous, for a machine that does much else at the same time.
 pub const START_TIME: Duration = Duration::from_secs(30);
 /// The longest a client waits for the next byte.
@@ -35,6 +37,22 @@ pub struct Server {
     log: Arc<Mutex<Vec<String>>>,
     flags: Vec<String>,
     home: TempDir,
+    /// Where its orders are, if not in its data directory.
+    _database: Option<Database>,
+}
+
+/// Has tests that name no store run against this one: `embedded`, which is the default, or `postgres`.
+const STORE: &str = "ORDER_TEST_STORE";
+
+/// The database of a service that is to run on PostgreSQL.
+fn chosen_store(flags: &mut Vec<String>) -> Option<Database> {
+    let is_chosen = std::env::var(STORE).is_ok_and(|store| store == "postgres");
+    if !is_chosen || flags.iter().any(|flag| flag == "--postgres") {
+        return None;
+    }
+    let database = Database::create().expect("a server for the tests that are to run on it");
+    flags.extend(["--postgres".to_owned(), database.url()]);
+    Some(database)
 }
 
 impl Server {
@@ -48,9 +66,10 @@ impl Server {
     /// Starts, and waits only until connections are taken.
     pub fn start_cold(flags: &[&str]) -> Self {
         let home = tempfile::tempdir().expect("a temporary directory");
-        let flags: Vec<String> = flags.iter().map(|&flag| flag.to_owned()).collect();
+        let mut flags: Vec<String> = flags.iter().map(|&flag| flag.to_owned()).collect();
+        let database = chosen_store(&mut flags);
         let (child, address, log) = spawn(home.path(), &flags);
-        Self { child, address, log, flags, home }
+        Self { child, address, log, flags, home, _database: database }
     }
 
     /// Where it answers.

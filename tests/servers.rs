@@ -23,13 +23,17 @@ pub fn kafka() -> Option<String> {
 fn shared(variable: &str) -> Option<String> {
     let value = std::env::var(variable).ok().filter(|value| !value.is_empty());
     if value.is_none() {
-        assert!(std::env::var_os("CI").is_none(), "{variable} is not set, and nothing is skipped where CI is");
-        let test = std::thread::current().name().unwrap_or("a test").to_owned();
-        // Not `eprintln!`, which the harness keeps to itself as long as the test does not fail.
-        let _ =
-            std::io::stderr().write_all(format!("SKIPPED: {test}: {variable} is not set (run make test)\n").as_bytes());
+        skip(&format!("{variable} is not set (run make test)"));
     }
     value
+}
+
+/// Says aloud that this test goes without something; where `CI` is set nothing is skipped.
+pub fn skip(why: &str) {
+    assert!(std::env::var_os("CI").is_none(), "{why}, and nothing is skipped where CI is set");
+    let test = std::thread::current().name().unwrap_or("a test").to_owned();
+    // Not `eprintln!`, which the harness keeps to itself as long as the test does not fail.
+    let _ = std::io::stderr().write_all(format!("SKIPPED: {test}: {why}\n").as_bytes());
 }
 
 /// A server that one test has to itself and may break. It is gone, with its data, when this is dropped.

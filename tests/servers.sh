@@ -7,6 +7,7 @@ usage() {
     cat >&2 <<'EOF'
 usage: tests/servers.sh COMMAND
   install postgres|kafka|all    fetch what is missing, and say so
+  fetch COMMAND PACKAGE...      install Debian packages unless COMMAND is there, without starting their services
   start KIND NAME [NODES]       start an instance, or what is down of it; prints its address (kafka takes 1 or more NODES)
   stop KIND NAME                stop it in order; its data and ports stay
   kill KIND NAME [NODE]         SIGKILL, children too; its data and ports stay
@@ -184,7 +185,8 @@ EOF
 # ---- What they share.
 
 apt_install() {
-    local deny=/usr/sbin/policy-rc.d sudo=()
+    local deny=/usr/sbin/policy-rc.d
+    sudo=() # not local: the trap below needs it
     command -v apt-get >/dev/null || fail "$* is missing, and there is no apt-get to fetch it"
     if [ "$(id -u)" != 0 ]; then
         command -v sudo >/dev/null || fail "$* is missing, and it takes root to fetch it"
@@ -337,6 +339,11 @@ install)
         [[ " ${kinds[*]} " == *" $kind "* ]] || usage
         "$kind" install
     done
+    exit
+    ;;
+fetch)
+    [ $# -ge 2 ] || usage
+    type -P "$1" >/dev/null || apt_install "${@:2}" # a file: functions of this script do not count
     exit
     ;;
 stop-all)

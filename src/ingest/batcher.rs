@@ -1,8 +1,12 @@
-//! Decides when a batch is full. Pure: the time is an argument.
+//! Decides when a batch is full, and what of it collapses. Pure: the time is an argument.
 
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use crate::record::{Checkpoint, Position};
+use crate::id::OrderId;
+use crate::order::Change;
+use crate::record::{Checkpoint, Position, Record};
+use crate::source::Kept;
 use crate::store::Entry;
 
 /// When a batch closes.
@@ -23,23 +27,55 @@ impl Default for Config {
 }
 
 /// Orders collected for one commit, and how far the source has come with them.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Filled {
     /// The orders, oldest first.
     pub entries: Vec<Entry>,
-    /// Where each of them stood.
-    pub positions: Vec<Position>,
-    /// When the first and the others arrived.
+    /// The record each of them came in; a record may hold several.
+    pub owners: Vec<usize>,
+    /// When each of them arrived.
     pub arrived: Vec<Instant>,
+    /// The records of the orders.
+    pub records: Vec<Record>,
+    /// Rejected records on their way to where they are kept, with their partitions.
+    pub rejects: Vec<(u32, Kept)>,
     /// Everything up to here is in this batch or needs no storing.
     pub upto: Checkpoint,
 }
 
+impl Filled {
+    /// Takes back everything of a partition.
+    pub fn drop_partition(&mut self, partition: u32) {
+        let is_kept: Vec<bool> =
+            self.owners.iter().map(|&owner| self.records[owner].position.partition != partition).collect();
+        self.retain(|index| is_kept[index]);
+        self.rejects.retain(|(of, _)| *of != partition);
+        self.upto.0.remove(&partition);
+    }
+
+    /// Keeps the orders whose index `is_kept`.
+    pub fn retain(&mut self, is_kept: impl Fn(usize) -> bool) {
+        fn keep<T>(from: &mut Vec<T>, is_kept: impl Fn(usize) -> bool) {
+            let mut index = 0;
+            from.retain(|_| {
+                index += 1;
+                is_kept(index - 1)
+            });
+        }
+        keep(&mut self.entries, &is_kept);
+        keep(&mut self.owners, &is_kept);
+        keep(&mut self.arrived, &is_kept);
+    }
+}
+
 /// Collects orders until a batch is worth committing.
-#[derive(Debug)]
 pub struct Batcher {
     config: Config,
+    /// Two WB versions of one id become the newest of them.
+    is_coalescing: bool,
     filled: Filled,
+    /// Where the latest entry of an id is, if a later version may take its place.
+    latest: HashMap<OrderId, usize, foldhash::fast::RandomState>,
     bytes: usize,
     has_passed: bool,
 }
@@ -47,29 +83,78 @@ pub struct Batcher {
 impl Batcher {
     /// An empty batch; the source has come as far as `from`.
     #[must_use]
-    pub fn new(config: Config, from: Checkpoint) -> Self {
-        Self { config, filled: Filled { upto: from, ..Filled::default() }, bytes: 0, has_passed: false }
+    pub fn new(config: Config, is_coalescing: bool, from: Checkpoint) -> Self {
+        let filled = Filled { upto: from, ..Filled::default() };
+        Self { config, is_coalescing, filled, latest: HashMap::default(), bytes: 0, has_passed: false }
     }
 
-    /// Adds an order that arrived at `now`.
-    pub fn push(&mut self, entry: Entry, position: Position, now: Instant) {
-        self.bytes += entry.order.resident_bytes();
-        self.filled.entries.push(entry);
-        self.filled.positions.push(position);
-        self.filled.arrived.push(now);
+    /// Adds a record with the orders it holds, which arrived at `now`. Returns how many orders took the place of an
+    /// older version.
+    pub fn push(&mut self, record: Record, entries: impl IntoIterator<Item = Entry>, now: Instant) -> u64 {
+        let owner = self.filled.records.len();
+        let mut coalesced = 0;
+        for entry in entries {
+            self.bytes += entry.order.resident_bytes();
+            if self.is_coalescing && self.replace(&entry, owner) {
+                coalesced += 1;
+                continue;
+            }
+            self.filled.entries.push(entry);
+            self.filled.owners.push(owner);
+            self.filled.arrived.push(now);
+        }
+        self.pass(record.position);
+        self.filled.records.push(record);
+        coalesced
+    }
+
+    /// Puts a newer WB version where the older one was. A deletion or an envelope, which is a part of an order, ends
+    /// what may be replaced.
+    fn replace(&mut self, entry: &Entry, owner: usize) -> bool {
+        if !matches!(entry.order.change, Change::Wb(_)) {
+            self.latest.remove(&entry.order.id);
+            return false;
+        }
+        if let Some(&at) = self.latest.get(&entry.order.id) {
+            self.filled.entries[at] = entry.clone();
+            self.filled.owners[at] = owner;
+            return true;
+        }
+        self.latest.insert(entry.order.id.clone(), self.filled.entries.len());
+        false
+    }
+
+    /// Notes a record that is kept elsewhere.
+    pub fn reject(&mut self, position: Position, kept: Kept) {
+        self.filled.rejects.push((position.partition, kept));
         self.pass(position);
     }
 
-    /// Notes a position that needs no storing.
-    pub fn pass(&mut self, position: Position) {
+    fn pass(&mut self, position: Position) {
         self.filled.upto.pass(position);
         self.has_passed = true;
+    }
+
+    /// The source begins, or begins again, at these positions.
+    pub fn adopt(&mut self, from: &Checkpoint) {
+        self.filled.upto.0.extend(&from.0);
+    }
+
+    /// Takes back everything of a partition, which another process has. Returns how many orders that was.
+    pub fn drop_partition(&mut self, partition: u32) -> u64 {
+        let before = self.filled.entries.len();
+        self.filled.drop_partition(partition);
+        let dropped = before - self.filled.entries.len();
+        self.latest.clear();
+        self.has_passed = !self.filled.entries.is_empty() || !self.filled.rejects.is_empty();
+        dropped as u64
     }
 
     /// Takes no more.
     #[must_use]
     pub fn is_full(&self) -> bool {
-        self.filled.entries.len() >= self.config.batch_rows_max || self.bytes >= self.config.batch_bytes_max
+        self.filled.entries.len() + self.filled.rejects.len() >= self.config.batch_rows_max
+            || self.bytes >= self.config.batch_bytes_max
     }
 
     /// Neither orders nor positions to store.
@@ -88,6 +173,7 @@ impl Batcher {
     pub fn take(&mut self) -> Filled {
         self.bytes = 0;
         self.has_passed = false;
+        self.latest.clear();
         let next = Filled { upto: self.filled.upto.clone(), ..Filled::default() };
         std::mem::replace(&mut self.filled, next)
     }
@@ -96,41 +182,103 @@ impl Batcher {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::id::OrderId;
-    use crate::order::{Change, Order};
+    use crate::order::{Envelope, Order};
+    use bytes::Bytes;
 
-    fn entry(bytes: usize) -> Entry {
-        let order = Order { id: OrderId::parse(b"a").unwrap(), change: Change::Wb(vec![b' '; bytes].into()) };
+    fn entry(id: &str, bytes: usize) -> Entry {
+        let order = Order::new(OrderId::parse(id.as_bytes()).unwrap(), Change::Wb(vec![b' '; bytes].into()));
         Entry { order, must_exist: false, idempotency: None, is_new: false }
     }
 
-    fn at(offset: u64) -> Position {
-        Position { partition: 3, offset }
+    fn other(id: &str, change: Change) -> Entry {
+        let mut entry = entry(id, 0);
+        entry.order.change = change;
+        entry
+    }
+
+    fn at(offset: u64) -> Record {
+        Record::new(Position { partition: 3, offset }, Bytes::new())
+    }
+
+    fn batcher(is_coalescing: bool) -> Batcher {
+        let config = Config { batch_rows_max: 100, ..Config::default() };
+        Batcher::new(config, is_coalescing, Checkpoint::default())
     }
 
     #[test]
     fn a_batch_closes_on_rows_bytes_or_age() {
         let config = Config { batch_rows_max: 2, batch_bytes_max: 1000, linger: Duration::from_millis(5) };
-        let mut batcher = Batcher::new(config, Checkpoint::default());
+        let mut batcher = Batcher::new(config, false, Checkpoint::default());
         let now = Instant::now();
         assert_eq!((batcher.is_empty(), batcher.deadline()), (true, None));
-        batcher.push(entry(10), at(7), now);
-        batcher.push(entry(10), at(9), now + Duration::from_secs(1));
+        batcher.push(at(7), [entry("a", 10)], now);
+        batcher.push(at(9), [entry("a", 10)], now + Duration::from_secs(1));
         assert!(batcher.is_full());
         assert_eq!(batcher.deadline(), Some(now + Duration::from_millis(5)), "the oldest order decides");
         let filled = batcher.take();
         assert_eq!((filled.entries.len(), filled.upto.next(3)), (2, 10));
         assert!(batcher.is_empty());
-        batcher.push(entry(2000), at(10), now);
+        batcher.push(at(10), [entry("a", 2000)], now);
         assert!(batcher.is_full(), "by bytes");
     }
 
     #[test]
-    fn a_rejected_record_still_moves_the_position() {
-        let mut batcher = Batcher::new(Config::default(), Checkpoint::default());
-        batcher.pass(at(4));
-        assert!(!batcher.is_empty());
+    fn a_rejected_record_still_moves_the_position_and_takes_room() {
+        let mut batcher = batcher(true);
+        for offset in 0..100 {
+            assert!(!batcher.is_full());
+            batcher.reject(Position { partition: 3, offset }, Kept::Now(Ok(())));
+        }
+        assert!(batcher.is_full() && !batcher.is_empty());
         let filled = batcher.take();
-        assert_eq!((filled.entries.len(), filled.upto.next(3)), (0, 5));
+        assert_eq!((filled.entries.len(), filled.rejects.len(), filled.upto.next(3)), (0, 100, 100));
+    }
+
+    #[test]
+    fn versions_of_one_order_collapse_to_the_newest() {
+        let now = Instant::now();
+        let mut batcher = batcher(true);
+        assert_eq!(batcher.push(at(1), [entry("a", 1), entry("b", 1), entry("a", 2)], now), 1);
+        assert_eq!(batcher.push(at(2), [entry("a", 3)], now), 1);
+        // What came before a deletion or a part of an order stays before it.
+        assert_eq!(batcher.push(at(3), [other("a", Change::Delete), entry("a", 4), entry("a", 5)], now), 1);
+        let part = Change::Envelope(Envelope::deletion());
+        assert_eq!(batcher.push(at(4), [other("b", part), entry("b", 6)], now), 0);
+        let filled = batcher.take();
+        let bytes: Vec<_> = filled
+            .entries
+            .iter()
+            .map(|entry| match &entry.order.change {
+                Change::Wb(body) => (entry.order.id.to_string(), body.len()),
+                _ => (entry.order.id.to_string(), 0),
+            })
+            .collect();
+        let expected = [("a", 3), ("b", 1), ("a", 0), ("a", 5), ("b", 0), ("b", 6)];
+        assert_eq!(bytes, expected.map(|(id, len)| (id.to_owned(), len)));
+        assert_eq!(filled.owners, [1, 0, 2, 2, 3, 3], "each belongs to the record it came in");
+        // The next batch starts afresh.
+        assert_eq!(batcher.push(at(5), [entry("a", 7)], now), 0);
+    }
+
+    #[test]
+    fn a_source_with_waiting_senders_keeps_every_version() {
+        let mut batcher = batcher(false);
+        assert_eq!(batcher.push(at(1), [entry("a", 1), entry("a", 2)], Instant::now()), 0);
+        assert_eq!(batcher.take().entries.len(), 2);
+    }
+
+    #[test]
+    fn a_partition_that_went_takes_its_orders_with_it() {
+        let mut batcher = batcher(true);
+        let now = Instant::now();
+        let elsewhere = Record::new(Position { partition: 1, offset: 4 }, Bytes::new());
+        batcher.push(at(1), [entry("a", 1)], now);
+        batcher.push(elsewhere, [entry("b", 1)], now);
+        batcher.reject(Position { partition: 3, offset: 2 }, Kept::Now(Ok(())));
+        batcher.drop_partition(3);
+        let filled = batcher.take();
+        assert_eq!((filled.entries.len(), filled.rejects.len()), (1, 0));
+        assert_eq!((filled.upto.next(1), filled.upto.next(3)), (5, 0));
+        assert_eq!(filled.owners, [1]);
     }
 }

@@ -6,19 +6,20 @@ pub mod policy;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use crate::cache::View;
 use crate::cache::feed::Event;
 use crate::id::OrderId;
-use crate::lifecycle::Shutdown;
+use crate::lifecycle::{Shutdown, step};
 use crate::log::causes;
 use crate::metrics;
+use crate::order::elements::Elements;
 use crate::order::{Change as Asked, Decoder, Order, Profile};
 use crate::record::{Checkpoint, Record, Rejection, RejectionKind};
 use crate::snapshot::Change;
-use crate::source::{Received, Source, SourceError};
-use crate::store::{Batch, Entry, Move, Outcome, Store, StoreError};
+use crate::source::{Kept, Received, Source, SourceError};
+use crate::store::{Batch, Entry, Move, Outcome, Refusal, Store, StoreError};
 use batcher::{Batcher, Filled};
 use policy::Verdict;
 
@@ -42,18 +43,20 @@ impl Default for Config {
     }
 }
 
-/// What became of everything a source handed over: `read` is the sum of the others.
+/// What became of everything a source handed over, in orders: `read` is the sum of the others.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Ledger {
-    /// Records received.
+    /// Orders received; a message may hold several.
     pub read: u64,
     /// Orders created, updated or deleted.
     pub stored: u64,
     /// Orders that said nothing new, or repeated a request.
     pub unchanged: u64,
-    /// Valid orders that could not be stored: deleted before, unknown, of the other kind.
+    /// Orders that a newer version of the same batch took the place of.
+    pub coalesced: u64,
+    /// Valid orders that could not be stored and whose senders were told: deleted before, unknown, of the other kind.
     pub refused: u64,
-    /// Records that are no orders, kept by their source.
+    /// What is no order, or cannot be stored and has no sender waiting; kept by its source.
     pub rejected: u64,
 }
 
@@ -80,6 +83,7 @@ pub struct Ingest<S, T> {
     view: Option<Arc<View>>,
     metrics: metrics::Ingest,
     decoder: Decoder,
+    elements: Elements,
     batcher: Batcher,
     /// Received and not yet decoded.
     received: Vec<Record>,
@@ -88,7 +92,19 @@ pub struct Ingest<S, T> {
     ledger: Ledger,
 }
 
-type Writing = Pin<Box<dyn Future<Output = (Filled, Result<Vec<Outcome>, IngestError>)> + Send>>;
+/// A batch on its way into the store.
+type Writing = Pin<Box<dyn Future<Output = (Filled, Result<Vec<Outcome>, Stuck>)> + Send>>;
+/// The stored positions of partitions that were assigned.
+type Starting = Pin<Box<dyn Future<Output = Result<(Vec<u32>, Checkpoint), IngestError>> + Send>>;
+
+/// Why a batch is not stored as it is.
+enum Stuck {
+    /// Another process has this partition.
+    GiveUp(u32),
+    /// These entries can never be stored.
+    Reject(Vec<(usize, Refusal)>),
+    Fatal(IngestError),
+}
 
 impl<S: Source, T: Store> Ingest<S, T> {
     /// A loop that goes on from the positions stored under the source's name.
@@ -102,14 +118,18 @@ impl<S: Source, T: Store> Ingest<S, T> {
         config: &Config,
         metrics: metrics::Ingest,
     ) -> Result<Self, StoreError> {
-        let committed = if source.is_log() { store.positions(source.name()).await? } else { Checkpoint::default() };
+        // The partitions of a broker come and go, and each brings its position.
+        let is_whole = source.is_log() && !source.is_broker();
+        let committed = if is_whole { store.positions(source.name()).await? } else { Checkpoint::default() };
+        let decoder = Decoder::new(config.profile, config.order_bytes_max).with_columns(store.wants_columns());
         Ok(Self {
-            source,
             store,
             view,
             metrics,
-            decoder: Decoder::new(config.profile, config.order_bytes_max),
-            batcher: Batcher::new(config.batch.clone(), committed.clone()),
+            decoder,
+            elements: Elements::default(),
+            batcher: Batcher::new(config.batch.clone(), source.is_broker(), committed.clone()),
+            source,
             received: Vec::new(),
             arrived: Instant::now(),
             committed,
@@ -123,17 +143,32 @@ impl<S: Source, T: Store> Ingest<S, T> {
     /// [`IngestError`]; nothing that was acknowledged is lost, nothing unacknowledged is acknowledged.
     pub async fn run(mut self, mut shutdown: Shutdown) -> Result<Ledger, IngestError> {
         let mut writing: Option<Writing> = None;
+        let mut starting: Option<Starting> = None;
+        let mut assigned: Vec<u32> = Vec::new();
+        let mut revoked: Vec<u32> = Vec::new();
         let mut is_draining = false;
         let mut is_ended = false;
         loop {
-            self.decode_some().await?;
-            if writing.is_none() && self.is_due(is_ended) {
-                writing = Some(self.write());
+            self.decode_some()?;
+            if writing.is_none() && self.is_due(is_ended || !revoked.is_empty()) {
+                let filled = self.batcher.take();
+                writing = Some(self.write(filled));
+            }
+            if starting.is_none() && !assigned.is_empty() {
+                starting = Some(self.find_start(std::mem::take(&mut assigned)));
             }
             let is_decoding = !self.received.is_empty() && !self.batcher.is_full();
-            if is_ended && !is_decoding && writing.is_none() && self.received.is_empty() && self.batcher.is_empty() {
+            let is_settled = writing.is_none() && self.received.is_empty() && self.batcher.is_empty();
+            if is_settled && !revoked.is_empty() {
+                for partition in revoked.drain(..) {
+                    self.forget(partition);
+                }
+                self.source.release();
+            }
+            if is_ended && is_settled {
                 return Ok(self.ledger);
             }
+            let is_receiving = !is_ended && self.received.is_empty() && revoked.is_empty();
             let deadline = if writing.is_none() { self.batcher.deadline() } else { None };
             tokio::select! {
                 biased;
@@ -144,90 +179,269 @@ impl<S: Source, T: Store> Ingest<S, T> {
                 }
                 // 2. A finished write frees the store and answers whoever waits.
                 (filled, result) = async { writing.as_mut().expect("guarded").await }, if writing.is_some() => {
-                    writing = None;
-                    self.settle(filled, result?);
+                    writing = self.written(filled, result)?;
                 }
-                // 3. Received records become orders, a burst at a time, once the others had their turn.
+                // 3. Partitions whose position is known begin to deliver.
+                found = async { starting.as_mut().expect("guarded").await }, if starting.is_some() => {
+                    starting = None;
+                    let (partitions, from) = found?;
+                    self.adopt(&partitions, &from);
+                }
+                // 4. Received records become orders, a burst at a time, once the others had their turn.
                 () = tokio::task::yield_now(), if is_decoding => {}
-                // 4. The oldest order of the batch has waited long enough.
+                // 5. The oldest order of the batch has waited long enough.
                 () = sleep_until(deadline), if deadline.is_some() => {}
-                // 5. More only when all before is at least decoded: this is the whole back-pressure.
-                received = self.source.recv(&mut self.received), if !is_ended && self.received.is_empty() => {
+                // 6. More only when all before is at least decoded: this is the whole back-pressure.
+                received = self.source.recv(&mut self.received), if is_receiving => {
                     self.arrived = Instant::now();
                     match received? {
                         Received::Records => self.received.reverse(), // taken from the end
+                        Received::Assigned(partitions) => assigned.extend(partitions),
+                        Received::Revoked(partitions) => {
+                            // Where they stand is somebody else's business now.
+                            assigned.clear();
+                            starting = None;
+                            revoked = partitions;
+                            if revoked.is_empty() {
+                                self.source.release();
+                            }
+                        }
                         Received::End => is_ended = true,
                     }
+                    step("received");
                 }
             }
         }
     }
 
     /// Decodes up to a burst of received records into the batch.
-    async fn decode_some(&mut self) -> Result<(), SourceError> {
+    fn decode_some(&mut self) -> Result<(), SourceError> {
         for _ in 0..DECODE_BURST {
             if self.batcher.is_full() {
                 return Ok(());
             }
             let Some(record) = self.received.pop() else { return Ok(()) };
-            self.ledger.read += 1;
-            match decode(&mut self.decoder, &record) {
-                Ok(order) => {
-                    let Record { position, idempotency, .. } = record;
-                    let entry = Entry { order, must_exist: self.source.must_exist(), idempotency, is_new: false };
-                    self.batcher.push(entry, position, self.arrived);
-                }
-                Err(rejection) => {
-                    self.source.reject(&record, &rejection).await?;
-                    self.ledger.rejected += 1;
-                    self.metrics.processed.with_label_values(&["rejected"]).inc();
-                    self.batcher.pass(record.position);
-                }
+            let (orders, rejection) = self.decode(&record);
+            let must_exist = self.source.must_exist();
+            if let Some((rejection, count)) = rejection {
+                self.ledger.read += count;
+                self.reject(&record, &rejection, rejection.kind.code(), count)?;
             }
+            if orders.is_empty() {
+                continue;
+            }
+            self.ledger.read += orders.len() as u64;
+            let mut idempotency = record.idempotency.clone();
+            let entries = orders.into_iter().map(|order| Entry {
+                order,
+                must_exist,
+                idempotency: idempotency.take(),
+                is_new: false,
+            });
+            let coalesced = self.batcher.push(record, entries, self.arrived);
+            self.ledger.coalesced += coalesced;
+            self.metrics.coalesced.inc_by(coalesced);
         }
         Ok(())
     }
 
-    fn is_due(&self, is_ended: bool) -> bool {
-        let is_starved = self.received.is_empty();
-        let is_old = self.batcher.deadline().is_none_or(|deadline| deadline <= Instant::now());
-        !self.batcher.is_empty() && (self.batcher.is_full() || (is_starved && (is_old || is_ended)))
+    /// The orders of a record, and what is wrong with the rest of it and how many orders that is.
+    fn decode(&mut self, record: &Record) -> (Vec<Order>, Option<(Rejection, u64)>) {
+        let Some(payload) = &record.payload else {
+            let id = OrderId::parse(record.key.as_deref().unwrap_or_default());
+            return match id {
+                Ok(id) => (vec![Order::new(id, Asked::Delete)], None),
+                Err(error) => {
+                    let message = format!("null value whose key is no id: {error}");
+                    (Vec::new(), Some((Rejection::whole(RejectionKind::Invalid, message), 1)))
+                }
+            };
+        };
+        let elements = if self.source.is_broker() { self.elements.split(payload) } else { Ok(None) };
+        let elements = match elements {
+            Ok(Some(elements)) => elements,
+            Ok(None) => {
+                return match self.decoder.decode(payload) {
+                    Ok(order) => (vec![order], None),
+                    Err(rejection) => (Vec::new(), Some((rejection, 1))),
+                };
+            }
+            Err(rejection) => return (Vec::new(), Some((rejection, 1))),
+        };
+        let mut orders = Vec::with_capacity(elements.len());
+        let mut rejected: Option<(Rejection, u64)> = None;
+        for (index, element) in elements.iter().enumerate() {
+            match self.decoder.decode(element) {
+                Ok(order) => orders.push(order),
+                Err(mut rejection) => {
+                    rejection.within(index);
+                    match &mut rejected {
+                        Some((all, count)) => {
+                            all.faults.append(&mut rejection.faults);
+                            *count += 1;
+                        }
+                        None => rejected = Some((rejection, 1)),
+                    }
+                }
+            }
+        }
+        (orders, rejected)
     }
 
-    /// Starts committing the batch. The future owns all it needs and tries until it succeeds or the policy says stop.
-    fn write(&mut self) -> Writing {
-        let mut filled = self.batcher.take();
+    /// Gives a record, or `count` orders of it, back to the source. Its position passes with the batch.
+    fn reject(&mut self, record: &Record, rejection: &Rejection, reason: &str, count: u64) -> Result<(), SourceError> {
+        let kept = match self.source.reject(record, rejection) {
+            Kept::Now(result) => Kept::Now(Ok(result?)),
+            soon @ Kept::Soon(_) => soon,
+        };
+        self.count_rejected(reason, count);
+        self.batcher.reject(record.position, kept);
+        step("rejected");
+        Ok(())
+    }
+
+    fn count_rejected(&mut self, reason: &str, count: u64) {
+        self.ledger.rejected += count;
+        self.metrics.processed.with_label_values(&["rejected"]).inc_by(count);
+        if self.source.is_broker() {
+            self.metrics.dead_lettered.with_label_values(&[reason]).inc();
+        }
+    }
+
+    fn is_due(&self, is_pressing: bool) -> bool {
+        let is_starved = self.received.is_empty();
+        let is_old = self.batcher.deadline().is_none_or(|deadline| deadline <= Instant::now());
+        !self.batcher.is_empty() && (self.batcher.is_full() || (is_starved && (is_old || is_pressing)))
+    }
+
+    /// Starts committing a batch, once what was rejected before it is safe. The future owns all it needs and tries
+    /// until it succeeds or the policy says otherwise.
+    fn write(&self, mut filled: Filled) -> Writing {
         let moves = if self.source.is_log() { moves(&self.committed, &filled.upto) } else { Vec::new() };
         let mut entries = std::mem::take(&mut filled.entries);
         self.mark_new(&mut entries);
         self.metrics.batch_rows.observe(rows(entries.len()));
-        let batch = Arc::new(Batch { source: self.source.name(), entries, moves });
+        let is_broker = self.source.is_broker();
+        let batch = Arc::new(Batch { source: self.source.name(), entries, moves, is_all_or_none: is_broker });
         let store = self.store.clone();
         let metrics = self.metrics.clone();
         Box::pin(async move {
+            for (_, kept) in std::mem::take(&mut filled.rejects) {
+                if let Kept::Soon(kept) = kept
+                    && let Err(error) = kept.await
+                {
+                    return (filled, Err(Stuck::Fatal(error.into())));
+                }
+            }
             if batch.entries.is_empty() && batch.moves.is_empty() {
                 return (filled, Ok(Vec::new()));
             }
+            step("before-commit");
             let mut attempt = 0;
-            loop {
+            let stuck = loop {
                 let started = Instant::now();
-                match store.commit(Arc::clone(&batch)).await {
+                let source = match store.commit(Arc::clone(&batch)).await {
                     Ok(outcomes) => {
                         metrics.commit.observe(started.elapsed().as_secs_f64());
+                        step("committed");
                         return (filled, Ok(outcomes));
                     }
-                    Err(source) => match policy::judge(&source, attempt, fastrand::f64()) {
-                        Verdict::Stop { advice } => return (filled, Err(IngestError::Store { advice, source })),
-                        Verdict::Retry(pause) => {
-                            tracing::warn!(error = %causes(&source), attempt, ?pause, "commit failed");
-                            metrics.retries.inc();
-                            attempt += 1;
-                            tokio::time::sleep(pause).await;
-                        }
-                    },
+                    Err(source) => source,
+                };
+                match policy::judge(&source, is_broker, attempt, fastrand::f64()) {
+                    Verdict::Retry(pause) => {
+                        tracing::warn!(error = %causes(&source), attempt, ?pause, "commit failed");
+                        metrics.retries.inc();
+                        attempt += 1;
+                        tokio::time::sleep(pause).await;
+                    }
+                    Verdict::GiveUp { partition } => break Stuck::GiveUp(partition),
+                    Verdict::Reject(refused) => break Stuck::Reject(refused),
+                    Verdict::Stop { advice } => break Stuck::Fatal(IngestError::Store { advice, source }),
+                }
+            };
+            filled.entries = Arc::unwrap_or_clone(batch).entries;
+            (filled, Err(stuck))
+        })
+    }
+
+    /// Takes the end of a write. What is left of a batch that could not be stored as it was is written again.
+    fn written(
+        &mut self,
+        mut filled: Filled,
+        result: Result<Vec<Outcome>, Stuck>,
+    ) -> Result<Option<Writing>, IngestError> {
+        match result {
+            Ok(outcomes) => {
+                self.settle(filled, outcomes);
+                return Ok(None);
+            }
+            Err(Stuck::Fatal(error)) => return Err(error),
+            Err(Stuck::GiveUp(partition)) => {
+                tracing::warn!(partition, "another process has this partition now");
+                // What was received of it and not stored is read again by whoever has it.
+                let lost = |filled: &Filled| {
+                    let is_its = |owner: &&usize| filled.records[**owner].position.partition == partition;
+                    filled.owners.iter().filter(is_its).count() as u64
+                };
+                self.ledger.read -= lost(&filled);
+                filled.drop_partition(partition);
+                self.ledger.read -= self.batcher.drop_partition(partition);
+                self.received.retain(|record| record.position.partition != partition);
+                self.forget(partition);
+                self.source.fenced(partition);
+            }
+            Err(Stuck::Reject(refused)) => {
+                for (index, refusal) in &refused {
+                    let rejection = Rejection::whole(RejectionKind::Invalid, refusal.to_string());
+                    let record = &filled.records[filled.owners[*index]];
+                    let partition = record.position.partition;
+                    let kept = self.source.reject(record, &rejection);
+                    self.count_rejected(refusal.code(), 1);
+                    filled.rejects.push((partition, kept));
+                }
+                filled.retain(|index| refused.iter().all(|(refused, _)| *refused != index));
+            }
+        }
+        Ok(Some(self.write(filled)))
+    }
+
+    /// Looks up where partitions stand, for as long as it takes.
+    fn find_start(&self, partitions: Vec<u32>) -> Starting {
+        let (store, name) = (self.store.clone(), self.source.name());
+        Box::pin(async move {
+            let mut attempt = 0;
+            loop {
+                let source = match store.positions(Arc::clone(&name)).await {
+                    Ok(stored) => {
+                        let ours = |partition: &u32| Some((*partition, *stored.0.get(partition)?));
+                        let from = partitions.iter().filter_map(ours).collect();
+                        return Ok((partitions, Checkpoint(from)));
+                    }
+                    Err(source) => source,
+                };
+                match policy::judge(&source, false, attempt, fastrand::f64()) {
+                    Verdict::Retry(pause) => {
+                        tracing::warn!(error = %causes(&source), ?pause, "cannot read positions");
+                        attempt += 1;
+                        tokio::time::sleep(pause).await;
+                    }
+                    _ => return Err(IngestError::Store { advice: "positions cannot be read", source }),
                 }
             }
         })
+    }
+
+    fn adopt(&mut self, partitions: &[u32], from: &Checkpoint) {
+        let all = Checkpoint(partitions.iter().map(|&partition| (partition, from.next(partition))).collect());
+        self.committed.0.extend(&all.0);
+        self.batcher.adopt(&all);
+        self.source.start(partitions, from);
+    }
+
+    fn forget(&mut self, partition: u32) {
+        self.committed.0.remove(&partition);
+        self.batcher.drop_partition(partition);
     }
 
     /// Tells the store which ids nobody has seen. Nothing is being written now, so the view shows all that was stored.
@@ -251,13 +465,28 @@ impl<S: Source, T: Store> Ingest<S, T> {
             });
             view.publish(events.collect());
         }
+        step("visible");
         let now = Instant::now();
-        for (outcome, arrived) in outcomes.iter().zip(&filled.arrived) {
+        let now_ms = SystemTime::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_millis());
+        for ((outcome, arrived), owner) in outcomes.iter().zip(&filled.arrived).zip(&filled.owners) {
             self.count(outcome);
             self.metrics.visible.observe(now.duration_since(*arrived).as_secs_f64());
+            if let Some(sent_ms) = filled.records[*owner].timestamp_ms {
+                // Clocks of producers may be ahead of ours.
+                let sent_ms = u128::try_from(sent_ms).unwrap_or_default();
+                self.metrics.end_to_end.observe(seconds(now_ms.saturating_sub(sent_ms)));
+            }
         }
-        self.committed = filled.upto;
-        self.source.commit(&self.committed, filled.positions.into_iter().zip(outcomes).collect());
+        for (partition, next) in filled.upto.0 {
+            if let Some(committed) = self.committed.0.get_mut(&partition) {
+                *committed = next;
+            } else if !self.source.is_broker() {
+                self.committed.0.insert(partition, next);
+            }
+        }
+        let positions = filled.owners.iter().map(|&owner| filled.records[owner].position);
+        self.source.commit(&self.committed, positions.zip(outcomes).collect());
+        step("acknowledged");
     }
 
     fn count(&mut self, outcome: &Outcome) {
@@ -270,20 +499,15 @@ impl<S: Source, T: Store> Ingest<S, T> {
             }
             Outcome::Unchanged { .. } => (&mut self.ledger.unchanged, "unchanged"),
             Outcome::Repeated { .. } => (&mut self.ledger.unchanged, "repeated"),
+            // Nobody waits to be told that nothing is left to change.
+            Outcome::WasDeleted { .. } | Outcome::Refused { .. } if self.source.is_broker() => {
+                (&mut self.ledger.unchanged, "unchanged")
+            }
             Outcome::WasDeleted { .. } | Outcome::Refused { .. } => (&mut self.ledger.refused, "refused"),
         };
         *column += 1;
         self.metrics.processed.with_label_values(&[status]).inc();
     }
-}
-
-fn decode(decoder: &mut Decoder, record: &Record) -> Result<Order, Rejection> {
-    if let Some(payload) = &record.payload {
-        return decoder.decode(payload);
-    }
-    let id = OrderId::parse(record.key.as_deref().unwrap_or_default())
-        .map_err(|error| Rejection::whole(RejectionKind::Invalid, format!("null value whose key is no id: {error}")))?;
-    Ok(Order { id, change: Asked::Delete })
 }
 
 /// What of the positions is new.
@@ -296,6 +520,11 @@ async fn sleep_until(deadline: Option<Instant>) {
     if let Some(deadline) = deadline {
         tokio::time::sleep_until(deadline.into()).await;
     }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a figure for a histogram")]
+fn seconds(millis: u128) -> f64 {
+    millis as f64 / 1000.0
 }
 
 #[expect(clippy::cast_precision_loss, reason = "batches are small")]

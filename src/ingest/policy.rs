@@ -2,17 +2,24 @@
 
 use std::time::Duration;
 
-use crate::store::StoreError;
+use crate::store::{Refusal, StoreError};
 
 /// The longest pause between two tries.
 const PAUSE_MAX: Duration = Duration::from_secs(5);
 const PAUSE_FIRST: Duration = Duration::from_millis(50);
 
 /// What to do about a failed commit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
     /// The same batch again, after a pause. Nothing is dropped meanwhile; senders see a full queue.
     Retry(Duration),
+    /// Give the partition up: another process has it.
+    GiveUp {
+        /// The partition.
+        partition: u32,
+    },
+    /// Keep these entries elsewhere, then try without them.
+    Reject(Vec<(usize, Refusal)>),
     /// End the process and let the operator look.
     Stop {
         /// What the operator can do.
@@ -20,10 +27,12 @@ pub enum Verdict {
     },
 }
 
-/// Judges the `attempt`-th failure in a row, counted from 0. `jitter` is from 0 to 1 and keeps instances apart.
+/// Judges the `attempt`-th failure in a row, counted from 0. `is_broker`: partitions may move to another process. `jitter` is from 0 to 1 and keeps instances apart.
 #[must_use]
-pub fn judge(error: &StoreError, attempt: u32, jitter: f64) -> Verdict {
+pub fn judge(error: &StoreError, is_broker: bool, attempt: u32, jitter: f64) -> Verdict {
     match error {
+        StoreError::Fenced { partition } if is_broker => Verdict::GiveUp { partition: *partition },
+        StoreError::Unstorable(refused) => Verdict::Reject(refused.clone()),
         StoreError::Unavailable(_) => {
             let pause = PAUSE_FIRST.saturating_mul(1 << attempt.min(10)).min(PAUSE_MAX);
             Verdict::Retry(pause.mul_f64(0.5 + jitter.clamp(0.0, 1.0) / 2.0))
@@ -44,9 +53,9 @@ mod tests {
     #[test]
     fn passing_trouble_is_tried_again_ever_more_slowly_and_for_ever() {
         let away = StoreError::Unavailable("away".into());
-        let pause = |attempt| match judge(&away, attempt, 1.0) {
+        let pause = |attempt| match judge(&away, false, attempt, 1.0) {
             Verdict::Retry(pause) => pause,
-            Verdict::Stop { .. } => panic!("must be tried again"),
+            other => panic!("must be tried again: {other:?}"),
         };
         assert_eq!(pause(0), PAUSE_FIRST);
         assert!(pause(1) > pause(0));
@@ -56,7 +65,15 @@ mod tests {
     #[test]
     fn what_cannot_get_better_stops() {
         for error in [StoreError::Fenced { partition: 1 }, StoreError::Damaged("torn page".into())] {
-            assert!(matches!(judge(&error, 0, 0.5), Verdict::Stop { .. }));
+            assert!(matches!(judge(&error, false, 0, 0.5), Verdict::Stop { .. }));
         }
+    }
+
+    #[test]
+    fn a_partition_that_moved_is_given_up_and_what_is_unstorable_rejected() {
+        let fenced = StoreError::Fenced { partition: 7 };
+        assert_eq!(judge(&fenced, true, 0, 0.5), Verdict::GiveUp { partition: 7 });
+        let refused = vec![(3, Refusal::OtherKind)];
+        assert_eq!(judge(&StoreError::Unstorable(refused.clone()), true, 0, 0.5), Verdict::Reject(refused));
     }
 }

@@ -1,4 +1,4 @@
-//! The scalars of a stored body, for stores that keep them in columns of their own. Reads bodies, never changes them.
+//! The scalars of a WB body, for stores that keep them in columns of their own. Reads bodies, never changes them.
 
 use simd_json::StaticNode;
 use simd_json::tape::Node;
@@ -32,7 +32,58 @@ pub struct Columns<'a> {
     pub oof_shard: Option<&'a str>,
 }
 
-/// Reads columns from one body after the other, reusing its working space.
+/// Columns packed one after the other, each as a COPY in binary form has it: its length in 32 bits, -1 for none, then
+/// text, or a number or microseconds since 2000 in 64 bits (PostgreSQL documentation, "COPY", "Binary Format").
+///
+/// In the order of the fields of [`Columns`], so that a store which wants them copies them as they are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Packed(Box<[u8]>);
+
+impl Packed {
+    /// The packed bytes.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+/// Microseconds from 1970 to 2000.
+const EPOCH_MICROS: i64 = 946_684_800_000_000;
+
+impl Columns<'_> {
+    /// How many columns there are.
+    pub const COUNT: usize = 10;
+
+    pub(super) fn pack(&self) -> Packed {
+        let mut packed = Vec::with_capacity(160);
+        let mut put = |value: Option<&[u8]>| match value {
+            None => packed.extend_from_slice(&(-1_i32).to_be_bytes()),
+            Some(value) => {
+                let len = i32::try_from(value.len()).expect("orders are far smaller than 2 GiB");
+                packed.extend_from_slice(&len.to_be_bytes());
+                packed.extend_from_slice(value);
+            }
+        };
+        for text in [
+            self.track_number,
+            self.entry,
+            self.locale,
+            self.internal_signature,
+            self.customer_id,
+            self.delivery_service,
+            self.shardkey,
+        ] {
+            put(text.map(str::as_bytes));
+        }
+        put(self.sm_id.map(i64::to_be_bytes).as_ref().map(<[u8; 8]>::as_slice));
+        let date_created = self.date_created.map(|micros| (micros - EPOCH_MICROS).to_be_bytes());
+        put(date_created.as_ref().map(<[u8; 8]>::as_slice));
+        put(self.oof_shard.map(str::as_bytes));
+        Packed(packed.into())
+    }
+}
+
+/// Reads the columns of stored bodies, reusing its working space.
 pub struct ColumnReader(Decoder);
 
 impl Default for ColumnReader {
@@ -42,17 +93,15 @@ impl Default for ColumnReader {
 }
 
 impl ColumnReader {
-    /// Hands the scalars of a stored WB body to `with`.
-    pub fn wb<T>(&mut self, body: &[u8], with: impl FnOnce(&Columns<'_>) -> T) -> T {
-        let mut with = Some(with);
-        let mut call = |columns: &Columns<'_>| with.take().map(|with| with(columns));
-        let read = self.0.with_document(body, |decoding| Ok(call(&columns(&decoding))));
+    /// The scalars of a stored WB body.
+    pub fn wb(&mut self, body: &[u8]) -> Packed {
+        let read = self.0.with_document(body, |decoding| Ok(columns(&decoding).pack()));
         // A stored body was decoded before it was stored, so this reads it again; if not, there are no columns.
-        read.ok().flatten().or_else(|| call(&Columns::default())).expect("called once")
+        read.unwrap_or_else(|_| Columns::default().pack())
     }
 }
 
-fn columns<'i>(decoding: &Decoding<'_, 'i>) -> Columns<'i> {
+pub(super) fn columns<'i>(decoding: &Decoding<'_, 'i>) -> Columns<'i> {
     let mut columns = Columns::default();
     let Some(Node::Object { len, .. }) = decoding.nodes.first() else { return columns };
     let mut at = 1;
@@ -99,10 +148,23 @@ mod tests {
     #[test]
     fn scalars_are_read_and_what_is_of_another_type_is_not() {
         let body = br#"{"order_uid":"a","entry":"W\u0042","sm_id":7,"locale":3,"items":[{"entry":"x"}],"date_created":"1970-01-01T00:00:01Z"}"#;
-        ColumnReader::default().wb(body, |columns| {
-            assert_eq!((columns.entry, columns.locale, columns.sm_id), (Some("WB"), None, Some(7)));
-            assert_eq!(columns.date_created, Some(1_000_000));
-        });
-        ColumnReader::default().wb(b"", |columns| assert_eq!(*columns, Columns::default()));
+        let expected =
+            Columns { entry: Some("WB"), sm_id: Some(7), date_created: Some(1_000_000), ..Columns::default() };
+        assert_eq!(ColumnReader::default().wb(body), expected.pack());
+        assert_eq!(ColumnReader::default().wb(b""), Columns::default().pack());
+        let none = [255; 4];
+        assert_eq!(Columns::default().pack().as_bytes(), none.repeat(Columns::COUNT));
+    }
+
+    #[test]
+    fn the_decoder_notes_the_same_columns() {
+        let mut decoder = Decoder::new(Profile::Wb, 1 << 20).with_columns(true);
+        for n in 0..200 {
+            let mut document = Vec::new();
+            crate::order::sample::wb(7, n, &mut document);
+            let order = decoder.decode(&document.into()).unwrap();
+            let crate::order::Change::Wb(body) = &order.change else { panic!("samples are WB orders") };
+            assert_eq!(order.columns, Some(ColumnReader::default().wb(body)));
+        }
     }
 }

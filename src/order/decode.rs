@@ -5,6 +5,7 @@ use memchr::memmem::Finder;
 use simd_json::tape::Node;
 use simd_json::{Buffers, ErrorType, INPUT_PADDING, StaticNode, Tape};
 
+use super::columns;
 use super::compact::Tokens;
 use super::envelope::Envelope;
 use super::faults::Faults;
@@ -27,6 +28,7 @@ pub struct Decoder {
     buffers: Buffers,
     scratch: Vec<u8>,
     nul: Finder<'static>,
+    wants_columns: bool,
     tape: Option<Tape<'static>>,
 }
 
@@ -46,8 +48,15 @@ impl Decoder {
             buffers,
             scratch: Vec::new(),
             nul: Finder::new(b"\\u0000"),
+            wants_columns: false,
             tape: None,
         }
+    }
+
+    /// The same, which also notes the scalars of WB orders: [`Order::columns`].
+    #[must_use]
+    pub fn with_columns(self, wants_columns: bool) -> Self {
+        Self { wants_columns, ..self }
     }
 
     /// Decodes one JSON document into an order.
@@ -84,6 +93,7 @@ impl Decoder {
                 tokens: Tokens::new(document, self.buffers.structural_indexes()),
                 scratch_at,
                 profile: self.profile,
+                wants_columns: self.wants_columns,
                 order_bytes_max: self.order_bytes_max,
                 has_nul: self.nul.find(document).is_some(),
                 faults: Faults::default(),
@@ -107,6 +117,7 @@ pub(super) struct Decoding<'t, 'i> {
     pub(super) tokens: Tokens<'t>,
     scratch_at: usize,
     profile: Profile,
+    wants_columns: bool,
     pub(super) order_bytes_max: usize,
     /// The text `\u0000` occurs, so strings are searched for the character it stands for.
     has_nul: bool,
@@ -147,13 +158,14 @@ impl<'i> Decoding<'_, 'i> {
         let (Some(id), true) = (id, self.faults.is_empty()) else { return Err(self.faults.rejection()) };
         if is_delete {
             // Which face the order has is known where it is stored.
-            return Ok(Order { id, change: Change::Envelope(Envelope::deletion()) });
+            return Ok(Order::new(id, Change::Envelope(Envelope::deletion())));
         }
         let body = match self.tokens.compact() {
             std::borrow::Cow::Borrowed(compact) => document.slice_ref(compact),
             std::borrow::Cow::Owned(compact) => compact.into(),
         };
-        Ok(Order { id, change: Change::Wb(body) })
+        let columns = self.wants_columns.then(|| columns::columns(&self).pack());
+        Ok(Order { id, change: Change::Wb(body), columns })
     }
 
     /// The id under `name`, which is present.
@@ -369,7 +381,7 @@ impl<'i> Decoding<'_, 'i> {
     }
 }
 
-fn without_bom(document: &Bytes) -> Bytes {
+pub(super) fn without_bom(document: &Bytes) -> Bytes {
     if document.starts_with(b"\xef\xbb\xbf") { document.slice(3..) } else { document.clone() }
 }
 

@@ -6,6 +6,7 @@ pub mod compact;
 pub mod date;
 pub mod decimal;
 pub mod decode;
+pub mod elements;
 pub mod envelope;
 pub mod sample;
 pub mod validate;
@@ -29,6 +30,8 @@ pub struct Order {
     pub id: OrderId,
     /// What is to happen to the order of that id.
     pub change: Change,
+    /// The scalars of a WB order, where the decoder was asked for them.
+    pub columns: Option<columns::Packed>,
 }
 
 /// What a record asks for.
@@ -43,6 +46,12 @@ pub enum Change {
 }
 
 impl Order {
+    /// An order without columns.
+    #[must_use]
+    pub fn new(id: OrderId, change: Change) -> Self {
+        Self { id, change, columns: None }
+    }
+
     /// The bytes this order holds in memory while it waits, for the limits on batches.
     #[must_use]
     pub fn resident_bytes(&self) -> usize {

@@ -44,7 +44,8 @@ impl Decoding<'_, '_> {
             Some(payload) => (Some(payload.json), payload.amount, payload.external_id),
             None => (None, "0".into(), None),
         };
-        Ok(Order { id, change: Change::Envelope(Envelope { is_new, user_id, status, payload, amount, external_id }) })
+        let envelope = Envelope { is_new, user_id, status, payload, amount, external_id };
+        Ok(Order::new(id, Change::Envelope(envelope)))
     }
 
     fn status(&mut self) -> Option<Status> {

@@ -133,7 +133,10 @@ pub const SETTINGS: &[Setting] = &[
                 Ok(())
             }
             #[cfg(not(feature = "postgres"))]
-            Err("this build has no PostgreSQL store".into())
+            {
+                let _ = (config, values);
+                Err("this build has no PostgreSQL store".into())
+            }
         },
         ..PLAIN
     },
@@ -150,7 +153,10 @@ pub const SETTINGS: &[Setting] = &[
                 Ok(())
             }
             #[cfg(not(feature = "kafka"))]
-            Err("this build has no Kafka".into())
+            {
+                let _ = (config, values);
+                Err("this build has no Kafka".into())
+            }
         },
         ..PLAIN
     },

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
 
-use super::{Received, Source, SourceError};
+use super::{Kept, Received, Source, SourceError};
 use crate::record::{Checkpoint, Position, Record, Rejection};
 use crate::store::Outcome;
 
@@ -165,7 +165,7 @@ impl Source for FileSource {
         for (end, line) in block.map_err(|cause| self.error(cause))? {
             // The offset of a line is that of its last byte, so the next offset to read starts the next line.
             let position = Position { partition: 0, offset: end - 1 };
-            into.push(Record { position, payload: Some(line), key: None, idempotency: None });
+            into.push(Record::new(position, line));
         }
         Ok(Received::Records)
     }
@@ -182,9 +182,9 @@ impl Source for FileSource {
         (self.on_progress)(self.progress);
     }
 
-    async fn reject(&mut self, record: &Record, rejection: &Rejection) -> Result<(), SourceError> {
+    fn reject(&mut self, record: &Record, rejection: &Rejection) -> Kept {
         self.progress.rejected += 1;
-        self.write_reject(record, rejection).map_err(|cause| self.error(cause))
+        Kept::Now(self.write_reject(record, rejection).map_err(|cause| self.error(cause)))
     }
 
     fn stop(&mut self) {

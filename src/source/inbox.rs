@@ -7,7 +7,7 @@ use bytes::Bytes;
 use foldhash::fast::RandomState;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
-use super::{Received, Source, SourceError};
+use super::{Kept, Received, Source, SourceError};
 use crate::id::{OrderId, Version};
 use crate::record::{Checkpoint, Idempotency, Position, Record, Rejection};
 use crate::snapshot::Change;
@@ -172,7 +172,7 @@ impl Source for InboxSource {
             self.next_ticket += 1;
             self.waiting.insert(offset, (reply, room));
             let position = Position { partition: 0, offset };
-            into.push(Record { position, payload: Some(payload), key: None, idempotency });
+            into.push(Record { idempotency, ..Record::new(position, payload) });
         }
         Ok(Received::Records)
     }
@@ -183,9 +183,9 @@ impl Source for InboxSource {
         }
     }
 
-    async fn reject(&mut self, record: &Record, rejection: &Rejection) -> Result<(), SourceError> {
+    fn reject(&mut self, record: &Record, rejection: &Rejection) -> Kept {
         self.reply(record.position, Reply::Rejected(rejection.clone()));
-        Ok(())
+        Kept::Now(Ok(()))
     }
 
     fn stop(&mut self) {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{Received, Source, SourceError};
+use super::{Kept, Received, Source, SourceError};
 use crate::record::{Checkpoint, Position, Record, Rejection};
 use crate::store::Outcome;
 
@@ -48,17 +48,17 @@ impl<I: Iterator<Item = Bytes> + Send + 'static> Source for Lines<I> {
         for payload in self.documents.by_ref().take(BURST) {
             let position = Position { partition: 0, offset: self.next };
             self.next += 1;
-            into.push(Record { position, payload: Some(payload), key: None, idempotency: None });
+            into.push(Record::new(position, payload));
         }
         Ok(if into.len() > before { Received::Records } else { Received::End })
     }
 
     fn commit(&mut self, _upto: &Checkpoint, _outcomes: Vec<(Position, Outcome)>) {}
 
-    async fn reject(&mut self, _record: &Record, rejection: &Rejection) -> Result<(), SourceError> {
+    fn reject(&mut self, _record: &Record, rejection: &Rejection) -> Kept {
         // Made here, so there is nobody to give it back to.
         tracing::warn!(source = %self.name, %rejection, "generated order rejected");
-        Ok(())
+        Kept::Now(Ok(()))
     }
 
     fn stop(&mut self) {

@@ -3,19 +3,26 @@
 
 pub mod file;
 pub mod inbox;
+#[cfg(feature = "kafka")]
+pub mod kafka;
 pub mod lines;
 
 use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
 
 use crate::record::{Checkpoint, Position, Record, Rejection};
 use crate::store::Outcome;
 
 /// What [`Source::recv`] found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Received {
     /// Records were appended, or may be soon.
     Records,
+    /// These partitions are this process's from now on. Nothing of them comes before [`Source::start`].
+    Assigned(Vec<u32>),
+    /// These partitions go to another process. What came of them is to be made durable, then [`Source::release`].
+    Revoked(Vec<u32>),
     /// There will never be another record.
     End,
 }
@@ -31,6 +38,14 @@ pub struct SourceError {
     pub cause: Box<dyn std::error::Error + Send + Sync>,
 }
 
+/// Whether a rejected record is safe.
+pub enum Kept {
+    /// It is, or cannot be.
+    Now(Result<(), SourceError>),
+    /// It is once this is done. Tries for as long as it takes.
+    Soon(Pin<Box<dyn Future<Output = Result<(), SourceError>> + Send>>),
+}
+
 /// A stream of records with positions.
 pub trait Source: Send + 'static {
     /// The name its positions are stored under.
@@ -38,6 +53,13 @@ pub trait Source: Send + 'static {
 
     /// Whether positions outlive the process and are to be stored with the orders.
     fn is_log(&self) -> bool;
+
+    /// Whether the records are messages of a broker, of which nobody waits for an answer: partitions come and go
+    /// ([`Received::Assigned`]), a message may hold an array of orders, versions of one order that meet in a batch
+    /// collapse to the newest, and a valid order that cannot be stored is rejected like an invalid one.
+    fn is_broker(&self) -> bool {
+        false
+    }
 
     /// Whether an envelope that names an unknown id is refused instead of created.
     fn must_exist(&self) -> bool;
@@ -51,15 +73,19 @@ pub trait Source: Send + 'static {
     /// Everything up to `upto` is durable and visible; `outcomes` says what became of each order, oldest first.
     fn commit(&mut self, upto: &Checkpoint, outcomes: Vec<(Position, Outcome)>);
 
-    /// A record is no order. Returns once the record is safe elsewhere, so that its position may be passed.
-    ///
-    /// # Errors
-    /// When it could not be kept; the position is then not passed.
-    fn reject(
-        &mut self,
-        record: &Record,
-        rejection: &Rejection,
-    ) -> impl Future<Output = Result<(), SourceError>> + Send;
+    /// A record is no order, and is to be kept elsewhere. Its position is passed once it is safe there.
+    fn reject(&mut self, record: &Record, rejection: &Rejection) -> Kept;
+
+    /// Hand over the records of assigned partitions from these positions on; a partition that is not among them was
+    /// never read.
+    fn start(&mut self, _partitions: &[u32], _from: &Checkpoint) {}
+
+    /// Everything that came of the revoked partitions is durable; they may go.
+    fn release(&mut self) {}
+
+    /// Another process moved the position of this partition: what was received of it is void. It is assigned anew if it
+    /// is still this process's.
+    fn fenced(&mut self, _partition: u32) {}
 
     /// Take nothing new; what was taken is still handed over, then [`Received::End`].
     fn stop(&mut self);

@@ -149,6 +149,10 @@ impl Store for AnyStore {
         on!(self, store => store.positions(source).await)
     }
 
+    fn wants_columns(&self) -> bool {
+        on!(self, store => store.wants_columns())
+    }
+
     fn is_shareable(&self) -> bool {
         on!(self, store => store.is_shareable())
     }
@@ -244,6 +248,10 @@ impl Maintenance {
     ///
     /// # Errors
     /// When a step fails; the schema is then as it was.
+    #[cfg_attr(
+        not(feature = "postgres"),
+        expect(unused_variables, reason = "the embedded store has no optional steps")
+    )]
     pub async fn up(&mut self, is_with_optional: bool) -> Result<Vec<u32>, AnyError> {
         match self {
             #[cfg(feature = "embedded")]

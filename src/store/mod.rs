@@ -25,6 +25,9 @@ pub struct Batch {
     pub entries: Vec<Entry>,
     /// How far the source comes with this batch.
     pub moves: Vec<Move>,
+    /// Nobody waits for the outcomes, so an order that would be lost by its refusal stops the batch:
+    /// [`StoreError::Unstorable`].
+    pub is_all_or_none: bool,
 }
 
 /// One order of a batch.
@@ -141,6 +144,9 @@ pub enum StoreError {
         /// The partition that is no longer ours.
         partition: u32,
     },
+    /// Entries, by their index, that can never be stored, of a batch that is to be stored whole or not at all.
+    #[error("{} orders of the batch cannot be stored", .0.len())]
+    Unstorable(Vec<(usize, Refusal)>),
     /// Damaged or incompatible: trying again cannot help.
     #[error("store is damaged")]
     Damaged(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -213,6 +219,11 @@ pub trait Store: Clone + Send + Sync + 'static {
     /// [`StoreError::Unavailable`] or [`StoreError::Damaged`].
     fn positions(&self, source: Arc<str>) -> impl Future<Output = Result<Checkpoint, StoreError>> + Send;
 
+    /// Whether orders should come with their columns.
+    fn wants_columns(&self) -> bool {
+        false
+    }
+
     /// Whether other processes may write to the same store.
     fn is_shareable(&self) -> bool {
         false
@@ -230,6 +241,36 @@ pub trait Store: Clone + Send + Sync + 'static {
     {
         std::future::ready(Ok(Changes { is_shared: false, count: 0 }))
     }
+}
+
+impl Refusal {
+    /// Whether the order it refuses would be lost if nobody kept it. An unknown order that is to be deleted would not.
+    #[must_use]
+    pub fn is_loss(self) -> bool {
+        self != Self::Unknown
+    }
+
+    /// The stable word for metrics and dead letters.
+    #[must_use]
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::Unknown => "unknown",
+            Self::OtherKind => "other_kind",
+            Self::NoUser => "no_user",
+            Self::NoPayload => "no_payload",
+            Self::KeyReused => "key_reused",
+        }
+    }
+}
+
+/// What stops a batch that is to be stored whole or not at all.
+fn unstorable(batch: &Batch, outcomes: &[Outcome]) -> Result<(), StoreError> {
+    let lost = |(index, outcome): (usize, &Outcome)| match outcome {
+        Outcome::Refused { refusal, .. } if refusal.is_loss() => Some((index, *refusal)),
+        _ => None,
+    };
+    let lost: Vec<_> = outcomes.iter().enumerate().filter_map(lost).collect();
+    if batch.is_all_or_none && !lost.is_empty() { Err(StoreError::Unstorable(lost)) } else { Ok(()) }
 }
 
 impl Outcome {

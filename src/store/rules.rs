@@ -1,5 +1,7 @@
 //! What a write does to what is stored: the rules every store follows, without a database.
 
+use bytes::Bytes;
+
 use crate::id::OrderId;
 use crate::id::Version;
 use crate::order::envelope::{Incomplete, Stamp, Status, Stored};
@@ -21,7 +23,7 @@ pub(super) struct Row {
     pub(super) kind: Kind,
     pub(super) state: State,
     pub(super) version: Version,
-    pub(super) body: Vec<u8>,
+    pub(super) body: Bytes,
 }
 
 impl Row {
@@ -37,7 +39,7 @@ pub(super) struct Write {
     pub(super) kind: Kind,
     pub(super) state: State,
     pub(super) change: Change,
-    pub(super) body: Vec<u8>,
+    pub(super) body: Bytes,
     /// Canonical text; `None` keeps what is stored.
     pub(super) user_id: Option<String>,
     /// `None` keeps what is stored.
@@ -72,7 +74,7 @@ pub(super) fn decide(order: &Order, row: Option<&Row>, must_exist: bool, now: &S
     }
 }
 
-fn wb(body: &[u8], row: Option<&Row>) -> Decision {
+fn wb(body: &Bytes, row: Option<&Row>) -> Decision {
     let change = match row {
         None => Change::Created,
         Some(row) if row.state != State::Live => return Decision::WasDeleted,
@@ -84,7 +86,7 @@ fn wb(body: &[u8], row: Option<&Row>) -> Decision {
         kind: Kind::Wb,
         state: State::Live,
         change,
-        body: body.to_vec(),
+        body: body.clone(),
         user_id: None,
         external_id: None,
     })
@@ -124,7 +126,7 @@ fn envelope(
         kind: Kind::Envelope,
         state: if is_delete { State::Hidden } else { State::Live },
         change,
-        body,
+        body: body.into(),
         user_id: envelope.user_id.map(|user_id| user_id.hyphenated().to_string()),
         external_id: envelope.payload.is_some().then(|| envelope.external_id.clone()),
     }))
@@ -138,7 +140,7 @@ fn delete(row: Option<&Row>) -> Decision {
             kind: row.kind,
             state: State::Gone,
             change: Change::Deleted,
-            body: Vec::new(),
+            body: Bytes::new(),
             user_id: None,
             external_id: None,
         }),

@@ -14,6 +14,9 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext, Pur
 
 use crate::kafka;
 
+/// What the library gives back when it has no room.
+type Unsent<'a> = (KafkaError, BaseRecord<'a, [u8], [u8]>);
+
 /// How long a broker is waited for before it counts as not there.
 pub(super) const CONNECT_TIME: Duration = Duration::from_secs(8);
 
@@ -123,9 +126,6 @@ pub(super) struct Message<'a> {
     pub headers: Option<OwnedHeaders>,
 }
 
-/// A message as the library takes it, and gives it back when there is no room.
-type Record<'a> = BaseRecord<'a, [u8], [u8]>;
-
 /// What became of the messages so far.
 #[derive(Default)]
 pub(super) struct Deliveries {
@@ -193,7 +193,7 @@ impl Sender {
     /// When no message gets through any more.
     pub(super) fn send(&mut self, message: Message<'_>) -> anyhow::Result<()> {
         self.accepted += 1;
-        let mut record = Record::to(message.topic);
+        let mut record = BaseRecord::<[u8], [u8]>::to(message.topic);
         record.partition = message.partition;
         record.key = message.key;
         record.payload = message.value;
@@ -216,7 +216,7 @@ impl Sender {
         self.check()
     }
 
-    fn try_send<'a>(&self, record: Record<'a>) -> Result<(), (KafkaError, Record<'a>)> {
+    fn try_send<'a>(&self, record: BaseRecord<'a, [u8], [u8]>) -> Result<(), Unsent<'a>> {
         if self.deliveries().is_over.load(Ordering::Relaxed) {
             return Ok(()); // told by `check`
         }

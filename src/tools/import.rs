@@ -77,7 +77,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
 }
 
 fn summary(ledger: &Ledger) -> String {
-    let Ledger { read, stored, unchanged, refused, rejected } = ledger;
+    let Ledger { read, stored, unchanged, refused, rejected, coalesced: _ } = ledger;
     format!("{read} read: {stored} stored, {unchanged} unchanged, {refused} refused, {rejected} rejected")
 }
 
@@ -85,6 +85,6 @@ fn summary(ledger: &Ledger) -> String {
 async fn forget_position(store: &AnyStore, source: Arc<str>) -> anyhow::Result<()> {
     let Checkpoint(positions) = store.positions(Arc::clone(&source)).await?;
     let moves = positions.into_iter().map(|(partition, from)| Move { partition, from, to: 0 }).collect();
-    store.commit(Arc::new(Batch { source, entries: Vec::new(), moves })).await?;
+    store.commit(Arc::new(Batch { source, entries: Vec::new(), moves, is_all_or_none: false })).await?;
     Ok(())
 }

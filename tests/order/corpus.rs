@@ -102,10 +102,10 @@ fn is_as_written(row: &Row, answer: &Result<Order, Rejection>) -> Result<(), Str
         Ok(Order { change: Change::Wb(body), .. }) if *body == row.document => serde_json::json!({ "body": "input" }),
         Ok(Order { change: Change::Wb(body), .. }) => serde_json::json!({ "body": str::from_utf8(body).unwrap() }),
         Ok(Order { change: Change::Delete, .. }) => unreachable!("a document is no null value"),
-        Ok(Order { id, change: Change::Envelope(_) }) if row.answer.get("deleted").is_some() => {
+        Ok(Order { id, change: Change::Envelope(_), .. }) if row.answer.get("deleted").is_some() => {
             serde_json::json!({ "deleted": *id.text() })
         }
-        Ok(Order { id, change: Change::Envelope(envelope) }) => {
+        Ok(Order { id, change: Change::Envelope(envelope), .. }) => {
             let mut found = serde_json::Map::new();
             let mut put =
                 |name: &str, value: Option<String>| value.map(|value| found.insert(name.into(), value.into()));

@@ -163,7 +163,10 @@ async fn a_repeated_request_is_answered_alike_by_another_instance() {
     let same = |store: Postgres| async move {
         let idempotency = Some(Idempotency { key: "both".into(), digest: [7; 32] });
         let entries = vec![order_service::store::Entry { idempotency, ..entry(wb("both", 1)) }];
-        store.commit(Arc::new(Batch { source: "test".into(), entries, moves: Vec::new() })).await.unwrap()
+        store
+            .commit(Arc::new(Batch { source: "test".into(), entries, moves: Vec::new(), is_all_or_none: false }))
+            .await
+            .unwrap()
     };
     let (left, right) = tokio::join!(same(one.clone()), same(other));
     let kinds = [&left[0], &right[0]].map(|outcome| matches!(outcome, Outcome::Stored { .. }));

@@ -35,7 +35,12 @@ fn entry(order: Order) -> Entry {
 }
 
 fn batch(orders: impl IntoIterator<Item = Order>) -> Arc<Batch> {
-    Arc::new(Batch { source: "test".into(), entries: orders.into_iter().map(entry).collect(), moves: Vec::new() })
+    Arc::new(Batch {
+        source: "test".into(),
+        entries: orders.into_iter().map(entry).collect(),
+        moves: Vec::new(),
+        is_all_or_none: false,
+    })
 }
 
 fn moved(from: u64, to: u64, orders: impl IntoIterator<Item = Order>) -> Arc<Batch> {

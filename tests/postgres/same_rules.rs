@@ -36,8 +36,8 @@ fn random_entry(random: &mut fastrand::Rng) -> Entry {
     let user = "0190163d-8694-739b-aea5-966c26f8ad91";
     let order = match random.u8(..10) {
         0..4 => wb(&name, n),
-        4 => Order { id: id(&name), change: Change::Delete },
-        5 => Order { id: id(&name), change: Change::Envelope(Envelope::deletion()) },
+        4 => Order::new(id(&name), Change::Delete),
+        5 => Order::new(id(&name), Change::Envelope(Envelope::deletion())),
         6 => decode(&format!(r#"{{"order_id":"{name}","user_id":"{user}","status":"done","payload":{{"id":"x9"}}}}"#)),
         _ => decode(&format!(r#"{{"order_id":"{name}","user_id":"{user}","payload":{{"id":"x{n}","amount":{n}}}}}"#)),
     };
@@ -57,7 +57,7 @@ async fn both_stores_follow_the_same_rules() {
     for round in 0..150 {
         let len = random.usize(1..25);
         let entries: Vec<Entry> = (0..len).map(|_| random_entry(&mut random)).collect();
-        let batch = Arc::new(Batch { source: "test".into(), entries, moves: Vec::new() });
+        let batch = Arc::new(Batch { source: "test".into(), entries, moves: Vec::new(), is_all_or_none: false });
         let expected = embedded.commit(Arc::clone(&batch)).await.unwrap();
         let outcomes = postgres.commit(Arc::clone(&batch)).await.unwrap();
         let (expected, outcomes): (Vec<_>, Vec<_>) =

@@ -7,12 +7,13 @@ use time::OffsetDateTime;
 
 use super::classify;
 use crate::id::OrderId;
+use crate::lifecycle::step;
 use crate::order::Change as Asked;
 use crate::order::envelope::{self, Stamp};
 use crate::record::Idempotency;
 use crate::snapshot::{Change, Snapshot, State};
 use crate::store::rules::{self, Decision, KEY_SECONDS, Kind, PURGE_SECONDS, Row, Write, column, signed};
-use crate::store::{Batch, Entry, Move, Outcome, Refusal, StoreError};
+use crate::store::{Batch, Entry, Move, Outcome, Refusal, StoreError, unstorable};
 
 /// Remembers when expired idempotency keys were last dropped.
 #[derive(Default)]
@@ -35,7 +36,9 @@ pub(super) fn commit(
     for entry in &batch.entries {
         outcomes.push(writer.entry(entry).map_err(classify)?);
     }
+    unstorable(batch, &outcomes)?; // dropping the transaction takes it back
     writer.purge_keys(purge).map_err(classify)?;
+    step("store-written");
     transaction.commit().map_err(classify)?;
     Ok(outcomes)
 }
@@ -80,16 +83,13 @@ impl<'c> Writer<'c> {
             Asked::Wb(body) => self.insert(&id, Kind::Wb, State::Live, None, None, body)?,
             Asked::Envelope(_) | Asked::Delete => None,
         };
-        let outcome = match (inserted, &order.change) {
-            (Some(seq), Asked::Wb(body)) => {
-                let snapshot = Snapshot::new(1, seq, State::Live, body, &mut self.scratch);
-                Outcome::Stored { id, snapshot, change: Change::Created }
-            }
-            _ => {
-                let row = self.row(&id)?;
-                let decision = rules::decide(order, row.as_ref(), *must_exist, &self.stamp).map_err(foreign_body)?;
-                self.apply(id, row, decision)?
-            }
+        let outcome = if let (Some(seq), Asked::Wb(body)) = (inserted, &order.change) {
+            let snapshot = Snapshot::new(1, seq, State::Live, body, &mut self.scratch);
+            Outcome::Stored { id, snapshot, change: Change::Created }
+        } else {
+            let row = self.row(&id)?;
+            let decision = rules::decide(order, row.as_ref(), *must_exist, &self.stamp).map_err(foreign_body)?;
+            self.apply(id, row, decision)?
         };
         if let Some(idempotency) = idempotency {
             self.remember(idempotency, &outcome)?;
@@ -135,7 +135,7 @@ impl<'c> Writer<'c> {
                     kind: column::to_kind(row.get(1)?),
                     state: column::to_state(row.get(2)?),
                     version: row.get::<_, i64>(3)?.unsigned_abs(),
-                    body: row.get(4)?,
+                    body: row.get::<_, Vec<u8>>(4)?.into(),
                 })
             })
             .optional()
@@ -181,7 +181,7 @@ impl<'c> Writer<'c> {
                 write.user_id,
                 write.external_id.is_some(),
                 write.external_id.as_ref().and_then(Option::as_deref),
-                write.body
+                &*write.body
             ])?;
         Ok(())
     }

@@ -14,19 +14,18 @@ use super::errors::{classify, is_conflict, unreadable};
 use super::session::Session;
 use super::{Postgres, order_id};
 use crate::id::{OrderId, Version};
+use crate::lifecycle::step;
 use crate::order::Change as Asked;
 use crate::order::envelope::{self, Stamp, Status};
 use crate::snapshot::{Change, Snapshot};
 use crate::store::rules::{self, Decision, KEY_SECONDS, PURGE_SECONDS, Row, Write, column, signed};
-use crate::store::{Answer, Batch, Entry, Outcome, Refusal, StoreError};
+use crate::store::{Answer, Batch, Entry, Outcome, Refusal, StoreError, unstorable};
 
 /// Ranks that one call of the sequence hands out.
 pub(super) const RANKS_PER_BLOCK: i64 = 4096;
 /// Another instance may take an id between our look and our insert; more often in a row than this it is left to the
 /// next try of the whole batch.
 const CONFLICTS_MAX: usize = 5;
-/// Rows are sent while the next ones are encoded.
-const CHUNK_BYTES: usize = 128 << 10;
 /// Between two questions about the outcome of a COMMIT.
 const RESOLVE_PAUSE: Duration = Duration::from_millis(100);
 
@@ -92,7 +91,7 @@ impl Postgres {
         let mut work = Work::new(&batch.entries, now, trusts_hints);
         let blocks = i32::try_from(batch.entries.len().div_ceil(4096)).unwrap_or(i32::MAX);
         // One round trip: tokio-postgres sends what is asked together without waiting in between.
-        let (_, begun, moved, remembered, known) = tokio::try_join!(
+        let ((), begun, moved, remembered, known) = tokio::try_join!(
             biased;
             async { Ok(session.batch_execute("BEGIN").await?) },
             async { Ok::<_, Failure>(session.query(&session.statements.begin_batch, &[&blocks]).await?) },
@@ -111,17 +110,21 @@ impl Postgres {
         let asked: Vec<OrderId> = remembered.values().map(|remembered| remembered.id.clone()).collect();
         work.known(load_rows(session, &work.unknown_of(asked)).await?)?;
         work.remembered = remembered;
-        let outcomes = batch.entries.iter().map(|entry| work.entry(entry)).collect::<Result<Vec<_>, _>>()?;
+        let outcomes = (0..batch.entries.len()).map(|index| work.entry(index)).collect::<Result<Vec<_>, _>>()?;
+        unstorable(batch, &outcomes)?;
         let common = Common { transaction, now_micros: unix_micros(now), source: &batch.source };
+        step("store-decided");
         let statements = &session.statements;
         let is_new = |held: &Held| held.is_new;
         copy(session, &statements.copy_new, &work, is_new, common).await?;
+        step("store-copied");
         let changed = copy(session, &statements.copy_changed, &work, |held| !held.is_new, common).await?;
         if changed > 0 && session.execute(&statements.apply_changed, &[]).await? != changed {
             // The rows are locked, so this is a fault of ours; better no batch than half of one.
             return Err(StoreError::Damaged("a locked row was changed by somebody else".into()).into());
         }
         self.remember(session, &batch.entries, &outcomes, now).await?;
+        step("store-written");
         match session.batch_execute("COMMIT").await {
             Ok(()) => Ok(outcomes),
             Err(error) if error.code().is_none() => Err(Failure::Unknown { transaction, outcomes }),
@@ -260,9 +263,10 @@ async fn copy(
     let mut encoder = Encoder::new();
     let mut count = 0;
     for (id, held) in std::iter::once(first).chain(rows) {
-        encoder.row(id, &held.row, held.external_id.as_deref(), common);
+        let columns = held.entry.and_then(|entry| work.entries[entry].order.columns.as_ref());
+        encoder.row(id, &held.row, held.external_id.as_deref(), columns, common);
         count += 1;
-        if encoder.len() >= CHUNK_BYTES {
+        if encoder.is_full() {
             sink.send(encoder.take()).await?;
         }
     }
@@ -286,10 +290,13 @@ struct Held {
     external_id: Option<Box<str>>,
     is_new: bool,
     is_dirty: bool,
+    /// The entry of the batch that it was last written by.
+    entry: Option<usize>,
 }
 
 /// The orders of a batch, decided one entry after the other in memory.
 struct Work<'b> {
+    entries: &'b [Entry],
     stamp: Stamp,
     keys: Vec<&'b str>,
     maybe_known: Vec<OrderId>,
@@ -307,6 +314,7 @@ impl<'b> Work<'b> {
         let keys = entries.iter().filter_map(|entry| entry.idempotency.as_ref()).map(|idempotency| &*idempotency.key);
         let maybe_known = entries.iter().filter(|entry| !(trusts_hints && entry.is_new && is_insert(entry)));
         Self {
+            entries,
             stamp: envelope::stamp(now),
             keys: keys.collect(),
             maybe_known: maybe_known.map(|entry| entry.order.id.clone()).collect(),
@@ -333,19 +341,20 @@ impl<'b> Work<'b> {
                         kind: column::to_kind(row.try_get(5)?),
                         state: column::to_state(row.try_get(1)?),
                         version: version.unsigned_abs(),
-                        body: row.try_get(3)?,
+                        body: bytes::Bytes::copy_from_slice(row.try_get(3)?),
                     },
                     row.try_get::<_, Option<String>>(6)?.map(Into::into),
                 ))
             };
             let (stored, external_id) = read().map_err(unreadable)?;
-            self.held.insert(order_id(row)?, Held { row: stored, external_id, is_new: false, is_dirty: false });
+            self.held
+                .insert(order_id(row)?, Held { row: stored, external_id, is_new: false, is_dirty: false, entry: None });
         }
         Ok(())
     }
 
-    fn entry(&mut self, entry: &Entry) -> Result<Outcome, StoreError> {
-        let Entry { order, must_exist, idempotency, .. } = entry;
+    fn entry(&mut self, index: usize) -> Result<Outcome, StoreError> {
+        let Entry { order, must_exist, idempotency, .. } = &self.entries[index];
         if let Some(idempotency) = idempotency
             && let Some(remembered) = self.remembered.get(&*idempotency.key)
         {
@@ -356,7 +365,7 @@ impl<'b> Work<'b> {
             rules::decide(order, row, *must_exist, &self.stamp).map_err(|error| StoreError::Damaged(error.into()))?;
         let id = order.id.clone();
         let outcome = match decision {
-            Decision::Write(write) => self.write(id, write),
+            Decision::Write(write) => self.write(id, write, Some(index)),
             Decision::Refused(refusal) => Outcome::Refused { id, refusal },
             Decision::Unchanged => Outcome::Unchanged { snapshot: self.snapshot(&id), id },
             Decision::WasDeleted => Outcome::WasDeleted { snapshot: self.snapshot(&id), id },
@@ -382,9 +391,10 @@ impl<'b> Work<'b> {
         Ok(Outcome::Repeated { id, answer, version, snapshot })
     }
 
-    fn write(&mut self, id: OrderId, write: Write) -> Outcome {
+    fn write(&mut self, id: OrderId, write: Write, entry: Option<usize>) -> Outcome {
         let Write { kind, state, change, body, external_id, .. } = write;
         if let Some(held) = self.held.get_mut(&id) {
+            held.entry = entry;
             held.row = Row { seq: held.row.seq, kind, state, version: held.row.version + 1, body };
             if let Some(external_id) = external_id {
                 held.external_id = external_id;
@@ -395,7 +405,7 @@ impl<'b> Work<'b> {
         } else {
             let row = Row { seq: self.next_rank(), kind, state, version: 1, body };
             let external_id = external_id.flatten();
-            self.held.insert(id.clone(), Held { row, external_id, is_new: true, is_dirty: true });
+            self.held.insert(id.clone(), Held { row, external_id, is_new: true, is_dirty: true, entry });
             self.order.push(id.clone());
         }
         Outcome::Stored { snapshot: self.snapshot(&id), id, change }

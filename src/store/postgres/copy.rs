@@ -1,7 +1,7 @@
 //! Rows of `orders` in the binary form of COPY (PostgreSQL documentation, "COPY", "Binary Format").
 
 use crate::id::OrderId;
-use crate::order::columns::{ColumnReader, Columns};
+use crate::order::columns::{ColumnReader, Columns, Packed};
 use crate::order::envelope::Stored;
 use crate::snapshot::State;
 use crate::store::rules::{Kind, Row, column, signed};
@@ -41,6 +41,9 @@ const TRAILER: [u8; 2] = (-1_i16).to_be_bytes();
 /// Microseconds from 1970 to 2000, where PostgreSQL's timestamps start.
 const EPOCH_MICROS: i64 = 946_684_800_000_000;
 
+/// Rows are sent while the next ones are encoded.
+const CHUNK_BYTES: usize = 64 << 10;
+
 /// What all rows of a batch share.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Common<'a> {
@@ -60,17 +63,19 @@ pub(super) struct Encoder {
 
 impl Encoder {
     pub(super) fn new() -> Self {
-        Self { buffer: HEADER.to_vec(), columns: ColumnReader::default() }
+        let mut buffer = Vec::with_capacity(CHUNK_BYTES + CHUNK_BYTES / 8);
+        buffer.extend_from_slice(HEADER);
+        Self { buffer, columns: ColumnReader::default() }
     }
 
     /// What was encoded since it was last taken.
     pub(super) fn take(&mut self) -> bytes::Bytes {
-        std::mem::take(&mut self.buffer).into()
+        std::mem::replace(&mut self.buffer, Vec::with_capacity(CHUNK_BYTES + CHUNK_BYTES / 8)).into()
     }
 
-    /// How much was encoded since it was last taken.
-    pub(super) fn len(&self) -> usize {
-        self.buffer.len()
+    /// Worth sending.
+    pub(super) fn is_full(&self) -> bool {
+        self.buffer.len() >= CHUNK_BYTES
     }
 
     /// Ends the rows.
@@ -78,7 +83,14 @@ impl Encoder {
         self.buffer.extend_from_slice(&TRAILER);
     }
 
-    pub(super) fn row(&mut self, id: &OrderId, row: &Row, external_id: Option<&str>, common: Common<'_>) {
+    pub(super) fn row(
+        &mut self,
+        id: &OrderId,
+        row: &Row,
+        external_id: Option<&str>,
+        columns: Option<&Packed>,
+        common: Common<'_>,
+    ) {
         self.buffer.reserve(row.body.len() + 512);
         let mut fields = Fields(&mut self.buffer);
         fields.0.extend_from_slice(&26_i16.to_be_bytes());
@@ -94,16 +106,18 @@ impl Encoder {
         match (row.state, row.kind) {
             (State::Gone, _) => {
                 fields.text(Some("deleted"));
-                fields.nulls(4);
-                fields.wb(&Columns::default());
+                fields.nulls(4 + Columns::COUNT);
             }
             (_, Kind::Envelope) => {
                 fields.envelope(id, &row.body, external_id);
-                fields.wb(&Columns::default());
+                fields.nulls(Columns::COUNT);
             }
             (_, Kind::Wb) => {
                 fields.nulls(5);
-                self.columns.wb(&row.body, |columns| fields.wb(columns));
+                match columns {
+                    Some(columns) => fields.0.extend_from_slice(columns.as_bytes()),
+                    None => fields.0.extend_from_slice(self.columns.wb(&row.body).as_bytes()),
+                }
             }
         }
         fields.bytes(common.source.as_bytes());
@@ -165,22 +179,5 @@ impl Fields<'_> {
             Some(uuid) => self.int2(i16::from(uuid.as_bytes()[0] % 4)),
             None => self.nulls(1),
         }
-    }
-
-    /// `track_number` to `oof_shard`.
-    fn wb(&mut self, columns: &Columns<'_>) {
-        self.text(columns.track_number);
-        self.text(columns.entry);
-        self.text(columns.locale);
-        self.text(columns.internal_signature);
-        self.text(columns.customer_id);
-        self.text(columns.delivery_service);
-        self.text(columns.shardkey);
-        match columns.sm_id {
-            Some(number) => self.int8(number),
-            None => self.nulls(1),
-        }
-        self.timestamp(columns.date_created);
-        self.text(columns.oof_shard);
     }
 }

@@ -52,7 +52,7 @@ impl Config {
     /// When the text is neither, or asks for an encrypted connection.
     pub fn parse(text: &str) -> Result<Self, String> {
         let mut server: tokio_postgres::Config =
-            text.parse().map_err(|error: tokio_postgres::Error| crate::log::causes(&error).to_string())?;
+            text.parse().map_err(|error: tokio_postgres::Error| crate::log::causes(&error))?;
         if server.get_ssl_mode() == tokio_postgres::config::SslMode::Require {
             return Err("sslmode=require: this build has no TLS; use sslmode=disable and a private network".into());
         }
@@ -73,7 +73,7 @@ impl Config {
             readers_max: 8,
             writers_max: 4,
             wait: Duration::from_secs(2),
-            statement_timeout: Duration::from_secs(60),
+            statement_timeout: Duration::from_mins(1),
             is_migrating: true,
         })
     }
@@ -138,8 +138,8 @@ impl Postgres {
                 .error_sink(bb8::ErrorSink::boxed_clone(&failures))
                 // A closed connection is known to be closed; asking the server each time costs a round trip.
                 .test_on_check_out(false)
-                .idle_timeout(Some(Duration::from_secs(300)))
-                .max_lifetime(Some(Duration::from_secs(3600)))
+                .idle_timeout(Some(Duration::from_mins(5)))
+                .max_lifetime(Some(Duration::from_hours(1)))
                 .build_unchecked(Manager::new(&config));
             Connections { pool, failures }
         };
@@ -232,6 +232,10 @@ impl Store for Postgres {
             Ok((partition.unsigned_abs(), row.try_get::<_, i64>(1)?.unsigned_abs()))
         };
         rows.iter().map(position).collect::<Result<_, _>>().map(Checkpoint).map_err(unreadable)
+    }
+
+    fn wants_columns(&self) -> bool {
+        true
     }
 
     fn is_shareable(&self) -> bool {

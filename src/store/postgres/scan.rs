@@ -108,13 +108,11 @@ impl Reader {
         }
         let mut count = 0;
         while !rest.is_empty() {
-            match self.row(rest)? {
-                Some(left) => rest = left,
-                None => {
-                    self.carry = rest.to_vec();
-                    break;
-                }
-            }
+            let Some(left) = self.row(rest)? else {
+                self.carry = rest.to_vec();
+                break;
+            };
+            rest = left;
             if self.is_ended {
                 break;
             }

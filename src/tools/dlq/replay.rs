@@ -1,14 +1,14 @@
 //! Sends dead letters back: key, value and headers as they came, without what the service added.
 
-use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 
 use anyhow::{Context, bail};
 use rdkafka::message::{Header, OwnedHeaders};
 
-use super::Which;
 use super::letters::{Letter, Letters};
+use super::{Place, Which};
 use crate::kafka::{Config, dead};
 use crate::tools::cluster::{self, Message, Sender};
 
@@ -114,7 +114,8 @@ fn for_each(
         }
         Ok(())
     })?;
-    for place in places.unwrap_or_default() {
+    let missing: BTreeSet<Place> = places.unwrap_or_default();
+    for place in missing {
         refuse(letters.missing(place));
     }
     Ok(refused)
@@ -157,7 +158,6 @@ fn headers(letter: &Letter) -> Option<OwnedHeaders> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Place;
     use super::*;
 
     fn letter(headers: &[(&str, &str)]) -> Letter {

@@ -1,0 +1,637 @@
+//! The thread that owns the consumer. Polls all the time, whatever happens to what it received: a member that stops
+//! polling is thrown out of the group.
+//!
+//! Everything it has to say goes through one queue in order, so that the other side meets a revocation after the last
+//! record before it. When the other side is slow the queue is full, fetching pauses, and polling goes on.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::Receiver;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use rdkafka::client::ClientContext;
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
+use rdkafka::message::{BorrowedMessage, Headers as _, Message};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use rdkafka::types::RDKafkaRespErr;
+use tokio::sync::mpsc::Sender;
+use tokio::sync::mpsc::error::TrySendError;
+
+use crate::kafka::Config;
+use crate::lifecycle::Gate;
+use crate::metrics::Kafka as Metrics;
+use crate::record::{Checkpoint, Position, Record};
+
+/// What the thread says.
+pub(super) enum Event {
+    Records(Vec<Record>),
+    Assigned(Vec<u32>),
+    Revoked(Vec<u32>),
+    Failed(String),
+}
+
+/// What the thread is told.
+pub(super) enum Command {
+    /// Hand over these assigned partitions from here on.
+    Start(Vec<u32>, Checkpoint),
+    /// What came of the revoked partitions is durable.
+    Release,
+    /// The position of this partition was moved by another process.
+    Fenced(u32),
+    /// Everything below is durable and visible.
+    Committed(Checkpoint),
+    /// Hand over nothing more.
+    Stop,
+    /// Leave the group and end.
+    Leave,
+}
+
+/// Records handed over at once.
+const CHUNK_ROWS: usize = 256;
+const CHUNK_BYTES: usize = 1 << 20;
+/// How long one poll waits for the first message.
+const POLL: Duration = Duration::from_millis(20);
+/// How long the other side may have no room before fetching pauses.
+const FULL_WAIT: Duration = Duration::from_millis(500);
+/// How long a revocation waits for what was received to become durable. Longer than a commit, shorter than the group's
+/// patience; what comes later is fenced.
+const RELEASE_WAIT: Duration = Duration::from_secs(10);
+/// How often offsets are committed to the broker, for lag tools.
+const COMMIT_EVERY: Duration = Duration::from_secs(1);
+/// How often the ends of the partitions are asked for.
+const LAG_EVERY: Duration = Duration::from_secs(1);
+const ASK_WAIT: Duration = Duration::from_secs(2);
+/// Between two tries at a start.
+const POSTPONE: Duration = Duration::from_millis(300);
+/// The same trouble is told this often.
+const WARN_EVERY: Duration = Duration::from_secs(10);
+
+/// What rebalances say, on the way to the queue.
+struct Context {
+    shared: Arc<Mutex<VecDeque<Rebalance>>>,
+    /// The thread is done with this consumer and answers no rebalance any more.
+    is_closing: AtomicBool,
+}
+
+enum Rebalance {
+    Assigned(Vec<u32>),
+    Revoked(Vec<u32>),
+}
+
+impl ClientContext for Context {
+    fn log(&self, level: rdkafka::config::RDKafkaLogLevel, facility: &str, message: &str) {
+        tracing::debug!(?level, facility, message, "librdkafka");
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::debug!(%error, reason, "librdkafka");
+    }
+}
+
+impl ConsumerContext for Context {
+    /// Neither assigns nor unassigns: the thread does, once it is known where to start and what is durable.
+    fn rebalance(&self, consumer: &BaseConsumer<Self>, error: RDKafkaRespErr, list: &mut TopicPartitionList) {
+        if self.is_closing.load(Ordering::Acquire) {
+            let _ = consumer.unassign();
+            return;
+        }
+        let partitions = list.elements().iter().map(|element| element.partition().unsigned_abs()).collect();
+        let said = match error {
+            RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => Rebalance::Assigned(partitions),
+            _ => Rebalance::Revoked(partitions),
+        };
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner).push_back(said);
+    }
+
+    fn commit_callback(&self, result: KafkaResult<()>, _: &TopicPartitionList) {
+        if let Err(error) = result {
+            tracing::debug!(%error, "offsets not committed to the broker");
+        }
+    }
+}
+
+/// A partition that is handed over.
+#[derive(Debug, Clone, Copy)]
+struct Active {
+    /// The next offset to hand over.
+    next: u64,
+    /// The next offset that is not yet durable.
+    durable: u64,
+    /// Where the partition ends, as far as known.
+    end: u64,
+}
+
+pub(super) struct Consumer {
+    config: Config,
+    metrics: Metrics,
+    gate: Gate,
+    events: Sender<Event>,
+    commands: Receiver<Command>,
+    rebalances: Arc<Mutex<VecDeque<Rebalance>>>,
+    client: BaseConsumer<Context>,
+    /// Said and not yet taken. While there is something, nothing is fetched.
+    queue: VecDeque<Event>,
+    is_paused: bool,
+    active: BTreeMap<u32, Active>,
+    /// Assigned partitions whose start is not known yet.
+    offered: Vec<u32>,
+    /// A start at which the brokers did not say where the partitions end.
+    postponed: Option<(Instant, Vec<u32>, Checkpoint)>,
+    /// Since when the other side has had no room.
+    full_since: Option<Instant>,
+    /// A revocation that waits for [`Command::Release`], until then at the latest.
+    releasing: Option<Instant>,
+    has_joined: bool,
+    is_stopping: bool,
+    is_leaving: bool,
+    received_at: Instant,
+    committed_at: Instant,
+    measured_at: Instant,
+    warned_at: Option<Instant>,
+}
+
+impl Consumer {
+    pub(super) fn new(
+        config: Config,
+        metrics: Metrics,
+        gate: Gate,
+        events: Sender<Event>,
+        commands: Receiver<Command>,
+    ) -> Result<Self, KafkaError> {
+        let rebalances = Arc::default();
+        let client = subscribe(&config, &rebalances)?;
+        gate.close("not connected to Kafka");
+        let now = Instant::now();
+        Ok(Self {
+            config,
+            metrics,
+            gate,
+            events,
+            commands,
+            rebalances,
+            client,
+            queue: VecDeque::new(),
+            is_paused: false,
+            active: BTreeMap::new(),
+            offered: Vec::new(),
+            postponed: None,
+            full_since: None,
+            releasing: None,
+            has_joined: false,
+            is_stopping: false,
+            is_leaving: false,
+            received_at: now,
+            committed_at: now,
+            measured_at: now,
+            warned_at: None,
+        })
+    }
+
+    pub(super) fn run(mut self) {
+        while !self.is_leaving {
+            self.take_commands();
+            self.start_postponed();
+            self.flush();
+            if self.full_since.is_some_and(|since| since.elapsed() < FULL_WAIT) {
+                // There will be room in a moment, and a pause would throw away what is fetched already.
+                std::thread::sleep(Duration::from_micros(500));
+                continue;
+            }
+            self.poll();
+            self.take_rebalances();
+            self.release_when_due();
+            self.measure();
+        }
+        // What is durable is told to the broker, and the others need not wait for this member's time-out.
+        self.commit(CommitMode::Sync);
+        close(&self.client);
+    }
+
+    fn take_commands(&mut self) {
+        let mut committed = None;
+        loop {
+            let command = match self.commands.try_recv() {
+                Ok(command) => command,
+                Err(std::sync::mpsc::TryRecvError::Empty) => break,
+                Err(std::sync::mpsc::TryRecvError::Disconnected) => Command::Leave,
+            };
+            match command {
+                Command::Start(partitions, from) => self.start(&partitions, &from),
+                Command::Release => self.release(),
+                Command::Fenced(partition) => self.fenced(partition),
+                Command::Committed(upto) => committed = Some(upto),
+                Command::Stop => self.is_stopping = true,
+                Command::Leave => {
+                    self.is_leaving = true;
+                    break;
+                }
+            }
+        }
+        if let Some(Checkpoint(upto)) = committed {
+            for (partition, next) in upto {
+                if let Some(active) = self.active.get_mut(&partition) {
+                    active.durable = active.durable.max(next);
+                }
+            }
+            self.told_lag();
+        }
+        if self.committed_at.elapsed() >= COMMIT_EVERY {
+            self.committed_at = Instant::now();
+            self.commit(CommitMode::Async);
+        }
+        if self.is_stopping && self.queue.is_empty() && !self.events.is_closed() {
+            // The other side sees the end once it has taken everything.
+            let (closed, _) = tokio::sync::mpsc::channel(1);
+            self.events = closed;
+        }
+    }
+
+    /// Hands over what the other side has room for.
+    fn flush(&mut self) {
+        while let Some(event) = self.queue.pop_front() {
+            match self.events.try_send(event) {
+                Err(TrySendError::Full(event)) => {
+                    self.queue.push_front(event);
+                    self.full_since.get_or_insert_with(Instant::now);
+                    break;
+                }
+                // Stopping, if nobody takes it: it is read again next time.
+                Ok(()) | Err(TrySendError::Closed(_)) => {}
+            }
+        }
+        if self.queue.is_empty() {
+            self.full_since = None;
+        }
+        let is_full = self.full_since.is_some_and(|since| since.elapsed() >= FULL_WAIT);
+        let is_behind = is_full || self.is_stopping || self.releasing.is_some();
+        if is_behind != self.is_paused && !self.active.is_empty() {
+            let all = self.list(|_| Offset::Invalid);
+            let done = if is_behind { self.client.pause(&all) } else { self.client.resume(&all) };
+            match done {
+                Ok(()) => self.is_paused = is_behind,
+                Err(error) => self.warn("cannot pause or resume", &error),
+            }
+        }
+    }
+
+    fn poll(&mut self) {
+        let mut records = Vec::new();
+        let mut bytes = 0;
+        let mut failure = None;
+        let mut wait = POLL;
+        let mut seen = Vec::new();
+        while records.len() < CHUNK_ROWS && bytes < CHUNK_BYTES {
+            match self.client.poll(wait) {
+                None => break,
+                Some(Ok(message)) => {
+                    let record = record(&message);
+                    seen.push(record.position);
+                    bytes += record.payload.as_ref().map_or(0, Bytes::len);
+                    records.push(record);
+                }
+                Some(Err(error)) => {
+                    failure = Some(error);
+                    break;
+                }
+            }
+            wait = Duration::ZERO;
+        }
+        if let Some(error) = failure {
+            self.trouble(&error);
+        }
+        // Below the start are those that were fetched before a seek; of no active partition, those before a revocation.
+        let mut index = 0;
+        let active = &mut self.active;
+        records.retain(|_| {
+            let Position { partition, offset } = seen[index];
+            index += 1;
+            active.get_mut(&partition).is_some_and(|active| {
+                let is_new = offset >= active.next;
+                active.next = active.next.max(offset + 1);
+                is_new
+            })
+        });
+        if !records.is_empty() && !self.is_stopping {
+            self.received_at = Instant::now();
+            self.queue.push_back(Event::Records(records));
+            self.flush();
+        }
+    }
+
+    fn trouble(&mut self, error: &KafkaError) {
+        match error.rdkafka_error_code() {
+            Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic) => {
+                if self.active.is_empty() {
+                    // Nothing to be behind of.
+                    self.gate.open();
+                }
+                self.warn("the topic does not exist yet", error);
+            }
+            Some(RDKafkaErrorCode::Fatal | RDKafkaErrorCode::FencedInstanceId) => {
+                self.queue.push_back(Event::Failed(format!("{error}; is another member using the same instance id?")));
+            }
+            _ => self.warn("trouble with Kafka", error),
+        }
+    }
+
+    fn warn(&mut self, what: &str, error: &KafkaError) {
+        if self.warned_at.is_none_or(|last| last.elapsed() >= WARN_EVERY) {
+            self.warned_at = Some(Instant::now());
+            tracing::warn!(%error, brokers = self.config.brokers, topic = self.config.topic, "{what}");
+        }
+    }
+
+    fn take_rebalances(&mut self) {
+        loop {
+            let said = self.rebalances.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+            match said {
+                None => return,
+                Some(Rebalance::Assigned(partitions)) => {
+                    self.metrics.rebalances.inc();
+                    tracing::info!(?partitions, topic = self.config.topic, "partitions assigned");
+                    self.has_joined = true;
+                    if partitions.is_empty() {
+                        let _ = self.client.assign(&TopicPartitionList::new());
+                        self.gate.open(); // others have them all
+                    } else {
+                        self.offered.clone_from(&partitions);
+                        self.queue.push_back(Event::Assigned(partitions));
+                    }
+                }
+                Some(Rebalance::Revoked(partitions)) => {
+                    self.metrics.rebalances.inc();
+                    tracing::info!(?partitions, topic = self.config.topic, "partitions revoked");
+                    // An assignment that was not yet taken up is void.
+                    self.queue.retain(|event| !matches!(event, Event::Assigned(_)));
+                    self.offered.clear();
+                    self.postponed = None;
+                    self.queue.push_back(Event::Revoked(self.active.keys().copied().collect()));
+                    self.releasing = Some(Instant::now() + RELEASE_WAIT);
+                }
+            }
+        }
+    }
+
+    fn release_when_due(&mut self) {
+        if self.releasing.is_some_and(|until| Instant::now() >= until) {
+            tracing::warn!("partitions go before what was received of them is durable; it will be read again");
+            self.release();
+        }
+    }
+
+    fn release(&mut self) {
+        if self.releasing.take().is_none() {
+            return;
+        }
+        self.commit(CommitMode::Sync);
+        for partition in std::mem::take(&mut self.active).into_keys() {
+            let _ = self.metrics.lag.remove_label_values(&[&partition.to_string()]);
+        }
+        self.is_paused = false;
+        if let Err(error) = self.client.unassign() {
+            self.warn("cannot give partitions back", &error);
+        }
+    }
+
+    /// Begins to hand over partitions. Those that are active already are ones whose position was moved.
+    fn start(&mut self, partitions: &[u32], from: &Checkpoint) {
+        let is_again = partitions.iter().all(|partition| self.active.contains_key(partition));
+        let is_offered = partitions.iter().all(|partition| self.offered.contains(partition));
+        if self.releasing.is_some() || !(is_again || is_offered) {
+            return; // they went to another process meanwhile
+        }
+        let mut started = BTreeMap::new();
+        for &partition in partitions {
+            match self.find_start(partition, from.0.get(&partition).copied()) {
+                Ok(Some(active)) => drop(started.insert(partition, active)),
+                Ok(None) => {
+                    self.postponed = Some((Instant::now() + POSTPONE, partitions.to_vec(), from.clone()));
+                    return;
+                }
+                Err(failure) => {
+                    self.queue.push_back(Event::Failed(failure));
+                    return;
+                }
+            }
+        }
+        let result = if is_again { self.seek(&started) } else { self.assign(&started) };
+        match result {
+            Ok(()) => {
+                self.offered.clear();
+                self.active.extend(started);
+                self.received_at = Instant::now();
+                self.told_lag();
+            }
+            Err(error) => {
+                self.warn("cannot start at the stored positions, trying again", &error);
+                self.postponed = Some((Instant::now() + POSTPONE, partitions.to_vec(), from.clone()));
+            }
+        }
+    }
+
+    fn start_postponed(&mut self) {
+        if self.postponed.as_ref().is_some_and(|(at, ..)| Instant::now() >= *at)
+            && let Some((_, partitions, from)) = self.postponed.take()
+        {
+            self.start(&partitions, &from);
+        }
+    }
+
+    fn assign(&mut self, started: &BTreeMap<u32, Active>) -> KafkaResult<()> {
+        let mut list = TopicPartitionList::new();
+        for (&partition, active) in started {
+            list.add_partition_offset(&self.config.topic, signed(partition), offset(active.next))?;
+        }
+        self.is_paused = false;
+        self.client.assign(&list)
+    }
+
+    fn seek(&mut self, started: &BTreeMap<u32, Active>) -> KafkaResult<()> {
+        for (&partition, active) in started {
+            self.client.seek(&self.config.topic, signed(partition), offset(active.next), ASK_WAIT)?;
+        }
+        let mut list = TopicPartitionList::new();
+        for &partition in started.keys() {
+            list.add_partition(&self.config.topic, signed(partition));
+        }
+        self.client.resume(&list)
+    }
+
+    /// Where a partition with this stored position starts. `None` when the brokers do not say.
+    fn find_start(&mut self, partition: u32, stored: Option<u64>) -> Result<Option<Active>, String> {
+        let (first, end) = match self.client.fetch_watermarks(&self.config.topic, signed(partition), ASK_WAIT) {
+            Ok((first, end)) => (first.unsigned_abs(), end.unsigned_abs()),
+            Err(error) => {
+                self.warn("cannot ask where a partition starts and ends", &error);
+                return Ok(None);
+            }
+        };
+        let topic = &self.config.topic;
+        let next = match stored {
+            None => first,
+            Some(stored) if stored > end => {
+                return Err(format!(
+                    "partition {partition} of {topic} ends at {end}, and orders up to {stored} are stored: the topic was \
+                     made anew or lost messages; use another group to read it from its start, or restore it"
+                ));
+            }
+            Some(stored) if stored < first => {
+                tracing::error!(
+                    partition,
+                    lost = first - stored,
+                    "messages were deleted from the topic before they were read; going on after them"
+                );
+                first
+            }
+            Some(stored) => stored,
+        };
+        Ok(Some(Active { next, durable: next, end }))
+    }
+
+    /// Stops handing over a partition until its position is known again.
+    fn fenced(&mut self, partition: u32) {
+        if !self.active.contains_key(&partition) || self.releasing.is_some() {
+            return; // it is not this process's any more
+        }
+        let mut list = TopicPartitionList::new();
+        list.add_partition(&self.config.topic, signed(partition));
+        if let Err(error) = self.client.pause(&list) {
+            self.warn("cannot pause", &error);
+        }
+        self.queue.push_back(Event::Assigned(vec![partition]));
+    }
+
+    /// Offsets for lag tools; nothing is read from them.
+    fn commit(&mut self, mode: CommitMode) {
+        if self.active.is_empty() {
+            return;
+        }
+        let list = self.list(|active| offset(active.durable));
+        if let Err(error) = self.client.commit(&list, mode) {
+            tracing::debug!(%error, "offsets not committed to the broker");
+        }
+    }
+
+    /// Asks how far the partitions reach, and whether the consumer still delivers.
+    fn measure(&mut self) {
+        if self.measured_at.elapsed() < LAG_EVERY {
+            return;
+        }
+        self.measured_at = Instant::now();
+        let mut is_waiting = false;
+        let partitions: Vec<u32> = self.active.keys().copied().collect();
+        for partition in partitions {
+            let end = self.client.fetch_watermarks(&self.config.topic, signed(partition), Duration::from_secs(1));
+            let Ok((_, end)) = end else { return };
+            if let Some(active) = self.active.get_mut(&partition) {
+                active.end = end.unsigned_abs();
+                is_waiting |= active.end > active.next;
+            }
+        }
+        self.told_lag();
+        if !self.has_joined && self.active.is_empty() {
+            self.look_for_topic();
+        }
+        let is_ours_to_wait = self.is_paused || !self.queue.is_empty() || self.releasing.is_some();
+        if !is_waiting || is_ours_to_wait {
+            self.received_at = Instant::now().max(self.received_at);
+        }
+        if is_waiting && !is_ours_to_wait && self.received_at.elapsed() >= self.config.stall_timeout {
+            self.restart();
+        }
+    }
+
+    /// A topic that is not there is nothing to be behind of.
+    fn look_for_topic(&mut self) {
+        let metadata = self.client.fetch_metadata(Some(&self.config.topic), Duration::from_secs(1));
+        let Ok(metadata) = metadata else { return };
+        if metadata.topics().iter().all(|topic| topic.partitions().is_empty()) {
+            self.gate.open();
+        }
+    }
+
+    /// The consumer is behind and delivers nothing: another one may do better.
+    fn restart(&mut self) {
+        tracing::error!(after = ?self.config.stall_timeout, "the consumer is stalled, making it anew");
+        self.metrics.stalls.inc();
+        self.received_at = Instant::now();
+        match subscribe(&self.config, &self.rebalances) {
+            Ok(consumer) => {
+                close(&self.client);
+                self.client = consumer;
+                self.is_paused = false;
+                self.queue.push_back(Event::Revoked(self.active.keys().copied().collect()));
+                self.releasing = Some(Instant::now() + RELEASE_WAIT);
+            }
+            Err(error) => self.warn("cannot make a consumer", &error),
+        }
+    }
+
+    fn told_lag(&mut self) {
+        let mut total = 0;
+        for (partition, active) in &self.active {
+            let lag = active.end.saturating_sub(active.durable);
+            total += lag;
+            self.metrics.lag.with_label_values(&[&partition.to_string()]).set(i64::try_from(lag).unwrap_or(i64::MAX));
+        }
+        if self.active.is_empty() {
+            return;
+        }
+        if total <= self.config.lag_max {
+            self.gate.open();
+        } else {
+            self.gate.close(&format!("{total} messages behind"));
+        }
+    }
+
+    fn list(&self, at: impl Fn(&Active) -> Offset) -> TopicPartitionList {
+        let mut list = TopicPartitionList::new();
+        for (&partition, active) in &self.active {
+            // Fails only for offsets that are none.
+            let _ = list.add_partition_offset(&self.config.topic, signed(partition), at(active));
+        }
+        list
+    }
+}
+
+fn subscribe(config: &Config, rebalances: &Arc<Mutex<VecDeque<Rebalance>>>) -> KafkaResult<BaseConsumer<Context>> {
+    let context = Context { shared: Arc::clone(rebalances), is_closing: AtomicBool::new(false) };
+    let consumer: BaseConsumer<Context> = config.consumer().create_with_context(context)?;
+    consumer.subscribe(&[&config.topic])?;
+    Ok(consumer)
+}
+
+/// Gives everything back. Dropping the consumer then leaves the group.
+fn close(consumer: &BaseConsumer<Context>) {
+    consumer.context().is_closing.store(true, Ordering::Release);
+    consumer.unsubscribe();
+    let _ = consumer.unassign();
+}
+
+fn record(message: &BorrowedMessage<'_>) -> Record {
+    let headers = message.headers().map(|headers| {
+        let named = |header: rdkafka::message::Header<'_, &[u8]>| {
+            (header.key.to_owned(), header.value.map(Bytes::copy_from_slice))
+        };
+        Box::new(headers.iter().map(named).collect())
+    });
+    Record {
+        position: Position { partition: message.partition().unsigned_abs(), offset: message.offset().unsigned_abs() },
+        payload: message.payload().map(Bytes::copy_from_slice),
+        key: message.key().map(Bytes::copy_from_slice),
+        idempotency: None,
+        timestamp_ms: message.timestamp().to_millis(),
+        headers,
+    }
+}
+
+fn signed(partition: u32) -> i32 {
+    i32::try_from(partition).unwrap_or(i32::MAX)
+}
+
+fn offset(next: u64) -> Offset {
+    Offset::Offset(i64::try_from(next).unwrap_or(i64::MAX))
+}

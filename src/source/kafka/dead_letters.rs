@@ -1,0 +1,186 @@
+//! The dead letter topic: invalid messages as they came, with why they are there. Each is waited for, however long the
+//! topic is away.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::producer::{FutureProducer, FutureRecord, Producer};
+use rdkafka::util::Timeout;
+use tokio::sync::{OnceCell, Semaphore};
+
+use super::foreign_format;
+use crate::kafka::{Config, dead};
+use crate::record::{Record, Rejection};
+use crate::source::SourceError;
+
+/// Between two tries at a topic that is away.
+const PAUSE_FIRST: Duration = Duration::from_millis(250);
+const PAUSE_MAX: Duration = Duration::from_secs(5);
+/// Dead letters on their way at once; further ones wait for their turn.
+const IN_FLIGHT_MAX: usize = 1000;
+/// What is left of a value that is too large for the topic.
+const CUT_BYTES: usize = 64 << 10;
+/// The reasons in a header; an array may have very many.
+const REASON_BYTES_MAX: usize = 8 << 10;
+
+type Kept = Pin<Box<dyn Future<Output = Result<(), SourceError>> + Send>>;
+
+pub(super) struct DeadLetters {
+    config: Arc<Config>,
+    producer: FutureProducer,
+    in_flight: Arc<Semaphore>,
+    /// Set once the topic was seen.
+    has_topic: Arc<OnceCell<()>>,
+}
+
+impl DeadLetters {
+    pub(super) fn new(config: &Config) -> Result<Self, KafkaError> {
+        let producer = config.producer().create()?;
+        Ok(Self {
+            config: Arc::new(config.clone()),
+            producer,
+            in_flight: Arc::new(Semaphore::new(IN_FLIGHT_MAX)),
+            has_topic: Arc::default(),
+        })
+    }
+
+    /// Begins to deliver at once. The future is done when every replica in sync has the message.
+    pub(super) fn keep(&self, record: &Record, rejection: &Rejection) -> Kept {
+        let rejection = match record.payload.as_deref().and_then(foreign_format) {
+            Some(better) => better,
+            None => rejection.clone(),
+        };
+        let letter = Letter::new(&self.config.topic, record, &rejection);
+        let (config, producer) = (Arc::clone(&self.config), self.producer.clone());
+        let (in_flight, has_topic) = (Arc::clone(&self.in_flight), Arc::clone(&self.has_topic));
+        let delivery = tokio::spawn(async move {
+            let _turn = in_flight.acquire_owned().await;
+            has_topic.get_or_init(|| see_topic(&config, &producer)).await;
+            deliver(&config, &producer, letter).await;
+        });
+        let name: Arc<str> = self.config.dlq_topic.as_str().into();
+        Box::pin(async move { delivery.await.map_err(|error| SourceError { name, cause: error.into() }) })
+    }
+}
+
+/// A message for the dead letter topic.
+struct Letter {
+    record: Record,
+    headers: OwnedHeaders,
+    /// How long the value was, once it had to be cut.
+    cut_from: Option<usize>,
+}
+
+impl Letter {
+    fn new(topic: &str, record: &Record, rejection: &Rejection) -> Self {
+        let mut headers = OwnedHeaders::new();
+        for (key, value) in record.headers.iter().flat_map(|headers| headers.iter()) {
+            headers = headers.insert(Header { key, value: value.as_deref() });
+        }
+        let mut reason = rejection.line();
+        if reason.len() > REASON_BYTES_MAX {
+            let end = (0..=REASON_BYTES_MAX).rev().find(|&end| reason.is_char_boundary(end)).unwrap_or_default();
+            reason.truncate(end);
+            reason.push('…');
+        }
+        let position = record.position;
+        let class = format!("order_service.{}", rejection.kind.code());
+        for (key, value) in [
+            (dead::TOPIC, topic),
+            (dead::PARTITION, &position.partition.to_string()),
+            (dead::OFFSET, &position.offset.to_string()),
+            (dead::STAGE, "VALUE_CONVERTER"),
+            (dead::CLASS, &class),
+            (dead::MESSAGE, &reason),
+        ] {
+            headers = headers.insert(Header { key, value: Some(value) });
+        }
+        Self { record: record.clone(), headers, cut_from: None }
+    }
+
+    fn message<'a>(&'a self, topic: &'a str) -> FutureRecord<'a, [u8], [u8]> {
+        let mut headers = self.headers.clone();
+        let mut message = FutureRecord::to(topic);
+        message.key = self.record.key.as_deref();
+        message.payload = self.record.payload.as_deref();
+        message.timestamp = self.record.timestamp_ms;
+        if let Some(bytes) = self.cut_from {
+            let bytes = bytes.to_string();
+            headers = headers.insert(Header { key: dead::CUT_FROM, value: Some(&bytes) });
+        }
+        message.headers(headers)
+    }
+
+    /// Cuts the value to what surely fits. The whole is still where it came from, which the headers name.
+    fn cut(&mut self) {
+        if let Some(payload) = &mut self.record.payload
+            && self.cut_from.is_none()
+        {
+            self.cut_from = Some(payload.len());
+            payload.truncate(CUT_BYTES);
+        }
+    }
+}
+
+async fn deliver(config: &Config, producer: &FutureProducer, mut letter: Letter) {
+    let mut pause = PAUSE_FIRST;
+    loop {
+        let sent = producer.send(letter.message(&config.dlq_topic), Timeout::After(Duration::from_secs(30))).await;
+        let Err((error, _)) = sent else { return };
+        let position = letter.record.position;
+        match error.rdkafka_error_code() {
+            Some(RDKafkaErrorCode::MessageSizeTooLarge) if letter.cut_from.is_none() => {
+                let bytes = letter.record.payload.as_ref().map_or(0, bytes::Bytes::len);
+                tracing::warn!(?position, bytes, "value too large for the dead letter topic, cut");
+                letter.cut();
+                continue;
+            }
+            Some(RDKafkaErrorCode::UnknownTopic | RDKafkaErrorCode::UnknownTopicOrPartition) => {
+                make_topic(config).await;
+            }
+            _ => {}
+        }
+        tracing::warn!(%error, ?position, topic = config.dlq_topic, "dead letter not delivered, trying again");
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(PAUSE_MAX);
+    }
+}
+
+/// Looks for the topic and makes it where it is missing, until it is there. Sending to a topic that does not exist
+/// would take half a minute to fail.
+async fn see_topic(config: &Arc<Config>, producer: &FutureProducer) {
+    loop {
+        let (producer, topic) = (producer.clone(), config.dlq_topic.clone());
+        let look = move || producer.client().fetch_metadata(Some(&topic), Duration::from_secs(5));
+        match tokio::task::spawn_blocking(look).await {
+            Ok(Ok(metadata)) if metadata.topics().iter().any(|topic| !topic.partitions().is_empty()) => return,
+            Ok(Ok(_)) => make_topic(config).await,
+            Ok(Err(error)) => tracing::warn!(%error, topic = config.dlq_topic, "dead letter topic is away"),
+            Err(error) => tracing::warn!(%error, "cannot look for the dead letter topic"),
+        }
+        tokio::time::sleep(PAUSE_FIRST).await;
+    }
+}
+
+/// Best effort: whoever runs the brokers may not allow it, and then has to make the topic.
+async fn make_topic(config: &Config) {
+    let Ok(admin) = config.admin().create::<AdminClient<DefaultClientContext>>() else { return };
+    let topic = NewTopic {
+        name: &config.dlq_topic,
+        num_partitions: 1,
+        replication: TopicReplication::Fixed(-1), // the brokers' default
+        config: Vec::new(),
+    };
+    let options = AdminOptions::new().request_timeout(Some(Duration::from_secs(10)));
+    match admin.create_topics([&topic], &options).await {
+        Ok(results) if results.iter().all(Result::is_ok) => {
+            tracing::info!(topic = config.dlq_topic, "dead letter topic made");
+        }
+        Ok(_) | Err(_) => tracing::warn!(topic = config.dlq_topic, "dead letter topic is missing and cannot be made"),
+    }
+}

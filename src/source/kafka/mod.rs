@@ -1,0 +1,152 @@
+//! Orders from a Kafka topic. A thread of its own runs the consumer (`consumer`); this side is what the ingest loop
+//! sees of it, and where invalid messages go (`dead_letters`).
+//!
+//! Positions are not kept in Kafka: the ingest loop stores them with the orders and says where each assigned partition
+//! starts. Offsets are committed to the broker afterwards, for lag tools only.
+
+mod consumer;
+mod dead_letters;
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::mpsc as commands;
+use std::thread::JoinHandle;
+
+use tokio::sync::mpsc;
+
+use super::{Kept, Received, Source, SourceError};
+use crate::kafka::Config;
+use crate::lifecycle::Gate;
+use crate::metrics;
+use crate::record::{Checkpoint, Position, Record, Rejection, RejectionKind};
+use crate::store::Outcome;
+use consumer::{Command, Event};
+use dead_letters::DeadLetters;
+
+/// Chunks of records that may wait for the ingest loop. With those of 256 it is what two batches take.
+const CHUNKS_MAX: usize = 8;
+
+/// Words for the consumer that it has not heard yet. It listens many times a second, whatever else happens.
+const COMMANDS_MAX: usize = 1024;
+
+/// The topic, as a source.
+pub struct KafkaSource {
+    name: Arc<str>,
+    events: mpsc::Receiver<Event>,
+    commands: commands::SyncSender<Command>,
+    dead_letters: DeadLetters,
+    /// Partitions whose records are void until they are assigned anew.
+    muted: HashSet<u32>,
+    /// Waited for at the end, so that the group is left before the process goes.
+    thread: Option<JoinHandle<()>>,
+}
+
+impl KafkaSource {
+    /// Starts to consume. Neither the brokers nor the topic need be there yet. `gate` opens when the service is not
+    /// far behind.
+    ///
+    /// # Errors
+    /// When the settings are not what the library takes.
+    pub fn start(config: &Config, metrics: metrics::Kafka, gate: Gate) -> anyhow::Result<Self> {
+        let name: Arc<str> = format!("kafka:{}:{}", config.group, config.topic).into();
+        let dead_letters = DeadLetters::new(config)?;
+        let (sender, events) = mpsc::channel(CHUNKS_MAX);
+        let (commands, orders) = commands::sync_channel(COMMANDS_MAX);
+        let consumer = consumer::Consumer::new(config.clone(), metrics, gate, sender, orders)?;
+        let thread = std::thread::Builder::new().name("kafka".into()).spawn(move || consumer.run())?;
+        Ok(Self { name, events, commands, dead_letters, muted: HashSet::new(), thread: Some(thread) })
+    }
+
+    fn tell(&self, command: Command) {
+        // A thread that has ended has said so by its last event.
+        let _ = self.commands.send(command);
+    }
+}
+
+impl Source for KafkaSource {
+    fn name(&self) -> Arc<str> {
+        Arc::clone(&self.name)
+    }
+
+    fn is_log(&self) -> bool {
+        true
+    }
+
+    fn is_broker(&self) -> bool {
+        true
+    }
+
+    fn must_exist(&self) -> bool {
+        false
+    }
+
+    async fn recv(&mut self, into: &mut Vec<Record>) -> Result<Received, SourceError> {
+        match self.events.recv().await {
+            Some(Event::Records(records)) => {
+                if self.muted.is_empty() {
+                    *into = records;
+                } else {
+                    into.extend(records.into_iter().filter(|record| !self.muted.contains(&record.position.partition)));
+                }
+                Ok(Received::Records)
+            }
+            Some(Event::Assigned(partitions)) => {
+                self.muted.retain(|partition| !partitions.contains(partition));
+                Ok(Received::Assigned(partitions))
+            }
+            Some(Event::Revoked(partitions)) => Ok(Received::Revoked(partitions)),
+            Some(Event::Failed(cause)) => Err(SourceError { name: Arc::clone(&self.name), cause: cause.into() }),
+            None => Ok(Received::End),
+        }
+    }
+
+    fn commit(&mut self, upto: &Checkpoint, _outcomes: Vec<(Position, Outcome)>) {
+        self.tell(Command::Committed(upto.clone()));
+    }
+
+    fn reject(&mut self, record: &Record, rejection: &Rejection) -> Kept {
+        Kept::Soon(self.dead_letters.keep(record, rejection))
+    }
+
+    fn start(&mut self, partitions: &[u32], from: &Checkpoint) {
+        self.tell(Command::Start(partitions.to_vec(), from.clone()));
+    }
+
+    fn release(&mut self) {
+        self.tell(Command::Release);
+    }
+
+    fn fenced(&mut self, partition: u32) {
+        self.muted.insert(partition);
+        self.tell(Command::Fenced(partition));
+    }
+
+    fn stop(&mut self) {
+        self.tell(Command::Stop);
+    }
+}
+
+impl Drop for KafkaSource {
+    fn drop(&mut self) {
+        self.tell(Command::Leave);
+        self.events.close();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Why a value is no JSON at all, for formats that are often met by mistake.
+fn foreign_format(payload: &[u8]) -> Option<Rejection> {
+    let message = match payload {
+        [0, a, b, c, d, ..] => {
+            let schema = u32::from_be_bytes([*a, *b, *c, *d]);
+            format!("is framed for a schema registry (schema {schema}); must be plain JSON")
+        }
+        [first, ..] if !first.is_ascii_whitespace() && !matches!(first, b'{' | b'[' | 0xef | b'"') => {
+            format!("is not JSON: starts with byte 0x{first:02x}")
+        }
+        _ => return None,
+    };
+    Some(Rejection::whole(RejectionKind::Malformed, message))
+}

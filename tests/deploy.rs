@@ -1,0 +1,361 @@
+//! What is deployed beside the binary, held against it: every variable, port, path and address of docker-compose.yml,
+//! every metric that a panel or an alert asks for, every query's grammar.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use order_service::settings::{Outside, SETTINGS, Settings, commands};
+use serde_json::{Map, Value};
+
+use crate::http::{envelope, wb_posted};
+use crate::server::Server;
+use crate::servers;
+
+/// Metrics that are asked for before anybody exports them. Empty it when the pool has its gauge.
+const METRICS_TO_COME: &[&str] = &["postgres_pool_connections"];
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn read(path: &str) -> String {
+    fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+fn yaml(path: &str) -> Value {
+    serde_saphyr::from_str(&read(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+fn object(value: &Value) -> &Map<String, Value> {
+    value.as_object().unwrap_or_else(|| panic!("{value} is no mapping"))
+}
+
+fn strings(value: &Value) -> Vec<&str> {
+    value.as_array().into_iter().flatten().map(|value| value.as_str().unwrap()).collect()
+}
+
+/// A value of docker-compose.yml as it is where nobody sets a variable: `${NAME:-default}` is its default.
+fn by_default(text: &str) -> String {
+    let mut plain = String::new();
+    let mut rest = text;
+    while let Some((before, variable)) = rest.split_once("${") {
+        let (variable, after) = variable.split_once('}').unwrap();
+        let (_, default) = variable.split_once(":-").unwrap_or_else(|| panic!("{variable} has no default"));
+        plain.push_str(before);
+        plain.push_str(default);
+        rest = after;
+    }
+    plain + rest
+}
+
+/// A service's environment.
+fn environment(service: &Value) -> BTreeMap<String, String> {
+    let text = |value: &Value| by_default(value.as_str().map_or_else(|| value.to_string(), str::to_owned).as_str());
+    service["environment"].as_object().into_iter().flatten().map(|(name, value)| (name.clone(), text(value))).collect()
+}
+
+/// Ports as `(of this machine, of the container)`.
+fn ports(service: &Value) -> Vec<(u16, u16)> {
+    let port = |text: &str| text.parse().unwrap();
+    let pair = |text: &str| {
+        let text = text.strip_prefix("127.0.0.1:").unwrap_or_else(|| panic!("{text}: not on the loopback only"));
+        let (outer, inner) = text.split_once(':').unwrap();
+        (port(outer), port(inner))
+    };
+    strings(&service["ports"]).into_iter().map(pair).collect()
+}
+
+/// The settings of the service's container: the image's variables and those of docker-compose.yml.
+fn container() -> BTreeMap<String, String> {
+    let dockerfile = read("deploy/Dockerfile");
+    let line = dockerfile.lines().find_map(|line| line.strip_prefix("ENV ")).unwrap();
+    let own = line.split(' ').map(|pair| pair.split_once('=').unwrap()).map(|(a, b)| (a.to_owned(), b.to_owned()));
+    let mut all: BTreeMap<_, _> = own.collect();
+    all.extend(environment(&yaml("docker-compose.yml")["services"]["order-service"]));
+    all
+}
+
+#[test]
+fn the_container_is_set_up_with_settings_that_there_are() {
+    let container = container();
+    for name in container.keys() {
+        let is_of = |known: &&str, is_secret: bool| name == known || (is_secret && *name == format!("{known}_FILE"));
+        let is_known = SETTINGS.iter().any(|setting| setting.env.iter().any(|known| is_of(known, setting.is_secret)));
+        assert!(is_known, "{name} is no setting");
+    }
+    let matches = commands::command().get_matches_from(["order-service"]);
+    let settings = Settings::load(&matches, &Outside { environment: container }).unwrap();
+    let listen = settings.config.http.listen[0];
+    assert!(listen.ip().is_unspecified(), "{listen} is not to be reached from outside the container");
+    let compose = yaml("docker-compose.yml");
+    let service = &compose["services"]["order-service"];
+    assert_eq!(ports(service), [(8080, listen.port())]);
+    assert!(read("deploy/Dockerfile").contains(&format!("\nEXPOSE {}\n", listen.port())));
+    let grace: u64 = service["stop_grace_period"].as_str().unwrap().trim_end_matches('s').parse().unwrap();
+    assert!(grace > settings.config.grace.as_secs(), "the container is killed before it has drained");
+    let admin = settings.config.admin.unwrap();
+    let scraped = &yaml("deploy/prometheus/prometheus.yml")["scrape_configs"][0]["static_configs"][0]["targets"];
+    assert_eq!(strings(scraped), [format!("order-service:{}", admin.port())]);
+}
+
+/// The ports on which a service takes connections from other containers.
+fn inner_ports(name: &str, service: &Value) -> Vec<u16> {
+    let mut inner: Vec<u16> = ports(service).into_iter().map(|(_, inner)| inner).collect();
+    for listener in environment(service).get("KAFKA_LISTENERS").into_iter().flat_map(|text| text.split(',')) {
+        inner.push(listener.rsplit_once(':').unwrap().1.parse().unwrap());
+    }
+    assert!(!inner.is_empty(), "{name} takes no connections");
+    inner
+}
+
+#[test]
+fn every_address_between_containers_leads_somewhere() {
+    let compose = yaml("docker-compose.yml");
+    let services = object(&compose["services"]);
+    let leads = |address: &str| {
+        let (host, port) = address.rsplit_once(':').unwrap_or_else(|| panic!("{address} has no port"));
+        let service = services.get(host).unwrap_or_else(|| panic!("{host} of {address} is no service"));
+        assert!(inner_ports(host, service).contains(&port.parse().unwrap()), "{host} does not listen on {port}");
+    };
+    let container = container();
+    let (user, rest) = container["POSTGRES_DSN"].strip_prefix("postgres://").unwrap().split_once('@').unwrap();
+    let (address, database) = rest.split_once('/').unwrap();
+    leads(address);
+    let postgres = environment(&services["postgres"]);
+    assert_eq!(user, format!("{}:{}", postgres["POSTGRES_USER"], postgres["POSTGRES_PASSWORD"]));
+    assert_eq!(database, postgres["POSTGRES_DB"]);
+    leads(&container["KAFKA_BROKERS"]);
+    leads(&environment(&services["kafka-ui"])["KAFKA_CLUSTERS_0_BOOTSTRAPSERVERS"]);
+    leads(&environment(&services["kafka-topics"])["BROKERS"]);
+    for variable in ["KAFKA_TOPIC", "KAFKA_DLQ_TOPIC"] {
+        let setting = SETTINGS.iter().find(|setting| setting.env.contains(&variable)).unwrap();
+        let command = strings(&services["kafka-topics"]["command"])[0];
+        assert!(command.contains(&format!("create {} ", setting.default)), "nobody makes the topic of {variable}");
+    }
+    let source = &yaml("deploy/grafana/provisioning/datasources/prometheus.yml")["datasources"][0];
+    leads(source["url"].as_str().unwrap().strip_prefix("http://").unwrap());
+
+    // The line that the head of the file gives for the cluster, and what its brokers say of themselves.
+    let text = read("docker-compose.yml");
+    let cluster = text.lines().find_map(|line| line.strip_prefix("#   KAFKA_BROKERS=")).unwrap();
+    let brokers: Vec<&str> = cluster.split(' ').next().unwrap().split(',').collect();
+    assert_eq!(brokers.len(), 3);
+    for broker in brokers.into_iter().chain(["kafka:19092"]) {
+        leads(broker);
+        let (name, _) = broker.split_once(':').unwrap();
+        let settings = environment(&services[name]);
+        let host = ports(&services[name])[0].0;
+        assert_eq!(settings["KAFKA_ADVERTISED_LISTENERS"], format!("INSIDE://{broker},HOST://localhost:{host}"));
+        let own = format!("{}@{name}:9093", settings["KAFKA_NODE_ID"]);
+        assert!(settings["KAFKA_CONTROLLER_QUORUM_VOTERS"].split(',').any(|voter| voter == own), "{own} has no vote");
+    }
+}
+
+#[test]
+fn containers_are_pinned_watched_and_not_root_and_what_they_mount_is_there() {
+    let compose = yaml("docker-compose.yml");
+    let mut outer_ports = BTreeSet::new();
+    for (name, service) in object(&compose["services"]) {
+        for (outer, _) in ports(service) {
+            assert!(outer_ports.insert(outer), "two containers want port {outer}");
+        }
+        for mount in strings(&service["volumes"]) {
+            let (what, _) = mount.split_once(':').unwrap();
+            let is_there = match what.strip_prefix("./") {
+                Some(path) => root().join(path).exists() && mount.ends_with(":ro"),
+                None => object(&compose["volumes"]).contains_key(what),
+            };
+            assert!(is_there, "{name}: {mount}");
+        }
+        for dependency in service["depends_on"].as_object().into_iter().flat_map(Map::keys) {
+            assert!(object(&compose["services"]).contains_key(dependency), "{name} waits for {dependency}");
+        }
+        if name == "order-service" {
+            let dockerfile = read(service["build"]["dockerfile"].as_str().unwrap());
+            assert!(dockerfile.contains(":nonroot\n") && dockerfile.contains("\nHEALTHCHECK "));
+            continue;
+        }
+        let (image, tag) = service["image"].as_str().unwrap().rsplit_once(':').unwrap();
+        assert!(tag != "latest" && !tag.is_empty(), "{name}: {image} is not pinned");
+        // Kafka UI's own image has a user that is not root.
+        assert!(name == "kafka-ui" || service["user"].is_string(), "{name} may be root");
+        assert!(name == "kafka-topics" || service["healthcheck"]["test"].is_array(), "{name} is not watched");
+    }
+    let dashboards =
+        &yaml("deploy/grafana/provisioning/dashboards/order-service.yml")["providers"][0]["options"]["path"];
+    let mounts = strings(&compose["services"]["grafana"]["volumes"]).join("\n");
+    assert!(mounts.contains(&format!("./deploy/grafana/dashboards:{}:ro", dashboards.as_str().unwrap())));
+}
+
+/// The metrics that a PromQL expression asks for: every name that is no function, keyword or label.
+fn metrics_of(expression: &str) -> BTreeSet<String> {
+    const KEYWORDS: [&str; 6] = ["and", "or", "unless", "offset", "bool", "inf"];
+    const LISTS: [&str; 6] = ["by", "without", "on", "ignoring", "group_left", "group_right"];
+    let mut names = BTreeSet::new();
+    let mut rest = expression;
+    let skip = |rest: &str, until: char| rest.split_once(until).unwrap_or_else(|| panic!("{expression}")).1.len();
+    while let Some(first) = rest.chars().next() {
+        let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == ':';
+        if first == '{' {
+            // A brace inside a quoted pattern does not end the matchers.
+            let mut is_quoted = false;
+            let end = rest.find(|c: char| {
+                is_quoted ^= c == '"';
+                c == '}' && !is_quoted
+            });
+            rest = &rest[end.unwrap() + 1..];
+        } else if first == '[' {
+            rest = &rest[rest.len() - skip(rest, ']')..];
+        } else if is_name(first) {
+            let end = rest.find(|c| !is_name(c)).unwrap_or(rest.len());
+            let (name, after) = rest.split_at(end);
+            rest = after.trim_start();
+            let is_function = ["(", "by ", "without "].iter().any(|next| rest.starts_with(next));
+            if LISTS.contains(&name) {
+                rest = &rest[rest.len() - skip(rest, ')')..];
+            } else if !first.is_ascii_digit() && !is_function && !KEYWORDS.contains(&name) {
+                names.insert(name.to_owned());
+            }
+        } else {
+            rest = &rest[first.len_utf8()..];
+        }
+    }
+    names
+}
+
+#[test]
+fn metrics_are_found_in_expressions() {
+    let found = metrics_of(
+        r#"sum by (a, le) (rate(x_total{b=~"/o[{]id[}]",c="}"}[5m])) / on (a) y > 0.01 unless z offset 10m"#,
+    );
+    assert_eq!(found.into_iter().collect::<Vec<_>>(), ["x_total", "y", "z"]);
+}
+
+/// Every expression of the dashboard, with the place it stands in. Variables have a value.
+fn dashboard() -> Vec<(String, String)> {
+    let dashboard: Value = serde_json::from_str(&read("deploy/grafana/dashboards/order-service.json")).unwrap();
+    let mut expressions = Vec::new();
+    let mut ids = BTreeSet::new();
+    let (mut cells, mut rows) = (BTreeSet::new(), Vec::new());
+    for panel in dashboard["panels"].as_array().unwrap() {
+        let title = panel["title"].as_str().unwrap();
+        assert!(ids.insert(panel["id"].as_u64().unwrap()), "{title}: its id is taken");
+        let at = |side: &str| panel["gridPos"][side].as_u64().unwrap();
+        for cell in (at("x")..at("x") + at("w")).flat_map(|x| (at("y")..at("y") + at("h")).map(move |y| (x, y))) {
+            assert!(cell.0 < 24 && cells.insert(cell), "{title} lies over another panel or beside the page");
+        }
+        if panel["type"] == "row" {
+            rows.push(title);
+            continue;
+        }
+        assert!(!panel["description"].as_str().unwrap().is_empty(), "{title} says nothing");
+        assert_eq!(panel["datasource"]["uid"], "prometheus");
+        for target in panel["targets"].as_array().unwrap() {
+            expressions.push((title.to_owned(), target["expr"].as_str().unwrap().to_owned()));
+        }
+    }
+    assert_eq!(rows, ["Now", "Reads", "Ingest", "Kafka", "Store", "Process"]);
+    for annotation in dashboard["annotations"]["list"].as_array().unwrap() {
+        expressions.push(("annotation".into(), annotation["expr"].as_str().unwrap().to_owned()));
+    }
+    for variable in dashboard["templating"]["list"].as_array().unwrap() {
+        let query = variable["definition"].as_str().unwrap();
+        let (metric, _) = query.strip_prefix("label_values(").unwrap().split_once(',').unwrap();
+        expressions.push(("variable".into(), metric.to_owned()));
+    }
+    for (_, expression) in &mut expressions {
+        *expression = expression.replace("$__rate_interval", "1m").replace("$instance", ".*");
+        assert!(!expression.contains('$'), "{expression}: an unknown variable");
+    }
+    expressions
+}
+
+/// Every expression of the alerts, each of which must say what is wrong and what to do.
+fn alerts() -> Vec<(String, String)> {
+    let alerts = yaml("deploy/prometheus/alerts.yml");
+    let tests = read("deploy/prometheus/alerts.test.yml");
+    let mut expressions = Vec::new();
+    for rule in alerts["groups"][0]["rules"].as_array().unwrap() {
+        let name = rule["alert"].as_str().unwrap();
+        for annotation in ["summary", "action"] {
+            assert!(
+                rule["annotations"][annotation].as_str().is_some_and(|text| text.len() > 10),
+                "{name}: {annotation}"
+            );
+        }
+        let fires = format!("alertname: {name}\n        exp_alerts:");
+        let is_quiet = format!("alertname: {name} }}");
+        assert!(tests.contains(&fires) && tests.contains(&is_quiet), "{name} is not tested both ways");
+        expressions.push((name.to_owned(), rule["expr"].as_str().unwrap().to_owned()));
+    }
+    expressions
+}
+
+/// The metrics of a service that has done a little of everything.
+fn exported() -> BTreeSet<String> {
+    let server = Server::start(&[]);
+    server.post("/orders", wb_posted("deploy-1")).expect(201);
+    server.post("/orders", envelope("{}")).expect(201);
+    server.post("/orders", "{}").expect(422);
+    server.get("/order/deploy-1").expect(200);
+    server.get("/order/deploy-2").expect(404);
+    let text = server.get("/metrics").expect(200).text().to_owned();
+    text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next().map(str::to_owned)).collect()
+}
+
+#[test]
+fn every_metric_that_is_asked_for_is_exported() {
+    let exported = exported();
+    let sources = sources();
+    for (place, expression) in dashboard().into_iter().chain(alerts()) {
+        let names = metrics_of(&expression);
+        assert!(!names.is_empty(), "{place}: {expression}");
+        for name in names {
+            let family = ["_bucket", "_sum", "_count"].iter().find_map(|suffix| name.strip_suffix(suffix));
+            let name = family.filter(|family| exported.contains(*family) || is_to_come(family)).unwrap_or(&name);
+            // Some have labels that only Kafka or PostgreSQL bring; then at least the source must have their name.
+            let is_there = name == "up" || exported.contains(name) || sources.contains(&format!("\"{name}\""));
+            assert!(is_there || is_to_come(name), "{place}: nobody exports {name}");
+        }
+    }
+}
+
+fn is_to_come(name: &str) -> bool {
+    METRICS_TO_COME.contains(&name)
+}
+
+fn sources() -> String {
+    fn collect(directory: &Path, into: &mut String) {
+        for entry in fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                collect(&path, into);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                into.push_str(&fs::read_to_string(&path).unwrap());
+            }
+        }
+    }
+    let mut text = String::new();
+    collect(&root().join("src"), &mut text);
+    text
+}
+
+#[test]
+fn every_query_of_the_dashboard_can_be_parsed() {
+    let record = |(index, (_, expr)): (usize, &(String, String))| serde_json::json!({ "record": format!("panel_{index}"), "expr": expr });
+    let expressions = dashboard();
+    let rules: Vec<Value> = expressions.iter().enumerate().map(record).collect();
+    let home = tempfile::tempdir().unwrap();
+    let path = home.path().join("rules.yml");
+    fs::write(&path, serde_json::json!({ "groups": [{ "name": "dashboard", "rules": rules }] }).to_string()).unwrap();
+    let promtool = Command::new("promtool").arg("check").arg("rules").arg(&path).stdin(Stdio::null()).output();
+    match promtool {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            servers::skip("promtool is missing (run make test)");
+        }
+        Err(error) => panic!("promtool: {error}"),
+        Ok(output) => assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr)),
+    }
+}
