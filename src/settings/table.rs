@@ -1,5 +1,6 @@
 //! Every setting: its key, flag, environment variables, default and what it sets.
 
+#[cfg(feature = "embedded")]
 use std::path::PathBuf;
 
 use hyper::header::HeaderValue;
@@ -114,7 +115,10 @@ pub const SETTINGS: &[Setting] = &[
                 Ok(())
             }
             #[cfg(not(feature = "embedded"))]
-            Err("this build has no embedded store".into())
+            {
+                let _ = (config, values);
+                Err("this build has no embedded store".into())
+            }
         },
         ..PLAIN
     },
