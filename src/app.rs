@@ -119,6 +119,8 @@ async fn run(config: Config) -> anyhow::Result<()> {
     })
     .await??;
     let store_place = store.place();
+    #[cfg(feature = "postgres")]
+    watch_pool(&metrics, &store);
     let view = Arc::new(View::new(config.cache.clone(), 0));
     watch_view(&metrics, &view);
     let (trigger, shutdown) = lifecycle::shutdown();
@@ -161,6 +163,19 @@ async fn run(config: Config) -> anyhow::Result<()> {
     }
     tracing::info!("stopped");
     Ok(())
+}
+
+#[cfg(feature = "postgres")]
+fn watch_pool(metrics: &Metrics, store: &AnyStore) {
+    let read = |busy: bool| {
+        let store = store.clone();
+        move || {
+            let used = store.pool_use().unwrap_or_default();
+            f64::from(if busy { used.busy } else { used.idle })
+        }
+    };
+    let (name, help) = ("postgres_pool_connections", "Connections to PostgreSQL.");
+    metrics.gauges(name, help, "state", vec![("busy", Box::new(read(true))), ("idle", Box::new(read(false)))]);
 }
 
 fn watch_view(metrics: &Metrics, view: &Arc<View>) {

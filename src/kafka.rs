@@ -90,6 +90,8 @@ impl Config {
             .set("fetch.wait.max.ms", "100")
             .set("fetch.error.backoff.ms", "100")
             .set("queued.max.messages.kbytes", "32768")
+            // With the default of a second, a queue that was full once runs dry before it is fetched for again.
+            .set("fetch.queue.backoff.ms", "10")
             .set("fetch.message.max.bytes", "4194304")
             .set("enable.partition.eof", "false");
         if let Some(instance_id) = &self.instance_id {

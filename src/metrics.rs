@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use prometheus::core::{Collector, Desc};
+use prometheus::core::{Collector, Desc, Describer};
 use prometheus::proto::{Bucket, Counter as CounterProto, LabelPair, Metric, MetricFamily, MetricType};
 use prometheus::{
     Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, PullingGauge, Registry,
@@ -116,6 +116,9 @@ impl Metrics {
             stalls: counter("kafka_stalls_total", "Consumers that delivered nothing and were made anew."),
             rebalances: counter("kafka_rebalances_total", "Times that partitions were given or taken."),
         };
+        for reason in ["malformed", "too_large", "invalid", "other_kind", "no_user", "no_payload"] {
+            ingest.dead_lettered.with_label_values(&[reason]); // counts from 0, so that the first one shows as a rise
+        }
         let connections = IntGauge::new("http_connections", "Open connections.").expect("a legal name");
         register(Box::new(connections.clone()));
         let closed_help = "Connections closed by the server, by reason.";
@@ -129,10 +132,49 @@ impl Metrics {
         self.registry.register(Box::new(gauge)).expect("each metric has a name of its own");
     }
 
+    /// Adds gauges of one name, told apart by the value of a label and read when they are asked for.
+    pub fn gauges(&self, name: &str, help: &str, label: &str, read: Vec<(&str, ReadGauge)>) {
+        for (value, read) in read {
+            let labels = std::collections::HashMap::from([(label.to_owned(), value.to_owned())]);
+            let options = Opts::new(name, help).const_labels(labels);
+            let desc = options.describe().expect("a legal name and label");
+            self.registry.register(Box::new(Pulled { desc, read })).expect("each value has a gauge of its own");
+        }
+    }
+
     /// Everything in the Prometheus text format, version 0.0.4.
     #[must_use]
     pub fn text(&self) -> String {
         prometheus::TextEncoder::new().encode_to_string(&self.registry.gather()).unwrap_or_default()
+    }
+}
+
+/// Reads a gauge's value.
+pub type ReadGauge = Box<dyn Fn() -> f64 + Send + Sync>;
+
+/// A gauge with labels that is read when it is asked for.
+struct Pulled {
+    desc: Desc,
+    read: ReadGauge,
+}
+
+impl Collector for Pulled {
+    fn desc(&self) -> Vec<&Desc> {
+        vec![&self.desc]
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        let mut gauge = prometheus::proto::Gauge::default();
+        gauge.set_value((self.read)());
+        let mut metric = Metric::default();
+        metric.set_gauge(gauge);
+        metric.set_label(self.desc.const_label_pairs.clone());
+        let mut family = MetricFamily::default();
+        family.set_name(self.desc.fq_name.clone());
+        family.set_help(self.desc.help.clone());
+        family.set_field_type(MetricType::GAUGE);
+        family.set_metric(vec![metric]);
+        vec![family]
     }
 }
 

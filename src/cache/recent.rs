@@ -8,6 +8,7 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use tokio::sync::Notify;
 
+use crate::id::OrderId;
 use crate::snapshot::{Snapshot, State};
 
 /// The newest orders, ready to be sent.
@@ -40,6 +41,27 @@ struct Kept {
     evicted: u64,
 }
 
+impl Kept {
+    /// Takes a visible copy, and lets the oldest go above `orders_max`.
+    fn take(&mut self, snapshot: Snapshot, orders_max: usize) {
+        let seq = snapshot.seq();
+        if self.from.is_some_and(|from| seq < from) {
+            return;
+        }
+        if snapshot.state() != State::Live {
+            self.orders.remove(&seq);
+            return;
+        }
+        self.orders.insert(seq, snapshot);
+        if self.orders.len() > orders_max
+            && let Some((evicted, _)) = self.orders.pop_first()
+        {
+            self.evicted = self.evicted.max(evicted);
+            self.from = self.from.map(|_| evicted + 1);
+        }
+    }
+}
+
 /// What the store must be asked for to keep the list whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shortfall {
@@ -61,25 +83,16 @@ impl Recent {
         }
     }
 
-    /// Takes what is visible now of an order that was just published. `visible` is asked under the lock, so that of
-    /// two publishers the later one, who sees the newer copy, has the last word.
-    pub(super) fn apply(&self, visible: impl FnOnce() -> Option<Snapshot>) {
+    /// Takes what is visible now of orders that were just published. `visible` is asked under the lock, so that of two
+    /// publishers the later one, who sees the newer copy, has the last word.
+    pub(super) fn apply<'e>(
+        &self,
+        ids: impl Iterator<Item = &'e OrderId>,
+        visible: impl Fn(&OrderId) -> Option<Snapshot>,
+    ) {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(snapshot) = visible() else { return };
-        let seq = snapshot.seq();
-        if kept.from.is_some_and(|from| seq < from) {
-            return;
-        }
-        if snapshot.state() == State::Live {
-            kept.orders.insert(seq, snapshot);
-            if kept.orders.len() > 2 * self.list_max
-                && let Some((evicted, _)) = kept.orders.pop_first()
-            {
-                kept.evicted = kept.evicted.max(evicted);
-                kept.from = kept.from.map(|_| evicted + 1);
-            }
-        } else {
-            kept.orders.remove(&seq);
+        for snapshot in ids.filter_map(visible) {
+            kept.take(snapshot, 2 * self.list_max);
         }
         drop(kept);
         self.dirty.notify_one();

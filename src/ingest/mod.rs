@@ -448,7 +448,7 @@ impl<S: Source, T: Store> Ingest<S, T> {
     fn mark_new(&self, entries: &mut [Entry]) {
         if let Some(view) = self.view.as_ref().filter(|view| view.is_complete()) {
             for entry in entries {
-                entry.is_new = view.get(&entry.order.id).is_none();
+                entry.is_new = !view.contains(&entry.order.id);
             }
         }
     }

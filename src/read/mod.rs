@@ -1,5 +1,6 @@
 //! The read flow: an id becomes bytes. A hit is synchronous; only a miss of an incomplete view asks the store.
 
+mod absent;
 pub mod flight;
 pub mod lists;
 
@@ -12,6 +13,7 @@ use crate::cache::View;
 use crate::id::{OrderId, Version};
 use crate::snapshot::Snapshot;
 use crate::store::{Page, Store, StoreError};
+use absent::Absent;
 use flight::Flight;
 
 /// How reads that miss the view are bounded.
@@ -21,13 +23,23 @@ pub struct Config {
     pub loads_max: usize,
     /// How long a reader waits for a load.
     pub load_wait: Duration,
+    /// Unknown ids that are remembered while the view is not complete.
+    pub absent_max: usize,
+    /// How long. An order that another process stores meanwhile is seen this much later at most.
+    pub absent_time: Duration,
     /// How long a read for a minimum version waits for it to become visible before it asks the store.
     pub version_wait: Duration,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { loads_max: 64, load_wait: Duration::from_secs(2), version_wait: Duration::from_millis(200) }
+        Self {
+            loads_max: 64,
+            load_wait: Duration::from_secs(2),
+            absent_max: 10_000,
+            absent_time: Duration::from_millis(500),
+            version_wait: Duration::from_millis(200),
+        }
     }
 }
 
@@ -62,6 +74,7 @@ pub struct Reader<T> {
     view: Arc<View>,
     store: T,
     flight: Flight,
+    absent: Arc<Absent>,
     config: Config,
 }
 
@@ -70,7 +83,8 @@ impl<T: Store> Reader<T> {
     #[must_use]
     pub fn new(view: Arc<View>, store: T, config: Config) -> Self {
         let flight = Flight::new(config.loads_max);
-        Self { view, store, flight, config }
+        let absent = Arc::new(Absent::new(config.absent_max, config.absent_time));
+        Self { view, store, flight, absent, config }
     }
 
     /// The view itself, for lists and totals.
@@ -84,7 +98,7 @@ impl<T: Store> Reader<T> {
     pub fn get(&self, id: &OrderId) -> Found {
         match self.view.get(id) {
             Some(snapshot) => Found::Hit(snapshot),
-            None if self.view.is_complete() => Found::Absent,
+            None if self.view.is_complete() || self.absent.contains(id) => Found::Absent,
             None => Found::Miss,
         }
     }
@@ -97,10 +111,15 @@ impl<T: Store> Reader<T> {
     pub async fn load(&self, id: &OrderId) -> Result<Option<Snapshot>, ReadError> {
         let load = self.flight.join(id, || {
             let (view, store, id) = (Arc::clone(&self.view), self.store.clone(), id.clone());
+            let absent = Arc::clone(&self.absent);
             async move {
+                let asked = Instant::now().into_std();
                 let loaded = store.fetch(id.clone()).await.map_err(|error| ReadError::Store(Arc::new(error)))?;
-                if let Some(snapshot) = &loaded {
-                    view.fill(id.clone(), snapshot.clone());
+                match &loaded {
+                    Some(snapshot) => {
+                        view.fill(id.clone(), snapshot.clone());
+                    }
+                    None => absent.note(id.clone(), asked),
                 }
                 // Whoever published meanwhile is newer.
                 Ok(view.get(&id).or(loaded))

@@ -277,7 +277,7 @@ pub const SETTINGS: &[Setting] = &[
         env: &["ORDER_LIST_REFRESH"],
         value: "TIME",
         help: "Least time between two makings of the list",
-        default: "5ms",
+        default: "20ms",
         apply: |config, values| {
             config.cache.list_refresh = duration(one(values)?)?;
             Ok(())

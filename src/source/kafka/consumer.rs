@@ -5,6 +5,7 @@
 //! record before it. When the other side is slow the queue is full, fetching pauses, and polling goes on.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,7 +15,7 @@ use bytes::Bytes;
 use rdkafka::client::ClientContext;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
-use rdkafka::message::{BorrowedMessage, Headers as _, Message};
+use rdkafka::message::{BorrowedHeaders, BorrowedMessage, Headers as _, Message};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use rdkafka::types::RDKafkaRespErr;
 use tokio::sync::mpsc::Sender;
@@ -23,7 +24,7 @@ use tokio::sync::mpsc::error::TrySendError;
 use crate::kafka::Config;
 use crate::lifecycle::Gate;
 use crate::metrics::Kafka as Metrics;
-use crate::record::{Checkpoint, Position, Record};
+use crate::record::{Checkpoint, Headers, Position, Record};
 
 /// What the thread says.
 pub(super) enum Event {
@@ -612,12 +613,7 @@ fn close(consumer: &BaseConsumer<Context>) {
 }
 
 fn record(message: &BorrowedMessage<'_>) -> Record {
-    let headers = message.headers().map(|headers| {
-        let named = |header: rdkafka::message::Header<'_, &[u8]>| {
-            (header.key.to_owned(), header.value.map(Bytes::copy_from_slice))
-        };
-        Box::new(headers.iter().map(named).collect())
-    });
+    let headers = message.headers().and_then(headers);
     Record {
         position: Position { partition: message.partition().unsigned_abs(), offset: message.offset().unsigned_abs() },
         payload: message.payload().map(Bytes::copy_from_slice),
@@ -626,6 +622,14 @@ fn record(message: &BorrowedMessage<'_>) -> Record {
         timestamp_ms: message.timestamp().to_millis(),
         headers,
     }
+}
+
+/// Copies headers. A name that is not UTF-8 makes the library panic; such headers are left out.
+fn headers(headers: &BorrowedHeaders) -> Option<Box<Headers>> {
+    let named =
+        |header: rdkafka::message::Header<'_, &[u8]>| (header.key.to_owned(), header.value.map(Bytes::copy_from_slice));
+    let copied = std::panic::catch_unwind(AssertUnwindSafe(|| headers.iter().map(named).collect()));
+    copied.map(Box::new).inspect_err(|_| tracing::warn!("headers with illegal names left out")).ok()
 }
 
 fn signed(partition: u32) -> i32 {

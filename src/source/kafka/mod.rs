@@ -37,6 +37,7 @@ pub struct KafkaSource {
     dead_letters: DeadLetters,
     /// Partitions whose records are void until they are assigned anew.
     muted: HashSet<u32>,
+    is_stopping: bool,
     /// Waited for at the end, so that the group is left before the process goes.
     thread: Option<JoinHandle<()>>,
 }
@@ -54,7 +55,15 @@ impl KafkaSource {
         let (commands, orders) = commands::sync_channel(COMMANDS_MAX);
         let consumer = consumer::Consumer::new(config.clone(), metrics, gate, sender, orders)?;
         let thread = std::thread::Builder::new().name("kafka".into()).spawn(move || consumer.run())?;
-        Ok(Self { name, events, commands, dead_letters, muted: HashSet::new(), thread: Some(thread) })
+        Ok(Self {
+            name,
+            events,
+            commands,
+            dead_letters,
+            muted: HashSet::new(),
+            is_stopping: false,
+            thread: Some(thread),
+        })
     }
 
     fn tell(&self, command: Command) {
@@ -96,7 +105,11 @@ impl Source for KafkaSource {
             }
             Some(Event::Revoked(partitions)) => Ok(Received::Revoked(partitions)),
             Some(Event::Failed(cause)) => Err(SourceError { name: Arc::clone(&self.name), cause: cause.into() }),
-            None => Ok(Received::End),
+            None if self.is_stopping => Ok(Received::End),
+            None => {
+                let cause = "the consumer's thread ended".into();
+                Err(SourceError { name: Arc::clone(&self.name), cause })
+            }
         }
     }
 
@@ -122,6 +135,7 @@ impl Source for KafkaSource {
     }
 
     fn stop(&mut self) {
+        self.is_stopping = true;
         self.tell(Command::Stop);
     }
 }

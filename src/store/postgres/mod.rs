@@ -102,7 +102,7 @@ struct Connections {
 }
 
 /// Connections of one kind, busy and idle.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct PoolUse {
     /// In use now.
     pub busy: u32,

@@ -1,0 +1,319 @@
+//! The figures of the way from Kafka through PostgreSQL to the view, on real servers that this brings up and takes
+//! down: orders per second beside what `psql` needs for a binary COPY of the same rows, the time from produce to
+//! visible, warm-up beside a plain COPY OUT, and the price of the optional indexes.
+//!
+//! `cargo bench --bench pipeline` measures; as a test it runs a few orders to stay true, or says that it cannot.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use order_service::cache::feed::Read;
+use order_service::cache::{self, View};
+use order_service::id::OrderId;
+use order_service::ingest::{self, Ingest};
+use order_service::kafka;
+use order_service::lifecycle::{self, Readiness};
+use order_service::metrics::Metrics;
+use order_service::order::sample;
+use order_service::source::kafka::KafkaSource;
+use order_service::store::Store;
+use order_service::store::postgres::{Config, Maintenance, Postgres};
+use order_service::warmup;
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/servers.sh");
+
+fn main() {
+    let is_test = !std::env::args().any(|argument| argument == "--bench");
+    let Some(servers) = Servers::start() else {
+        #[expect(clippy::disallowed_methods, reason = "a bench, not the service")]
+        let is_ci = std::env::var_os("CI").is_some();
+        assert!(!is_ci, "the servers cannot be had, and nothing is skipped where CI is");
+        println!("SKIPPED: PostgreSQL or Kafka cannot be had");
+        return;
+    };
+    let orders: u64 = if is_test { 3_000 } else { 500_000 };
+    let rounds = if is_test { 1 } else { 3 };
+    let topic = servers.topic("throughput");
+    servers.produce(&topic, 0, orders);
+    let mut ratios = Vec::new();
+    for round in 0..rounds {
+        let database = servers.database(&format!("round{round}"));
+        let ours = from_kafka(&servers, &database, &topic, orders);
+        let file = servers.unload(&database);
+        let bare = servers.load(&format!("bare{round}"), &file, orders, false);
+        println!(
+            "from Kafka to visible: {ours:.0} orders/s, psql COPY of the same rows {bare:.0}, ratio {:.2}",
+            ours / bare
+        );
+        ratios.push(ours / bare);
+        if round + 1 == rounds {
+            let indexed = servers.load("indexed", &file, orders, true);
+            println!(
+                "with the optional indexes: psql COPY {indexed:.0} orders/s, {:.2} of that without",
+                indexed / bare
+            );
+            warm_up(&servers, &database, orders);
+        }
+    }
+    ratios.sort_by(f64::total_cmp);
+    println!("from Kafka to visible: median ratio {:.2}", ratios[ratios.len() / 2]);
+    for rate in if is_test { vec![500] } else { vec![1_000, 5_000, 20_000] } {
+        latency(&servers, rate, if is_test { 1 } else { 10 });
+    }
+}
+
+/// Servers of this bench's own.
+struct Servers {
+    postgres: String,
+    kafka: String,
+}
+
+impl Servers {
+    fn start() -> Option<Self> {
+        let script = |arguments: &[&str]| {
+            let output = Command::new(SCRIPT).args(arguments).stderr(Stdio::inherit()).output().ok()?;
+            output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+        };
+        script(&["install", "all"])?;
+        let mut servers = Self { postgres: script(&["start", "postgres", "bench"])?, kafka: String::new() };
+        servers.kafka = script(&["start", "kafka", "bench"])?;
+        Some(servers)
+    }
+
+    fn psql(&self, database: &str, commands: &[&str]) {
+        let mut psql = Command::new("psql");
+        psql.args(["-q", "-v", "ON_ERROR_STOP=1", "-d", &self.url(database)]);
+        for command in commands {
+            psql.args(["-c", command]);
+        }
+        assert!(psql.stdout(Stdio::null()).status().expect("psql").success(), "{commands:?}");
+    }
+
+    fn url(&self, database: &str) -> String {
+        let (server, _) = self.postgres.rsplit_once('/').expect("a URL");
+        format!("{server}/{database}")
+    }
+
+    fn database(&self, name: &str) -> Config {
+        self.psql("postgres", &[&format!("CREATE DATABASE {name}")]);
+        Config::parse(&self.url(name)).expect("a URL")
+    }
+
+    /// A topic of four partitions.
+    fn topic(&self, name: &str) -> String {
+        let admin: AdminClient<DefaultClientContext> = self.client(name).admin().create().expect("an admin client");
+        let topic = NewTopic::new(name, 4, TopicReplication::Fixed(1));
+        runtime().block_on(admin.create_topics([&topic], &AdminOptions::new())).expect("made");
+        name.to_owned()
+    }
+
+    fn client(&self, topic: &str) -> kafka::Config {
+        kafka::Config { topic: topic.into(), group: topic.into(), ..kafka::Config::new(&self.kafka) }
+    }
+
+    fn produce(&self, topic: &str, from: u64, to: u64) {
+        let producer: BaseProducer = self.client(topic).producer().create().expect("a producer");
+        let mut document = Vec::new();
+        for n in from..to {
+            document.clear();
+            sample::wb(1, n, &mut document);
+            while producer.send(BaseRecord::<[u8], [u8]>::to(topic).payload(&document)).is_err() {
+                producer.poll(Duration::from_millis(10));
+            }
+        }
+        producer.flush(Duration::from_mins(1)).expect("delivered");
+    }
+
+    /// All rows as the server writes them for a binary COPY.
+    fn unload(&self, database: &Config) -> std::path::PathBuf {
+        let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join("pipeline.rows");
+        let name = database.server.get_dbname().expect("named above");
+        self.psql(name, &[&format!("\\copy (SELECT * FROM orders) TO '{}' (FORMAT binary)", file.display())]);
+        file
+    }
+
+    /// Orders per second of a COPY by `psql` into an empty table of the same schema.
+    fn load(&self, name: &str, file: &Path, orders: u64, is_indexed: bool) -> f64 {
+        let database = self.database(name);
+        runtime().block_on(async {
+            Maintenance::open(&database).await.expect("connected").up(is_indexed).await.expect("migrated");
+        });
+        self.psql(name, &["CHECKPOINT"]);
+        let started = Instant::now();
+        self.psql(name, &[&format!("\\copy orders FROM '{}' (FORMAT binary)", file.display())]);
+        per_second(orders, started)
+    }
+}
+
+impl Drop for Servers {
+    fn drop(&mut self) {
+        for kind in ["postgres", "kafka"] {
+            let _ = Command::new(SCRIPT).args(["remove", kind, "bench"]).status();
+        }
+    }
+}
+
+/// Ingest as the service runs it: a thread and a runtime of its own.
+struct Running {
+    view: Arc<View>,
+    trigger: lifecycle::Trigger,
+    thread: std::thread::JoinHandle<ingest::Ledger>,
+}
+
+fn run(servers: &Servers, store: Postgres, topic: &str) -> Running {
+    let view = Arc::new(View::new(cache::Config::default(), 0));
+    let (trigger, shutdown) = lifecycle::shutdown();
+    let (config, seen) = (servers.client(topic), Arc::clone(&view));
+    let thread = std::thread::spawn(move || {
+        runtime().block_on(async move {
+            let gate = Readiness::default().gate("warm-up", "");
+            warmup::run(Arc::clone(&seen), store.clone(), gate, shutdown.clone()).await;
+            let metrics = Metrics::new(&[], &[]);
+            let gate = Readiness::default().gate("kafka", "");
+            let source = KafkaSource::start(&config, metrics.kafka.clone(), gate).expect("consuming");
+            let config = ingest::Config::default();
+            let ingest = Ingest::new(source, store, Some(seen), &config, metrics.ingest).await.expect("started");
+            ingest.run(shutdown).await.expect("ingested")
+        })
+    });
+    Running { view, trigger, thread }
+}
+
+impl Running {
+    fn stop(self) -> ingest::Ledger {
+        self.trigger.fire();
+        self.thread.join().expect("no panic")
+    }
+}
+
+fn from_kafka(servers: &Servers, database: &Config, topic: &str, orders: u64) -> f64 {
+    // Positions are stored with the orders, so a new database reads the topic from its start.
+    let running = run(servers, Postgres::new(database.clone()), topic);
+    while running.view.size().live == 0 {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let (started, before) = (Instant::now(), running.view.size().live);
+    while running.view.size().live < orders {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let rate = per_second(orders - before, started);
+    let ledger = running.stop();
+    assert_eq!((ledger.read, ledger.stored), (orders, orders));
+    rate
+}
+
+/// From the call that produces an order to its event in the view.
+fn latency(servers: &Servers, rate: u32, seconds: u32) {
+    let name = format!("latency{rate}");
+    let (topic, database) = (servers.topic(&name), servers.database(&name));
+    let running = run(servers, Postgres::new(database), &topic);
+    let producer: BaseProducer = servers.client(&topic).producer().set("linger.ms", "0").create().expect("a producer");
+    let warm = rate / 2;
+    let count = rate * seconds + warm;
+    let mut sent: HashMap<OrderId, Instant> = HashMap::with_capacity(count as usize);
+    let mut took = Vec::with_capacity(count as usize);
+    let mut seen = running.view.feed().head();
+    let mut observe = |sent: &HashMap<OrderId, Instant>, took: &mut Vec<Duration>| {
+        let Read::Events(events) = running.view.feed().read(seen, usize::MAX) else { panic!("looked at all the time") };
+        let now = Instant::now();
+        took.extend(events.iter().map(|event| now.duration_since(sent[&event.id])));
+        seen += events.len() as u64;
+    };
+    let started = Instant::now();
+    let mut document = Vec::new();
+    let mut n = 0;
+    while took.len() < count as usize {
+        let due = if n < count {
+            started + Duration::from_secs(1) * n / rate
+        } else {
+            Instant::now() + Duration::from_millis(1)
+        };
+        while Instant::now() < due {
+            observe(&sent, &mut took);
+            producer.poll(Duration::ZERO);
+            std::thread::sleep(due.saturating_duration_since(Instant::now()).min(Duration::from_micros(100)));
+        }
+        if n < count {
+            document.clear();
+            sample::wb(u64::from(rate), u64::from(n), &mut document);
+            let id = OrderId::parse(sample::wb_id(u64::from(rate), u64::from(n)).as_bytes()).expect("a sample id");
+            sent.insert(id, due); // as an open-loop producer would count it
+            producer
+                .send(BaseRecord::<[u8], [u8]>::to(&topic).payload(&document))
+                .map_err(|(error, _)| error)
+                .expect("queued");
+            n += 1;
+        }
+        assert!(
+            started.elapsed() < Duration::from_secs(u64::from(seconds) * 5 + 30),
+            "{} of {count} visible",
+            took.len()
+        );
+    }
+    running.stop();
+    let mut took = took.split_off(warm as usize);
+    took.sort_unstable();
+    let percentile = |share: usize| took[took.len() * share / 1000].as_secs_f64() * 1e3;
+    println!(
+        "produce to visible at {rate}/s: p50 {:.1} ms, p99 {:.1} ms, p99.9 {:.1} ms",
+        percentile(500),
+        percentile(990),
+        percentile(999)
+    );
+}
+
+fn warm_up(servers: &Servers, database: &Config, orders: u64) {
+    let name = database.server.get_dbname().expect("named");
+    let halves = [["orders_p0", "orders_p1"], ["orders_p2", "orders_p3"]];
+    let raw = || {
+        let started = Instant::now();
+        let copies = halves.map(|tables| {
+            let mut psql = Command::new("psql");
+            psql.args(["-q", "-d", &servers.url(name)]);
+            for table in tables {
+                psql.args(["-c", &format!("\\copy (SELECT seq, state, version, order_uid, body FROM {table}) TO '/dev/null' (FORMAT binary)")]);
+            }
+            psql.spawn().expect("psql")
+        });
+        for mut copy in copies {
+            assert!(copy.wait().expect("a child").success());
+        }
+        per_second(orders, started)
+    };
+    let ours = || {
+        let view = Arc::new(View::new(cache::Config::default(), 0));
+        let store = Postgres::new(database.clone());
+        runtime().block_on(async {
+            store.estimate().await.expect("connected");
+            let started = Instant::now();
+            let (_trigger, shutdown) = lifecycle::shutdown();
+            let gate = Readiness::default().gate("warm-up", "");
+            warmup::run(Arc::clone(&view), store, gate, shutdown).await;
+            assert_eq!(view.size().live, orders);
+            per_second(orders, started)
+        })
+    };
+    raw(); // once for the page cache
+    let rounds: Vec<(f64, f64)> = (0..3).map(|_| (ours(), raw())).collect();
+    for (ours, raw) in rounds {
+        println!("warm-up: {ours:.0} orders/s, COPY OUT by two psql {raw:.0}, ratio {:.2}", ours / raw);
+    }
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime")
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a figure for people")]
+fn per_second(orders: u64, started: Instant) -> f64 {
+    orders as f64 / started.elapsed().as_secs_f64()
+}
