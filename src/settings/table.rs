@@ -290,7 +290,7 @@ pub const SETTINGS: &[Setting] = &[
         env: &["ORDER_BATCH_ROWS_MAX"],
         value: "N",
         help: "Orders committed together",
-        default: "1000",
+        default: "4000",
         apply: |config, values| {
             config.ingest.batch.batch_rows_max = count(one(values)?, 1)?;
             Ok(())

@@ -1,13 +1,14 @@
 //! One batch, one transaction: positions, what is stored of the ids, the rules, and what they come to by COPY.
 
-use std::collections::HashMap;
-use std::pin::pin;
+use std::collections::{HashMap, HashSet};
+use std::pin::Pin;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
+use bytes::Bytes;
 use futures_util::SinkExt;
 use time::OffsetDateTime;
-use tokio_postgres::Statement;
+use tokio_postgres::{CopyInSink, Statement};
 
 use super::copy::{Common, Encoder};
 use super::errors::{classify, is_conflict, unreadable};
@@ -79,7 +80,8 @@ impl Postgres {
         let result = self.transact(&session, batch, trusts_hints).await;
         let is_over = match &result {
             Ok(_) => true,
-            Err(Failure::Unknown { .. }) => false,
+            // A COPY may have been broken off with it.
+            Err(Failure::Unknown { .. } | Failure::Store(StoreError::Unstorable(_))) => false,
             Err(_) => session.batch_execute("ROLLBACK").await.is_ok(),
         };
         session.is_open = !is_over;
@@ -110,15 +112,31 @@ impl Postgres {
         let asked: Vec<OrderId> = remembered.values().map(|remembered| remembered.id.clone()).collect();
         work.known(load_rows(session, &work.unknown_of(asked)).await?)?;
         work.remembered = remembered;
-        let outcomes = (0..batch.entries.len()).map(|index| work.entry(index)).collect::<Result<Vec<_>, _>>()?;
-        unstorable(batch, &outcomes)?;
-        let common = Common { transaction, now_micros: unix_micros(now), source: &batch.source };
-        step("store-decided");
         let statements = &session.statements;
-        let is_new = |held: &Held| held.is_new;
-        copy(session, &statements.copy_new, &work, is_new, common).await?;
+        let common = Common { transaction, now_micros: unix_micros(now), source: &batch.source };
+        let mut new = Copy::new(session, &statements.copy_new, common);
+        let mut outcomes = Vec::with_capacity(batch.entries.len());
+        for index in 0..batch.entries.len() {
+            outcomes.push(work.entry(index)?);
+            if work.is_distinct
+                && let Some(id) = work.take_new(index)
+            {
+                // Nothing later in the batch changes it, so the server works while the rest is decided.
+                new.row(&work, id).await?;
+            }
+        }
+        unstorable(batch, &outcomes)?;
+        step("store-decided");
+        for id in work.dirty(|held| held.is_new) {
+            new.row(&work, id).await?;
+        }
+        new.finish().await?;
         step("store-copied");
-        let changed = copy(session, &statements.copy_changed, &work, |held| !held.is_new, common).await?;
+        let mut changed = Copy::new(session, &statements.copy_changed, common);
+        for id in work.dirty(|held| !held.is_new) {
+            changed.row(&work, id).await?;
+        }
+        let changed = changed.finish().await?;
         if changed > 0 && session.execute(&statements.apply_changed, &[]).await? != changed {
             // The rows are locked, so this is a fault of ours; better no batch than half of one.
             return Err(StoreError::Damaged("a locked row was changed by somebody else".into()).into());
@@ -249,31 +267,48 @@ async fn load_keys(
     rows.iter().map(remembered).collect()
 }
 
-/// Sends the rows that `is_meant`. Returns how many there were.
-async fn copy(
-    session: &Session,
-    statement: &Statement,
-    work: &Work<'_>,
-    is_meant: impl Fn(&Held) -> bool,
-    common: Common<'_>,
-) -> Result<u64, Failure> {
-    let mut rows = work.order.iter().map(|id| (id, &work.held[id])).filter(|(_, held)| held.is_dirty && is_meant(held));
-    let Some(first) = rows.next() else { return Ok(0) };
-    let mut sink = pin!(session.copy_in::<_, bytes::Bytes>(statement).await?);
-    let mut encoder = Encoder::new();
-    let mut count = 0;
-    for (id, held) in std::iter::once(first).chain(rows) {
-        let columns = held.entry.and_then(|entry| work.entries[entry].order.columns.as_ref());
-        encoder.row(id, &held.row, held.external_id.as_deref(), columns, common);
-        count += 1;
-        if encoder.is_full() {
-            sink.send(encoder.take()).await?;
-        }
+/// Rows on their way into a table. Nothing is asked of the server before there is a chunk of them.
+struct Copy<'s> {
+    session: &'s Session,
+    statement: &'s Statement,
+    common: Common<'s>,
+    encoder: Encoder,
+    sink: Option<Pin<Box<CopyInSink<Bytes>>>>,
+    count: u64,
+}
+
+impl<'s> Copy<'s> {
+    fn new(session: &'s Session, statement: &'s Statement, common: Common<'s>) -> Self {
+        Self { session, statement, common, encoder: Encoder::new(), sink: None, count: 0 }
     }
-    encoder.finish();
-    sink.send(encoder.take()).await?;
-    sink.finish().await?;
-    Ok(count)
+
+    async fn row(&mut self, work: &Work<'_>, id: &OrderId) -> Result<(), Failure> {
+        let held = &work.held[id];
+        let columns = held.entry.and_then(|entry| work.entries[entry].order.columns.as_ref());
+        self.encoder.row(id, &held.row, held.external_id.as_deref(), columns, self.common);
+        self.count += 1;
+        if self.encoder.is_full() { self.send().await } else { Ok(()) }
+    }
+
+    async fn send(&mut self) -> Result<(), Failure> {
+        let sink = match &mut self.sink {
+            Some(sink) => sink,
+            none => none.insert(Box::pin(self.session.copy_in(self.statement).await?)),
+        };
+        Ok(sink.send(self.encoder.take()).await?)
+    }
+
+    /// Returns how many rows there were.
+    async fn finish(mut self) -> Result<u64, Failure> {
+        if self.count > 0 {
+            self.encoder.finish();
+            self.send().await?;
+            if let Some(mut sink) = self.sink {
+                sink.as_mut().finish().await?;
+            }
+        }
+        Ok(self.count)
+    }
 }
 
 /// What a request with a key was told.
@@ -297,6 +332,8 @@ struct Held {
 /// The orders of a batch, decided one entry after the other in memory.
 struct Work<'b> {
     entries: &'b [Entry],
+    /// No id occurs twice.
+    is_distinct: bool,
     stamp: Stamp,
     keys: Vec<&'b str>,
     maybe_known: Vec<OrderId>,
@@ -313,8 +350,11 @@ impl<'b> Work<'b> {
     fn new(entries: &'b [Entry], now: OffsetDateTime, trusts_hints: bool) -> Self {
         let keys = entries.iter().filter_map(|entry| entry.idempotency.as_ref()).map(|idempotency| &*idempotency.key);
         let maybe_known = entries.iter().filter(|entry| !(trusts_hints && entry.is_new && is_insert(entry)));
+        let mut ids: HashSet<&OrderId, foldhash::fast::RandomState> = HashSet::default();
+        ids.reserve(entries.len());
         Self {
             entries,
+            is_distinct: entries.iter().all(|entry| entry.idempotency.is_none() && ids.insert(&entry.order.id)),
             stamp: envelope::stamp(now),
             keys: keys.collect(),
             maybe_known: maybe_known.map(|entry| entry.order.id.clone()).collect(),
@@ -325,6 +365,19 @@ impl<'b> Work<'b> {
             ranks_used: 0,
             scratch: Vec::new(),
         }
+    }
+
+    /// The order of an entry, if it was just written for the first time. It then counts as sent.
+    fn take_new(&mut self, index: usize) -> Option<&'b OrderId> {
+        let id = &self.entries[index].order.id;
+        let held = self.held.get_mut(id).filter(|held| held.is_new && held.is_dirty)?;
+        held.is_dirty = false;
+        Some(id)
+    }
+
+    /// Orders written and not yet sent.
+    fn dirty(&self, is_meant: impl Fn(&Held) -> bool) -> impl Iterator<Item = &OrderId> {
+        self.order.iter().filter(move |id| self.held[*id].is_dirty && is_meant(&self.held[*id]))
     }
 
     fn unknown_of(&self, ids: Vec<OrderId>) -> Vec<OrderId> {
@@ -341,7 +394,7 @@ impl<'b> Work<'b> {
                         kind: column::to_kind(row.try_get(5)?),
                         state: column::to_state(row.try_get(1)?),
                         version: version.unsigned_abs(),
-                        body: bytes::Bytes::copy_from_slice(row.try_get(3)?),
+                        body: Bytes::copy_from_slice(row.try_get(3)?),
                     },
                     row.try_get::<_, Option<String>>(6)?.map(Into::into),
                 ))
