@@ -23,7 +23,7 @@ const PAUSE_FIRST: Duration = Duration::from_millis(250);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
 /// Dead letters on their way at once; further ones wait for their turn.
 const IN_FLIGHT_MAX: usize = 1000;
-/// What is left of a value that is too large for the topic.
+/// What is left of a value that is too large for the topic, at most.
 const CUT_BYTES: usize = 64 << 10;
 /// The reasons in a header; an array may have very many.
 const REASON_BYTES_MAX: usize = 8 << 10;
@@ -116,14 +116,13 @@ impl Letter {
         message.headers(headers)
     }
 
-    /// Cuts the value to what surely fits. The whole is still where it came from, which the headers name.
-    fn cut(&mut self) {
-        if let Some(payload) = &mut self.record.payload
-            && self.cut_from.is_none()
-        {
-            self.cut_from = Some(payload.len());
-            payload.truncate(CUT_BYTES);
-        }
+    /// Cuts the value to what should fit, and by half each further time. The whole is still where it came from, which
+    /// the headers name. Returns whether there was anything left to cut.
+    fn cut(&mut self) -> bool {
+        let Some(payload) = self.record.payload.as_mut().filter(|payload| !payload.is_empty()) else { return false };
+        self.cut_from.get_or_insert(payload.len());
+        payload.truncate(CUT_BYTES.min(payload.len() / 2));
+        true
     }
 }
 
@@ -134,10 +133,9 @@ async fn deliver(config: &Config, producer: &FutureProducer, mut letter: Letter)
         let Err((error, _)) = sent else { return };
         let position = letter.record.position;
         match error.rdkafka_error_code() {
-            Some(RDKafkaErrorCode::MessageSizeTooLarge) if letter.cut_from.is_none() => {
-                let bytes = letter.record.payload.as_ref().map_or(0, bytes::Bytes::len);
-                tracing::warn!(?position, bytes, "value too large for the dead letter topic, cut");
-                letter.cut();
+            Some(RDKafkaErrorCode::MessageSizeTooLarge) if letter.cut() => {
+                let left = letter.record.payload.as_ref().map_or(0, bytes::Bytes::len);
+                tracing::warn!(?position, from = letter.cut_from, left, "value too large for the dead letter topic, cut");
                 continue;
             }
             Some(RDKafkaErrorCode::UnknownTopic | RDKafkaErrorCode::UnknownTopicOrPartition) => {
