@@ -122,6 +122,8 @@ struct Active {
     durable: u64,
     /// Where the partition ends, as far as known.
     end: u64,
+    /// Its position was moved by another process: nothing is handed over until it is known again.
+    is_held: bool,
 }
 
 pub(super) struct Consumer {
@@ -302,13 +304,14 @@ impl Consumer {
         if let Some(error) = failure {
             self.trouble(&error);
         }
-        // Below the start are those that were fetched before a seek; of no active partition, those before a revocation.
+        // Below the start are those that were fetched before a seek; of no active partition, those before a revocation;
+        // of a held one, those before its position is known, between which and these some may be missing.
         let mut index = 0;
         let active = &mut self.active;
         records.retain(|_| {
             let Position { partition, offset } = seen[index];
             index += 1;
-            active.get_mut(&partition).is_some_and(|active| {
+            active.get_mut(&partition).filter(|active| !active.is_held).is_some_and(|active| {
                 let is_new = offset >= active.next;
                 active.next = active.next.max(offset + 1);
                 is_new
@@ -453,6 +456,9 @@ impl Consumer {
         for (&partition, active) in started {
             self.client.seek(&self.config.topic, signed(partition), offset(active.next), ASK_WAIT)?;
         }
+        if self.is_paused {
+            return Ok(()); // they go on with all others
+        }
         let mut list = TopicPartitionList::new();
         for &partition in started.keys() {
             list.add_partition(&self.config.topic, signed(partition));
@@ -488,14 +494,16 @@ impl Consumer {
             }
             Some(stored) => stored,
         };
-        Ok(Some(Active { next, durable: next, end }))
+        Ok(Some(Active { next, durable: next, end, is_held: false }))
     }
 
     /// Stops handing over a partition until its position is known again.
     fn fenced(&mut self, partition: u32) {
-        if !self.active.contains_key(&partition) || self.releasing.is_some() {
+        if self.releasing.is_some() {
             return; // it is not this process's any more
         }
+        let Some(active) = self.active.get_mut(&partition) else { return };
+        active.is_held = true;
         let mut list = TopicPartitionList::new();
         list.add_partition(&self.config.topic, signed(partition));
         if let Err(error) = self.client.pause(&list) {
