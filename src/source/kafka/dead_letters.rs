@@ -2,7 +2,7 @@
 //! topic is away.
 
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
@@ -33,6 +33,8 @@ type Kept = Pin<Box<dyn Future<Output = Result<(), SourceError>> + Send>>;
 pub(super) struct DeadLetters {
     config: Arc<Config>,
     producer: FutureProducer,
+    /// Sends each message by itself: of several sent together all are refused when they are too large together.
+    lone_producer: Arc<OnceLock<FutureProducer>>,
     in_flight: Arc<Semaphore>,
     /// Set once the topic was seen.
     has_topic: Arc<OnceCell<()>>,
@@ -44,6 +46,7 @@ impl DeadLetters {
         Ok(Self {
             config: Arc::new(config.clone()),
             producer,
+            lone_producer: Arc::default(),
             in_flight: Arc::new(Semaphore::new(IN_FLIGHT_MAX)),
             has_topic: Arc::default(),
         })
@@ -58,10 +61,11 @@ impl DeadLetters {
         let letter = Letter::new(&self.config.topic, record, &rejection);
         let (config, producer) = (Arc::clone(&self.config), self.producer.clone());
         let (in_flight, has_topic) = (Arc::clone(&self.in_flight), Arc::clone(&self.has_topic));
+        let lone_producer = Arc::clone(&self.lone_producer);
         let delivery = tokio::spawn(async move {
             let _turn = in_flight.acquire_owned().await;
             has_topic.get_or_init(|| see_topic(&config, &producer)).await;
-            deliver(&config, &producer, letter).await;
+            deliver(&config, &producer, &lone_producer, letter).await;
         });
         let name: Arc<str> = self.config.dlq_topic.as_str().into();
         Box::pin(async move { delivery.await.map_err(|error| SourceError { name, cause: error.into() }) })
@@ -126,16 +130,32 @@ impl Letter {
     }
 }
 
-async fn deliver(config: &Config, producer: &FutureProducer, mut letter: Letter) {
+async fn deliver(config: &Config, together: &FutureProducer, alone: &OnceLock<FutureProducer>, mut letter: Letter) {
+    let mut producer = together;
     let mut pause = PAUSE_FIRST;
     loop {
         let sent = producer.send(letter.message(&config.dlq_topic), Timeout::After(Duration::from_secs(30))).await;
         let Err((error, _)) = sent else { return };
         let position = letter.record.position;
         match error.rdkafka_error_code() {
+            Some(RDKafkaErrorCode::MessageSizeTooLarge) if std::ptr::eq(producer, together) => {
+                match lone(config, alone) {
+                    Ok(lone) => producer = lone,
+                    Err(error) => {
+                        tracing::warn!(%error, "cannot make a producer");
+                        tokio::time::sleep(pause).await;
+                    }
+                }
+                continue;
+            }
             Some(RDKafkaErrorCode::MessageSizeTooLarge) if letter.cut() => {
                 let left = letter.record.payload.as_ref().map_or(0, bytes::Bytes::len);
-                tracing::warn!(?position, from = letter.cut_from, left, "value too large for the dead letter topic, cut");
+                tracing::warn!(
+                    ?position,
+                    from = letter.cut_from,
+                    left,
+                    "value too large for the dead letter topic, cut"
+                );
                 continue;
             }
             Some(RDKafkaErrorCode::UnknownTopic | RDKafkaErrorCode::UnknownTopicOrPartition) => {
@@ -147,6 +167,15 @@ async fn deliver(config: &Config, producer: &FutureProducer, mut letter: Letter)
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(PAUSE_MAX);
     }
+}
+
+/// The producer of single messages, made when it is needed for the first time.
+fn lone<'a>(config: &Config, made: &'a OnceLock<FutureProducer>) -> Result<&'a FutureProducer, KafkaError> {
+    if let Some(producer) = made.get() {
+        return Ok(producer);
+    }
+    let producer = config.producer().set("batch.num.messages", "1").create()?;
+    Ok(made.get_or_init(|| producer))
 }
 
 /// Looks for the topic and makes it where it is missing, until it is there. Sending to a topic that does not exist
