@@ -146,6 +146,8 @@ pub(super) struct Consumer {
     full_since: Option<Instant>,
     /// A revocation that waits for [`Command::Release`], until then at the latest.
     releasing: Option<Instant>,
+    /// Partitions that begin again at their stored positions once they are released.
+    again: Vec<u32>,
     has_joined: bool,
     is_stopping: bool,
     is_leaving: bool,
@@ -182,6 +184,7 @@ impl Consumer {
             postponed: None,
             full_since: None,
             releasing: None,
+            again: Vec::new(),
             has_joined: false,
             is_stopping: false,
             is_leaving: false,
@@ -336,7 +339,20 @@ impl Consumer {
             Some(RDKafkaErrorCode::Fatal | RDKafkaErrorCode::FencedInstanceId) => {
                 self.queue.push_back(Event::Failed(format!("{error}; is another member using the same instance id?")));
             }
+            Some(RDKafkaErrorCode::AutoOffsetReset) => {
+                self.warn("the topic does not reach where it was read", error);
+                self.begin_again();
+            }
             _ => self.warn("trouble with Kafka", error),
+        }
+    }
+
+    /// Has what was received made durable, and looks anew where the stored positions are in the topic.
+    fn begin_again(&mut self) {
+        if self.releasing.is_none() && !self.active.is_empty() {
+            self.again = self.active.keys().copied().collect();
+            self.queue.push_back(Event::Revoked(self.again.clone()));
+            self.releasing = Some(Instant::now() + RELEASE_WAIT);
         }
     }
 
@@ -370,6 +386,7 @@ impl Consumer {
                     // An assignment that was not yet taken up is void.
                     self.queue.retain(|event| !matches!(event, Event::Assigned(_)));
                     self.offered.clear();
+                    self.again.clear();
                     self.postponed = None;
                     self.queue.push_back(Event::Revoked(self.active.keys().copied().collect()));
                     self.releasing = Some(Instant::now() + RELEASE_WAIT);
@@ -396,6 +413,10 @@ impl Consumer {
         self.is_paused = false;
         if let Err(error) = self.client.unassign() {
             self.warn("cannot give partitions back", &error);
+        }
+        if !self.again.is_empty() {
+            self.offered = std::mem::take(&mut self.again);
+            self.queue.push_back(Event::Assigned(self.offered.clone()));
         }
     }
 
