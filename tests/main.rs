@@ -8,6 +8,7 @@ mod database;
 mod deploy;
 mod http;
 mod ingest;
+mod kafka;
 mod layers;
 mod model;
 mod order;

@@ -36,6 +36,7 @@ pub struct Server {
     address: SocketAddr,
     log: Arc<Mutex<Vec<String>>>,
     flags: Vec<String>,
+    environment: Vec<(String, String)>,
     home: TempDir,
     /// Where its orders are, if not in its data directory.
     _database: Option<Database>,
@@ -65,11 +66,23 @@ impl Server {
 
     /// Starts, and waits only until connections are taken.
     pub fn start_cold(flags: &[&str]) -> Self {
+        Self::start_in(flags, &[])
+    }
+
+    /// Starts with these environment variables, and waits only until connections are taken or the process has ended.
+    pub fn start_in(flags: &[&str], environment: &[(&str, &str)]) -> Self {
         let home = tempfile::tempdir().expect("a temporary directory");
         let mut flags: Vec<String> = flags.iter().map(|&flag| flag.to_owned()).collect();
         let database = chosen_store(&mut flags);
-        let (child, address, log) = spawn(home.path(), &flags);
-        Self { child, address, log, flags, home, _database: database }
+        let own = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+        let environment: Vec<_> = environment.iter().map(own).collect();
+        let (child, address, log) = spawn(home.path(), &flags, &environment);
+        Self { child, address, log, flags, environment, home, _database: database }
+    }
+
+    /// The next start has these environment variables.
+    pub fn set_environment(&mut self, environment: &[(&str, &str)]) {
+        self.environment = environment.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
     }
 
     /// Where it answers.
@@ -150,6 +163,11 @@ impl Server {
     pub fn stop(&mut self) -> ExitStatus {
         self.terminate();
         self.wait()
+    }
+
+    /// The exit status, once the process has ended.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().expect("a child of ours")
     }
 
     /// Waits for the end of the process.
