@@ -81,8 +81,8 @@ impl Config {
             .set("max.poll.interval.ms", "300000")
             .set("enable.auto.commit", "false")
             .set("enable.auto.offset.store", "false")
-            // Every start is at a known offset; one that is not there any more is found out before.
-            .set("auto.offset.reset", "earliest")
+            // Every start is at a known offset. One that is not there any more must not become another in silence.
+            .set("auto.offset.reset", "error")
             .set("allow.auto.create.topics", "false")
             // A topic that is made later is seen this soon.
             .set("topic.metadata.refresh.interval.ms", "2000")

@@ -10,6 +10,7 @@ mod http;
 mod ingest;
 #[cfg(feature = "kafka")]
 mod kafka_tools;
+mod kafka;
 mod layers;
 mod model;
 mod order;

@@ -36,6 +36,7 @@ pub struct Server {
     address: SocketAddr,
     log: Arc<Mutex<Vec<String>>>,
     flags: Vec<String>,
+    environment: Vec<(String, String)>,
     home: TempDir,
     /// Where its orders are, if not in its data directory.
     _database: Option<Database>,
@@ -65,11 +66,23 @@ impl Server {
 
     /// Starts, and waits only until connections are taken.
     pub fn start_cold(flags: &[&str]) -> Self {
+        Self::start_in(flags, &[])
+    }
+
+    /// Starts with these environment variables, and waits only until connections are taken or the process has ended.
+    pub fn start_in(flags: &[&str], environment: &[(&str, &str)]) -> Self {
         let home = tempfile::tempdir().expect("a temporary directory");
         let mut flags: Vec<String> = flags.iter().map(|&flag| flag.to_owned()).collect();
         let database = chosen_store(&mut flags);
-        let (child, address, log) = spawn(home.path(), &flags);
-        Self { child, address, log, flags, home, _database: database }
+        let own = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+        let environment: Vec<_> = environment.iter().map(own).collect();
+        let (child, address, log) = spawn(home.path(), &flags, &environment);
+        Self { child, address, log, flags, environment, home, _database: database }
+    }
+
+    /// The next start has these environment variables.
+    pub fn set_environment(&mut self, environment: &[(&str, &str)]) {
+        self.environment = environment.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
     }
 
     /// Where it answers.
@@ -114,27 +127,47 @@ impl Server {
 
     /// SIGKILL, and a start on the same data.
     pub fn kill9(&mut self) {
-        self.child.kill().expect("still running");
-        self.child.wait().expect("a child of ours");
+        self.kill();
         self.start_again();
     }
 
     /// Starts on the data of a process that ended.
     pub fn start_again(&mut self) {
-        (self.child, self.address, self.log) = spawn(self.home.path(), &self.flags);
+        self.start_again_cold();
         self.wait_ready();
+    }
+
+    /// Starts on the data of a process that ended, and waits only until connections are taken.
+    pub fn start_again_cold(&mut self) {
+        (self.child, self.address, self.log) = spawn(self.home.path(), &self.flags, &self.environment);
+    }
+
+    /// SIGKILL, and no start.
+    pub fn kill(&mut self) {
+        self.child.kill().expect("still running");
+        self.child.wait().expect("a child of ours");
+    }
+
+    /// Sends a signal and does not wait.
+    pub fn signal(&self, signal: Signal) {
+        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw).expect("a process id");
+        kill_process(pid, signal).expect("still running");
     }
 
     /// Sends SIGTERM and does not wait.
     pub fn terminate(&self) {
-        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw).expect("a process id");
-        kill_process(pid, Signal::TERM).expect("still running");
+        self.signal(Signal::TERM);
     }
 
     /// SIGTERM, and the exit status.
     pub fn stop(&mut self) -> ExitStatus {
         self.terminate();
         self.wait()
+    }
+
+    /// The exit status, once the process has ended.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().expect("a child of ours")
     }
 
     /// Waits for the end of the process.
@@ -182,13 +215,16 @@ impl Drop for Server {
     }
 }
 
-fn spawn(home: &Path, flags: &[String]) -> (Child, SocketAddr, Arc<Mutex<Vec<String>>>) {
+type Running = (Child, SocketAddr, Arc<Mutex<Vec<String>>>);
+
+fn spawn(home: &Path, flags: &[String], environment: &[(String, String)]) -> Running {
     let directory = home.join("work");
     std::fs::create_dir_all(&directory).expect("a temporary directory");
     let mut child = binary(&directory)
         .args(["serve", "--listen", "127.0.0.1:0", "--log", "json", "--data"])
         .arg(home.join("data"))
         .args(flags)
+        .envs(environment.iter().map(|(name, value)| (name, value)))
         .spawn()
         .expect("the binary starts");
     let log = Arc::new(Mutex::new(Vec::new()));
@@ -205,11 +241,16 @@ fn spawn(home: &Path, flags: &[String]) -> (Child, SocketAddr, Arc<Mutex<Vec<Str
             lines.lock().unwrap().push(line);
         }
     });
-    if let Ok(address) = serving.recv_timeout(START_TIME) {
-        (child, address, log)
-    } else {
-        let _ = child.kill();
-        panic!("the service did not start:\n{}", log.lock().unwrap().join("\n"));
+    match serving.recv_timeout(START_TIME) {
+        Ok(address) => (child, address, log),
+        // Told to die, it may do so before it serves.
+        Err(mpsc::RecvTimeoutError::Disconnected) if !environment.is_empty() => {
+            (child, SocketAddr::from(([127, 0, 0, 1], 0)), log)
+        }
+        Err(_) => {
+            let _ = child.kill();
+            panic!("the service did not start:\n{}", log.lock().unwrap().join("\n"));
+        }
     }
 }
 

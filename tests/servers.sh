@@ -176,6 +176,8 @@ transaction.state.log.replication.factor=$4
 transaction.state.log.min.isr=$((($4 + 1) / 2))
 share.coordinator.state.topic.replication.factor=$4
 group.initial.rebalance.delay.ms=0
+# Tests of members that went silent need not wait for the usual six seconds.
+group.min.session.timeout.ms=1000
 # A broker that was killed is let in again after its session: 2.7 s until it is back instead of 13.4 s.
 broker.session.timeout.ms=2000
 broker.heartbeat.interval.ms=500

@@ -3,6 +3,7 @@
 pub mod batcher;
 pub mod policy;
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use crate::log::causes;
 use crate::metrics;
 use crate::order::elements::Elements;
 use crate::order::{Change as Asked, Decoder, Order, Profile};
-use crate::record::{Checkpoint, Record, Rejection, RejectionKind};
+use crate::record::{Checkpoint, Fault, Record, Rejection, RejectionKind};
 use crate::snapshot::Change;
 use crate::source::{Kept, Received, Source, SourceError};
 use crate::store::{Batch, Entry, Move, Outcome, Refusal, Store, StoreError};
@@ -392,12 +393,20 @@ impl<S: Source, T: Store> Ingest<S, T> {
                 self.source.fenced(partition);
             }
             Err(Stuck::Reject(refused)) => {
+                // A message that holds several of them is kept once.
+                let mut by_owner: BTreeMap<usize, Vec<Refusal>> = BTreeMap::new();
                 for (index, refusal) in &refused {
-                    let rejection = Rejection::whole(RejectionKind::Invalid, refusal.to_string());
-                    let record = &filled.records[filled.owners[*index]];
-                    let partition = record.position.partition;
+                    by_owner.entry(filled.owners[*index]).or_default().push(*refusal);
+                }
+                for (owner, refusals) in by_owner {
+                    let mut rejection = Rejection::whole(RejectionKind::Invalid, refusals[0].to_string());
+                    for refusal in &refusals[1..] {
+                        rejection.faults.push(Fault { pointer: String::new(), message: refusal.to_string() });
+                    }
+                    let record = &filled.records[owner];
                     let kept = self.source.reject(record, &rejection);
-                    self.count_rejected(refusal.code(), 1);
+                    let partition = record.position.partition;
+                    self.count_rejected(refusals[0].code(), refusals.len() as u64);
                     filled.rejects.push((partition, kept));
                 }
                 filled.retain(|index| refused.iter().all(|(refused, _)| *refused != index));

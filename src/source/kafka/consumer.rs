@@ -123,6 +123,8 @@ struct Active {
     durable: u64,
     /// Where the partition ends, as far as known.
     end: u64,
+    /// Its position was moved by another process: nothing is handed over until it is known again.
+    is_held: bool,
 }
 
 pub(super) struct Consumer {
@@ -145,6 +147,8 @@ pub(super) struct Consumer {
     full_since: Option<Instant>,
     /// A revocation that waits for [`Command::Release`], until then at the latest.
     releasing: Option<Instant>,
+    /// Partitions that begin again at their stored positions once they are released.
+    again: Vec<u32>,
     has_joined: bool,
     is_stopping: bool,
     is_leaving: bool,
@@ -181,6 +185,7 @@ impl Consumer {
             postponed: None,
             full_since: None,
             releasing: None,
+            again: Vec::new(),
             has_joined: false,
             is_stopping: false,
             is_leaving: false,
@@ -303,13 +308,14 @@ impl Consumer {
         if let Some(error) = failure {
             self.trouble(&error);
         }
-        // Below the start are those that were fetched before a seek; of no active partition, those before a revocation.
+        // Below the start are those that were fetched before a seek; of no active partition, those before a revocation;
+        // of a held one, those before its position is known, between which and these some may be missing.
         let mut index = 0;
         let active = &mut self.active;
         records.retain(|_| {
             let Position { partition, offset } = seen[index];
             index += 1;
-            active.get_mut(&partition).is_some_and(|active| {
+            active.get_mut(&partition).filter(|active| !active.is_held).is_some_and(|active| {
                 let is_new = offset >= active.next;
                 active.next = active.next.max(offset + 1);
                 is_new
@@ -334,7 +340,20 @@ impl Consumer {
             Some(RDKafkaErrorCode::Fatal | RDKafkaErrorCode::FencedInstanceId) => {
                 self.queue.push_back(Event::Failed(format!("{error}; is another member using the same instance id?")));
             }
+            Some(RDKafkaErrorCode::AutoOffsetReset) => {
+                self.warn("the topic does not reach where it was read", error);
+                self.begin_again();
+            }
             _ => self.warn("trouble with Kafka", error),
+        }
+    }
+
+    /// Has what was received made durable, and looks anew where the stored positions are in the topic.
+    fn begin_again(&mut self) {
+        if self.releasing.is_none() && !self.active.is_empty() {
+            self.again = self.active.keys().copied().collect();
+            self.queue.push_back(Event::Revoked(self.again.clone()));
+            self.releasing = Some(Instant::now() + RELEASE_WAIT);
         }
     }
 
@@ -368,6 +387,7 @@ impl Consumer {
                     // An assignment that was not yet taken up is void.
                     self.queue.retain(|event| !matches!(event, Event::Assigned(_)));
                     self.offered.clear();
+                    self.again.clear();
                     self.postponed = None;
                     self.queue.push_back(Event::Revoked(self.active.keys().copied().collect()));
                     self.releasing = Some(Instant::now() + RELEASE_WAIT);
@@ -394,6 +414,10 @@ impl Consumer {
         self.is_paused = false;
         if let Err(error) = self.client.unassign() {
             self.warn("cannot give partitions back", &error);
+        }
+        if !self.again.is_empty() {
+            self.offered = std::mem::take(&mut self.again);
+            self.queue.push_back(Event::Assigned(self.offered.clone()));
         }
     }
 
@@ -454,6 +478,9 @@ impl Consumer {
         for (&partition, active) in started {
             self.client.seek(&self.config.topic, signed(partition), offset(active.next), ASK_WAIT)?;
         }
+        if self.is_paused {
+            return Ok(()); // they go on with all others
+        }
         let mut list = TopicPartitionList::new();
         for &partition in started.keys() {
             list.add_partition(&self.config.topic, signed(partition));
@@ -489,14 +516,16 @@ impl Consumer {
             }
             Some(stored) => stored,
         };
-        Ok(Some(Active { next, durable: next, end }))
+        Ok(Some(Active { next, durable: next, end, is_held: false }))
     }
 
     /// Stops handing over a partition until its position is known again.
     fn fenced(&mut self, partition: u32) {
-        if !self.active.contains_key(&partition) || self.releasing.is_some() {
+        if self.releasing.is_some() {
             return; // it is not this process's any more
         }
+        let Some(active) = self.active.get_mut(&partition) else { return };
+        active.is_held = true;
         let mut list = TopicPartitionList::new();
         list.add_partition(&self.config.topic, signed(partition));
         if let Err(error) = self.client.pause(&list) {

@@ -2,7 +2,7 @@
 //! topic is away.
 
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
@@ -23,7 +23,7 @@ const PAUSE_FIRST: Duration = Duration::from_millis(250);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
 /// Dead letters on their way at once; further ones wait for their turn.
 const IN_FLIGHT_MAX: usize = 1000;
-/// What is left of a value that is too large for the topic.
+/// What is left of a value that is too large for the topic, at most.
 const CUT_BYTES: usize = 64 << 10;
 /// The reasons in a header; an array may have very many.
 const REASON_BYTES_MAX: usize = 8 << 10;
@@ -33,6 +33,8 @@ type Kept = Pin<Box<dyn Future<Output = Result<(), SourceError>> + Send>>;
 pub(super) struct DeadLetters {
     config: Arc<Config>,
     producer: FutureProducer,
+    /// Sends each message by itself: of several sent together all are refused when they are too large together.
+    lone_producer: Arc<OnceLock<FutureProducer>>,
     in_flight: Arc<Semaphore>,
     /// Set once the topic was seen.
     has_topic: Arc<OnceCell<()>>,
@@ -44,6 +46,7 @@ impl DeadLetters {
         Ok(Self {
             config: Arc::new(config.clone()),
             producer,
+            lone_producer: Arc::default(),
             in_flight: Arc::new(Semaphore::new(IN_FLIGHT_MAX)),
             has_topic: Arc::default(),
         })
@@ -58,10 +61,11 @@ impl DeadLetters {
         let letter = Letter::new(&self.config.topic, record, &rejection);
         let (config, producer) = (Arc::clone(&self.config), self.producer.clone());
         let (in_flight, has_topic) = (Arc::clone(&self.in_flight), Arc::clone(&self.has_topic));
+        let lone_producer = Arc::clone(&self.lone_producer);
         let delivery = tokio::spawn(async move {
             let _turn = in_flight.acquire_owned().await;
             has_topic.get_or_init(|| see_topic(&config, &producer)).await;
-            deliver(&config, &producer, letter).await;
+            deliver(&config, &producer, &lone_producer, letter).await;
         });
         let name: Arc<str> = self.config.dlq_topic.as_str().into();
         Box::pin(async move { delivery.await.map_err(|error| SourceError { name, cause: error.into() }) })
@@ -116,28 +120,42 @@ impl Letter {
         message.headers(headers)
     }
 
-    /// Cuts the value to what surely fits. The whole is still where it came from, which the headers name.
-    fn cut(&mut self) {
-        if let Some(payload) = &mut self.record.payload
-            && self.cut_from.is_none()
-        {
-            self.cut_from = Some(payload.len());
-            payload.truncate(CUT_BYTES);
-        }
+    /// Cuts the value to what should fit, and by half each further time. The whole is still where it came from, which
+    /// the headers name. Returns whether there was anything left to cut.
+    fn cut(&mut self) -> bool {
+        let Some(payload) = self.record.payload.as_mut().filter(|payload| !payload.is_empty()) else { return false };
+        self.cut_from.get_or_insert(payload.len());
+        payload.truncate(CUT_BYTES.min(payload.len() / 2));
+        true
     }
 }
 
-async fn deliver(config: &Config, producer: &FutureProducer, mut letter: Letter) {
+async fn deliver(config: &Config, together: &FutureProducer, alone: &OnceLock<FutureProducer>, mut letter: Letter) {
+    let mut producer = together;
     let mut pause = PAUSE_FIRST;
     loop {
         let sent = producer.send(letter.message(&config.dlq_topic), Timeout::After(Duration::from_secs(30))).await;
         let Err((error, _)) = sent else { return };
         let position = letter.record.position;
         match error.rdkafka_error_code() {
-            Some(RDKafkaErrorCode::MessageSizeTooLarge) if letter.cut_from.is_none() => {
-                let bytes = letter.record.payload.as_ref().map_or(0, bytes::Bytes::len);
-                tracing::warn!(?position, bytes, "value too large for the dead letter topic, cut");
-                letter.cut();
+            Some(RDKafkaErrorCode::MessageSizeTooLarge) if std::ptr::eq(producer, together) => {
+                match lone(config, alone) {
+                    Ok(lone) => producer = lone,
+                    Err(error) => {
+                        tracing::warn!(%error, "cannot make a producer");
+                        tokio::time::sleep(pause).await;
+                    }
+                }
+                continue;
+            }
+            Some(RDKafkaErrorCode::MessageSizeTooLarge) if letter.cut() => {
+                let left = letter.record.payload.as_ref().map_or(0, bytes::Bytes::len);
+                tracing::warn!(
+                    ?position,
+                    from = letter.cut_from,
+                    left,
+                    "value too large for the dead letter topic, cut"
+                );
                 continue;
             }
             Some(RDKafkaErrorCode::UnknownTopic | RDKafkaErrorCode::UnknownTopicOrPartition) => {
@@ -149,6 +167,15 @@ async fn deliver(config: &Config, producer: &FutureProducer, mut letter: Letter)
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(PAUSE_MAX);
     }
+}
+
+/// The producer of single messages, made when it is needed for the first time.
+fn lone<'a>(config: &Config, made: &'a OnceLock<FutureProducer>) -> Result<&'a FutureProducer, KafkaError> {
+    if let Some(producer) = made.get() {
+        return Ok(producer);
+    }
+    let producer = config.producer().set("batch.num.messages", "1").create()?;
+    Ok(made.get_or_init(|| producer))
 }
 
 /// Looks for the topic and makes it where it is missing, until it is there. Sending to a topic that does not exist

@@ -1,0 +1,79 @@
+//! The service dies at each step of a batch, and at any moment: every order is stored once.
+
+use std::os::unix::process::ExitStatusExt;
+use std::time::Duration;
+
+use super::ledger::{Pace, Sent, Steady, metric, stop};
+use super::topic::Topic;
+use super::{RECOVERY, in_turn};
+use crate::database::Database;
+use crate::server::{Server, until};
+
+/// Dies at a step when it is reached for the first time and at a later time, and goes on from there.
+fn die_at(steps: &[&str]) {
+    let _turn = in_turn();
+    let (Some(database), Some(topic)) = (Database::create(), Topic::create(2)) else { return };
+    let url = database.url();
+    // With a name in the group it need not wait until its own former life has timed out.
+    let flags = topic.flags_with(&["--postgres", &url, "--kafka-instance-id", "one"]);
+    let (mut sent, sender) = (Sent::default(), topic.sender());
+    sent.send(&sender, 0..30);
+    sent.send_rubbish(&sender, 1);
+    for (round, (step, nth)) in steps.iter().flat_map(|step| [(step, 1), (step, 4)]).enumerate() {
+        let at = format!("{step}:{nth}");
+        let mut server = Server::start_in(&flags, &[("ORDER_DIE_AT", &at)]);
+        // Old orders and new ones, until it dies.
+        let mut next = round as u64 * 10;
+        let status = until(&format!("it dies at {at}"), RECOVERY, || {
+            sent.send(&sender, next..next + 20);
+            sent.send_rubbish(&sender, 1);
+            next = (next + 7) % 150;
+            std::thread::sleep(Duration::from_millis(10)); // so that there are several batches
+            server.ended()
+        });
+        assert_eq!(status.signal(), Some(9), "at {at}: {:?}", server.log());
+        server.set_environment(&[]);
+        server.start_again_cold();
+        sent.check(&[&server], &database, &topic);
+        stop(&mut server);
+    }
+}
+
+#[test]
+fn dying_before_a_batch_is_made_loses_nothing() {
+    die_at(&["received", "rejected", "before-commit"]);
+}
+
+#[test]
+fn dying_inside_the_transaction_loses_nothing() {
+    die_at(&["store-decided", "store-copied", "store-written"]);
+}
+
+#[test]
+fn dying_after_the_commit_repeats_nothing() {
+    die_at(&["committed", "visible", "acknowledged"]);
+}
+
+#[test]
+fn ten_kills_at_any_moment_lose_and_repeat_nothing() {
+    let _turn = in_turn();
+    let (Some(database), Some(topic)) = (Database::create(), Topic::create(3)) else { return };
+    let url = database.url();
+    let flags = topic.flags_with(&["--postgres", &url, "--kafka-instance-id", "one"]);
+    let mut server = Server::start(&flags);
+    let steady = Steady::start(&topic, Pace { rate: 1000, ..Pace::default() });
+    for _ in 0..10 {
+        let before = stored(&server);
+        until("it stores", RECOVERY, || (stored(&server) > before).then_some(()));
+        std::thread::sleep(Duration::from_millis(fastrand::u64(0..300))); // any moment
+        server.kill();
+        server.start_again_cold();
+    }
+    let sent = steady.stop();
+    sent.check(&[&server], &database, &topic);
+    stop(&mut server);
+}
+
+fn stored(server: &Server) -> u64 {
+    metric(server, "orders_processed_total").get("{status=\"stored\"}").copied().unwrap_or_default() as u64
+}

@@ -1,0 +1,222 @@
+//! Several instances share a topic and a database: they come, go, die and wake up from the dead. And stored positions
+//! that the topic does not have.
+
+use std::time::Duration;
+
+use rustix::process::Signal;
+
+use super::ledger::{Pace, Sent, Steady, logged, metric, positions, stop};
+use super::topic::Topic;
+use super::{RECOVERY, in_turn};
+use crate::database::Database;
+use crate::server::{Server, until};
+use crate::servers::Private;
+
+const PARTITIONS: i32 = 6;
+
+/// How many partitions an instance hands over.
+fn share(server: &Server) -> usize {
+    metric(server, "kafka_lag").len()
+}
+
+/// Waits until these instances have all partitions among them, and each has some.
+fn wait_shared(servers: &[&Server]) {
+    let mut last = Vec::new();
+    let shares = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        until("the partitions are shared", RECOVERY, || {
+            last = servers.iter().map(|server| share(server)).collect();
+            let is_shared = last.iter().sum::<usize>() == PARTITIONS as usize && !last.contains(&0);
+            is_shared.then_some(())
+        });
+    }));
+    assert!(shares.is_ok(), "shares of {last:?}");
+}
+
+fn rebalances(server: &Server) -> f64 {
+    metric(server, "kafka_rebalances_total")[""]
+}
+
+#[test]
+fn instances_that_come_and_go_store_everything_once() {
+    let _turn = in_turn();
+    let (Some(database), Some(topic)) = (Database::create(), Topic::create(PARTITIONS)) else { return };
+    let url = database.url();
+    let flags = topic.flags_with(&["--postgres", &url, "--kafka-session-timeout", "2s"]);
+    let mut first = Server::start(&flags);
+    let steady = Steady::start(&topic, Pace::default());
+    steady.wait_more(100);
+    let mut second = Server::start(&flags);
+    wait_shared(&[&first, &second]);
+    let mut third = Server::start(&flags);
+    wait_shared(&[&first, &second, &third]);
+    steady.wait_more(200);
+    stop(&mut second);
+    wait_shared(&[&first, &third]);
+    steady.wait_more(200);
+    third.kill();
+    wait_shared(&[&first]);
+    third.start_again_cold();
+    second.start_again_cold();
+    wait_shared(&[&first, &second, &third]);
+    steady.wait_more(200);
+    stop(&mut first);
+    wait_shared(&[&second, &third]);
+    let sent = steady.stop();
+    sent.check(&[&second, &third], &database, &topic);
+    stop(&mut second);
+    stop(&mut third);
+}
+
+#[test]
+fn an_instance_that_was_held_past_its_session_is_fenced_and_comes_back_by_itself() {
+    let _turn = in_turn();
+    let (Some(database), Some(topic)) = (Database::create(), Topic::create(PARTITIONS)) else { return };
+    let url = database.url();
+    let flags = topic.flags_with(&["--postgres", &url, "--kafka-session-timeout", "2s"]);
+    let (mut zombie, mut other) = (Server::start(&flags), Server::start(&flags));
+    wait_shared(&[&zombie, &other]);
+    let steady = Steady::start(&topic, Pace { rate: 1500, ..Pace::default() });
+    for _ in 0..2 {
+        steady.wait_more(300);
+        zombie.signal(Signal::STOP);
+        wait_shared(&[&other]);
+        steady.wait_more(300);
+        zombie.signal(Signal::CONT);
+        wait_shared(&[&zombie, &other]);
+    }
+    let sent = steady.stop();
+    sent.check(&[&zombie, &other], &database, &topic);
+    let is_fenced = zombie.log().iter().any(|line| line.contains("another process has this partition now"));
+    assert!(is_fenced, "it woke up with messages of partitions that were no longer its own");
+    stop(&mut zombie);
+    stop(&mut other);
+}
+
+#[test]
+fn a_quick_restart_under_a_name_of_its_own_moves_no_partition() {
+    let _turn = in_turn();
+    let (Some(database), Some(topic)) = (Database::create(), Topic::create(PARTITIONS)) else { return };
+    let url = database.url();
+    let start = |name: &str| Server::start(&topic.flags_with(&["--postgres", &url, "--kafka-instance-id", name]));
+    let (mut first, mut second, mut third) = (start("a"), start("b"), start("c"));
+    wait_shared(&[&first, &second, &third]);
+    let before = [rebalances(&first), rebalances(&third)];
+    let steady = Steady::start(&topic, Pace::default());
+    steady.wait_more(200);
+    stop(&mut second);
+    steady.wait_more(100);
+    second.start_again_cold();
+    wait_shared(&[&first, &second, &third]);
+    second.kill();
+    second.start_again_cold();
+    wait_shared(&[&first, &second, &third]);
+    steady.wait_more(200);
+    let sent = steady.stop();
+    sent.check(&[&first, &second, &third], &database, &topic);
+    assert_eq!([rebalances(&first), rebalances(&third)], before, "the others kept what they had");
+    stop(&mut first);
+    stop(&mut second);
+    stop(&mut third);
+}
+
+#[test]
+fn a_topic_that_was_made_anew_ends_the_start_with_advice() {
+    let (Some(database), Some(topic)) = (Database::create(), Topic::create(1)) else { return };
+    let url = database.url();
+    let flags = topic.flags_with(&["--postgres", &url]);
+    let mut server = Server::start(&flags);
+    let mut sent = Sent::default();
+    sent.send(&topic.sender(), 0..20);
+    sent.check(&[&server], &database, &topic);
+    stop(&mut server);
+    topic.delete();
+    topic.make(1);
+    let mut other = Sent::default();
+    other.send(&topic.sender(), 100..110);
+    server.start_again_cold();
+    let status = server.wait();
+    assert_eq!(status.code(), Some(1), "{:?}", server.log());
+    let told = until("it says why", Duration::from_secs(5), || {
+        server.log().into_iter().find(|line| line.contains("order-service:"))
+    });
+    for part in [&*topic.name, "ends at 10", "up to 20", "use another group"] {
+        assert!(told.contains(part), "{part} is not in {told}");
+    }
+    assert_eq!(positions(&database, &topic)[&0], 20, "and nothing was changed");
+}
+
+#[test]
+fn a_topic_that_is_made_anew_under_a_running_service_is_not_read_from_the_middle() {
+    let (Some(database), Some(topic)) = (Database::create(), Topic::create(1)) else { return };
+    let url = database.url();
+    let mut server = Server::start(&topic.flags_with(&["--postgres", &url]));
+    let mut sent = Sent::default();
+    sent.send(&topic.sender(), 0..20);
+    sent.check(&[&server], &database, &topic);
+    topic.delete();
+    topic.make(1);
+    let mut other = Sent::default();
+    other.send(&topic.sender(), 100..110);
+    let status = server.wait();
+    assert_eq!(status.code(), Some(1), "{:?}", server.log());
+    assert_eq!(positions(&database, &topic)[&0], 20, "and nothing was changed");
+}
+
+#[test]
+fn messages_that_were_deleted_unread_are_named_and_the_rest_is_read() {
+    let (Some(database), Some(topic)) = (Database::create(), Topic::create(1)) else { return };
+    let url = database.url();
+    let mut server = Server::start(&topic.flags_with(&["--postgres", &url]));
+    let mut sent = Sent::default();
+    sent.send(&topic.sender(), 0..20);
+    sent.check(&[&server], &database, &topic);
+    stop(&mut server);
+    let mut lost = Sent::default();
+    lost.send(&topic.sender(), 100..130);
+    sent.send(&topic.sender(), 0..40);
+    topic.delete_records(0, 50);
+    server.start_again();
+    let told = logged(&server, |event| event["level"] == "ERROR");
+    assert_eq!((&told["partition"], &told["lost"]), (&0.into(), &30.into()), "{told}");
+    sent.check(&[&server], &database, &topic);
+    assert_eq!(stop(&mut server)["read"], 40);
+}
+
+#[test]
+fn while_the_store_is_held_memory_is_bounded_and_the_group_is_kept() {
+    let _turn = in_turn();
+    let (Some(postgres), Some(topic)) = (Private::postgres(), Topic::create(2)) else { return };
+    let database = Database::create_on(postgres.url());
+    let url = database.url();
+    let mut server = Server::start(&topic.flags_with(&["--postgres", &url, "--kafka-session-timeout", "3s"]));
+    let (mut sent, sender) = (Sent::default(), topic.sender());
+    sent.send(&sender, 0..500);
+    sent.wait_stored(&[&server], &database, &topic);
+    let before = memory_bytes(&server);
+    postgres.pause();
+    let held = std::time::Instant::now();
+    let mut peak = before;
+    // 120 MB in all.
+    for _ in 0..200 {
+        sent.send(&sender, 0..500);
+        peak = peak.max(memory_bytes(&server));
+    }
+    while held.elapsed() < Duration::from_secs(11) {
+        peak = peak.max(memory_bytes(&server));
+        assert_eq!(server.get("/livez").status, 200);
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    postgres.resume();
+    let megabytes = (peak - before) >> 20;
+    assert!(megabytes < 90, "{megabytes} MB more while nothing could be stored");
+    sent.check(&[&server], &database, &topic);
+    assert!(rebalances(&server) < 1.5, "it was never out of the group");
+    let ledger = stop(&mut server);
+    assert_eq!(ledger["read"], sent.count, "{ledger:?}");
+}
+
+fn memory_bytes(server: &Server) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", server.pid())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
+}
