@@ -56,6 +56,10 @@ fi
 
 say "unit, contract, fault and crash tests"
 cargo test
+if [ -n "${ORDER_TEST_POSTGRES:-}" ]; then
+    say "the contract again, on PostgreSQL"
+    ORDER_TEST_STORE=postgres cargo test --test all http::
+fi
 
 say "the page in a browser"
 if ! command -v npm >/dev/null || ! command -v node >/dev/null; then
