@@ -469,6 +469,8 @@ impl Consumer {
         for (&partition, active) in started {
             list.add_partition_offset(&self.config.topic, signed(partition), offset(active.next))?;
         }
+        // The library keeps a pause over an assignment, and these were paused when they were last revoked.
+        let _ = self.client.resume(&list); // of what it does not know yet nothing is paused
         self.is_paused = false;
         self.client.assign(&list)
     }
