@@ -91,7 +91,9 @@ impl Config {
             .set("fetch.error.backoff.ms", "100")
             .set("queued.max.messages.kbytes", "32768")
             .set("fetch.message.max.bytes", "4194304")
-            .set("enable.partition.eof", "false");
+            .set("enable.partition.eof", "false")
+            // Says how far the fetching has come where messages do not tell.
+            .set("statistics.interval.ms", "1000");
         if let Some(instance_id) = &self.instance_id {
             client.set("group.instance.id", instance_id);
         }
