@@ -93,7 +93,9 @@ impl Config {
             // With the default of a second, a queue that was full once runs dry before it is fetched for again.
             .set("fetch.queue.backoff.ms", "10")
             .set("fetch.message.max.bytes", "4194304")
-            .set("enable.partition.eof", "false");
+            .set("enable.partition.eof", "false")
+            // Says how far the fetching has come where messages do not tell.
+            .set("statistics.interval.ms", "1000");
         if let Some(instance_id) = &self.instance_id {
             client.set("group.instance.id", instance_id);
         }

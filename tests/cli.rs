@@ -256,7 +256,7 @@ fn an_interrupted_import_goes_on_where_it_stopped() {
     let home = Home::new();
     let count = 60_000;
     home.write("many.ndjson", wb_lines("m", count));
-    let mut child = binary(home.path()).args(["import", "many.ndjson"]).spawn().unwrap();
+    let mut child = binary(home.path()).args(["import", "many.ndjson", "--batch-rows-max", "1000"]).spawn().unwrap();
     // Killed as soon as something is stored, at the latest when it is done.
     let started = Instant::now();
     let wal = home.path().join("data/orders.db-wal");

@@ -8,9 +8,9 @@ mod database;
 mod deploy;
 mod http;
 mod ingest;
+mod kafka;
 #[cfg(feature = "kafka")]
 mod kafka_tools;
-mod kafka;
 mod layers;
 mod model;
 mod order;

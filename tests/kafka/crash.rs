@@ -75,5 +75,5 @@ fn ten_kills_at_any_moment_lose_and_repeat_nothing() {
 }
 
 fn stored(server: &Server) -> u64 {
-    metric(server, "orders_processed_total").get("{status=\"stored\"}").copied().unwrap_or_default() as u64
+    metric(server, "orders_processed_total").get("{status=\"stored\"}").copied().unwrap_or_default()
 }

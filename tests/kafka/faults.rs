@@ -115,7 +115,7 @@ fn a_dead_letter_too_large_for_its_topic_is_cut_and_says_so() {
     let mut server = Server::start(&topic.flags());
     let mut sent = Sent::default();
     // Not to be made smaller by compression.
-    let value: Vec<u8> = std::iter::repeat_with(|| fastrand::u8(b'a'..b'z')).take(200_000).collect();
+    let value: Vec<u8> = std::iter::repeat_with(|| fastrand::u8(b'a'..=b'z')).take(200_000).collect();
     let large =
         Message { headers: vec![("trace".into(), Some(b"7".to_vec()))], ..Message::new(value.clone()).key("k") };
     let place = topic.send_one(large);

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use order_service::order::sample;
 
@@ -89,28 +89,10 @@ impl Sent {
 
     /// Waits until the stored positions are the ends of the topic, and every order is at these servers.
     pub fn wait_stored(&self, servers: &[&Server], database: &Database, topic: &Topic) {
-        let ends = topic.ends();
-        let mut last = String::new();
-        let is_done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            until("the stored positions are the ends of the topic", RECOVERY, || {
-                let stored = positions(database, topic);
-                let is_through =
-                    ends.iter().all(|(partition, end)| stored.get(partition).copied().unwrap_or(0) == *end);
-                last = format!("{stored:?} are stored of {ends:?}");
-                if !is_through {
-                    std::thread::sleep(Duration::from_millis(20));
-                }
-                is_through.then_some(())
-            });
-            for server in servers {
-                until("every order is in the view", RECOVERY, || {
-                    let missing = self.missing(server);
-                    last = missing.clone().unwrap_or_default();
-                    missing.is_none().then_some(())
-                });
-            }
-        }));
-        assert!(is_done.is_ok(), "{last}");
+        wait_stored(&topic.ends(), database, topic);
+        for server in servers {
+            until("every order is in the view", RECOVERY, || self.missing(server).is_none().then_some(()));
+        }
     }
 
     /// Waits, then holds everything against everything else.
@@ -168,7 +150,7 @@ impl Sent {
     }
 
     fn missing_now(&self, server: &Server) -> Option<String> {
-        let live = metric(server, "view_orders").into_values().sum::<f64>() as u64;
+        let live = metric(server, "view_orders").into_values().sum::<u64>();
         let total = server.get("/api/stats").json()["total_orders"].as_u64();
         let expected = self.orders();
         (live != expected || total != Some(expected)).then(|| format!("{live} in the view, {total:?} of {expected}"))
@@ -212,14 +194,32 @@ pub fn positions(database: &Database, topic: &Topic) -> BTreeMap<i32, i64> {
     database.query(&sql).into_iter().map(pair).collect()
 }
 
+/// Waits until the stored positions are these at least.
+fn wait_stored(ends: &BTreeMap<i32, i64>, database: &Database, topic: &Topic) {
+    let end = Instant::now() + RECOVERY;
+    loop {
+        let stored = positions(database, topic);
+        if ends.iter().all(|(partition, end)| stored.get(partition).copied().unwrap_or(0) >= *end) {
+            return;
+        }
+        assert!(Instant::now() < end, "after {RECOVERY:?} {stored:?} are stored of {ends:?}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
 /// The values of a metric, by its labels.
-pub fn metric(server: &Server, name: &str) -> BTreeMap<String, f64> {
+pub fn metric(server: &Server, name: &str) -> BTreeMap<String, u64> {
+    figures(server, name).into_iter().map(|(labels, value)| (labels, value.parse().unwrap())).collect()
+}
+
+/// As [`metric`], for those that are no whole numbers.
+pub fn figures(server: &Server, name: &str) -> BTreeMap<String, String> {
     let reply = server.get("/metrics").expect(200);
     let line = |line: &str| {
         let (name_and_labels, value) = line.rsplit_once(' ')?;
         let labels = name_and_labels.strip_prefix(name)?;
         let is_it = labels.is_empty() || labels.starts_with('{');
-        is_it.then(|| (labels.to_owned(), value.parse().unwrap()))
+        is_it.then(|| (labels.to_owned(), value.to_owned()))
     };
     reply.text().lines().filter(|line| !line.starts_with('#')).filter_map(line).collect()
 }
@@ -316,6 +316,12 @@ impl Steady {
     pub fn wait_more(&self, count: u64) {
         let target = self.count() + count;
         until("more is sent", RECOVERY, || (self.count() >= target).then_some(()));
+    }
+
+    /// Waits until so many more are sent, and then for all that was sent until then to be stored.
+    pub fn wait_stored(&self, count: u64, database: &Database, topic: &Topic) {
+        self.wait_more(count);
+        wait_stored(&topic.ends(), database, topic);
     }
 
     /// Stops, and says what was sent.

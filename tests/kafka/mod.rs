@@ -13,7 +13,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// The longest anything may take to come right after a fault.
-const RECOVERY: Duration = Duration::from_secs(60);
+const RECOVERY: Duration = Duration::from_mins(1);
 
 /// The heavy tests take turns: each keeps the machine busy by itself.
 fn in_turn() -> MutexGuard<'static, ()> {

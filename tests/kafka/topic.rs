@@ -10,7 +10,7 @@ use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::{Header, Headers, Message as _, OwnedHeaders};
-use rdkafka::producer::{FutureProducer, FutureRecord};
+use rdkafka::producer::{FutureProducer, FutureRecord, Producer as _};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tokio::runtime::Runtime;
 
@@ -170,7 +170,7 @@ impl Topic {
             let metadata = consumer.fetch_metadata(Some(name), ASK).ok()?;
             let found = metadata.topics().first()?;
             let has_leaders = found.partitions().iter().all(|partition| partition.leader() >= 0);
-            (found.partitions().len() == partitions as usize && has_leaders).then_some(())
+            (found.partitions().len() == partitions.unsigned_abs() as usize && has_leaders).then_some(())
         });
     }
 
@@ -202,6 +202,20 @@ impl Topic {
     /// Sends these in order and waits until all are there.
     pub fn send(&self, messages: &[Message]) -> Vec<Place> {
         self.sender.send(messages)
+    }
+
+    /// Sends these in a transaction, which is then committed or aborted.
+    pub fn send_transaction(&self, messages: &[Message], is_committed: bool) {
+        let mut config = client(&self.brokers);
+        config.set("transactional.id", format!("{}-writer", self.name));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let sender = Sender { topic: self.name.clone(), producer: config.create().unwrap(), runtime };
+        sender.producer.init_transactions(ASK).unwrap();
+        sender.producer.begin_transaction().unwrap();
+        sender.send(messages);
+        let ended =
+            if is_committed { sender.producer.commit_transaction(ASK) } else { sender.producer.abort_transaction(ASK) };
+        ended.unwrap();
     }
 
     /// Sends one.

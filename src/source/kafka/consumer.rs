@@ -16,6 +16,7 @@ use rdkafka::client::ClientContext;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedHeaders, BorrowedMessage, Headers as _, Message};
+use rdkafka::statistics::Statistics;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use rdkafka::types::RDKafkaRespErr;
 use tokio::sync::mpsc::Sender;
@@ -73,6 +74,10 @@ const WARN_EVERY: Duration = Duration::from_secs(10);
 /// What rebalances say, on the way to the queue.
 struct Context {
     shared: Arc<Mutex<VecDeque<Rebalance>>>,
+    topic: String,
+    /// Up to where each partition was fetched and taken. Beyond the last message by what is none: ends of transactions,
+    /// messages of aborted ones.
+    reached: Mutex<BTreeMap<u32, u64>>,
     /// The thread is done with this consumer and answers no rebalance any more.
     is_closing: AtomicBool,
 }
@@ -89,6 +94,16 @@ impl ClientContext for Context {
 
     fn error(&self, error: KafkaError, reason: &str) {
         tracing::debug!(%error, reason, "librdkafka");
+    }
+
+    fn stats(&self, statistics: Statistics) {
+        let Some(topic) = statistics.topics.get(&self.topic) else { return };
+        let mut reached = self.reached.lock().unwrap_or_else(PoisonError::into_inner);
+        for partition in topic.partitions.values().filter(|partition| partition.fetchq_cnt == 0) {
+            if let (Ok(id), Ok(next)) = (u32::try_from(partition.partition), u64::try_from(partition.next_offset)) {
+                reached.insert(id, next);
+            }
+        }
     }
 }
 
@@ -125,6 +140,15 @@ struct Active {
     end: u64,
     /// Its position was moved by another process: nothing is handed over until it is known again.
     is_held: bool,
+    /// Up to here there is no further message to hand over, as far as known.
+    reached: u64,
+}
+
+impl Active {
+    /// Up to where everything is dealt with.
+    fn done(&self) -> u64 {
+        if self.durable >= self.next { self.durable.max(self.reached) } else { self.durable }
+    }
 }
 
 pub(super) struct Consumer {
@@ -470,6 +494,8 @@ impl Consumer {
         for (&partition, active) in started {
             list.add_partition_offset(&self.config.topic, signed(partition), offset(active.next))?;
         }
+        // The library keeps a pause over an assignment, and these were paused when they were last revoked.
+        let _ = self.client.resume(&list); // of what it does not know yet nothing is paused
         self.is_paused = false;
         self.client.assign(&list)
     }
@@ -516,7 +542,7 @@ impl Consumer {
             }
             Some(stored) => stored,
         };
-        Ok(Some(Active { next, durable: next, end, is_held: false }))
+        Ok(Some(Active { next, durable: next, end, is_held: false, reached: next }))
     }
 
     /// Stops handing over a partition until its position is known again.
@@ -539,7 +565,7 @@ impl Consumer {
         if self.active.is_empty() {
             return;
         }
-        let list = self.list(|active| offset(active.durable));
+        let list = self.list(|active| offset(active.done()));
         if let Err(error) = self.client.commit(&list, mode) {
             tracing::debug!(%error, "offsets not committed to the broker");
         }
@@ -552,13 +578,16 @@ impl Consumer {
         }
         self.measured_at = Instant::now();
         let mut is_waiting = false;
+        let reached =
+            std::mem::take(&mut *self.client.context().reached.lock().unwrap_or_else(PoisonError::into_inner));
         let partitions: Vec<u32> = self.active.keys().copied().collect();
         for partition in partitions {
             let end = self.client.fetch_watermarks(&self.config.topic, signed(partition), Duration::from_secs(1));
             let Ok((_, end)) = end else { return };
             if let Some(active) = self.active.get_mut(&partition) {
                 active.end = end.unsigned_abs();
-                is_waiting |= active.end > active.next;
+                active.reached = reached.get(&partition).copied().unwrap_or(active.reached).min(active.end);
+                is_waiting |= active.end > active.next.max(active.reached);
             }
         }
         self.told_lag();
@@ -603,7 +632,7 @@ impl Consumer {
     fn told_lag(&mut self) {
         let mut total = 0;
         for (partition, active) in &self.active {
-            let lag = active.end.saturating_sub(active.durable);
+            let lag = active.end.saturating_sub(active.done());
             total += lag;
             self.metrics.lag.with_label_values(&[&partition.to_string()]).set(i64::try_from(lag).unwrap_or(i64::MAX));
         }
@@ -628,7 +657,12 @@ impl Consumer {
 }
 
 fn subscribe(config: &Config, rebalances: &Arc<Mutex<VecDeque<Rebalance>>>) -> KafkaResult<BaseConsumer<Context>> {
-    let context = Context { shared: Arc::clone(rebalances), is_closing: AtomicBool::new(false) };
+    let context = Context {
+        shared: Arc::clone(rebalances),
+        topic: config.topic.clone(),
+        reached: Mutex::default(),
+        is_closing: AtomicBool::new(false),
+    };
     let consumer: BaseConsumer<Context> = config.consumer().create_with_context(context)?;
     consumer.subscribe(&[&config.topic])?;
     Ok(consumer)
