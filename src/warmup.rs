@@ -10,6 +10,8 @@ use crate::store::Store;
 
 /// How often progress is told.
 const REPORT_EVERY: Duration = Duration::from_millis(500);
+/// Reports for each line in the log.
+const LOG_EVERY: u32 = 4;
 const RETRY: Duration = Duration::from_secs(1);
 
 /// Scans the store into the view, then declares the view complete and opens the gate. A store that fails is tried
@@ -40,9 +42,12 @@ async fn scan<T: Store>(view: &Arc<View>, store: &T, gate: &Gate) -> bool {
         }
     };
     let report = async {
-        loop {
+        for reports in 0_u32.. {
             let loaded = loaded.load(Ordering::Relaxed);
             gate.close(&format!("warming up: {loaded} of about {expected} orders"));
+            if reports > 0 && reports.is_multiple_of(LOG_EVERY) {
+                tracing::info!(loaded, expected, "warming up");
+            }
             tokio::time::sleep(REPORT_EVERY).await;
         }
     };

@@ -90,7 +90,9 @@ fn the_newest_orders_come_first_as_they_were_posted() {
 fn links_lead_through_all_orders_without_a_gap_or_a_double() {
     let server = Server::start(&[]);
     post_lines(&server, &wb_lines("p", 2500));
-    until_listed(&server, 1000);
+    until("the newest order is listed", Duration::from_secs(10), || {
+        ids(&server.get("/api/orders")).first().is_some_and(|first| first == "p-2499").then_some(())
+    });
     let expected: Vec<String> = (0..2500).rev().map(|n| format!("p-{n}")).collect();
     let mut connection = server.connect();
     for (path, sizes) in [
