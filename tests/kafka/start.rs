@@ -65,8 +65,8 @@ fn a_store_that_is_away_is_waited_for_and_what_is_known_is_answered() {
     server.get("/readyz").expect(503);
     assert_eq!(server.get(&format!("/order/{}", id(0))).status, 503, "nobody knows whether it is there");
     postgres.restart();
-    sent.check(&[&server], &database, &topic);
     server.wait_ready();
+    sent.check(&[&server], &database, &topic);
 
     postgres.kill();
     sent.check_view(&server, None);

@@ -10,7 +10,7 @@ mod dead_letters;
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::mpsc as commands;
-use std::thread::JoinHandle;
+use std::time::Duration;
 
 use tokio::sync::mpsc;
 
@@ -29,6 +29,9 @@ const CHUNKS_MAX: usize = 8;
 /// Words for the consumer that it has not heard yet. It listens many times a second, whatever else happens.
 const COMMANDS_MAX: usize = 1024;
 
+/// How long a stop waits for the group to be left. The library has no limit of its own.
+const LEAVE_WAIT: Duration = Duration::from_secs(5);
+
 /// The topic, as a source.
 pub struct KafkaSource {
     name: Arc<str>,
@@ -38,8 +41,8 @@ pub struct KafkaSource {
     /// Partitions whose records are void until they are assigned anew.
     muted: HashSet<u32>,
     is_stopping: bool,
-    /// Waited for at the end, so that the group is left before the process goes.
-    thread: Option<JoinHandle<()>>,
+    /// Closed once the group is left. Waited for at the end, so that this is before the process goes.
+    has_left: commands::Receiver<()>,
 }
 
 impl KafkaSource {
@@ -54,16 +57,12 @@ impl KafkaSource {
         let (sender, events) = mpsc::channel(CHUNKS_MAX);
         let (commands, orders) = commands::sync_channel(COMMANDS_MAX);
         let consumer = consumer::Consumer::new(config.clone(), metrics, gate, sender, orders)?;
-        let thread = std::thread::Builder::new().name("kafka".into()).spawn(move || consumer.run())?;
-        Ok(Self {
-            name,
-            events,
-            commands,
-            dead_letters,
-            muted: HashSet::new(),
-            is_stopping: false,
-            thread: Some(thread),
-        })
+        let (leaving, has_left) = commands::sync_channel(1);
+        std::thread::Builder::new().name("kafka".into()).spawn(move || {
+            consumer.run();
+            drop(leaving);
+        })?;
+        Ok(Self { name, events, commands, dead_letters, muted: HashSet::new(), is_stopping: false, has_left })
     }
 
     fn tell(&self, command: Command) {
@@ -144,8 +143,9 @@ impl Drop for KafkaSource {
     fn drop(&mut self) {
         self.tell(Command::Leave);
         self.events.close();
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
+        // Everything is durable by now, and the brokers find out by themselves who is gone.
+        if let Err(commands::RecvTimeoutError::Timeout) = self.has_left.recv_timeout(LEAVE_WAIT) {
+            tracing::warn!(after = ?LEAVE_WAIT, "the group was not left in time");
         }
     }
 }
