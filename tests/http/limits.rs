@@ -235,10 +235,12 @@ fn a_post_whose_body_is_on_its_way_is_answered_before_the_end() {
     let body = wb_posted("way");
     let mut connection = server.connect();
     connection.send(format!(
-        "POST /orders HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n{}",
-        body.len(),
-        &body[..100]
+        "POST /orders HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: {}\r\n\r\n",
+        body.len()
     ));
+    // Whoever is asked to go on is known to have a request under way.
+    assert_eq!(connection.try_head().unwrap().status, 100);
+    connection.send(&body[..100]);
     let mut idle = server.connect();
     idle.get("/ping").expect(200);
     server.terminate();

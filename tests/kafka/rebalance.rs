@@ -104,7 +104,9 @@ fn a_quick_restart_under_a_name_of_its_own_moves_no_partition() {
     let _turn = in_turn();
     let (Some(database), Some(topic)) = (Database::create(), Topic::create(PARTITIONS)) else { return };
     let url = database.url();
-    let start = |name: &str| Server::start(&topic.flags_with(&["--postgres", &url, "--kafka-instance-id", name]));
+    // A slow machine may take its time for a restart.
+    let flags = ["--postgres", &url, "--kafka-session-timeout", "30s", "--kafka-instance-id"];
+    let start = |name: &str| Server::start(&topic.flags_with(&[&flags[..], &[name]].concat()));
     let (mut first, mut second, mut third) = (start("a"), start("b"), start("c"));
     wait_shared(&[&first, &second, &third]);
     let before = [rebalances(&first), rebalances(&third)];
