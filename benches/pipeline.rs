@@ -178,8 +178,9 @@ fn run(servers: &Servers, store: Postgres, topic: &str) -> Running {
             let gate = Readiness::default().gate("warm-up", "");
             warmup::run(Arc::clone(&seen), store.clone(), gate, shutdown.clone()).await;
             let metrics = Metrics::new(&[], &[]);
-            let gate = Readiness::default().gate("kafka", "");
-            let source = KafkaSource::start(&config, metrics.kafka.clone(), gate).expect("consuming");
+            let readiness = Readiness::default();
+            let [gate, letters] = ["kafka", "dead-letters"].map(|name| readiness.gate(name, ""));
+            let source = KafkaSource::start(&config, metrics.kafka.clone(), gate, letters).expect("consuming");
             let config = ingest::Config::default();
             let ingest = Ingest::new(source, store, Some(seen), &config, metrics.ingest).await.expect("started");
             ingest.run(shutdown).await.expect("ingested")

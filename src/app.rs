@@ -235,7 +235,9 @@ impl Plane {
         let kafka = async {
             let Some(config) = &self.config.kafka else { return anyhow::Ok(()) };
             let gate = self.readiness.gate("kafka", "not started");
-            let source = KafkaSource::start(config, self.metrics.kafka.clone(), gate).context("cannot use Kafka")?;
+            let letters = self.readiness.gate("dead-letters", "not started");
+            let source =
+                KafkaSource::start(config, self.metrics.kafka.clone(), gate, letters).context("cannot use Kafka")?;
             let ledger = self.ingest(source).await?.run(shutdown.clone()).await?;
             tracing::info!(source = "kafka", ?ledger, "intake ended");
             Ok(())

@@ -152,6 +152,8 @@ pub mod dead {
     pub const MESSAGE: &str = "__connect.errors.exception.message";
     /// How long the value was, for one that had to be cut to fit the topic.
     pub const CUT_FROM: &str = "orders.value.cut.from.bytes";
-    /// What all of the above start with, but for the last.
+    /// When it was sent, in milliseconds since 1970, for one whose time the topic refused.
+    pub const TIMESTAMP_MS: &str = "orders.timestamp.ms";
+    /// What all of the above start with, but for the last two.
     pub const PREFIX: &str = "__connect.errors.";
 }

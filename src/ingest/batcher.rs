@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+
 use crate::id::OrderId;
 use crate::order::Change;
 use crate::record::{Checkpoint, Position, Record};
@@ -38,19 +40,47 @@ pub struct Filled {
     pub arrived: Vec<Instant>,
     /// The records of the orders.
     pub records: Vec<Record>,
-    /// Rejected records on their way to where they are kept, with their partitions.
-    pub rejects: Vec<(u32, Kept)>,
+    /// Rejected records on their way to where they are kept.
+    pub rejects: Vec<Reject>,
     /// Everything up to here is in this batch or needs no storing.
     pub upto: Checkpoint,
 }
 
+/// A rejected record.
+pub struct Reject {
+    /// The partition it came from.
+    pub partition: u32,
+    /// What is held in memory until it is safe.
+    pub bytes: usize,
+    /// Whether it is safe.
+    pub kept: Kept,
+}
+
+impl Reject {
+    /// Rejects a record, which then is safe or will be.
+    #[must_use]
+    pub fn new(record: &Record, kept: Kept) -> Self {
+        let bytes = match kept {
+            Kept::Now(_) => 0,
+            Kept::Soon(_) => record.payload.as_ref().map_or(0, Bytes::len),
+        };
+        Self { partition: record.position.partition, bytes, kept }
+    }
+}
+
 impl Filled {
+    /// The bytes of the orders, and of the rejected records that are not yet safe.
+    fn bytes(&self) -> usize {
+        let orders: usize = self.entries.iter().map(|entry| entry.order.resident_bytes()).sum();
+        orders + self.rejects.iter().map(|reject| reject.bytes).sum::<usize>()
+    }
+
     /// Takes back everything of a partition.
     pub fn drop_partition(&mut self, partition: u32) {
         let is_kept: Vec<bool> =
             self.owners.iter().map(|&owner| self.records[owner].position.partition != partition).collect();
         self.retain(|index| is_kept[index]);
-        self.rejects.retain(|(of, _)| *of != partition);
+        self.rejects.retain(|reject| reject.partition != partition);
         self.upto.0.remove(&partition);
     }
 
@@ -126,9 +156,11 @@ impl Batcher {
     }
 
     /// Notes a record that is kept elsewhere.
-    pub fn reject(&mut self, position: Position, kept: Kept) {
-        self.filled.rejects.push((position.partition, kept));
-        self.pass(position);
+    pub fn reject(&mut self, record: &Record, kept: Kept) {
+        let reject = Reject::new(record, kept);
+        self.bytes += reject.bytes;
+        self.filled.rejects.push(reject);
+        self.pass(record.position);
     }
 
     fn pass(&mut self, position: Position) {
@@ -147,6 +179,7 @@ impl Batcher {
         self.filled.drop_partition(partition);
         let dropped = before - self.filled.entries.len();
         self.latest.clear();
+        self.bytes = self.filled.bytes();
         self.has_passed = !self.filled.entries.is_empty() || !self.filled.rejects.is_empty();
         dropped as u64
     }
@@ -184,7 +217,6 @@ impl Batcher {
 mod tests {
     use super::*;
     use crate::order::{Envelope, Order};
-    use bytes::Bytes;
 
     fn entry(id: &str, bytes: usize) -> Entry {
         let order = Order::new(OrderId::parse(id.as_bytes()).unwrap(), Change::Wb(vec![b' '; bytes].into()));
@@ -228,7 +260,7 @@ mod tests {
         let mut batcher = batcher(true);
         for offset in 0..100 {
             assert!(!batcher.is_full());
-            batcher.reject(Position { partition: 3, offset }, Kept::Now(Ok(())));
+            batcher.reject(&at(offset), Kept::Now(Ok(())));
         }
         assert!(batcher.is_full() && !batcher.is_empty());
         let filled = batcher.take();
@@ -275,11 +307,29 @@ mod tests {
         let elsewhere = Record::new(Position { partition: 1, offset: 4 }, Bytes::new());
         batcher.push(at(1), [entry("a", 1)], now);
         batcher.push(elsewhere, [entry("b", 1)], now);
-        batcher.reject(Position { partition: 3, offset: 2 }, Kept::Now(Ok(())));
+        batcher.reject(&at(2), Kept::Now(Ok(())));
         batcher.drop_partition(3);
         let filled = batcher.take();
         assert_eq!((filled.entries.len(), filled.rejects.len()), (1, 0));
         assert_eq!((filled.upto.next(1), filled.upto.next(3)), (5, 0));
         assert_eq!(filled.owners, [1]);
+    }
+
+    #[test]
+    fn rejected_records_take_room_until_they_are_safe_and_give_it_back() {
+        let config = Config { batch_bytes_max: 1000, ..Config::default() };
+        let mut batcher = Batcher::new(config, true, Checkpoint::default());
+        let rubbish = |offset| Record::new(Position { partition: 3, offset }, Bytes::from(vec![b'x'; 600]));
+        let soon = || Kept::Soon(Box::pin(std::future::ready(Ok(()))));
+        batcher.reject(&rubbish(0), Kept::Now(Ok(())));
+        batcher.reject(&rubbish(1), soon());
+        assert!(!batcher.is_full());
+        batcher.reject(&rubbish(2), soon());
+        assert!(batcher.is_full());
+        batcher.drop_partition(3);
+        assert!(!batcher.is_full() && batcher.is_empty());
+        batcher.push(at(7), [entry("a", 2000)], Instant::now());
+        batcher.drop_partition(3);
+        assert!(!batcher.is_full(), "room for the orders of other partitions");
     }
 }

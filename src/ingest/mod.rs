@@ -21,7 +21,7 @@ use crate::record::{Checkpoint, Fault, Record, Rejection, RejectionKind};
 use crate::snapshot::Change;
 use crate::source::{Kept, Received, Source, SourceError};
 use crate::store::{Batch, Entry, Move, Outcome, Refusal, Store, StoreError};
-use batcher::{Batcher, Filled};
+use batcher::{Batcher, Filled, Reject};
 use policy::Verdict;
 
 /// Orders decoded before other tasks get a turn: readers on the same cores see no pause longer than these take.
@@ -296,7 +296,7 @@ impl<S: Source, T: Store> Ingest<S, T> {
             soon @ Kept::Soon(_) => soon,
         };
         self.count_rejected(reason, count);
-        self.batcher.reject(record.position, kept);
+        self.batcher.reject(record, kept);
         step("rejected");
         Ok(())
     }
@@ -327,8 +327,8 @@ impl<S: Source, T: Store> Ingest<S, T> {
         let store = self.store.clone();
         let metrics = self.metrics.clone();
         Box::pin(async move {
-            for (_, kept) in std::mem::take(&mut filled.rejects) {
-                if let Kept::Soon(kept) = kept
+            for reject in std::mem::take(&mut filled.rejects) {
+                if let Kept::Soon(kept) = reject.kept
                     && let Err(error) = kept.await
                 {
                     return (filled, Err(Stuck::Fatal(error.into())));
@@ -405,9 +405,9 @@ impl<S: Source, T: Store> Ingest<S, T> {
                     }
                     let record = &filled.records[owner];
                     let kept = self.source.reject(record, &rejection);
-                    let partition = record.position.partition;
                     self.count_rejected(refusals[0].code(), refusals.len() as u64);
-                    filled.rejects.push((partition, kept));
+                    let reject = Reject::new(record, kept);
+                    filled.rejects.push(reject);
                 }
                 filled.retain(|index| refused.iter().all(|(refused, _)| *refused != index));
             }

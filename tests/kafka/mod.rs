@@ -4,6 +4,7 @@
 mod crash;
 mod faults;
 mod ledger;
+mod letters;
 mod messages;
 mod rebalance;
 mod start;

@@ -176,7 +176,16 @@ impl Topic {
 
     /// Deletes the topic.
     pub fn delete(&self) {
-        let deleted = self.sender.runtime.block_on(self.admin.delete_topics(&[&self.name], &options())).unwrap();
+        self.delete_topic(&self.name);
+    }
+
+    /// Deletes the dead letter topic.
+    pub fn delete_dlq(&self) {
+        self.delete_topic(&self.dlq);
+    }
+
+    fn delete_topic(&self, name: &str) {
+        let deleted = self.sender.runtime.block_on(self.admin.delete_topics(&[name], &options())).unwrap();
         assert!(deleted.iter().all(Result::is_ok), "{deleted:?}");
     }
 

@@ -165,8 +165,8 @@ pub(super) struct Consumer {
     active: BTreeMap<u32, Active>,
     /// Assigned partitions whose start is not known yet.
     offered: Vec<u32>,
-    /// A start at which the brokers did not say where the partitions end.
-    postponed: Option<(Instant, Vec<u32>, Checkpoint)>,
+    /// Starts at which the brokers did not say where the partitions end. Several, when partitions were fenced one by one.
+    postponed: Vec<(Instant, Vec<u32>, Checkpoint)>,
     /// Since when the other side has had no room.
     full_since: Option<Instant>,
     /// A revocation that waits for [`Command::Release`], until then at the latest.
@@ -206,7 +206,7 @@ impl Consumer {
             is_paused: false,
             active: BTreeMap::new(),
             offered: Vec::new(),
-            postponed: None,
+            postponed: Vec::new(),
             full_since: None,
             releasing: None,
             again: Vec::new(),
@@ -412,7 +412,7 @@ impl Consumer {
                     self.queue.retain(|event| !matches!(event, Event::Assigned(_)));
                     self.offered.clear();
                     self.again.clear();
-                    self.postponed = None;
+                    self.postponed.clear();
                     self.queue.push_back(Event::Revoked(self.active.keys().copied().collect()));
                     self.releasing = Some(Instant::now() + RELEASE_WAIT);
                 }
@@ -457,7 +457,7 @@ impl Consumer {
             match self.find_start(partition, from.0.get(&partition).copied()) {
                 Ok(Some(active)) => drop(started.insert(partition, active)),
                 Ok(None) => {
-                    self.postponed = Some((Instant::now() + POSTPONE, partitions.to_vec(), from.clone()));
+                    self.postponed.push((Instant::now() + POSTPONE, partitions.to_vec(), from.clone()));
                     return;
                 }
                 Err(failure) => {
@@ -476,15 +476,15 @@ impl Consumer {
             }
             Err(error) => {
                 self.warn("cannot start at the stored positions, trying again", &error);
-                self.postponed = Some((Instant::now() + POSTPONE, partitions.to_vec(), from.clone()));
+                self.postponed.push((Instant::now() + POSTPONE, partitions.to_vec(), from.clone()));
             }
         }
     }
 
     fn start_postponed(&mut self) {
-        if self.postponed.as_ref().is_some_and(|(at, ..)| Instant::now() >= *at)
-            && let Some((_, partitions, from)) = self.postponed.take()
-        {
+        let now = Instant::now();
+        while let Some(due) = self.postponed.iter().position(|(at, ..)| now >= *at) {
+            let (_, partitions, from) = self.postponed.remove(due);
             self.start(&partitions, &from);
         }
     }
@@ -622,6 +622,7 @@ impl Consumer {
                 close(&self.client);
                 self.client = consumer;
                 self.is_paused = false;
+                self.postponed.clear();
                 self.queue.push_back(Event::Revoked(self.active.keys().copied().collect()));
                 self.releasing = Some(Instant::now() + RELEASE_WAIT);
             }

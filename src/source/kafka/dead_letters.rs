@@ -2,7 +2,7 @@
 //! topic is away.
 
 use std::pin::Pin;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
@@ -15,6 +15,7 @@ use tokio::sync::{OnceCell, Semaphore};
 
 use super::foreign_format;
 use crate::kafka::{Config, dead};
+use crate::lifecycle::Gate;
 use crate::record::{Record, Rejection};
 use crate::source::SourceError;
 
@@ -23,6 +24,8 @@ const PAUSE_FIRST: Duration = Duration::from_millis(250);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
 /// Dead letters on their way at once; further ones wait for their turn.
 const IN_FLIGHT_MAX: usize = 1000;
+/// How long a delivery may take before the service counts as not ready.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// What is left of a value that is too large for the topic, at most.
 const CUT_BYTES: usize = 64 << 10;
 /// The reasons in a header; an array may have very many.
@@ -38,17 +41,23 @@ pub(super) struct DeadLetters {
     in_flight: Arc<Semaphore>,
     /// Set once the topic was seen.
     has_topic: Arc<OnceCell<()>>,
+    overdue: Arc<Overdue>,
 }
 
 impl DeadLetters {
-    pub(super) fn new(config: &Config) -> Result<Self, KafkaError> {
+    /// `gate` is closed while a letter takes long.
+    pub(super) fn new(config: &Config, gate: Gate) -> Result<Self, KafkaError> {
         let producer = config.producer().create()?;
+        gate.open();
+        let reason = format!("topic {} takes no dead letters; intake waits", config.dlq_topic);
+        let overdue = Overdue { gate, reason, count: Mutex::default() };
         Ok(Self {
             config: Arc::new(config.clone()),
             producer,
             lone_producer: Arc::default(),
             in_flight: Arc::new(Semaphore::new(IN_FLIGHT_MAX)),
             has_topic: Arc::default(),
+            overdue: Arc::new(overdue),
         })
     }
 
@@ -62,13 +71,49 @@ impl DeadLetters {
         let (config, producer) = (Arc::clone(&self.config), self.producer.clone());
         let (in_flight, has_topic) = (Arc::clone(&self.in_flight), Arc::clone(&self.has_topic));
         let lone_producer = Arc::clone(&self.lone_producer);
+        let overdue = Arc::clone(&self.overdue);
         let delivery = tokio::spawn(async move {
             let _turn = in_flight.acquire_owned().await;
-            has_topic.get_or_init(|| see_topic(&config, &producer)).await;
-            deliver(&config, &producer, &lone_producer, letter).await;
+            let mut delivery = std::pin::pin!(async {
+                has_topic.get_or_init(|| see_topic(&config, &producer)).await;
+                deliver(&config, &producer, &lone_producer, letter).await;
+            });
+            if tokio::time::timeout(PATIENCE, &mut delivery).await.is_err() {
+                let _overdue = overdue.begin();
+                delivery.await;
+            }
         });
         let name: Arc<str> = self.config.dlq_topic.as_str().into();
         Box::pin(async move { delivery.await.map_err(|error| SourceError { name, cause: error.into() }) })
+    }
+}
+
+/// Letters that take long. The gate is open when there are none.
+struct Overdue {
+    gate: Gate,
+    reason: String,
+    count: Mutex<usize>,
+}
+
+impl Overdue {
+    fn begin(&self) -> OneOverdue<'_> {
+        let mut count = self.count.lock().unwrap_or_else(PoisonError::into_inner);
+        *count += 1;
+        self.gate.close(&self.reason);
+        OneOverdue(self)
+    }
+}
+
+/// One of them, until it is dropped.
+struct OneOverdue<'a>(&'a Overdue);
+
+impl Drop for OneOverdue<'_> {
+    fn drop(&mut self) {
+        let mut count = self.0.count.lock().unwrap_or_else(PoisonError::into_inner);
+        *count -= 1;
+        if *count == 0 {
+            self.0.gate.open();
+        }
     }
 }
 
@@ -78,6 +123,8 @@ struct Letter {
     headers: OwnedHeaders,
     /// How long the value was, once it had to be cut.
     cut_from: Option<usize>,
+    /// When it was sent, once the topic has refused that time.
+    refused_ms: Option<i64>,
 }
 
 impl Letter {
@@ -104,7 +151,7 @@ impl Letter {
         ] {
             headers = headers.insert(Header { key, value: Some(value) });
         }
-        Self { record: record.clone(), headers, cut_from: None }
+        Self { record: record.clone(), headers, cut_from: None, refused_ms: None }
     }
 
     fn message<'a>(&'a self, topic: &'a str) -> FutureRecord<'a, [u8], [u8]> {
@@ -117,7 +164,17 @@ impl Letter {
             let bytes = bytes.to_string();
             headers = headers.insert(Header { key: dead::CUT_FROM, value: Some(&bytes) });
         }
+        if let Some(sent_ms) = self.refused_ms {
+            let sent_ms = sent_ms.to_string();
+            headers = headers.insert(Header { key: dead::TIMESTAMP_MS, value: Some(&sent_ms) });
+        }
         message.headers(headers)
+    }
+
+    /// Takes the time of delivery instead of the original one, which goes into a header. Returns whether that is new.
+    fn retime(&mut self) -> bool {
+        self.refused_ms = self.refused_ms.or(self.record.timestamp_ms);
+        self.record.timestamp_ms.take().is_some()
     }
 
     /// Cuts the value to what should fit, and by half each further time. The whole is still where it came from, which
@@ -155,6 +212,15 @@ async fn deliver(config: &Config, together: &FutureProducer, alone: &OnceLock<Fu
                     from = letter.cut_from,
                     left,
                     "value too large for the dead letter topic, cut"
+                );
+                continue;
+            }
+            // Further from now than the topic allows.
+            Some(RDKafkaErrorCode::InvalidTimestamp) if letter.retime() => {
+                tracing::warn!(
+                    ?position,
+                    sent_ms = letter.refused_ms,
+                    "time refused by the dead letter topic, in a header"
                 );
                 continue;
             }

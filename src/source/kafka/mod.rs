@@ -47,13 +47,13 @@ pub struct KafkaSource {
 
 impl KafkaSource {
     /// Starts to consume. Neither the brokers nor the topic need be there yet. `gate` opens when the service is not
-    /// far behind.
+    /// far behind, `letters` is open unless dead letters cannot be kept.
     ///
     /// # Errors
     /// When the settings are not what the library takes.
-    pub fn start(config: &Config, metrics: metrics::Kafka, gate: Gate) -> anyhow::Result<Self> {
+    pub fn start(config: &Config, metrics: metrics::Kafka, gate: Gate, letters: Gate) -> anyhow::Result<Self> {
         let name: Arc<str> = format!("kafka:{}:{}", config.group, config.topic).into();
-        let dead_letters = DeadLetters::new(config)?;
+        let dead_letters = DeadLetters::new(config, letters)?;
         let (sender, events) = mpsc::channel(CHUNKS_MAX);
         let (commands, orders) = commands::sync_channel(COMMANDS_MAX);
         let consumer = consumer::Consumer::new(config.clone(), metrics, gate, sender, orders)?;
@@ -157,10 +157,33 @@ fn foreign_format(payload: &[u8]) -> Option<Rejection> {
             let schema = u32::from_be_bytes([*a, *b, *c, *d]);
             format!("is framed for a schema registry (schema {schema}); must be plain JSON")
         }
-        [first, ..] if !first.is_ascii_whitespace() && !matches!(first, b'{' | b'[' | 0xef | b'"') => {
+        [first, ..] if !first.is_ascii_whitespace() && !may_be_json(*first, payload) => {
             format!("is not JSON: starts with byte 0x{first:02x}")
         }
         _ => return None,
     };
     Some(Rejection::whole(RejectionKind::Malformed, message))
+}
+
+/// Whether the decoder has more to say of it: what is JSON is at least that, though no order.
+fn may_be_json(first: u8, payload: &[u8]) -> bool {
+    matches!(first, b'{' | b'[' | 0xef | b'"' | b'-' | b'0'..=b'9')
+        || matches!(payload.trim_ascii_end(), b"true" | b"false" | b"null")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn formats_that_are_not_json_are_named_and_json_is_left_to_the_decoder() {
+        let reason = |payload: &[u8]| foreign_format(payload).map(|rejection| rejection.line());
+        let framed = reason(b"\0\0\0\x01\x02{}").unwrap();
+        assert_eq!(framed, "is framed for a schema registry (schema 258); must be plain JSON");
+        assert_eq!(reason(b"\0ab").unwrap(), "is not JSON: starts with byte 0x00");
+        assert_eq!(reason(b"nothing").unwrap(), "is not JSON: starts with byte 0x6e");
+        for json in ["{}", " {}", "[]", "\"a\"", "-1", "17", "true\n", "false", "null", "\u{feff}{}", "", " "] {
+            assert_eq!(reason(json.as_bytes()), None, "{json}");
+        }
+    }
 }

@@ -156,6 +156,6 @@ impl Letter {
     /// The headers the message came with.
     pub(super) fn original_headers(&self) -> impl Iterator<Item = (&str, Option<&[u8]>)> {
         let headers = self.headers.iter().map(|(name, value)| (name.as_str(), value.as_deref()));
-        headers.filter(|(name, _)| !name.starts_with(dead::PREFIX))
+        headers.filter(|(name, _)| !name.starts_with(dead::PREFIX) && *name != dead::TIMESTAMP_MS)
     }
 }
