@@ -669,10 +669,10 @@ fn subscribe(config: &Config, rebalances: &Arc<Mutex<VecDeque<Rebalance>>>) -> K
     Ok(consumer)
 }
 
-/// Gives everything back. Dropping the consumer then leaves the group.
+/// Gives everything back. Dropping the consumer then leaves the group, unless this member has a name of its own: to
+/// unsubscribe before that would make such a one leave too, and its partitions move for a short restart.
 fn close(consumer: &BaseConsumer<Context>) {
     consumer.context().is_closing.store(true, Ordering::Release);
-    consumer.unsubscribe();
     let _ = consumer.unassign();
 }
 

@@ -195,7 +195,12 @@ async fn deliver(config: &Config, together: &FutureProducer, alone: &OnceLock<Fu
         let Err((error, _)) = sent else { return };
         let position = letter.record.position;
         match error.rdkafka_error_code() {
-            Some(RDKafkaErrorCode::MessageSizeTooLarge) if std::ptr::eq(producer, together) => {
+            // One of those sent together is at fault, or all of them together.
+            Some(
+                RDKafkaErrorCode::MessageSizeTooLarge
+                | RDKafkaErrorCode::InvalidTimestamp
+                | RDKafkaErrorCode::InvalidDifferentRecord,
+            ) if std::ptr::eq(producer, together) => {
                 match lone(config, alone) {
                     Ok(lone) => producer = lone,
                     Err(error) => {
