@@ -2,20 +2,17 @@
 
 use std::net::ToSocketAddrs;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use rdkafka::client::{Client, ClientContext};
-use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
-use rdkafka::message::{DeliveryResult, OwnedHeaders};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{DeliveryResult, Message as _, OwnedHeaders, OwnedMessage};
 use rdkafka::metadata::Metadata;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext, PurgeConfig};
 
 use crate::kafka;
-
-/// What the library gives back when it has no room.
-type Unsent<'a> = (KafkaError, BaseRecord<'a, [u8], [u8]>);
 
 /// How long a broker is waited for before it counts as not there.
 pub(super) const CONNECT_TIME: Duration = Duration::from_secs(8);
@@ -111,7 +108,10 @@ pub(super) fn partition_count(metadata: &Metadata) -> i32 {
 /// Messages on their way to Kafka. How many may wait is up to librdkafka's limits on its queue.
 pub struct Sender {
     producer: BaseProducer<Deliveries>,
-    brokers: String,
+    /// Made for the first message that was refused in company.
+    alone: Option<BaseProducer<Deliveries>>,
+    told: Arc<Told>,
+    config: kafka::Config,
     accepted: u64,
 }
 
@@ -128,19 +128,39 @@ pub(super) struct Message<'a> {
 
 /// What became of the messages so far.
 #[derive(Default)]
-pub(super) struct Deliveries {
+struct Told {
     sent: AtomicU64,
     failed: AtomicU64,
     first_failure: Mutex<Option<String>>,
+    /// Refused in company, and not yet sent alone.
+    refused: Mutex<Vec<OwnedMessage>>,
     /// Nobody took a message for as long as it was tried, or nothing more can be sent by this client.
     is_over: AtomicBool,
 }
 
-impl Deliveries {
-    fn fail(&self, failure: impl FnOnce() -> String) {
+impl Told {
+    fn fail(&self, error: &KafkaError) {
         self.failed.fetch_add(1, Ordering::Relaxed);
-        self.first_failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(failure);
+        self.first_failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(|| error.to_string());
+        if is_final(error) {
+            self.is_over.store(true, Ordering::Relaxed);
+        }
     }
+
+    fn is_over(&self) -> bool {
+        self.is_over.load(Ordering::Relaxed)
+    }
+
+    fn refused(&self) -> MutexGuard<'_, Vec<OwnedMessage>> {
+        self.refused.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Takes note of deliveries.
+pub(super) struct Deliveries {
+    told: Arc<Told>,
+    /// Each message is sent by itself.
+    is_alone: bool,
 }
 
 impl ClientContext for Deliveries {}
@@ -151,16 +171,27 @@ impl ProducerContext for Deliveries {
     fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
         match result {
             Ok(_) => {
-                self.sent.fetch_add(1, Ordering::Relaxed);
+                self.told.sent.fetch_add(1, Ordering::Relaxed);
             }
-            Err((error, _)) => {
-                self.fail(|| error.to_string());
-                if is_final(error) {
-                    self.is_over.store(true, Ordering::Relaxed);
-                }
+            Err((error, message)) if !self.is_alone && is_for_company(error) => {
+                self.told.refused().push(message.detach());
             }
+            Err((error, _)) => self.told.fail(error),
         }
     }
+}
+
+/// Whether all messages that were sent together may be refused for one of them.
+fn is_for_company(error: &KafkaError) -> bool {
+    matches!(
+        error.rdkafka_error_code(),
+        Some(
+            RDKafkaErrorCode::MessageSizeTooLarge
+                | RDKafkaErrorCode::InvalidTimestamp
+                | RDKafkaErrorCode::InvalidRecord
+                | RDKafkaErrorCode::InvalidDifferentRecord
+        )
+    )
 }
 
 /// Whether the next message would fare no better.
@@ -177,13 +208,14 @@ const POLL_TIME: Duration = Duration::from_millis(1);
 impl Sender {
     /// A client that has not connected yet.
     pub(super) fn connect(config: &kafka::Config) -> anyhow::Result<Self> {
-        let producer =
-            config.producer().create_with_context(Deliveries::default()).context("no client can be made for Kafka")?;
-        Ok(Self { producer, brokers: config.brokers.clone(), accepted: 0 })
+        let told = Arc::default();
+        let context = Deliveries { told: Arc::clone(&told), is_alone: false };
+        let producer = config.producer().create_with_context(context).context("no client can be made for Kafka")?;
+        Ok(Self { producer, alone: None, told, config: config.clone(), accepted: 0 })
     }
 
     pub(super) fn look_up(&self, topic: &str) -> anyhow::Result<Metadata> {
-        look_up(self.producer.client(), &self.brokers, topic)
+        look_up(self.producer.client(), &self.config.brokers, topic)
     }
 
     /// Hands a message over, and waits while there is no room for it. A message that can never be sent counts as
@@ -198,71 +230,94 @@ impl Sender {
         record.key = message.key;
         record.payload = message.value;
         record.headers = message.headers;
-        let outcome = loop {
-            match self.try_send(record) {
-                Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), again)) => {
-                    self.producer.poll(POLL_TIME);
-                    record = again;
-                }
-                outcome => break outcome.map_err(|(error, _)| error),
-            }
-        };
-        if let Err(error) = outcome {
-            self.deliveries().fail(|| error.to_string());
-            if is_final(&error) {
-                self.deliveries().is_over.store(true, Ordering::Relaxed);
-            }
-        }
+        self.hand_over(&self.producer, record);
         self.check()
     }
 
-    fn try_send<'a>(&self, record: BaseRecord<'a, [u8], [u8]>) -> Result<(), Unsent<'a>> {
-        if self.deliveries().is_over.load(Ordering::Relaxed) {
-            return Ok(()); // told by `check`
+    /// Waits for room.
+    fn hand_over(&self, producer: &BaseProducer<Deliveries>, mut record: BaseRecord<'_, [u8], [u8]>) {
+        while !self.told.is_over() {
+            match producer.send(record) {
+                Ok(()) => return,
+                Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), again)) => {
+                    producer.poll(POLL_TIME);
+                    record = again;
+                }
+                Err((error, _)) => return self.told.fail(&error),
+            }
         }
-        self.producer.send(record)
     }
 
     fn check(&self) -> anyhow::Result<()> {
-        if self.deliveries().is_over.load(Ordering::Relaxed) {
-            bail!("nothing gets through to {} any more", self.brokers);
+        if self.told.is_over() {
+            bail!("nothing gets through to {} any more", self.config.brokers);
         }
         Ok(())
-    }
-
-    fn deliveries(&self) -> &Deliveries {
-        self.producer.context()
     }
 
     /// Takes note of what has arrived since. Without it nothing makes room.
     ///
     /// # Errors
     /// When no message gets through any more.
-    pub(super) fn poll(&self) -> anyhow::Result<()> {
-        self.producer.poll(Duration::ZERO);
+    pub(super) fn poll(&mut self) -> anyhow::Result<()> {
+        self.listen(Duration::ZERO)?;
         self.check()
+    }
+
+    /// Sends alone what was refused in company, later than what followed it.
+    fn listen(&mut self, wait: Duration) -> anyhow::Result<()> {
+        self.producer.poll(wait);
+        let refused = std::mem::take(&mut *self.told.refused());
+        if self.alone.is_none() && !refused.is_empty() {
+            let context = Deliveries { told: Arc::clone(&self.told), is_alone: true };
+            let mut config = self.config.producer();
+            config.set("batch.num.messages", "1");
+            self.alone = Some(config.create_with_context(context).context("no client can be made for Kafka")?);
+        }
+        let Some(alone) = &self.alone else { return Ok(()) };
+        for message in refused {
+            let mut record = BaseRecord::<[u8], [u8]>::to(message.topic()).partition(message.partition());
+            record.key = message.key();
+            record.payload = message.payload();
+            record.headers = message.headers().cloned();
+            self.hand_over(alone, record);
+        }
+        alone.poll(Duration::ZERO);
+        Ok(())
+    }
+
+    fn in_flight(&self) -> i32 {
+        let alone = self.alone.as_ref().map_or(0, Producer::in_flight_count);
+        self.producer.in_flight_count() + alone
     }
 
     /// How many are known to have arrived.
     pub(super) fn sent(&self) -> u64 {
-        self.deliveries().sent.load(Ordering::Relaxed)
+        self.told.sent.load(Ordering::Relaxed)
     }
 
     /// Waits until every message has arrived or failed, calling `told` meanwhile. Returns how many arrived and how
     /// many did not, with the first reason.
-    pub(super) fn finish(self, mut told: impl FnMut(u64)) -> KafkaResult<(u64, u64, Option<String>)> {
-        while self.producer.in_flight_count() > 0 {
-            self.producer.poll(POLL_TIME);
+    ///
+    /// # Errors
+    /// When what was refused in company cannot be sent alone.
+    pub(super) fn finish(mut self, mut told: impl FnMut(u64)) -> anyhow::Result<(u64, u64, Option<String>)> {
+        while self.in_flight() > 0 || !self.told.refused().is_empty() {
+            self.listen(POLL_TIME)?;
             told(self.sent());
-            if self.deliveries().is_over.load(Ordering::Relaxed) {
-                self.producer.purge(PurgeConfig::default().queue().inflight());
+            if self.told.is_over() {
+                for producer in std::iter::once(&self.producer).chain(&self.alone) {
+                    producer.purge(PurgeConfig::default().queue().inflight());
+                }
             }
         }
         // The last reports may be in the queue when nothing is in flight any more.
-        self.producer.flush(POLL_TIME)?;
+        for producer in std::iter::once(&self.producer).chain(&self.alone) {
+            producer.flush(POLL_TIME)?;
+        }
         let sent = self.sent();
         told(sent);
-        let failure = self.deliveries().first_failure.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let failure = self.told.first_failure.lock().unwrap_or_else(PoisonError::into_inner).take();
         Ok((sent, self.accepted - sent, failure))
     }
 }
