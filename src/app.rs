@@ -1,5 +1,10 @@
 //! The service as a whole: what it is made of, in which order it is born and in which order it dies.
 
+#[cfg(feature = "kafka")]
+mod bus;
+#[cfg(feature = "kafka")]
+mod work;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,10 +16,12 @@ use crate::admin::{self, Admin};
 use crate::cache::{self, View};
 use crate::http::{self, Api, route};
 use crate::ingest::{self, Ingest};
-use crate::lifecycle::{self, Gate, Readiness, Shutdown};
+use crate::lifecycle::{self, Gate, Readiness, Shutdown, Switch};
 use crate::metrics::Metrics;
 use crate::order::sample;
+use crate::outbox::Outbox;
 use crate::read::{self, Reader, lists};
+use crate::source::Source;
 use crate::source::inbox::{self, InboxSource};
 #[cfg(feature = "kafka")]
 use crate::source::kafka::KafkaSource;
@@ -22,6 +29,11 @@ use crate::source::lines::Lines;
 use crate::store::Store;
 use crate::store::any::{self, AnyStore};
 use crate::{follow, log, warmup};
+
+#[cfg(feature = "kafka")]
+use bus::Bus;
+#[cfg(feature = "kafka")]
+pub use work::work;
 
 /// Everything that can be set.
 #[derive(Debug, Clone)]
@@ -125,8 +137,17 @@ async fn run(config: Config) -> anyhow::Result<()> {
     watch_view(&metrics, &view);
     let (trigger, shutdown) = lifecycle::shutdown();
     let (inbox, inbox_source) = inbox::inbox(&config.inbox);
+    #[cfg(feature = "kafka")]
+    let bus = Bus::start(&config, &store, &view, &metrics, &readiness)?;
+    #[cfg(not(feature = "kafka"))]
+    let bus = Bus::default();
+    let relayed = bus.relayed;
+    let inbox_source = inbox_source.with_acks(bus.acks);
     let ingest = Plane {
         config: config.clone(),
+        outbox: bus.outbox,
+        http_outbox: bus.http_outbox,
+        news: bus.news,
         store: store.clone(),
         view: Arc::clone(&view),
         metrics: metrics.clone(),
@@ -152,6 +173,9 @@ async fn run(config: Config) -> anyhow::Result<()> {
             None => ingest.await,
         };
         let served = (&mut serving).await;
+        if let Some(relayed) = relayed {
+            let _ = relayed.await; // what it did not get to is recorded
+        }
         ended.context("the ingest thread ended without a word")??;
         served.context("the HTTP server panicked")
     })
@@ -196,6 +220,12 @@ fn watch_view(metrics: &Metrics, view: &Arc<View>) {
 /// The write side: its own thread and runtime, so that no burst of writes holds up a read.
 struct Plane {
     config: Config,
+    /// Publishes what comes from elsewhere than HTTP.
+    outbox: Option<Outbox>,
+    /// Publishes what comes over HTTP.
+    http_outbox: Option<Outbox>,
+    /// What others tell of their changes.
+    news: Switch,
     store: AnyStore,
     view: Arc<View>,
     metrics: Metrics,
@@ -223,14 +253,14 @@ impl Plane {
     async fn run(self, inbox: InboxSource, warm: Gate, sampled: Option<Gate>) -> anyhow::Result<()> {
         let (view, store, shutdown) = (&self.view, &self.store, &self.shutdown);
         let (begun, has_begun) = tokio::sync::oneshot::channel();
-        tokio::spawn(follow::run(Arc::clone(view), store.clone(), begun, shutdown.clone()));
+        tokio::spawn(follow::run(Arc::clone(view), store.clone(), self.news.clone(), begun, shutdown.clone()));
         warm.close("the store cannot be reached");
         if has_begun.await.is_err() {
             return Ok(()); // stopped before the store could be reached
         }
         tokio::spawn(lists::keep_fresh(Arc::clone(view), store.clone(), shutdown.clone()));
         tokio::spawn(warmup::run(Arc::clone(view), store.clone(), warm, shutdown.clone()));
-        let ingest = self.ingest(inbox).await?;
+        let ingest = self.ingest(inbox, self.http_outbox.as_ref()).await?;
         #[cfg(feature = "kafka")]
         let kafka = async {
             let Some(config) = &self.config.kafka else { return anyhow::Ok(()) };
@@ -238,7 +268,7 @@ impl Plane {
             let letters = self.readiness.gate("dead-letters", "not started");
             let source =
                 KafkaSource::start(config, self.metrics.kafka.clone(), gate, letters).context("cannot use Kafka")?;
-            let ledger = self.ingest(source).await?.run(shutdown.clone()).await?;
+            let ledger = self.ingest(source, self.outbox.as_ref()).await?.run(shutdown.clone()).await?;
             tracing::info!(source = "kafka", ?ledger, "intake ended");
             Ok(())
         };
@@ -260,9 +290,10 @@ impl Plane {
         Ok(())
     }
 
-    async fn ingest<S: crate::source::Source>(&self, source: S) -> anyhow::Result<Ingest<S, AnyStore>> {
+    async fn ingest<S: Source>(&self, source: S, outbox: Option<&Outbox>) -> anyhow::Result<Ingest<S, AnyStore>> {
         let view = Some(Arc::clone(&self.view));
-        Ok(Ingest::new(source, self.store.clone(), view, &self.config.ingest, self.metrics.ingest.clone()).await?)
+        let (store, metrics) = (self.store.clone(), self.metrics.ingest.clone());
+        Ok(Ingest::new(source, store, view, &self.config.ingest, metrics).await?.with_outbox(outbox.cloned()))
     }
 
     /// Fills an empty store with generated orders.
@@ -275,10 +306,25 @@ impl Plane {
             sample::wb(0, n, &mut document);
             Bytes::from(document)
         });
-        let ledger = self.ingest(Lines::new("sample", documents)).await?.run(self.shutdown.clone()).await?;
+        let ledger = self
+            .ingest(Lines::new("sample", documents), self.outbox.as_ref())
+            .await?
+            .run(self.shutdown.clone())
+            .await?;
         tracing::info!(orders = ledger.stored, "sample orders stored");
         Ok(())
     }
+}
+
+/// Nobody to speak to.
+#[cfg(not(feature = "kafka"))]
+#[derive(Default)]
+struct Bus {
+    outbox: Option<Outbox>,
+    http_outbox: Option<Outbox>,
+    acks: Option<crate::ack::Acks>,
+    news: Switch,
+    relayed: Option<tokio::sync::oneshot::Receiver<()>>,
 }
 
 /// SIGTERM and SIGINT. A second one ends the process at once.

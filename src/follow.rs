@@ -1,4 +1,5 @@
-//! Keeps the view true where other instances write to the same store: what they change is read from it within moments.
+//! Keeps the view true where other instances write to the same store: they tell of what they change as they change it,
+//! and the store is asked a few times a second, so that nothing depends on being told.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,30 +8,36 @@ use tokio::sync::oneshot;
 
 use crate::cache::View;
 use crate::cache::feed::Event;
-use crate::lifecycle::Shutdown;
+use crate::id::OrderId;
+use crate::lifecycle::{Shutdown, Switch};
+use crate::snapshot::Snapshot;
 use crate::store::Store;
 
-/// How often the store is asked. An order changed elsewhere is shown this much later, far within the second that a
-/// copy may be kept.
+/// How often the store is asked. An order changed elsewhere that nobody told of is shown this much later, far within
+/// the second that a copy may be kept.
 const EVERY: Duration = Duration::from_millis(200);
+/// How long a start waits to hear the others. Without that the store is asked.
+const NEWS_WAIT: Duration = Duration::from_secs(5);
 
-/// Follows until `shutdown`. While others write, the view counts as a part of what is stored, so that an unknown id is
-/// looked up in the store.
+/// Follows until `shutdown`. While others write and not all they say is heard, the view counts as a part of what is
+/// stored, so that an unknown id is looked up in the store.
 ///
-/// `begun` is told once everything from here on will be seen, and once the others can be sure to know of this process:
+/// `news` is what others tell of their changes; what it hears it shows by itself. `begun` is told once everything from here on will be seen, and once the others can be sure to know of this process:
 /// only then may it scan the store and write to it.
-pub async fn run<T: Store>(view: Arc<View>, store: T, begun: oneshot::Sender<()>, mut shutdown: Shutdown) {
+pub async fn run<T: Store>(
+    view: Arc<View>,
+    store: T,
+    news: Switch,
+    begun: oneshot::Sender<()>,
+    mut shutdown: Shutdown,
+) {
     let mut begun = Some(begun);
     let mut was_shared = false;
     let mut is_failing = false;
     loop {
         let emit = {
             let view = Arc::clone(&view);
-            move |orders: Vec<_>| {
-                let news = orders.into_iter().filter(|(id, snapshot)| view.is_news(id, snapshot));
-                let news = news.map(|(id, snapshot)| Event { id, change: snapshot.apparent_change(), snapshot });
-                view.publish(news.collect());
-            }
+            move |orders: Vec<_>| show(&view, orders)
         };
         let looked = tokio::select! {
             () = shutdown.wait() => return,
@@ -43,17 +50,24 @@ pub async fn run<T: Store>(view: Arc<View>, store: T, begun: oneshot::Sender<()>
                 }
                 was_shared = changes.is_shared;
                 is_failing = false;
-                view.set_shared(was_shared);
+                news.want(was_shared);
                 if let Some(begun) = begun.take() {
                     if was_shared {
                         // They look this often, so by then they have seen that they are not alone.
                         tokio::time::sleep(2 * EVERY).await;
+                        let heard = async {
+                            while !news.is_live() {
+                                tokio::time::sleep(EVERY / 10).await;
+                            }
+                        };
+                        let _ = tokio::time::timeout(NEWS_WAIT, heard).await;
                     }
                     let _ = begun.send(());
                     if !store.is_shareable() {
                         return;
                     }
                 }
+                view.set_shared(was_shared && !news.is_live());
             }
             Err(error) => {
                 if !std::mem::replace(&mut is_failing, true) {
@@ -67,4 +81,11 @@ pub async fn run<T: Store>(view: Arc<View>, store: T, begun: oneshot::Sender<()>
             () = tokio::time::sleep(EVERY) => {}
         }
     }
+}
+
+/// Shows orders that were changed elsewhere, unless the view has newer ones.
+pub fn show(view: &View, orders: Vec<(OrderId, Snapshot)>) {
+    let news = orders.into_iter().filter(|(id, snapshot)| view.is_news(id, snapshot));
+    let news = news.map(|(id, snapshot)| Event { id, change: snapshot.apparent_change(), snapshot });
+    view.publish(news.collect());
 }

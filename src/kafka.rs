@@ -24,8 +24,30 @@ pub struct Config {
     pub stall_timeout: Duration,
     /// Messages behind at which the service still counts as ready.
     pub lag_max: u64,
+    /// Where every committed change goes, for other instances and whoever else follows; nowhere when `None`.
+    pub snapshots_topic: Option<String>,
+    /// Where writes go that a worker is to process.
+    pub events_topic: String,
+    /// Where workers say what they have processed.
+    pub ack_topic: String,
+    /// The consumer group of the workers.
+    pub worker_group: String,
+    /// Whether there are workers for writes to wait for.
+    pub workers: Workers,
     /// Further properties of librdkafka, for security and tuning. They have the last word.
     pub properties: BTreeMap<String, String>,
+}
+
+/// Whether there are workers that process what is written over HTTP.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Workers {
+    /// Events are published, and writes wait once the workers' group is known to the brokers.
+    #[default]
+    Auto,
+    /// Events are published, and writes wait.
+    On,
+    /// Neither.
+    Off,
 }
 
 impl Config {
@@ -42,6 +64,11 @@ impl Config {
             session_timeout: Duration::from_secs(10),
             stall_timeout: Duration::from_mins(1),
             lag_max: 10_000,
+            snapshots_topic: Some("orders.snapshots".into()),
+            events_topic: "orders.events".into(),
+            ack_topic: "orders.ack".into(),
+            worker_group: "order-workers".into(),
+            workers: Workers::default(),
             properties: BTreeMap::new(),
         }
     }

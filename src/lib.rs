@@ -23,6 +23,7 @@
 #[cfg(not(any(feature = "embedded", feature = "postgres")))]
 compile_error!("order-service needs a store: enable the feature `embedded` or `postgres`");
 
+pub mod ack;
 pub mod id;
 #[cfg(feature = "kafka")]
 pub mod kafka;
@@ -35,13 +36,19 @@ pub mod record;
 pub mod snapshot;
 
 pub mod cache;
+pub mod outbox;
 pub mod source;
 pub mod store;
+#[cfg(feature = "kafka")]
+pub mod topics;
 
 pub mod follow;
 pub mod ingest;
 pub mod read;
+#[cfg(feature = "kafka")]
+pub mod relay;
 pub mod warmup;
+pub mod worker;
 
 pub mod admin;
 pub mod http;

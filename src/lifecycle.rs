@@ -1,5 +1,6 @@
 //! Birth and death: the signal to stop, and what the process still waits for before it is ready.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::watch;
@@ -37,6 +38,34 @@ impl Shutdown {
     #[must_use]
     pub fn is_fired(&self) -> bool {
         *self.0.borrow() || self.0.has_changed().is_err()
+    }
+}
+
+/// Something that runs only while it is wanted, and says whether it does. Clones share it.
+#[derive(Debug, Clone, Default)]
+pub struct Switch(Arc<[AtomicBool; 2]>);
+
+impl Switch {
+    /// Wants it, or does not.
+    pub fn want(&self, is_wanted: bool) {
+        self.0[0].store(is_wanted, Ordering::Release);
+    }
+
+    /// Whether somebody wants it.
+    #[must_use]
+    pub fn is_wanted(&self) -> bool {
+        self.0[0].load(Ordering::Acquire)
+    }
+
+    /// It runs, or does not.
+    pub fn say(&self, is_live: bool) {
+        self.0[1].store(is_live, Ordering::Release);
+    }
+
+    /// Whether it runs as wanted.
+    #[must_use]
+    pub fn is_live(&self) -> bool {
+        self.0[1].load(Ordering::Acquire)
     }
 }
 

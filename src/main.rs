@@ -38,6 +38,11 @@ fn run(task: Task, settings: Settings) -> anyhow::Result<()> {
             log::start(config.log, &config.log_filter);
             app::serve(settings.config)
         }
+        #[cfg(feature = "kafka")]
+        Task::Work => {
+            log::start(config.log, &config.log_filter);
+            app::work(settings.config)
+        }
         Task::Import(import) => {
             log::start(config.log, &config.log_filter);
             run_import(import)

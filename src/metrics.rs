@@ -21,6 +21,8 @@ pub struct Metrics {
     pub ingest: Ingest,
     /// What the Kafka consumer does.
     pub kafka: Kafka,
+    /// What is published of committed orders.
+    pub outbox: Outbox,
     /// Connections open now.
     pub connections: IntGauge,
     /// Connections closed for being too slow or idle, by reason.
@@ -59,6 +61,19 @@ pub struct Kafka {
     pub stalls: IntCounter,
     /// Times that partitions were given or taken.
     pub rebalances: IntCounter,
+}
+
+/// What the relay of committed changes counts.
+#[derive(Clone)]
+pub struct Outbox {
+    /// Batches on their way to Kafka.
+    pub outgoing: IntGauge,
+    /// Batches that are published.
+    pub published: IntCounter,
+    /// Batches whose messages did not all arrive, and that are published again.
+    pub failures: IntCounter,
+    /// Batches published for an instance that did not, or by a later try.
+    pub taken_over: IntCounter,
 }
 
 impl Metrics {
@@ -116,14 +131,24 @@ impl Metrics {
             stalls: counter("kafka_stalls_total", "Consumers that delivered nothing and were made anew."),
             rebalances: counter("kafka_rebalances_total", "Times that partitions were given or taken."),
         };
+        let gauge = |name: &str, help: &str| {
+            let gauge = IntGauge::new(name, help).expect("a legal name");
+            register(Box::new(gauge.clone()));
+            gauge
+        };
+        let outbox = Outbox {
+            outgoing: gauge("outbox_outgoing_batches", "Committed batches on their way to Kafka."),
+            published: counter("outbox_published_batches_total", "Committed batches that are published."),
+            failures: counter("outbox_failed_batches_total", "Batches that did not arrive, to be published again."),
+            taken_over: counter("outbox_taken_over_batches_total", "Batches published for an instance that did not."),
+        };
         for reason in ["malformed", "too_large", "invalid", "other_kind", "no_user", "no_payload"] {
             ingest.dead_lettered.with_label_values(&[reason]); // counts from 0, so that the first one shows as a rise
         }
-        let connections = IntGauge::new("http_connections", "Open connections.").expect("a legal name");
-        register(Box::new(connections.clone()));
+        let connections = gauge("http_connections", "Open connections.");
         let closed_help = "Connections closed by the server, by reason.";
         let connections_closed = family("http_connections_closed_total", closed_help, "reason");
-        Self { registry, http, ingest, kafka, connections, connections_closed }
+        Self { registry, http, ingest, kafka, outbox, connections, connections_closed }
     }
 
     /// Adds a gauge that is read when it is asked for.

@@ -50,6 +50,34 @@ pub struct Idempotency {
     pub digest: [u8; 32],
 }
 
+/// What of a batch is to be published, recorded with the batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Parcel {
+    /// What it is recorded under: drawn at random, positive.
+    pub ticket: i64,
+    /// What is to be published.
+    pub contents: Contents,
+}
+
+/// The kinds of message a committed change becomes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Contents {
+    /// Each changed order as it is now, for whoever follows.
+    pub snapshots: bool,
+    /// Each changed envelope order, for a worker.
+    pub events: bool,
+    /// That each changed order was worked on.
+    pub acks: bool,
+}
+
+impl Contents {
+    /// Whether there is nothing to publish.
+    #[must_use]
+    pub fn is_empty(self) -> bool {
+        self == Self::default()
+    }
+}
+
 /// How far a source has come: partition to the next offset to read.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Checkpoint(pub BTreeMap<u32, u64>);

@@ -20,6 +20,27 @@ pub enum State {
     Gone = 2,
 }
 
+/// Which face an order has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Kind {
+    /// A producer's own document.
+    Wb = 0,
+    /// A user's payload with an amount and a status.
+    Envelope = 1,
+}
+
+impl Kind {
+    /// The word in messages.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Wb => "wb",
+            Self::Envelope => "envelope",
+        }
+    }
+}
+
 /// The kinds of committed change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Change {
@@ -45,8 +66,8 @@ impl Change {
 
 struct Meta {
     version: Version,
-    /// Creation order within the store, above two bits of [`State`]: every byte counts a million times.
-    seq_and_state: u64,
+    /// Creation order within the store, above a bit of [`Kind`] and two of [`State`]: every byte counts a million times.
+    seq_and_shape: u64,
 }
 
 /// One version of an order: a shared, immutable buffer `{"order":BODY}` with its version, in a single allocation.
@@ -58,7 +79,7 @@ pub struct Snapshot(ThinArc<Meta, u8>);
 impl Snapshot {
     /// Wraps `body` (the flat order) once. `scratch` is working space, reused by callers that make many.
     #[must_use]
-    pub fn new(version: Version, seq: u64, state: State, body: &[u8], scratch: &mut Vec<u8>) -> Self {
+    pub fn new(version: Version, seq: u64, kind: Kind, state: State, body: &[u8], scratch: &mut Vec<u8>) -> Self {
         scratch.clear();
         if state != State::Gone {
             scratch.reserve(PREFIX.len() + body.len() + SUFFIX.len());
@@ -66,7 +87,8 @@ impl Snapshot {
             scratch.extend_from_slice(body);
             scratch.extend_from_slice(SUFFIX);
         }
-        Self(ThinArc::from_header_and_slice(Meta { version, seq_and_state: seq << 2 | state as u64 }, scratch))
+        let seq_and_shape = seq << 3 | (kind as u64) << 2 | state as u64;
+        Self(ThinArc::from_header_and_slice(Meta { version, seq_and_shape }, scratch))
     }
 
     /// The store's count of this order's changes.
@@ -78,17 +100,23 @@ impl Snapshot {
     /// Creation order within the store; larger is newer.
     #[must_use]
     pub fn seq(&self) -> u64 {
-        self.0.header.header.seq_and_state >> 2
+        self.0.header.header.seq_and_shape >> 3
     }
 
     /// Whether and where this order is shown.
     #[must_use]
     pub fn state(&self) -> State {
-        match self.0.header.header.seq_and_state & 3 {
+        match self.0.header.header.seq_and_shape & 3 {
             0 => State::Live,
             1 => State::Hidden,
             _ => State::Gone,
         }
+    }
+
+    /// Which face this order has.
+    #[must_use]
+    pub fn kind(&self) -> Kind {
+        if self.0.header.header.seq_and_shape & 4 == 0 { Kind::Wb } else { Kind::Envelope }
     }
 
     /// `{"order":{…}}`; empty when [`State::Gone`].
@@ -188,7 +216,7 @@ mod tests {
 
     #[test]
     fn one_buffer_serves_both_answers() {
-        let snapshot = Snapshot::new(7, 1, State::Live, b"{\"a\":1}", &mut Vec::new());
+        let snapshot = Snapshot::new(7, 1, Kind::Wb, State::Live, b"{\"a\":1}", &mut Vec::new());
         assert_eq!(snapshot.wrapped(), b"{\"order\":{\"a\":1}}");
         assert_eq!(snapshot.flat(), b"{\"a\":1}");
         assert_eq!(snapshot.flat().as_ptr(), snapshot.wrapped()[9..].as_ptr());
@@ -199,9 +227,9 @@ mod tests {
 
     #[test]
     fn a_tombstone_has_no_body() {
-        let gone = Snapshot::new(2, 1, State::Gone, b"{\"a\":1}", &mut Vec::new());
+        let gone = Snapshot::new(2, 1, Kind::Envelope, State::Gone, b"{\"a\":1}", &mut Vec::new());
         assert_eq!((gone.wrapped(), gone.flat()), (&b""[..], &b""[..]));
-        assert_eq!((gone.version(), gone.seq(), gone.state()), (2, 1, State::Gone));
+        assert_eq!((gone.version(), gone.seq(), gone.kind(), gone.state()), (2, 1, Kind::Envelope, State::Gone));
     }
 
     #[test]

@@ -288,6 +288,7 @@ fn the_schema_goes_forward_and_back() {
     home.run(&["migrate", "down"]).expect(1);
     status("applied");
     assert_eq!(home.run(&["export"]).expect(0).out, wb_lines("x", 1));
+    home.run(&["migrate", "down", "--yes"]).expect(0); // the outbox
     home.run(&["migrate", "down", "--yes"]).expect(0);
     status("pending");
     home.run(&["migrate", "up"]).expect(0);

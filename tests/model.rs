@@ -1,7 +1,7 @@
 //! The publish rule, model-checked: ingest, read-through and warm-up race for one order over a small stand-in map, in
 //! every interleaving the scheduler finds. The rule itself is the one the view uses: `Snapshot::supersedes`.
 
-use order_service::snapshot::{Snapshot, State};
+use order_service::snapshot::{Kind, Snapshot, State};
 use shuttle::sync::{Arc, Mutex};
 use shuttle::thread;
 
@@ -51,7 +51,7 @@ struct World {
 
 fn copy(version: u64) -> Snapshot {
     let state = if version == CHANGES { State::Gone } else { State::Live };
-    Snapshot::new(version, 1, state, b"{}", &mut Vec::new())
+    Snapshot::new(version, 1, Kind::Wb, state, b"{}", &mut Vec::new())
 }
 
 fn version(copy: Option<&Snapshot>) -> u64 {

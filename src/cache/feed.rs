@@ -95,10 +95,10 @@ impl Feed {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::snapshot::State;
+    use crate::snapshot::{Kind, State};
 
     fn event(seq: u64) -> Event {
-        let snapshot = Snapshot::new(1, seq, State::Live, b"{}", &mut Vec::new());
+        let snapshot = Snapshot::new(1, seq, Kind::Wb, State::Live, b"{}", &mut Vec::new());
         Event { id: OrderId::parse(b"a").unwrap(), snapshot, change: Change::Created }
     }
 

@@ -273,7 +273,7 @@ fn fill(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::snapshot::Change as Committed;
+    use crate::snapshot::{Change as Committed, Kind};
 
     fn id(text: &str) -> OrderId {
         OrderId::parse(text.as_bytes()).unwrap()
@@ -281,7 +281,7 @@ mod tests {
 
     fn copy(version: u64, seq: u64, state: State) -> Snapshot {
         let body = format!("{{\"s\":{seq},\"v\":{version}}}");
-        Snapshot::new(version, seq, state, body.as_bytes(), &mut Vec::new())
+        Snapshot::new(version, seq, Kind::Wb, state, body.as_bytes(), &mut Vec::new())
     }
 
     fn event(name: &str, version: u64, seq: u64, state: State) -> Event {

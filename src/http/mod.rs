@@ -63,6 +63,8 @@ pub struct Config {
     pub body_time: Duration,
     /// How long a write waits to become durable before its client is told to try again.
     pub write_wait: Duration,
+    /// How long a write waits for a worker to process it. It is durable before that.
+    pub worker_wait: Duration,
     /// Event streams at once.
     pub streams_max: usize,
     /// How often an event stream says that it is alive.
@@ -82,6 +84,7 @@ impl Default for Config {
             order_bytes_max: 1 << 20,
             body_time: Duration::from_secs(20),
             write_wait: Duration::from_secs(10),
+            worker_wait: Duration::from_secs(5),
             streams_max: 2000,
             heartbeat: Duration::from_secs(15),
             cors_origin: Some(HeaderValue::from_static("*")),

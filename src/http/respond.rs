@@ -266,7 +266,7 @@ impl From<SubmitError> for Problem {
 
 /// What a write came to: a status and a small JSON body, or an error.
 pub enum Written {
-    /// 201, 200 or 409.
+    /// 201, 200, 202 or 409.
     Done {
         /// The status.
         status: StatusCode,
@@ -286,7 +286,7 @@ impl From<Reply> for Written {
         use crate::snapshot::Change;
         use crate::store::Refusal;
         match reply {
-            Reply::Stored { id, version, change } => {
+            Reply::Stored { id, version, change, .. } => {
                 let status = if change == Change::Created { StatusCode::CREATED } else { StatusCode::OK };
                 Self::Done { status, id, word: change.as_str(), version }
             }
@@ -317,7 +317,7 @@ impl Written {
                 let mut answer = json(format!("{{\"order_id\":\"{id}\",\"status\":\"{word}\"}}"));
                 let head = answer.headers_mut();
                 head.insert(ETAG, version_etag(version));
-                if status == StatusCode::CREATED
+                if matches!(status, StatusCode::CREATED | StatusCode::ACCEPTED)
                     && let Ok(location) = HeaderValue::try_from(format!("/orders/{id}"))
                 {
                     head.insert(LOCATION, location);

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use hyper::header::{HeaderMap, HeaderName, ORIGIN};
+use hyper::header::{HeaderMap, HeaderName, HeaderValue, ORIGIN};
 use hyper::{Request, StatusCode};
 use sha2::{Digest, Sha256};
 use tokio::sync::{mpsc, oneshot};
@@ -14,10 +14,13 @@ use tokio::sync::{mpsc, oneshot};
 use super::orders::{ndjson, read_body};
 use super::respond::{Answer, Problem, Written};
 use super::{Api, content_type};
+use crate::ack::{Waiter, Worked};
 use crate::record::{Idempotency, Rejection, RejectionKind};
 use crate::source::inbox::{Inbox, Reply};
 use crate::store::Store;
 
+const PREFER: HeaderName = HeaderName::from_static("prefer");
+const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 /// Lines of one request that may wait for their result. Enough to fill batches, small beside the queue.
 const LINES_MAX: usize = 1024;
@@ -43,7 +46,75 @@ pub async fn write<T: Store>(api: Arc<Api<T>>, request: Request<Incoming>) -> Re
     let idempotency = key.map(|key| Idempotency { key, digest: Sha256::digest(&body).into() });
     let reply = api.inbox.submit(body, idempotency)?;
     let reply = tokio::time::timeout(api.config.write_wait, reply).await.map_err(|_| undecided())?;
-    Ok(reply.map_or_else(|_| Written::Failed(lost()), Written::from).answer(&headers))
+    let Ok(mut reply) = reply else { return Ok(Written::Failed(lost()).answer(&headers)) };
+    let Reply::Stored { worker, .. } = &mut reply else { return Ok(Written::from(reply).answer(&headers)) };
+    let Some(worker) = worker.take() else { return Ok(Written::from(reply).answer(&headers)) };
+    Ok(worked(&api, worker, reply.into(), &headers).await)
+}
+
+/// What a client prefers to waiting for a worker (RFC 7240).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Prefer {
+    /// Not to wait.
+    Async,
+    /// To wait this long at most.
+    Wait(Duration),
+}
+
+impl Prefer {
+    /// The first preference of this kind; one that is not understood is none.
+    fn read(headers: &HeaderMap) -> Option<Self> {
+        let values = headers.get_all(PREFER).iter().filter_map(|value| value.to_str().ok());
+        values.flat_map(|value| value.split(',')).find_map(|preference| {
+            let preference = preference.split(';').next().unwrap_or_default().trim();
+            if preference.eq_ignore_ascii_case("respond-async") {
+                return Some(Self::Async);
+            }
+            let (name, seconds) = preference.split_once('=')?;
+            let seconds = seconds.trim().trim_matches('"').parse().ok()?;
+            name.trim().eq_ignore_ascii_case("wait").then_some(Self::Wait(Duration::from_secs(seconds)))
+        })
+    }
+
+    fn applied(self) -> HeaderValue {
+        match self {
+            Self::Async => HeaderValue::from_static("respond-async"),
+            Self::Wait(time) => HeaderValue::from_str(&format!("wait={}", time.as_secs())).expect("digits"),
+        }
+    }
+}
+
+/// Waits until a worker has processed what was written, and until this instance shows it. The order is stored, so
+/// nothing here is an error: what takes too long is answered 202.
+async fn worked<T: Store>(api: &Api<T>, worker: Waiter, mut written: Written, headers: &HeaderMap) -> Answer {
+    let prefer = Prefer::read(headers);
+    let time = match prefer {
+        None => api.config.worker_wait,
+        Some(Prefer::Async) => Duration::ZERO,
+        Some(Prefer::Wait(time)) => time.min(api.config.worker_wait),
+    };
+    let is_done = !time.is_zero()
+        && match worker.wait(time).await {
+            None => false,
+            Some(Worked { version }) => {
+                if let (Some(now), Written::Done { id, version, .. }) = (version, &mut written)
+                    && let Ok(Some(shown)) = api.reader.get_at_least(id, now).await
+                {
+                    *version = shown.version();
+                }
+                true
+            }
+        };
+    if !is_done && let Written::Done { status, .. } = &mut written {
+        *status = StatusCode::ACCEPTED;
+    }
+    let mut answer = written.answer(headers);
+    // The limit of the service itself is no preference that was honoured.
+    let honoured = prefer.filter(|prefer| *prefer == Prefer::Async || *prefer == Prefer::Wait(time));
+    if let Some(prefer) = honoured {
+        answer.headers_mut().insert(PREFERENCE_APPLIED, prefer.applied());
+    }
+    answer
 }
 
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<Box<str>>, Problem> {

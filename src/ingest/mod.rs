@@ -17,7 +17,8 @@ use crate::log::causes;
 use crate::metrics;
 use crate::order::elements::Elements;
 use crate::order::{Change as Asked, Decoder, Order, Profile};
-use crate::record::{Checkpoint, Fault, Record, Rejection, RejectionKind};
+use crate::outbox::{Changed, Outbox};
+use crate::record::{Checkpoint, Fault, Parcel, Record, Rejection, RejectionKind};
 use crate::snapshot::Change;
 use crate::source::{Kept, Received, Source, SourceError};
 use crate::store::{Batch, Entry, Move, Outcome, Refusal, Store, StoreError};
@@ -82,6 +83,7 @@ pub struct Ingest<S, T> {
     source: S,
     store: T,
     view: Option<Arc<View>>,
+    outbox: Option<Outbox>,
     metrics: metrics::Ingest,
     decoder: Decoder,
     elements: Elements,
@@ -94,7 +96,9 @@ pub struct Ingest<S, T> {
 }
 
 /// A batch on its way into the store.
-type Writing = Pin<Box<dyn Future<Output = (Filled, Result<Vec<Outcome>, Stuck>)> + Send>>;
+type Writing = Pin<Box<dyn Future<Output = (Filled, Result<Stored, Stuck>)> + Send>>;
+/// What is to be published of a stored batch, and what became of each entry.
+type Stored = (Option<Parcel>, Vec<Outcome>);
 /// The stored positions of partitions that were assigned.
 type Starting = Pin<Box<dyn Future<Output = Result<(Vec<u32>, Checkpoint), IngestError>> + Send>>;
 
@@ -126,6 +130,7 @@ impl<S: Source, T: Store> Ingest<S, T> {
         Ok(Self {
             store,
             view,
+            outbox: None,
             metrics,
             decoder,
             elements: Elements::default(),
@@ -136,6 +141,13 @@ impl<S: Source, T: Store> Ingest<S, T> {
             committed,
             ledger: Ledger::default(),
         })
+    }
+
+    /// Has what it commits published.
+    #[must_use]
+    pub fn with_outbox(mut self, outbox: Option<Outbox>) -> Self {
+        self.outbox = outbox;
+        self
     }
 
     /// Runs until the source ends or `shutdown` comes; then what was received is still committed.
@@ -222,7 +234,7 @@ impl<S: Source, T: Store> Ingest<S, T> {
                 return Ok(());
             }
             let Some(record) = self.received.pop() else { return Ok(()) };
-            let (orders, rejection) = self.decode(&record);
+            let (mut orders, rejection) = self.decode(&record);
             let must_exist = self.source.must_exist();
             if let Some((rejection, count)) = rejection {
                 self.ledger.read += count;
@@ -232,11 +244,16 @@ impl<S: Source, T: Store> Ingest<S, T> {
                 continue;
             }
             self.ledger.read += orders.len() as u64;
+            let mut basis = None;
+            for order in &mut orders {
+                basis = self.source.prepare(&record, order);
+            }
             let mut idempotency = record.idempotency.clone();
             let entries = orders.into_iter().map(|order| Entry {
                 order,
                 must_exist,
                 idempotency: idempotency.take(),
+                basis,
                 is_new: false,
             });
             let coalesced = self.batcher.push(record, entries, self.arrived);
@@ -323,7 +340,8 @@ impl<S: Source, T: Store> Ingest<S, T> {
         self.mark_new(&mut entries);
         self.metrics.batch_rows.observe(rows(entries.len()));
         let is_broker = self.source.is_broker();
-        let batch = Arc::new(Batch { source: self.source.name(), entries, moves, is_all_or_none: is_broker });
+        let parcel = self.outbox.as_ref().filter(|_| !entries.is_empty()).and_then(Outbox::parcel);
+        let batch = Arc::new(Batch { source: self.source.name(), entries, moves, is_all_or_none: is_broker, parcel });
         let store = self.store.clone();
         let metrics = self.metrics.clone();
         Box::pin(async move {
@@ -335,7 +353,7 @@ impl<S: Source, T: Store> Ingest<S, T> {
                 }
             }
             if batch.entries.is_empty() && batch.moves.is_empty() {
-                return (filled, Ok(Vec::new()));
+                return (filled, Ok((None, Vec::new())));
             }
             step("before-commit");
             let mut attempt = 0;
@@ -345,7 +363,7 @@ impl<S: Source, T: Store> Ingest<S, T> {
                     Ok(outcomes) => {
                         metrics.commit.observe(started.elapsed().as_secs_f64());
                         step("committed");
-                        return (filled, Ok(outcomes));
+                        return (filled, Ok((parcel, outcomes)));
                     }
                     Err(source) => source,
                 };
@@ -367,14 +385,10 @@ impl<S: Source, T: Store> Ingest<S, T> {
     }
 
     /// Takes the end of a write. What is left of a batch that could not be stored as it was is written again.
-    fn written(
-        &mut self,
-        mut filled: Filled,
-        result: Result<Vec<Outcome>, Stuck>,
-    ) -> Result<Option<Writing>, IngestError> {
+    fn written(&mut self, mut filled: Filled, result: Result<Stored, Stuck>) -> Result<Option<Writing>, IngestError> {
         match result {
-            Ok(outcomes) => {
-                self.settle(filled, outcomes);
+            Ok((parcel, outcomes)) => {
+                self.settle(filled, parcel, outcomes);
                 return Ok(None);
             }
             Err(Stuck::Fatal(error)) => return Err(error),
@@ -464,7 +478,7 @@ impl<S: Source, T: Store> Ingest<S, T> {
 
     /// A batch is durable. The order of what follows is the correctness argument: readers never see what is not
     /// durable, and nobody is told of what readers do not see.
-    fn settle(&mut self, filled: Filled, outcomes: Vec<Outcome>) {
+    fn settle(&mut self, filled: Filled, parcel: Option<Parcel>, outcomes: Vec<Outcome>) {
         if let Some(view) = &self.view {
             let events = outcomes.iter().filter_map(Outcome::visible).filter_map(|(id, snapshot, change)| {
                 // What an earlier try changed, whose answer was lost, is news only if readers do not see it yet.
@@ -494,7 +508,12 @@ impl<S: Source, T: Store> Ingest<S, T> {
             }
         }
         let positions = filled.owners.iter().map(|&owner| filled.records[owner].position);
+        let changes = parcel.map(|_| outcomes.iter().filter_map(changed).collect());
         self.source.commit(&self.committed, positions.zip(outcomes).collect());
+        // Last, so that whoever waits for what comes of it does so already. It is recorded, so nothing depends on it.
+        if let (Some(outbox), Some(parcel), Some(changes)) = (&self.outbox, parcel, changes) {
+            outbox.hand_over(parcel, changes);
+        }
         step("acknowledged");
     }
 
@@ -516,6 +535,16 @@ impl<S: Source, T: Store> Ingest<S, T> {
         };
         *column += 1;
         self.metrics.processed.with_label_values(&[status]).inc();
+    }
+}
+
+/// What is to be published of an outcome.
+fn changed(outcome: &Outcome) -> Option<Changed> {
+    match outcome {
+        Outcome::Stored { id, snapshot, change } => {
+            Some(Changed { id: id.clone(), snapshot: snapshot.clone(), change: *change })
+        }
+        _ => None,
     }
 }
 

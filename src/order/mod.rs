@@ -8,6 +8,7 @@ pub mod decimal;
 pub mod decode;
 pub mod elements;
 pub mod envelope;
+pub mod message;
 pub mod sample;
 pub mod validate;
 

@@ -23,6 +23,9 @@ use crate::tools::{export, import, load, publish};
 pub enum Task {
     /// Answer requests.
     Serve,
+    /// Process what was written over HTTP.
+    #[cfg(feature = "kafka")]
+    Work,
     /// Store the orders of a file.
     Import(import::Config),
     /// Write every live order.
@@ -60,6 +63,17 @@ pub fn task(matches: &ArgMatches, outside: &Outside) -> Result<(Settings, Task),
     let settings = Settings::load(matches, outside)?;
     let task = match matches.subcommand() {
         None | Some(("serve", _)) => Task::Serve,
+        #[cfg(feature = "kafka")]
+        Some(("worker", _)) => {
+            let config = &settings.config;
+            let missing = [("--kafka", config.kafka.is_none()), ("--postgres", !config.store.is_shareable())];
+            let missing: Vec<_> = missing.iter().filter(|(_, is_missing)| *is_missing).collect();
+            if !missing.is_empty() {
+                let line = |(flag, _): &&(&str, bool)| format!("worker: needs {flag}, shared with the service");
+                return Err(Wrong(missing.iter().map(line).collect()));
+            }
+            Task::Work
+        }
         Some(("import", arguments)) => Task::Import(import_of(arguments, &settings)),
         Some(("export", arguments)) => {
             let output = arguments.get_one("output").cloned();
@@ -104,7 +118,9 @@ pub fn task(matches: &ArgMatches, outside: &Outside) -> Result<(Settings, Task),
 pub fn command() -> Command {
     let command = service_command();
     #[cfg(feature = "kafka")]
-    let command = command.subcommand(dlq_command());
+    let command = command.subcommand(dlq_command()).subcommand(with_flags(
+        Command::new("worker").about("Process what was written over HTTP, and acknowledge it through Kafka"),
+    ));
     command
 }
 
@@ -331,7 +347,7 @@ fn publish_target(arguments: &ArgMatches, settings: &Settings) -> anyhow::Result
     if let Some(kafka) = &settings.config.kafka
         && settings.found.iter().any(|found| found.key == "kafka.brokers" && found.origin == Origin::Flag)
     {
-        return Ok(publish::Target::Kafka(Cluster::parse(kafka.clone(), allow_remote)?));
+        return Ok(publish::Target::Kafka(Box::new(Cluster::parse(kafka.clone(), allow_remote)?)));
     }
     #[cfg(not(feature = "kafka"))]
     let _ = settings;

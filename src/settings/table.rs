@@ -9,6 +9,8 @@ use super::parse::{address, bytes, count, duration};
 #[cfg(feature = "kafka")]
 use super::parse::{brokers, topic};
 use crate::app::Config;
+#[cfg(feature = "kafka")]
+use crate::kafka::Workers;
 
 /// One setting.
 pub struct Setting {
@@ -442,6 +444,19 @@ pub const SETTINGS: &[Setting] = &[
         ..DETAIL
     },
     Setting {
+        key: "http.worker_wait",
+        flag: "http-worker-wait",
+        env: &["ORDER_HTTP_WORKER_WAIT"],
+        value: "TIME",
+        help: "How long a write waits for a worker before it is answered 202",
+        default: "5s",
+        apply: |config, values| {
+            config.http.worker_wait = duration(one(values)?)?;
+            Ok(())
+        },
+        ..DETAIL
+    },
+    Setting {
         key: "http.cors_origin",
         flag: "http-cors-origin",
         env: &["ORDER_HTTP_CORS_ORIGIN"],
@@ -538,6 +553,87 @@ pub const SETTINGS: &[Setting] = &[
         apply: |config, values| {
             let value = topic(one(values)?)?;
             on_kafka(config, |kafka| kafka.dlq_topic = value);
+            Ok(())
+        },
+        ..DETAIL
+    },
+    #[cfg(feature = "kafka")]
+    Setting {
+        key: "kafka.events_topic",
+        flag: "kafka-events-topic",
+        env: &["ORDERS_EVENTS_TOPIC"],
+        value: "TOPIC",
+        help: "Topic for writes that a worker is to process; to name it says that there is one",
+        default: "orders.events",
+        apply: |config, values| {
+            let value = topic(one(values)?)?;
+            on_kafka(config, |kafka| (kafka.events_topic, kafka.workers) = (value, Workers::On));
+            Ok(())
+        },
+        ..DETAIL
+    },
+    #[cfg(feature = "kafka")]
+    Setting {
+        key: "kafka.ack_topic",
+        flag: "kafka-ack-topic",
+        env: &["ORDERS_ACK_TOPIC"],
+        value: "TOPIC",
+        help: "Topic where workers say what they have processed; to name it says that there is one",
+        default: "orders.ack",
+        apply: |config, values| {
+            let value = topic(one(values)?)?;
+            on_kafka(config, |kafka| (kafka.ack_topic, kafka.workers) = (value, Workers::On));
+            Ok(())
+        },
+        ..DETAIL
+    },
+    #[cfg(feature = "kafka")]
+    Setting {
+        key: "kafka.worker_group",
+        flag: "kafka-worker-group",
+        env: &["WORKER_GROUP"],
+        value: "GROUP",
+        help: "Consumer group of the workers",
+        default: "order-workers",
+        apply: |config, values| {
+            let value = one(values)?.to_owned();
+            on_kafka(config, |kafka| kafka.worker_group = value);
+            Ok(())
+        },
+        ..DETAIL
+    },
+    #[cfg(feature = "kafka")]
+    Setting {
+        key: "kafka.workers",
+        flag: "kafka-workers",
+        env: &["ORDER_KAFKA_WORKERS"],
+        value: "auto|on|off",
+        help: "Whether writes wait for a worker; auto does once its group is known to the brokers",
+        default: "auto",
+        apply: |config, values| {
+            let value = match one(values)? {
+                "auto" => Workers::Auto,
+                "on" => Workers::On,
+                "off" => Workers::Off,
+                other => return Err(format!("{other:?} is neither auto, on nor off")),
+            };
+            on_kafka(config, |kafka| kafka.workers = value);
+            Ok(())
+        },
+        ..DETAIL
+    },
+    #[cfg(feature = "kafka")]
+    Setting {
+        key: "kafka.snapshots_topic",
+        flag: "kafka-snapshots-topic",
+        env: &["ORDERS_SNAPSHOTS_TOPIC"],
+        value: "TOPIC",
+        help: "Compacted topic for every committed change, which other instances follow; off for none",
+        default: "orders.snapshots",
+        apply: |config, values| {
+            let value = one(values)?;
+            let value = if value == "off" { None } else { Some(topic(value)?) };
+            on_kafka(config, |kafka| kafka.snapshots_topic = value);
             Ok(())
         },
         ..DETAIL

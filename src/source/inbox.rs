@@ -8,9 +8,10 @@ use foldhash::fast::RandomState;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use super::{Kept, Received, Source, SourceError};
+use crate::ack::{Acks, Waiter};
 use crate::id::{OrderId, Version};
 use crate::record::{Checkpoint, Idempotency, Position, Record, Rejection};
-use crate::snapshot::Change;
+use crate::snapshot::{Change, Kind};
 use crate::store::{Answer, Outcome, Refusal};
 
 /// How much may wait.
@@ -29,7 +30,7 @@ impl Default for Config {
 }
 
 /// What the sender of an order is told.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub enum Reply {
     /// Durable and visible.
     Stored {
@@ -39,6 +40,8 @@ pub enum Reply {
         version: Version,
         /// Created, updated (also when nothing changed) or deleted.
         change: Change,
+        /// A worker is to process this version, and says when it has.
+        worker: Option<Waiter>,
     },
     /// The order was deleted before, which is final.
     WasDeleted {
@@ -90,6 +93,7 @@ pub struct InboxSource {
     waiting: HashMap<u64, (oneshot::Sender<Reply>, OwnedSemaphorePermit), RandomState>,
     taken: Vec<Letter>,
     next_ticket: u64,
+    acks: Option<Acks>,
 }
 
 /// A new queue.
@@ -98,7 +102,8 @@ pub fn inbox(config: &Config) -> (Inbox, InboxSource) {
     let (sender, receiver) = mpsc::channel(config.queue_rows_max);
     let queue_bytes_max = config.queue_bytes_max.min(Semaphore::MAX_PERMITS).min(u32::MAX as usize);
     let room = Arc::new(Semaphore::new(queue_bytes_max));
-    let source = InboxSource { letters: receiver, waiting: HashMap::default(), taken: Vec::new(), next_ticket: 0 };
+    let source =
+        InboxSource { letters: receiver, waiting: HashMap::default(), taken: Vec::new(), next_ticket: 0, acks: None };
     (Inbox { letters: sender, room, queue_bytes_max }, source)
 }
 
@@ -142,6 +147,13 @@ impl Inbox {
 }
 
 impl InboxSource {
+    /// Has each writer of an envelope order told who else it may wait for.
+    #[must_use]
+    pub fn with_acks(mut self, acks: Option<Acks>) -> Self {
+        self.acks = acks;
+        self
+    }
+
     fn reply(&mut self, position: Position, reply: Reply) {
         if let Some((waiting, _room)) = self.waiting.remove(&position.offset) {
             // Whoever asked may have hung up; the order is stored all the same.
@@ -179,7 +191,13 @@ impl Source for InboxSource {
 
     fn commit(&mut self, _upto: &Checkpoint, outcomes: Vec<(Position, Outcome)>) {
         for (position, outcome) in outcomes {
-            self.reply(position, reply_to(outcome));
+            let mut reply = reply_to(&outcome);
+            if let (Outcome::Stored { id, snapshot, .. }, Reply::Stored { worker, .. }) = (&outcome, &mut reply)
+                && snapshot.kind() == Kind::Envelope
+            {
+                *worker = self.acks.as_ref().and_then(|acks| acks.expect(id, snapshot.version()));
+            }
+            self.reply(position, reply);
         }
     }
 
@@ -193,17 +211,18 @@ impl Source for InboxSource {
     }
 }
 
-fn reply_to(outcome: Outcome) -> Reply {
+fn reply_to(outcome: &Outcome) -> Reply {
     let (id, answer, version) = match outcome {
-        Outcome::Stored { id, snapshot, change } => (id, Answer::Changed(change), snapshot.version()),
+        Outcome::Stored { id, snapshot, change } => (id, Answer::Changed(*change), snapshot.version()),
         Outcome::Unchanged { id, snapshot } => (id, Answer::Unchanged, snapshot.version()),
         Outcome::WasDeleted { id, snapshot } => (id, Answer::WasDeleted, snapshot.version()),
-        Outcome::Repeated { id, answer, version, .. } => (id, answer, version),
-        Outcome::Refused { id, refusal } => return Reply::Refused { id, refusal },
+        Outcome::Repeated { id, answer, version, .. } => (id, *answer, *version),
+        Outcome::Refused { id, refusal } => return Reply::Refused { id: id.clone(), refusal: *refusal },
     };
+    let id = id.clone();
     match answer {
-        Answer::Changed(change) => Reply::Stored { id, version, change },
-        Answer::Unchanged => Reply::Stored { id, version, change: Change::Updated },
+        Answer::Changed(change) => Reply::Stored { id, version, change, worker: None },
+        Answer::Unchanged => Reply::Stored { id, version, change: Change::Updated, worker: None },
         Answer::WasDeleted => Reply::WasDeleted { id, version },
     }
 }

@@ -11,6 +11,8 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
+use crate::id::Version;
+use crate::order::Order;
 use crate::record::{Checkpoint, Position, Record, Rejection};
 use crate::store::Outcome;
 
@@ -75,6 +77,12 @@ pub trait Source: Send + 'static {
 
     /// A record is no order, and is to be kept elsewhere. Its position is passed once it is safe there.
     fn reject(&mut self, record: &Record, rejection: &Rejection) -> Kept;
+
+    /// Has the last word on an order before it is stored. Returns the version that it was made from, where the record
+    /// says so: nothing newer is then changed by it.
+    fn prepare(&self, _record: &Record, _order: &mut Order) -> Option<Version> {
+        None
+    }
 
     /// Hand over the records of assigned partitions from these positions on; a partition that is not among them was
     /// never read.

@@ -1,12 +1,13 @@
 //! Whichever store the settings choose, behind one type: the only place that knows them all.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 #[cfg(feature = "embedded")]
 use super::embedded::{self, Embedded};
 #[cfg(feature = "postgres")]
 use super::postgres::{self, Postgres};
-use super::{Batch, Changes, Outcome, Page, Store, StoreError};
+use super::{Batch, Changes, Outcome, Page, Store, StoreError, Unpublished};
 use crate::id::OrderId;
 use crate::record::Checkpoint;
 use crate::snapshot::Snapshot;
@@ -56,6 +57,17 @@ pub struct Step {
     pub is_applied: bool,
     /// Whether it is applied only when asked for.
     pub is_optional: bool,
+}
+
+impl Config {
+    /// Whether several processes may use the store at once.
+    #[must_use]
+    pub fn is_shareable(&self) -> bool {
+        #[cfg(feature = "postgres")]
+        return self.postgres.is_some();
+        #[cfg(not(feature = "postgres"))]
+        false
+    }
 }
 
 type AnyError = Box<dyn std::error::Error + Send + Sync>;
@@ -149,12 +161,28 @@ impl Store for AnyStore {
         on!(self, store => store.positions(source).await)
     }
 
+    async fn unpublished(&self, age: Duration, limit: usize) -> Result<Vec<Unpublished>, StoreError> {
+        on!(self, store => store.unpublished(age, limit).await)
+    }
+
+    async fn published(&self, tickets: Vec<i64>) -> Result<(), StoreError> {
+        on!(self, store => store.published(tickets).await)
+    }
+
+    async fn identity(&self) -> Result<String, StoreError> {
+        on!(self, store => store.identity().await)
+    }
+
     fn wants_columns(&self) -> bool {
         on!(self, store => store.wants_columns())
     }
 
     fn is_shareable(&self) -> bool {
         on!(self, store => store.is_shareable())
+    }
+
+    async fn announce(&self) -> Result<(), StoreError> {
+        on!(self, store => store.announce().await)
     }
 
     async fn changes<F>(&self, emit: F) -> Result<Changes, StoreError>

@@ -10,10 +10,11 @@ mod rules;
 
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::id::{OrderId, Version};
 use crate::order::Order;
-use crate::record::{Checkpoint, Idempotency};
+use crate::record::{Checkpoint, Idempotency, Parcel};
 use crate::snapshot::{Change, Snapshot};
 
 /// Orders to be made durable together.
@@ -28,6 +29,8 @@ pub struct Batch {
     /// Nobody waits for the outcomes, so an order that would be lost by its refusal stops the batch:
     /// [`StoreError::Unstorable`].
     pub is_all_or_none: bool,
+    /// Recorded in the same transaction, to be published afterwards.
+    pub parcel: Option<Parcel>,
 }
 
 /// One order of a batch.
@@ -39,6 +42,8 @@ pub struct Entry {
     pub must_exist: bool,
     /// Answer a repeated request as the first one was answered.
     pub idempotency: Option<Idempotency>,
+    /// Change nothing that is newer than this: what the entry says was made from this version of the order.
+    pub basis: Option<Version>,
     /// Nobody is known to have stored the id. Only a hint: a wrong one costs time, never an order.
     pub is_new: bool,
 }
@@ -161,6 +166,15 @@ pub struct Changes {
     pub count: u64,
 }
 
+/// A batch that was committed and not yet published.
+#[derive(Debug, Clone)]
+pub struct Unpublished {
+    /// What was to be published of it.
+    pub parcel: Parcel,
+    /// The orders that it was the last to change, as it left them.
+    pub orders: Page,
+}
+
 /// A page of live orders, newest first.
 pub type Page = Vec<(OrderId, Snapshot)>;
 
@@ -219,6 +233,35 @@ pub trait Store: Clone + Send + Sync + 'static {
     /// [`StoreError::Unavailable`] or [`StoreError::Damaged`].
     fn positions(&self, source: Arc<str>) -> impl Future<Output = Result<Checkpoint, StoreError>> + Send;
 
+    /// Batches that were recorded to be published and that nobody has set out to publish for at least `age`, oldest
+    /// first and at most `limit`. The caller is now the one who has.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] or [`StoreError::Damaged`].
+    fn unpublished(
+        &self,
+        _age: Duration,
+        _limit: usize,
+    ) -> impl Future<Output = Result<Vec<Unpublished>, StoreError>> + Send {
+        std::future::ready(Ok(Vec::new()))
+    }
+
+    /// Forgets batches that are published.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] or [`StoreError::Damaged`]; they may then be published again.
+    fn published(&self, _tickets: Vec<i64>) -> impl Future<Output = Result<(), StoreError>> + Send {
+        std::future::ready(Ok(()))
+    }
+
+    /// What this store is told from others by.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] or [`StoreError::Damaged`].
+    fn identity(&self) -> impl Future<Output = Result<String, StoreError>> + Send {
+        std::future::ready(Ok(String::new()))
+    }
+
     /// Whether orders should come with their columns.
     fn wants_columns(&self) -> bool {
         false
@@ -227,6 +270,14 @@ pub trait Store: Clone + Send + Sync + 'static {
     /// Whether other processes may write to the same store.
     fn is_shareable(&self) -> bool {
         false
+    }
+
+    /// Lets the other processes on the same store know that this one writes to it. To be called every now and then.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] or [`StoreError::Damaged`]; the others may then not know.
+    fn announce(&self) -> impl Future<Output = Result<(), StoreError>> + Send {
+        std::future::ready(Ok(()))
     }
 
     /// Hands over what other processes changed since the last call, own changes among it. The first call hands over

@@ -5,16 +5,9 @@ use bytes::Bytes;
 use crate::id::OrderId;
 use crate::id::Version;
 use crate::order::envelope::{Incomplete, Stamp, Status, Stored};
-use crate::order::{Change as Asked, Envelope, Order};
-use crate::snapshot::{Change, Snapshot, State};
-use crate::store::{Answer, Outcome, Refusal};
-
-/// Which face an order has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
-    Wb,
-    Envelope,
-}
+use crate::order::{Change as Asked, Envelope};
+use crate::snapshot::{Change, Kind, Snapshot, State};
+use crate::store::{Answer, Entry, Outcome, Refusal};
 
 /// What is stored under an id.
 #[derive(Debug, Clone)]
@@ -29,7 +22,7 @@ pub(super) struct Row {
 impl Row {
     /// The row as readers get it.
     pub(super) fn snapshot(&self, scratch: &mut Vec<u8>) -> Snapshot {
-        Snapshot::new(self.version, self.seq, self.state, &self.body, scratch)
+        Snapshot::new(self.version, self.seq, self.kind, self.state, &self.body, scratch)
     }
 }
 
@@ -62,14 +55,20 @@ pub(super) enum Decision {
 #[error("the stored body of {0} is no envelope body")]
 pub(super) struct ForeignBody(OrderId);
 
-/// Decides what `order` does to `row`, which is what is stored under its id.
+/// Decides what `entry` does to `row`, which is what is stored under its id.
 ///
 /// # Errors
 /// [`ForeignBody`] when the stored row cannot be read.
-pub(super) fn decide(order: &Order, row: Option<&Row>, must_exist: bool, now: &Stamp) -> Result<Decision, ForeignBody> {
+pub(super) fn decide(entry: &Entry, row: Option<&Row>, now: &Stamp) -> Result<Decision, ForeignBody> {
+    let Entry { order, must_exist, basis, .. } = entry;
+    if let (Some(basis), Some(row)) = (basis, row)
+        && row.version > *basis
+    {
+        return Ok(if row.state == State::Live { Decision::Unchanged } else { Decision::WasDeleted });
+    }
     match &order.change {
         Asked::Wb(body) => Ok(wb(body, row)),
-        Asked::Envelope(envelope) => self::envelope(&order.id, envelope, row, must_exist, now),
+        Asked::Envelope(envelope) => self::envelope(&order.id, envelope, row, *must_exist, now),
         Asked::Delete => Ok(delete(row)),
     }
 }
@@ -160,8 +159,8 @@ pub(super) fn answer(outcome: &Outcome) -> Option<(&OrderId, Answer, Version)> {
 
 /// How answers, states and kinds are numbered in tables.
 pub(super) mod column {
-    use super::Kind;
-    use crate::snapshot::{Change, State};
+    use crate::record::Contents;
+    use crate::snapshot::{Change, Kind, State};
     use crate::store::Answer;
 
     pub(in crate::store) fn of_state(state: State) -> i16 {
@@ -189,6 +188,19 @@ pub(super) mod column {
 
     pub(in crate::store) fn to_kind(column: i16) -> Kind {
         if column == 0 { Kind::Wb } else { Kind::Envelope }
+    }
+
+    /// Both in one, as `state + 4 * kind`.
+    pub(in crate::store) fn to_shape(column: i16) -> (Kind, State) {
+        (to_kind(column >> 2), to_state(column & 3))
+    }
+
+    pub(in crate::store) fn of_contents(contents: Contents) -> i16 {
+        i16::from(contents.snapshots) | i16::from(contents.events) << 1 | i16::from(contents.acks) << 2
+    }
+
+    pub(in crate::store) fn to_contents(column: i16) -> Contents {
+        Contents { snapshots: column & 1 != 0, events: column & 2 != 0, acks: column & 4 != 0 }
     }
 
     pub(in crate::store) fn of_answer(answer: Answer) -> i16 {

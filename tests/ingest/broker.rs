@@ -198,7 +198,7 @@ impl Bench {
     /// Another process moves a position.
     async fn steal(&self, partition: u32, from: u64, to: u64) {
         let moves = vec![Move { partition, from, to }];
-        let batch = Batch { source: "broker".into(), entries: Vec::new(), moves, is_all_or_none: true };
+        let batch = Batch { source: "broker".into(), entries: Vec::new(), moves, is_all_or_none: true, parcel: None };
         self.store.truth.commit(Arc::new(batch)).await.unwrap();
     }
 
@@ -398,8 +398,9 @@ async fn what_the_store_refuses_for_ever_is_a_dead_letter_and_the_rest_is_stored
     let envelope = format!(r#"{payload}"{}"}}"#, id(11));
     let order = Decoder::new(Profile::default(), 1 << 20).decode(&envelope.into()).unwrap();
     assert!(matches!(order.change, Change::Envelope(_)));
-    let entry = Entry { order, must_exist: false, idempotency: None, is_new: false };
-    let batch = Batch { source: "other".into(), entries: vec![entry], moves: Vec::new(), is_all_or_none: false };
+    let entry = Entry { order, must_exist: false, idempotency: None, basis: None, is_new: false };
+    let batch =
+        Batch { source: "other".into(), entries: vec![entry], moves: Vec::new(), is_all_or_none: false, parcel: None };
     bench.store.truth.commit(Arc::new(batch)).await.unwrap();
     bench.assigned(&[0]).await;
     let mut gone = at(0, 4, "");

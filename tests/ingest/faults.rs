@@ -100,7 +100,7 @@ async fn a_lost_answer_creates_no_second_envelope() {
     let mut request = Vec::new();
     sample::envelope(7, 1, &mut request);
     let reply = bench.send(request).await;
-    let Reply::Stored { id, version: 1, change: Change::Created } = reply else { panic!("{reply:?}") };
+    let Reply::Stored { id, version: 1, change: Change::Created, .. } = reply else { panic!("{reply:?}") };
     assert_eq!(bench.visible(&id), bench.stored(&id).await);
     assert_eq!(bench.store.truth.page(None, 10).await.unwrap().len(), 1);
 }

@@ -9,6 +9,7 @@ mod messages;
 mod rebalance;
 mod start;
 mod topic;
+mod work;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;

@@ -67,6 +67,11 @@ impl Letter {
         std::str::from_utf8(value.as_deref().unwrap_or_default()).unwrap()
     }
 
+    /// Its key, as text.
+    pub fn key(&self) -> &str {
+        std::str::from_utf8(self.key.as_deref().unwrap_or_default()).unwrap()
+    }
+
     /// Where the message was that this is about.
     pub fn origin(&self) -> Place {
         let number = |name| self.header(name).parse::<i64>().unwrap();
@@ -157,7 +162,8 @@ impl Topic {
         self.make_topic(&self.dlq, 1, config);
     }
 
-    fn make_topic(&self, name: &str, partitions: i32, config: &[(&str, &str)]) {
+    /// Makes a topic beside it.
+    pub fn make_topic(&self, name: &str, partitions: i32, config: &[(&str, &str)]) {
         let replication = TopicReplication::Fixed(-1);
         let topic = NewTopic { name, num_partitions: partitions, replication, config: config.to_vec() };
         // A topic of this name may be on its way out.
@@ -232,6 +238,11 @@ impl Topic {
         self.send(&[message])[0]
     }
 
+    /// To a topic beside it.
+    pub fn sender_to(&self, topic: &str) -> Sender {
+        sender(&self.brokers, topic)
+    }
+
     /// For another thread.
     pub fn sender(&self) -> Sender {
         sender(&self.brokers, &self.name)
@@ -269,19 +280,24 @@ impl Topic {
 
     /// Everything in the dead letter topic; nothing when there is none.
     pub fn letters(&self) -> Vec<Letter> {
+        self.read(&self.dlq)
+    }
+
+    /// Everything in a topic, partition by partition; nothing when there is none.
+    pub fn read(&self, topic: &str) -> Vec<Letter> {
         let consumer: BaseConsumer =
             client(&self.brokers).set("group.id", "looks").set("enable.auto.commit", "false").create().unwrap();
-        let Some(mut left) = ends(&consumer, &self.dlq) else { return Vec::new() };
+        let Some(mut left) = ends(&consumer, topic) else { return Vec::new() };
         let mut list = TopicPartitionList::new();
         for &partition in left.keys() {
-            list.add_partition_offset(&self.dlq, partition, Offset::Beginning).unwrap();
+            list.add_partition_offset(topic, partition, Offset::Beginning).unwrap();
         }
         consumer.assign(&list).unwrap();
         left.retain(|_, end| *end > 0);
         let mut letters = Vec::new();
         let until = Instant::now() + ASK;
         while !left.is_empty() {
-            assert!(Instant::now() < until, "{} is not read to its end: {left:?}", self.dlq);
+            assert!(Instant::now() < until, "{topic} is not read to its end: {left:?}");
             let Some(Ok(message)) = consumer.poll(Duration::from_millis(100)) else { continue };
             if left.get(&message.partition()).is_some_and(|end| message.offset() + 1 >= *end) {
                 left.remove(&message.partition());

@@ -164,7 +164,13 @@ async fn a_repeated_request_is_answered_alike_by_another_instance() {
         let idempotency = Some(Idempotency { key: "both".into(), digest: [7; 32] });
         let entries = vec![order_service::store::Entry { idempotency, ..entry(wb("both", 1)) }];
         store
-            .commit(Arc::new(Batch { source: "test".into(), entries, moves: Vec::new(), is_all_or_none: false }))
+            .commit(Arc::new(Batch {
+                source: "test".into(),
+                entries,
+                moves: Vec::new(),
+                is_all_or_none: false,
+                parcel: None,
+            }))
             .await
             .unwrap()
     };

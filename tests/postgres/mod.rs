@@ -31,7 +31,7 @@ fn sample_order(n: u64) -> Order {
 }
 
 fn entry(order: Order) -> Entry {
-    Entry { order, must_exist: false, idempotency: None, is_new: false }
+    Entry { order, must_exist: false, idempotency: None, basis: None, is_new: false }
 }
 
 fn batch(orders: impl IntoIterator<Item = Order>) -> Arc<Batch> {
@@ -40,6 +40,7 @@ fn batch(orders: impl IntoIterator<Item = Order>) -> Arc<Batch> {
         entries: orders.into_iter().map(entry).collect(),
         moves: Vec::new(),
         is_all_or_none: false,
+        parcel: None,
     })
 }
 

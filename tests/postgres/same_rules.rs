@@ -43,8 +43,9 @@ fn random_entry(random: &mut fastrand::Rng) -> Entry {
     };
     let idempotency = (random.u8(..5) == 0)
         .then(|| Idempotency { key: format!("k{}", random.u8(..30)).into(), digest: [random.u8(..2); 32] });
+    let basis = (random.u8(..4) == 0).then(|| random.u64(..4));
     // Hints are right as a rule, and sometimes wrong.
-    Entry { order, must_exist: random.bool(), idempotency, is_new: random.u8(..20) == 0 }
+    Entry { order, must_exist: random.bool(), idempotency, basis, is_new: random.u8(..20) == 0 }
 }
 
 #[tokio::test]
@@ -57,7 +58,8 @@ async fn both_stores_follow_the_same_rules() {
     for round in 0..150 {
         let len = random.usize(1..25);
         let entries: Vec<Entry> = (0..len).map(|_| random_entry(&mut random)).collect();
-        let batch = Arc::new(Batch { source: "test".into(), entries, moves: Vec::new(), is_all_or_none: false });
+        let batch =
+            Arc::new(Batch { source: "test".into(), entries, moves: Vec::new(), is_all_or_none: false, parcel: None });
         let expected = embedded.commit(Arc::clone(&batch)).await.unwrap();
         let outcomes = postgres.commit(Arc::clone(&batch)).await.unwrap();
         let (expected, outcomes): (Vec<_>, Vec<_>) =

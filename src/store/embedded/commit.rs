@@ -10,9 +10,9 @@ use crate::id::OrderId;
 use crate::lifecycle::step;
 use crate::order::Change as Asked;
 use crate::order::envelope::{self, Stamp};
-use crate::record::Idempotency;
-use crate::snapshot::{Change, Snapshot, State};
-use crate::store::rules::{self, Decision, KEY_SECONDS, Kind, PURGE_SECONDS, Row, Write, column, signed};
+use crate::record::{Idempotency, Parcel};
+use crate::snapshot::{Change, Kind, Snapshot, State};
+use crate::store::rules::{self, Decision, KEY_SECONDS, PURGE_SECONDS, Row, Write, column, signed};
 use crate::store::{Batch, Entry, Move, Outcome, Refusal, StoreError, unstorable};
 
 /// Remembers when expired idempotency keys were last dropped.
@@ -37,6 +37,9 @@ pub(super) fn commit(
         outcomes.push(writer.entry(entry).map_err(classify)?);
     }
     unstorable(batch, &outcomes)?; // dropping the transaction takes it back
+    if let Some(parcel) = batch.parcel {
+        writer.record(parcel, &outcomes).map_err(classify)?;
+    }
     writer.purge_keys(purge).map_err(classify)?;
     step("store-written");
     transaction.commit().map_err(classify)?;
@@ -71,7 +74,7 @@ impl<'c> Writer<'c> {
     }
 
     fn entry(&mut self, entry: &Entry) -> rusqlite::Result<Outcome> {
-        let Entry { order, must_exist, idempotency, .. } = entry;
+        let Entry { order, idempotency, .. } = entry;
         if let Some(idempotency) = idempotency
             && let Some(outcome) = self.repeated(idempotency, &order.id)?
         {
@@ -84,11 +87,11 @@ impl<'c> Writer<'c> {
             Asked::Envelope(_) | Asked::Delete => None,
         };
         let outcome = if let (Some(seq), Asked::Wb(body)) = (inserted, &order.change) {
-            let snapshot = Snapshot::new(1, seq, State::Live, body, &mut self.scratch);
+            let snapshot = Snapshot::new(1, seq, Kind::Wb, State::Live, body, &mut self.scratch);
             Outcome::Stored { id, snapshot, change: Change::Created }
         } else {
             let row = self.row(&id)?;
-            let decision = rules::decide(order, row.as_ref(), *must_exist, &self.stamp).map_err(foreign_body)?;
+            let decision = rules::decide(entry, row.as_ref(), &self.stamp).map_err(foreign_body)?;
             self.apply(id, row, decision)?
         };
         if let Some(idempotency) = idempotency {
@@ -122,7 +125,7 @@ impl<'c> Writer<'c> {
             let seq = self.insert(&id, *kind, *state, user_id.as_deref(), external_id, body)?;
             (1, seq.expect("the id was not stored a moment ago, in the same transaction"))
         };
-        let snapshot = Snapshot::new(version, seq, write.state, &write.body, &mut self.scratch);
+        let snapshot = Snapshot::new(version, seq, write.kind, write.state, &write.body, &mut self.scratch);
         Ok(Outcome::Stored { id, snapshot, change: write.change })
     }
 
@@ -222,6 +225,24 @@ impl<'c> Writer<'c> {
                 signed(version),
                 self.now.unix_timestamp(),
             ])?;
+        Ok(())
+    }
+
+    /// Notes what is to be published, if anything was changed.
+    fn record(&self, parcel: Parcel, outcomes: &[Outcome]) -> rusqlite::Result<()> {
+        let mut uids = String::new();
+        for outcome in outcomes {
+            if let Outcome::Stored { id, .. } = outcome {
+                uids.push_str(&id.text());
+                uids.push('\n');
+            }
+        }
+        if !uids.is_empty() {
+            let millis = i64::try_from(self.now.unix_timestamp_nanos() / 1_000_000).unwrap_or(i64::MAX);
+            self.connection
+                .prepare_cached("INSERT INTO outbox (ticket, contents, uids, created_at) VALUES (?, ?, ?, ?)")?
+                .execute(params![parcel.ticket, column::of_contents(parcel.contents), uids, millis])?;
+        }
         Ok(())
     }
 

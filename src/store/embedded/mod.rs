@@ -2,6 +2,7 @@
 
 mod commit;
 mod offline;
+mod outbox;
 mod schema;
 
 use std::fs::File;
@@ -12,7 +13,7 @@ use std::time::Duration;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, params};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
-use super::{Batch, Outcome, Page, Store, StoreError};
+use super::{Batch, Outcome, Page, Store, StoreError, Unpublished};
 use crate::id::OrderId;
 use crate::record::Checkpoint;
 use crate::snapshot::Snapshot;
@@ -82,9 +83,9 @@ struct Inner {
     _lock: File,
 }
 
-struct Job {
-    batch: Arc<Batch>,
-    reply: oneshot::Sender<Result<Vec<Outcome>, StoreError>>,
+enum Job {
+    Commit { batch: Arc<Batch>, reply: oneshot::Sender<Result<Vec<Outcome>, StoreError>> },
+    Forget { tickets: Vec<i64>, reply: oneshot::Sender<Result<(), StoreError>> },
 }
 
 impl Embedded {
@@ -171,10 +172,16 @@ fn lock_dir(dir: &Path) -> Result<File, OpenError> {
 
 fn write_jobs(mut connection: Connection, mut jobs: mpsc::Receiver<Job>) {
     let mut purge = commit::Purge::default();
-    while let Some(Job { batch, reply }) = jobs.blocking_recv() {
-        let result = commit::commit(&mut connection, &batch, &mut purge);
+    while let Some(job) = jobs.blocking_recv() {
         // The caller may be gone; what is committed stays committed.
-        let _ = reply.send(result);
+        match job {
+            Job::Commit { batch, reply } => {
+                let _ = reply.send(commit::commit(&mut connection, &batch, &mut purge));
+            }
+            Job::Forget { tickets, reply } => {
+                let _ = reply.send(outbox::forget(&mut connection, &tickets).map_err(classify));
+            }
+        }
     }
     if let Err(error) = schema::close(connection) {
         tracing::warn!(%error, "store did not close cleanly; the next start recovers it");
@@ -196,14 +203,14 @@ impl Store for Embedded {
     async fn commit(&self, batch: Arc<Batch>) -> Result<Vec<Outcome>, StoreError> {
         let (reply, result) = oneshot::channel();
         let gone = || StoreError::Damaged("the writer thread has ended".into());
-        self.0.writer.send(Job { batch, reply }).await.map_err(|_| gone())?;
+        self.0.writer.send(Job::Commit { batch, reply }).await.map_err(|_| gone())?;
         result.await.map_err(|_| gone())?
     }
 
     async fn fetch(&self, id: OrderId) -> Result<Option<Snapshot>, StoreError> {
         self.read(move |connection| {
             connection
-                .prepare_cached("SELECT seq, state, version, body FROM orders WHERE uid = ?")?
+                .prepare_cached("SELECT seq, state + 4 * kind, version, body FROM orders WHERE uid = ?")?
                 .query_row([&*id.text()], |row| snapshot(row, &mut Vec::new()))
                 .optional()
         })
@@ -214,7 +221,7 @@ impl Store for Embedded {
         self.read(move |connection| {
             connection
                 .prepare_cached(
-                    "SELECT seq, state, version, body FROM orders
+                    "SELECT seq, state + 4 * kind, version, body FROM orders
                      WHERE user_id = ? AND external_id = ? AND external_id IS NOT NULL AND state = 0
                      ORDER BY seq DESC LIMIT 1",
                 )?
@@ -231,7 +238,7 @@ impl Store for Embedded {
             let mut scratch = Vec::new();
             connection
                 .prepare_cached(
-                    "SELECT seq, state, version, body, uid FROM orders
+                    "SELECT seq, state + 4 * kind, version, body, uid FROM orders
                      WHERE seq < ? AND state = 0 ORDER BY seq DESC LIMIT ?",
                 )?
                 .query_map(params![before, limit], |row| Ok((order_id(row)?, snapshot(row, &mut scratch)?)))?
@@ -270,6 +277,21 @@ impl Store for Embedded {
         })
         .await
     }
+
+    async fn unpublished(&self, age: Duration, limit: usize) -> Result<Vec<Unpublished>, StoreError> {
+        self.read(move |connection| outbox::unpublished(connection, age, limit)).await
+    }
+
+    async fn published(&self, tickets: Vec<i64>) -> Result<(), StoreError> {
+        let (reply, result) = oneshot::channel();
+        let gone = || StoreError::Damaged("the writer thread has ended".into());
+        self.0.writer.send(Job::Forget { tickets, reply }).await.map_err(|_| gone())?;
+        result.await.map_err(|_| gone())?
+    }
+
+    async fn identity(&self) -> Result<String, StoreError> {
+        self.read(|connection| connection.query_row("SELECT id FROM store_identity", [], |row| row.get(0))).await
+    }
 }
 
 fn last_seq(connection: &Connection) -> rusqlite::Result<i64> {
@@ -286,8 +308,8 @@ fn scan_range(
     to: i64,
     emit: &(impl Fn(Vec<(OrderId, Snapshot)>) + ?Sized),
 ) -> rusqlite::Result<u64> {
-    let mut statement =
-        connection.prepare_cached("SELECT seq, state, version, body, uid FROM orders WHERE seq > ? AND seq <= ?")?;
+    let mut statement = connection
+        .prepare_cached("SELECT seq, state + 4 * kind, version, body, uid FROM orders WHERE seq > ? AND seq <= ?")?;
     let mut rows = statement.query(params![from, to])?;
     let mut scratch = Vec::new();
     let mut batch = Vec::with_capacity(SCAN_ROWS);
@@ -303,12 +325,13 @@ fn scan_range(
     Ok(count)
 }
 
-/// Reads columns `seq, state, version, body`.
+/// Reads columns `seq, shape, version, body`.
 fn snapshot(row: &Row<'_>, scratch: &mut Vec<u8>) -> rusqlite::Result<Snapshot> {
     let seq: i64 = row.get(0)?;
     let version: i64 = row.get(2)?;
+    let (kind, state) = column::to_shape(row.get(1)?);
     let body = row.get_ref(3)?.as_blob()?;
-    Ok(Snapshot::new(version.unsigned_abs(), seq.unsigned_abs(), column::to_state(row.get(1)?), body, scratch))
+    Ok(Snapshot::new(version.unsigned_abs(), seq.unsigned_abs(), kind, state, body, scratch))
 }
 
 /// Reads column 4, `uid`.

@@ -13,12 +13,20 @@ pub struct Migration {
     down: &'static str,
 }
 
-const MIGRATIONS: &[Migration] = &[Migration {
-    number: 1,
-    name: "orders",
-    up: include_str!("../../../migrations/embedded/0001_orders.up.sql"),
-    down: include_str!("../../../migrations/embedded/0001_orders.down.sql"),
-}];
+const MIGRATIONS: &[Migration] = &[
+    Migration {
+        number: 1,
+        name: "orders",
+        up: include_str!("../../../migrations/embedded/0001_orders.up.sql"),
+        down: include_str!("../../../migrations/embedded/0001_orders.down.sql"),
+    },
+    Migration {
+        number: 2,
+        name: "outbox",
+        up: include_str!("../../../migrations/embedded/0002_outbox.up.sql"),
+        down: include_str!("../../../migrations/embedded/0002_outbox.down.sql"),
+    },
+];
 
 /// Why a migration did not happen; the schema is then as it was.
 #[derive(Debug, thiserror::Error)]

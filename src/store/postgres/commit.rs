@@ -13,7 +13,7 @@ use tokio_postgres::{CopyInSink, Statement};
 use super::copy::{Common, Encoder};
 use super::errors::{classify, is_conflict, unreadable};
 use super::session::Session;
-use super::{Postgres, order_id};
+use super::{Postgres, order_id, outbox};
 use crate::id::{OrderId, Version};
 use crate::lifecycle::step;
 use crate::order::Change as Asked;
@@ -93,13 +93,14 @@ impl Postgres {
         let mut work = Work::new(&batch.entries, now, trusts_hints);
         let blocks = i32::try_from(batch.entries.len().div_ceil(4096)).unwrap_or(i32::MAX);
         // One round trip: tokio-postgres sends what is asked together without waiting in between.
-        let ((), begun, moved, remembered, known) = tokio::try_join!(
+        let ((), begun, moved, remembered, known, ()) = tokio::try_join!(
             biased;
             async { Ok(session.batch_execute("BEGIN").await?) },
             async { Ok::<_, Failure>(session.query(&session.statements.begin_batch, &[&blocks]).await?) },
             move_positions(session, batch),
             load_keys(session, &work.keys, now),
             load_rows(session, &work.maybe_known),
+            outbox::record(session, batch.parcel),
         )?;
         moved?;
         work.known(known)?;
@@ -407,7 +408,7 @@ impl<'b> Work<'b> {
     }
 
     fn entry(&mut self, index: usize) -> Result<Outcome, StoreError> {
-        let Entry { order, must_exist, idempotency, .. } = &self.entries[index];
+        let Entry { order, idempotency, .. } = &self.entries[index];
         if let Some(idempotency) = idempotency
             && let Some(remembered) = self.remembered.get(&*idempotency.key)
         {
@@ -415,7 +416,7 @@ impl<'b> Work<'b> {
         }
         let row = self.held.get(&order.id).map(|held| &held.row);
         let decision =
-            rules::decide(order, row, *must_exist, &self.stamp).map_err(|error| StoreError::Damaged(error.into()))?;
+            rules::decide(&self.entries[index], row, &self.stamp).map_err(|error| StoreError::Damaged(error.into()))?;
         let id = order.id.clone();
         let outcome = match decision {
             Decision::Write(write) => self.write(id, write, Some(index)),

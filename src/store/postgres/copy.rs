@@ -3,8 +3,9 @@
 use crate::id::OrderId;
 use crate::order::columns::{ColumnReader, Columns, Packed};
 use crate::order::envelope::Stored;
+use crate::snapshot::Kind;
 use crate::snapshot::State;
-use crate::store::rules::{Kind, Row, column, signed};
+use crate::store::rules::{Row, column, signed};
 
 /// The columns of a row, in the order they are written.
 pub(super) const COLUMNS: [&str; 26] = [

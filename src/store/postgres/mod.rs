@@ -6,6 +6,7 @@ mod copy;
 mod errors;
 mod offline;
 mod others;
+mod outbox;
 mod scan;
 mod schema;
 mod session;
@@ -18,7 +19,7 @@ use bb8::Pool;
 use tokio_postgres::Row;
 
 use super::rules::{column, signed};
-use super::{Batch, Changes, Outcome, Page, Store, StoreError};
+use super::{Batch, Changes, Outcome, Page, Store, StoreError, Unpublished};
 use crate::id::OrderId;
 use crate::record::Checkpoint;
 use crate::snapshot::Snapshot;
@@ -234,12 +235,31 @@ impl Store for Postgres {
         rows.iter().map(position).collect::<Result<_, _>>().map(Checkpoint).map_err(unreadable)
     }
 
+    async fn unpublished(&self, age: Duration, limit: usize) -> Result<Vec<Unpublished>, StoreError> {
+        self.claim_unpublished(age, limit).await
+    }
+
+    async fn published(&self, tickets: Vec<i64>) -> Result<(), StoreError> {
+        self.forget_published(tickets).await
+    }
+
+    async fn identity(&self) -> Result<String, StoreError> {
+        let session = self.reader().await?;
+        let row = session.query_one("SELECT id::text FROM store_identity", &[]).await.map_err(classify)?;
+        row.try_get(0).map_err(unreadable)
+    }
+
     fn wants_columns(&self) -> bool {
         true
     }
 
     fn is_shareable(&self) -> bool {
         true
+    }
+
+    async fn announce(&self) -> Result<(), StoreError> {
+        self.reader().await?; // connects, and so migrates, if nobody did before
+        self.0.others.lock().await.announce(&self.0.config).await
     }
 
     async fn changes<F>(&self, emit: F) -> Result<Changes, StoreError>
@@ -251,12 +271,12 @@ impl Store for Postgres {
     }
 }
 
-/// Reads columns `seq, state, version, body`.
+/// Reads columns `seq, shape, version, body`.
 fn snapshot(row: &Row, scratch: &mut Vec<u8>) -> Result<Snapshot, StoreError> {
     let mut read = || {
         let (seq, version): (i64, i64) = (row.try_get(0)?, row.try_get(2)?);
-        let state = column::to_state(row.try_get(1)?);
-        Ok(Snapshot::new(version.unsigned_abs(), seq.unsigned_abs(), state, row.try_get(3)?, scratch))
+        let (kind, state) = column::to_shape(row.try_get(1)?);
+        Ok(Snapshot::new(version.unsigned_abs(), seq.unsigned_abs(), kind, state, row.try_get(3)?, scratch))
     };
     read().map_err(unreadable)
 }

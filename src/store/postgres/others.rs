@@ -44,7 +44,18 @@ impl Others {
         result
     }
 
-    async fn look_once(&mut self, config: &Config, emit: &scan::Emit) -> Result<Changes, StoreError> {
+    /// Takes this instance's lock if it does not hold it, or finds out that it does not any more.
+    pub(super) async fn announce(&mut self, config: &Config) -> Result<(), StoreError> {
+        self.appear(config).await?;
+        let client = self.here.as_ref().expect("connected above");
+        let alive = client.batch_execute("SELECT 1").await.map_err(classify);
+        if alive.is_err() {
+            self.here = None;
+        }
+        alive
+    }
+
+    async fn appear(&mut self, config: &Config) -> Result<(), StoreError> {
         if self.here.as_ref().is_none_or(Client::is_closed) {
             let client = scan::connect(config).await?;
             client
@@ -60,6 +71,11 @@ impl Others {
                 self.shared_looks = SHARED_LOOKS;
             }
         }
+        Ok(())
+    }
+
+    async fn look_once(&mut self, config: &Config, emit: &scan::Emit) -> Result<Changes, StoreError> {
+        self.appear(config).await?;
         let client = self.here.as_ref().expect("connected above");
         client.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await.map_err(classify)?;
         let row = client
@@ -91,7 +107,7 @@ impl Others {
 }
 
 async fn changed_since(client: &Client, seen: i64, emit: &scan::Emit) -> Result<u64, StoreError> {
-    let sql = "SELECT seq, state, version, body, order_uid FROM orders WHERE changed_in >= $1";
+    let sql = "SELECT seq, (state + 4 * kind)::smallint, version, body, order_uid FROM orders WHERE changed_in >= $1";
     let mut rows = std::pin::pin!(client.query_raw(sql, [seen]).await.map_err(classify)?);
     let mut batch = Vec::new();
     let mut scratch = Vec::new();

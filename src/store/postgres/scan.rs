@@ -67,7 +67,9 @@ async fn scan_tables(config: &Config, snapshot: &str, tables: &[&str], emit: &Em
         .map_err(classify)?;
     let mut count = 0;
     for table in tables {
-        let sql = format!("COPY (SELECT seq, state, version, order_uid, body FROM {table}) TO STDOUT (FORMAT binary)");
+        let sql = format!(
+            "COPY (SELECT seq, (state + 4 * kind)::smallint, version, order_uid, body FROM {table}) TO STDOUT (FORMAT binary)"
+        );
         let mut chunks = std::pin::pin!(client.copy_out(&sql).await.map_err(classify)?);
         let mut reader = Reader::default();
         while let Some(chunk) = chunks.next().await {
@@ -143,12 +145,13 @@ impl Reader {
             *field = value;
             rest = left;
         }
-        let [seq, state, version, uid, body] = fields;
+        let [seq, shape, version, uid, body] = fields;
         let int8 = |field: &[u8]| field.try_into().map(i64::from_be_bytes).map_err(|_| foreign("a number"));
-        let state = state.try_into().map(i16::from_be_bytes).map_err(|_| foreign("a state"))?;
+        let shape = shape.try_into().map(i16::from_be_bytes).map_err(|_| foreign("a state"))?;
+        let (kind, state) = column::to_shape(shape);
         let id = OrderId::parse(uid).map_err(|error| StoreError::Damaged(error.into()))?;
         let (version, seq) = (int8(version)?.unsigned_abs(), int8(seq)?.unsigned_abs());
-        let snapshot = Snapshot::new(version, seq, column::to_state(state), body, &mut self.scratch);
+        let snapshot = Snapshot::new(version, seq, kind, state, body, &mut self.scratch);
         self.batch.push((id, snapshot));
         Ok(Some(rest))
     }

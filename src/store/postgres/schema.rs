@@ -24,6 +24,13 @@ const MIGRATIONS: &[Migration] = &[
         down: include_str!("../../../migrations/postgres/0001_orders.down.sql"),
     },
     Migration {
+        number: 2,
+        name: "outbox",
+        is_optional: false,
+        up: include_str!("../../../migrations/postgres/0002_outbox.up.sql"),
+        down: include_str!("../../../migrations/postgres/0002_outbox.down.sql"),
+    },
+    Migration {
         number: 1001,
         name: "search_indexes",
         is_optional: true,

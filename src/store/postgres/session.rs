@@ -115,6 +115,10 @@ pub(super) struct Statements {
     pub(super) keys: Statement,
     pub(super) remember: Statement,
     pub(super) purge: Statement,
+    pub(super) record: Statement,
+    pub(super) claim: Statement,
+    pub(super) changed_by: Statement,
+    pub(super) forget: Statement,
 }
 
 impl Session {
@@ -142,11 +146,11 @@ impl Session {
         );
         let p = |sql| client.prepare(sql);
         let (fetch, fetch_external, page, last_seq, estimate, positions) = tokio::try_join!(
-            p("SELECT seq, state, version, body FROM orders WHERE order_uid = $1"),
-            p("SELECT seq, state, version, body FROM orders
+            p("SELECT seq, (state + 4 * kind)::smallint, version, body FROM orders WHERE order_uid = $1"),
+            p("SELECT seq, (state + 4 * kind)::smallint, version, body FROM orders
                WHERE user_id = $1::text::uuid AND external_id = $2 AND external_id IS NOT NULL AND state = 0
                ORDER BY seq DESC LIMIT 1"),
-            p("SELECT seq, state, version, body, order_uid FROM orders
+            p("SELECT seq, (state + 4 * kind)::smallint, version, body, order_uid FROM orders
                WHERE seq >= $1 AND seq < $2 AND state = 0 ORDER BY seq DESC LIMIT $3"),
             p("SELECT CASE WHEN is_called THEN (last_value + 1) * 4096 ELSE 0 END FROM orders_rank"),
             // Statistics lag behind, and a page of 8 KB holds no more than some ten orders.
@@ -187,6 +191,16 @@ impl Session {
                (SELECT key FROM idempotency WHERE created_at <= $1 ORDER BY created_at LIMIT 10000
                 FOR UPDATE SKIP LOCKED)"),
         )?;
+        let (record, claim, changed_by, forget) = tokio::try_join!(
+            p("INSERT INTO outbox (ticket, changed_in, contents)
+               VALUES ($1, pg_current_xact_id()::text::bigint, $2)"),
+            p("UPDATE outbox SET claimed_at = clock_timestamp() WHERE ticket IN
+               (SELECT ticket FROM outbox WHERE claimed_at <= clock_timestamp() - make_interval(secs => $1)
+                ORDER BY changed_in LIMIT $2 FOR UPDATE SKIP LOCKED)
+               RETURNING ticket, contents, changed_in"),
+            p("SELECT seq, (state + 4 * kind)::smallint, version, body, order_uid FROM orders WHERE changed_in = $1"),
+            p("DELETE FROM outbox WHERE ticket = ANY ($1)"),
+        )?;
         let statements = Statements {
             fetch,
             fetch_external,
@@ -204,6 +218,10 @@ impl Session {
             keys,
             remember,
             purge,
+            record,
+            claim,
+            changed_by,
+            forget,
         };
         Ok(Self { client, statements, is_open: false })
     }

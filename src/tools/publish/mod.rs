@@ -33,7 +33,7 @@ pub enum Target {
     },
     /// The topic that the service takes orders from, keyed by their ids.
     #[cfg(feature = "kafka")]
-    Kafka(Cluster),
+    Kafka(Box<Cluster>),
 }
 
 /// What to publish, where to and how fast.

@@ -1,0 +1,228 @@
+//! How the instances of a service speak to each other and to workers: what they publish, and what they hear.
+
+use std::collections::HashMap;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use tokio::sync::oneshot;
+
+use super::Config;
+use crate::ack::Acks;
+use crate::cache::View;
+use crate::follow;
+use crate::id::OrderId;
+use crate::kafka::{self, Workers};
+use crate::lifecycle::{Gate, Readiness, Switch};
+use crate::metrics::Metrics;
+use crate::order::message;
+use crate::outbox::{self, Batches, Changed, Outbox, WeakOutbox};
+use crate::record::Contents;
+use crate::relay::Relay;
+use crate::snapshot::{Kind, Snapshot, State};
+use crate::store::Store;
+use crate::store::any::AnyStore;
+use crate::topics::tail::{self, Tail};
+use crate::topics::{Groups, header};
+
+/// Writes that may wait for a worker at once; one more is answered 202 at once.
+const WAITERS_MAX: usize = 16_384;
+/// How long an order's last snapshot may be older than the order is.
+const LATE: Duration = Duration::from_secs(1);
+/// Orders of which that is watched at once; under more the topic is behind as a whole.
+const LATE_MAX: usize = 10_000;
+/// How often is looked whether there are workers.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// What is published and heard. Empty without Kafka.
+#[derive(Default)]
+pub(super) struct Bus {
+    pub(super) outbox: Option<Outbox>,
+    pub(super) http_outbox: Option<Outbox>,
+    pub(super) acks: Option<Acks>,
+    pub(super) news: Switch,
+    /// Told once everything that was committed is published, or cannot be now.
+    pub(super) relayed: Option<oneshot::Receiver<()>>,
+}
+
+impl Bus {
+    pub(super) fn start(
+        config: &Config,
+        store: &AnyStore,
+        view: &Arc<View>,
+        metrics: &Metrics,
+        readiness: &Readiness,
+    ) -> anyhow::Result<Self> {
+        let Some(kafka) = &config.kafka else { return Ok(Self::default()) };
+        let has_events = kafka.workers != Workers::Off;
+        let snapshots = kafka.snapshots_topic.is_some();
+        let (outbox, batches) = outbox::outbox(Contents { snapshots, ..Contents::default() });
+        let http_outbox = outbox.with(Contents { snapshots, events: has_events, acks: false });
+        let instance = Instance::default();
+        let gate = readiness.gate("outbox", "not started");
+        let relayed = instance.relay(kafka, store.clone(), metrics, batches, gate)?;
+        let news = Switch::default();
+        if let Some(topic) = &kafka.snapshots_topic
+            && store.is_shareable()
+        {
+            let mut following = Following {
+                view: Arc::clone(view),
+                instance: instance.clone(),
+                outbox: outbox.downgrade(),
+                late: HashMap::new(),
+                looked: Instant::now(),
+                scratch: Vec::new(),
+            };
+            let tail = Tail::start(kafka, topic, news.clone(), move |message| following.hear(message));
+            std::mem::forget(tail.context("cannot use Kafka")?); // for as long as the process lives
+        }
+        let acks = has_events.then(|| Acks::new(WAITERS_MAX));
+        if let Some(acks) = &acks {
+            listen(kafka, acks, instance)?;
+            let waiting = acks.clone();
+            #[expect(clippy::cast_precision_loss, reason = "a figure for a gauge")]
+            metrics.gauge("worker_waiting_writes", "Writes that wait for a worker.", move || waiting.len() as f64);
+        }
+        Ok(Self { outbox: Some(outbox), http_outbox: Some(http_outbox), acks, news, relayed: Some(relayed) })
+    }
+}
+
+/// How this instance is told from others.
+#[derive(Clone)]
+pub(super) struct Instance {
+    origin: Arc<str>,
+    /// Which store this is, once it could be asked.
+    store: Arc<OnceLock<String>>,
+}
+
+impl Default for Instance {
+    fn default() -> Self {
+        Self { origin: format!("{:016x}", fastrand::u64(..)).into(), store: Arc::default() }
+    }
+}
+
+impl Instance {
+    /// Starts a thread that publishes what is handed over.
+    pub(super) fn relay(
+        &self,
+        config: &kafka::Config,
+        store: AnyStore,
+        metrics: &Metrics,
+        batches: Batches,
+        gate: Gate,
+    ) -> anyhow::Result<oneshot::Receiver<()>> {
+        let (done, relayed) = oneshot::channel();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let relay = Relay::new(config, store, &self.origin, &self.store, metrics.outbox.clone());
+        let relay = relay.context("cannot use Kafka")?;
+        std::thread::Builder::new().name("relay".into()).spawn(move || {
+            runtime.block_on(relay.run(batches, gate));
+            let _ = done.send(());
+        })?;
+        Ok(relayed)
+    }
+
+    /// Whether a message is about an order of this store.
+    fn is_ours(&self, message: &tail::Message<'_>) -> bool {
+        let store = self.store.get().map(String::as_str);
+        store.is_some() && message.header(header::STORE) == store
+    }
+}
+
+/// Shows what others tell of their changes, and sees to it that the last snapshot of an order in the topic is its
+/// newest: two instances that change an order one right after the other may publish in the other order.
+struct Following {
+    view: Arc<View>,
+    instance: Instance,
+    outbox: WeakOutbox,
+    /// Orders whose last snapshot is older than the order is, and since when. As a rule a newer one is on its way.
+    late: HashMap<OrderId, Instant>,
+    looked: Instant,
+    scratch: Vec<u8>,
+}
+
+impl Following {
+    fn hear(&mut self, message: Option<&tail::Message<'_>>) {
+        if let Some(message) = message.filter(|message| self.instance.is_ours(message))
+            && let Some((id, snapshot)) = order(message, &mut self.scratch)
+        {
+            if self.view.get(&id).is_some_and(|shown| shown.supersedes(&snapshot)) {
+                if self.late.len() < LATE_MAX {
+                    self.late.entry(id).or_insert_with(Instant::now);
+                }
+            } else {
+                self.late.remove(&id);
+                if message.header(header::ORIGIN) != Some(&self.instance.origin) {
+                    follow::show(&self.view, vec![(id, snapshot)]);
+                }
+            }
+        }
+        if self.looked.elapsed() >= LATE / 4 {
+            self.looked = Instant::now();
+            self.publish_late();
+        }
+    }
+
+    fn publish_late(&mut self) {
+        let overdue = self.late.extract_if(|_, since| since.elapsed() >= LATE);
+        let newest = overdue.filter_map(|(id, _)| self.view.get(&id).map(|snapshot| (id, snapshot)));
+        let changed =
+            |(id, snapshot): (OrderId, Snapshot)| Changed { change: snapshot.apparent_change(), id, snapshot };
+        let changes: Vec<_> = newest.map(changed).collect();
+        if let Some(outbox) = self.outbox.upgrade().filter(|_| !changes.is_empty())
+            && let Some(parcel) = outbox.parcel()
+        {
+            tracing::debug!(orders = changes.len(), "snapshots overtook one another, publishing the newest again");
+            outbox.hand_over(parcel, changes);
+        }
+    }
+}
+
+/// The order of a published snapshot.
+fn order(message: &tail::Message<'_>, scratch: &mut Vec<u8>) -> Option<(OrderId, Snapshot)> {
+    let id = OrderId::parse(message.key()?).ok()?;
+    let kind = if message.header(header::KIND)? == Kind::Envelope.as_str() { Kind::Envelope } else { Kind::Wb };
+    let state = match message.header(header::STATE)? {
+        "live" => State::Live,
+        "hidden" => State::Hidden,
+        _ => State::Gone,
+    };
+    let (version, seq) = (message.number(header::VERSION)?, message.number(header::SEQ)?);
+    Some((id, Snapshot::new(version, seq, kind, state, message.value().unwrap_or_default(), scratch)))
+}
+
+/// Hears acknowledgements, once there are workers to send any.
+fn listen(config: &kafka::Config, acks: &Acks, instance: Instance) -> anyhow::Result<()> {
+    let switch = Switch::default();
+    let told = acks.clone();
+    let tail = Tail::start(config, &config.ack_topic, switch.clone(), move |message| {
+        let Some(message) = message else { return };
+        let store = message.header(header::STORE);
+        let is_ours = store.is_none() || store == instance.store.get().map(String::as_str);
+        let of = || message.value().and_then(message::acknowledged);
+        if let Some(id) = is_ours.then(of).flatten() {
+            told.arrived(&id, message.number(header::VERSION), message.number(header::NOW));
+        }
+    });
+    let tail = tail.context("cannot use Kafka")?;
+    let (acks, config) = (acks.clone(), config.clone());
+    let groups = Groups::new(&config).context("cannot use Kafka")?;
+    std::thread::Builder::new().name("workers".into()).spawn(move || {
+        let _tail = tail;
+        let is_there = || config.workers == Workers::On || groups.has(&config.worker_group).unwrap_or_default();
+        while !is_there() {
+            std::thread::sleep(LOOK_EVERY);
+        }
+        // Nobody waits before acknowledgements are heard.
+        switch.want(true);
+        while !switch.is_live() {
+            std::thread::sleep(LOOK_EVERY / 10);
+        }
+        tracing::info!(group = config.worker_group, "writes wait for the workers");
+        acks.turn_on();
+        loop {
+            std::thread::park();
+        }
+    })?;
+    Ok(())
+}

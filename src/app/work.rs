@@ -1,0 +1,116 @@
+//! A worker: events in, orders and acknowledgements out. Serves nothing but its metrics.
+
+use anyhow::Context;
+
+use super::bus::Instance;
+use super::{Config, stop_signal};
+use crate::admin::{self, Admin};
+use crate::http::route;
+use crate::ingest::Ingest;
+use crate::lifecycle::{self, Readiness, Shutdown};
+use crate::metrics::Metrics;
+use crate::outbox;
+use crate::record::Contents;
+use crate::source::kafka::KafkaSource;
+use crate::store::Store;
+use crate::store::any::AnyStore;
+use crate::worker::Events;
+
+/// How often the instances that serve are told that somebody else writes to their store, and how long they may take to
+/// notice.
+const ANNOUNCE_EVERY: std::time::Duration = std::time::Duration::from_millis(500);
+
+/// Processes events until it is told to stop. Returns once everything it took is durable and acknowledged.
+///
+/// # Errors
+/// When it cannot start, when the store gives out, or when the grace period was too short.
+pub fn work(config: Config) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let result = runtime.block_on(run(config));
+    runtime.shutdown_background();
+    result
+}
+
+async fn run(config: Config) -> anyhow::Result<()> {
+    let stop = stop_signal()?;
+    let metrics = Metrics::new(route::ENDPOINTS, route::METHODS);
+    let readiness = Readiness::default();
+    let (_admin_trigger, admin_stop) = lifecycle::shutdown();
+    if let Some(address) = config.admin {
+        let admin = Admin { metrics: metrics.clone(), readiness: readiness.clone() };
+        admin::start(admin, address, admin_stop).with_context(|| format!("cannot listen on {address}"))?;
+    }
+    let store = AnyStore::open(&config.store)?;
+    let mut kafka = config.kafka.clone().context("a worker needs Kafka")?;
+    let contents = Contents { snapshots: kafka.snapshots_topic.is_some(), events: false, acks: true };
+    let (outbox, batches) = outbox::outbox(contents);
+    let gate = readiness.gate("outbox", "not started");
+    let relayed = Instance::default().relay(&kafka, store.clone(), &metrics, batches, gate)?;
+    (kafka.topic, kafka.group) = (kafka.events_topic.clone(), kafka.worker_group.clone());
+    let (trigger, shutdown) = lifecycle::shutdown();
+    tracing::info!(topic = kafka.topic, group = kafka.group, store = store.place(), "working");
+    let mut working = std::pin::pin!(async {
+        if !announce(&store, &shutdown).await {
+            return anyhow::Ok(());
+        }
+        let gates = ["kafka", "dead-letters"].map(|name| readiness.gate(name, "not started"));
+        let [gate, letters] = gates;
+        let source = KafkaSource::start(&kafka, metrics.kafka.clone(), gate, letters).context("cannot use Kafka")?;
+        let source = Events::new(source, outbox.clone());
+        let ingest = Ingest::new(source, store.clone(), None, &config.ingest, metrics.ingest.clone()).await?;
+        let ledger = ingest.with_outbox(Some(outbox)).run(shutdown.clone()).await?;
+        tracing::info!(source = "events", ?ledger, "intake ended");
+        Ok(())
+    });
+    let mut early = None;
+    tokio::select! {
+        name = stop.wait() => tracing::info!(signal = name, "stopping"),
+        ended = &mut working => early = Some(ended),
+    }
+    trigger.fire();
+    let drained = tokio::time::timeout(config.grace, async {
+        let ended = match early {
+            Some(ended) => ended,
+            None => working.await,
+        };
+        let _ = relayed.await; // what it did not get to is recorded
+        ended
+    });
+    match drained.await {
+        Ok(result) => result?,
+        Err(_) => anyhow::bail!("not drained within {:?}; nothing acknowledged is lost", config.grace),
+    }
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// Makes sure that whoever serves this store's orders looks for changes by others, now and from now on. Returns
+/// whether there is anything to do.
+async fn announce(store: &AnyStore, shutdown: &Shutdown) -> bool {
+    let mut waiting = shutdown.clone();
+    loop {
+        let announced = tokio::select! {
+            () = waiting.wait() => return false,
+            announced = store.announce() => announced,
+        };
+        match announced {
+            Ok(()) => break,
+            Err(error) => tracing::warn!(error = %crate::log::causes(&error), "the store cannot be reached"),
+        }
+        tokio::time::sleep(ANNOUNCE_EVERY).await;
+    }
+    tokio::time::sleep(ANNOUNCE_EVERY).await;
+    let (store, mut shutdown) = (store.clone(), shutdown.clone());
+    tokio::spawn(async move {
+        loop {
+            tokio::select! {
+                () = shutdown.wait() => return,
+                () = tokio::time::sleep(ANNOUNCE_EVERY) => {}
+            }
+            if let Err(error) = store.announce().await {
+                tracing::debug!(error = %crate::log::causes(&error), "the store cannot be reached");
+            }
+        }
+    });
+    true
+}

@@ -1,0 +1,80 @@
+//! The topics that instances speak to each other by: what is written to them, and reading them without a group, from
+//! now on, all of it.
+
+pub mod publisher;
+pub mod tail;
+
+use std::time::Duration;
+
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+
+use crate::kafka::Config;
+
+/// Consumer groups, as the brokers know them.
+pub struct Groups(BaseConsumer);
+
+impl Groups {
+    /// Nothing is connected to yet.
+    ///
+    /// # Errors
+    /// When the settings are not what the library takes.
+    pub fn new(config: &Config) -> Result<Self, KafkaError> {
+        config.reader().create().map(Self)
+    }
+
+    /// Whether a group has members, or had some lately. Blocks.
+    ///
+    /// # Errors
+    /// When no broker can be asked.
+    pub fn has(&self, group: &str) -> Result<bool, KafkaError> {
+        let groups = self.0.fetch_group_list(Some(group), Duration::from_secs(5))?;
+        Ok(groups.groups().iter().any(|known| known.name() == group && !matches!(known.state(), "" | "Dead")))
+    }
+}
+
+/// Names of the headers of these topics.
+pub mod header {
+    /// The order's version that a message is about.
+    pub const VERSION: &str = "version";
+    /// Which face the order has: `wb` or `envelope`.
+    pub const KIND: &str = "kind";
+    /// What happened to it: `created`, `updated` or `deleted`.
+    pub const CHANGE: &str = "change";
+    /// Whether it is shown: `live`, `hidden` (readable by its id alone) or `gone`.
+    pub const STATE: &str = "state";
+    /// Its place in lists.
+    pub const SEQ: &str = "seq";
+    /// The store it is in.
+    pub const STORE: &str = "store";
+    /// The instance that published it.
+    pub const ORIGIN: &str = "origin";
+    /// The version that came of the work, in acknowledgements.
+    pub const NOW: &str = "now";
+}
+
+/// Makes topics that are missing, with the brokers' defaults but for `compacted` ones. Whoever runs the brokers may not
+/// allow it, and then has to make them.
+///
+/// # Errors
+/// The first topic that is not there afterwards, and why.
+pub async fn make(config: &Config, topics: &[(&str, bool)]) -> Result<(), String> {
+    let admin = config.admin().create::<AdminClient<DefaultClientContext>>().map_err(|error| error.to_string())?;
+    let wanted = topics.iter().map(|&(name, is_compacted)| {
+        let topic = NewTopic::new(name, -1, TopicReplication::Fixed(-1)); // the brokers' defaults
+        if is_compacted { topic.set("cleanup.policy", "compact") } else { topic }
+    });
+    let wanted: Vec<_> = wanted.collect();
+    let options = AdminOptions::new().request_timeout(Some(Duration::from_secs(10)));
+    let made = admin.create_topics(&wanted, &options).await.map_err(|error| error.to_string())?;
+    for result in made {
+        match result {
+            Ok(topic) => tracing::info!(topic, "topic made"),
+            Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
+            Err((topic, error)) => return Err(format!("{topic}: {error}")),
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,219 @@
+//! Reads all of a topic from now on, as a member of no group: what is said to every instance.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
+use rdkafka::message::{BorrowedMessage, Headers as _, Message as _};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+
+use crate::kafka::Config;
+use crate::lifecycle::Switch;
+
+const POLL: Duration = Duration::from_millis(50);
+const ASK_WAIT: Duration = Duration::from_secs(2);
+/// How often is looked how far the topic reaches, and for new partitions.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Between two tries at a topic that is away.
+const PAUSE: Duration = Duration::from_millis(300);
+const WARN_EVERY: Duration = Duration::from_secs(30);
+
+/// A topic being read. Dropping it ends the reading.
+pub struct Tail(Arc<AtomicBool>);
+
+/// A message that was read.
+pub struct Message<'m>(BorrowedMessage<'m>);
+
+impl Message<'_> {
+    /// The message's key.
+    #[must_use]
+    pub fn key(&self) -> Option<&[u8]> {
+        self.0.key()
+    }
+
+    /// The message's value.
+    #[must_use]
+    pub fn value(&self) -> Option<&[u8]> {
+        self.0.payload()
+    }
+
+    /// A header, where it is there and text.
+    #[must_use]
+    pub fn header(&self, name: &str) -> Option<&str> {
+        let headers = self.0.headers()?;
+        let value = headers.iter().find(|header| header.key == name)?.value?;
+        std::str::from_utf8(value).ok()
+    }
+
+    /// A header that is a number.
+    #[must_use]
+    pub fn number(&self, name: &str) -> Option<u64> {
+        self.header(name)?.parse().ok()
+    }
+}
+
+impl Tail {
+    /// Starts a thread that hands each message to `take`, and `None` when there was none for a moment, while `switch` is wanted; live is when everything written to
+    /// the topic from a moment after it was wanted has been handed over or is about to be. Neither the brokers nor the
+    /// topic need be there yet.
+    ///
+    /// # Errors
+    /// When the settings are not what the library takes.
+    pub fn start(
+        config: &Config,
+        topic: &str,
+        switch: Switch,
+        take: impl FnMut(Option<&Message<'_>>) + Send + 'static,
+    ) -> anyhow::Result<Self> {
+        let is_over = Arc::new(AtomicBool::new(false));
+        let mut settings = config.reader();
+        settings.set("enable.partition.eof", "false").set("fetch.wait.max.ms", "100");
+        let reading = Reading {
+            client: settings.create()?,
+            topic: topic.to_owned(),
+            switch,
+            is_over: Arc::clone(&is_over),
+            next: BTreeMap::new(),
+            ends: BTreeMap::new(),
+            looked: Instant::now(),
+            warned: None,
+        };
+        std::thread::Builder::new().name("tail".into()).spawn(move || reading.run(take))?;
+        Ok(Self(is_over))
+    }
+}
+
+impl Drop for Tail {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
+    }
+}
+
+struct Reading {
+    client: BaseConsumer,
+    topic: String,
+    switch: Switch,
+    is_over: Arc<AtomicBool>,
+    /// The next offset of each partition that is read.
+    next: BTreeMap<i32, i64>,
+    /// Where each ended at the last look.
+    ends: BTreeMap<i32, i64>,
+    looked: Instant,
+    warned: Option<Instant>,
+}
+
+impl Reading {
+    fn run(mut self, mut take: impl FnMut(Option<&Message<'_>>)) {
+        while !self.is_over.load(Ordering::Acquire) {
+            let is_wanted = self.switch.is_wanted();
+            if is_wanted == self.next.is_empty() {
+                let done = if is_wanted { self.begin() } else { self.end() };
+                if let Err(error) = done {
+                    self.trouble(&error);
+                    std::thread::sleep(PAUSE);
+                    continue;
+                }
+            }
+            if !is_wanted {
+                std::thread::sleep(POLL);
+                continue;
+            }
+            match self.client.poll(POLL) {
+                None => take(None),
+                Some(Ok(message)) => {
+                    self.next.insert(message.partition(), message.offset() + 1);
+                    let message = Message(message);
+                    // The library panics on headers whose names are not UTF-8; such a message is none of ours.
+                    let taken = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| take(Some(&message))));
+                    if taken.is_err() {
+                        tracing::warn!(topic = self.topic, "a message that cannot be read was passed over");
+                    }
+                }
+                Some(Err(error)) => self.trouble(&error),
+            }
+            if self.looked.elapsed() >= LOOK_EVERY {
+                self.looked = Instant::now();
+                match self.look() {
+                    Ok(is_live) => self.switch.say(is_live),
+                    Err(error) => self.trouble(&error),
+                }
+            }
+        }
+    }
+
+    /// Reads every partition from its end.
+    fn begin(&mut self) -> KafkaResult<()> {
+        let mut ends = BTreeMap::new();
+        for partition in self.partitions()? {
+            let (_, end) = self.client.fetch_watermarks(&self.topic, partition, ASK_WAIT)?;
+            ends.insert(partition, end);
+        }
+        self.next.clone_from(&ends);
+        if let Err(error) = self.assign() {
+            self.next.clear();
+            return Err(error);
+        }
+        self.ends = ends;
+        self.looked = Instant::now();
+        self.switch.say(true);
+        Ok(())
+    }
+
+    fn end(&mut self) -> KafkaResult<()> {
+        self.switch.say(false);
+        self.next.clear();
+        self.client.unassign()
+    }
+
+    /// Whether all that was there at the last look has been read by now.
+    fn look(&mut self) -> KafkaResult<bool> {
+        let mut is_live = true;
+        let mut is_moved = false;
+        for partition in self.partitions()? {
+            let (first, end) = self.client.fetch_watermarks(&self.topic, partition, ASK_WAIT)?;
+            let before = self.ends.insert(partition, end).unwrap_or(first);
+            let next = self.next.entry(partition).or_insert_with(|| {
+                is_moved = true;
+                first // all of a partition that is new since
+            });
+            if *next > end || *next < first {
+                *next = first; // the topic was made anew, or its beginning is gone
+                is_moved = true;
+            }
+            is_live &= *next >= before.min(end);
+        }
+        if is_moved {
+            self.assign()?;
+        }
+        Ok(is_live)
+    }
+
+    fn partitions(&self) -> KafkaResult<Vec<i32>> {
+        let metadata = self.client.fetch_metadata(Some(&self.topic), ASK_WAIT)?;
+        let partitions = metadata.topics().iter().flat_map(rdkafka::metadata::MetadataTopic::partitions);
+        let partitions: Vec<i32> = partitions.map(rdkafka::metadata::MetadataPartition::id).collect();
+        if partitions.is_empty() {
+            return Err(KafkaError::MetadataFetch(RDKafkaErrorCode::UnknownTopicOrPartition));
+        }
+        Ok(partitions)
+    }
+
+    fn assign(&self) -> KafkaResult<()> {
+        let mut list = TopicPartitionList::new();
+        for (&partition, &next) in &self.next {
+            list.add_partition_offset(&self.topic, partition, Offset::Offset(next))?;
+        }
+        self.client.assign(&list)
+    }
+
+    fn trouble(&mut self, error: &KafkaError) {
+        self.switch.say(false);
+        if self.warned.is_none_or(|last| last.elapsed() >= WARN_EVERY) {
+            self.warned = Some(Instant::now());
+            tracing::warn!(%error, topic = self.topic, "cannot read the topic");
+        }
+    }
+}

@@ -1,0 +1,157 @@
+//! The worker: takes events, does the work, stores what came of it and says so.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::id::{OrderId, Version};
+use crate::order::{Change as Asked, Envelope, Order, Status};
+use crate::outbox::{Ack, Outbox};
+use crate::record::{Checkpoint, Position, Record, Rejection};
+use crate::snapshot::Change;
+use crate::source::{Kept, Received, Source, SourceError};
+use crate::store::Outcome;
+
+/// The work itself: what becomes of an order that is to be processed. Its amount was worked out when it was read, by
+/// the rules of every write; what is called off or deleted stays so.
+pub fn work(order: &mut Envelope) {
+    if matches!(order.status, None | Some(Status::New | Status::Processing)) {
+        order.status = Some(Status::Done);
+    }
+}
+
+/// A source of events whose orders are worked on, and acknowledged once they are durable.
+pub struct Events<S> {
+    source: S,
+    outbox: Outbox,
+    /// Received and not yet acknowledged.
+    open: BTreeMap<Position, Event>,
+}
+
+/// What an event says besides its order.
+struct Event {
+    id: Option<OrderId>,
+    version: Option<Version>,
+    change: Option<Change>,
+    is_told: bool,
+}
+
+impl Event {
+    fn new(record: &Record) -> Self {
+        let change = match header(record, "change") {
+            Some(b"created") => Some(Change::Created),
+            Some(b"updated") => Some(Change::Updated),
+            Some(b"deleted") => Some(Change::Deleted),
+            _ => None,
+        };
+        let id = record.key.as_deref().and_then(|key| OrderId::parse(key).ok());
+        Self { id, version: version(record), change, is_told: false }
+    }
+
+    fn ack(&self, outcome: &Outcome) -> Ack {
+        let said = self.change;
+        let (id, change, now) = match outcome {
+            Outcome::Stored { id, change: Change::Deleted, snapshot } => {
+                (id, Change::Deleted, Some(snapshot.version()))
+            }
+            Outcome::Stored { id, change, snapshot } => (id, said.unwrap_or(*change), Some(snapshot.version())),
+            Outcome::Unchanged { id, snapshot } | Outcome::Repeated { id, snapshot, .. } => {
+                (id, said.unwrap_or(Change::Updated), Some(snapshot.version()))
+            }
+            Outcome::WasDeleted { id, snapshot } => (id, Change::Deleted, Some(snapshot.version())),
+            Outcome::Refused { id, .. } => (id, Change::Deleted, None),
+        };
+        Ack { id: id.clone(), version: self.version, now, change }
+    }
+}
+
+fn header<'r>(record: &'r Record, name: &str) -> Option<&'r [u8]> {
+    let (_, value) = record.headers.as_ref()?.iter().find(|(known, _)| known == name)?;
+    value.as_deref()
+}
+
+/// The version of the order that an event was made from.
+fn version(record: &Record) -> Option<Version> {
+    std::str::from_utf8(header(record, "version")?).ok()?.parse().ok()
+}
+
+impl<S: Source> Events<S> {
+    /// Works on what `source` brings. `outbox` publishes what comes of it.
+    #[must_use]
+    pub fn new(source: S, outbox: Outbox) -> Self {
+        Self { source, outbox, open: BTreeMap::new() }
+    }
+}
+
+impl<S: Source> Source for Events<S> {
+    fn name(&self) -> Arc<str> {
+        self.source.name()
+    }
+
+    fn is_log(&self) -> bool {
+        self.source.is_log()
+    }
+
+    fn is_broker(&self) -> bool {
+        self.source.is_broker()
+    }
+
+    fn must_exist(&self) -> bool {
+        self.source.must_exist()
+    }
+
+    async fn recv(&mut self, into: &mut Vec<Record>) -> Result<Received, SourceError> {
+        let received = self.source.recv(into).await?;
+        if received == Received::Records {
+            self.open.extend(into.iter().map(|record| (record.position, Event::new(record))));
+        }
+        Ok(received)
+    }
+
+    fn prepare(&self, record: &Record, order: &mut Order) -> Option<Version> {
+        if let Asked::Envelope(envelope) = &mut order.change {
+            work(envelope);
+        }
+        version(record)
+    }
+
+    fn commit(&mut self, upto: &Checkpoint, outcomes: Vec<(Position, Outcome)>) {
+        for (position, outcome) in &outcomes {
+            if let Some(event) = self.open.get_mut(position) {
+                event.is_told = true;
+                self.outbox.acknowledge(event.ack(outcome));
+            }
+        }
+        let passed = self.open.extract_if(.., |position, _| position.offset < upto.next(position.partition));
+        for (_, event) in passed {
+            // A newer event of the same batch took its place.
+            if let (false, Some(id)) = (event.is_told, event.id) {
+                let change = event.change.unwrap_or(Change::Updated);
+                self.outbox.acknowledge(Ack { id, version: event.version, now: None, change });
+            }
+        }
+        self.source.commit(upto, outcomes);
+    }
+
+    fn reject(&mut self, record: &Record, rejection: &Rejection) -> Kept {
+        self.open.remove(&record.position);
+        self.source.reject(record, rejection)
+    }
+
+    fn start(&mut self, partitions: &[u32], from: &Checkpoint) {
+        self.source.start(partitions, from);
+    }
+
+    fn release(&mut self) {
+        self.open.clear();
+        self.source.release();
+    }
+
+    fn fenced(&mut self, partition: u32) {
+        self.open.retain(|position, _| position.partition != partition);
+        self.source.fenced(partition);
+    }
+
+    fn stop(&mut self) {
+        self.source.stop();
+    }
+}
