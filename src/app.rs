@@ -18,7 +18,7 @@ use crate::http::{self, Api, route};
 use crate::ingest::{self, Ingest};
 use crate::lifecycle::{self, Gate, Readiness, Shutdown, Switch};
 use crate::metrics::Metrics;
-use crate::order::sample;
+use crate::order::{self, sample};
 use crate::outbox::Outbox;
 use crate::read::{self, Reader, lists};
 use crate::source::Source;
@@ -72,7 +72,7 @@ impl Default for Config {
         Self {
             http: http::Config::default(),
             admin: None,
-            cache: cache::Config::default(),
+            cache: cache::Config { key_of: Some(order::external_key), ..cache::Config::default() },
             read: read::Config::default(),
             ingest: ingest::Config::default(),
             inbox: inbox::Config::default(),

@@ -1,6 +1,7 @@
 //! The view: every order as the bytes it is answered with, in a lock-free map that only ever moves forward.
 //! Knows snapshots, never orders.
 
+pub mod external;
 pub mod feed;
 pub mod recent;
 
@@ -13,6 +14,7 @@ use papaya::{Compute, HashMap, Operation, ResizeMode};
 
 use crate::id::OrderId;
 use crate::snapshot::{Snapshot, State};
+use external::{External, KeyOf, NotKept};
 use feed::{Event, Feed};
 use recent::{List, Recent, Shortfall};
 
@@ -28,6 +30,8 @@ pub struct Config {
     pub feed_events_max: usize,
     /// Bytes of orders those changes may hold on to.
     pub feed_bytes_max: usize,
+    /// How orders are found by the ids of their users; not from memory when `None`.
+    pub key_of: Option<KeyOf>,
 }
 
 impl Default for Config {
@@ -37,6 +41,7 @@ impl Default for Config {
             list_refresh: Duration::from_millis(20),
             feed_events_max: 16_384,
             feed_bytes_max: 32 << 20,
+            key_of: None,
         }
     }
 }
@@ -47,10 +52,14 @@ pub struct View {
     orders: HashMap<OrderId, Snapshot, RandomState>,
     recent: Recent,
     feed: Feed,
+    external: External,
     tally: Tally,
     is_complete: AtomicBool,
     is_shared: AtomicBool,
 }
+
+/// The map, pinned.
+type Orders<'v> = papaya::HashMapRef<'v, OrderId, Snapshot, RandomState, papaya::LocalGuard<'v>>;
 
 /// Running totals. Each publisher adds the difference its own change made, so they are right at rest.
 #[derive(Default)]
@@ -85,6 +94,7 @@ impl View {
                 .build(),
             recent: Recent::new(config.list_max),
             feed: Feed::new(config.feed_events_max, config.feed_bytes_max),
+            external: External::new(config.key_of),
             tally: Tally::default(),
             is_complete: AtomicBool::new(false),
             is_shared: AtomicBool::new(false),
@@ -102,7 +112,7 @@ impl View {
     ///
     /// For copies read from the store: warm-up and read-through. They appear in no list and in no event.
     pub fn fill(&self, id: OrderId, snapshot: Snapshot) -> bool {
-        let change = fill(&self.orders.pin(), id, snapshot);
+        let change = self.insert(&self.orders.pin(), id, snapshot);
         if let Some(change) = &change {
             self.tally.add(change);
         }
@@ -120,13 +130,31 @@ impl View {
         let map = self.orders.pin();
         let mut total = Change::default();
         for (id, snapshot) in orders {
-            if let Some(change) = fill(&map, id, snapshot) {
+            if let Some(change) = self.insert(&map, id, snapshot) {
                 total.live += change.live;
                 total.entries += change.entries;
                 total.bytes += change.bytes;
             }
         }
         self.tally.add(&total);
+    }
+
+    fn insert(&self, map: &Orders<'_>, id: OrderId, snapshot: Snapshot) -> Option<Change> {
+        let named = self.external.wants(&snapshot).then(|| (id.clone(), snapshot.clone()));
+        let change = fill(map, id, snapshot);
+        if let (Some((id, snapshot)), Some(_)) = (named, &change) {
+            self.external.note(id, &snapshot);
+        }
+        change
+    }
+
+    /// The newest live order that a user (canonical UUID text) calls `external`, of those in the view.
+    ///
+    /// # Errors
+    /// When this view does not know what users call their orders.
+    pub fn by_external(&self, user: &str, external: &str) -> Result<Option<Snapshot>, NotKept> {
+        let map = self.orders.pin();
+        self.external.find(user, external, |id| map.get(id).cloned())
     }
 
     /// Makes room for this many orders at once instead of growing step by step.
@@ -252,11 +280,7 @@ impl Tally {
 }
 
 /// The one place where a copy enters the map: newest wins, whoever brings it.
-fn fill(
-    map: &papaya::HashMapRef<'_, OrderId, Snapshot, RandomState, papaya::LocalGuard<'_>>,
-    id: OrderId,
-    snapshot: Snapshot,
-) -> Option<Change> {
+fn fill(map: &Orders<'_>, id: OrderId, snapshot: Snapshot) -> Option<Change> {
     // The closure may run several times, so it decides and changes nothing.
     let result = map.compute(id, |visible| match visible {
         Some((_, visible)) if !snapshot.supersedes(visible) => Operation::Abort(()),

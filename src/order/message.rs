@@ -1,9 +1,9 @@
 //! What is said about orders in messages: events for workers, and the acknowledgements of workers.
 
 use serde_json::json;
-use simd_json::prelude::{ValueAsScalar, ValueObjectAccess};
 
 use super::envelope::Stored;
+use super::external_id;
 use crate::id::OrderId;
 
 /// The event of a stored envelope order: `{order_id, external_id, user_id, payload, status, timestamp}`. `None` for a
@@ -32,16 +32,6 @@ pub fn event(id: &OrderId, body: &[u8]) -> Option<Vec<u8>> {
         event.extend_from_slice(part);
     }
     Some(event)
-}
-
-/// `payload.id`, as text.
-fn external_id(payload: &[u8]) -> Option<String> {
-    let mut payload = payload.to_vec();
-    let payload = simd_json::to_borrowed_value(&mut payload).ok()?;
-    let id = payload.get("id")?;
-    let text = id.as_str().map(ToOwned::to_owned);
-    let number = || id.as_i64().map(|id| id.to_string()).or_else(|| id.as_u64().map(|id| id.to_string()));
-    text.or_else(number).or_else(|| id.as_f64().map(|id| id.to_string()))
 }
 
 /// An acknowledgement: `{order_id, status, processed_at}`.

@@ -21,7 +21,7 @@ use crate::id::OrderId;
 
 pub use decode::Decoder;
 pub use envelope::{Envelope, Status};
-pub use request::EXTERNAL_ID_BYTES_MAX;
+pub use request::{EXTERNAL_ID_BYTES_MAX, external_id};
 pub use validate::Profile;
 
 /// A valid order: having one proves that it passed its profile.
@@ -33,6 +33,13 @@ pub struct Order {
     pub change: Change,
     /// The scalars of a WB order, where the decoder was asked for them.
     pub columns: Option<columns::Packed>,
+}
+
+/// The user and the external id that a stored order is looked up by. `None` for an order that has none.
+#[must_use]
+pub fn external_key(body: &[u8]) -> Option<(String, Box<str>)> {
+    let stored = envelope::Stored::parse(body)?;
+    Some((stored.user_id.to_owned(), external_id(stored.payload)?))
 }
 
 /// What a record asks for.

@@ -1,5 +1,7 @@
 //! Reads an envelope request off its parsed document: the decoder's other half, for the other face.
 
+use std::cell::RefCell;
+
 use simd_json::StaticNode;
 use simd_json::tape::Node;
 use uuid::Uuid;
@@ -21,6 +23,17 @@ struct Payload {
     json: Box<[u8]>,
     amount: Box<str>,
     external_id: Option<Box<str>>,
+}
+
+/// What an order with this stored payload is looked up by besides its own id, as it was when the order was accepted.
+#[must_use]
+pub fn external_id(payload: &[u8]) -> Option<Box<str>> {
+    thread_local! {
+        static DECODER: RefCell<Decoder> =
+            RefCell::new(Decoder::with_depth(Profile::Lenient, usize::MAX, DEPTH_MAX, 1024));
+    }
+    let read = |inner: Decoding<'_, '_>| Ok(inner.id_of_payload(0));
+    DECODER.with_borrow_mut(|decoder| decoder.with_document(payload, read)).ok().flatten()
 }
 
 impl Decoding<'_, '_> {
@@ -131,16 +144,21 @@ impl Decoding<'_, '_> {
 
     /// What is read off a payload besides its bytes.
     fn summarize(&self, at: usize, json: Box<[u8]>) -> Payload {
-        let external_id: Option<Box<str>> = match self.member_at(at, "id").map(|id| self.nodes[id]) {
-            Some(Node::String(text)) => Some(text.into()),
-            Some(Node::Static(StaticNode::I64(_) | StaticNode::U64(_) | StaticNode::F64(_))) => {
-                Some(self.raw_text_of_member(at, "id"))
-            }
-            _ => None,
-        };
-        let external_id = external_id.filter(|id| (1..=EXTERNAL_ID_BYTES_MAX).contains(&id.len()));
+        let external_id = self.id_of_payload(at);
         let amount = self.number(at, "amount").unwrap_or_else(|| self.sum_of_items(at));
         Payload { json, amount, external_id }
+    }
+
+    /// `payload.id`: a string, or a number in its own spelling.
+    fn id_of_payload(&self, payload: usize) -> Option<Box<str>> {
+        let id: Box<str> = match self.nodes[self.member_at(payload, "id")?] {
+            Node::String(text) => text.into(),
+            Node::Static(StaticNode::I64(_) | StaticNode::U64(_) | StaticNode::F64(_)) => {
+                self.raw_text_of_member(payload, "id")
+            }
+            _ => return None,
+        };
+        (1..=EXTERNAL_ID_BYTES_MAX).contains(&id.len()).then_some(id)
     }
 
     /// A member that is a number or a numeric string, in its own spelling.

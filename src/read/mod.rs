@@ -154,6 +154,11 @@ impl<T: Store> Reader<T> {
     /// # Errors
     /// [`ReadError`].
     pub async fn by_external(&self, user_id: String, external: String) -> Result<Option<Snapshot>, ReadError> {
+        if self.view.is_complete()
+            && let Ok(found) = self.view.by_external(&user_id, &external)
+        {
+            return Ok(found);
+        }
         self.bounded(self.store.fetch_external(user_id, external)).await
     }
 

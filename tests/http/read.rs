@@ -217,34 +217,52 @@ fn a_deleted_wb_order_is_410() {
 
 #[test]
 fn an_order_is_found_by_its_users_external_id() {
-    let server = Server::start(&[]);
+    let mut server = Server::start(&[]);
     let other = "22222222-2222-4333-8444-555555555555";
     let old = created(&server, envelope(r#"{"id":"A-1"}"#));
     let newest = created(&server, envelope(r#"{"id":"A-1","n":2}"#));
     let others = created(&server, envelope(r#"{"id":"A-1"}"#).replace(USER, other));
     let odd = created(&server, envelope(r#"{"id":"a b/ж?"}"#));
     created(&server, wb_posted("A-1"));
-    let find = |external: &str, user: &str| server.get(&format!("/orders/by-external/{external}?user_id={user}"));
-    let found = find("A-1", USER).expect(200);
+    let found = find_on(&server, "A-1", USER).expect(200);
     assert_eq!(found.json()["order"]["order_id"], newest.as_str());
     assert!(found.text().starts_with("{\"order\":{\"order_uid\":\""), "{}", found.text());
     assert_eq!(found.header("ETag"), Some("\"1\""));
     assert_eq!(found.header("Content-Type"), Some("application/json"));
-    assert_eq!(find("A-1", &USER.replace('-', "").to_uppercase()).expect(200).body, found.body);
-    assert_eq!(find("A-1", other).expect(200).json()["order"]["order_id"], others.as_str());
-    assert_eq!(find("a%20b%2F%D0%B6%3F", USER).expect(200).json()["order"]["order_id"], odd.as_str());
-    find("A-2", USER).expect(404);
+    assert_eq!(find_on(&server, "A-1", &USER.replace('-', "").to_uppercase()).expect(200).body, found.body);
+    assert_eq!(find_on(&server, "A-1", other).expect(200).json()["order"]["order_id"], others.as_str());
+    assert_eq!(find_on(&server, "a%20b%2F%D0%B6%3F", USER).expect(200).json()["order"]["order_id"], odd.as_str());
+    find_on(&server, "A-2", USER).expect(404);
     for wrong in ["?user_id=", "?user_id=7", "?user=x", ""] {
         server.get(&format!("/orders/by-external/A-1{wrong}")).expect(400);
     }
     server.post("/orders", format!(r#"{{"order_id":"{newest}","user_id":"{USER}","status":"deleted"}}"#)).expect(200);
-    assert_eq!(find("A-1", USER).expect(200).json()["order"]["order_id"], old.as_str());
+    assert_eq!(find_on(&server, "A-1", USER).expect(200).json()["order"]["order_id"], old.as_str());
     // The payload's id decides, whatever it was before.
     server
         .post("/orders", format!(r#"{{"order_id":"{old}","user_id":"{USER}","payload":{{"id":"A-9"}}}}"#))
         .expect(200);
-    find("A-1", USER).expect(404);
-    assert_eq!(find("A-9", USER).expect(200).header("ETag"), Some("\"2\""));
+    find_on(&server, "A-1", USER).expect(404);
+    assert_eq!(find_on(&server, "A-9", USER).expect(200).header("ETag"), Some("\"2\""));
+    server
+        .post("/orders", format!(r#"{{"order_id":"{old}","user_id":"{USER}","payload":{{"id":"A-1"}}}}"#))
+        .expect(200);
+    find_on(&server, "A-9", USER).expect(404);
+    assert_eq!(find_on(&server, "A-1", USER).expect(200).header("ETag"), Some("\"3\""));
+    // A number is known by its own spelling.
+    let number = created(&server, envelope(r#"{"id":1.50}"#));
+    assert_eq!(find_on(&server, "1.50", USER).expect(200).json()["order"]["order_id"], number.as_str());
+    find_on(&server, "1.5", USER).expect(404);
+    // From memory again after a start, and not from there before all orders are.
+    server.restart();
+    for (external, id) in [("A-1", &old), ("1.50", &number), ("a%20b%2F%D0%B6%3F", &odd)] {
+        assert_eq!(find_on(&server, external, USER).expect(200).json()["order"]["order_id"], id.as_str());
+    }
+    find_on(&server, "A-9", USER).expect(404);
+}
+
+fn find_on(server: &Server, external: &str, user: &str) -> crate::server::Reply {
+    server.get(&format!("/orders/by-external/{external}?user_id={user}"))
 }
 
 #[test]
