@@ -4,9 +4,11 @@
 //!
 //! `cargo bench --bench pipeline` measures; as a test it runs a few orders to stay true, or says that it cannot.
 
+mod servers;
+
 use std::collections::HashMap;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -18,6 +20,9 @@ use order_service::kafka;
 use order_service::lifecycle::{self, Readiness};
 use order_service::metrics::Metrics;
 use order_service::order::sample;
+use order_service::outbox::{self, Outbox};
+use order_service::record::Contents;
+use order_service::relay::Relay;
 use order_service::source::kafka::KafkaSource;
 use order_service::store::Store;
 use order_service::store::postgres::{Config, Maintenance, Postgres};
@@ -26,22 +31,17 @@ use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 
+use servers::Servers;
+
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const OPTIONAL_INDEXES: &str = include_str!("../migrations/postgres/1001_search_indexes.up.sql");
 
-const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/servers.sh");
-
 fn main() {
     let is_test = !std::env::args().any(|argument| argument == "--bench");
-    let Some(servers) = Servers::start() else {
-        #[expect(clippy::disallowed_methods, reason = "a bench, not the service")]
-        let is_ci = std::env::var_os("CI").is_some();
-        assert!(!is_ci, "the servers cannot be had, and nothing is skipped where CI is");
-        println!("SKIPPED: PostgreSQL or Kafka cannot be had");
-        return;
-    };
+    let Some(servers) = Servers::start("bench") else { return };
+    let servers = Bench(servers);
     // First, while the disk has nothing of the loads below to write.
     for rate in if is_test { vec![500] } else { vec![1_000, 5_000, 20_000] } {
         latency(&servers, rate, if is_test { 1 } else { 10 });
@@ -53,7 +53,7 @@ fn main() {
     let mut ratios = Vec::new();
     for round in 0..rounds {
         let database = servers.database(&format!("round{round}"));
-        let ours = from_kafka(&servers, &database, &topic, orders);
+        let ours = from_kafka(&servers, &database, &topic, orders, false);
         let file = servers.unload(&database);
         let bare = servers.load(&format!("bare{round}"), &file, orders, &[]);
         println!(
@@ -61,6 +61,12 @@ fn main() {
             ours / bare
         );
         ratios.push(ours / bare);
+        let published = servers.database(&format!("published{round}"));
+        let published = from_kafka(&servers, &published, &topic, orders, true);
+        println!(
+            "the same with every change published: {published:.0} orders/s, {:.2} of that without",
+            published / ours
+        );
         if round + 1 == rounds {
             let all: Vec<&str> = OPTIONAL_INDEXES.lines().filter(|line| line.starts_with("CREATE INDEX")).collect();
             let each = all.iter().map(std::slice::from_ref).chain([&all[..]]);
@@ -80,38 +86,18 @@ fn main() {
     println!("from Kafka to visible: median ratio {:.2}", ratios[ratios.len() / 2]);
 }
 
-/// Servers of this bench's own.
-struct Servers {
-    postgres: String,
-    kafka: String,
+/// What this bench does with its servers.
+struct Bench(Servers);
+
+impl std::ops::Deref for Bench {
+    type Target = Servers;
+
+    fn deref(&self) -> &Servers {
+        &self.0
+    }
 }
 
-impl Servers {
-    fn start() -> Option<Self> {
-        let script = |arguments: &[&str]| {
-            let output = Command::new(SCRIPT).args(arguments).stderr(Stdio::inherit()).output().ok()?;
-            output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
-        };
-        script(&["install", "all"])?;
-        let mut servers = Self { postgres: script(&["start", "postgres", "bench"])?, kafka: String::new() };
-        servers.kafka = script(&["start", "kafka", "bench"])?;
-        Some(servers)
-    }
-
-    fn psql(&self, database: &str, commands: &[&str]) {
-        let mut psql = Command::new("psql");
-        psql.args(["-q", "-v", "ON_ERROR_STOP=1", "-d", &self.url(database)]);
-        for command in commands {
-            psql.args(["-c", command]);
-        }
-        assert!(psql.stdout(Stdio::null()).status().expect("psql").success(), "{commands:?}");
-    }
-
-    fn url(&self, database: &str) -> String {
-        let (server, _) = self.postgres.rsplit_once('/').expect("a URL");
-        format!("{server}/{database}")
-    }
-
+impl Bench {
     fn database(&self, name: &str) -> Config {
         self.psql("postgres", &[&format!("CREATE DATABASE {name}")]);
         Config::parse(&self.url(name)).expect("a URL")
@@ -166,14 +152,6 @@ impl Servers {
     }
 }
 
-impl Drop for Servers {
-    fn drop(&mut self) {
-        for kind in ["postgres", "kafka"] {
-            let _ = Command::new(SCRIPT).args(["remove", kind, "bench"]).status();
-        }
-    }
-}
-
 /// Ingest as the service runs it: a thread and a runtime of its own.
 struct Running {
     view: Arc<View>,
@@ -181,10 +159,10 @@ struct Running {
     thread: std::thread::JoinHandle<ingest::Ledger>,
 }
 
-fn run(servers: &Servers, database: Config, topic: &str) -> Running {
+fn run(servers: &Bench, database: Config, topic: &str, is_published: bool) -> Running {
     let view = Arc::new(View::new(cache::Config::default(), 0));
     let (trigger, shutdown) = lifecycle::shutdown();
-    let (config, seen) = (servers.client(topic), Arc::clone(&view));
+    let (client, seen) = (servers.client(topic), Arc::clone(&view));
     let thread = std::thread::spawn(move || {
         runtime().block_on(async move {
             let gate = Readiness::default().gate("warm-up", "");
@@ -193,13 +171,25 @@ fn run(servers: &Servers, database: Config, topic: &str) -> Running {
             let metrics = Metrics::new(&[], &[]);
             let readiness = Readiness::default();
             let [gate, letters] = ["kafka", "dead-letters"].map(|name| readiness.gate(name, ""));
-            let source = KafkaSource::start(&config, metrics.kafka.clone(), gate, letters).expect("consuming");
+            let source = KafkaSource::start(&client, metrics.kafka.clone(), gate, letters).expect("consuming");
             let config = ingest::Config::default();
+            let outbox = is_published.then(|| relay(&client, store.clone(), metrics.outbox));
             let ingest = Ingest::new(source, store, Some(seen), &config, metrics.ingest).await.expect("started");
-            ingest.run(shutdown).await.expect("ingested")
+            ingest.with_outbox(outbox).run(shutdown).await.expect("ingested")
         })
     });
     Running { view, trigger, thread }
+}
+
+/// Publishes what is handed over on a thread of its own, as the service does.
+fn relay(client: &kafka::Config, store: Postgres, metrics: order_service::metrics::Outbox) -> Outbox {
+    let contents = Contents { snapshots: true, ..Contents::default() };
+    let (outbox, batches) = outbox::outbox(contents);
+    let client = kafka::Config { snapshots_topic: Some(format!("{}.snapshots", client.topic)), ..client.clone() };
+    let relay = Relay::new(&client, store, &"bench".into(), &Arc::default(), metrics).expect("a relay");
+    let gate = Readiness::default().gate("outbox", "");
+    std::thread::spawn(move || runtime().block_on(relay.run(batches, gate)));
+    outbox
 }
 
 impl Running {
@@ -209,9 +199,9 @@ impl Running {
     }
 }
 
-fn from_kafka(servers: &Servers, database: &Config, topic: &str, orders: u64) -> f64 {
+fn from_kafka(servers: &Bench, database: &Config, topic: &str, orders: u64, is_published: bool) -> f64 {
     // Positions are stored with the orders, so a new database reads the topic from its start.
-    let running = run(servers, database.clone(), topic);
+    let running = run(servers, database.clone(), topic, is_published);
     while running.view.size().live == 0 {
         std::thread::sleep(Duration::from_millis(1));
     }
@@ -226,10 +216,10 @@ fn from_kafka(servers: &Servers, database: &Config, topic: &str, orders: u64) ->
 }
 
 /// From the call that produces an order to its event in the view.
-fn latency(servers: &Servers, rate: u32, seconds: u32) {
+fn latency(servers: &Bench, rate: u32, seconds: u32) {
     let name = format!("latency{rate}");
     let (topic, database) = (servers.topic(&name), servers.database(&name));
-    let running = run(servers, database, &topic);
+    let running = run(servers, database, &topic, false);
     let producer: BaseProducer = servers.client(&topic).producer().set("linger.ms", "0").create().expect("a producer");
     let warm = rate / 2;
     let count = rate * seconds + warm;
@@ -285,7 +275,7 @@ fn latency(servers: &Servers, rate: u32, seconds: u32) {
     );
 }
 
-fn warm_up(servers: &Servers, database: &Config, orders: u64) {
+fn warm_up(servers: &Bench, database: &Config, orders: u64) {
     let name = database.server.get_dbname().expect("named");
     let halves = [["orders_p0", "orders_p1"], ["orders_p2", "orders_p3"]];
     let raw = || {

@@ -1,5 +1,8 @@
-//! The figures of the README that need the running service: writes from many connections, and readers beside ten
-//! thousand idle and two hundred slow clients. `cargo bench --bench service` measures; as a test it runs a little.
+//! The figures of the README that need running processes: writes from many connections into either store, with and
+//! without workers, what one instance shows of what another writes, and readers beside ten thousand idle and two hundred
+//! slow clients. `cargo bench --bench service` measures; as a test it runs a little.
+
+mod servers;
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
@@ -8,6 +11,8 @@ use std::time::{Duration, Instant};
 use order_service::order::sample;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+
+use servers::Servers;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_order-service");
 
@@ -18,7 +23,13 @@ fn main() {
         tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
     runtime.block_on(async {
         let (orders, connections) = if is_test { (2_000, 16) } else { (200_000, 256) };
-        posts(orders, connections).await;
+        let service = Service::start(&[]);
+        service.wait_ready().await;
+        posts("posts into the embedded store", &service, Kind::Wb, orders, connections).await;
+        drop(service);
+        if let Some(servers) = Servers::start("service") {
+            flows(&servers, orders, connections).await;
+        }
         let (idle, slow, seconds) = if is_test { (200, 20, 1) } else { (10_000, 200, 10) };
         bystanders(idle, slow, seconds).await;
     });
@@ -56,6 +67,22 @@ impl Service {
     }
 }
 
+impl Service {
+    async fn wait_ready(&self) {
+        let started = Instant::now();
+        let mut answer = Vec::new();
+        loop {
+            let mut socket = TcpStream::connect(&self.address).await.expect("connected");
+            ask(&mut socket, "GET /readyz", b"", &mut answer).await;
+            if answer.starts_with(b"HTTP/1.1 200 ") {
+                return;
+            }
+            assert!(started.elapsed() < Duration::from_secs(30), "{}", String::from_utf8_lossy(&answer));
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
 impl Drop for Service {
     fn drop(&mut self) {
         let _ = self.child.kill();
@@ -63,9 +90,15 @@ impl Drop for Service {
     }
 }
 
-/// Each connection posts one order after the other and waits for each to be durable.
-async fn posts(orders: u64, connections: u64) {
-    let service = Service::start(&[]);
+/// Which orders are posted.
+#[derive(Clone, Copy)]
+enum Kind {
+    Wb,
+    Envelope,
+}
+
+/// Each connection posts one order after the other and waits for each to be answered.
+async fn posts(what: &str, service: &Service, kind: Kind, orders: u64, connections: u64) {
     let started = Instant::now();
     let mut writers = tokio::task::JoinSet::new();
     for connection in 0..connections {
@@ -73,37 +106,133 @@ async fn posts(orders: u64, connections: u64) {
         writers.spawn(async move {
             let mut socket = TcpStream::connect(address).await.expect("connected");
             socket.set_nodelay(true).expect("a socket");
-            let (mut body, mut request, mut answer) = (Vec::new(), Vec::new(), vec![0; 4096]);
-            let mut slowest = Duration::ZERO;
+            let (mut body, mut answer) = (Vec::new(), Vec::new());
+            let mut took = Vec::new();
             for n in (connection..orders).step_by(usize::try_from(connections).expect("few")) {
                 body.clear();
-                sample::wb(3, n, &mut body);
-                request.clear();
-                request
-                    .extend_from_slice(b"POST /orders HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\n");
-                request.extend_from_slice(format!("Content-Length: {}\r\n\r\n", body.len()).as_bytes());
-                request.extend_from_slice(&body);
-                let sent = Instant::now();
-                socket.write_all(&request).await.expect("sent");
-                let mut filled = 0;
-                while !answer[..filled].ends_with(b"}") {
-                    let read = socket.read(&mut answer[filled..]).await.expect("an answer");
-                    assert!(read > 0, "closed: {}", String::from_utf8_lossy(&answer[..filled]));
-                    filled += read;
+                match kind {
+                    Kind::Wb => sample::wb(3, n, &mut body),
+                    Kind::Envelope => sample::envelope(3, n, &mut body),
                 }
-                assert!(answer.starts_with(b"HTTP/1.1 201 "), "{}", String::from_utf8_lossy(&answer[..filled]));
-                slowest = slowest.max(sent.elapsed());
+                let sent = Instant::now();
+                ask(&mut socket, "POST /orders", &body, &mut answer).await;
+                assert!(answer.starts_with(b"HTTP/1.1 201 "), "{}", String::from_utf8_lossy(&answer));
+                took.push(sent.elapsed());
             }
-            slowest
+            took
         });
     }
-    let mut slowest = Duration::ZERO;
+    let mut took = Vec::new();
     while let Some(writer) = writers.join_next().await {
-        slowest = slowest.max(writer.expect("written"));
+        took.extend(writer.expect("written"));
     }
     #[expect(clippy::cast_precision_loss, reason = "a figure for people")]
     let rate = orders as f64 / started.elapsed().as_secs_f64();
-    println!("posts: {rate:.0} orders/s from {connections} connections, the slowest answered in {slowest:.1?}");
+    println!("{what}: {rate:.0} orders/s from {connections} connections, {}", percentiles(took));
+}
+
+/// Sends a request and waits for its answer, which ends with a brace.
+async fn ask(socket: &mut TcpStream, line: &str, body: &[u8], answer: &mut Vec<u8>) {
+    let head = format!(
+        "{line} HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
+    let request = [head.as_bytes(), body].concat();
+    socket.write_all(&request).await.expect("sent");
+    answer.clear();
+    while !answer.ends_with(b"}") {
+        assert!(socket.read_buf(answer).await.expect("an answer") > 0, "closed: {}", String::from_utf8_lossy(answer));
+    }
+}
+
+fn percentiles(mut took: Vec<Duration>) -> String {
+    took.sort_unstable();
+    let at = |share: usize| took[(took.len() * share / 1000).min(took.len() - 1)].as_secs_f64() * 1e3;
+    format!("p50 {:.1} ms, p99 {:.1} ms, slowest {:.1} ms", at(500), at(990), at(1000))
+}
+
+/// Makes a database.
+fn create(servers: &Servers, name: &str) {
+    servers.psql("postgres", &[&format!("CREATE DATABASE {name}")]);
+}
+
+/// Flags for a service on a database and topics of their own.
+fn flags(servers: &Servers, name: &str) -> Vec<String> {
+    let mut flags = vec!["--postgres".to_owned(), servers.url(name), "--kafka".into(), servers.kafka.clone()];
+    for (flag, topic) in [
+        ("--kafka-topic", "orders"),
+        ("--kafka-group", "group"),
+        ("--kafka-events-topic", "events"),
+        ("--kafka-ack-topic", "ack"),
+        ("--kafka-snapshots-topic", "snapshots"),
+        ("--kafka-worker-group", "workers"),
+    ] {
+        flags.extend([flag.to_owned(), format!("{name}.{topic}")]);
+    }
+    flags
+}
+
+/// Writes into PostgreSQL alone, with everything published, and with a worker to wait for.
+async fn flows(servers: &Servers, orders: u64, connections: u64) {
+    let start = |name: &str, more: &[&str]| {
+        let flags = flags(servers, name);
+        Service::start(&[&flags.iter().map(String::as_str).collect::<Vec<_>>(), more].concat())
+    };
+    for name in ["plain", "published", "worked", "one"] {
+        create(servers, name);
+    }
+    let plain = flags(servers, "plain");
+    let plain = Service::start(&[&plain[0], &plain[1]]);
+    plain.wait_ready().await;
+    posts("posts into PostgreSQL", &plain, Kind::Wb, orders, connections).await;
+    posts("posts of envelopes into PostgreSQL", &plain, Kind::Envelope, orders, connections).await;
+    drop(plain);
+    let published = start("published", &["--kafka-workers", "off"]);
+    published.wait_ready().await;
+    posts("the same, every change published", &published, Kind::Envelope, orders, connections).await;
+    drop(published);
+    let mut worker = Command::new(BINARY);
+    let mut worker = worker.arg("worker").args(flags(servers, "worked")).env_clear().spawn().expect("started");
+    let worked = start("worked", &["--kafka-workers", "on"]);
+    worked.wait_ready().await;
+    tokio::time::sleep(Duration::from_secs(3)).await; // until the worker has its partitions
+    posts("waiting for a worker, one at a time", &worked, Kind::Envelope, orders / 100, 1).await;
+    posts("waiting for a worker", &worked, Kind::Envelope, orders / 2, connections).await;
+    let _ = worker.kill();
+    let _ = worker.wait();
+    drop(worked);
+    let (one, other) = (start("one", &["--kafka-workers", "off"]), start("one", &["--kafka-workers", "off"]));
+    one.wait_ready().await;
+    other.wait_ready().await;
+    tokio::time::sleep(Duration::from_secs(2)).await; // until each hears the other
+    visible_elsewhere(&one, &other, orders / 100).await;
+}
+
+/// From the answer to a write on one instance to the first read of it on another.
+async fn visible_elsewhere(one: &Service, other: &Service, writes: u64) {
+    let mut writer = TcpStream::connect(&one.address).await.expect("connected");
+    let mut reader = TcpStream::connect(&other.address).await.expect("connected");
+    for socket in [&writer, &reader] {
+        socket.set_nodelay(true).expect("a socket");
+    }
+    let (mut body, mut answer, mut took) = (Vec::new(), Vec::new(), Vec::new());
+    for n in 0..writes {
+        body.clear();
+        sample::wb(4, n, &mut body);
+        ask(&mut writer, "POST /orders", &body, &mut answer).await;
+        assert!(answer.starts_with(b"HTTP/1.1 201 "), "{}", String::from_utf8_lossy(&answer));
+        let written = Instant::now();
+        let line = format!("GET /order/{}", sample::wb_id(4, n));
+        loop {
+            ask(&mut reader, &line, b"", &mut answer).await;
+            if answer.starts_with(b"HTTP/1.1 200 ") {
+                break;
+            }
+            assert!(written.elapsed() < Duration::from_secs(10), "{}", String::from_utf8_lossy(&answer));
+        }
+        took.push(written.elapsed());
+    }
+    println!("written on one instance, read on another: {}", percentiles(took));
 }
 
 /// A reader's latency alone, and beside clients that do nothing or nearly nothing.

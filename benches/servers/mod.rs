@@ -1,0 +1,62 @@
+//! Real servers of a bench's own, brought up before it and taken down after it.
+
+use std::process::{Command, Stdio};
+
+const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/servers.sh");
+
+/// PostgreSQL and Kafka.
+pub struct Servers {
+    name: &'static str,
+    /// The URL of a database that is there.
+    pub postgres: String,
+    /// Bootstrap servers.
+    pub kafka: String,
+}
+
+impl Servers {
+    /// Servers of this name. `None`, aloud, where they cannot be had.
+    pub fn start(name: &'static str) -> Option<Self> {
+        let script = |arguments: &[&str]| {
+            let output = Command::new(SCRIPT).args(arguments).stderr(Stdio::inherit()).output().ok()?;
+            output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+        };
+        let start = || {
+            script(&["install", "all"])?;
+            let mut servers = Self { name, postgres: script(&["start", "postgres", name])?, kafka: String::new() };
+            servers.kafka = script(&["start", "kafka", name])?;
+            Some(servers)
+        };
+        let servers = start();
+        if servers.is_none() {
+            #[expect(clippy::disallowed_methods, reason = "a bench, not the service")]
+            let is_ci = std::env::var_os("CI").is_some();
+            assert!(!is_ci, "the servers cannot be had, and nothing is skipped where CI is");
+            println!("SKIPPED: PostgreSQL or Kafka cannot be had");
+        }
+        servers
+    }
+
+    /// Runs SQL in a database of this server.
+    pub fn psql(&self, database: &str, commands: &[&str]) {
+        let mut psql = Command::new("psql");
+        psql.args(["-q", "-v", "ON_ERROR_STOP=1", "-d", &self.url(database)]);
+        for command in commands {
+            psql.args(["-c", command]);
+        }
+        assert!(psql.stdout(Stdio::null()).status().expect("psql").success(), "{commands:?}");
+    }
+
+    /// The URL of a database of this server.
+    pub fn url(&self, database: &str) -> String {
+        let (server, _) = self.postgres.rsplit_once('/').expect("a URL");
+        format!("{server}/{database}")
+    }
+}
+
+impl Drop for Servers {
+    fn drop(&mut self) {
+        for kind in ["postgres", "kafka"] {
+            let _ = Command::new(SCRIPT).args(["remove", kind, self.name]).status();
+        }
+    }
+}
