@@ -16,6 +16,8 @@ use crate::store::Store;
 /// How often the store is asked. An order changed elsewhere that nobody told of is shown this much later, far within
 /// the second that a copy may be kept.
 const EVERY: Duration = Duration::from_millis(200);
+/// As long as they are heard themselves.
+const EVERY_BESIDE_NEWS: Duration = Duration::from_millis(600);
 /// How long a start waits to hear the others. Without that the store is asked.
 const NEWS_WAIT: Duration = Duration::from_secs(5);
 
@@ -39,9 +41,13 @@ pub async fn run<T: Store>(
             let view = Arc::clone(&view);
             move |orders: Vec<_>| show(&view, orders)
         };
+        let is_news = {
+            let view = Arc::clone(&view);
+            move |id: &OrderId, version| view.get(id).is_none_or(|shown| shown.version() < version)
+        };
         let looked = tokio::select! {
             () = shutdown.wait() => return,
-            looked = store.changes(emit) => looked,
+            looked = store.changes(is_news, emit) => looked,
         };
         match looked {
             Ok(changes) => {
@@ -78,7 +84,7 @@ pub async fn run<T: Store>(
         }
         tokio::select! {
             () = shutdown.wait() => return,
-            () = tokio::time::sleep(EVERY) => {}
+            () = tokio::time::sleep(if news.is_live() { EVERY_BESIDE_NEWS } else { EVERY }) => {}
         }
     }
 }

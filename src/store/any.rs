@@ -8,7 +8,7 @@ use super::embedded::{self, Embedded};
 #[cfg(feature = "postgres")]
 use super::postgres::{self, Postgres};
 use super::{Batch, Changes, Outcome, Page, Store, StoreError, Unpublished};
-use crate::id::OrderId;
+use crate::id::{OrderId, Version};
 use crate::record::Checkpoint;
 use crate::snapshot::Snapshot;
 
@@ -185,11 +185,12 @@ impl Store for AnyStore {
         on!(self, store => store.announce().await)
     }
 
-    async fn changes<F>(&self, emit: F) -> Result<Changes, StoreError>
+    async fn changes<N, F>(&self, is_news: N, emit: F) -> Result<Changes, StoreError>
     where
+        N: Fn(&OrderId, Version) -> bool + Send + Sync + 'static,
         F: Fn(Page) + Send + Sync + 'static,
     {
-        on!(self, store => store.changes(emit).await)
+        on!(self, store => store.changes(is_news, emit).await)
     }
 }
 

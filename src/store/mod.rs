@@ -280,14 +280,15 @@ pub trait Store: Clone + Send + Sync + 'static {
         std::future::ready(Ok(()))
     }
 
-    /// Hands over what other processes changed since the last call, own changes among it. The first call hands over
-    /// nothing; a scan that begins after it misses nothing that later calls do not hand over. Not cancel-safe: a
+    /// Hands over what other processes changed since the last call, own changes among it, as far as `is_news` says so
+    /// of an order and its version. The first call hands over nothing; a scan that begins after it misses nothing that later calls do not hand over. Not cancel-safe: a
     /// dropped call may have taken changes with it.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`] or [`StoreError::Damaged`]; the next call hands over what this one did not.
-    fn changes<F>(&self, _emit: F) -> impl Future<Output = Result<Changes, StoreError>> + Send
+    fn changes<N, F>(&self, _is_news: N, _emit: F) -> impl Future<Output = Result<Changes, StoreError>> + Send
     where
+        N: Fn(&OrderId, Version) -> bool + Send + Sync + 'static,
         F: Fn(Page) + Send + Sync + 'static,
     {
         std::future::ready(Ok(Changes { is_shared: false, count: 0 }))

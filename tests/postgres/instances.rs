@@ -16,7 +16,7 @@ async fn look(store: &Postgres) -> (bool, Vec<(String, u64)>) {
     let emit = move |orders: Vec<(order_service::id::OrderId, order_service::snapshot::Snapshot)>| {
         into.lock().unwrap().extend(orders.iter().map(|(id, snapshot)| (id.text().to_string(), snapshot.version())));
     };
-    let Changes { is_shared, .. } = store.changes(emit).await.unwrap();
+    let Changes { is_shared, .. } = store.changes(|_, _| true, emit).await.unwrap();
     let mut found = std::mem::take(&mut *found.lock().unwrap());
     found.sort();
     (is_shared, found)

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use futures_util::SinkExt;
 use time::OffsetDateTime;
-use tokio_postgres::{CopyInSink, Statement};
+use tokio_postgres::{CopyInSink, SimpleQueryMessage, Statement};
 
 use super::copy::{Common, Encoder};
 use super::errors::{classify, is_conflict, unreadable};
@@ -138,7 +138,7 @@ impl Postgres {
             changed.row(&work, id).await?;
         }
         let changed = changed.finish().await?;
-        if changed > 0 && session.execute(&statements.apply_changed, &[]).await? != changed {
+        if changed > 0 && affected(&session.simple_query(&statements.apply_changed).await?) != changed {
             // The rows are locked, so this is a fault of ours; better no batch than half of one.
             return Err(StoreError::Damaged("a locked row was changed by somebody else".into()).into());
         }
@@ -215,6 +215,15 @@ impl Postgres {
     }
 }
 
+/// How many rows a statement changed.
+fn affected(messages: &[SimpleQueryMessage]) -> u64 {
+    let count = |message: &SimpleQueryMessage| match message {
+        SimpleQueryMessage::CommandComplete(count) => *count,
+        _ => 0,
+    };
+    messages.iter().map(count).sum()
+}
+
 /// Compare-and-set of every position that moves. The inner error is a lost race.
 async fn move_positions(session: &Session, batch: &Batch) -> Result<Result<(), Failure>, Failure> {
     if batch.moves.is_empty() {
@@ -243,7 +252,9 @@ async fn load_rows(session: &Session, ids: &[OrderId]) -> Result<Vec<tokio_postg
     if ids.is_empty() {
         return Ok(Vec::new());
     }
-    let ids: Vec<String> = ids.iter().map(|id| id.text().to_string()).collect();
+    let mut ids: Vec<String> = ids.iter().map(|id| id.text().to_string()).collect();
+    ids.sort_unstable(); // the order in which they are locked
+    ids.dedup();
     Ok(session.query(&session.statements.lock, &[&ids]).await?)
 }
 

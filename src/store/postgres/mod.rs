@@ -20,7 +20,7 @@ use tokio_postgres::Row;
 
 use super::rules::{column, signed};
 use super::{Batch, Changes, Outcome, Page, Store, StoreError, Unpublished};
-use crate::id::OrderId;
+use crate::id::{OrderId, Version};
 use crate::record::Checkpoint;
 use crate::snapshot::Snapshot;
 use errors::{classify, unreadable};
@@ -128,7 +128,7 @@ impl Postgres {
     /// A store that connects when it is first asked for something.
     #[must_use]
     pub fn new(config: Config) -> Self {
-        let connections = |size: u32| {
+        let connections = |size: u32, is_for_reading: bool| {
             let failures = Failures::default();
             let pool = Pool::builder()
                 .max_size(size)
@@ -141,10 +141,10 @@ impl Postgres {
                 .test_on_check_out(false)
                 .idle_timeout(Some(Duration::from_mins(5)))
                 .max_lifetime(Some(Duration::from_hours(1)))
-                .build_unchecked(Manager::new(&config));
+                .build_unchecked(Manager::new(&config, is_for_reading));
             Connections { pool, failures }
         };
-        let (readers, writers) = (connections(config.readers_max), connections(config.writers_max));
+        let (readers, writers) = (connections(config.readers_max, true), connections(config.writers_max, false));
         let others = tokio::sync::Mutex::default();
         Self(Arc::new(Inner { config, readers, writers, purged_at: AtomicI64::new(0), others }))
     }
@@ -262,12 +262,13 @@ impl Store for Postgres {
         self.0.others.lock().await.announce(&self.0.config).await
     }
 
-    async fn changes<F>(&self, emit: F) -> Result<Changes, StoreError>
+    async fn changes<N, F>(&self, is_news: N, emit: F) -> Result<Changes, StoreError>
     where
+        N: Fn(&OrderId, Version) -> bool + Send + Sync + 'static,
         F: Fn(Page) + Send + Sync + 'static,
     {
         self.reader().await?; // connects, and so migrates, if nobody did before
-        self.0.others.lock().await.look(&self.0.config, &emit).await
+        self.0.others.lock().await.look(&self.0.config, &is_news, &emit).await
     }
 }
 

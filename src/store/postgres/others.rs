@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 use futures_util::TryStreamExt;
 use tokio_postgres::Client;
 
-use super::errors::classify;
+use super::errors::{classify, unreadable};
 use super::{Config, order_id, scan, snapshot};
+use crate::id::{OrderId, Version};
 use crate::store::{Changes, StoreError};
 
 /// The lock every instance shares ("ords" and "here").
@@ -21,6 +22,9 @@ const SHARED_LOOKS: u8 = 3;
 const ROWS: usize = 256;
 /// How often the BRIN indexes are told of new pages; PostgreSQL itself does so only when it vacuums.
 const SUMMARIZE_EVERY: Duration = Duration::from_secs(10);
+
+/// Whether a version of an order is newer than what is known.
+type IsNews = dyn Fn(&OrderId, Version) -> bool + Send + Sync;
 
 /// This instance's lock, and how far it has seen.
 #[derive(Default)]
@@ -36,8 +40,13 @@ pub(super) struct Others {
 
 impl Others {
     /// Looks once. `emit` gets what was changed since the last look if others may have changed it.
-    pub(super) async fn look(&mut self, config: &Config, emit: &scan::Emit) -> Result<Changes, StoreError> {
-        let result = self.look_once(config, emit).await;
+    pub(super) async fn look(
+        &mut self,
+        config: &Config,
+        is_news: &IsNews,
+        emit: &scan::Emit,
+    ) -> Result<Changes, StoreError> {
+        let result = self.look_once(config, is_news, emit).await;
         if result.is_err() {
             self.here = None; // and with it the lock; a new connection takes it again
         }
@@ -74,7 +83,7 @@ impl Others {
         Ok(())
     }
 
-    async fn look_once(&mut self, config: &Config, emit: &scan::Emit) -> Result<Changes, StoreError> {
+    async fn look_once(&mut self, config: &Config, is_news: &IsNews, emit: &scan::Emit) -> Result<Changes, StoreError> {
         self.appear(config).await?;
         let client = self.here.as_ref().expect("connected above");
         client.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await.map_err(classify)?;
@@ -94,7 +103,7 @@ impl Others {
         let is_shared = self.shared_looks > 0;
         let mut count = 0;
         if let Some(seen) = self.seen.filter(|_| is_shared) {
-            count = changed_since(client, seen, emit).await?;
+            count = changed_since(client, seen, is_news, emit).await?;
         }
         client.batch_execute("COMMIT").await.map_err(classify)?;
         self.seen = Some(running);
@@ -106,21 +115,28 @@ impl Others {
     }
 }
 
-async fn changed_since(client: &Client, seen: i64, emit: &scan::Emit) -> Result<u64, StoreError> {
-    let sql = "SELECT seq, (state + 4 * kind)::smallint, version, body, order_uid FROM orders WHERE changed_in >= $1";
-    let mut rows = std::pin::pin!(client.query_raw(sql, [seen]).await.map_err(classify)?);
-    let mut batch = Vec::new();
-    let mut scratch = Vec::new();
-    let mut count = 0;
+/// Most of what is found is this instance's own or was heard of otherwise, so the orders themselves are read only where
+/// they are news.
+async fn changed_since(client: &Client, seen: i64, is_news: &IsNews, emit: &scan::Emit) -> Result<u64, StoreError> {
+    let changed = "SELECT order_uid, version FROM orders WHERE changed_in >= $1";
+    let mut rows = std::pin::pin!(client.query_raw(changed, [seen]).await.map_err(classify)?);
+    let mut news: Vec<String> = Vec::new();
     while let Some(row) = rows.try_next().await.map_err(classify)? {
-        batch.push((order_id(&row)?, snapshot(&row, &mut scratch)?));
-        count += 1;
-        if batch.len() == ROWS {
-            emit(std::mem::take(&mut batch));
+        let (uid, version): (&str, i64) = (row.try_get(0).map_err(unreadable)?, row.try_get(1).map_err(unreadable)?);
+        let id = OrderId::parse(uid.as_bytes()).map_err(|error| StoreError::Damaged(error.into()))?;
+        if is_news(&id, version.unsigned_abs()) {
+            news.push(uid.to_owned());
         }
     }
-    emit(batch);
-    Ok(count)
+    let mut scratch = Vec::new();
+    for ids in news.chunks(ROWS) {
+        let sql = "SELECT seq, (state + 4 * kind)::smallint, version, body, order_uid FROM orders
+                   WHERE order_uid = ANY ($1)";
+        let rows = client.query(sql, &[&ids]).await.map_err(classify)?;
+        let read = rows.iter().map(|row| Ok((order_id(row)?, snapshot(row, &mut scratch)?)));
+        emit(read.collect::<Result<_, StoreError>>()?);
+    }
+    Ok(news.len() as u64)
 }
 
 /// Best effort: an index that is not up to date is slower, never wrong.

@@ -13,6 +13,7 @@ use super::{Config, copy, schema};
 pub(super) struct Manager {
     inner: PostgresConnectionManager<NoTls>,
     config: Arc<Config>,
+    is_for_reading: bool,
     /// Set once this pool knows that the schema is there.
     migrated: OnceCell<()>,
 }
@@ -63,9 +64,9 @@ impl bb8::ErrorSink<ConnectError> for Failures {
 }
 
 impl Manager {
-    pub(super) fn new(config: &Config) -> Self {
+    pub(super) fn new(config: &Config, is_for_reading: bool) -> Self {
         let inner = PostgresConnectionManager::new(config.server.clone(), NoTls);
-        Self { inner, config: Arc::new(config.clone()), migrated: OnceCell::new() }
+        Self { inner, config: Arc::new(config.clone()), is_for_reading, migrated: OnceCell::new() }
     }
 }
 
@@ -78,7 +79,7 @@ impl bb8::ManageConnection for Manager {
         if self.config.is_migrating {
             self.migrated.get_or_try_init(|| async { schema::up(&mut client).await.map(|_| ()) }).await?;
         }
-        Ok(Session::new(client, &self.config).await?)
+        Ok(Session::new(client, &self.config, self.is_for_reading).await?)
     }
 
     async fn is_valid(&self, session: &mut Session) -> Result<(), ConnectError> {
@@ -111,7 +112,8 @@ pub(super) struct Statements {
     pub(super) lock: Statement,
     pub(super) copy_new: Statement,
     pub(super) copy_changed: Statement,
-    pub(super) apply_changed: Statement,
+    /// Not prepared: how it is best done depends on how much there is.
+    pub(super) apply_changed: String,
     pub(super) keys: Statement,
     pub(super) remember: Statement,
     pub(super) purge: Statement,
@@ -122,14 +124,18 @@ pub(super) struct Statements {
 }
 
 impl Session {
-    async fn new(client: Client, config: &Config) -> Result<Self, tokio_postgres::Error> {
+    async fn new(client: Client, config: &Config, is_for_reading: bool) -> Result<Self, tokio_postgres::Error> {
         let timeout = config.statement_timeout.as_millis();
+        // A plan that is kept was made for the tables as they were, which may be empty, and stays until somebody analyzes
+        // them. Writes are only ever by key, one row after the other, and so well planned whatever there is.
+        let plans = if is_for_reading { "force_custom_plan" } else { "auto" };
         client
             .batch_execute(&format!(
                 "SET statement_timeout = {timeout};
                  SET idle_in_transaction_session_timeout = {timeout};
                  SET lock_timeout = {timeout};
                  SET synchronous_commit = on;
+                 SET plan_cache_mode = {plans};
                  SET TimeZone = 'UTC';
                  SET client_min_messages = warning;
                  CREATE TEMPORARY TABLE orders_changed (LIKE orders) ON COMMIT DELETE ROWS"
@@ -160,7 +166,7 @@ impl Session {
                WHERE i.inhparent = 'orders'::regclass AND EXISTS (SELECT 1 FROM orders)"),
             p("SELECT partition, next_offset FROM positions WHERE source = $1"),
         )?;
-        let (begin_batch, move_known, move_first, lock, copy_new, copy_changed, apply_changed) = tokio::try_join!(
+        let (begin_batch, move_known, move_first, lock, copy_new, copy_changed) = tokio::try_join!(
             p("SELECT pg_current_xact_id()::text::bigint, nextval('orders_rank') FROM generate_series(1, $1::int)"),
             p("UPDATE positions p SET next_offset = m.upto
                FROM unnest($2::int[], $3::bigint[], $4::bigint[]) AS m (partition, since, upto)
@@ -170,12 +176,13 @@ impl Session {
                SELECT $1, m.partition, m.upto
                FROM unnest($2::int[], $3::bigint[], $4::bigint[]) AS m (partition, since, upto) WHERE m.since = 0
                ON CONFLICT (source, partition) DO NOTHING RETURNING partition"),
-            // Locked in order of their ids, so that two batches cannot wait for each other.
-            p("SELECT seq, state, version, body, order_uid, kind, external_id FROM orders
-               WHERE order_uid = ANY ($1) ORDER BY order_uid FOR UPDATE"),
+            // One after the other in the order given, so that two batches cannot wait for each other, and each in the
+            // one partition where it can be.
+            p("SELECT o.* FROM unnest($1::text[]) AS wanted (uid) CROSS JOIN LATERAL
+               (SELECT seq, state, version, body, order_uid, kind, external_id FROM orders
+                WHERE order_uid = wanted.uid FOR UPDATE) o"),
             p(&copy_new),
             p(&copy_changed),
-            p(&apply_changed),
         )?;
         let (keys, remember, purge) = tokio::try_join!(
             p("SELECT key, digest, order_uid, answer, version FROM idempotency
