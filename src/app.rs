@@ -138,7 +138,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
     let (trigger, shutdown) = lifecycle::shutdown();
     let (inbox, inbox_source) = inbox::inbox(&config.inbox);
     #[cfg(feature = "kafka")]
-    let bus = Bus::start(&config, &store, &view, &metrics, &readiness)?;
+    let bus = Bus::start(&config, &store, &view, &metrics)?;
     #[cfg(not(feature = "kafka"))]
     let bus = Bus::default();
     let relayed = bus.relayed;

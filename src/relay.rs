@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 
 use crate::id::OrderId;
 use crate::kafka::Config;
-use crate::lifecycle::{Gate, step};
+use crate::lifecycle::step;
 use crate::log::causes;
 use crate::metrics;
 use crate::order::envelope::{Stamp, stamp};
@@ -83,13 +83,12 @@ impl<T: Store> Relay<T> {
         })
     }
 
-    /// Publishes until nobody can hand over anything any more. `gate` opens once the topics are there.
-    pub async fn run(mut self, mut batches: Batches, gate: Gate) {
+    /// Publishes until nobody can hand over anything any more.
+    pub async fn run(mut self, mut batches: Batches) {
         // Until the topics are there, what is committed waits in the store.
-        if !self.begin(&mut batches, &gate).await {
+        if !self.begin(&mut batches).await {
             return;
         }
-        gate.open();
         let mut forget = tokio::time::interval(FORGET_EVERY);
         let mut look = tokio::time::interval(LOOK_EVERY);
         for timer in [&mut forget, &mut look] {
@@ -117,7 +116,8 @@ impl<T: Store> Relay<T> {
     }
 
     /// Finds out who this is and has the topics made. Returns whether there is anything left to do.
-    async fn begin(&mut self, batches: &mut Batches, gate: &Gate) -> bool {
+    async fn begin(&mut self, batches: &mut Batches) -> bool {
+        let mut last = String::new();
         loop {
             let ready = async {
                 let identity = self.store.identity().await.map_err(|error| causes(&error))?;
@@ -130,9 +130,10 @@ impl<T: Store> Relay<T> {
             };
             match ready.await {
                 Ok(()) => return true,
+                Err(error) if error == last => {}
                 Err(error) => {
-                    tracing::warn!(error, "cannot publish yet");
-                    gate.close("the topics of this service cannot be made");
+                    tracing::warn!(error, "cannot publish yet; what is committed is recorded");
+                    last = error;
                 }
             }
             let pause = tokio::time::sleep(PAUSE);

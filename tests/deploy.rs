@@ -97,7 +97,10 @@ fn the_container_is_set_up_with_settings_that_there_are() {
     assert!(grace > settings.config.grace.as_secs(), "the container is killed before it has drained");
     let admin = settings.config.admin.unwrap();
     let scraped = &yaml("deploy/prometheus/prometheus.yml")["scrape_configs"][0]["static_configs"][0]["targets"];
-    assert_eq!(strings(scraped), [format!("order-service:{}", admin.port())]);
+    assert_eq!(strings(scraped), ["order-service", "worker"].map(|host| format!("{host}:{}", admin.port())));
+    let worker = &compose["services"]["worker"];
+    assert_eq!(environment(worker), environment(service), "a worker shares the service's settings");
+    assert_eq!(worker["image"], service["image"]);
 }
 
 /// The ports on which a service takes connections from other containers.
@@ -129,7 +132,9 @@ fn every_address_between_containers_leads_somewhere() {
     leads(&container["KAFKA_BROKERS"]);
     leads(&environment(&services["kafka-ui"])["KAFKA_CLUSTERS_0_BOOTSTRAPSERVERS"]);
     leads(&environment(&services["kafka-topics"])["BROKERS"]);
-    for variable in ["KAFKA_TOPIC", "KAFKA_DLQ_TOPIC"] {
+    for variable in
+        ["KAFKA_TOPIC", "KAFKA_DLQ_TOPIC", "ORDERS_EVENTS_TOPIC", "ORDERS_ACK_TOPIC", "ORDERS_SNAPSHOTS_TOPIC"]
+    {
         let setting = SETTINGS.iter().find(|setting| setting.env.contains(&variable)).unwrap();
         let command = strings(&services["kafka-topics"]["command"])[0];
         assert!(command.contains(&format!("create {} ", setting.default)), "nobody makes the topic of {variable}");

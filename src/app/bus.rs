@@ -13,7 +13,7 @@ use crate::cache::View;
 use crate::follow;
 use crate::id::OrderId;
 use crate::kafka::{self, Workers};
-use crate::lifecycle::{Gate, Readiness, Switch};
+use crate::lifecycle::Switch;
 use crate::metrics::Metrics;
 use crate::order::message;
 use crate::outbox::{self, Batches, Changed, Outbox, WeakOutbox};
@@ -51,7 +51,6 @@ impl Bus {
         store: &AnyStore,
         view: &Arc<View>,
         metrics: &Metrics,
-        readiness: &Readiness,
     ) -> anyhow::Result<Self> {
         let Some(kafka) = &config.kafka else { return Ok(Self::default()) };
         let has_events = kafka.workers != Workers::Off;
@@ -59,8 +58,7 @@ impl Bus {
         let (outbox, batches) = outbox::outbox(Contents { snapshots, ..Contents::default() });
         let http_outbox = outbox.with(Contents { snapshots, events: has_events, acks: false });
         let instance = Instance::default();
-        let gate = readiness.gate("outbox", "not started");
-        let relayed = instance.relay(kafka, store.clone(), metrics, batches, gate)?;
+        let relayed = instance.relay(kafka, store.clone(), metrics, batches)?;
         let news = Switch::default();
         if let Some(topic) = &kafka.snapshots_topic
             && store.is_shareable()
@@ -109,14 +107,13 @@ impl Instance {
         store: AnyStore,
         metrics: &Metrics,
         batches: Batches,
-        gate: Gate,
     ) -> anyhow::Result<oneshot::Receiver<()>> {
         let (done, relayed) = oneshot::channel();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let relay = Relay::new(config, store, &self.origin, &self.store, metrics.outbox.clone());
         let relay = relay.context("cannot use Kafka")?;
         std::thread::Builder::new().name("relay".into()).spawn(move || {
-            runtime.block_on(relay.run(batches, gate));
+            runtime.block_on(relay.run(batches));
             let _ = done.send(());
         })?;
         Ok(relayed)

@@ -61,13 +61,17 @@ pub mod header {
 /// # Errors
 /// The first topic that is not there afterwards, and why.
 pub async fn make(config: &Config, topics: &[(&str, bool)]) -> Result<(), String> {
+    let missing = missing(config, topics).await?;
+    if missing.is_empty() {
+        return Ok(());
+    }
     let admin = config.admin().create::<AdminClient<DefaultClientContext>>().map_err(|error| error.to_string())?;
-    let wanted = topics.iter().map(|&(name, is_compacted)| {
+    let wanted = missing.iter().map(|(name, is_compacted)| {
         let topic = NewTopic::new(name, -1, TopicReplication::Fixed(-1)); // the brokers' defaults
-        if is_compacted { topic.set("cleanup.policy", "compact") } else { topic }
+        if *is_compacted { topic.set("cleanup.policy", "compact") } else { topic }
     });
     let wanted: Vec<_> = wanted.collect();
-    let options = AdminOptions::new().request_timeout(Some(Duration::from_secs(10)));
+    let options = AdminOptions::new().request_timeout(Some(ASK_WAIT));
     let made = admin.create_topics(&wanted, &options).await.map_err(|error| error.to_string())?;
     for result in made {
         match result {
@@ -78,3 +82,24 @@ pub async fn make(config: &Config, topics: &[(&str, bool)]) -> Result<(), String
     }
     Ok(())
 }
+
+/// Topics that the brokers do not know, asked of a client that makes none by asking.
+async fn missing(config: &Config, topics: &[(&str, bool)]) -> Result<Vec<(String, bool)>, String> {
+    let client: BaseConsumer = config.reader().create().map_err(|error: KafkaError| error.to_string())?;
+    let topics: Vec<(String, bool)> = topics.iter().map(|&(name, is)| (name.to_owned(), is)).collect();
+    let look = move || {
+        let mut missing = Vec::new();
+        for (name, is_compacted) in topics {
+            let metadata = client.fetch_metadata(Some(&name), ASK_WAIT)?;
+            if metadata.topics().iter().all(|topic| topic.partitions().is_empty()) {
+                missing.push((name, is_compacted));
+            }
+        }
+        Ok(missing)
+    };
+    let looked = tokio::task::spawn_blocking(look).await.map_err(|error| error.to_string())?;
+    looked.map_err(|error: KafkaError| error.to_string())
+}
+
+/// How long the brokers may take for an answer.
+const ASK_WAIT: Duration = Duration::from_secs(10);
