@@ -51,6 +51,8 @@ pub mod warmup;
 pub mod worker;
 
 pub mod admin;
+#[cfg(feature = "grpc")]
+pub mod grpc;
 pub mod http;
 
 pub mod app;
