@@ -108,7 +108,7 @@ impl<T: Store> OrdersService for Orders<T> {
         request: Request<GetOrderByIdRequest>,
     ) -> Result<Response<GetOrderByIdResponse>, Status> {
         let least = min_version(request.metadata())?;
-        let id = OrderId::parse(request.get_ref().order_id.as_bytes()).map_err(|error| status::bad_id(&error))?;
+        let id = OrderId::parse(request.get_ref().order_id.as_bytes()).map_err(status::bad_id)?;
         let snapshot = self.find(&id, least).await?;
         if snapshot.state() == State::Gone {
             return Err(status::deleted());

@@ -30,7 +30,7 @@ pub fn wrong_field(field: &str, description: impl Into<String>) -> Status {
 }
 
 /// INVALID_ARGUMENT for an id.
-pub fn bad_id(error: &IdError) -> Status {
+pub fn bad_id(error: IdError) -> Status {
     wrong_field("order_id", error.to_string())
 }
 
