@@ -7,7 +7,7 @@ use order_service::grpc::proto as server_side;
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Code, Request, Response, Status};
+use tonic::{Code, IntoRequest, Request, Response, Status};
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
@@ -40,8 +40,8 @@ const SERVICE: &str = "orders.service.v1.OrdersService";
 const UNKNOWN: &str = "0190163d-8694-739b-aea5-966c26f8ad91";
 
 /// A service that answers gRPC too, and a client of it.
-struct Orders {
-    server: Server,
+pub struct Orders {
+    pub server: Server,
     runtime: Runtime,
     channel: Channel,
 }
@@ -51,7 +51,8 @@ impl Orders {
         Self::of(Server::start(&[&["--grpc", "127.0.0.1:0"], flags].concat()))
     }
 
-    fn of(server: Server) -> Self {
+    /// A client of a service that is running.
+    pub fn of(server: Server) -> Self {
         // With a thread of its own, so that the connection goes on while nobody waits for an answer.
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let channel = {
@@ -65,11 +66,14 @@ impl Orders {
         OrdersServiceClient::new(self.channel.clone()).max_decoding_message_size(usize::MAX)
     }
 
-    fn upsert(&self, request: UpsertOrderRequest) -> Result<Response<UpsertOrderResponse>, Status> {
+    pub fn upsert(
+        &self,
+        request: impl IntoRequest<UpsertOrderRequest>,
+    ) -> Result<Response<UpsertOrderResponse>, Status> {
         self.runtime.block_on(self.client().upsert_order(request))
     }
 
-    fn get(&self, order_id: &str) -> Result<OrderModel, Status> {
+    pub fn get(&self, order_id: &str) -> Result<OrderModel, Status> {
         self.get_with(Request::new(GetOrderByIdRequest { order_id: order_id.into() })).map(|(order, _)| order)
     }
 
@@ -109,11 +113,11 @@ fn address(server: &Server) -> String {
     })
 }
 
-fn version<M>(response: &Response<M>) -> String {
+pub fn version<M>(response: &Response<M>) -> String {
     response.metadata().get("x-version").expect("a version").to_str().unwrap().to_owned()
 }
 
-fn new_order(payload: &str) -> UpsertOrderRequest {
+pub fn new_order(payload: &str) -> UpsertOrderRequest {
     UpsertOrderRequest { user_id: USER.into(), payload_json: payload.into(), ..UpsertOrderRequest::default() }
 }
 
