@@ -13,9 +13,10 @@ use crate::store::Refusal;
 
 /// When to try again what was not taken.
 const RETRY_TIME: Duration = Duration::from_secs(1);
-/// A status travels in the headers, and clients refuse large ones: the message, and each description, are cut here.
-const TEXT_BYTES_MAX: usize = 1024;
-/// Fields named at most.
+/// A status travels in the headers, and some clients refuse more than 8 KiB of them: the message, and each description,
+/// are cut here.
+const TEXT_BYTES_MAX: usize = 512;
+/// Fields named at most. A request has four.
 const FIELDS_MAX: usize = 8;
 
 /// INVALID_ARGUMENT for one field.
