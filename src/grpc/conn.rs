@@ -127,6 +127,8 @@ pub async fn accept(config: Arc<Config>, door: Door, listener: TcpListener, shut
 /// these it takes no more calls, finishes those it has, and is closed.
 async fn serve_connection(config: &Config, door: Door, socket: TcpStream, mut shutdown: Shutdown) {
     let activity = Arc::new(Activity::new());
+    // Every call is answered by then, so whoever is still at one does not read its answer.
+    let stuck_time = door.call_time + config.idle_time;
     let service = service_fn({
         let activity = Arc::clone(&activity);
         move |request| door.clone().answer(request, Arc::clone(&activity))
@@ -155,6 +157,7 @@ async fn serve_connection(config: &Config, door: Door, socket: TcpStream, mut sh
             }
             // 3. Time that passes.
             _ = sweep.tick() => match activity.idle() {
+                None if activity.quiet() >= stuck_time => return,
                 Some(idle) if is_closing && idle >= FLUSH_TIME => return,
                 Some(idle) if !is_closing && idle >= config.idle_time => {
                     is_closing = true;
@@ -192,8 +195,12 @@ impl Activity {
 
     /// For how long there was no call. `None` while there is one.
     fn idle(&self) -> Option<Duration> {
-        let idle_ms = self.elapsed_ms().saturating_sub(self.last_ms.load(Ordering::Relaxed));
-        (self.calls.load(Ordering::Relaxed) == 0).then(|| Duration::from_millis(idle_ms))
+        (self.calls.load(Ordering::Relaxed) == 0).then(|| self.quiet())
+    }
+
+    /// For how long no call has begun or ended.
+    fn quiet(&self) -> Duration {
+        Duration::from_millis(self.elapsed_ms().saturating_sub(self.last_ms.load(Ordering::Relaxed)))
     }
 
     fn elapsed_ms(&self) -> u64 {
