@@ -14,6 +14,8 @@ use bytes::Bytes;
 
 use crate::admin::{self, Admin};
 use crate::cache::{self, View};
+#[cfg(feature = "grpc")]
+use crate::grpc;
 use crate::http::{self, Api, route};
 use crate::ingest::{self, Ingest};
 use crate::lifecycle::{self, Gate, Readiness, Shutdown, Switch};
@@ -40,6 +42,9 @@ pub use work::work;
 pub struct Config {
     /// Where and how HTTP is answered.
     pub http: http::Config,
+    /// Whether and how gRPC is answered.
+    #[cfg(feature = "grpc")]
+    pub grpc: grpc::Config,
     /// Where metrics and health are answered besides.
     pub admin: Option<SocketAddr>,
     /// The view.
@@ -71,6 +76,8 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             http: http::Config::default(),
+            #[cfg(feature = "grpc")]
+            grpc: grpc::Config::default(),
             admin: None,
             cache: cache::Config { key_of: Some(order::external_key), ..cache::Config::default() },
             read: read::Config::default(),
@@ -120,6 +127,8 @@ async fn run(config: Config) -> anyhow::Result<()> {
     }
     let addresses: Vec<String> =
         listeners.iter().filter_map(|listener| listener.local_addr().ok()).map(|address| address.to_string()).collect();
+    #[cfg(feature = "grpc")]
+    let grpc_listener = bind_grpc(&config.grpc)?;
     let (admin_trigger, admin_stop) = lifecycle::shutdown();
     if let Some(address) = config.admin {
         let admin = Admin { metrics: metrics.clone(), readiness: readiness.clone() };
@@ -156,9 +165,26 @@ async fn run(config: Config) -> anyhow::Result<()> {
     };
     let mut ingest = ingest.start(inbox_source)?;
     let reader = Reader::new(view, store, config.read);
+    #[cfg(feature = "grpc")]
+    let (grpc_address, grpc_serving) = {
+        let limits = grpc::Limits {
+            order_bytes_max: config.http.order_bytes_max,
+            body_time: config.http.body_time,
+            write_wait: config.http.write_wait,
+            worker_wait: config.http.worker_wait,
+        };
+        let orders = grpc::Orders::new(reader.clone(), inbox.clone(), metrics.clone(), limits);
+        let address = grpc_listener.as_ref().and_then(|listener| listener.local_addr().ok());
+        let (metrics, readiness, shutdown) = (metrics.clone(), readiness.clone(), shutdown.clone());
+        let serving = grpc_listener
+            .map(|listener| tokio::spawn(grpc::serve(config.grpc, orders, metrics, readiness, listener, shutdown)));
+        (address.map(|address| address.to_string()), serving)
+    };
+    #[cfg(not(feature = "grpc"))]
+    let grpc_address: Option<String> = None;
     let api = Api::new(config.http, reader, inbox, metrics, readiness.clone(), shutdown.clone());
     let mut serving = tokio::spawn(http::serve(Arc::new(api), listeners, shutdown));
-    tracing::info!(listen = addresses.join(" "), store = store_place, "serving");
+    tracing::info!(listen = addresses.join(" "), grpc = grpc_address, store = store_place, "serving");
 
     let mut early = None;
     tokio::select! {
@@ -173,6 +199,10 @@ async fn run(config: Config) -> anyhow::Result<()> {
             None => ingest.await,
         };
         let served = (&mut serving).await;
+        #[cfg(feature = "grpc")]
+        if let Some(serving) = grpc_serving {
+            serving.await.context("the gRPC server panicked")?;
+        }
         if let Some(relayed) = relayed {
             let _ = relayed.await; // what it did not get to is recorded
         }
@@ -187,6 +217,12 @@ async fn run(config: Config) -> anyhow::Result<()> {
     }
     tracing::info!("stopped");
     Ok(())
+}
+
+#[cfg(feature = "grpc")]
+fn bind_grpc(config: &grpc::Config) -> anyhow::Result<Option<tokio::net::TcpListener>> {
+    let Some(address) = config.listen else { return Ok(None) };
+    Ok(Some(http::bind(address).with_context(|| format!("cannot listen on {address}"))?))
 }
 
 #[cfg(feature = "postgres")]

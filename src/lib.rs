@@ -13,7 +13,8 @@
 //!
 //! **A read**: [`http::route`] finds the route without allocating, [`read::Reader::get`] looks the id up in the map
 //! and clones a pointer, [`http::respond`] puts three headers before the bytes. No lock, no box, no serialization. A
-//! miss is the truth once the view is complete; before that, [`read::flight`] asks the store, once per id.
+//! miss is the truth once the view is complete; before that, [`read::flight`] asks the store, once per id. `grpc` is a
+//! second surface over the same reader and inbox.
 //!
 //! **One rule for everybody**: a copy enters the view only if it is newer ([`snapshot::Snapshot::supersedes`]),
 //! whoever brings it. It makes ingest, warm-up and read-through safe beside each other; `tests/model.rs` checks it.
@@ -51,6 +52,8 @@ pub mod warmup;
 pub mod worker;
 
 pub mod admin;
+#[cfg(feature = "grpc")]
+pub mod grpc;
 pub mod http;
 
 pub mod app;

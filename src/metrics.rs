@@ -23,6 +23,8 @@ pub struct Metrics {
     pub kafka: Kafka,
     /// What is published of committed orders.
     pub outbox: Outbox,
+    /// `grpc_requests_total{method,code}`.
+    pub grpc: IntCounterVec,
     /// Connections open now.
     pub connections: IntGauge,
     /// Connections closed for being too slow or idle, by reason.
@@ -145,10 +147,13 @@ impl Metrics {
         for reason in ["malformed", "too_large", "invalid", "other_kind", "no_user", "no_payload"] {
             ingest.dead_lettered.with_label_values(&[reason]); // counts from 0, so that the first one shows as a rise
         }
+        let grpc = Opts::new("grpc_requests_total", "Calls by method and status code.");
+        let grpc = IntCounterVec::new(grpc, &["method", "code"]).expect("a legal name");
+        register(Box::new(grpc.clone()));
         let connections = gauge("http_connections", "Open connections.");
         let closed_help = "Connections closed by the server, by reason.";
         let connections_closed = family("http_connections_closed_total", closed_help, "reason");
-        Self { registry, http, ingest, kafka, outbox, connections, connections_closed }
+        Self { registry, http, ingest, kafka, outbox, grpc, connections, connections_closed }
     }
 
     /// Adds a gauge that is read when it is asked for.

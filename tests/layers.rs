@@ -12,7 +12,7 @@ const FLOORS: &[&[&str]] = &[
     &["cache", "store", "outbox", "topics"],
     &["source"],
     &["ingest", "read", "warmup", "follow", "relay", "worker"],
-    &["http", "admin"],
+    &["http", "grpc", "admin"],
     &["app", "tools"],
     &["settings"],
     &["main"],
@@ -27,6 +27,7 @@ const EDGES: &[(&str, &[&str])] = &[
         "app",
         &[
             "http",
+            "grpc",
             "admin",
             "ingest",
             "read",
@@ -53,6 +54,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("tools", &["ingest", "source", "store", "order", "record", "metrics", "lifecycle", "kafka"]),
     // The surfaces know what they say and whom they ask; `store` is here for the words a write is answered with.
     ("http", &["read", "source", "store", "cache", "snapshot", "record", "ack", "id", "metrics", "lifecycle", "log"]),
+    ("grpc", &["read", "source", "store", "snapshot", "record", "ack", "id", "metrics", "lifecycle", "log"]),
     ("admin", &["metrics", "lifecycle"]),
     (
         "ingest",
@@ -84,7 +86,7 @@ const EDGES: &[(&str, &[&str])] = &[
 ];
 
 /// Readers know bytes: these can never name an order, so none of them can serialize one again.
-const NEVER_ORDER: &[&str] = &["cache", "read", "warmup", "follow", "http", "admin"];
+const NEVER_ORDER: &[&str] = &["cache", "read", "warmup", "follow", "http", "grpc", "admin"];
 
 /// Each third-party client is named by its adapters only.
 const CLIENTS: &[(&str, &[&str])] = &[
@@ -98,6 +100,11 @@ const CLIENTS: &[(&str, &[&str])] = &[
     ("triomphe", &["src/snapshot.rs"]),
     ("clap", &["src/settings", "src/main.rs"]),
     ("indicatif", &["src/tools/progress.rs"]),
+    ("tonic", &["src/grpc/"]),
+    ("tonic_health", &["src/grpc/"]),
+    ("tonic_reflection", &["src/grpc/"]),
+    ("tonic_types", &["src/grpc/"]),
+    ("prost", &["src/grpc/"]),
     ("hdrhistogram", &["src/tools/"]),
 ];
 

@@ -6,6 +6,8 @@
 mod cli;
 mod database;
 mod deploy;
+#[cfg(feature = "grpc")]
+mod grpc;
 mod http;
 mod ingest;
 mod kafka;

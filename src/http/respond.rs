@@ -15,7 +15,7 @@ use crate::id::{OrderId, Version};
 use crate::read::ReadError;
 use crate::record::{Fault, Rejection, RejectionKind};
 use crate::snapshot::{Snapshot, State};
-use crate::source::inbox::{Reply, SubmitError};
+use crate::source::inbox::{NoReply, Reply, SubmitError};
 
 /// An answer.
 pub type Answer = Response<Body>;
@@ -261,6 +261,16 @@ impl From<SubmitError> for Problem {
             SubmitError::Stopping => "stopping",
         };
         Self::unavailable(code, error.to_string())
+    }
+}
+
+impl From<NoReply> for Problem {
+    fn from(missing: NoReply) -> Self {
+        let (code, advice) = match missing {
+            NoReply::Slow => ("timeout", "send it again with the same Idempotency-Key to be sure"),
+            NoReply::Stopped => ("stopping", "send it again"),
+        };
+        Self::unavailable(code, format!("{missing}; {advice}"))
     }
 }
 

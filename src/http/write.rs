@@ -16,7 +16,7 @@ use super::respond::{Answer, Problem, Written};
 use super::{Api, content_type};
 use crate::ack::{Waiter, Worked};
 use crate::record::{Idempotency, Rejection, RejectionKind};
-use crate::source::inbox::{Inbox, Reply};
+use crate::source::inbox::{self, Inbox, Reply};
 use crate::store::Store;
 
 const PREFER: HeaderName = HeaderName::from_static("prefer");
@@ -44,9 +44,7 @@ pub async fn write<T: Store>(api: Arc<Api<T>>, request: Request<Incoming>) -> Re
     let key = idempotency_key(&headers)?;
     let body = read_body(request, api.config.order_bytes_max, api.config.body_time).await?;
     let idempotency = key.map(|key| Idempotency { key, digest: Sha256::digest(&body).into() });
-    let reply = api.inbox.submit(body, idempotency)?;
-    let reply = tokio::time::timeout(api.config.write_wait, reply).await.map_err(|_| undecided())?;
-    let Ok(mut reply) = reply else { return Ok(Written::Failed(lost()).answer(&headers)) };
+    let mut reply = inbox::replied(api.inbox.submit(body, idempotency)?, api.config.write_wait).await?;
     let Reply::Stored { worker, .. } = &mut reply else { return Ok(Written::from(reply).answer(&headers)) };
     let Some(worker) = worker.take() else { return Ok(Written::from(reply).answer(&headers)) };
     Ok(worked(&api, worker, reply.into(), &headers).await)
@@ -128,15 +126,6 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<Box<str>>, Problem> {
     }
 }
 
-fn undecided() -> Problem {
-    let detail = "the order was taken but is not durable yet; send it again with the same Idempotency-Key to be sure";
-    Problem::unavailable("timeout", detail)
-}
-
-fn lost() -> Problem {
-    Problem::unavailable("stopping", "the service stopped before the order was durable; send it again")
-}
-
 /// `POST /orders` with one order a line: a result line for each, in order, as they become durable.
 fn many<T: Store>(api: &Api<T>, request: Request<Incoming>) -> Answer {
     let (results, chunks) = mpsc::channel(4);
@@ -189,10 +178,9 @@ async fn give_results(mut replies: mpsc::Receiver<Pending>, results: mpsc::Sende
     while let Some(pending) = replies.recv().await {
         let written = match pending {
             Pending::Failed(problem) => Written::Failed(problem),
-            Pending::Reply(reply) => match tokio::time::timeout(wait, reply).await {
-                Ok(Ok(reply)) => reply.into(),
-                Ok(Err(_)) => Written::Failed(lost()),
-                Err(_) => Written::Failed(undecided()),
+            Pending::Reply(reply) => match inbox::replied(reply, wait).await {
+                Ok(reply) => reply.into(),
+                Err(missing) => Written::Failed(missing.into()),
             },
         };
         text.push_str(&written.line());

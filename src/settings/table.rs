@@ -92,6 +92,26 @@ pub const SETTINGS: &[Setting] = &[
         ..PLAIN
     },
     Setting {
+        key: "grpc.listen",
+        flag: "grpc",
+        env: &["ORDER_GRPC", "GRPC_ADDR"],
+        value: "ADDR",
+        help: "Address to answer gRPC on, such as 127.0.0.1:50051; nowhere when not set",
+        apply: |config, values| {
+            #[cfg(feature = "grpc")]
+            {
+                config.grpc.listen = Some(address(one(values)?)?);
+                Ok(())
+            }
+            #[cfg(not(feature = "grpc"))]
+            {
+                let _ = (config, values);
+                Err("this build has no gRPC".into())
+            }
+        },
+        ..PLAIN
+    },
+    Setting {
         key: "admin",
         flag: "admin",
         env: &["ORDER_ADMIN"],
@@ -473,6 +493,50 @@ pub const SETTINGS: &[Setting] = &[
         },
         ..DETAIL
     },
+    #[cfg(feature = "grpc")]
+    Setting {
+        key: "grpc.connections_max",
+        flag: "grpc-connections-max",
+        env: &["ORDER_GRPC_CONNECTIONS_MAX"],
+        value: "N",
+        help: "Connections of gRPC at once; the next ones wait",
+        default: "1000",
+        apply: |config, values| {
+            let most = count(one(values)?, 1)?;
+            config.grpc.connections_max = u32::try_from(most).map_err(|_| format!("{most} is too many"))?;
+            Ok(())
+        },
+        ..DETAIL
+    },
+    #[cfg(feature = "grpc")]
+    Setting {
+        key: "grpc.streams_max",
+        flag: "grpc-streams-max",
+        env: &["ORDER_GRPC_STREAMS_MAX"],
+        value: "N",
+        help: "Calls of one connection at once",
+        default: "100",
+        apply: |config, values| {
+            let most = count(one(values)?, 1)?;
+            config.grpc.streams_max = u32::try_from(most).map_err(|_| format!("{most} is too many"))?;
+            Ok(())
+        },
+        ..DETAIL
+    },
+    #[cfg(feature = "grpc")]
+    Setting {
+        key: "grpc.idle_time",
+        flag: "grpc-idle-time",
+        env: &["ORDER_GRPC_IDLE_TIME"],
+        value: "TIME",
+        help: "Time between two calls of a connection",
+        default: "5m",
+        apply: |config, values| {
+            config.grpc.idle_time = duration(one(values)?)?;
+            Ok(())
+        },
+        ..DETAIL
+    },
     Setting {
         key: "events.streams_max",
         flag: "events-streams-max",
@@ -802,6 +866,12 @@ pub(super) fn contradictions(config: &Config) -> Vec<String> {
     }
     if config.admin.is_some_and(|admin| config.http.listen.contains(&admin)) {
         wrong.push("admin: must be another address than listen".into());
+    }
+    #[cfg(feature = "grpc")]
+    if let Some(grpc) = config.grpc.listen.filter(|grpc| grpc.port() != 0)
+        && (config.http.listen.contains(&grpc) || config.admin == Some(grpc))
+    {
+        wrong.push("grpc.listen: must be another address than listen and admin".into());
     }
     wrong
 }

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use foldhash::fast::RandomState;
@@ -70,6 +71,30 @@ pub enum SubmitError {
     /// The service takes no more orders.
     #[error("the service is stopping")]
     Stopping,
+}
+
+/// An order was taken and nobody says what became of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum NoReply {
+    /// It may become durable yet.
+    #[error("the order was taken but is not durable yet")]
+    Slow,
+    /// It may be durable or not.
+    #[error("the service stopped before the order was durable")]
+    Stopped,
+}
+
+/// Waits for what [`Inbox::submit`] promised, for at most `wait`. Whoever stops waiting changes nothing: what was taken
+/// is stored all the same.
+///
+/// # Errors
+/// [`NoReply`].
+pub async fn replied(reply: oneshot::Receiver<Reply>, wait: Duration) -> Result<Reply, NoReply> {
+    match tokio::time::timeout(wait, reply).await {
+        Ok(Ok(reply)) => Ok(reply),
+        Ok(Err(_)) => Err(NoReply::Stopped),
+        Err(_) => Err(NoReply::Slow),
+    }
 }
 
 struct Letter {

@@ -228,6 +228,29 @@ fn a_write_is_answered_once_a_worker_has_processed_it() {
     assert!(server.stop().success());
 }
 
+#[cfg(feature = "grpc")]
+#[test]
+fn a_call_waits_for_a_worker_as_long_as_its_client_does() {
+    use crate::grpc::{Orders, new_order, version};
+    let Some(flow) = Flow::new() else { return };
+    let worker = flow.work();
+    let orders = Orders::of(flow.start(&["--grpc", "127.0.0.1:0", "--http-worker-wait", "20s"]));
+    Flow::wait_joined(&[&orders.server]);
+    let created = orders.upsert(new_order(r#"{"amount":3}"#)).unwrap();
+    assert_eq!((version(&created).as_str(), created.get_ref().status.as_str()), ("2", "created"));
+    assert_eq!(orders.get(&created.get_ref().order_id).unwrap().status, "done", "read right after the answer");
+    // The worker is away: the client's deadline is the shorter one, and the order is stored all the same.
+    worker.signal(Signal::STOP);
+    let mut request = tonic::Request::new(new_order("{}"));
+    request.set_timeout(Duration::from_secs(2));
+    let asked = Instant::now();
+    let created = orders.upsert(request).unwrap();
+    let took = asked.elapsed();
+    assert!((Duration::from_secs(1)..Duration::from_secs(2)).contains(&took), "{took:?}");
+    assert_eq!((version(&created).as_str(), created.get_ref().status.as_str()), ("1", "created"));
+    assert_eq!(orders.get(&created.get_ref().order_id).unwrap().status, "new");
+}
+
 #[test]
 fn without_a_worker_writes_are_answered_at_once_and_processed_by_the_first_that_comes() {
     let Some(flow) = Flow::new() else { return };

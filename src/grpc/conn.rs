@@ -1,0 +1,242 @@
+//! Connections of gRPC: HTTP/2 on hyper, how many at once, when one is closed, and the counting of its calls. Knows
+//! nothing of what is called.
+
+use std::convert::Infallible;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::server::conn::http2;
+use hyper::service::service_fn;
+use hyper::{Request, Response};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, MissedTickBehavior};
+use tonic::codegen::Service as _;
+use tonic::service::Routes;
+use tonic::{Code, Status};
+
+use super::Config;
+use super::deadline::Deadline;
+use super::status;
+use crate::lifecycle::Shutdown;
+use crate::metrics::Metrics;
+
+/// Bytes of a request's headers.
+const HEADER_BYTES_MAX: u32 = 16 << 10;
+/// A client that is silent for this long is asked whether it lives.
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
+/// And has this long to say so.
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+/// How often a connection is looked at.
+const SWEEP_TIME: Duration = Duration::from_millis(500);
+/// What a connection that is to close has for its last bytes once nothing is being answered. It also ends the streams of
+/// those who watch the health service, which have no end of their own.
+const FLUSH_TIME: Duration = Duration::from_secs(1);
+/// What the names of our calls begin with.
+const PREFIX: &str = "/orders.service.v1.OrdersService/";
+const METHODS: [&str; 4] = ["Health", "UpsertOrder", "GetOrderByID", "GetOrderByExternalID"];
+
+/// The way from a request to its answer. Clones share it.
+#[derive(Clone)]
+pub struct Door {
+    routes: Routes,
+    metrics: Metrics,
+    call_time: Duration,
+}
+
+impl Door {
+    /// Answers from `routes`; no call of ours takes longer than `call_time`.
+    #[must_use]
+    pub fn new(routes: Routes, metrics: Metrics, call_time: Duration) -> Self {
+        Self { routes, metrics, call_time }
+    }
+
+    async fn answer(
+        mut self,
+        mut request: Request<Incoming>,
+        activity: Arc<Activity>,
+    ) -> Result<Response<Held>, Infallible> {
+        let now = Instant::now();
+        let path = request.uri().path();
+        // Streams of the standard services last as long as their clients want: they keep no connection open.
+        let call = (!path.starts_with("/grpc.")).then(|| activity.begin());
+        let method = path.strip_prefix(PREFIX).and_then(|name| METHODS.into_iter().find(|known| *known == name));
+        let deadline = Deadline::read(request.headers(), now);
+        request.extensions_mut().insert(deadline);
+        let end = deadline.0.unwrap_or(now + self.call_time).min(now + self.call_time);
+        let answer = tokio::time::timeout_at(end, self.routes.call(request)).await;
+        let response = match answer {
+            Ok(Ok(response)) => response,
+            Err(_) => Status::deadline_exceeded("the call took too long").into_http(),
+        };
+        let code = status::name(code_of(&response));
+        self.metrics.grpc.with_label_values(&[method.unwrap_or("other"), code]).inc();
+        Ok(response.map(|body| Held { body, _call: call }))
+    }
+}
+
+/// A call that fails says so in its headers; one that is answered, after its answer.
+fn code_of<B>(response: &Response<B>) -> Code {
+    match response.headers().get(Status::GRPC_STATUS) {
+        Some(code) => Code::from_bytes(code.as_bytes()),
+        None if response.status().is_success() => Code::Ok,
+        None => Code::Unknown,
+    }
+}
+
+/// Takes connections until `shutdown`, and returns when the last one is closed.
+pub async fn accept(config: Arc<Config>, door: Door, listener: TcpListener, shutdown: Shutdown) {
+    let room = Arc::new(Semaphore::new(config.connections_max as usize));
+    let accepting = async {
+        loop {
+            let permit = Arc::clone(&room).acquire_owned().await.expect("never closed");
+            let socket = match listener.accept().await {
+                Ok((socket, _)) => socket,
+                Err(error) => {
+                    // Out of file descriptors, most likely: serving those we have is the way out.
+                    tracing::warn!(%error, "accept failed");
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    continue;
+                }
+            };
+            // A client that is gone already shows at the first read.
+            let _ = socket.set_nodelay(true);
+            let (config, door, shutdown) = (Arc::clone(&config), door.clone(), shutdown.clone());
+            tokio::spawn(async move {
+                let _permit = permit;
+                serve_connection(&config, door, socket, shutdown).await;
+            });
+        }
+    };
+    let mut stop = shutdown.clone();
+    tokio::select! {
+        () = accepting => {}
+        () = stop.wait() => {}
+    }
+    // Each connection holds one.
+    let _closed = room.acquire_many(config.connections_max).await;
+}
+
+/// Serves one connection until its client hangs up, until it was idle for too long or until a stop. After either of
+/// these it takes no more calls, finishes those it has, and is closed.
+async fn serve_connection(config: &Config, door: Door, socket: TcpStream, mut shutdown: Shutdown) {
+    let activity = Arc::new(Activity::new());
+    // Every call is answered by then, so whoever is still at one does not read its answer.
+    let stuck_time = door.call_time + config.idle_time;
+    let service = service_fn({
+        let activity = Arc::clone(&activity);
+        move |request| door.clone().answer(request, Arc::clone(&activity))
+    });
+    let connection = http2::Builder::new(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(config.streams_max)
+        .max_header_list_size(HEADER_BYTES_MAX)
+        .keep_alive_interval(KEEP_ALIVE_INTERVAL)
+        .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
+        .serve_connection(TokioIo::new(socket), service);
+    let mut connection = pin!(connection);
+    let mut sweep = tokio::time::interval(SWEEP_TIME);
+    sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut is_closing = false;
+    loop {
+        tokio::select! {
+            biased;
+            // 1. Bytes both ways. Broken connections are the client's affair.
+            _ = connection.as_mut() => return,
+            // 2. A stop.
+            () = shutdown.wait(), if !is_closing => {
+                is_closing = true;
+                activity.touch();
+                connection.as_mut().graceful_shutdown();
+            }
+            // 3. Time that passes.
+            _ = sweep.tick() => match activity.idle() {
+                None if activity.quiet() >= stuck_time => return,
+                Some(idle) if is_closing && idle >= FLUSH_TIME => return,
+                Some(idle) if !is_closing && idle >= config.idle_time => {
+                    is_closing = true;
+                    activity.touch();
+                    connection.as_mut().graceful_shutdown();
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+/// What a connection is doing.
+struct Activity {
+    opened: Instant,
+    calls: AtomicUsize,
+    /// When a call began or ended last, in milliseconds since the connection was opened.
+    last_ms: AtomicU64,
+}
+
+impl Activity {
+    fn new() -> Self {
+        Self { opened: Instant::now(), calls: AtomicUsize::new(0), last_ms: AtomicU64::new(0) }
+    }
+
+    fn begin(self: &Arc<Self>) -> Call {
+        self.calls.fetch_add(1, Ordering::Relaxed);
+        self.touch();
+        Call(Arc::clone(self))
+    }
+
+    fn touch(&self) {
+        self.last_ms.store(self.elapsed_ms(), Ordering::Relaxed);
+    }
+
+    /// For how long there was no call. `None` while there is one.
+    fn idle(&self) -> Option<Duration> {
+        (self.calls.load(Ordering::Relaxed) == 0).then(|| self.quiet())
+    }
+
+    /// For how long no call has begun or ended.
+    fn quiet(&self) -> Duration {
+        Duration::from_millis(self.elapsed_ms().saturating_sub(self.last_ms.load(Ordering::Relaxed)))
+    }
+
+    fn elapsed_ms(&self) -> u64 {
+        u64::try_from(self.opened.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+/// A call that is being answered, until it is dropped.
+struct Call(Arc<Activity>);
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        self.0.touch();
+        self.0.calls.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// The body of an answer, which is being given until its end.
+struct Held {
+    body: tonic::body::Body,
+    _call: Option<Call>,
+}
+
+impl Body for Held {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

@@ -1,0 +1,144 @@
+//! gRPC: the same reader and the same inbox as HTTP's, behind tonic. Owns the `.proto` files, what a call may take, and
+//! the mapping of outcomes to status codes. Knows no order: an answer's fields are read off the stored body.
+
+pub mod conn;
+mod deadline;
+mod model;
+mod orders;
+mod status;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tonic::service::Routes;
+use tonic_health::ServingStatus;
+use tonic_health::server::{HealthReporter, health_reporter};
+
+use crate::lifecycle::{Readiness, Shutdown};
+use crate::metrics::Metrics;
+use crate::store::Store;
+use conn::Door;
+pub use orders::Orders;
+use proto::service::v1::orders_service_server::{OrdersServiceServer, SERVICE_NAME};
+
+/// What the `.proto` files become.
+pub mod proto {
+    #![allow(missing_docs, unused_qualifications, clippy::all, clippy::pedantic, reason = "generated")]
+
+    /// `orders.models`
+    pub mod models {
+        /// `orders.models.v1`
+        pub mod v1 {
+            tonic::include_proto!("orders.models.v1");
+        }
+    }
+    /// `orders.service`
+    pub mod service {
+        /// `orders.service.v1`
+        pub mod v1 {
+            tonic::include_proto!("orders.service.v1");
+        }
+    }
+    /// Both files as reflection tells them.
+    pub(super) const DESCRIPTORS: &[u8] = tonic::include_file_descriptor_set!("orders");
+}
+
+/// What a message is besides the order in it: ids, names of fields, lengths.
+const MESSAGE_SLACK_BYTES: usize = 4096;
+/// How late the health service may notice that readiness has changed.
+const HEALTH_TIME: Duration = Duration::from_millis(100);
+
+/// Whether and how the service answers gRPC.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Address to answer on; nowhere when `None`.
+    pub listen: Option<SocketAddr>,
+    /// Connections at once; the next ones wait. A client of gRPC needs one, whatever it asks.
+    pub connections_max: u32,
+    /// Calls of one connection at once; the client holds back the next ones.
+    pub streams_max: u32,
+    /// A connection without a call for this long is closed. Clients open the next one by themselves.
+    pub idle_time: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { listen: None, connections_max: 1000, streams_max: 100, idle_time: Duration::from_mins(5) }
+    }
+}
+
+/// What one call may take: the limits of HTTP, which hold here too.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Bytes of one order.
+    pub order_bytes_max: usize,
+    /// Time for a request to arrive.
+    pub body_time: Duration,
+    /// How long a write waits to become durable.
+    pub write_wait: Duration,
+    /// How long a write waits for a worker to process it. It is durable before that.
+    pub worker_wait: Duration,
+}
+
+impl Limits {
+    /// No call takes longer, whatever its client allows.
+    fn call_time(&self) -> Duration {
+        self.body_time + self.write_wait + self.worker_wait
+    }
+}
+
+/// Answers on `listener` until `shutdown`, then finishes what is being answered and returns. Whoever calls this bounds
+/// how long that may take.
+pub async fn serve<T: Store>(
+    config: Config,
+    orders: Orders<T>,
+    metrics: Metrics,
+    readiness: Readiness,
+    listener: TcpListener,
+    shutdown: Shutdown,
+) {
+    let (health, health_server) = health_reporter();
+    // It starts out as serving, which is not known yet.
+    tell(&health, false).await;
+    let watching = tokio::spawn(watch(health, readiness));
+    let limits = orders.limits().clone();
+    let message_bytes_max = limits.order_bytes_max.saturating_add(MESSAGE_SLACK_BYTES);
+    let orders = OrdersServiceServer::new(orders).max_decoding_message_size(message_bytes_max);
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(proto::DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    let routes = Routes::new(orders)
+        .add_service(health_server)
+        .add_service(reflection().build_v1().expect("descriptors the build has made"))
+        .add_service(reflection().build_v1alpha().expect("descriptors the build has made"))
+        .prepare();
+    let door = Door::new(routes, metrics, limits.call_time());
+    conn::accept(Arc::new(config), door, listener, shutdown).await;
+    watching.abort();
+}
+
+/// Has the health service say what `/readyz` does. Never returns.
+async fn watch(health: HealthReporter, readiness: Readiness) {
+    let mut was_ready = false;
+    let mut tick = tokio::time::interval(HEALTH_TIME);
+    loop {
+        tick.tick().await;
+        let is_ready = readiness.reasons().is_empty();
+        if is_ready != was_ready {
+            tell(&health, is_ready).await;
+            was_ready = is_ready;
+        }
+    }
+}
+
+async fn tell(health: &HealthReporter, is_ready: bool) {
+    let status = if is_ready { ServingStatus::Serving } else { ServingStatus::NotServing };
+    // The empty name is the process as a whole.
+    for service in ["", SERVICE_NAME] {
+        health.set_service_status(service, status).await;
+    }
+}

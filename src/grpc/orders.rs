@@ -1,0 +1,166 @@
+//! The calls of `OrdersService`: ids to bytes through the reader, bytes to orders through the inbox.
+
+use bytes::Bytes;
+use tonic::metadata::MetadataMap;
+use tonic::{Request, Response, Status, async_trait};
+
+use super::deadline::Deadline;
+use super::proto::service::v1::orders_service_server::OrdersService;
+use super::proto::service::v1::{
+    GetOrderByExternalIdRequest, GetOrderByExternalIdResponse, GetOrderByIdRequest, GetOrderByIdResponse,
+    HealthRequest, HealthResponse, UpsertOrderRequest, UpsertOrderResponse,
+};
+use super::{Limits, model, status};
+use crate::ack::Waiter;
+use crate::id::{OrderId, Version, parse_uuid};
+use crate::metrics::Metrics;
+use crate::read::{Found, Reader};
+use crate::snapshot::{Snapshot, State};
+use crate::source::inbox::{self, Inbox, Reply};
+use crate::store::Store;
+
+/// The least version a reader accepts.
+const X_MIN_VERSION: &str = "x-min-version";
+/// The version of the order that an answer is about.
+const X_VERSION: &str = "x-version";
+
+/// Answers calls about orders.
+pub struct Orders<T> {
+    reader: Reader<T>,
+    inbox: Inbox,
+    metrics: Metrics,
+    limits: Limits,
+}
+
+impl<T: Store> Orders<T> {
+    /// Reads through `reader`, writes through `inbox`.
+    #[must_use]
+    pub fn new(reader: Reader<T>, inbox: Inbox, metrics: Metrics, limits: Limits) -> Self {
+        Self { reader, inbox, metrics, limits }
+    }
+
+    /// What one call may take.
+    #[must_use]
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// A read of one order by the rules of HTTP's.
+    async fn find(&self, id: &OrderId, least: Option<Version>) -> Result<Snapshot, Status> {
+        let found = match self.reader.get(id) {
+            Found::Hit(snapshot) if least.is_none_or(|least| snapshot.version() >= least) => {
+                self.metrics.http.hit();
+                return Ok(snapshot);
+            }
+            Found::Absent if least.is_none() => {
+                self.metrics.http.miss();
+                return Err(status::no_order());
+            }
+            _ => {
+                self.metrics.http.miss();
+                match least {
+                    Some(least) => self.reader.get_at_least(id, least).await,
+                    None => self.reader.load(id).await,
+                }
+            }
+        };
+        let missing = || least.map_or_else(status::no_order, status::version_not_reached);
+        found.map_err(|error| status::not_read(&error))?.ok_or_else(missing)
+    }
+
+    /// Waits until a worker has processed what was written, and until this instance shows it. Gives the version that
+    /// came of it. The order is stored, so nothing here is an error.
+    async fn worked(&self, id: &OrderId, worker: Waiter, deadline: Deadline) -> Option<Version> {
+        let worked = worker.wait(deadline.wait(self.limits.worker_wait)).await?;
+        let shown = self.reader.get_at_least(id, worked.version?).await.ok()??;
+        Some(shown.version())
+    }
+}
+
+#[async_trait]
+impl<T: Store> OrdersService for Orders<T> {
+    async fn health(&self, _request: Request<HealthRequest>) -> Result<Response<HealthResponse>, Status> {
+        Ok(Response::new(HealthResponse { status: "ok".into() }))
+    }
+
+    async fn upsert_order(
+        &self,
+        request: Request<UpsertOrderRequest>,
+    ) -> Result<Response<UpsertOrderResponse>, Status> {
+        let deadline = request.extensions().get().copied().unwrap_or(Deadline(None));
+        let taken = self.inbox.submit(envelope(request.into_inner()), None).map_err(status::not_taken)?;
+        let reply = inbox::replied(taken, self.limits.write_wait).await.map_err(status::no_reply)?;
+        let (id, mut version, change, worker) = match reply {
+            Reply::Stored { id, version, change, worker } => (id, version, change, worker),
+            Reply::WasDeleted { .. } => return Err(status::was_deleted()),
+            Reply::Refused { refusal, .. } => return Err(status::refused(refusal)),
+            Reply::Rejected(rejection) => return Err(status::rejected(&rejection)),
+        };
+        if let Some(worker) = worker {
+            version = self.worked(&id, worker, deadline).await.unwrap_or(version);
+        }
+        let answer = UpsertOrderResponse { order_id: id.to_string(), status: change.as_str().into() };
+        Ok(versioned(answer, version))
+    }
+
+    async fn get_order_by_id(
+        &self,
+        request: Request<GetOrderByIdRequest>,
+    ) -> Result<Response<GetOrderByIdResponse>, Status> {
+        let least = min_version(request.metadata())?;
+        let id = OrderId::parse(request.get_ref().order_id.as_bytes()).map_err(status::bad_id)?;
+        let snapshot = self.find(&id, least).await?;
+        if snapshot.state() == State::Gone {
+            return Err(status::deleted());
+        }
+        let order = model::model(&id, &snapshot).map_err(|error| status::unreadable(&error))?;
+        Ok(versioned(GetOrderByIdResponse { order: Some(order) }, snapshot.version()))
+    }
+
+    async fn get_order_by_external_id(
+        &self,
+        request: Request<GetOrderByExternalIdRequest>,
+    ) -> Result<Response<GetOrderByExternalIdResponse>, Status> {
+        let least = min_version(request.metadata())?;
+        let GetOrderByExternalIdRequest { external_id, user_id } = request.into_inner();
+        let user_id = parse_uuid(user_id.as_bytes()).ok_or_else(|| status::wrong_field("user_id", "must be a UUID"))?;
+        if external_id.is_empty() {
+            return Err(status::wrong_field("external_id", "must not be empty"));
+        }
+        let found = self.reader.by_external(user_id.hyphenated().to_string(), external_id).await;
+        let missing = || Status::not_found("this user has no order with this external id");
+        let snapshot = found.map_err(|error| status::not_read(&error))?.ok_or_else(missing)?;
+        // The store was asked, so there is no newer copy to wait for.
+        if let Some(least) = least.filter(|least| snapshot.version() < *least) {
+            return Err(status::version_not_reached(least));
+        }
+        let order = model::of_envelope(&snapshot).map_err(|error| status::unreadable(&error))?;
+        Ok(versioned(GetOrderByExternalIdResponse { order: Some(order) }, snapshot.version()))
+    }
+}
+
+/// The order as `POST /orders` takes it. A field that a message leaves out is empty, so an empty one is left out here;
+/// the id is not, or a request without any field would not be known as an envelope.
+fn envelope(request: UpsertOrderRequest) -> Bytes {
+    let UpsertOrderRequest { order_id, user_id, status, payload_json } = request;
+    let mut members = serde_json::Map::new();
+    members.insert("order_id".into(), order_id.into());
+    for (name, value) in [("user_id", user_id), ("status", status), ("payload_json", payload_json)] {
+        if !value.is_empty() {
+            members.insert(name.into(), value.into());
+        }
+    }
+    serde_json::Value::Object(members).to_string().into()
+}
+
+fn min_version(metadata: &MetadataMap) -> Result<Option<Version>, Status> {
+    let Some(value) = metadata.get(X_MIN_VERSION) else { return Ok(None) };
+    let version = value.to_str().ok().and_then(|text| text.trim().trim_matches('"').parse().ok());
+    version.map(Some).ok_or_else(|| status::wrong_field(X_MIN_VERSION, "must be a whole number"))
+}
+
+fn versioned<M>(message: M, version: Version) -> Response<M> {
+    let mut response = Response::new(message);
+    response.metadata_mut().insert(X_VERSION, version.into());
+    response
+}

@@ -1,0 +1,532 @@
+//! gRPC as a stock client sees it, made of the same `.proto` files: every outcome of a call, and that both surfaces tell
+//! the same of an order.
+
+use std::time::{Duration, Instant};
+
+use order_service::grpc::proto as server_side;
+use serde_json::{Value, json};
+use tokio::runtime::Runtime;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, IntoRequest, Request, Response, Status};
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
+use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
+use tonic_types::StatusExt;
+
+use crate::http::{USER, created, envelope, post_lines, wb_answered};
+use crate::server::{Connection, READ_TIME, Server, until};
+use proto::models::v1::OrderModel;
+use proto::service::v1::orders_service_client::OrdersServiceClient;
+use proto::service::v1::{
+    GetOrderByExternalIdRequest, GetOrderByIdRequest, HealthRequest, UpsertOrderRequest, UpsertOrderResponse,
+};
+
+/// The generated client.
+mod proto {
+    #![allow(unused_qualifications, clippy::all, clippy::pedantic, reason = "generated")]
+    pub mod models {
+        pub mod v1 {
+            include!(concat!(env!("OUT_DIR"), "/client/orders.models.v1.rs"));
+        }
+    }
+    pub mod service {
+        pub mod v1 {
+            include!(concat!(env!("OUT_DIR"), "/client/orders.service.v1.rs"));
+        }
+    }
+}
+
+const SERVICE: &str = "orders.service.v1.OrdersService";
+const UNKNOWN: &str = "0190163d-8694-739b-aea5-966c26f8ad91";
+
+/// A service that answers gRPC too, and a client of it.
+pub struct Orders {
+    pub server: Server,
+    runtime: Runtime,
+    channel: Channel,
+}
+
+impl Orders {
+    fn start(flags: &[&str]) -> Self {
+        Self::of(Server::start(&[&["--grpc", "127.0.0.1:0"], flags].concat()))
+    }
+
+    /// A client of a service that is running.
+    pub fn of(server: Server) -> Self {
+        // With a thread of its own, so that the connection goes on while nobody waits for an answer.
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let channel = {
+            let _inside = runtime.enter();
+            Endpoint::try_from(format!("http://{}", address(&server))).unwrap().timeout(READ_TIME).connect_lazy()
+        };
+        Self { server, runtime, channel }
+    }
+
+    fn client(&self) -> OrdersServiceClient<Channel> {
+        OrdersServiceClient::new(self.channel.clone()).max_decoding_message_size(usize::MAX)
+    }
+
+    pub fn upsert(
+        &self,
+        request: impl IntoRequest<UpsertOrderRequest>,
+    ) -> Result<Response<UpsertOrderResponse>, Status> {
+        self.runtime.block_on(self.client().upsert_order(request))
+    }
+
+    pub fn get(&self, order_id: &str) -> Result<OrderModel, Status> {
+        self.get_with(Request::new(GetOrderByIdRequest { order_id: order_id.into() })).map(|(order, _)| order)
+    }
+
+    /// The order, and the version in its metadata.
+    fn get_with(&self, request: Request<GetOrderByIdRequest>) -> Result<(OrderModel, String), Status> {
+        let response = self.runtime.block_on(self.client().get_order_by_id(request))?;
+        let version = version(&response);
+        Ok((response.into_inner().order.expect("an order"), version))
+    }
+
+    fn get_at_least(&self, order_id: &str, version: &str) -> Result<(OrderModel, String), Status> {
+        let mut request = Request::new(GetOrderByIdRequest { order_id: order_id.into() });
+        request.metadata_mut().insert("x-min-version", version.parse().unwrap());
+        self.get_with(request)
+    }
+
+    fn by_external(&self, external_id: &str, user_id: &str) -> Result<OrderModel, Status> {
+        let request = GetOrderByExternalIdRequest { external_id: external_id.into(), user_id: user_id.into() };
+        let response = self.runtime.block_on(self.client().get_order_by_external_id(request))?;
+        Ok(response.into_inner().order.expect("an order"))
+    }
+
+    fn check(&self, service: &str) -> Result<ServingStatus, Status> {
+        let request = HealthCheckRequest { service: service.into() };
+        let response = self.runtime.block_on(HealthClient::new(self.channel.clone()).check(request))?;
+        Ok(response.into_inner().status())
+    }
+}
+
+/// Where it answers gRPC, as its log says.
+fn address(server: &Server) -> String {
+    until("the log names the address", READ_TIME, || {
+        let lines = server.log();
+        let events = lines.iter().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let serving = events.into_iter().find(|event| event["message"] == "serving")?;
+        Some(serving["grpc"].as_str().expect("an address of gRPC").to_owned())
+    })
+}
+
+pub fn version<M>(response: &Response<M>) -> String {
+    response.metadata().get("x-version").expect("a version").to_str().unwrap().to_owned()
+}
+
+pub fn new_order(payload: &str) -> UpsertOrderRequest {
+    UpsertOrderRequest { user_id: USER.into(), payload_json: payload.into(), ..UpsertOrderRequest::default() }
+}
+
+fn change(order_id: &str, status: &str, payload: &str) -> UpsertOrderRequest {
+    UpsertOrderRequest { order_id: order_id.into(), status: status.into(), ..new_order(payload) }
+}
+
+/// What HTTP says of an envelope order, as the message that gRPC is to say of it.
+fn over_http(server: &Server, id: &str) -> OrderModel {
+    let reply = server.get(&format!("/order/{id}")).expect(200);
+    let order = reply.json();
+    let text = |name: &str| order[name].as_str().unwrap().to_owned();
+    let from = reply.text().find(r#""payload":"#).unwrap() + r#""payload":"#.len();
+    let to = reply.text().rfind(r#","created_at":"#).unwrap();
+    OrderModel {
+        order_id: text("order_id"),
+        user_id: text("user_id"),
+        amount: order["amount"].as_f64().unwrap(),
+        status: text("status"),
+        payload_json: reply.text()[from..to].to_owned(),
+        created_at: text("created_at"),
+        updated_at: text("updated_at"),
+        bucket: i32::try_from(order["bucket"].as_i64().unwrap()).unwrap(),
+    }
+}
+
+/// The fields that the details of an error name.
+fn fields(status: &Status) -> Vec<String> {
+    let violations = status.get_details_bad_request().map(|details| details.field_violations);
+    violations.unwrap_or_default().into_iter().map(|violation| violation.field).collect()
+}
+
+#[test]
+fn an_order_is_created_and_both_surfaces_tell_the_same_of_it() {
+    let orders = Orders::start(&[]);
+    let response = orders.upsert(new_order(" { \"b\" : 1.50, \"a\" : [ 1E2 ], \"amount\" : \"12.50\" } ")).unwrap();
+    assert_eq!(version(&response), "1");
+    let UpsertOrderResponse { order_id, status } = response.into_inner();
+    assert_eq!((status.as_str(), order_id.len(), &order_id[14..15]), ("created", 36, "7"), "{order_id}");
+    let order = orders.get(&order_id).unwrap();
+    assert_eq!(order, over_http(&orders.server, &order_id));
+    assert_eq!(order.payload_json, r#"{"b":1.50,"a":[1E2],"amount":"12.50"}"#);
+    assert_eq!((order.user_id.as_str(), order.amount, order.status.as_str()), (USER, 12.5, "new"));
+    // A UUID in any spelling is the same id.
+    assert_eq!(orders.get(&order_id.to_uppercase()).unwrap(), order);
+    // And what came over HTTP is answered here.
+    let posted = created(&orders.server, envelope(r#"{"items":[{"price":2,"qty":3}]}"#));
+    assert_eq!(orders.get(&posted).unwrap(), over_http(&orders.server, &posted));
+    assert_eq!(orders.get(&posted).unwrap().amount.to_string(), "6");
+}
+
+#[test]
+fn an_order_is_updated_and_deleted_and_a_deleted_one_stays_so() {
+    let orders = Orders::start(&[]);
+    let id = orders.upsert(new_order(r#"{"amount":1}"#)).unwrap().into_inner().order_id;
+    for (status, payload, answer, version_now) in [
+        ("processing", r#"{"amount":2}"#, "updated", "2"),
+        ("processing", r#"{"amount":2}"#, "updated", "2"),
+        ("", r#"{"amount":3}"#, "updated", "3"),
+    ] {
+        let response = orders.upsert(change(&id, status, payload)).unwrap();
+        assert_eq!(version(&response), version_now);
+        assert_eq!(response.into_inner(), UpsertOrderResponse { order_id: id.clone(), status: answer.into() });
+        assert_eq!(orders.get(&id).unwrap(), over_http(&orders.server, &id));
+    }
+    assert_eq!(orders.get(&id).unwrap().status, "processing");
+    // A deletion needs nothing but the id.
+    let deletion =
+        UpsertOrderRequest { order_id: id.clone(), status: "deleted".into(), ..UpsertOrderRequest::default() };
+    let response = orders.upsert(deletion.clone()).unwrap();
+    assert_eq!((version(&response).as_str(), response.get_ref().status.as_str()), ("4", "deleted"));
+    let order = orders.get(&id).unwrap();
+    assert_eq!((order.status.as_str(), order.payload_json.as_str()), ("deleted", r#"{"amount":3}"#));
+    for write in [deletion, change(&id, "new", "{}")] {
+        let status = orders.upsert(write).unwrap_err();
+        assert_eq!((status.code(), status.message()), (Code::FailedPrecondition, "the order was deleted before"));
+    }
+}
+
+#[test]
+fn what_is_unknown_or_gone_is_not_found() {
+    let orders = Orders::start(&[]);
+    let found_none = |status: Status, message: &str| {
+        assert_eq!(status.code(), Code::NotFound, "{status}");
+        assert_eq!(status.message(), message);
+    };
+    found_none(orders.get(UNKNOWN).unwrap_err(), "no order has this id");
+    let status = orders.upsert(change(UNKNOWN, "new", "{}")).unwrap_err();
+    assert_eq!(status.code(), Code::NotFound, "{status}");
+    post_lines(&orders.server, &wb_answered("gone-1"));
+    orders.server.post("/orders", r#"{"order_uid":"gone-1","status":"deleted"}"#).expect(200);
+    orders.server.get("/order/gone-1").expect(410);
+    found_none(orders.get("gone-1").unwrap_err(), "deleted");
+}
+
+#[test]
+fn a_document_that_is_no_envelope_is_its_own_payload() {
+    let orders = Orders::start(&[]);
+    post_lines(&orders.server, &wb_answered("wb-1"));
+    let expected = OrderModel {
+        order_id: "wb-1".into(),
+        amount: 1817.0,
+        payload_json: wb_answered("wb-1"),
+        ..OrderModel::default()
+    };
+    assert_eq!(orders.get("wb-1").unwrap(), expected);
+    let status = orders.upsert(change("wb-1", "new", "{}")).unwrap_err();
+    assert_eq!(status.code(), Code::FailedPrecondition, "{status}");
+}
+
+#[test]
+fn what_is_invalid_is_named_field_by_field() {
+    let orders = Orders::start(&[]);
+    let empty = UpsertOrderRequest::default();
+    let all_wrong = UpsertOrderRequest {
+        order_id: "a b".into(),
+        user_id: "me".into(),
+        status: "lost".into(),
+        payload_json: "[]".into(),
+    };
+    for (request, expected) in [
+        (empty.clone(), vec!["payload_json", "user_id"]),
+        (all_wrong, vec!["order_id", "payload_json", "status", "user_id"]),
+        (UpsertOrderRequest { status: "deleted".into(), ..empty }, vec!["order_id"]),
+        (new_order(r#"{"a":1,"a":2}"#), vec!["payload_json"]),
+        (new_order("{"), vec!["payload_json"]),
+        (new_order(r#"{"a":"\ud800"}"#), vec!["payload_json"]),
+    ] {
+        let status = orders.upsert(request.clone()).unwrap_err();
+        assert_eq!(status.code(), Code::InvalidArgument, "{request:?}: {status}");
+        let mut named = fields(&status);
+        named.sort();
+        assert_eq!(named, expected, "{request:?}: {status}");
+    }
+    for id in ["", "a b", &"x".repeat(129)] {
+        let status = orders.get(id).unwrap_err();
+        assert_eq!((status.code(), fields(&status)), (Code::InvalidArgument, vec!["order_id".to_owned()]), "{id:?}");
+    }
+}
+
+#[test]
+fn a_users_newest_order_is_found_by_its_external_id() {
+    let orders = Orders::start(&[]);
+    let ids = [1, 2].map(|n| {
+        let order = new_order(&format!(r#"{{"id":"ext-1","n":{n}}}"#));
+        orders.upsert(order).unwrap().into_inner().order_id
+    });
+    let found = orders.by_external("ext-1", &USER.to_uppercase()).unwrap();
+    assert_eq!(found, over_http(&orders.server, &ids[1]));
+    assert_eq!(orders.by_external("ext-1", UNKNOWN).unwrap_err().code(), Code::NotFound);
+    assert_eq!(orders.by_external("ext-2", USER).unwrap_err().code(), Code::NotFound);
+    for (external_id, user_id, field) in
+        [("ext-1", "me", "user_id"), ("ext-1", "", "user_id"), ("", USER, "external_id")]
+    {
+        let status = orders.by_external(external_id, user_id).unwrap_err();
+        assert_eq!((status.code(), fields(&status)), (Code::InvalidArgument, vec![field.to_owned()]));
+    }
+}
+
+#[test]
+fn a_read_may_ask_for_a_version() {
+    let orders = Orders::start(&[]);
+    let id = orders.upsert(new_order("{}")).unwrap().into_inner().order_id;
+    orders.upsert(change(&id, "done", "{}")).unwrap();
+    for least in ["1", "2", "\"2\""] {
+        assert_eq!(orders.get_at_least(&id, least).unwrap().1, "2", "{least}");
+    }
+    assert_eq!(orders.get_at_least(&id, "3").unwrap_err().code(), Code::FailedPrecondition);
+    let status = orders.get_at_least(&id, "new").unwrap_err();
+    assert_eq!((status.code(), fields(&status)), (Code::InvalidArgument, vec!["x-min-version".to_owned()]));
+}
+
+#[test]
+fn health_is_answered_both_ways() {
+    let orders = Orders::start(&[]);
+    let answer = orders.runtime.block_on(orders.client().health(HealthRequest {})).unwrap().into_inner();
+    assert_eq!(answer.status, "ok");
+    for service in ["", SERVICE] {
+        until("it serves", READ_TIME, || (orders.check(service).unwrap() == ServingStatus::Serving).then_some(()));
+    }
+    assert_eq!(orders.check("orders.service.v1.Other").unwrap_err().code(), Code::NotFound);
+}
+
+#[cfg(feature = "postgres")]
+#[test]
+fn what_is_not_ready_does_not_serve() {
+    // PostgreSQL is not there, so the view cannot be filled.
+    let flags = ["--grpc", "127.0.0.1:0", "--postgres", "postgres://nobody@127.0.0.1:9/none"];
+    let orders = Orders::of(Server::start_cold(&flags));
+    orders.server.get("/readyz").expect(503);
+    for service in ["", SERVICE] {
+        assert_eq!(orders.check(service).unwrap(), ServingStatus::NotServing);
+    }
+    // The process lives all the same.
+    orders.runtime.block_on(orders.client().health(HealthRequest {})).unwrap();
+    let status = orders.get(UNKNOWN).unwrap_err();
+    assert_eq!(status.code(), Code::Unavailable, "{status}");
+    assert!(status.get_details_retry_info().is_some_and(|retry| retry.retry_delay.is_some()));
+}
+
+#[test]
+fn reflection_lists_the_services_and_their_files() {
+    use tonic_reflection::pb::{v1, v1alpha};
+    let orders = Orders::start(&[]);
+    macro_rules! ask {
+        ($pb:ident, $question:ident, $text:expr) => {
+            orders.runtime.block_on(async {
+                use $pb::server_reflection_request::MessageRequest;
+                let mut client = $pb::server_reflection_client::ServerReflectionClient::new(orders.channel.clone());
+                let question = Some(MessageRequest::$question($text.to_owned()));
+                let request = $pb::ServerReflectionRequest { host: String::new(), message_request: question };
+                let mut answers = client.server_reflection_info(Once(Some(request))).await.unwrap().into_inner();
+                answers.message().await.unwrap().unwrap().message_response.unwrap()
+            })
+        };
+    }
+    macro_rules! services {
+        ($pb:ident) => {
+            match ask!($pb, ListServices, "") {
+                $pb::server_reflection_response::MessageResponse::ListServicesResponse(list) => {
+                    list.service.into_iter().map(|service| service.name).collect::<Vec<_>>()
+                }
+                other => panic!("{other:?}"),
+            }
+        };
+    }
+    for names in [services!(v1), services!(v1alpha)] {
+        for name in [SERVICE, "grpc.health.v1.Health"] {
+            assert!(names.iter().any(|known| known == name), "{name}: {names:?}");
+        }
+    }
+    let answer = ask!(v1, FileContainingSymbol, "orders.models.v1.OrderModel");
+    let v1::server_reflection_response::MessageResponse::FileDescriptorResponse(files) = answer else {
+        panic!("{answer:?}")
+    };
+    let text = String::from_utf8_lossy(&files.file_descriptor_proto[0]).into_owned();
+    for field in ["order_id", "user_id", "amount", "status", "payload_json", "created_at", "updated_at", "bucket"] {
+        assert!(text.contains(field), "{field}");
+    }
+}
+
+/// A stream of one message.
+struct Once<M>(Option<M>);
+
+impl<M: Unpin> tonic::codegen::tokio_stream::Stream for Once<M> {
+    type Item = M;
+
+    fn poll_next(mut self: std::pin::Pin<&mut Self>, _: &mut std::task::Context<'_>) -> std::task::Poll<Option<M>> {
+        std::task::Poll::Ready(self.0.take())
+    }
+}
+
+#[test]
+fn the_fields_have_the_numbers_that_clients_of_the_older_services_use() {
+    // One byte of tag and type, one of length.
+    let order = server_side::models::v1::OrderModel {
+        order_id: "1".into(),
+        user_id: "2".into(),
+        amount: 3.0,
+        status: "4".into(),
+        payload_json: "5".into(),
+        created_at: "6".into(),
+        updated_at: "7".into(),
+        bucket: 8,
+    };
+    let amount = 3.0f64.to_le_bytes();
+    let expected = [&b"\x0a\x011\x12\x012\x19"[..], &amount, b"\x22\x014\x2a\x015\x32\x016\x3a\x017\x40\x08"].concat();
+    assert_eq!(prost::Message::encode_to_vec(&order), expected);
+    let request =
+        UpsertOrderRequest { order_id: "1".into(), user_id: "2".into(), status: "3".into(), payload_json: "4".into() };
+    assert_eq!(prost::Message::encode_to_vec(&request), b"\x0a\x011\x12\x012\x1a\x013\x22\x014");
+    let request = GetOrderByExternalIdRequest { external_id: "1".into(), user_id: "2".into() };
+    assert_eq!(prost::Message::encode_to_vec(&request), b"\x0a\x011\x12\x012");
+}
+
+#[test]
+fn what_is_too_large_is_refused_and_what_is_large_is_not() {
+    let orders = Orders::start(&["--order-bytes-max", "100KiB"]);
+    let filler = |bytes: usize| format!(r#"{{"x":"{}"}}"#, "y".repeat(bytes));
+    let large = filler(99 << 10);
+    let id = orders.upsert(new_order(&large)).unwrap().into_inner().order_id;
+    assert_eq!(orders.get(&id).unwrap().payload_json, large);
+    // The first is a message that fits with an order that does not; the second is not read.
+    for bytes in [101 << 10, 10 << 20] {
+        let status = orders.upsert(new_order(&filler(bytes))).unwrap_err();
+        assert_eq!(status.code(), Code::OutOfRange, "{status}");
+    }
+    orders.get(&id).unwrap();
+}
+
+#[test]
+fn a_full_queue_says_when_to_try_again() {
+    const WRITES: usize = 400;
+    let orders = Orders::start(&["--queue-rows-max", "1"]);
+    let answers = orders.runtime.block_on(async {
+        let writes: Vec<_> = (0..WRITES)
+            .map(|_| {
+                let mut client = orders.client();
+                tokio::spawn(async move { client.upsert_order(new_order("{}")).await })
+            })
+            .collect();
+        let mut answers = Vec::new();
+        for write in writes {
+            answers.push(write.await.unwrap());
+        }
+        answers
+    });
+    let (taken, refused): (Vec<_>, Vec<_>) = answers.into_iter().partition(Result::is_ok);
+    assert!(!taken.is_empty() && !refused.is_empty(), "{} taken", taken.len());
+    for status in refused.into_iter().map(Result::unwrap_err) {
+        assert_eq!(status.code(), Code::Unavailable, "{status}");
+        assert_eq!(status.get_details_retry_info().unwrap().retry_delay, Some(Duration::from_secs(1)));
+    }
+    let total = orders.server.get("/api/stats").expect(200).json()["total_orders"].clone();
+    assert_eq!(total, json!(taken.len()));
+}
+
+#[test]
+fn a_stop_answers_what_is_in_flight_and_ends_what_has_no_end() {
+    let mut orders = Orders::start(&[]);
+    let request = HealthCheckRequest { service: SERVICE.into() };
+    let mut watch =
+        orders.runtime.block_on(HealthClient::new(orders.channel.clone()).watch(request)).unwrap().into_inner();
+    let first: HealthCheckResponse = orders.runtime.block_on(watch.message()).unwrap().unwrap();
+    let channel = orders.channel.clone();
+    // Writers that go on until they are told no.
+    let writing = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let writers: Vec<_> = (0..16)
+                .map(|_| {
+                    let mut client = OrdersServiceClient::new(channel.clone());
+                    tokio::spawn(async move {
+                        let mut answered = Vec::new();
+                        loop {
+                            match client.upsert_order(new_order("{}")).await {
+                                Ok(response) => answered.push(response.into_inner().order_id),
+                                Err(status) => return (answered, status),
+                            }
+                        }
+                    })
+                })
+                .collect();
+            let mut ended = Vec::new();
+            for writer in writers {
+                ended.push(writer.await.unwrap());
+            }
+            ended
+        })
+    });
+    std::thread::sleep(Duration::from_millis(300));
+    let asked = Instant::now();
+    let status = orders.server.stop();
+    assert!(status.success(), "{status}: {:?}", orders.server.log());
+    assert!(asked.elapsed() < Duration::from_secs(10), "the watch held it up for {:?}", asked.elapsed());
+    assert!(matches!(first.status(), ServingStatus::Serving | ServingStatus::NotServing));
+    orders.server.start_again();
+    let orders = Orders::of(orders.server);
+    let mut count = 0;
+    for (answered, status) in writing.join().unwrap() {
+        // Not taken, or never sent because the connection was closing.
+        assert!(matches!(status.code(), Code::Unavailable | Code::Cancelled | Code::Unknown), "{status}");
+        for id in answered {
+            assert_eq!(orders.get(&id).unwrap().order_id, id, "an answered write is durable");
+            count += 1;
+        }
+    }
+    assert!(count > 16, "{count} written before the stop");
+    let total = orders.server.get("/api/stats").expect(200).json()["total_orders"].clone();
+    assert_eq!(total, json!(count), "every write that was taken was answered");
+}
+
+#[test]
+fn idle_connections_make_room() {
+    let flags = ["--grpc-connections-max", "1", "--grpc-idle-time", "1s"];
+    let orders = Orders::start(&flags);
+    // It never says a word, and has the only place.
+    let mut silent = Connection::open(address(&orders.server).parse().unwrap());
+    std::thread::sleep(Duration::from_millis(100));
+    let asked = Instant::now();
+    orders.runtime.block_on(orders.client().health(HealthRequest {})).unwrap();
+    assert!(asked.elapsed() > Duration::from_millis(500), "there were two places");
+    drop(silent.try_reply("GET").expect_err("closed"));
+    // A client that was idle for too long connects again by itself.
+    std::thread::sleep(Duration::from_secs(3));
+    orders.runtime.block_on(orders.client().health(HealthRequest {})).unwrap();
+}
+
+#[test]
+fn calls_are_counted_by_method_and_code() {
+    let orders = Orders::start(&[]);
+    let id = orders.upsert(new_order("{}")).unwrap().into_inner().order_id;
+    orders.get(&id).unwrap();
+    orders.get(UNKNOWN).unwrap_err();
+    orders.check("").unwrap();
+    let text = orders.server.get("/metrics").expect(200).text().to_owned();
+    for (method, code, count) in
+        [("UpsertOrder", "OK", 1), ("GetOrderByID", "OK", 1), ("GetOrderByID", "NOT_FOUND", 1), ("other", "OK", 1)]
+    {
+        let line = format!("grpc_requests_total{{code=\"{code}\",method=\"{method}\"}} {count}");
+        assert!(text.lines().any(|found| found == line), "{line}\n{text}");
+    }
+    assert!(text.contains("cache_hits_total 1"), "{text}");
+}
+
+#[test]
+fn nothing_answers_grpc_unless_it_is_told_to() {
+    let server = Server::start(&[]);
+    let lines = server.log();
+    let serving = lines.iter().find(|line| line.contains("\"serving\"")).expect("it serves");
+    assert!(!serving.contains("grpc"), "{serving}");
+}
