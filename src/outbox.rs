@@ -10,7 +10,7 @@ use crate::record::{Contents, Parcel};
 use crate::snapshot::{Change, Snapshot};
 
 /// Committed batches that may wait for the relay. Their orders are those of the view, so they cost little.
-const WAITING_MAX: usize = 32;
+const WAITING_MAX: usize = 64;
 
 /// A batch that is committed and to be published.
 pub struct Committed {

@@ -20,6 +20,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Between two tries at a topic that is away.
 const PAUSE: Duration = Duration::from_millis(300);
 const WARN_EVERY: Duration = Duration::from_secs(30);
+/// A topic that is about to be made is missing for a moment.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A topic being read. Dropping it ends the reading.
 pub struct Tail(Arc<AtomicBool>);
@@ -79,7 +81,7 @@ impl Tail {
             next: BTreeMap::new(),
             ends: BTreeMap::new(),
             looked: Instant::now(),
-            warned: None,
+            may_warn_at: Instant::now() + PATIENCE,
         };
         std::thread::Builder::new().name("tail".into()).spawn(move || reading.run(take))?;
         Ok(Self(is_over))
@@ -102,7 +104,7 @@ struct Reading {
     /// Where each ended at the last look.
     ends: BTreeMap<i32, i64>,
     looked: Instant,
-    warned: Option<Instant>,
+    may_warn_at: Instant,
 }
 
 impl Reading {
@@ -211,8 +213,8 @@ impl Reading {
 
     fn trouble(&mut self, error: &KafkaError) {
         self.switch.say(false);
-        if self.warned.is_none_or(|last| last.elapsed() >= WARN_EVERY) {
-            self.warned = Some(Instant::now());
+        if self.may_warn_at <= Instant::now() {
+            self.may_warn_at = Instant::now() + WARN_EVERY;
             tracing::warn!(%error, topic = self.topic, "cannot read the topic");
         }
     }
