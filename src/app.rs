@@ -247,6 +247,7 @@ fn watch_view(metrics: &Metrics, view: &Arc<View>) {
     gauge("view_orders", "Live orders in the view.", |size| size.live);
     gauge("view_entries", "Entries of the view, deleted orders included.", |size| size.entries as u64);
     gauge("view_bytes", "Bytes of orders in the view.", |size| size.bytes);
+    gauge("view_evicted_orders", "Orders that left the view for want of room or for their age.", |size| size.evicted);
     let view = Arc::clone(view);
     metrics.gauge("view_complete", "1 when every stored order is in the view.", move || {
         f64::from(u8::from(view.is_complete()))
@@ -294,6 +295,8 @@ impl Plane {
         if has_begun.await.is_err() {
             return Ok(()); // stopped before the store could be reached
         }
+        warmup::count(view, store, shutdown.clone()).await;
+        tokio::spawn(warmup::keep_bounds(Arc::clone(view), store.clone(), shutdown.clone()));
         tokio::spawn(lists::keep_fresh(Arc::clone(view), store.clone(), shutdown.clone()));
         tokio::spawn(warmup::run(Arc::clone(view), store.clone(), warm, shutdown.clone()));
         let ingest = self.ingest(inbox, self.http_outbox.as_ref()).await?;

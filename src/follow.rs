@@ -43,12 +43,15 @@ pub async fn run<T: Store>(
         };
         let is_news = {
             let view = Arc::clone(&view);
-            move |id: &OrderId, version| view.get(id).is_none_or(|shown| shown.version() < version)
+            move |id: &OrderId, version| view.peek(id).is_none_or(|shown| shown.version() < version)
         };
+        // What is found was true when the store was asked.
+        let held = view.hold();
         let looked = tokio::select! {
             () = shutdown.wait() => return,
             looked = store.changes(is_news, emit) => looked,
         };
+        drop(held);
         match looked {
             Ok(changes) => {
                 if changes.is_shared != was_shared {
