@@ -167,9 +167,10 @@ fn read_cost(is_test: bool) {
     let make = |bytes_max| {
         let view = Arc::new(View::new(Config { bytes_max, ..Config::default() }, 0));
         let mut scratch = Vec::new();
-        view.fill_all((0..orders).map(|n| {
-            (id(n), Snapshot::new(1, u64::from(n), Kind::Wb, State::Live, &[b'x'; 1000], &mut scratch))
-        }));
+        view.fill_all(
+            (0..orders)
+                .map(|n| (id(n), Snapshot::new(1, u64::from(n), Kind::Wb, State::Live, &[b'x'; 1000], &mut scratch))),
+        );
         view
     };
     let (free, bounded) = (make(None), make(Some(1 << 30)));

@@ -247,7 +247,13 @@ fn watch_view(metrics: &Metrics, view: &Arc<View>) {
     gauge("view_orders", "Live orders in the view.", |size| size.live);
     gauge("view_entries", "Entries of the view, deleted orders included.", |size| size.entries as u64);
     gauge("view_bytes", "Bytes of orders in the view.", |size| size.bytes);
-    gauge("view_evicted_orders", "Orders that left the view for want of room or for their age.", |size| size.evicted);
+    let evicted = Arc::clone(view);
+    #[expect(clippy::cast_precision_loss, reason = "counts stay below 2^53")]
+    metrics.total(
+        "view_evicted_orders_total",
+        "Orders that left the view for want of room or for their age.",
+        move || evicted.size().evicted as f64,
+    );
     let view = Arc::clone(view);
     metrics.gauge("view_complete", "1 when every stored order is in the view.", move || {
         f64::from(u8::from(view.is_complete()))

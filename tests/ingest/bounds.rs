@@ -273,7 +273,7 @@ fn under_load_every_answer_is_what_was_written_last_with_a_tenth_of_the_orders_i
     let entries = stats["view_orders"].as_u64().unwrap() as usize;
     assert!((FIT * 8 / 10..FIT * 12 / 10).contains(&entries), "{stats}");
     let metrics = server.get("/metrics").text().to_owned();
-    let evicted = metrics.lines().find_map(|line| line.strip_prefix("view_evicted_orders ")).unwrap();
+    let evicted = metrics.lines().find_map(|line| line.strip_prefix("view_evicted_orders_total ")).unwrap();
     assert!(evicted.parse::<f64>().unwrap() > ORDERS as f64, "{evicted}");
 
     // Lists, look-ups and counts speak of all orders.
