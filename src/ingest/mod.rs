@@ -19,6 +19,7 @@ use crate::order::elements::Elements;
 use crate::order::{Change as Asked, Decoder, Order, Profile};
 use crate::outbox::{Changed, Outbox};
 use crate::record::{Checkpoint, Fault, Parcel, Record, Rejection, RejectionKind};
+use crate::redis::Redis;
 use crate::snapshot::Change;
 use crate::source::{Kept, Received, Source, SourceError};
 use crate::store::{Batch, Entry, Move, Outcome, Refusal, Store, StoreError};
@@ -83,6 +84,7 @@ pub struct Ingest<S, T> {
     source: S,
     store: T,
     view: Option<Arc<View>>,
+    redis: Option<Redis>,
     outbox: Option<Outbox>,
     metrics: metrics::Ingest,
     decoder: Decoder,
@@ -130,6 +132,7 @@ impl<S: Source, T: Store> Ingest<S, T> {
         Ok(Self {
             store,
             view,
+            redis: None,
             outbox: None,
             metrics,
             decoder,
@@ -147,6 +150,13 @@ impl<S: Source, T: Store> Ingest<S, T> {
     #[must_use]
     pub fn with_outbox(mut self, outbox: Option<Outbox>) -> Self {
         self.outbox = outbox;
+        self
+    }
+
+    /// Has what it commits written there too.
+    #[must_use]
+    pub fn with_redis(mut self, redis: Option<Redis>) -> Self {
+        self.redis = redis;
         self
     }
 
@@ -479,6 +489,13 @@ impl<S: Source, T: Store> Ingest<S, T> {
     /// A batch is durable. The order of what follows is the correctness argument: readers never see what is not
     /// durable, and nobody is told of what readers do not see.
     fn settle(&mut self, filled: Filled, parcel: Option<Parcel>, outcomes: Vec<Outcome>) {
+        if let Some(redis) = &self.redis {
+            // Before readers see it: what they have seen must not come back older from there.
+            let is_news = |id: &OrderId, snapshot: &_| self.view.as_ref().is_none_or(|view| view.is_news(id, snapshot));
+            let changed = outcomes.iter().filter_map(Outcome::visible);
+            let news = changed.filter(|(id, snapshot, change)| change.is_some() || is_news(id, snapshot));
+            redis.hand_over(news.map(|(id, snapshot, _)| (id, snapshot)), Instant::now());
+        }
         if let Some(view) = &self.view {
             let events = outcomes.iter().filter_map(Outcome::visible).filter_map(|(id, snapshot, change)| {
                 // What an earlier try changed, whose answer was lost, is news only if readers do not see it yet.
