@@ -330,6 +330,7 @@ impl Tier {
             Err(_) => ("timeout", format!("no answer to a {operation} within {limit:?}"), false),
         };
         self.metrics.requests.with_label_values(&[operation, result]).inc();
+        tracing::debug!(operation, error, "a request to Redis failed");
         let now = Instant::now();
         if self.breaker.failed(now) || (is_over && self.breaker.open(now)) {
             self.metrics.breaker_open.set(1);
