@@ -23,6 +23,7 @@ use crate::metrics::Metrics;
 use crate::order::{self, sample};
 use crate::outbox::Outbox;
 use crate::read::{self, Reader, lists};
+use crate::redis::Redis;
 use crate::source::Source;
 use crate::source::inbox::{self, InboxSource};
 #[cfg(feature = "kafka")]
@@ -58,6 +59,9 @@ pub struct Config {
     /// Where orders come from besides HTTP.
     #[cfg(feature = "kafka")]
     pub kafka: Option<crate::kafka::Config>,
+    /// Where orders are besides, for reads that miss the view.
+    #[cfg(feature = "redis")]
+    pub redis: Option<crate::redis::Config>,
     /// Where orders are durable.
     pub store: any::Config,
     /// Generated orders to start with when the store is empty.
@@ -85,6 +89,8 @@ impl Default for Config {
             inbox: inbox::Config::default(),
             #[cfg(feature = "kafka")]
             kafka: None,
+            #[cfg(feature = "redis")]
+            redis: None,
             store: any::Config::default(),
             sample: 0,
             threads: None,
@@ -144,10 +150,11 @@ async fn run(config: Config) -> anyhow::Result<()> {
     watch_pool(&metrics, &store);
     let view = Arc::new(View::new(config.cache.clone(), 0));
     watch_view(&metrics, &view);
+    let redis = start_redis(&config, &metrics);
     let (trigger, shutdown) = lifecycle::shutdown();
     let (inbox, inbox_source) = inbox::inbox(&config.inbox);
     #[cfg(feature = "kafka")]
-    let bus = Bus::start(&config, &store, &view, &metrics)?;
+    let bus = Bus::start(&config, &store, &view, redis.as_ref(), &metrics)?;
     #[cfg(not(feature = "kafka"))]
     let bus = Bus::default();
     let relayed = bus.relayed;
@@ -159,12 +166,13 @@ async fn run(config: Config) -> anyhow::Result<()> {
         news: bus.news,
         store: store.clone(),
         view: Arc::clone(&view),
+        redis: redis.clone(),
         metrics: metrics.clone(),
         readiness: readiness.clone(),
         shutdown: shutdown.clone(),
     };
     let mut ingest = ingest.start(inbox_source)?;
-    let reader = Reader::new(view, store, config.read);
+    let reader = Reader::new(view, store, config.read).with_redis(redis.clone());
     #[cfg(feature = "grpc")]
     let (grpc_address, grpc_serving) = {
         let limits = grpc::Limits {
@@ -206,6 +214,9 @@ async fn run(config: Config) -> anyhow::Result<()> {
         if let Some(relayed) = relayed {
             let _ = relayed.await; // what it did not get to is recorded
         }
+        if let Some(redis) = redis {
+            redis.drain().await;
+        }
         ended.context("the ingest thread ended without a word")??;
         served.context("the HTTP server panicked")
     })
@@ -217,6 +228,18 @@ async fn run(config: Config) -> anyhow::Result<()> {
     }
     tracing::info!("stopped");
     Ok(())
+}
+
+/// The second tier, if there is one to be. It is not waited for.
+fn start_redis(config: &Config, metrics: &Metrics) -> Option<Redis> {
+    #[cfg(feature = "redis")]
+    let redis = config.redis.clone().map(|config| Redis::start(config, metrics.redis()));
+    #[cfg(not(feature = "redis"))]
+    let redis = {
+        let _ = (config, metrics);
+        None
+    };
+    redis
 }
 
 #[cfg(feature = "grpc")]
@@ -271,6 +294,7 @@ struct Plane {
     news: Switch,
     store: AnyStore,
     view: Arc<View>,
+    redis: Option<Redis>,
     metrics: Metrics,
     readiness: Readiness,
     shutdown: Shutdown,
@@ -296,7 +320,8 @@ impl Plane {
     async fn run(self, inbox: InboxSource, warm: Gate, sampled: Option<Gate>) -> anyhow::Result<()> {
         let (view, store, shutdown) = (&self.view, &self.store, &self.shutdown);
         let (begun, has_begun) = tokio::sync::oneshot::channel();
-        tokio::spawn(follow::run(Arc::clone(view), store.clone(), self.news.clone(), begun, shutdown.clone()));
+        let (redis, news) = (self.redis.clone(), self.news.clone());
+        tokio::spawn(follow::run(Arc::clone(view), store.clone(), redis, news, begun, shutdown.clone()));
         warm.close("the store cannot be reached");
         if has_begun.await.is_err() {
             return Ok(()); // stopped before the store could be reached
@@ -338,7 +363,8 @@ impl Plane {
     async fn ingest<S: Source>(&self, source: S, outbox: Option<&Outbox>) -> anyhow::Result<Ingest<S, AnyStore>> {
         let view = Some(Arc::clone(&self.view));
         let (store, metrics) = (self.store.clone(), self.metrics.ingest.clone());
-        Ok(Ingest::new(source, store, view, &self.config.ingest, metrics).await?.with_outbox(outbox.cloned()))
+        let ingest = Ingest::new(source, store, view, &self.config.ingest, metrics).await?;
+        Ok(ingest.with_outbox(outbox.cloned()).with_redis(self.redis.clone()))
     }
 
     /// Fills an empty store with generated orders.

@@ -2,7 +2,7 @@
 //! and the store is asked a few times a second, so that nothing depends on being told.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
@@ -10,6 +10,7 @@ use crate::cache::View;
 use crate::cache::feed::Event;
 use crate::id::OrderId;
 use crate::lifecycle::{Shutdown, Switch};
+use crate::redis::Redis;
 use crate::snapshot::Snapshot;
 use crate::store::Store;
 
@@ -29,6 +30,7 @@ const NEWS_WAIT: Duration = Duration::from_secs(5);
 pub async fn run<T: Store>(
     view: Arc<View>,
     store: T,
+    redis: Option<Redis>,
     news: Switch,
     begun: oneshot::Sender<()>,
     mut shutdown: Shutdown,
@@ -38,8 +40,8 @@ pub async fn run<T: Store>(
     let mut is_failing = false;
     loop {
         let emit = {
-            let view = Arc::clone(&view);
-            move |orders: Vec<_>| show(&view, orders)
+            let (view, redis, asked) = (Arc::clone(&view), redis.clone(), Instant::now());
+            move |orders: Vec<_>| show(&view, redis.as_ref(), asked, orders)
         };
         let is_news = {
             let view = Arc::clone(&view);
@@ -71,6 +73,9 @@ pub async fn run<T: Store>(
                         };
                         let _ = tokio::time::timeout(NEWS_WAIT, heard).await;
                     }
+                    if let Some(redis) = &redis {
+                        redis.begin();
+                    }
                     let _ = begun.send(());
                     if !store.is_shareable() {
                         return;
@@ -92,9 +97,14 @@ pub async fn run<T: Store>(
     }
 }
 
-/// Shows orders that were changed elsewhere, unless the view has newer ones.
-pub fn show(view: &View, orders: Vec<(OrderId, Snapshot)>) {
-    let news = orders.into_iter().filter(|(id, snapshot)| view.is_news(id, snapshot));
-    let news = news.map(|(id, snapshot)| Event { id, change: snapshot.apparent_change(), snapshot });
+/// Shows what the store said of orders that were changed elsewhere when it was `asked`, unless the view has newer ones.
+/// Redis is told too.
+fn show(view: &View, redis: Option<&Redis>, asked: Instant, orders: Vec<(OrderId, Snapshot)>) {
+    let news: Vec<_> = orders.into_iter().filter(|(id, snapshot)| view.is_news(id, snapshot)).collect();
+    // Before readers see it: what they have seen must not come back older from there.
+    if let Some(redis) = redis {
+        redis.hand_over(news.iter().map(|(id, snapshot)| (id, snapshot)), asked);
+    }
+    let news = news.into_iter().map(|(id, snapshot)| Event { id, change: snapshot.apparent_change(), snapshot });
     view.publish(news.collect());
 }

@@ -13,7 +13,7 @@
 //!
 //! **A read**: [`http::route`] finds the route without allocating, [`read::Reader::get`] looks the id up in the map
 //! and clones a pointer, [`http::respond`] puts three headers before the bytes. No lock, no box, no serialization. A
-//! miss is the truth once the view is complete; before that, [`read::flight`] asks the store, once per id. `grpc` is a
+//! miss is the truth once the view is complete; before that, [`read::flight`] asks [`redis`] if there is one and then the store, once per id. `grpc` is a
 //! second surface over the same reader and inbox.
 //!
 //! **One rule for everybody**: a copy enters the view only if it is newer ([`snapshot::Snapshot::supersedes`]),
@@ -38,6 +38,7 @@ pub mod snapshot;
 
 pub mod cache;
 pub mod outbox;
+pub mod redis;
 pub mod source;
 pub mod store;
 #[cfg(feature = "kafka")]

@@ -65,6 +65,25 @@ pub struct Kafka {
     pub rebalances: IntCounter,
 }
 
+/// What the tier in Redis counts.
+#[derive(Clone)]
+pub struct Redis {
+    /// `redis_requests_total{operation,result}`: read, write, result; ok, error, timeout.
+    pub requests: IntCounterVec,
+    /// Orders that were there and trusted.
+    pub hits: IntCounter,
+    /// Orders that were not there.
+    pub misses: IntCounter,
+    /// Orders that were there and may have been older than what is stored.
+    pub distrusted: IntCounter,
+    /// Writes that were given up, by reason.
+    pub lost: IntCounterVec,
+    /// Writes that wait or are under way.
+    pub waiting: IntGauge,
+    /// 1 while nobody asks.
+    pub breaker_open: IntGauge,
+}
+
 /// What the relay of committed changes counts.
 #[derive(Clone)]
 pub struct Outbox {
@@ -154,6 +173,41 @@ impl Metrics {
         let closed_help = "Connections closed by the server, by reason.";
         let connections_closed = family("http_connections_closed_total", closed_help, "reason");
         Self { registry, http, ingest, kafka, outbox, grpc, connections, connections_closed }
+    }
+
+    /// The counters of the tier in Redis, which a service without one does not show. To be called once.
+    #[must_use]
+    pub fn redis(&self) -> Redis {
+        let counter = |name: &str, help: &str| IntCounter::new(name, help).expect("a legal name");
+        let gauge = |name: &str, help: &str| IntGauge::new(name, help).expect("a legal name");
+        let family = |name: &str, help: &str, labels: &[&str]| {
+            IntCounterVec::new(Opts::new(name, help), labels).expect("a legal name")
+        };
+        let redis = Redis {
+            requests: family("redis_requests_total", "Requests to Redis.", &["operation", "result"]),
+            hits: counter("redis_hits_total", "Orders read from Redis."),
+            misses: counter("redis_misses_total", "Orders that were not in Redis."),
+            distrusted: counter("redis_distrusted_total", "Orders in Redis that may have been out of date."),
+            lost: family("redis_lost_writes_total", "Writes to Redis that were given up, by reason.", &["reason"]),
+            waiting: gauge("redis_waiting_writes", "Writes to Redis that wait or are under way."),
+            breaker_open: gauge("redis_breaker_open", "1 while Redis is done without."),
+        };
+        let collectors: [Box<dyn Collector>; 7] = [
+            Box::new(redis.requests.clone()),
+            Box::new(redis.hits.clone()),
+            Box::new(redis.misses.clone()),
+            Box::new(redis.distrusted.clone()),
+            Box::new(redis.lost.clone()),
+            Box::new(redis.waiting.clone()),
+            Box::new(redis.breaker_open.clone()),
+        ];
+        for collector in collectors {
+            self.registry.register(collector).expect("each metric has a name of its own");
+        }
+        for reason in ["away", "no_room", "failed", "late"] {
+            redis.lost.with_label_values(&[reason]); // counts from 0, so that the first one shows as a rise
+        }
+        redis
     }
 
     /// Adds a gauge that is read when it is asked for.

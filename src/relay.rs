@@ -17,6 +17,7 @@ use crate::order::envelope::{Stamp, stamp};
 use crate::order::message;
 use crate::outbox::{Ack, Batches, Changed, Committed};
 use crate::record::Parcel;
+use crate::redis::Redis;
 use crate::snapshot::{Change, Kind, Snapshot, State};
 use crate::store::{Store, StoreError, Unpublished};
 use crate::topics::publisher::{Fate, Message, Publisher, Tracking};
@@ -51,6 +52,9 @@ pub struct Relay<T> {
     /// Batches of this instance on their way, and whether each came from the store.
     outgoing: HashMap<i64, Vec<(OrderId, Snapshot)>>,
     crowded: HashSet<i64>,
+    /// Where acknowledgements can be read, and those on their way.
+    redis: Option<Redis>,
+    results: HashMap<i64, Vec<(OrderId, String)>>,
     told: mpsc::Sender<(i64, Fate)>,
     fates: mpsc::Receiver<(i64, Fate)>,
 }
@@ -78,9 +82,18 @@ impl<T: Store> Relay<T> {
             origin: Arc::clone(origin),
             outgoing: HashMap::new(),
             crowded: HashSet::new(),
+            redis: None,
+            results: HashMap::new(),
             told,
             fates,
         })
+    }
+
+    /// Has acknowledgements written there too, once they are published.
+    #[must_use]
+    pub fn with_redis(mut self, redis: Option<Redis>) -> Self {
+        self.redis = redis;
+        self
     }
 
     /// Publishes until nobody can hand over anything any more.
@@ -156,7 +169,7 @@ impl<T: Store> Relay<T> {
     }
 
     /// Sends what is in a parcel. What became of it is told once all of it has arrived or failed.
-    async fn send(&self, parcel: Parcel, changes: &[Changed], acks: &[Ack]) {
+    async fn send(&mut self, parcel: Parcel, changes: &[Changed], acks: &[Ack]) {
         let Parcel { ticket, contents } = parcel;
         let tracking = Tracking::new(ticket, self.told.clone());
         let identity = self.identity.get().map_or("", String::as_str);
@@ -189,6 +202,7 @@ impl<T: Store> Relay<T> {
             }
         }
         let now = now();
+        let mut results = Vec::new();
         for Ack { id, version, now: stored, change } in acks {
             let (version, stored) = (version.map(|version| version.to_string()), stored.map(|now| now.to_string()));
             let mut headers = vec![(header::STORE, identity), (header::ORIGIN, &self.origin)];
@@ -198,6 +212,10 @@ impl<T: Store> Relay<T> {
             let (topic, key) = (&self.config.ack_topic, id.text());
             let message = Message { topic, key: &key, value: Some(value.as_bytes()), headers: &headers };
             publisher.send(message, &tracking).await;
+            results.push((id.clone(), value));
+        }
+        if self.redis.is_some() && !results.is_empty() {
+            self.results.insert(ticket, results);
         }
     }
 
@@ -205,8 +223,14 @@ impl<T: Store> Relay<T> {
     async fn ended(&mut self, ticket: i64, fate: Fate, arrived: &mut Vec<i64>) {
         let Some(orders) = self.outgoing.remove(&ticket) else { return };
         self.metrics.outgoing.set(len(self.outgoing.len()));
+        let results = self.results.remove(&ticket).unwrap_or_default();
         match fate {
             Fate::Arrived => {
+                if let Some(redis) = &self.redis {
+                    for (id, json) in results {
+                        redis.result(id, json);
+                    }
+                }
                 // Somebody else may have changed and published some of what came from the store between our reading it
                 // and our publishing it. The newest must be the last of its order in the topic.
                 let newer = self.changed_since(&orders).await;

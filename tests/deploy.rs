@@ -142,8 +142,11 @@ fn every_address_between_containers_leads_somewhere() {
     let source = &yaml("deploy/grafana/provisioning/datasources/prometheus.yml")["datasources"][0];
     leads(source["url"].as_str().unwrap().strip_prefix("http://").unwrap());
 
-    // The line that the head of the file gives for the cluster, and what its brokers say of themselves.
     let text = read("docker-compose.yml");
+    let redis = text.lines().find_map(|line| line.strip_prefix("#   REDIS_ADDR=")).unwrap();
+    leads(redis.split(' ').next().unwrap());
+
+    // The line that the head of the file gives for the cluster, and what its brokers say of themselves.
     let cluster = text.lines().find_map(|line| line.strip_prefix("#   KAFKA_BROKERS=")).unwrap();
     let brokers: Vec<&str> = cluster.split(' ').next().unwrap().split(',').collect();
     assert_eq!(brokers.len(), 3);

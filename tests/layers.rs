@@ -9,7 +9,7 @@ const FLOORS: &[&[&str]] = &[
     &["id", "metrics", "lifecycle", "log", "kafka"],
     &["snapshot", "record", "ack"],
     &["order"],
-    &["cache", "store", "outbox", "topics"],
+    &["cache", "store", "outbox", "topics", "redis"],
     &["source"],
     &["ingest", "read", "warmup", "follow", "relay", "worker"],
     &["http", "grpc", "admin"],
@@ -22,7 +22,7 @@ const FLOORS: &[&[&str]] = &[
 const EDGES: &[(&str, &[&str])] = &[
     ("main", &["settings", "app", "tools", "lifecycle", "log"]),
     // A server's URL is parsed by the store that connects to it.
-    ("settings", &["app", "tools", "store", "kafka", "lifecycle"]),
+    ("settings", &["app", "tools", "store", "kafka", "redis", "lifecycle"]),
     (
         "app",
         &[
@@ -40,6 +40,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "source",
             "outbox",
             "topics",
+            "redis",
             "ack",
             "snapshot",
             "record",
@@ -58,20 +59,47 @@ const EDGES: &[(&str, &[&str])] = &[
     ("admin", &["metrics", "lifecycle"]),
     (
         "ingest",
-        &["source", "store", "cache", "outbox", "order", "snapshot", "record", "id", "metrics", "lifecycle", "log"],
+        &[
+            "source",
+            "store",
+            "cache",
+            "outbox",
+            "redis",
+            "order",
+            "snapshot",
+            "record",
+            "id",
+            "metrics",
+            "lifecycle",
+            "log",
+        ],
     ),
-    ("read", &["cache", "store", "snapshot", "id", "lifecycle"]),
+    ("read", &["cache", "store", "redis", "snapshot", "id", "lifecycle"]),
     ("warmup", &["cache", "store", "lifecycle", "log"]),
-    ("follow", &["cache", "store", "snapshot", "id", "lifecycle", "log"]),
+    ("follow", &["cache", "store", "redis", "snapshot", "id", "lifecycle", "log"]),
     (
         "relay",
-        &["store", "topics", "outbox", "order", "snapshot", "record", "id", "kafka", "metrics", "lifecycle", "log"],
+        &[
+            "store",
+            "topics",
+            "outbox",
+            "redis",
+            "order",
+            "snapshot",
+            "record",
+            "id",
+            "kafka",
+            "metrics",
+            "lifecycle",
+            "log",
+        ],
     ),
     ("worker", &["source", "store", "outbox", "order", "snapshot", "record", "id"]),
     ("source", &["store", "order", "snapshot", "record", "ack", "id", "kafka", "metrics", "lifecycle"]),
     // What is published, without how; and topics that instances speak to each other by, without what.
     ("outbox", &["snapshot", "record", "id"]),
     ("topics", &["kafka", "lifecycle"]),
+    ("redis", &["snapshot", "id", "metrics"]),
     ("ack", &["id"]),
     ("kafka", &[]),
     ("store", &["order", "snapshot", "record", "id", "lifecycle", "log"]),
@@ -86,7 +114,7 @@ const EDGES: &[(&str, &[&str])] = &[
 ];
 
 /// Readers know bytes: these can never name an order, so none of them can serialize one again.
-const NEVER_ORDER: &[&str] = &["cache", "read", "warmup", "follow", "http", "grpc", "admin"];
+const NEVER_ORDER: &[&str] = &["cache", "redis", "read", "warmup", "follow", "http", "grpc", "admin"];
 
 /// Each third-party client is named by its adapters only.
 const CLIENTS: &[(&str, &[&str])] = &[
@@ -96,6 +124,7 @@ const CLIENTS: &[(&str, &[&str])] = &[
     ("tokio_postgres", &["src/store/postgres/"]),
     ("bb8", &["src/store/postgres/"]),
     ("rdkafka", &["src/kafka.rs", "src/source/kafka/", "src/topics/", "src/tools/"]),
+    ("redis_client", &["src/redis/"]),
     ("simd_json", &["src/order/"]),
     ("triomphe", &["src/snapshot.rs"]),
     ("clap", &["src/settings", "src/main.rs"]),

@@ -17,6 +17,8 @@ mod layers;
 mod model;
 mod order;
 mod postgres;
+#[cfg(feature = "redis")]
+mod redis;
 mod server;
 mod servers;
 mod tools;

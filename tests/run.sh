@@ -33,6 +33,14 @@ else
     missing Kafka "the tests against Kafka"
 fi
 
+if tests/servers.sh install redis; then
+    ORDER_TEST_REDIS=$(tests/servers.sh start redis main)
+    export ORDER_TEST_REDIS
+    echo "Redis: $ORDER_TEST_REDIS"
+else
+    missing Redis "the tests against Redis"
+fi
+
 say "containers, alerts"
 if docker compose version >/dev/null 2>&1; then
     compose=(docker compose)
@@ -41,7 +49,7 @@ elif fetch docker-compose docker-compose; then
 fi
 if [ -n "${compose:-}" ]; then
     "${compose[@]}" -f docker-compose.yml config -q
-    "${compose[@]}" -f docker-compose.yml --profile cluster config -q
+    "${compose[@]}" -f docker-compose.yml --profile cluster --profile redis config -q
     echo "docker-compose.yml is good"
 else
     missing docker-compose "the check of docker-compose.yml"

@@ -1,4 +1,4 @@
-//! Real PostgreSQL and Kafka for tests: those that `tests/run.sh` started for everybody, and private ones to break.
+//! Real PostgreSQL, Kafka and Redis for tests: those that `tests/run.sh` started for everybody, and private ones to break.
 //! Where they are missing a test is skipped aloud, or fails in CI.
 
 use std::io::{Read, Write};
@@ -9,6 +9,7 @@ use std::time::Duration;
 
 const POSTGRES: &str = "ORDER_TEST_POSTGRES";
 const KAFKA: &str = "ORDER_TEST_KAFKA";
+const REDIS: &str = "ORDER_TEST_REDIS";
 
 /// The URL of the PostgreSQL server that all tests share: each makes a database of its own there.
 pub fn postgres() -> Option<String> {
@@ -18,6 +19,11 @@ pub fn postgres() -> Option<String> {
 /// The bootstrap list of the Kafka server that all tests share: each makes topics of its own there.
 pub fn kafka() -> Option<String> {
     shared(KAFKA)
+}
+
+/// The address of the Redis server that all tests share: each has orders of its own there.
+pub fn redis() -> Option<String> {
+    shared(REDIS)
 }
 
 fn shared(variable: &str) -> Option<String> {
@@ -54,6 +60,11 @@ impl Private {
         kafka().map(|_| Self::start("kafka", nodes))
     }
 
+    /// A Redis server; `None` where there is none to be had.
+    pub fn redis() -> Option<Self> {
+        redis().map(|_| Self::start("redis", 1))
+    }
+
     fn start(kind: &'static str, nodes: usize) -> Self {
         static STARTED: AtomicU32 = AtomicU32::new(0);
         let name = format!("private_{}_{}", std::process::id(), STARTED.fetch_add(1, Ordering::Relaxed));
@@ -61,7 +72,7 @@ impl Private {
         Self { kind, name, url }
     }
 
-    /// What clients are given: a URL for PostgreSQL, a bootstrap list for Kafka. It stays the same over restarts.
+    /// What clients are given: a URL for PostgreSQL, a bootstrap list for Kafka, an address for Redis. It stays the same over restarts.
     pub fn url(&self) -> &str {
         &self.url
     }
@@ -132,10 +143,29 @@ fn kafka_answers(bootstrap: &str) -> bool {
     bootstrap.split(',').all(|address| answers(address, &[0, 0, 0, 10, 0, 18, 0, 0, 0, 0, 0, 1, 255, 255]))
 }
 
+fn redis_answers(address: &str) -> bool {
+    answers(address, b"PING\r\n")
+}
+
 #[test]
 fn the_shared_servers_answer() {
     assert!(postgres().is_none_or(|url| postgres_answers(&url)));
     assert!(kafka().is_none_or(|bootstrap| kafka_answers(&bootstrap)));
+    assert!(redis().is_none_or(|address| redis_answers(&address)));
+}
+
+#[test]
+fn a_private_redis_can_be_paused_killed_and_started_again() {
+    let Some(server) = Private::redis() else { return };
+    assert!(redis_answers(server.url()));
+    server.pause();
+    assert!(!redis_answers(server.url()), "nothing answers while it is paused");
+    server.resume();
+    assert!(redis_answers(server.url()));
+    server.kill();
+    assert!(!redis_answers(server.url()));
+    server.restart();
+    assert!(redis_answers(server.url()), "the same address as before");
 }
 
 #[test]

@@ -6,7 +6,7 @@ set -euo pipefail
 usage() {
     cat >&2 <<'EOF'
 usage: tests/servers.sh COMMAND
-  install postgres|kafka|all    fetch what is missing, and say so
+  install postgres|kafka|redis|all  fetch what is missing, and say so
   fetch COMMAND PACKAGE...      install Debian packages unless COMMAND is there, without starting their services
   start KIND NAME [NODES]       start an instance, or what is down of it; prints its address (kafka takes 1 or more NODES)
   stop KIND NAME                stop it in order; its data and ports stay
@@ -30,7 +30,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 libs=$here/../target/servers/kafka-libs
 mkdir -p "${ORDER_TEST_SERVERS:-$here/../target/servers}"
 root=$(cd "${ORDER_TEST_SERVERS:-$here/../target/servers}" && pwd -P)
-kinds=(postgres kafka)
+kinds=(postgres kafka redis)
 ready_seconds_max=90
 stop_seconds_max=20
 
@@ -182,6 +182,27 @@ group.min.session.timeout.ms=1000
 broker.session.timeout.ms=2000
 broker.heartbeat.interval.ms=500
 EOF
+}
+
+redis() {
+    local question=$1 dir=${2:-}
+    case $question in
+    install) command -v redis-server >/dev/null || apt_install redis-server ;;
+    create)
+        [ "$3" = 1 ] || fail "redis has one node"
+        command -v redis-server >/dev/null || fail "no Redis here; tests/servers.sh install redis fetches it"
+        mkdir "$dir/1"
+        free_port >"$dir/1/port"
+        ;;
+    command)
+        # Without its title, it shows its arguments, among them the directory that it is told from others by.
+        command=(redis-server --save '' --appendonly no --bind 127.0.0.1 --port "$(cat "$dir/port")" --dir "$dir/"
+            --set-proc-title no)
+        ;;
+    is_ready) redis-cli -p "$(cat "$dir/port")" ping 2>/dev/null | grep -q PONG ;;
+    address) echo "127.0.0.1:$(cat "$dir/1/port")" ;;
+    signal) echo TERM ;;
+    esac
 }
 
 # ---- What they share.

@@ -18,6 +18,7 @@ use crate::metrics::Metrics;
 use crate::order::message;
 use crate::outbox::{self, Batches, Changed, Outbox, WeakOutbox};
 use crate::record::Contents;
+use crate::redis::Redis;
 use crate::relay::Relay;
 use crate::snapshot::{Kind, Snapshot, State};
 use crate::store::Store;
@@ -50,6 +51,7 @@ impl Bus {
         config: &Config,
         store: &AnyStore,
         view: &Arc<View>,
+        redis: Option<&Redis>,
         metrics: &Metrics,
     ) -> anyhow::Result<Self> {
         let Some(kafka) = &config.kafka else { return Ok(Self::default()) };
@@ -58,13 +60,14 @@ impl Bus {
         let (outbox, batches) = outbox::outbox(Contents { snapshots, ..Contents::default() });
         let http_outbox = outbox.with(Contents { snapshots, events: has_events, acks: false });
         let instance = Instance::default();
-        let relayed = instance.relay(kafka, store.clone(), metrics, batches)?;
+        let relayed = instance.relay(kafka, store.clone(), redis.cloned(), metrics, batches)?;
         let news = Switch::default();
         if let Some(topic) = &kafka.snapshots_topic
             && store.is_shareable()
         {
             let mut following = Following {
                 view: Arc::clone(view),
+                redis: redis.cloned(),
                 instance: instance.clone(),
                 outbox: outbox.downgrade(),
                 late: HashMap::new(),
@@ -105,13 +108,14 @@ impl Instance {
         &self,
         config: &kafka::Config,
         store: AnyStore,
+        redis: Option<Redis>,
         metrics: &Metrics,
         batches: Batches,
     ) -> anyhow::Result<oneshot::Receiver<()>> {
         let (done, relayed) = oneshot::channel();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let relay = Relay::new(config, store, &self.origin, &self.store, metrics.outbox.clone());
-        let relay = relay.context("cannot use Kafka")?;
+        let relay = relay.context("cannot use Kafka")?.with_redis(redis);
         std::thread::Builder::new().name("relay".into()).spawn(move || {
             runtime.block_on(relay.run(batches));
             let _ = done.send(());
@@ -130,6 +134,7 @@ impl Instance {
 /// newest: two instances that change an order one right after the other may publish in the other order.
 struct Following {
     view: Arc<View>,
+    redis: Option<Redis>,
     instance: Instance,
     outbox: WeakOutbox,
     /// Orders whose last snapshot is older than the order is, and since when. As a rule a newer one is on its way.
@@ -150,6 +155,10 @@ impl Following {
             } else {
                 self.late.remove(&id);
                 if message.header(header::ORIGIN) != Some(&self.instance.origin) {
+                    // Whoever made the change writes it to Redis.
+                    if let Some(redis) = &self.redis {
+                        redis.note(&id, &snapshot);
+                    }
                     let change = snapshot.apparent_change();
                     self.view.hear(Event { id, snapshot, change });
                 }

@@ -41,10 +41,11 @@ async fn run(config: Config) -> anyhow::Result<()> {
         admin::start(admin, address, admin_stop).with_context(|| format!("cannot listen on {address}"))?;
     }
     let store = AnyStore::open(&config.store)?;
+    let redis = super::start_redis(&config, &metrics);
     let mut kafka = config.kafka.clone().context("a worker needs Kafka")?;
     let contents = Contents { snapshots: kafka.snapshots_topic.is_some(), events: false, acks: true };
     let (outbox, batches) = outbox::outbox(contents);
-    let relayed = Instance::default().relay(&kafka, store.clone(), &metrics, batches)?;
+    let relayed = Instance::default().relay(&kafka, store.clone(), redis.clone(), &metrics, batches)?;
     (kafka.topic, kafka.group) = (kafka.events_topic.clone(), kafka.worker_group.clone());
     let (trigger, shutdown) = lifecycle::shutdown();
     tracing::info!(topic = kafka.topic, group = kafka.group, store = store.place(), "working");
@@ -57,7 +58,8 @@ async fn run(config: Config) -> anyhow::Result<()> {
         let source = KafkaSource::start(&kafka, metrics.kafka.clone(), gate, letters).context("cannot use Kafka")?;
         let source = Events::new(source, outbox.clone());
         let ingest = Ingest::new(source, store.clone(), None, &config.ingest, metrics.ingest.clone()).await?;
-        let ledger = ingest.with_outbox(Some(outbox)).run(shutdown.clone()).await?;
+        let ingest = ingest.with_outbox(Some(outbox)).with_redis(redis.clone());
+        let ledger = ingest.run(shutdown.clone()).await?;
         tracing::info!(source = "events", ?ledger, "intake ended");
         Ok(())
     });
@@ -73,6 +75,9 @@ async fn run(config: Config) -> anyhow::Result<()> {
             None => working.await,
         };
         let _ = relayed.await; // what it did not get to is recorded
+        if let Some(redis) = &redis {
+            redis.drain().await;
+        }
         ended
     });
     match drained.await {

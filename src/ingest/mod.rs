@@ -19,6 +19,7 @@ use crate::order::elements::Elements;
 use crate::order::{Change as Asked, Decoder, Order, Profile};
 use crate::outbox::{Changed, Outbox};
 use crate::record::{Checkpoint, Fault, Parcel, Record, Rejection, RejectionKind};
+use crate::redis::Redis;
 use crate::snapshot::Change;
 use crate::source::{Kept, Received, Source, SourceError};
 use crate::store::{Batch, Entry, Move, Outcome, Refusal, Store, StoreError};
@@ -83,6 +84,7 @@ pub struct Ingest<S, T> {
     source: S,
     store: T,
     view: Option<Arc<View>>,
+    redis: Option<Redis>,
     outbox: Option<Outbox>,
     metrics: metrics::Ingest,
     decoder: Decoder,
@@ -99,8 +101,8 @@ pub struct Ingest<S, T> {
 
 /// A batch on its way into the store.
 type Writing = Pin<Box<dyn Future<Output = (Filled, Result<Stored, Stuck>)> + Send>>;
-/// What is to be published of a stored batch, and what became of each entry.
-type Stored = (Option<Parcel>, Vec<Outcome>);
+/// What is to be published of a stored batch, what became of each entry, and when the store was asked.
+type Stored = (Option<Parcel>, Vec<Outcome>, Instant);
 /// The stored positions of partitions that were assigned.
 type Starting = Pin<Box<dyn Future<Output = Result<(Vec<u32>, Checkpoint), IngestError>> + Send>>;
 
@@ -132,6 +134,7 @@ impl<S: Source, T: Store> Ingest<S, T> {
         Ok(Self {
             store,
             view,
+            redis: None,
             outbox: None,
             metrics,
             decoder,
@@ -150,6 +153,13 @@ impl<S: Source, T: Store> Ingest<S, T> {
     #[must_use]
     pub fn with_outbox(mut self, outbox: Option<Outbox>) -> Self {
         self.outbox = outbox;
+        self
+    }
+
+    /// Has what it commits written there too.
+    #[must_use]
+    pub fn with_redis(mut self, redis: Option<Redis>) -> Self {
+        self.redis = redis;
         self
     }
 
@@ -358,7 +368,7 @@ impl<S: Source, T: Store> Ingest<S, T> {
                 }
             }
             if batch.entries.is_empty() && batch.moves.is_empty() {
-                return (filled, Ok((None, Vec::new())));
+                return (filled, Ok((None, Vec::new(), Instant::now())));
             }
             step("before-commit");
             let mut attempt = 0;
@@ -368,7 +378,7 @@ impl<S: Source, T: Store> Ingest<S, T> {
                     Ok(outcomes) => {
                         metrics.commit.observe(started.elapsed().as_secs_f64());
                         step("committed");
-                        return (filled, Ok((parcel, outcomes)));
+                        return (filled, Ok((parcel, outcomes, started)));
                     }
                     Err(source) => source,
                 };
@@ -392,8 +402,8 @@ impl<S: Source, T: Store> Ingest<S, T> {
     /// Takes the end of a write. What is left of a batch that could not be stored as it was is written again.
     fn written(&mut self, mut filled: Filled, result: Result<Stored, Stuck>) -> Result<Option<Writing>, IngestError> {
         match result {
-            Ok((parcel, outcomes)) => {
-                self.settle(filled, parcel, outcomes);
+            Ok((parcel, outcomes, asked)) => {
+                self.settle(filled, parcel, outcomes, asked);
                 return Ok(None);
             }
             Err(Stuck::Fatal(error)) => return Err(error),
@@ -483,7 +493,14 @@ impl<S: Source, T: Store> Ingest<S, T> {
 
     /// A batch is durable. The order of what follows is the correctness argument: readers never see what is not
     /// durable, and nobody is told of what readers do not see.
-    fn settle(&mut self, filled: Filled, parcel: Option<Parcel>, outcomes: Vec<Outcome>) {
+    fn settle(&mut self, filled: Filled, parcel: Option<Parcel>, outcomes: Vec<Outcome>, asked: Instant) {
+        if let Some(redis) = &self.redis {
+            // Before readers see it: what they have seen must not come back older from there.
+            let is_news = |id: &OrderId, snapshot: &_| self.view.as_ref().is_none_or(|view| view.is_news(id, snapshot));
+            let changed = outcomes.iter().filter_map(Outcome::visible);
+            let news = changed.filter(|(id, snapshot, change)| change.is_some() || is_news(id, snapshot));
+            redis.hand_over(news.map(|(id, snapshot, _)| (id, snapshot)), asked);
+        }
         if let Some(view) = &self.view {
             let events = outcomes.iter().filter_map(Outcome::visible).filter_map(|(id, snapshot, change)| {
                 // What an earlier try changed, whose answer was lost, is news only if readers do not see it yet.

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use crate::cache::View;
 use crate::id::{OrderId, Version};
+use crate::redis::Redis;
 use crate::snapshot::Snapshot;
 use crate::store::{Page, Store, StoreError};
 use flight::Flight;
@@ -61,6 +62,7 @@ pub enum ReadError {
 pub struct Reader<T> {
     view: Arc<View>,
     store: T,
+    redis: Option<Redis>,
     flight: Flight,
     config: Config,
 }
@@ -70,7 +72,14 @@ impl<T: Store> Reader<T> {
     #[must_use]
     pub fn new(view: Arc<View>, store: T, config: Config) -> Self {
         let flight = Flight::new(config.loads_max);
-        Self { view, store, flight, config }
+        Self { view, store, redis: None, flight, config }
+    }
+
+    /// Asks there before the store.
+    #[must_use]
+    pub fn with_redis(mut self, redis: Option<Redis>) -> Self {
+        self.redis = redis;
+        self
     }
 
     /// The view itself, for lists and totals.
@@ -89,7 +98,7 @@ impl<T: Store> Reader<T> {
         }
     }
 
-    /// Loads an order from the store into the view. Concurrent loads of one id are one. Cancel-safe: the load goes on
+    /// Loads an order from Redis or the store into the view. Concurrent loads of one id are one. Cancel-safe: the load goes on
     /// for the others.
     ///
     /// # Errors
@@ -97,13 +106,23 @@ impl<T: Store> Reader<T> {
     pub async fn load(&self, id: &OrderId) -> Result<Option<Snapshot>, ReadError> {
         let load = self.flight.join(id, || {
             let (view, store, id) = (Arc::clone(&self.view), self.store.clone(), id.clone());
+            let redis = self.redis.clone();
             async move {
                 // What is published while the store is asked must still be there when its answer comes.
                 let pinned = view.pin(vec![id.clone()]);
+                if let Some(redis) = &redis
+                    && let Some(found) = redis.get(&id).await
+                {
+                    view.fill(id.clone(), found.clone());
+                    return Ok(view.get(&id).or(Some(found)));
+                }
                 let asked = Instant::now().into_std();
                 let loaded = store.fetch(id.clone()).await.map_err(|error| ReadError::Store(Arc::new(error)))?;
                 match &loaded {
                     Some(snapshot) => {
+                        if let Some(redis) = &redis {
+                            redis.fill(&id, snapshot, asked);
+                        }
                         view.fill(id.clone(), snapshot.clone());
                     }
                     None => view.note_absent(id.clone(), asked),
@@ -142,7 +161,20 @@ impl<T: Store> Reader<T> {
                 break;
             }
         }
-        Ok(self.load(id).await?.filter(is_new_enough))
+        if let Some(loaded) = self.load(id).await?.filter(is_new_enough) {
+            return Ok(Some(loaded));
+        }
+        if self.redis.is_none() {
+            return Ok(None);
+        }
+        // Others may have stored it so lately that Redis has the one before.
+        let _pinned = self.view.pin(vec![id.clone()]);
+        let stored = self.bounded(self.store.fetch(id.clone())).await?.filter(is_new_enough);
+        if let (Some(stored), Some(redis)) = (&stored, &self.redis) {
+            redis.note(id, stored);
+            self.view.fill(id.clone(), stored.clone());
+        }
+        Ok(stored)
     }
 
     /// The newest live envelope order of a user by `payload.id`.

@@ -75,6 +75,25 @@ fn on_kafka(config: &mut Config, change: impl FnOnce(&mut crate::kafka::Config))
     }
 }
 
+/// Changes a detail of Redis. Without a server there is nothing to change: it comes first in the table.
+#[cfg(feature = "redis")]
+fn on_redis(config: &mut Config, change: impl FnOnce(&mut crate::redis::Config)) {
+    if let Some(redis) = &mut config.redis {
+        change(redis);
+    }
+}
+
+/// A duration that is neither nothing nor endless.
+#[cfg(feature = "redis")]
+fn between(text: &str, least: &str, most: &str) -> Result<std::time::Duration, String> {
+    let value = duration(text)?;
+    if (duration(least)?..=duration(most)?).contains(&value) {
+        Ok(value)
+    } else {
+        Err(format!("{text:?} is not between {least} and {most}"))
+    }
+}
+
 /// Every setting there is.
 pub const SETTINGS: &[Setting] = &[
     Setting {
@@ -182,6 +201,27 @@ pub const SETTINGS: &[Setting] = &[
             {
                 let _ = (config, values);
                 Err("this build has no Kafka".into())
+            }
+        },
+        ..PLAIN
+    },
+    Setting {
+        key: "redis.url",
+        flag: "redis",
+        env: &["REDIS_ADDR"],
+        value: "ADDR",
+        help: "Redis to keep orders in besides, for reads that miss the view: host:port or redis://:password@host:port/db",
+        is_secret: true,
+        apply: |config, values| {
+            #[cfg(feature = "redis")]
+            {
+                config.redis = Some(crate::redis::Config::parse(one(values)?)?);
+                Ok(())
+            }
+            #[cfg(not(feature = "redis"))]
+            {
+                let _ = (config, values);
+                Err("this build has no Redis".into())
             }
         },
         ..PLAIN
@@ -870,6 +910,51 @@ pub const SETTINGS: &[Setting] = &[
                 other => return Err(format!("{other:?} is neither yes nor no")),
             };
             on_postgres(config, |postgres| postgres.is_migrating = is_migrating);
+            Ok(())
+        },
+        ..DETAIL
+    },
+    #[cfg(feature = "redis")]
+    Setting {
+        key: "redis.ttl",
+        flag: "redis-ttl",
+        env: &["ORDER_REDIS_TTL"],
+        value: "TIME",
+        help: "How long orders are kept in Redis",
+        default: "5m",
+        apply: |config, values| {
+            let time = between(one(values)?, "1s", "8760h")?;
+            on_redis(config, |redis| redis.ttl = time);
+            Ok(())
+        },
+        ..DETAIL
+    },
+    #[cfg(feature = "redis")]
+    Setting {
+        key: "redis.read_timeout",
+        flag: "redis-read-timeout",
+        env: &["ORDER_REDIS_READ_TIMEOUT"],
+        value: "TIME",
+        help: "How long Redis may take for a read; then the store is asked",
+        default: "20ms",
+        apply: |config, values| {
+            let time = between(one(values)?, "1ms", "1s")?;
+            on_redis(config, |redis| redis.read_timeout = time);
+            Ok(())
+        },
+        ..DETAIL
+    },
+    #[cfg(feature = "redis")]
+    Setting {
+        key: "redis.write_timeout",
+        flag: "redis-write-timeout",
+        env: &["ORDER_REDIS_WRITE_TIMEOUT"],
+        value: "TIME",
+        help: "How long Redis may take for a batch of writes, which nobody waits for",
+        default: "100ms",
+        apply: |config, values| {
+            let time = between(one(values)?, "1ms", "10s")?;
+            on_redis(config, |redis| redis.write_timeout = time);
             Ok(())
         },
         ..DETAIL

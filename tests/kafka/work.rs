@@ -73,7 +73,12 @@ impl Flow {
     }
 
     fn work(&self) -> Worker {
-        let mut worker = Worker { home: tempfile::tempdir().unwrap(), child: None, log: Arc::default() };
+        self.work_with(&[])
+    }
+
+    fn work_with(&self, more: &[&str]) -> Worker {
+        let more = more.iter().map(|&flag| flag.to_owned()).collect();
+        let mut worker = Worker { home: tempfile::tempdir().unwrap(), child: None, more, log: Arc::default() };
         worker.start(self);
         worker
     }
@@ -104,6 +109,7 @@ impl Flow {
 struct Worker {
     home: TempDir,
     child: Option<Child>,
+    more: Vec<String>,
     log: Arc<Mutex<Vec<String>>>,
 }
 
@@ -112,6 +118,7 @@ impl Worker {
         let mut child = binary(self.home.path())
             .args(["worker", "--log", "json"])
             .args(flow.flags(&["--kafka-session-timeout", "2s"]))
+            .args(&self.more)
             .envs(flow.environment())
             .stderr(Stdio::piped())
             .spawn()
@@ -226,6 +233,37 @@ fn a_write_is_answered_once_a_worker_has_processed_it() {
     assert_eq!(last.value.as_deref().unwrap(), server.get(&format!("/order/{id}")).body);
     worker.stop();
     assert!(server.stop().success());
+}
+
+#[cfg(feature = "redis")]
+#[test]
+fn what_a_worker_said_of_an_order_can_be_read_in_redis() {
+    let Some(redis) = crate::servers::redis() else { return };
+    let Some(flow) = Flow::new() else { return };
+    let mut worker = flow.work_with(&["--redis", &redis]);
+    let server = flow.start(&[]);
+    Flow::wait_joined(&[&server]);
+    let ask = |command: &str, key: &str| -> Option<String> {
+        let client = redis_client::Client::open(format!("redis://{redis}")).unwrap();
+        redis_client::cmd(command).arg(key).query(&mut client.get_connection().unwrap()).unwrap()
+    };
+    let id = id_of(&server.post("/orders", order(7)).expect(201));
+    let key = format!("order_result:{id}");
+    let result = until("the result is written", RECOVERY, || ask("GET", &key));
+    let acks = flow.read(&flow.names.ack);
+    assert_eq!(result.as_bytes(), acks.iter().find(|ack| ack.key() == id).unwrap().value.as_deref().unwrap());
+    let result: Value = serde_json::from_str(&result).unwrap();
+    assert_eq!(result.as_object().unwrap().keys().collect::<Vec<_>>(), ["order_id", "status", "processed_at"]);
+    assert_eq!((&result["order_id"], &result["status"]), (&json!(id), &json!("created")));
+    let left: u64 = ask("TTL", &key).unwrap().parse().unwrap();
+    assert!((540..=600).contains(&left), "{left}");
+    // What it acknowledges last is written before it ends.
+    let last = id_of(&server.post("/orders", order(8)).expect(201));
+    worker.stop();
+    assert_eq!(ask("EXISTS", &format!("order_result:{last}")).as_deref(), Some("1"));
+    // The order as it is after the work, by the worker itself.
+    let processed = ask("GET", &format!("order:{id}")).unwrap();
+    assert_eq!(processed, server.get(&format!("/order/{id}")).expect(200).text());
 }
 
 #[cfg(feature = "grpc")]

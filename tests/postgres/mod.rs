@@ -19,7 +19,7 @@ fn decode(document: &str) -> Order {
 }
 
 /// A WB order that differs with `n`.
-fn wb(id: &str, n: u64) -> Order {
+pub fn wb(id: &str, n: u64) -> Order {
     decode(&format!(r#"{{"order_uid":"{id}","track_number":"T{n}","n":{n}}}"#))
 }
 
@@ -34,7 +34,7 @@ fn entry(order: Order) -> Entry {
     Entry { order, must_exist: false, idempotency: None, basis: None, is_new: false }
 }
 
-fn batch(orders: impl IntoIterator<Item = Order>) -> Arc<Batch> {
+pub fn batch(orders: impl IntoIterator<Item = Order>) -> Arc<Batch> {
     Arc::new(Batch {
         source: "test".into(),
         entries: orders.into_iter().map(entry).collect(),

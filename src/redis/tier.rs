@@ -1,0 +1,383 @@
+//! One connection for reads and one for writes, kept by one task; the breaker stands before both.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use redis_client::aio::MultiplexedConnection;
+use redis_client::{
+    AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, RedisError, Script,
+};
+use tokio::sync::Notify;
+
+use super::breaker::Breaker;
+use super::entry::{self, CLOCK, body_key, marker_key, result_key};
+use super::floor::Floor;
+use super::queue::{Queue, Write};
+use super::trust::Trust;
+use crate::id::OrderId;
+use crate::metrics;
+use crate::snapshot::{Snapshot, State};
+
+/// Failures in a row before nobody asks any more.
+const FAILURES_MAX: u32 = 3;
+/// The first pause before a probe, and the longest.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(8));
+/// How long a probe may take: connections, login and the first answer.
+const CONNECT_TIME: Duration = Duration::from_secs(1);
+/// How often a quiet connection is used, so that its end is noticed.
+const BEAT: Duration = Duration::from_secs(1);
+/// How long an end waits for what is still to be written.
+const DRAIN_TIME: Duration = Duration::from_millis(500);
+/// How long a worker's acknowledgement is kept.
+const RESULT_SECONDS: u64 = 600;
+
+/// Where Redis is and how long it may take.
+#[derive(Debug, Clone)]
+pub struct Config {
+    server: ConnectionInfo,
+    /// How long orders are kept there.
+    pub ttl: Duration,
+    /// How long a read may take; then the store is asked. Such a read comes before one of the store, which takes a few
+    /// milliseconds.
+    pub read_timeout: Duration,
+    /// How long the write of a batch may take. Nothing waits for it, but what comes meanwhile.
+    pub write_timeout: Duration,
+}
+
+impl Config {
+    /// A server by its address or URL, and the defaults.
+    ///
+    /// # Errors
+    /// What is wrong with it, without repeating it: it may hold a password.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        const WRONG: &str = "is no Redis such as redis-1:6379 or redis://:password@redis-1:6379/0";
+        let text = text.trim();
+        if text.starts_with("rediss:") || text.starts_with("valkeys:") {
+            return Err("asks for TLS, which this build does not speak to Redis".into());
+        }
+        let url = if text.contains("://") {
+            text.to_owned()
+        } else {
+            let port = text.rsplit_once(':').filter(|(host, _)| !host.is_empty()).map(|(_, port)| port.parse::<u16>());
+            if !matches!(port, Some(Ok(1..))) || text.contains(['/', '@']) {
+                return Err(WRONG.into());
+            }
+            format!("redis://{text}")
+        };
+        let server = url.into_connection_info().map_err(|_| WRONG.to_owned())?;
+        if !matches!(server.addr(), ConnectionAddr::Tcp(..)) {
+            return Err(WRONG.into());
+        }
+        Ok(Self {
+            server,
+            ttl: Duration::from_mins(5),
+            read_timeout: Duration::from_millis(20),
+            write_timeout: Duration::from_millis(100),
+        })
+    }
+}
+
+/// The tier. Clones share it.
+#[derive(Clone)]
+pub struct Redis(Arc<Tier>);
+
+struct Tier {
+    config: Config,
+    metrics: metrics::Redis,
+    script: Script,
+    floor: Floor,
+    breaker: Breaker,
+    trust: Mutex<Trust>,
+    queue: Mutex<Queue>,
+    /// There is something to do for the task that keeps the connections.
+    wake: Notify,
+    reads: RwLock<Option<MultiplexedConnection>>,
+}
+
+impl Redis {
+    /// Connects in the background, for as long as the runtime lives.
+    #[must_use]
+    pub fn start(config: Config, metrics: metrics::Redis) -> Self {
+        metrics.breaker_open.set(1);
+        let tier = Arc::new(Tier {
+            config,
+            metrics,
+            script: Script::new(include_str!("write.lua")),
+            floor: Floor::default(),
+            breaker: Breaker::new(FAILURES_MAX, PAUSE.0, PAUSE.1),
+            trust: Mutex::default(),
+            queue: Mutex::default(),
+            wake: Notify::new(),
+            reads: RwLock::default(),
+        });
+        tokio::spawn({
+            let tier = Arc::clone(&tier);
+            async move { tier.keep().await }
+        });
+        Self(tier)
+    }
+
+    /// From now on every change by others is noted here, so that entries may be trusted.
+    pub fn begin(&self) {
+        lock(&self.0.trust).begin();
+        self.0.wake.notify_one();
+    }
+
+    /// The copy that is there, unless it may be older than what is stored. Takes `read_timeout` at most.
+    pub async fn get(&self, id: &OrderId) -> Option<Snapshot> {
+        let tier = &*self.0;
+        if !tier.breaker.is_closed() || !lock(&tier.trust).allows(u64::MAX) {
+            return None;
+        }
+        let mut link = tier.reads.read().unwrap_or_else(PoisonError::into_inner).clone()?;
+        let mut ask = redis_client::cmd("MGET");
+        ask.arg(body_key(id)).arg(marker_key(id));
+        let asked = ask.query_async::<(Option<Vec<u8>>, Option<Vec<u8>>)>(&mut link);
+        let (body, marker) = tier.request("read", tier.config.read_timeout, asked).await?;
+        let Some(marker) = marker else {
+            tier.metrics.misses.inc();
+            return None;
+        };
+        // Looked at after the answer: what was committed meanwhile counts too.
+        let found = entry::read(body.as_deref(), &marker)
+            .filter(|(snapshot, stamp)| lock(&tier.trust).allows(*stamp) && tier.floor.allows(id, snapshot.version()));
+        let Some((snapshot, _)) = found else {
+            tier.metrics.distrusted.inc();
+            return None;
+        };
+        tier.metrics.hits.inc();
+        tier.floor.note(id, snapshot.version());
+        Some(snapshot)
+    }
+
+    /// A copy was loaded from the store, which was asked at `known`.
+    pub fn fill(&self, id: &OrderId, snapshot: &Snapshot, known: Instant) {
+        self.hand_over([(id, snapshot)], known);
+    }
+
+    /// Notes copies that are stored, and has them written. Does not wait. They were known to be the newest at `known`.
+    /// To be called before readers see them.
+    pub fn hand_over<'o>(&self, orders: impl IntoIterator<Item = (&'o OrderId, &'o Snapshot)>, known: Instant) {
+        let orders = orders.into_iter().inspect(|(id, snapshot)| self.note(id, snapshot));
+        let write =
+            |(id, snapshot): (&OrderId, &Snapshot)| Write::Order { id: id.clone(), snapshot: snapshot.clone(), known };
+        self.0.enqueue(orders.filter(|(id, snapshot)| self.0.floor.allows(id, snapshot.version())).map(write));
+    }
+
+    /// Notes a copy that is stored and written by somebody else.
+    pub fn note(&self, id: &OrderId, snapshot: &Snapshot) {
+        self.0.floor.note(id, snapshot.version());
+    }
+
+    /// Has a worker's acknowledgement written. Does not wait.
+    pub fn result(&self, id: OrderId, json: String) {
+        self.0.enqueue(std::iter::once(Write::Result { id, json }));
+    }
+
+    /// Waits a moment for what is still to be written.
+    pub async fn drain(&self) {
+        let is_written = async {
+            while self.0.breaker.is_closed() && self.0.metrics.waiting.get() > 0 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let _ = tokio::time::timeout(DRAIN_TIME, is_written).await;
+    }
+}
+
+impl Tier {
+    fn enqueue(&self, writes: impl Iterator<Item = Write>) {
+        if !self.breaker.is_closed() {
+            self.lost("away", writes.count());
+            return;
+        }
+        let (mut waiting, mut no_room) = (0_usize, 0_usize);
+        {
+            let mut queue = lock(&self.queue);
+            for write in writes {
+                *(if queue.push(write) { &mut waiting } else { &mut no_room }) += 1;
+            }
+            self.metrics.waiting.add(signed(waiting));
+        }
+        self.lost("no_room", no_room);
+        if waiting > 0 {
+            self.wake.notify_one();
+        }
+    }
+
+    fn lost(&self, reason: &str, count: usize) {
+        if count > 0 {
+            self.metrics.lost.with_label_values(&[reason]).inc_by(count as u64);
+        }
+    }
+
+    /// Connects, writes until the breaker opens, waits, and so on.
+    async fn keep(&self) {
+        let mut is_told = false;
+        loop {
+            let connected = tokio::time::timeout(CONNECT_TIME, self.connect()).await;
+            match connected
+                .map_err(|_| "no answer".to_owned())
+                .and_then(|connected| connected.map_err(|e| e.to_string()))
+            {
+                Ok(link) => {
+                    self.breaker.close(Instant::now());
+                    self.metrics.breaker_open.set(0);
+                    tracing::info!(server = %self.server(), "Redis answers");
+                    self.write(link).await;
+                    is_told = true; // by whoever opened the breaker
+                }
+                Err(error) if !is_told => {
+                    tracing::warn!(error, server = %self.server(), "Redis is away, doing without");
+                    is_told = true;
+                }
+                Err(error) => tracing::debug!(error, "Redis is still away"),
+            }
+            *self.reads.write().unwrap_or_else(PoisonError::into_inner) = None;
+            let left = {
+                let mut queue = lock(&self.queue);
+                let left = queue.clear();
+                self.metrics.waiting.set(0);
+                left
+            };
+            self.lost("away", left);
+            tokio::time::sleep(self.breaker.pause()).await;
+        }
+    }
+
+    fn server(&self) -> impl fmt::Display {
+        self.config.server.addr().to_string() // without the password
+    }
+
+    async fn connect(&self) -> Result<MultiplexedConnection, RedisError> {
+        let client = Client::open(self.config.server.clone())?;
+        // Each request has a limit of its own, shorter than these.
+        let limits = AsyncConnectionConfig::new().set_connection_timeout(None).set_response_timeout(None);
+        let reads = client.get_multiplexed_async_connection_with_config(&limits).await?;
+        let mut writes = client.get_multiplexed_async_connection_with_config(&limits).await?;
+        let (stamp, ..) = self.script.key(CLOCK).arg(0).invoke_async::<(u64, u64, u64)>(&mut writes).await?;
+        lock(&self.trust).seen(stamp, Instant::now(), false);
+        *self.reads.write().unwrap_or_else(PoisonError::into_inner) = Some(reads);
+        Ok(writes)
+    }
+
+    /// Writes what is handed over, until the breaker opens.
+    async fn write(&self, mut link: MultiplexedConnection) {
+        let mut is_idle = false;
+        while self.breaker.is_closed() {
+            let asks_time = lock(&self.trust).wants_time();
+            let batch = lock(&self.queue).take();
+            if batch.is_empty() && !asks_time && !is_idle {
+                is_idle = tokio::time::timeout(BEAT, self.wake.notified()).await.is_err();
+                continue;
+            }
+            is_idle = false;
+            self.write_batch(&mut link, &batch, asks_time).await;
+            self.metrics.waiting.sub(signed(batch.len()));
+        }
+    }
+
+    async fn write_batch(&self, link: &mut MultiplexedConnection, batch: &[Write], asks_time: bool) {
+        let mut call = self.script.key(CLOCK);
+        call.arg(u64::try_from(self.config.ttl.as_millis()).unwrap_or(u64::MAX));
+        let mut results = redis_client::pipe();
+        let mut orders = 0;
+        for write in batch {
+            match write {
+                Write::Order { id, snapshot, known } => {
+                    orders += 1;
+                    let body = if snapshot.state() == State::Gone { &[] } else { snapshot.flat() };
+                    call.key(body_key(id)).key(marker_key(id));
+                    call.arg(snapshot.version()).arg(entry::shape(snapshot));
+                    call.arg(lock(&self.trust).deadline(*known)).arg(body);
+                }
+                Write::Result { id, json } => {
+                    results.set_ex(result_key(id), json, RESULT_SECONDS).ignore();
+                }
+            }
+        }
+        let limit = self.config.write_timeout;
+        if orders > 0 || batch.is_empty() {
+            match self.request("write", limit, call.invoke_async::<(u64, usize, usize)>(link)).await {
+                Some((stamp, _, late)) => {
+                    lock(&self.trust).seen(stamp, Instant::now(), asks_time);
+                    self.lost("late", late);
+                }
+                None => self.lost("failed", orders),
+            }
+        }
+        let count = batch.len() - orders;
+        if count > 0 && self.request("result", limit, results.query_async::<()>(link)).await.is_none() {
+            self.lost("failed", count);
+        }
+    }
+
+    /// Counts a request, and tells the breaker of it.
+    async fn request<R>(
+        &self,
+        operation: &str,
+        limit: Duration,
+        request: impl Future<Output = Result<R, RedisError>>,
+    ) -> Option<R> {
+        let (result, error, is_over) = match tokio::time::timeout(limit, request).await {
+            Ok(Ok(answer)) => {
+                self.breaker.succeeded();
+                self.metrics.requests.with_label_values(&[operation, "ok"]).inc();
+                return Some(answer);
+            }
+            Ok(Err(error)) => ("error", error.to_string(), error.is_connection_dropped() || error.is_io_error()),
+            Err(_) => ("timeout", format!("no answer to a {operation} within {limit:?}"), false),
+        };
+        self.metrics.requests.with_label_values(&[operation, result]).inc();
+        tracing::debug!(operation, error, "a request to Redis failed");
+        let now = Instant::now();
+        if self.breaker.failed(now) || (is_over && self.breaker.open(now)) {
+            self.metrics.breaker_open.set(1);
+            tracing::warn!(error, server = %self.server(), "Redis does not answer, doing without");
+            self.wake.notify_one();
+        }
+        None
+    }
+}
+
+fn signed(count: usize) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn servers_are_addresses_or_urls_and_wrong_ones_do_not_show_their_password() {
+        for good in ["localhost:6379", "redis-1:1", "redis://h", "redis://:pw@h:6379/3", "redis://u:pw@h", "[::1]:6379"]
+        {
+            assert!(Config::parse(good).is_ok(), "{good}");
+        }
+        let wrong = [
+            "",
+            "6379",
+            ":6379",
+            "h",
+            "h:0",
+            "h:x",
+            "h:70000",
+            "http://h:1",
+            "rediss://h",
+            "unix:///s",
+            "pw@h:1",
+            "redis://:secret@h:x",
+        ];
+        for wrong in wrong {
+            let error = Config::parse(wrong).unwrap_err();
+            assert!(!error.contains("secret"), "{wrong}: {error}");
+        }
+        let config = Config::parse("redis://:secret@h:6379/3").unwrap();
+        assert!(!format!("{config:?}").contains("secret"));
+    }
+}

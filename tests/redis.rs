@@ -1,0 +1,454 @@
+//! The tier in Redis, with a real server: through its own seam, and as one running service. Faults included.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use order_service::cache::{self, View};
+use order_service::id::OrderId;
+use order_service::metrics::{self, Metrics};
+use order_service::read::{self, Found, Reader};
+use order_service::redis::{Config, Redis};
+use order_service::settings::{Outside, Settings, commands};
+use order_service::snapshot::Snapshot;
+use order_service::store::embedded::{self, Embedded};
+use order_service::store::{Outcome, Store};
+use redis_client::{Client, FromRedisValue};
+use tempfile::TempDir;
+
+use crate::database::Database;
+use crate::http::{USER, envelope, wb_answered, wb_posted};
+use crate::postgres::{batch, wb};
+use crate::server::{START_TIME, Server, binary, until};
+use crate::servers::{self, Private};
+
+/// An instance trusts nothing that was written sooner than this after it began to follow the store.
+const SETTLED: Duration = Duration::from_millis(2200);
+const SOON: Duration = Duration::from_secs(20);
+
+fn name(name: &str) -> String {
+    static MADE: AtomicU32 = AtomicU32::new(0);
+    format!("{name}-{}-{}", std::process::id(), MADE.fetch_add(1, Ordering::Relaxed))
+}
+
+fn id(text: &str) -> OrderId {
+    OrderId::parse(text.as_bytes()).unwrap()
+}
+
+/// One command on a connection of its own.
+fn ask<R: FromRedisValue>(address: &str, command: &[&str]) -> R {
+    let client = Client::open(format!("redis://{address}")).unwrap();
+    let mut connection = client.get_connection_with_timeout(SOON).unwrap();
+    connection.set_read_timeout(Some(SOON)).unwrap();
+    let mut all = redis_client::cmd(command[0]);
+    for argument in &command[1..] {
+        all.arg(*argument);
+    }
+    all.query(&mut connection).unwrap()
+}
+
+fn body_of(address: &str, id: &str) -> Option<String> {
+    ask(address, &["GET", &format!("order:{id}")])
+}
+
+fn marker_of(address: &str, id: &str) -> Option<String> {
+    ask(address, &["GET", &format!("order_version:{id}")])
+}
+
+fn version_of(address: &str, id: &str) -> u64 {
+    marker_of(address, id).map_or(0, |marker| marker.split(' ').next().unwrap().parse().unwrap())
+}
+
+/// A counter or gauge of a service; 0 when it is not there.
+fn figure(server: &Server, name: &str) -> u64 {
+    let text = server.get("/metrics").expect(200).text().to_owned();
+    text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok()).unwrap_or_default()
+}
+
+fn wait_breaker(server: &Server, is_open: u64) {
+    until("the breaker is as expected", SOON, || {
+        let text = server.get("/metrics").expect(200).text().to_owned();
+        text.lines().any(|line| line == format!("redis_breaker_open {is_open}")).then_some(())
+    });
+}
+
+/// An instance's tier without the rest of the instance.
+struct Tier {
+    redis: Redis,
+    metrics: metrics::Redis,
+}
+
+impl Tier {
+    fn start(address: &str) -> Self {
+        Self::start_with(address, |_| ())
+    }
+
+    fn start_with(address: &str, change: impl FnOnce(&mut Config)) -> Self {
+        let metrics = Metrics::new(&["/"], &["GET"]).redis();
+        let mut config = Config::parse(address).unwrap();
+        // A busy machine is not what is tested here.
+        (config.read_timeout, config.write_timeout) = (Duration::from_secs(1), Duration::from_secs(2));
+        change(&mut config);
+        Self { redis: Redis::start(config, metrics.clone()), metrics }
+    }
+
+    /// One that trusts what is written from now on.
+    async fn settled(address: &str) -> Self {
+        let tier = Self::start(address);
+        tier.redis.begin();
+        tier.wait_breaker(0).await;
+        tokio::time::sleep(SETTLED).await;
+        tier
+    }
+
+    async fn wait_breaker(&self, is_open: i64) {
+        self.wait("the breaker is as expected", |metrics| metrics.breaker_open.get() == is_open).await;
+    }
+
+    async fn wait(&self, what: &str, is_so: impl Fn(&metrics::Redis) -> bool) {
+        let end = Instant::now() + SOON;
+        while !is_so(&self.metrics) {
+            assert!(Instant::now() < end, "waited {SOON:?} until {what}");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    async fn write(&self, id: &OrderId, snapshot: &Snapshot) {
+        self.redis.hand_over([(id, snapshot)], Instant::now());
+        self.wait("it is written", |metrics| metrics.waiting.get() == 0).await;
+    }
+
+    fn lost(&self) -> u64 {
+        let reasons = ["away", "no_room", "failed", "late"];
+        reasons.iter().map(|reason| self.metrics.lost.with_label_values(&[reason]).get()).sum()
+    }
+}
+
+/// A store, and the ways a reader has to it.
+struct Orders {
+    store: Embedded,
+    _home: TempDir,
+}
+
+impl Orders {
+    fn new() -> Self {
+        let home = tempfile::tempdir().unwrap();
+        Self { store: Embedded::open(embedded::Config::new(home.path())).unwrap(), _home: home }
+    }
+
+    /// Stores the `n`-th body of an order.
+    async fn commit(&self, order: &str, n: u64) -> Snapshot {
+        let mut outcomes = self.store.commit(batch([wb(order, n)])).await.unwrap();
+        match outcomes.pop() {
+            Some(Outcome::Stored { snapshot, .. }) => snapshot,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// A read by an instance whose view does not have the order (any more).
+    async fn read(&self, tier: &Tier, id: &OrderId) -> Option<Snapshot> {
+        let view = Arc::new(View::new(cache::Config::default(), 0));
+        let reader =
+            Reader::new(view, self.store.clone(), read::Config::default()).with_redis(Some(tier.redis.clone()));
+        assert!(matches!(reader.get(id), Found::Miss));
+        reader.load(id).await.unwrap()
+    }
+}
+
+/// Puts the copy of a body and a marker back as if it had just been written.
+fn plant(address: &str, id: &str, body: &str, marker: &str) {
+    let (seconds, micros) = ask::<(u64, u64)>(address, &["TIME"]);
+    let (before, _) = marker.rsplit_once(' ').unwrap();
+    let marker = format!("{before} {}", seconds * 1_000_000 + micros);
+    ask::<()>(address, &["MSET", &format!("order:{id}"), body, &format!("order_version:{id}"), &marker]);
+}
+
+#[test]
+fn orders_are_in_redis_as_they_are_answered_until_they_are_deleted() {
+    let Some(address) = servers::redis() else { return };
+    let mut server = Server::start(&["--redis", &address]);
+    wait_breaker(&server, 0);
+    let order = name("wb");
+    server.post("/orders", wb_posted(&order)).expect(201);
+    until("it is written", SOON, || (version_of(&address, &order) == 1).then_some(()));
+    assert_eq!(body_of(&address, &order), Some(wb_answered(&order)), "byte for byte");
+    for key in [format!("order:{order}"), format!("order_version:{order}")] {
+        let left: i64 = ask(&address, &["PTTL", &key]);
+        assert!((240_000..=300_000).contains(&left), "{key}: {left}");
+    }
+    let marker = marker_of(&address, &order).unwrap();
+    let fields: Vec<&str> = marker.split(' ').collect();
+    assert_eq!((fields.len(), fields[0], fields[2], fields[3]), (6, "1", "0", "0"), "{marker}");
+    server.post("/orders", wb_posted(&order).replace("Mascaras", "Lipstick")).expect(200);
+    until("the update is written", SOON, || (version_of(&address, &order) == 2).then_some(()));
+    assert_eq!(body_of(&address, &order), Some(wb_answered(&order).replace("Mascaras", "Lipstick")));
+    server.post("/orders", format!(r#"{{"order_uid":"{order}","status":"deleted"}}"#)).expect(200);
+    until("the deletion is written", SOON, || (version_of(&address, &order) == 3).then_some(()));
+    assert_eq!(body_of(&address, &order), None);
+    // A deleted envelope order can still be read.
+    let created = server.post("/orders", envelope(r#"{"amount":3}"#)).expect(201).json();
+    let order = created["order_id"].as_str().unwrap();
+    let deletion = format!(r#"{{"order_id":"{order}","user_id":"{USER}","status":"deleted"}}"#);
+    server.post("/orders", deletion).expect(200);
+    until("the deletion is written", SOON, || (version_of(&address, order) == 2).then_some(()));
+    assert_eq!(body_of(&address, order).unwrap(), server.get(&format!("/order/{order}")).expect(200).text());
+    assert_eq!(figure(&server, "redis_waiting_writes"), 0);
+    assert!(server.stop().success());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_older_write_after_a_newer_one_changes_nothing() {
+    let Some(address) = servers::redis() else { return };
+    let (orders, text) = (Orders::new(), name("older"));
+    let order = id(&text);
+    let copies = [orders.commit(&text, 1).await, orders.commit(&text, 2).await];
+    // Two instances of which neither knows what the other wrote.
+    let (one, other) = (Tier::start(&address), Tier::start(&address));
+    one.wait_breaker(0).await;
+    other.wait_breaker(0).await;
+    one.write(&order, &copies[1]).await;
+    let newest = (body_of(&address, &text), marker_of(&address, &text));
+    assert_eq!(newest.0.as_deref().unwrap().as_bytes(), copies[1].flat());
+    other.write(&order, &copies[0]).await;
+    assert_eq!((body_of(&address, &text), marker_of(&address, &text)), newest);
+    // The same one again lives longer, and the script is brought back where it was forgotten.
+    ask::<()>(&address, &["SCRIPT", "FLUSH"]);
+    ask::<()>(&address, &["PEXPIRE", &format!("order_version:{text}"), "5000"]);
+    other.write(&order, &copies[1]).await;
+    assert!(ask::<i64>(&address, &["PTTL", &format!("order_version:{text}")]) > 200_000);
+    assert_eq!(body_of(&address, &text), newest.0);
+    // What was known too long ago to be sure of it is not written at all.
+    let late = name("late");
+    other.redis.fill(&id(&late), &copies[1], Instant::now().checked_sub(Duration::from_secs(2)).unwrap());
+    other.wait("it is given up", |metrics| metrics.lost.with_label_values(&["late"]).get() == 1).await;
+    assert_eq!(marker_of(&address, &late), None);
+    assert_eq!(one.lost(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_could_not_be_written_is_never_read_older() {
+    let Some(server) = Private::redis() else { return };
+    let address = server.url().to_owned();
+    let (orders, text) = (Orders::new(), name("stale"));
+    let order = id(&text);
+    let tier = Tier::settled(&address).await;
+    let first = orders.commit(&text, 1).await;
+    tier.write(&order, &first).await;
+    assert_eq!(orders.read(&tier, &order).await.unwrap().flat(), first.flat());
+    assert_eq!(tier.metrics.hits.get(), 1, "from Redis");
+    let (body, marker) = (body_of(&address, &text).unwrap(), marker_of(&address, &text).unwrap());
+    for (n, is_killed) in [(2, false), (3, true)] {
+        if is_killed {
+            server.kill();
+        } else {
+            server.pause();
+        }
+        let newest = orders.commit(&text, n).await;
+        tier.redis.hand_over([(&order, &newest)], Instant::now());
+        // Whether it is under way, lost or away: the store is asked.
+        assert_eq!(orders.read(&tier, &order).await.unwrap().version(), n);
+        tier.wait_breaker(1).await;
+        assert_eq!(orders.read(&tier, &order).await.unwrap().version(), n);
+        if is_killed {
+            server.restart();
+        } else {
+            server.resume();
+        }
+        plant(&address, &text, &body, &marker);
+        tier.wait_breaker(0).await;
+        plant(&address, &text, &body, &marker);
+        let distrusted = tier.metrics.distrusted.get();
+        assert_eq!(orders.read(&tier, &order).await.unwrap().flat(), newest.flat(), "Redis has the first one");
+        assert_eq!(tier.metrics.distrusted.get(), distrusted + 1);
+        until("what was read from the store is written", SOON, || (version_of(&address, &text) == n).then_some(()));
+    }
+    assert_eq!(tier.metrics.hits.get(), 1);
+    // Nothing else keeps what was planted from being read: whoever knows of nothing newer takes it.
+    let other = Tier::settled(&address).await;
+    plant(&address, &text, &body, &marker);
+    assert_eq!(other.redis.get(&order).await.unwrap().flat(), first.flat());
+    // But not a body that somebody else has put there.
+    ask::<()>(&address, &["SET", &format!("order:{text}"), "{}"]);
+    assert!(other.redis.get(&order).await.is_none());
+    assert_eq!(other.metrics.distrusted.get(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_an_earlier_process_wrote_is_not_trusted() {
+    let Some(address) = servers::redis() else { return };
+    let (orders, text) = (Orders::new(), name("earlier"));
+    let order = id(&text);
+    let earlier = Tier::start(&address);
+    earlier.wait_breaker(0).await;
+    earlier.write(&order, &orders.commit(&text, 1).await).await;
+    // It dies between the commit and the write.
+    let newest = orders.commit(&text, 2).await;
+    drop(earlier);
+    let tier = Tier::start(&address);
+    tier.wait_breaker(0).await;
+    assert!(tier.redis.get(&order).await.is_none(), "nobody follows the store yet");
+    tier.redis.begin();
+    assert_eq!(orders.read(&tier, &order).await.unwrap().flat(), newest.flat());
+    ask::<()>(&address, &["DEL", &format!("order:{text}"), &format!("order_version:{text}")]);
+    let other = name("other");
+    let written = orders.commit(&other, 1).await;
+    tokio::time::sleep(SETTLED).await;
+    tier.write(&id(&other), &written).await;
+    assert_eq!(orders.read(&tier, &id(&other)).await.unwrap().flat(), written.flat());
+    assert_eq!(tier.metrics.hits.get(), 1, "what is written since is");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_silent_redis_costs_a_read_its_time_limit_and_then_nothing() {
+    let Some(server) = Private::redis() else { return };
+    let limit = Duration::from_millis(100);
+    let tier = Tier::start_with(server.url(), |config| config.read_timeout = limit);
+    tier.redis.begin();
+    tier.wait_breaker(0).await;
+    tokio::time::sleep(SETTLED).await;
+    server.pause();
+    let order = id(&name("silent"));
+    let mut reads = 0;
+    while tier.metrics.breaker_open.get() == 0 {
+        let asked = Instant::now();
+        assert!(tier.redis.get(&order).await.is_none());
+        assert!(asked.elapsed() < limit + Duration::from_secs(1), "{:?}", asked.elapsed());
+        reads += 1;
+        assert!(reads <= 3, "three failures in a row are enough");
+    }
+    let asked = Instant::now();
+    for _ in 0..1000 {
+        assert!(tier.redis.get(&order).await.is_none());
+    }
+    assert!(asked.elapsed() < limit, "{:?}", asked.elapsed());
+    server.resume();
+    tier.wait_breaker(0).await;
+}
+
+#[test]
+fn writes_do_not_wait_for_a_paused_redis() {
+    let Some(redis) = Private::redis() else { return };
+    let server = Server::start(&["--redis", redis.url(), "--redis-write-timeout", "10s"]);
+    wait_breaker(&server, 0);
+    redis.pause();
+    let asked = Instant::now();
+    for n in 0..20 {
+        server.post("/orders", wb_posted(&format!("paused-{n}"))).expect(201);
+        server.get(&format!("/order/paused-{n}")).expect(200);
+    }
+    assert!(asked.elapsed() < Duration::from_secs(8), "{:?}", asked.elapsed());
+    assert!(figure(&server, "redis_waiting_writes") > 0, "it is being waited for by nobody but the writer");
+    redis.resume();
+    until("all are written", SOON, || (version_of(redis.url(), "paused-19") == 1).then_some(()));
+}
+
+#[test]
+fn a_redis_that_is_away_is_done_without_and_used_again() {
+    let Some(redis) = Private::redis() else { return };
+    redis.kill();
+    let mut server = Server::start(&["--redis", redis.url()]);
+    assert_eq!(figure(&server, "redis_breaker_open"), 1, "its absence holds up no start");
+    let is_over = AtomicBool::new(false);
+    let posted = std::thread::scope(|scope| {
+        let posting = scope.spawn(|| {
+            let mut connection = server.connect();
+            let mut n = 0;
+            while !is_over.load(Ordering::Relaxed) {
+                let headers = [("Content-Type", "application/json")];
+                connection.request("POST", "/orders", &headers, wb_posted(&format!("away-{n}"))).expect(201);
+                n += 1;
+                std::thread::sleep(Duration::from_millis(2));
+            }
+            n
+        });
+        redis.restart();
+        wait_breaker(&server, 0);
+        for is_killed in [false, true, false, true] {
+            if is_killed {
+                redis.kill();
+            } else {
+                redis.pause();
+            }
+            wait_breaker(&server, 1);
+            if is_killed {
+                redis.restart();
+            } else {
+                redis.resume();
+            }
+            wait_breaker(&server, 0);
+        }
+        is_over.store(true, Ordering::Relaxed);
+        posting.join().unwrap()
+    });
+    assert!(posted > 100, "{posted}");
+    server.post("/orders", wb_posted("last")).expect(201);
+    until("it is used again", SOON, || (version_of(redis.url(), "last") == 1).then_some(()));
+    assert!(figure(&server, "redis_lost_writes_total{reason=\"away\"}") > 0);
+    let log = server.log();
+    let count = |what: &str| log.iter().filter(|line| line.contains(what)).count();
+    assert_eq!(count("Redis answers"), 5, "one line for each time it came back: {log:?}");
+    assert_eq!(count("doing without"), 5, "and for each time it went away: {log:?}");
+    assert!(server.stop().success());
+}
+
+#[test]
+fn instances_on_one_database_share_a_redis() {
+    let Some(address) = servers::redis() else { return };
+    let Some(database) = Database::create() else { return };
+    let url = database.url();
+    let flags = ["--postgres", url.as_str(), "--profile", "lenient", "--redis", address.as_str()];
+    let (a, b) = (Server::start(&flags), Server::start(&flags));
+    wait_breaker(&a, 0);
+    wait_breaker(&b, 0);
+    let order = name("shared");
+    let body = |n: u64| format!(r#"{{"order_uid":"{order}","n":{n}}}"#);
+    let path = format!("/order/{order}");
+    a.post("/orders", body(1)).expect(201);
+    for n in 2..100 {
+        let (writer, reader) = if n % 2 == 0 { (&a, &b) } else { (&b, &a) };
+        writer.post("/orders", body(n)).expect(200);
+        assert_eq!(writer.get(&path).expect(200).text(), body(n), "whoever wrote it reads it");
+        let version = n.to_string();
+        let read = reader.request("GET", &path, &[("X-Min-Version", &version)], "").expect(200);
+        assert_eq!(read.text(), body(n));
+    }
+    until("the last one is in Redis", SOON, || (version_of(&address, &order) == 99).then_some(()));
+    assert_eq!(body_of(&address, &order), Some(body(99)));
+    // What one has just written the other finds there before it has followed it.
+    std::thread::sleep(SETTLED);
+    until("an order is read from Redis", START_TIME, || {
+        let order = name("found");
+        let body = format!(r#"{{"order_uid":"{order}"}}"#);
+        a.post("/orders", &body).expect(201);
+        assert_eq!(b.get(&format!("/order/{order}")).expect(200).text(), body);
+        (figure(&b, "redis_hits_total") > 0).then_some(())
+    });
+}
+
+#[test]
+fn wrong_settings_are_named_and_without_them_there_is_nothing() {
+    let home = tempfile::tempdir().unwrap();
+    let check = |flags: &[&str]| {
+        let output = binary(home.path()).args(["config", "check"]).args(flags).output().unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    for flags in [
+        &["--redis", "redis://:secret@h:no"][..],
+        &["--redis", "6379"],
+        &["--redis", "h:1", "--redis-ttl", "0s"],
+        &["--redis", "h:1", "--redis-read-timeout", "1h"],
+    ] {
+        let (code, said) = check(flags);
+        assert_eq!(code, Some(78), "{said}");
+        assert!(said.contains(flags[flags.len() - 2]) && !said.contains("secret"), "{said}");
+    }
+    let path = home.path().join("url");
+    std::fs::write(&path, "redis://:secret@h:6379/1\n").unwrap();
+    let environment = [("REDIS_ADDR_FILE".to_owned(), path.to_str().unwrap().to_owned())].into();
+    let matches = commands::command().get_matches_from(["order-service"]);
+    let settings = Settings::load(&matches, &Outside { environment }).unwrap();
+    assert_eq!(settings.config.redis.as_ref().unwrap().ttl, Duration::from_mins(5));
+    assert!(!settings.print().contains("secret"));
+    let server = Server::start(&[]);
+    assert!(!server.get("/metrics").expect(200).text().contains("redis_"));
+}
