@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # Instructions in user space per GET /order/{id} of the finished server, all its features on: callgrind counts a short
 # and a long run, and the difference is the requests. The figure is the same whatever else the machine does.
-#   loadtest/instructions.sh [BINARY]
+#   loadtest/instructions.sh [BINARY [FLAG...]]     # such as --cache-bytes-max 1GiB
 set -euo pipefail
 cd "$(dirname "$0")/.."
 binary=${1:-target/release/order-service}
+flags=("${@:2}")
 port=${PORT:-18099}
 for needed in valgrind curl; do
     command -v "$needed" >/dev/null || { echo "$needed is missing: apt-get install $needed" >&2; exit 1; }
@@ -15,7 +16,8 @@ trap 'rm -rf "$work"' EXIT
 
 count() { # count REQUESTS: the instructions of a run with so many requests over 50 connections
     valgrind --tool=callgrind --callgrind-out-file="$work/out" \
-        "$binary" serve --data "$work/data" --sample 100 --listen "127.0.0.1:$port" --threads 1 >"$work/log" 2>&1 &
+        "$binary" serve --data "$work/data" --sample 100 --listen "127.0.0.1:$port" --threads 1 \
+        "${flags[@]}" >"$work/log" 2>&1 &
     local server=$!
     for _ in $(seq 200); do
         curl -sf "http://127.0.0.1:$port/readyz" >/dev/null && break

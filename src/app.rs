@@ -270,6 +270,13 @@ fn watch_view(metrics: &Metrics, view: &Arc<View>) {
     gauge("view_orders", "Live orders in the view.", |size| size.live);
     gauge("view_entries", "Entries of the view, deleted orders included.", |size| size.entries as u64);
     gauge("view_bytes", "Bytes of orders in the view.", |size| size.bytes);
+    let evicted = Arc::clone(view);
+    #[expect(clippy::cast_precision_loss, reason = "counts stay below 2^53")]
+    metrics.total(
+        "view_evicted_orders_total",
+        "Orders that left the view for want of room or for their age.",
+        move || evicted.size().evicted as f64,
+    );
     let view = Arc::clone(view);
     metrics.gauge("view_complete", "1 when every stored order is in the view.", move || {
         f64::from(u8::from(view.is_complete()))
@@ -319,8 +326,17 @@ impl Plane {
         if has_begun.await.is_err() {
             return Ok(()); // stopped before the store could be reached
         }
+        warmup::count(view, store, shutdown.clone()).await;
+        tokio::spawn(warmup::keep_bounds(Arc::clone(view), store.clone(), shutdown.clone()));
         tokio::spawn(lists::keep_fresh(Arc::clone(view), store.clone(), shutdown.clone()));
-        tokio::spawn(warmup::run(Arc::clone(view), store.clone(), warm, shutdown.clone()));
+        let (redis, warming) =
+            (self.redis.clone(), warmup::run(Arc::clone(view), store.clone(), warm, shutdown.clone()));
+        tokio::spawn(async move {
+            warming.await;
+            if let Some(redis) = redis {
+                redis.begin();
+            }
+        });
         let ingest = self.ingest(inbox, self.http_outbox.as_ref()).await?;
         #[cfg(feature = "kafka")]
         let kafka = async {

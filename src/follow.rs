@@ -41,16 +41,19 @@ pub async fn run<T: Store>(
     loop {
         let emit = {
             let (view, redis, asked) = (Arc::clone(&view), redis.clone(), Instant::now());
-            move |orders: Vec<_>| show(&view, redis.as_ref(), Some(asked), orders)
+            move |orders: Vec<_>| show(&view, redis.as_ref(), asked, orders)
         };
         let is_news = {
             let view = Arc::clone(&view);
-            move |id: &OrderId, version| view.get(id).is_none_or(|shown| shown.version() < version)
+            move |id: &OrderId, version| view.peek(id).is_none_or(|shown| shown.version() < version)
         };
+        // What is found was true when the store was asked.
+        let held = view.hold();
         let looked = tokio::select! {
             () = shutdown.wait() => return,
             looked = store.changes(is_news, emit) => looked,
         };
+        drop(held);
         match looked {
             Ok(changes) => {
                 if changes.is_shared != was_shared {
@@ -69,9 +72,6 @@ pub async fn run<T: Store>(
                             }
                         };
                         let _ = tokio::time::timeout(NEWS_WAIT, heard).await;
-                    }
-                    if let Some(redis) = &redis {
-                        redis.begin();
                     }
                     let _ = begun.send(());
                     if !store.is_shareable() {
@@ -94,16 +94,12 @@ pub async fn run<T: Store>(
     }
 }
 
-/// Shows orders that were changed elsewhere, unless the view has newer ones. What the store said when it was `asked` is
-/// written to Redis too; whoever tells of a change has done so himself.
-pub fn show(view: &View, redis: Option<&Redis>, asked: Option<Instant>, orders: Vec<(OrderId, Snapshot)>) {
+/// Shows orders that were changed elsewhere, unless the view has newer ones: what the store said when it was `asked`.
+fn show(view: &View, redis: Option<&Redis>, asked: Instant, orders: Vec<(OrderId, Snapshot)>) {
     let news: Vec<_> = orders.into_iter().filter(|(id, snapshot)| view.is_news(id, snapshot)).collect();
     // Before readers see it: what they have seen must not come back older from there.
     if let Some(redis) = redis {
-        match asked {
-            Some(asked) => redis.hand_over(news.iter().map(|(id, snapshot)| (id, snapshot)), asked),
-            None => news.iter().for_each(|(id, snapshot)| redis.note(id, snapshot)),
-        }
+        redis.hand_over(news.iter().map(|(id, snapshot)| (id, snapshot)), asked);
     }
     let news = news.into_iter().map(|(id, snapshot)| Event { id, change: snapshot.apparent_change(), snapshot });
     view.publish(news.collect());

@@ -222,8 +222,16 @@ impl Metrics {
             let labels = std::collections::HashMap::from([(label.to_owned(), value.to_owned())]);
             let options = Opts::new(name, help).const_labels(labels);
             let desc = options.describe().expect("a legal name and label");
-            self.registry.register(Box::new(Pulled { desc, read })).expect("each value has a gauge of its own");
+            let gauge = Pulled { desc, kind: MetricType::GAUGE, read };
+            self.registry.register(Box::new(gauge)).expect("each value has a gauge of its own");
         }
+    }
+
+    /// Adds a counter that is read when it is asked for.
+    pub fn total(&self, name: &str, help: &str, read: impl Fn() -> f64 + Send + Sync + 'static) {
+        let desc = Opts::new(name, help).describe().expect("a legal name");
+        let counter = Pulled { desc, kind: MetricType::COUNTER, read: Box::new(read) };
+        self.registry.register(Box::new(counter)).expect("each metric has a name of its own");
     }
 
     /// Everything in the Prometheus text format, version 0.0.4.
@@ -236,9 +244,10 @@ impl Metrics {
 /// Reads a gauge's value.
 pub type ReadGauge = Box<dyn Fn() -> f64 + Send + Sync>;
 
-/// A gauge with labels that is read when it is asked for.
+/// A figure that is read when it is asked for.
 struct Pulled {
     desc: Desc,
+    kind: MetricType,
     read: ReadGauge,
 }
 
@@ -248,16 +257,17 @@ impl Collector for Pulled {
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
-        let mut gauge = prometheus::proto::Gauge::default();
-        gauge.set_value((self.read)());
-        let mut metric = Metric::default();
-        metric.set_gauge(gauge);
-        metric.set_label(self.desc.const_label_pairs.clone());
-        let mut family = MetricFamily::default();
-        family.set_name(self.desc.fq_name.clone());
-        family.set_help(self.desc.help.clone());
-        family.set_field_type(MetricType::GAUGE);
-        family.set_metric(vec![metric]);
+        let mut metric = Metric::from_label(self.desc.const_label_pairs.clone());
+        if self.kind == MetricType::COUNTER {
+            let mut counter = CounterProto::default();
+            counter.set_value((self.read)());
+            metric.set_counter(counter);
+        } else {
+            let mut gauge = prometheus::proto::Gauge::default();
+            gauge.set_value((self.read)());
+            metric.set_gauge(gauge);
+        }
+        let family = family(&self.desc.fq_name, &self.desc.help, self.kind, vec![metric]);
         vec![family]
     }
 }

@@ -1,5 +1,7 @@
 //! A snapshot: one version of one order as the bytes it is answered with. Knows nothing of what the bytes mean.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use bytes::Buf;
 use triomphe::ThinArc;
 
@@ -7,6 +9,8 @@ use crate::id::Version;
 
 const PREFIX: &[u8] = b"{\"order\":";
 const SUFFIX: &[u8] = b"}";
+/// The bit that a reader sets.
+const WAS_READ: u64 = 8;
 
 /// Whether an order is shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -66,8 +70,9 @@ impl Change {
 
 struct Meta {
     version: Version,
-    /// Creation order within the store, above a bit of [`Kind`] and two of [`State`]: every byte counts a million times.
-    seq_and_shape: u64,
+    /// Creation order within the store, above a bit that says whether it was read, one of [`Kind`] and two of [`State`]:
+    /// every byte counts a million times.
+    seq_and_shape: AtomicU64,
 }
 
 /// One version of an order: a shared, immutable buffer `{"order":BODY}` with its version, in a single allocation.
@@ -87,7 +92,7 @@ impl Snapshot {
             scratch.extend_from_slice(body);
             scratch.extend_from_slice(SUFFIX);
         }
-        let seq_and_shape = seq << 3 | (kind as u64) << 2 | state as u64;
+        let seq_and_shape = AtomicU64::new(seq << 4 | (kind as u64) << 2 | state as u64);
         Self(ThinArc::from_header_and_slice(Meta { version, seq_and_shape }, scratch))
     }
 
@@ -100,13 +105,13 @@ impl Snapshot {
     /// Creation order within the store; larger is newer.
     #[must_use]
     pub fn seq(&self) -> u64 {
-        self.0.header.header.seq_and_shape >> 3
+        self.shape() >> 4
     }
 
     /// Whether and where this order is shown.
     #[must_use]
     pub fn state(&self) -> State {
-        match self.0.header.header.seq_and_shape & 3 {
+        match self.shape() & 3 {
             0 => State::Live,
             1 => State::Hidden,
             _ => State::Gone,
@@ -116,7 +121,25 @@ impl Snapshot {
     /// Which face this order has.
     #[must_use]
     pub fn kind(&self) -> Kind {
-        if self.0.header.header.seq_and_shape & 4 == 0 { Kind::Wb } else { Kind::Envelope }
+        if self.shape() & 4 == 0 { Kind::Wb } else { Kind::Envelope }
+    }
+
+    /// Notes that somebody read this copy. Writes nothing when it is noted already.
+    pub fn mark_read(&self) {
+        if self.shape() & WAS_READ == 0 {
+            self.0.header.header.seq_and_shape.fetch_or(WAS_READ, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether somebody read this copy since this was last asked.
+    #[must_use]
+    pub fn take_read(&self) -> bool {
+        self.shape() & WAS_READ != 0
+            && self.0.header.header.seq_and_shape.fetch_and(!WAS_READ, Ordering::Relaxed) & WAS_READ != 0
+    }
+
+    fn shape(&self) -> u64 {
+        self.0.header.header.seq_and_shape.load(Ordering::Relaxed)
     }
 
     /// `{"order":{…}}`; empty when [`State::Gone`].
@@ -230,6 +253,17 @@ mod tests {
         let gone = Snapshot::new(2, 1, Kind::Envelope, State::Gone, b"{\"a\":1}", &mut Vec::new());
         assert_eq!((gone.wrapped(), gone.flat()), (&b""[..], &b""[..]));
         assert_eq!((gone.version(), gone.seq(), gone.kind(), gone.state()), (2, 1, Kind::Envelope, State::Gone));
+    }
+
+    #[test]
+    fn that_a_copy_was_read_is_told_once_and_changes_nothing_else() {
+        let snapshot = Snapshot::new(7, 123, Kind::Envelope, State::Hidden, b"{}", &mut Vec::new());
+        assert!(!snapshot.take_read());
+        snapshot.clone().mark_read();
+        snapshot.mark_read();
+        assert_eq!((snapshot.seq(), snapshot.kind(), snapshot.state()), (123, Kind::Envelope, State::Hidden));
+        assert!(snapshot.take_read());
+        assert!(!snapshot.take_read());
     }
 
     #[test]

@@ -1,26 +1,34 @@
-//! Fills the view from the store at the start, while orders arrive: newest wins, so neither can undo the other.
+//! Fills the view from the store at the start, while orders arrive: newest wins, so neither can undo the other. Where
+//! the view has a budget, as far as that goes.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::cache::View;
 use crate::lifecycle::{Gate, Shutdown};
-use crate::store::Store;
+use crate::store::{Store, StoreError};
 
 /// How often progress is told.
 const REPORT_EVERY: Duration = Duration::from_millis(500);
 /// Reports for each line in the log.
 const LOG_EVERY: u32 = 4;
 const RETRY: Duration = Duration::from_secs(1);
+/// How often is looked for orders whose time is up, which is counted in seconds.
+const TICK: Duration = Duration::from_millis(500);
+/// How often orders are counted that others may store: every ten seconds.
+const COUNT_TICKS: u32 = 20;
 
-/// Scans the store into the view, then declares the view complete and opens the gate. A store that fails is tried
-/// again until `shutdown`.
-pub async fn run<T: Store>(view: Arc<View>, store: T, gate: Gate, mut shutdown: Shutdown) {
-    loop {
-        tokio::select! {
-            () = shutdown.wait() => return,
-            is_done = scan(&view, &store, &gate) => if is_done { return },
+/// Orders read at once where not all are loaded.
+const PAGE_ROWS: usize = 1000;
+
+/// Learns how many live orders there are, where the view does not hold them all. Before the first order is taken in, and
+/// for as long as it takes, until `shutdown`.
+pub async fn count<T: Store>(view: &View, store: &T, mut shutdown: Shutdown) {
+    while view.is_bounded() {
+        match store.count_live().await {
+            Ok(live) => return view.set_live(live),
+            Err(error) => tracing::warn!(error = %crate::log::causes(&error), "cannot count orders, trying again"),
         }
         tokio::select! {
             () = shutdown.wait() => return,
@@ -29,18 +37,45 @@ pub async fn run<T: Store>(view: Arc<View>, store: T, gate: Gate, mut shutdown: 
     }
 }
 
-async fn scan<T: Store>(view: &Arc<View>, store: &T, gate: &Gate) -> bool {
+/// Keeps a bounded view in bounds as time passes, and its count of orders right while others write to the same store.
+pub async fn keep_bounds<T: Store>(view: Arc<View>, store: T, mut shutdown: Shutdown) {
+    if !view.is_bounded() {
+        return;
+    }
+    for ticks in 1_u32.. {
+        tokio::select! {
+            () = shutdown.wait() => return,
+            () = tokio::time::sleep(TICK) => view.shrink(),
+        }
+        if store.is_shareable() && ticks.is_multiple_of(COUNT_TICKS) {
+            let counted = view.counting();
+            match store.count_live().await {
+                Ok(live) => view.counted(counted, live),
+                Err(error) => tracing::debug!(error = %crate::log::causes(&error), "cannot count orders"),
+            }
+        }
+    }
+}
+
+/// Fills the view from the store, then opens the gate. If all orders are loaded the view is complete from then on. A
+/// store that fails is tried again until `shutdown`.
+pub async fn run<T: Store>(view: Arc<View>, store: T, gate: Gate, mut shutdown: Shutdown) {
+    loop {
+        tokio::select! {
+            () = shutdown.wait() => return,
+            is_done = warm(&view, &store, &gate) => if is_done { return },
+        }
+        tokio::select! {
+            () = shutdown.wait() => return,
+            () = tokio::time::sleep(RETRY) => {}
+        }
+    }
+}
+
+async fn warm<T: Store>(view: &Arc<View>, store: &T, gate: &Gate) -> bool {
     let started = Instant::now();
     let expected = store.estimate().await.unwrap_or_default();
-    view.reserve(usize::try_from(expected).unwrap_or_default());
     let loaded = Arc::new(AtomicU64::new(0));
-    let emit = {
-        let (view, loaded) = (Arc::clone(view), Arc::clone(&loaded));
-        move |orders: Vec<_>| {
-            loaded.fetch_add(orders.len() as u64, Ordering::Relaxed);
-            view.fill_all(orders);
-        }
-    };
     let report = async {
         for reports in 0_u32.. {
             let loaded = loaded.load(Ordering::Relaxed);
@@ -51,14 +86,23 @@ async fn scan<T: Store>(view: &Arc<View>, store: &T, gate: &Gate) -> bool {
             tokio::time::sleep(REPORT_EVERY).await;
         }
     };
+    let fill = async {
+        if view.is_bounded() && !newest(view, store, expected, &loaded).await? {
+            return Ok(false);
+        }
+        all(view, store, expected, &loaded).await
+    };
     let result = tokio::select! {
-        result = store.scan(emit) => result,
+        result = fill => result,
         () = report => unreachable!("reports for ever"),
     };
     match result {
-        Ok(orders) => {
-            view.set_complete();
+        Ok(is_complete) => {
+            if is_complete {
+                view.set_complete();
+            }
             gate.open();
+            let orders = loaded.load(Ordering::Relaxed);
             let seconds = started.elapsed().as_secs_f64();
             #[expect(
                 clippy::cast_precision_loss,
@@ -67,13 +111,78 @@ async fn scan<T: Store>(view: &Arc<View>, store: &T, gate: &Gate) -> bool {
                 reason = "a figure for people"
             )]
             let per_second = (orders as f64 / seconds.max(1e-9)) as u64;
-            tracing::info!(orders, seconds, per_second, "warm");
+            tracing::info!(orders, is_complete, seconds, per_second, "warm");
             true
         }
         Err(error) => {
             tracing::warn!(error = %crate::log::causes(&error), "warm-up failed, trying again");
             gate.close("warming up: the store cannot be read");
             false
+        }
+    }
+}
+
+/// Loads every order. Says whether there was room for all.
+async fn all<T: Store>(
+    view: &Arc<View>,
+    store: &T,
+    expected: u64,
+    loaded: &Arc<AtomicU64>,
+) -> Result<bool, StoreError> {
+    view.reserve(usize::try_from(expected).unwrap_or_default());
+    loaded.store(0, Ordering::Relaxed);
+    let has_room = Arc::new(AtomicBool::new(true));
+    // What is changed while the scan runs must be there when the scan comes to it.
+    let _held = view.hold();
+    let emit = {
+        let (view, loaded, has_room) = (Arc::clone(view), Arc::clone(loaded), Arc::clone(&has_room));
+        move |orders: Vec<_>| {
+            if view.has_room() {
+                loaded.fetch_add(orders.len() as u64, Ordering::Relaxed);
+                view.fill_all(orders);
+            } else {
+                has_room.store(false, Ordering::Relaxed);
+            }
+        }
+    };
+    store.scan(emit).await?;
+    Ok(has_room.load(Ordering::Relaxed))
+}
+
+/// Loads the newest live orders that there is room for. Breaks off and says `true` when all orders would have room.
+async fn newest<T: Store>(
+    view: &Arc<View>,
+    store: &T,
+    expected: u64,
+    loaded: &Arc<AtomicU64>,
+) -> Result<bool, StoreError> {
+    let config = view.config();
+    let wanted = config.warm_max.unwrap_or(u64::MAX);
+    let mut before = None;
+    loaded.store(0, Ordering::Relaxed);
+    loop {
+        let limit = PAGE_ROWS.min(usize::try_from(wanted - loaded.load(Ordering::Relaxed)).unwrap_or(PAGE_ROWS));
+        if limit == 0 {
+            return Ok(false);
+        }
+        let held = view.hold();
+        let page = store.page(before, limit).await?;
+        if before.is_none() && config.warm_max.is_none() {
+            let bytes: u64 = page.iter().map(|(_, order)| order.resident_bytes() as u64).sum();
+            let each = bytes.checked_div(page.len() as u64).unwrap_or_default() + View::ENTRY_BYTES;
+            // The rest may be larger.
+            if config.bytes_max.is_none_or(|bytes_max| expected * each < bytes_max / 10 * 9) {
+                return Ok(true);
+            }
+        }
+        let is_last = page.len() < limit;
+        before = page.last().map(|(_, order)| order.seq());
+        loaded.fetch_add(page.len() as u64, Ordering::Relaxed);
+        view.fill_behind(page);
+        let has_room = view.has_room();
+        drop(held);
+        if is_last || !has_room {
+            return Ok(false);
         }
     }
 }

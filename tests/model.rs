@@ -147,3 +147,112 @@ fn explore_quietly(rule: Rule) {
     }
     panic!("another failure: {message}");
 }
+
+/// What is known of one order where it may leave the view.
+struct Bounded {
+    store: Mutex<u64>,
+    /// The version in the view, and how many keep it from leaving.
+    slot: Mutex<(Option<u64>, usize)>,
+    acknowledged: Mutex<u64>,
+    has_pins: bool,
+}
+
+impl Bounded {
+    fn pin(&self) {
+        self.slot.lock().unwrap().1 += usize::from(self.has_pins);
+    }
+
+    fn unpin(&self) {
+        self.slot.lock().unwrap().1 -= usize::from(self.has_pins);
+    }
+
+    fn fill(&self, version: u64) {
+        let mut slot = self.slot.lock().unwrap();
+        slot.0 = slot.0.max(Some(version));
+    }
+
+    /// One of two sources that change the order: they take turns in the store, and not in the view.
+    fn change(&self) {
+        self.pin();
+        let version = {
+            let mut store = self.store.lock().unwrap();
+            *store += 1;
+            *store
+        };
+        thread::yield_now();
+        self.fill(version);
+        {
+            let mut acknowledged = self.acknowledged.lock().unwrap();
+            *acknowledged = version.max(*acknowledged);
+        }
+        self.unpin();
+    }
+
+    fn read_through(&self) {
+        self.pin();
+        let version = *self.store.lock().unwrap();
+        thread::yield_now();
+        self.fill(version);
+        self.unpin();
+    }
+
+    fn evict(&self) {
+        for _ in 0..2 {
+            let mut slot = self.slot.lock().unwrap();
+            if slot.1 == 0 {
+                slot.0 = None;
+            }
+        }
+    }
+
+    fn watch(&self) {
+        for _ in 0..3 {
+            let acknowledged = *self.acknowledged.lock().unwrap();
+            let seen = self.slot.lock().unwrap().0;
+            assert!(
+                seen.is_none_or(|seen| seen >= acknowledged),
+                "a reader saw version {seen:?} after {acknowledged} was acknowledged"
+            );
+        }
+    }
+}
+
+fn explore_bounded(has_pins: bool) {
+    let body = move || {
+        let world =
+            Bounded { store: Mutex::new(1), slot: Mutex::new((None, 0)), acknowledged: Mutex::new(1), has_pins };
+        let world = Arc::new(world);
+        let tasks: [fn(&Bounded); 6] = [
+            Bounded::change,
+            Bounded::change,
+            Bounded::read_through,
+            Bounded::read_through,
+            Bounded::evict,
+            Bounded::watch,
+        ];
+        let running: Vec<_> = tasks
+            .into_iter()
+            .map(|task| {
+                let world = Arc::clone(&world);
+                thread::spawn(move || task(&world))
+            })
+            .collect();
+        for task in running {
+            task.join().unwrap();
+        }
+        world.watch();
+    };
+    shuttle::check_pct(body, SCHEDULES / 4, 3);
+    shuttle::check_random(body, SCHEDULES);
+}
+
+#[test]
+fn what_left_comes_back_no_older() {
+    explore_bounded(true);
+}
+
+#[test]
+#[should_panic(expected = "a reader saw version")]
+fn the_model_notices_that_nothing_is_pinned() {
+    explore_bounded(false);
+}

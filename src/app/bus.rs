@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 use super::Config;
 use crate::ack::Acks;
 use crate::cache::View;
-use crate::follow;
+use crate::cache::feed::Event;
 use crate::id::OrderId;
 use crate::kafka::{self, Workers};
 use crate::lifecycle::Switch;
@@ -148,14 +148,18 @@ impl Following {
         if let Some(message) = message.filter(|message| self.instance.is_ours(message))
             && let Some((id, snapshot)) = order(message, &mut self.scratch)
         {
-            if self.view.get(&id).is_some_and(|shown| shown.supersedes(&snapshot)) {
+            if self.view.peek(&id).is_some_and(|shown| shown.supersedes(&snapshot)) {
                 if self.late.len() < LATE_MAX {
                     self.late.entry(id).or_insert_with(Instant::now);
                 }
             } else {
                 self.late.remove(&id);
                 if message.header(header::ORIGIN) != Some(&self.instance.origin) {
-                    follow::show(&self.view, self.redis.as_ref(), None, vec![(id, snapshot)]);
+                    if let Some(redis) = &self.redis {
+                        redis.note(&id, &snapshot); // whoever tells of it has written it
+                    }
+                    let change = snapshot.apparent_change();
+                    self.view.hear(Event { id, snapshot, change });
                 }
             }
         }
@@ -167,7 +171,7 @@ impl Following {
 
     fn publish_late(&mut self) {
         let overdue = self.late.extract_if(|_, since| since.elapsed() >= LATE);
-        let newest = overdue.filter_map(|(id, _)| self.view.get(&id).map(|snapshot| (id, snapshot)));
+        let newest = overdue.filter_map(|(id, _)| self.view.peek(&id).map(|snapshot| (id, snapshot)));
         let changed =
             |(id, snapshot): (OrderId, Snapshot)| Changed { change: snapshot.apparent_change(), id, snapshot };
         let changes: Vec<_> = newest.map(changed).collect();

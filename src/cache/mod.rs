@@ -1,19 +1,23 @@
 //! The view: every order as the bytes it is answered with, in a lock-free map that only ever moves forward.
 //! Knows snapshots, never orders.
 
+mod absent;
+mod evict;
 pub mod external;
 pub mod feed;
 pub mod recent;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use foldhash::quality::RandomState;
 use papaya::{Compute, HashMap, Operation, ResizeMode};
 
 use crate::id::OrderId;
-use crate::snapshot::{Snapshot, State};
+use crate::snapshot::{Change as Committed, Snapshot, State};
+use absent::Absent;
+use evict::{ENTRY_BYTES, Evict, Verdict};
 use external::{External, KeyOf, NotKept};
 use feed::{Event, Feed};
 use recent::{List, Recent, Shortfall};
@@ -30,8 +34,26 @@ pub struct Config {
     pub feed_events_max: usize,
     /// Bytes of orders those changes may hold on to.
     pub feed_bytes_max: usize,
-    /// How orders are found by the ids of their users; not from memory when `None`.
+    /// How orders are found by the ids of their users; not from memory when `None`, or when orders may leave.
     pub key_of: Option<KeyOf>,
+    /// Bytes that orders and what it takes to find them may take. All orders are kept when `None`.
+    pub bytes_max: Option<u64>,
+    /// How long an order stays after it came, in whole seconds. For ever when `None`.
+    pub ttl: Option<Duration>,
+    /// Orders loaded at the start, the newest; as many as there is room for when `None`.
+    pub warm_max: Option<u64>,
+    /// Unknown ids that are remembered while not all orders are here.
+    pub absent_max: usize,
+    /// How long. An order that another process stores meanwhile is seen this much later at most.
+    pub absent_time: Duration,
+}
+
+impl Config {
+    /// Whether orders may leave the view.
+    #[must_use]
+    pub fn is_bounded(&self) -> bool {
+        self.bytes_max.is_some() || self.ttl.is_some()
+    }
 }
 
 impl Default for Config {
@@ -42,6 +64,11 @@ impl Default for Config {
             feed_events_max: 16_384,
             feed_bytes_max: 32 << 20,
             key_of: None,
+            bytes_max: None,
+            ttl: None,
+            warm_max: None,
+            absent_max: 10_000,
+            absent_time: Duration::from_millis(500),
         }
     }
 }
@@ -53,8 +80,11 @@ pub struct View {
     recent: Recent,
     feed: Feed,
     external: External,
+    absent: Absent,
+    evict: Option<Evict>,
     tally: Tally,
     is_complete: AtomicBool,
+    has_let_go: AtomicBool,
     is_shared: AtomicBool,
 }
 
@@ -67,20 +97,26 @@ struct Tally {
     live: AtomicI64,
     entries: AtomicUsize,
     bytes: AtomicI64,
+    evicted: AtomicU64,
 }
 
 /// How much the view holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Size {
-    /// Orders shown in lists and counts.
+    /// Orders shown in lists and counts, in the view or not.
     pub live: u64,
     /// All entries, tombstones included.
     pub entries: usize,
     /// Bytes of snapshots, without the map's own.
     pub bytes: u64,
+    /// Orders that left for want of room or for their age.
+    pub evicted: u64,
 }
 
 impl View {
+    /// What an order takes beside its snapshot, where there is a budget.
+    pub const ENTRY_BYTES: u64 = ENTRY_BYTES as u64;
+
     /// An empty view with room for `capacity` orders.
     #[must_use]
     pub fn new(config: Config, capacity: usize) -> Self {
@@ -94,9 +130,12 @@ impl View {
                 .build(),
             recent: Recent::new(config.list_max),
             feed: Feed::new(config.feed_events_max, config.feed_bytes_max),
-            external: External::new(config.key_of),
+            external: External::new(config.key_of.filter(|_| !config.is_bounded())),
+            absent: Absent::new(config.absent_max, config.absent_time),
+            evict: config.is_bounded().then(|| Evict::new(config.ttl)),
             tally: Tally::default(),
             is_complete: AtomicBool::new(false),
+            has_let_go: AtomicBool::new(false),
             is_shared: AtomicBool::new(false),
             config,
         }
@@ -105,18 +144,24 @@ impl View {
     /// The newest visible copy of an order, tombstones included. Takes no lock and allocates nothing.
     #[must_use]
     pub fn get(&self, id: &OrderId) -> Option<Snapshot> {
+        let snapshot = self.peek(id)?;
+        if self.evict.is_some() {
+            snapshot.mark_read();
+        }
+        Some(snapshot)
+    }
+
+    /// As [`View::get`] for whoever is no reader: what is looked at this way stays no longer for it.
+    #[must_use]
+    pub fn peek(&self, id: &OrderId) -> Option<Snapshot> {
         self.orders.pin().get(id).cloned()
     }
 
     /// Makes a copy visible unless a copy at least as new is. Says whether it did.
     ///
-    /// For copies read from the store: warm-up and read-through. They appear in no list and in no event.
+    /// For copies read from the store while their id was pinned. They appear in no list and in no event.
     pub fn fill(&self, id: OrderId, snapshot: Snapshot) -> bool {
-        let change = self.insert(&self.orders.pin(), id, snapshot);
-        if let Some(change) = &change {
-            self.tally.add(change);
-        }
-        change.is_some()
+        self.insert_all([(id, snapshot)], false) > 0
     }
 
     /// Whether any copy of an order is visible, tombstones included.
@@ -127,25 +172,110 @@ impl View {
 
     /// As [`View::fill`] for many, which touches the totals once: threads that warm up do not wait for each other.
     pub fn fill_all(&self, orders: impl IntoIterator<Item = (OrderId, Snapshot)>) {
-        let map = self.orders.pin();
-        let mut total = Change::default();
-        for (id, snapshot) in orders {
-            if let Some(change) = self.insert(&map, id, snapshot) {
-                total.live += change.live;
-                total.entries += change.entries;
-                total.bytes += change.bytes;
-            }
-        }
-        self.tally.add(&total);
+        self.insert_all(orders, false);
     }
 
-    fn insert(&self, map: &Orders<'_>, id: OrderId, snapshot: Snapshot) -> Option<Change> {
-        let named = self.external.wants(&snapshot).then(|| (id.clone(), snapshot.clone()));
-        let change = fill(map, id, snapshot);
-        if let (Some((id, snapshot)), Some(_)) = (named, &change) {
-            self.external.note(id, &snapshot);
+    /// As [`View::fill_all`] for orders that are less worth keeping than those that are here.
+    pub fn fill_behind(&self, orders: impl IntoIterator<Item = (OrderId, Snapshot)>) {
+        self.insert_all(orders, true);
+    }
+
+    /// Returns how many became visible.
+    fn insert_all(&self, orders: impl IntoIterator<Item = (OrderId, Snapshot)>, leaves_first: bool) -> usize {
+        let map = self.orders.pin();
+        let mut total = Change::default();
+        let mut entered = Vec::new();
+        let mut count = 0;
+        for (id, snapshot) in orders {
+            let named = self.external.wants(&snapshot).then(|| snapshot.clone());
+            let queued = (named.is_some() || self.evict.is_some()).then(|| id.clone());
+            let Some(change) = fill(&map, id, snapshot) else { continue };
+            count += 1;
+            total.live += change.live;
+            total.entries += change.entries;
+            total.bytes += change.bytes;
+            let Some(id) = queued else { continue };
+            if let Some(snapshot) = named {
+                self.external.note(id, &snapshot);
+            } else if change.entries > 0 {
+                entered.push(id);
+            }
         }
-        change
+        if let Some(evict) = &self.evict {
+            total.live = 0; // counted by events
+            self.tally.add(&total);
+            evict.entered(entered, leaves_first);
+            self.shrink();
+        } else {
+            self.tally.add(&total);
+        }
+        count
+    }
+
+    /// Lets orders go whose time is up, or that there is no room for. To be called every now and then.
+    pub fn shrink(&self) {
+        let Some(evict) = &self.evict else { return };
+        let map = self.orders.pin();
+        let is_over = || self.config.bytes_max.is_some_and(|bytes_max| self.used() > bytes_max);
+        evict.shrink(is_over, |id, must| {
+            // Before anything is gone: whoever misses it knows that it may be in the store.
+            self.has_let_go.store(true, Ordering::SeqCst);
+            let removed = map.compute(id.clone(), |visible| match visible {
+                Some((_, visible)) if !must && visible.take_read() => Operation::Abort(()),
+                Some(_) => Operation::Remove,
+                None => Operation::Abort(()),
+            });
+            match removed {
+                Compute::Removed(_, gone) => {
+                    self.tally.remove(gone);
+                    Verdict::Taken
+                }
+                _ if must => Verdict::Taken,
+                _ => Verdict::WasRead,
+            }
+        });
+    }
+
+    /// What the view takes of its budget.
+    fn used(&self) -> u64 {
+        let bytes = u64::try_from(self.tally.bytes.load(Ordering::Relaxed)).unwrap_or_default();
+        bytes + (self.tally.entries.load(Ordering::Relaxed) * ENTRY_BYTES) as u64
+    }
+
+    /// Whether there is room for more orders.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        self.config.bytes_max.is_none_or(|bytes_max| self.used() < bytes_max)
+    }
+
+    /// Keeps these orders from leaving, those that are here and those that come. Needed from before their newest copies
+    /// are read from the store, or changed in it, until they are visible. `None` when no order ever leaves.
+    #[must_use]
+    pub fn pin(self: &Arc<Self>, ids: Vec<OrderId>) -> Option<Pinned> {
+        let evict = self.evict.as_ref()?;
+        evict.pin(&ids);
+        Some(Pinned { view: Arc::clone(self), ids: Some(ids) })
+    }
+
+    /// As [`View::pin`] for all orders. For a short while: the view grows beyond its budget meanwhile.
+    #[must_use]
+    pub fn hold(self: &Arc<Self>) -> Option<Pinned> {
+        self.evict.as_ref()?.hold();
+        Some(Pinned { view: Arc::clone(self), ids: None })
+    }
+
+    /// Whether the store did not know this id a moment ago.
+    #[must_use]
+    pub fn is_absent(&self, id: &OrderId) -> bool {
+        self.absent.contains(id)
+    }
+
+    /// The store does not know this id. `asked` is when the question was put.
+    pub fn note_absent(&self, id: OrderId, asked: Instant) {
+        self.absent.note(id.clone(), asked);
+        if self.contains(&id) {
+            self.absent.forget([&id]); // it arrived meanwhile
+        }
     }
 
     /// The newest live order that a user (canonical UUID text) calls `external`, of those in the view.
@@ -162,16 +292,72 @@ impl View {
         self.orders.pin().reserve(orders);
     }
 
-    /// Makes a batch of committed changes visible: in the map, then in the list, then as events.
+    /// Makes a batch of committed changes visible: in the map, then in the list, then as events. Their ids are pinned.
     pub fn publish(&self, events: Vec<Event>) {
         if events.is_empty() {
             return;
         }
         // Warm-up or read-through may have brought a copy already; it is news all the same.
         self.fill_all(events.iter().map(|event| (event.id.clone(), event.snapshot.clone())));
+        self.absent.forget(events.iter().map(|event| &event.id));
+        if self.evict.is_some() {
+            let live = events.iter().map(|event| match event.change {
+                Committed::Created => 1,
+                Committed::Updated => 0,
+                Committed::Deleted => -1,
+            });
+            self.tally.live.fetch_add(live.sum(), Ordering::Relaxed);
+        }
+        self.announce(events);
+    }
+
+    fn announce(&self, events: Vec<Event>) {
         let map = self.orders.pin();
         self.recent.apply(events.iter().map(|event| &event.id), |id| map.get(id).cloned());
         self.feed.append(events);
+    }
+
+    /// Takes what another process told of a change, which may be late by now: where orders may leave it replaces only
+    /// what is here, or is about to come. Returns whether it was news.
+    pub fn hear(&self, event: Event) -> bool {
+        let Some(evict) = &self.evict else {
+            let is_news = self.is_news(&event.id, &event.snapshot);
+            if is_news {
+                self.publish(vec![event]);
+            }
+            return is_news;
+        };
+        self.absent.forget([&event.id]);
+        let mut is_news = false;
+        evict.hear(&event.id, &event.snapshot, || {
+            let map = self.orders.pin();
+            let Some(change) = update(&map, &event.id, &event.snapshot) else { return map.contains_key(&event.id) };
+            self.tally.add(&Change { live: 0, ..change });
+            is_news = true;
+            true
+        });
+        if is_news {
+            self.announce(vec![event]);
+        }
+        is_news
+    }
+
+    /// Says how many live orders there are, where that is not the number of those that are here.
+    pub fn set_live(&self, live: u64) {
+        self.tally.live.store(i64::try_from(live).unwrap_or(i64::MAX), Ordering::Relaxed);
+    }
+
+    /// To be called before live orders are counted anew, for [`View::counted`].
+    #[must_use]
+    pub fn counting(&self) -> i64 {
+        self.tally.live.load(Ordering::Relaxed)
+    }
+
+    /// Corrects the number of live orders by what is stored. `before` is what it was when the count began; what was
+    /// published since is added, so at rest it is right.
+    pub fn counted(&self, before: i64, live: u64) {
+        let correction = i64::try_from(live).unwrap_or(i64::MAX).saturating_sub(before);
+        self.tally.live.fetch_add(correction, Ordering::Relaxed);
     }
 
     /// The newest orders, ready to be sent.
@@ -221,7 +407,9 @@ impl View {
     /// Whether every stored order is in the view, so that an unknown id exists nowhere.
     #[must_use]
     pub fn is_complete(&self) -> bool {
-        self.is_complete.load(Ordering::Acquire) && !self.is_shared.load(Ordering::Acquire)
+        self.is_complete.load(Ordering::Acquire)
+            && !self.is_shared.load(Ordering::Acquire)
+            && !self.has_let_go.load(Ordering::SeqCst)
     }
 
     /// Says whether other processes may store orders that this view does not show yet.
@@ -247,7 +435,36 @@ impl View {
             live: u64::try_from(self.tally.live.load(Ordering::Relaxed)).unwrap_or_default(),
             entries: self.tally.entries.load(Ordering::Relaxed),
             bytes: u64::try_from(self.tally.bytes.load(Ordering::Relaxed)).unwrap_or_default(),
+            evicted: self.tally.evicted.load(Ordering::Relaxed),
         }
+    }
+
+    /// Whether orders may leave.
+    #[must_use]
+    pub fn is_bounded(&self) -> bool {
+        self.evict.is_some()
+    }
+}
+
+/// Orders that do not leave for as long as this is kept: some, or all when there are no ids.
+#[must_use]
+pub struct Pinned {
+    view: Arc<View>,
+    ids: Option<Vec<OrderId>>,
+}
+
+impl Drop for Pinned {
+    fn drop(&mut self) {
+        let evict = self.view.evict.as_ref().expect("nothing is pinned otherwise");
+        let heard = match &self.ids {
+            Some(ids) => evict.unpin(ids),
+            None => evict.release(),
+        };
+        for (id, snapshot) in heard {
+            let change = snapshot.apparent_change();
+            self.view.hear(Event { id, snapshot, change });
+        }
+        self.view.shrink();
     }
 }
 
@@ -277,6 +494,12 @@ impl Tally {
         self.entries.fetch_add(change.entries, Ordering::Relaxed);
         self.bytes.fetch_add(change.bytes, Ordering::Relaxed);
     }
+
+    fn remove(&self, gone: &Snapshot) {
+        self.entries.fetch_sub(1, Ordering::Relaxed);
+        self.bytes.fetch_sub(i64::try_from(gone.resident_bytes()).unwrap_or(i64::MAX), Ordering::Relaxed);
+        self.evicted.fetch_add(1, Ordering::Relaxed);
+    }
 }
 
 /// The one place where a copy enters the map: newest wins, whoever brings it.
@@ -289,15 +512,27 @@ fn fill(map: &Orders<'_>, id: OrderId, snapshot: Snapshot) -> Option<Change> {
     match result {
         Compute::Inserted(_, new) => Some(Change::between(None, new)),
         Compute::Updated { old: (_, old), new: (_, new) } => Some(Change::between(Some(old), new)),
-        Compute::Removed(..) => unreachable!("nothing is ever removed"),
+        Compute::Removed(..) => unreachable!("nothing is removed here"),
         Compute::Aborted(()) => None,
+    }
+}
+
+/// As [`fill`] for a copy that replaces an older one and nothing else.
+fn update(map: &Orders<'_>, id: &OrderId, snapshot: &Snapshot) -> Option<Change> {
+    let result = map.compute(id.clone(), |visible| match visible {
+        Some((_, visible)) if snapshot.supersedes(visible) => Operation::Insert(snapshot.clone()),
+        _ => Operation::Abort(()),
+    });
+    match result {
+        Compute::Updated { old: (_, old), new: (_, new) } => Some(Change::between(Some(old), new)),
+        _ => None,
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::snapshot::{Change as Committed, Kind};
+    use crate::snapshot::Kind;
 
     fn id(text: &str) -> OrderId {
         OrderId::parse(text.as_bytes()).unwrap()

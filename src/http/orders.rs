@@ -243,18 +243,20 @@ async fn some<T: Store>(api: &Api<T>, ids: &[impl AsRef<str>]) -> Result<Answer,
 
 /// `GET /api/stats`
 pub fn stats<T: Store>(api: &Api<T>) -> Answer {
-    let size = api.reader.view().size();
-    respond::json(
-        serde_json::json!({
-            "total_orders": size.live,
-            "deleted_orders": size.entries as u64 - size.live.min(size.entries as u64),
-            "view_bytes": size.bytes,
-            "view_complete": api.reader.view().is_complete(),
-            "uptime_seconds": api.started.elapsed().as_secs(),
-            "version": env!("CARGO_PKG_VERSION"),
-        })
-        .to_string(),
-    )
+    let view = api.reader.view();
+    let size = view.size();
+    let mut stats = serde_json::json!({
+        "total_orders": size.live,
+        "view_orders": size.entries,
+        "view_bytes": size.bytes,
+        "view_complete": view.is_complete(),
+        "uptime_seconds": api.started.elapsed().as_secs(),
+        "version": env!("CARGO_PKG_VERSION"),
+    });
+    if !view.is_bounded() {
+        stats["deleted_orders"] = (size.entries as u64).saturating_sub(size.live).into();
+    }
+    respond::json(stats.to_string())
 }
 
 /// How much of a body that is too large is read and thrown away. A client that is still sending when the connection

@@ -9,8 +9,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use crate::cache::View;
 use crate::cache::feed::Event;
+use crate::cache::{Pinned, View};
 use crate::id::OrderId;
 use crate::lifecycle::{Shutdown, step};
 use crate::log::causes;
@@ -95,6 +95,8 @@ pub struct Ingest<S, T> {
     arrived: Instant,
     committed: Checkpoint,
     ledger: Ledger,
+    /// The orders of the batch that is being written: none leaves the view before it shows what became of it.
+    pinned: Option<Pinned>,
 }
 
 /// A batch on its way into the store.
@@ -143,6 +145,7 @@ impl<S: Source, T: Store> Ingest<S, T> {
             arrived: Instant::now(),
             committed,
             ledger: Ledger::default(),
+            pinned: None,
         })
     }
 
@@ -344,10 +347,12 @@ impl<S: Source, T: Store> Ingest<S, T> {
 
     /// Starts committing a batch, once what was rejected before it is safe. The future owns all it needs and tries
     /// until it succeeds or the policy says otherwise.
-    fn write(&self, mut filled: Filled) -> Writing {
+    fn write(&mut self, mut filled: Filled) -> Writing {
         let moves = if self.source.is_log() { moves(&self.committed, &filled.upto) } else { Vec::new() };
         let mut entries = std::mem::take(&mut filled.entries);
         self.mark_new(&mut entries);
+        let ids = || entries.iter().map(|entry| entry.order.id.clone()).collect();
+        self.pinned = self.view.as_ref().filter(|view| view.is_bounded()).and_then(|view| view.pin(ids()));
         self.metrics.batch_rows.observe(rows(entries.len()));
         let is_broker = self.source.is_broker();
         let parcel = self.outbox.as_ref().filter(|_| !entries.is_empty()).and_then(Outbox::parcel);
@@ -499,12 +504,16 @@ impl<S: Source, T: Store> Ingest<S, T> {
         if let Some(view) = &self.view {
             let events = outcomes.iter().filter_map(Outcome::visible).filter_map(|(id, snapshot, change)| {
                 // What an earlier try changed, whose answer was lost, is news only if readers do not see it yet.
-                let change =
-                    change.or_else(|| view.fill(id.clone(), snapshot.clone()).then(|| snapshot.apparent_change()))?;
+                // Where orders leave, that they are not seen says nothing.
+                let change = change.or_else(|| {
+                    let is_news = view.fill(id.clone(), snapshot.clone()) && !view.is_bounded();
+                    is_news.then(|| snapshot.apparent_change())
+                })?;
                 Some(Event { id: id.clone(), snapshot: snapshot.clone(), change })
             });
             view.publish(events.collect());
         }
+        self.pinned = None;
         step("visible");
         let now = Instant::now();
         let now_ms = SystemTime::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_millis());

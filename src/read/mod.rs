@@ -1,6 +1,5 @@
 //! The read flow: an id becomes bytes. A hit is synchronous; only a miss of an incomplete view asks the store.
 
-mod absent;
 pub mod flight;
 pub mod lists;
 
@@ -14,7 +13,6 @@ use crate::id::{OrderId, Version};
 use crate::redis::Redis;
 use crate::snapshot::Snapshot;
 use crate::store::{Page, Store, StoreError};
-use absent::Absent;
 use flight::Flight;
 
 /// How reads that miss the view are bounded.
@@ -24,23 +22,13 @@ pub struct Config {
     pub loads_max: usize,
     /// How long a reader waits for a load.
     pub load_wait: Duration,
-    /// Unknown ids that are remembered while the view is not complete.
-    pub absent_max: usize,
-    /// How long. An order that another process stores meanwhile is seen this much later at most.
-    pub absent_time: Duration,
     /// How long a read for a minimum version waits for it to become visible before it asks the store.
     pub version_wait: Duration,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self {
-            loads_max: 64,
-            load_wait: Duration::from_secs(2),
-            absent_max: 10_000,
-            absent_time: Duration::from_millis(500),
-            version_wait: Duration::from_millis(200),
-        }
+        Self { loads_max: 64, load_wait: Duration::from_secs(2), version_wait: Duration::from_millis(200) }
     }
 }
 
@@ -76,7 +64,6 @@ pub struct Reader<T> {
     store: T,
     redis: Option<Redis>,
     flight: Flight,
-    absent: Arc<Absent>,
     config: Config,
 }
 
@@ -85,8 +72,7 @@ impl<T: Store> Reader<T> {
     #[must_use]
     pub fn new(view: Arc<View>, store: T, config: Config) -> Self {
         let flight = Flight::new(config.loads_max);
-        let absent = Arc::new(Absent::new(config.absent_max, config.absent_time));
-        Self { view, store, redis: None, flight, absent, config }
+        Self { view, store, redis: None, flight, config }
     }
 
     /// Asks there before the store.
@@ -107,7 +93,7 @@ impl<T: Store> Reader<T> {
     pub fn get(&self, id: &OrderId) -> Found {
         match self.view.get(id) {
             Some(snapshot) => Found::Hit(snapshot),
-            None if self.view.is_complete() || self.absent.contains(id) => Found::Absent,
+            None if self.view.is_complete() || self.view.is_absent(id) => Found::Absent,
             None => Found::Miss,
         }
     }
@@ -120,8 +106,10 @@ impl<T: Store> Reader<T> {
     pub async fn load(&self, id: &OrderId) -> Result<Option<Snapshot>, ReadError> {
         let load = self.flight.join(id, || {
             let (view, store, id) = (Arc::clone(&self.view), self.store.clone(), id.clone());
-            let (absent, redis) = (Arc::clone(&self.absent), self.redis.clone());
+            let redis = self.redis.clone();
             async move {
+                // What is published while they are asked must still be there when the answer comes.
+                let pinned = view.pin(vec![id.clone()]);
                 if let Some(redis) = &redis
                     && let Some(found) = redis.get(&id).await
                 {
@@ -137,10 +125,12 @@ impl<T: Store> Reader<T> {
                         }
                         view.fill(id.clone(), snapshot.clone());
                     }
-                    None => absent.note(id.clone(), asked),
+                    None => view.note_absent(id.clone(), asked),
                 }
                 // Whoever published meanwhile is newer.
-                Ok(view.get(&id).or(loaded))
+                let newest = view.get(&id).or(loaded);
+                drop(pinned);
+                Ok(newest)
             }
         });
         tokio::time::timeout(self.config.load_wait, load).await.unwrap_or(Err(ReadError::Slow))
@@ -153,6 +143,13 @@ impl<T: Store> Reader<T> {
     /// [`ReadError`].
     pub async fn get_at_least(&self, id: &OrderId, version: Version) -> Result<Option<Snapshot>, ReadError> {
         let is_new_enough = |snapshot: &Snapshot| snapshot.version() >= version;
+        if !self.view.is_complete() && !self.view.contains(id) {
+            // Nobody may bring it here unasked.
+            let loaded = self.load(id).await?.filter(is_new_enough);
+            if loaded.is_some() {
+                return Ok(loaded);
+            }
+        }
         let deadline = Instant::now() + self.config.version_wait;
         let mut head = self.view.feed().watch();
         loop {
@@ -171,6 +168,7 @@ impl<T: Store> Reader<T> {
             return Ok(None);
         }
         // Others may have stored it so lately that Redis has the one before.
+        let _pinned = self.view.pin(vec![id.clone()]);
         let stored = self.bounded(self.store.fetch(id.clone())).await?.filter(is_new_enough);
         if let (Some(stored), Some(redis)) = (&stored, &self.redis) {
             redis.note(id, stored);

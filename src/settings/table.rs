@@ -347,6 +347,50 @@ pub const SETTINGS: &[Setting] = &[
         ..DETAIL
     },
     Setting {
+        key: "cache.bytes_max",
+        flag: "cache-bytes-max",
+        env: &["ORDER_CACHE_BYTES_MAX"],
+        value: "BYTES",
+        help: "Memory for orders; the least read leave and are read from the store [default: all orders stay]",
+        apply: |config, values| {
+            let bytes = bytes(one(values)?)?;
+            if bytes < 1 << 20 {
+                return Err("must be at least 1MiB".into());
+            }
+            config.cache.bytes_max = Some(bytes as u64);
+            Ok(())
+        },
+        ..DETAIL
+    },
+    Setting {
+        key: "cache.ttl",
+        flag: "cache-ttl",
+        env: &["ORDER_CACHE_TTL"],
+        value: "TIME",
+        help: "How long an order stays in memory after it came, in whole seconds [default: for ever]",
+        apply: |config, values| {
+            let ttl = duration(one(values)?)?;
+            if ttl.subsec_nanos() > 0 || ttl.is_zero() {
+                return Err("must be whole seconds, at least 1s".into());
+            }
+            config.cache.ttl = Some(ttl);
+            Ok(())
+        },
+        ..DETAIL
+    },
+    Setting {
+        key: "cache.warm_max",
+        flag: "cache-warm-max",
+        env: &["ORDER_CACHE_WARM_MAX"],
+        value: "N",
+        help: "Newest orders to load at the start, beside cache.bytes_max or cache.ttl [default: all that fit]",
+        apply: |config, values| {
+            config.cache.warm_max = Some(count(one(values)?, 0)? as u64);
+            Ok(())
+        },
+        ..DETAIL
+    },
+    Setting {
         key: "batch.rows_max",
         flag: "batch-rows-max",
         env: &["ORDER_BATCH_ROWS_MAX"],
@@ -951,6 +995,9 @@ pub(super) fn contradictions(config: &Config) -> Vec<String> {
     }
     if config.admin.is_some_and(|admin| config.http.listen.contains(&admin)) {
         wrong.push("admin: must be another address than listen".into());
+    }
+    if config.cache.warm_max.is_some() && !config.cache.is_bounded() {
+        wrong.push("cache.warm_max: needs cache.bytes_max or cache.ttl, or all orders stay in memory".into());
     }
     #[cfg(feature = "grpc")]
     if let Some(grpc) = config.grpc.listen.filter(|grpc| grpc.port() != 0)

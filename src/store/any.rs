@@ -157,6 +157,10 @@ impl Store for AnyStore {
         on!(self, store => store.estimate().await)
     }
 
+    async fn count_live(&self) -> Result<u64, StoreError> {
+        on!(self, store => store.count_live().await)
+    }
+
     async fn positions(&self, source: Arc<str>) -> Result<Checkpoint, StoreError> {
         on!(self, store => store.positions(source).await)
     }

@@ -227,6 +227,12 @@ pub trait Store: Clone + Send + Sync + 'static {
     /// [`StoreError::Unavailable`] or [`StoreError::Damaged`].
     fn estimate(&self) -> impl Future<Output = Result<u64, StoreError>> + Send;
 
+    /// The number of live orders. Reads them all, so it is not for every day.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] or [`StoreError::Damaged`].
+    fn count_live(&self) -> impl Future<Output = Result<u64, StoreError>> + Send;
+
     /// How far a source has come.
     ///
     /// # Errors

@@ -1,6 +1,7 @@
 //! A real store that can be told to lie: refuse, fail after it has written, hold, or be slow.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use order_service::record::Checkpoint;
 use order_service::snapshot::Snapshot;
 use order_service::store::embedded::Embedded;
 use order_service::store::{Batch, Outcome, Page, Store, StoreError};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// What the next commit does instead of the truth.
 #[derive(Debug, Clone, Copy)]
@@ -32,11 +33,27 @@ pub struct Lying {
     pub truth: Embedded,
     lies: Arc<Mutex<VecDeque<Lie>>>,
     held: Arc<Semaphore>,
+    /// Orders that were fetched.
+    pub fetches: Arc<AtomicUsize>,
+    /// Answers to fetches that may go out; as a rule all.
+    answers: Arc<Semaphore>,
 }
 
 impl Lying {
     pub fn new(truth: Embedded, lies: impl IntoIterator<Item = Lie>) -> Self {
-        Self { truth, lies: Arc::new(Mutex::new(lies.into_iter().collect())), held: Arc::new(Semaphore::new(0)) }
+        Self {
+            truth,
+            lies: Arc::new(Mutex::new(lies.into_iter().collect())),
+            held: Arc::new(Semaphore::new(0)),
+            fetches: Arc::default(),
+            answers: Arc::new(Semaphore::new(1000)),
+        }
+    }
+
+    /// Holds the answers to fetches, which are true when they are held and may not be when they arrive, until what is
+    /// given back is dropped.
+    pub fn hold_answers(&self) -> OwnedSemaphorePermit {
+        Arc::clone(&self.answers).try_acquire_many_owned(1000).unwrap()
     }
 
     /// Lets one held commit go on.
@@ -68,7 +85,10 @@ impl Store for Lying {
     }
 
     async fn fetch(&self, id: OrderId) -> Result<Option<Snapshot>, StoreError> {
-        self.truth.fetch(id).await
+        self.fetches.fetch_add(1, Ordering::SeqCst);
+        let truth = self.truth.fetch(id).await;
+        let _turn = self.answers.acquire().await.unwrap();
+        truth
     }
 
     async fn fetch_external(&self, user_id: String, external: String) -> Result<Option<Snapshot>, StoreError> {
@@ -88,6 +108,10 @@ impl Store for Lying {
 
     async fn estimate(&self) -> Result<u64, StoreError> {
         self.truth.estimate().await
+    }
+
+    async fn count_live(&self) -> Result<u64, StoreError> {
+        self.truth.count_live().await
     }
 
     async fn positions(&self, source: Arc<str>) -> Result<Checkpoint, StoreError> {

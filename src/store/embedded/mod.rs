@@ -267,6 +267,14 @@ impl Store for Embedded {
         Ok(last.unsigned_abs())
     }
 
+    async fn count_live(&self) -> Result<u64, StoreError> {
+        self.read(|connection| {
+            connection.query_row("SELECT count(*) FROM orders WHERE state = 0", [], |row| row.get(0))
+        })
+        .await
+        .map(i64::unsigned_abs)
+    }
+
     async fn positions(&self, source: Arc<str>) -> Result<Checkpoint, StoreError> {
         self.read(move |connection| {
             connection

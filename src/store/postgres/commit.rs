@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use futures_util::SinkExt;
 use time::OffsetDateTime;
+use tokio_postgres::error::{DbError, Severity, SqlState};
 use tokio_postgres::{CopyInSink, SimpleQueryMessage, Statement};
 
 use super::copy::{Common, Encoder};
@@ -64,7 +65,7 @@ impl Postgres {
                 Err(Failure::Conflict) => trusts_hints = false,
                 Err(Failure::Unknown { transaction, outcomes }) => {
                     tracing::warn!(transaction, "the answer to a commit was lost, asking what became of it");
-                    if self.was_committed(transaction).await? {
+                    if self.was_committed(transaction, batch, &outcomes).await? {
                         return Ok(outcomes);
                     }
                     return Err(StoreError::Unavailable("the connection was lost before the commit".into()));
@@ -91,7 +92,8 @@ impl Postgres {
     async fn transact(&self, session: &Session, batch: &Batch, trusts_hints: bool) -> Result<Vec<Outcome>, Failure> {
         let now = OffsetDateTime::from(SystemTime::now());
         let mut work = Work::new(&batch.entries, now, trusts_hints);
-        let blocks = i32::try_from(batch.entries.len().div_ceil(4096)).unwrap_or(i32::MAX);
+        // One at least: a batch that only moves positions has a transaction to ask about, too.
+        let blocks = i32::try_from(batch.entries.len().div_ceil(4096).max(1)).unwrap_or(i32::MAX);
         // One round trip: tokio-postgres sends what is asked together without waiting in between.
         let ((), begun, moved, remembered, known, ()) = tokio::try_join!(
             biased;
@@ -146,7 +148,7 @@ impl Postgres {
         step("store-written");
         match session.batch_execute("COMMIT").await {
             Ok(()) => Ok(outcomes),
-            Err(error) if error.code().is_none() => Err(Failure::Unknown { transaction, outcomes }),
+            Err(error) if is_last_word(&error) => Err(Failure::Unknown { transaction, outcomes }),
             Err(error) => Err(error.into()),
         }
     }
@@ -190,21 +192,19 @@ impl Postgres {
         Ok(())
     }
 
-    /// What became of a transaction whose connection died during COMMIT. Asks until it is known.
-    async fn was_committed(&self, transaction: i64) -> Result<bool, StoreError> {
+    /// Whether a transaction whose connection died during COMMIT is durable. Asks until it is known.
+    async fn was_committed(&self, transaction: i64, batch: &Batch, outcomes: &[Outcome]) -> Result<bool, StoreError> {
         loop {
             let asked = async {
                 let session = self.0.writers.get().await?;
-                let row = session.query_one("SELECT pg_xact_status($1::text::xid8)", &[&transaction.to_string()]).await;
-                row.and_then(|row| row.try_get::<_, Option<String>>(0)).map_err(classify)
+                match status(&session, transaction).await?.as_deref() {
+                    Some("in progress") => Ok(None),
+                    status => has_landed(&session, status, transaction, batch, outcomes).await.map(Some),
+                }
             };
             match asked.await {
-                Ok(status) => match status.as_deref() {
-                    Some("in progress") => {}
-                    Some("committed") => return Ok(true),
-                    Some(_) => return Ok(false),
-                    None => return Err(StoreError::Damaged("the server forgot a transaction of a moment ago".into())),
-                },
+                Ok(Some(was_committed)) => return Ok(was_committed),
+                Ok(None) => {}
                 Err(StoreError::Unavailable(error)) => {
                     tracing::warn!(error = %crate::log::causes(&*error), transaction, "cannot ask what became of a commit");
                 }
@@ -213,6 +213,60 @@ impl Postgres {
             tokio::time::sleep(RESOLVE_PAUSE).await;
         }
     }
+}
+
+/// Whether a connection ended with this error. A server that goes down may say so after a commit has become durable
+/// and before it is answered.
+fn is_last_word(error: &tokio_postgres::Error) -> bool {
+    let ends = |error: &DbError| !matches!(error.parsed_severity(), Some(Severity::Error));
+    error.as_db_error().is_none_or(ends)
+}
+
+/// What the server says of a transaction; `None` when it does not know it.
+async fn status(session: &Session, transaction: i64) -> Result<Option<String>, StoreError> {
+    let row = session.query_one("SELECT pg_xact_status($1::text::xid8)", &[&transaction.to_string()]).await;
+    match row.and_then(|row| row.try_get(0)) {
+        // It has not come to this number: nothing of the transaction outlived a crash.
+        Err(error) if error.code() == Some(&SqlState::INVALID_PARAMETER_VALUE) => Ok(None),
+        status => status.map_err(classify),
+    }
+}
+
+/// Whether what a transaction wrote is there, now that it has ended. Its number alone is no proof: after a crash the
+/// server hands the numbers of lost transactions out again.
+async fn has_landed(
+    session: &Session,
+    status: Option<&str>,
+    transaction: i64,
+    batch: &Batch,
+    outcomes: &[Outcome],
+) -> Result<bool, StoreError> {
+    if !batch.moves.is_empty() {
+        let rows = session.query(&session.statements.positions, &[&&*batch.source]).await.map_err(classify)?;
+        let mut stored = HashMap::new();
+        for row in &rows {
+            let (partition, next): (i32, i64) =
+                (row.try_get(0).map_err(unreadable)?, row.try_get(1).map_err(unreadable)?);
+            stored.insert(partition.unsigned_abs(), next.unsigned_abs());
+        }
+        // They move together. Whoever moved one further began where this batch ended.
+        return Ok(batch.moves.iter().all(|step| stored.get(&step.partition).is_some_and(|next| *next >= step.to)));
+    }
+    let changed = outcomes.iter().find_map(|outcome| match outcome {
+        Outcome::Stored { id, snapshot, .. } => Some((id.text(), signed(snapshot.version()))),
+        _ => None,
+    });
+    let Some((id, version)) = changed else {
+        return Ok(status == Some("committed")); // nothing was changed either way
+    };
+    let uid = id.to_string();
+    let row = session
+        .query_opt("SELECT version, changed_in FROM orders WHERE order_uid = $1", &[&uid])
+        .await
+        .map_err(classify)?;
+    let Some(row) = row else { return Ok(false) };
+    let (stored, changed_in): (i64, i64) = (row.try_get(0).map_err(unreadable)?, row.try_get(1).map_err(unreadable)?);
+    Ok(status == Some("committed") && (stored > version || (stored == version && changed_in == transaction)))
 }
 
 /// How many rows a statement changed.

@@ -225,6 +225,12 @@ impl Store for Postgres {
         row.try_get::<_, i64>(0).map(i64::unsigned_abs).map_err(unreadable)
     }
 
+    async fn count_live(&self) -> Result<u64, StoreError> {
+        let session = self.reader().await?;
+        let row = session.query_one("SELECT count(*) FROM orders WHERE state = 0", &[]).await.map_err(classify)?;
+        row.try_get::<_, i64>(0).map(i64::unsigned_abs).map_err(unreadable)
+    }
+
     async fn positions(&self, source: Arc<str>) -> Result<Checkpoint, StoreError> {
         let session = self.reader().await?;
         let rows = session.query(&session.statements.positions, &[&&*source]).await.map_err(classify)?;

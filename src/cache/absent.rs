@@ -1,25 +1,31 @@
 //! Ids that the store did not know a moment ago: whoever asks for them again and again costs it nothing.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::id::OrderId;
 
-/// A bounded memory of unknown ids. An order that arrives needs no word to it: readers look at the view first.
+/// A bounded memory of unknown ids.
 pub(super) struct Absent {
     kept: Mutex<HashMap<OrderId, Instant>>,
+    /// Nothing is kept, as a rule: then whoever publishes does not take the lock.
+    is_empty: AtomicBool,
     ids_max: usize,
     time: Duration,
 }
 
 impl Absent {
     pub(super) fn new(ids_max: usize, time: Duration) -> Self {
-        Self { kept: Mutex::default(), ids_max, time }
+        Self { kept: Mutex::default(), is_empty: AtomicBool::new(true), ids_max, time }
     }
 
     /// Whether the store said so within the time.
     pub(super) fn contains(&self, id: &OrderId) -> bool {
+        if self.is_empty.load(Ordering::SeqCst) {
+            return false;
+        }
         let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         kept.get(id).is_some_and(|until| Instant::now() < *until)
     }
@@ -35,6 +41,21 @@ impl Absent {
             }
         }
         kept.insert(id, asked + self.time);
+        self.is_empty.store(false, Ordering::SeqCst);
+    }
+
+    /// These ids are known now.
+    pub(super) fn forget<'i>(&self, ids: impl IntoIterator<Item = &'i OrderId>) {
+        if self.is_empty.load(Ordering::SeqCst) {
+            return;
+        }
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        for id in ids {
+            kept.remove(id);
+        }
+        if kept.is_empty() {
+            self.is_empty.store(true, Ordering::SeqCst);
+        }
     }
 }
 
@@ -57,6 +78,8 @@ mod tests {
         absent.note(id(3), now);
         absent.note(id(4), now);
         assert!(absent.contains(&id(1)), "what is over makes room first");
+        absent.forget([&id(1), &id(7)]);
+        assert!(!absent.contains(&id(1)), "it arrived");
         for n in 5..100 {
             absent.note(id(n), now);
             assert!(absent.kept.lock().unwrap().len() <= 3);
