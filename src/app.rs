@@ -329,7 +329,14 @@ impl Plane {
         warmup::count(view, store, shutdown.clone()).await;
         tokio::spawn(warmup::keep_bounds(Arc::clone(view), store.clone(), shutdown.clone()));
         tokio::spawn(lists::keep_fresh(Arc::clone(view), store.clone(), shutdown.clone()));
-        tokio::spawn(warmup::run(Arc::clone(view), store.clone(), warm, shutdown.clone()));
+        let (redis, warming) =
+            (self.redis.clone(), warmup::run(Arc::clone(view), store.clone(), warm, shutdown.clone()));
+        tokio::spawn(async move {
+            warming.await;
+            if let Some(redis) = redis {
+                redis.begin();
+            }
+        });
         let ingest = self.ingest(inbox, self.http_outbox.as_ref()).await?;
         #[cfg(feature = "kafka")]
         let kafka = async {

@@ -73,9 +73,6 @@ pub async fn run<T: Store>(
                         };
                         let _ = tokio::time::timeout(NEWS_WAIT, heard).await;
                     }
-                    if let Some(redis) = &redis {
-                        redis.begin();
-                    }
                     let _ = begun.send(());
                     if !store.is_shareable() {
                         return;
@@ -97,8 +94,7 @@ pub async fn run<T: Store>(
     }
 }
 
-/// Shows what the store said of orders that were changed elsewhere when it was `asked`, unless the view has newer ones.
-/// Redis is told too.
+/// Shows orders that were changed elsewhere, unless the view has newer ones: what the store said when it was `asked`.
 fn show(view: &View, redis: Option<&Redis>, asked: Instant, orders: Vec<(OrderId, Snapshot)>) {
     let news: Vec<_> = orders.into_iter().filter(|(id, snapshot)| view.is_news(id, snapshot)).collect();
     // Before readers see it: what they have seen must not come back older from there.

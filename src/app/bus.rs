@@ -155,9 +155,8 @@ impl Following {
             } else {
                 self.late.remove(&id);
                 if message.header(header::ORIGIN) != Some(&self.instance.origin) {
-                    // Whoever made the change writes it to Redis.
                     if let Some(redis) = &self.redis {
-                        redis.note(&id, &snapshot);
+                        redis.note(&id, &snapshot); // whoever tells of it has written it
                     }
                     let change = snapshot.apparent_change();
                     self.view.hear(Event { id, snapshot, change });

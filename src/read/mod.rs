@@ -108,7 +108,7 @@ impl<T: Store> Reader<T> {
             let (view, store, id) = (Arc::clone(&self.view), self.store.clone(), id.clone());
             let redis = self.redis.clone();
             async move {
-                // What is published while the store is asked must still be there when its answer comes.
+                // What is published while they are asked must still be there when the answer comes.
                 let pinned = view.pin(vec![id.clone()]);
                 if let Some(redis) = &redis
                     && let Some(found) = redis.get(&id).await

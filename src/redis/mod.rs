@@ -15,12 +15,12 @@
 //!    process learns of it; every version it loads. It takes no server to note, so it does not matter which writes to
 //!    Redis were lost, are under way or arrive late, whether it was cut off, restarted with old data, flushed or put
 //!    back, or what other instances write there. The table never forgets as long as the process lives.
-//! 2. **It was written well after this process began to follow the store** ([`trust`]). The table is empty at a start,
-//!    and an earlier process may have committed what it did not get to write. What was committed before the process
-//!    began to follow is in no entry written later by anybody who knew no better: instances write only what they knew
-//!    to be the newest within the last second, which the script itself checks by the server's clock when the write
-//!    arrives, and entries of the first two seconds are not trusted. What is committed after that by others is followed
-//!    and noted. That clock is kept in Redis beside the entries and never goes backwards while they are there; should
+//! 2. **It was written well after this process was warm and followed the store** ([`trust`]). The table is empty at a
+//!    start, and an earlier process may have committed what it did not get to write, or others what warming up has shown
+//!    here. Nothing older than what was stored by then is in an entry of later: instances write only what they knew to
+//!    be the newest within the last second, which the script itself checks by the server's clock when the write
+//!    arrives, and entries of the first two seconds are not trusted. What others commit from then on is followed and
+//!    noted. That clock is kept in Redis beside the entries and never goes backwards while they are there; should
 //!    it all the same, what is trusted begins anew.
 //!
 //! So an instance serves from here what it would serve from its own view: its own commits at once, those of others once

@@ -118,7 +118,8 @@ impl Redis {
         Self(tier)
     }
 
-    /// From now on every change by others is noted here, so that entries may be trusted.
+    /// From now on every change by others is noted here, so that entries may be trusted. What readers see of the store
+    /// without a note is from before.
     pub fn begin(&self) {
         lock(&self.0.trust).begin();
         self.0.wake.notify_one();
