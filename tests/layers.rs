@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 /// Modules by floor, lowest first. An edge must lead strictly downward.
 const FLOORS: &[&[&str]] = &[
-    &["id", "metrics", "lifecycle", "log", "kafka"],
+    &["id", "metrics", "lifecycle", "log", "kafka", "nats"],
     &["snapshot", "record", "ack"],
     &["order"],
     &["cache", "store", "outbox", "topics"],
@@ -22,7 +22,7 @@ const FLOORS: &[&[&str]] = &[
 const EDGES: &[(&str, &[&str])] = &[
     ("main", &["settings", "app", "tools", "lifecycle", "log"]),
     // A server's URL is parsed by the store that connects to it.
-    ("settings", &["app", "tools", "store", "kafka", "lifecycle"]),
+    ("settings", &["app", "tools", "store", "kafka", "nats", "lifecycle"]),
     (
         "app",
         &[
@@ -48,10 +48,11 @@ const EDGES: &[(&str, &[&str])] = &[
             "lifecycle",
             "log",
             "kafka",
+            "nats",
             "order",
         ],
     ),
-    ("tools", &["ingest", "source", "store", "order", "record", "metrics", "lifecycle", "kafka"]),
+    ("tools", &["ingest", "source", "store", "order", "record", "metrics", "lifecycle", "kafka", "nats"]),
     // The surfaces know what they say and whom they ask; `store` is here for the words a write is answered with.
     ("http", &["read", "source", "store", "cache", "snapshot", "record", "ack", "id", "metrics", "lifecycle", "log"]),
     ("grpc", &["read", "source", "store", "snapshot", "record", "ack", "id", "metrics", "lifecycle", "log"]),
@@ -68,12 +69,13 @@ const EDGES: &[(&str, &[&str])] = &[
         &["store", "topics", "outbox", "order", "snapshot", "record", "id", "kafka", "metrics", "lifecycle", "log"],
     ),
     ("worker", &["source", "store", "outbox", "order", "snapshot", "record", "id"]),
-    ("source", &["store", "order", "snapshot", "record", "ack", "id", "kafka", "metrics", "lifecycle"]),
+    ("source", &["store", "order", "snapshot", "record", "ack", "id", "kafka", "nats", "metrics", "lifecycle"]),
     // What is published, without how; and topics that instances speak to each other by, without what.
     ("outbox", &["snapshot", "record", "id"]),
     ("topics", &["kafka", "lifecycle"]),
     ("ack", &["id"]),
     ("kafka", &[]),
+    ("nats", &[]),
     ("store", &["order", "snapshot", "record", "id", "lifecycle", "log"]),
     ("cache", &["snapshot", "id"]),
     ("order", &["record", "id"]),
@@ -96,6 +98,7 @@ const CLIENTS: &[(&str, &[&str])] = &[
     ("tokio_postgres", &["src/store/postgres/"]),
     ("bb8", &["src/store/postgres/"]),
     ("rdkafka", &["src/kafka.rs", "src/source/kafka/", "src/topics/", "src/tools/"]),
+    ("async_nats", &["src/nats.rs", "src/source/nats/", "src/tools/"]),
     ("simd_json", &["src/order/"]),
     ("triomphe", &["src/snapshot.rs"]),
     ("clap", &["src/settings", "src/main.rs"]),

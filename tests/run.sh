@@ -32,6 +32,13 @@ if tests/servers.sh install kafka; then
 else
     missing Kafka "the tests against Kafka"
 fi
+if tests/servers.sh install nats; then
+    ORDER_TEST_NATS=$(tests/servers.sh start nats main)
+    export ORDER_TEST_NATS
+    echo "NATS: $ORDER_TEST_NATS"
+else
+    missing NATS "the tests against NATS"
+fi
 
 say "containers, alerts"
 if docker compose version >/dev/null 2>&1; then

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 const POSTGRES: &str = "ORDER_TEST_POSTGRES";
 const KAFKA: &str = "ORDER_TEST_KAFKA";
+const NATS: &str = "ORDER_TEST_NATS";
 
 /// The URL of the PostgreSQL server that all tests share: each makes a database of its own there.
 pub fn postgres() -> Option<String> {
@@ -18,6 +19,11 @@ pub fn postgres() -> Option<String> {
 /// The bootstrap list of the Kafka server that all tests share: each makes topics of its own there.
 pub fn kafka() -> Option<String> {
     shared(KAFKA)
+}
+
+/// The URL of the NATS server that all tests share: each makes subjects and streams of its own there.
+pub fn nats() -> Option<String> {
+    shared(NATS)
 }
 
 fn shared(variable: &str) -> Option<String> {
@@ -52,6 +58,11 @@ impl Private {
     /// A Kafka cluster of so many nodes; `None` where there is none to be had.
     pub fn kafka(nodes: usize) -> Option<Self> {
         kafka().map(|_| Self::start("kafka", nodes))
+    }
+
+    /// A NATS server; `None` where there is none to be had.
+    pub fn nats() -> Option<Self> {
+        nats().map(|_| Self::start("nats", 1))
     }
 
     fn start(kind: &'static str, nodes: usize) -> Self {
@@ -132,10 +143,16 @@ fn kafka_answers(bootstrap: &str) -> bool {
     bootstrap.split(',').all(|address| answers(address, &[0, 0, 0, 10, 0, 18, 0, 0, 0, 0, 0, 1, 255, 255]))
 }
 
+/// The server speaks first.
+fn nats_answers(url: &str) -> bool {
+    answers(url.strip_prefix("nats://").unwrap(), b"")
+}
+
 #[test]
 fn the_shared_servers_answer() {
     assert!(postgres().is_none_or(|url| postgres_answers(&url)));
     assert!(kafka().is_none_or(|bootstrap| kafka_answers(&bootstrap)));
+    assert!(nats().is_none_or(|url| nats_answers(&url)));
 }
 
 #[test]
