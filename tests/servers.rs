@@ -1,4 +1,4 @@
-//! Real PostgreSQL and Kafka for tests: those that `tests/run.sh` started for everybody, and private ones to break.
+//! Real PostgreSQL, Kafka and NATS for tests: those that `tests/run.sh` started for everybody, and private ones to break.
 //! Where they are missing a test is skipped aloud, or fails in CI.
 
 use std::io::{Read, Write};

@@ -8,6 +8,7 @@ mod messages;
 mod standby;
 mod start;
 mod subject;
+mod tool;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;

@@ -200,7 +200,10 @@ impl Subject {
             self.runtime.block_on(async {
                 let stream = self.context.get_stream(&self.stream).await.ok()?;
                 let info = stream.cached_info();
-                Some((info.created.unix_timestamp() as u32, info.state.last_sequence))
+                Some((
+                    u32::try_from((info.created.unix_timestamp_nanos() / 1000) & 0x7fff_ffff).unwrap(),
+                    info.state.last_sequence,
+                ))
             })
         })
     }

@@ -191,7 +191,7 @@ impl Consumer {
             let trouble = match &client {
                 None => {
                     let (config, options) = (self.config.clone(), self.options());
-                    let connecting = async move { config.connect(options).await };
+                    let connecting = Box::pin(async move { config.connect(options).await });
                     match self.meanwhile(None, connecting).await {
                         None => break,
                         Some(Err(error)) => Trouble(format!("NATS cannot be reached: {error}")),
@@ -203,7 +203,7 @@ impl Consumer {
                         }
                     }
                 }
-                Some((connection, context)) => match self.session(connection, context).await {
+                Some((connection, context)) => match Box::pin(self.session(connection, context)).await {
                     Ok(()) => break,
                     Err(trouble) => {
                         if self.reading == Reading::Nothing {
@@ -276,13 +276,13 @@ impl Consumer {
     /// One time of stream and durable being there. `Ok` when it is time to leave.
     async fn session(&mut self, client: &Client, context: &Context) -> Result<(), Trouble> {
         let config = self.config.clone();
-        let attached = self.meanwhile(Some(client), async {
+        let attaching = Box::pin(async {
             let stream = stream::take(context, &config.subject, &config.stream).await?;
             let consumer = stream::durable(&stream, &config).await?;
             let look = stream::look(stream.clone(), consumer.clone()).await?;
             Ok::<_, Trouble>((stream, consumer, look))
         });
-        let Some(attached) = attached.await else { return Ok(()) };
+        let Some(attached) = self.meanwhile(Some(client), attaching).await else { return Ok(()) };
         let (stream, consumer, look) = attached?;
         if !self.adopt(client, &look).await {
             return Ok(());
@@ -291,7 +291,9 @@ impl Consumer {
         self.gap = None;
         self.received_at = Instant::now();
         let next = self.sequence.next();
+        let starting = self.starting.take(); // waits for a look that is newer than its position
         self.looked(&look, next)?;
+        self.starting = starting;
         if self.reading == Reading::Active && look.delivered >= next {
             // What was on its way when the connection broke comes again, but not soon.
             self.gap = Some(Gap { until: look.delivered + 1, arrived: None, deadline: None });
@@ -785,9 +787,11 @@ fn bytes(event: &Event) -> usize {
     }
 }
 
-/// The number of a stream that was made then: a column of PostgreSQL's `integer` has room for it.
-fn partition(created: i64) -> u32 {
-    u32::try_from(created & 0x7fff_ffff).unwrap_or_default()
+/// The number of a stream that was made then: of the microseconds since 1970 what PostgreSQL's `integer` has room for. A
+/// stream made anew has the number of the former one once in two thousand million times.
+fn partition(created: DateTime) -> u32 {
+    let micros = created.unix_timestamp_nanos() / 1000;
+    u32::try_from(micros & 0x7fff_ffff).unwrap_or_default()
 }
 
 fn copied(headers: &HeaderMap) -> Headers {

@@ -7,6 +7,7 @@ use async_nats::jetstream::context::{GetStreamByNameErrorKind, GetStreamErrorKin
 use async_nats::jetstream::stream::{RawMessageErrorKind, StorageType, Stream};
 use async_nats::jetstream::{Context, ErrorCode, message::StreamMessage, stream};
 use futures_util::{StreamExt as _, TryStreamExt as _};
+use time::OffsetDateTime;
 
 use crate::nats::Config;
 
@@ -159,8 +160,8 @@ pub(super) async fn fetch(
 /// How the stream and its durable stand.
 #[derive(Debug, Clone)]
 pub(super) struct Look {
-    /// When the stream was made, in seconds since 1970.
-    pub created: i64,
+    /// When the stream was made.
+    pub created: OffsetDateTime,
     /// The number of the stream's last message, whatever its subject.
     pub last: u64,
     /// The number of the stream's first message that is still there.
@@ -183,7 +184,7 @@ pub(super) async fn look(stream: Stream, consumer: PullConsumer) -> Result<Look,
     let durable = consumer.get_info().await;
     let durable = durable.map_err(|error| Trouble::new("the durable cannot be looked at", &error))?;
     Ok(Look {
-        created: info.created.unix_timestamp(),
+        created: info.created,
         last: info.state.last_sequence,
         first: info.state.first_sequence,
         delivered: durable.delivered.stream_sequence,
