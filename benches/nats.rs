@@ -113,13 +113,9 @@ struct Running {
 fn run(servers: &Servers, database: Config, stream: &str, durable: &str) -> Running {
     let view = Arc::new(View::new(cache::Config::default(), 0));
     let (trigger, shutdown) = lifecycle::shutdown();
-    let client = nats::Config {
-        subject: stream.into(),
-        stream: stream.into(),
-        durable: durable.into(),
-        dlq_subject: format!("dlq.{stream}"),
-        ..nats::Config::new(&servers.nats).expect("a URL")
-    };
+    let mut client = nats::Config::new(&servers.nats).expect("a URL");
+    (client.subject, client.stream, client.durable) = (stream.into(), stream.into(), durable.into());
+    client.dlq_subject = format!("dlq.{stream}");
     let seen = Arc::clone(&view);
     let thread = std::thread::spawn(move || {
         runtime().block_on(async move {

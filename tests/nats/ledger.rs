@@ -173,9 +173,11 @@ pub fn figure(server: &Server, name: &str) -> u64 {
 pub fn stop(server: &mut Server) -> BTreeMap<String, u64> {
     let status = server.stop();
     assert!(status.success(), "stopped with {status}");
-    let lines = server.log().into_iter().filter_map(|line| serde_json::from_str::<serde_json::Value>(&line).ok());
-    let mut ended = lines.filter(|event| event["message"] == "intake ended" && event["source"] == "nats");
-    let ended = ended.next_back().unwrap();
+    let ended = until("its books are logged", RECOVERY, || {
+        let lines = server.log().into_iter().filter_map(|line| serde_json::from_str(&line).ok());
+        let is_it = |event: &serde_json::Value| event["message"] == "intake ended" && event["source"] == "nats";
+        lines.filter(is_it).next_back()
+    });
     let columns = ended["ledger"].as_str().unwrap().split_once('{').unwrap().1.trim_end_matches([' ', '}']).split(", ");
     let ledger: BTreeMap<String, u64> = columns
         .map(|column| {
