@@ -29,6 +29,8 @@ use crate::source::inbox::{self, InboxSource};
 #[cfg(feature = "kafka")]
 use crate::source::kafka::KafkaSource;
 use crate::source::lines::Lines;
+#[cfg(feature = "nats")]
+use crate::source::nats::NatsSource;
 use crate::store::Store;
 use crate::store::any::{self, AnyStore};
 use crate::{follow, log, warmup};
@@ -62,6 +64,9 @@ pub struct Config {
     /// Where orders are besides, for reads that miss the view.
     #[cfg(feature = "redis")]
     pub redis: Option<crate::redis::Config>,
+    /// The NATS stream that orders come from besides.
+    #[cfg(feature = "nats")]
+    pub nats: Option<crate::nats::Config>,
     /// Where orders are durable.
     pub store: any::Config,
     /// Generated orders to start with when the store is empty.
@@ -91,6 +96,8 @@ impl Default for Config {
             kafka: None,
             #[cfg(feature = "redis")]
             redis: None,
+            #[cfg(feature = "nats")]
+            nats: None,
             store: any::Config::default(),
             sample: 0,
             threads: None,
@@ -351,6 +358,19 @@ impl Plane {
         };
         #[cfg(not(feature = "kafka"))]
         let kafka = async { anyhow::Ok(()) };
+        #[cfg(feature = "nats")]
+        let nats = async {
+            let Some(config) = &self.config.nats else { return anyhow::Ok(()) };
+            let gate = self.readiness.gate("nats", "not started");
+            let letters = self.readiness.gate("nats-dead-letters", "not started");
+            let source =
+                NatsSource::start(config, self.metrics.nats.clone(), gate, letters).context("cannot use NATS")?;
+            let ledger = self.ingest(source, self.outbox.as_ref()).await?.run(shutdown.clone()).await?;
+            tracing::info!(source = "nats", ?ledger, "intake ended");
+            Ok(())
+        };
+        #[cfg(not(feature = "nats"))]
+        let nats = async { anyhow::Ok(()) };
         let samples = async {
             if let Some(gate) = sampled {
                 self.sample().await?;
@@ -363,7 +383,7 @@ impl Plane {
             tracing::info!(source = "http", ?ledger, "intake ended");
             Ok(())
         };
-        tokio::try_join!(http, kafka, samples)?;
+        tokio::try_join!(http, kafka, nats, samples)?;
         Ok(())
     }
 

@@ -31,6 +31,8 @@ pub mod kafka;
 pub mod lifecycle;
 pub mod log;
 pub mod metrics;
+#[cfg(feature = "nats")]
+pub mod nats;
 
 pub mod order;
 pub mod record;

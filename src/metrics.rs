@@ -21,6 +21,8 @@ pub struct Metrics {
     pub ingest: Ingest,
     /// What the Kafka consumer does.
     pub kafka: Kafka,
+    /// What the NATS consumer does.
+    pub nats: Nats,
     /// What is published of committed orders.
     pub outbox: Outbox,
     /// `grpc_requests_total{method,code}`.
@@ -82,6 +84,23 @@ pub struct Redis {
     pub waiting: IntGauge,
     /// 1 while nobody asks.
     pub breaker_open: IntGauge,
+}
+
+/// What the consumer of a NATS stream counts.
+#[derive(Clone)]
+pub struct Nats {
+    /// `nats_lag`: messages that are not durable yet.
+    pub lag: IntGauge,
+    /// Messages that were delivered before.
+    pub redelivered: IntCounter,
+    /// Messages read from the stream because their delivery was missing.
+    pub filled: IntCounter,
+    /// Connections made after the first.
+    pub reconnects: IntCounter,
+    /// Consumers that delivered nothing and were made anew.
+    pub stalls: IntCounter,
+    /// 1 while another process reads for this one's store.
+    pub standby: IntGauge,
 }
 
 /// What the relay of committed changes counts.
@@ -157,6 +176,14 @@ impl Metrics {
             register(Box::new(gauge.clone()));
             gauge
         };
+        let nats = Nats {
+            lag: gauge("nats_lag", "Messages of the NATS stream that are not durable yet."),
+            redelivered: counter("nats_redelivered_total", "Messages of NATS that were delivered before."),
+            filled: counter("nats_filled_total", "Messages read from the stream because their delivery was missing."),
+            reconnects: counter("nats_reconnects_total", "Connections to NATS made after the first."),
+            stalls: counter("nats_stalls_total", "NATS consumers that delivered nothing and were made anew."),
+            standby: gauge("nats_standby", "1 while another process reads the NATS stream into the same store."),
+        };
         let outbox = Outbox {
             outgoing: gauge("outbox_outgoing_batches", "Committed batches on their way to Kafka."),
             published: counter("outbox_published_batches_total", "Committed batches that are published."),
@@ -172,7 +199,7 @@ impl Metrics {
         let connections = gauge("http_connections", "Open connections.");
         let closed_help = "Connections closed by the server, by reason.";
         let connections_closed = family("http_connections_closed_total", closed_help, "reason");
-        Self { registry, http, ingest, kafka, outbox, grpc, connections, connections_closed }
+        Self { registry, http, ingest, kafka, nats, outbox, grpc, connections, connections_closed }
     }
 
     /// The counters of the tier in Redis, which a service without one does not show. To be called once.

@@ -169,3 +169,25 @@ impl RejectionKind {
         }
     }
 }
+
+/// Headers of a dead letter, as Kafka Connect names them. What follows them is what came with the message.
+pub mod dead {
+    /// The topic the message came from.
+    pub const TOPIC: &str = "__connect.errors.topic";
+    /// Its partition there.
+    pub const PARTITION: &str = "__connect.errors.partition";
+    /// Its offset there.
+    pub const OFFSET: &str = "__connect.errors.offset";
+    /// The step that refused it.
+    pub const STAGE: &str = "__connect.errors.stage";
+    /// The kind of fault, as a name that stays.
+    pub const CLASS: &str = "__connect.errors.exception.class.name";
+    /// Everything that is wrong with it.
+    pub const MESSAGE: &str = "__connect.errors.exception.message";
+    /// How long the value was, for one that had to be cut to fit the topic.
+    pub const CUT_FROM: &str = "orders.value.cut.from.bytes";
+    /// When it was sent, in milliseconds since 1970, for one whose time the topic refused.
+    pub const TIMESTAMP_MS: &str = "orders.timestamp.ms";
+    /// What all of the above start with, but for the last two.
+    pub const PREFIX: &str = "__connect.errors.";
+}

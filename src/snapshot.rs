@@ -259,7 +259,7 @@ mod tests {
     fn that_a_copy_was_read_is_told_once_and_changes_nothing_else() {
         let snapshot = Snapshot::new(7, 123, Kind::Envelope, State::Hidden, b"{}", &mut Vec::new());
         assert!(!snapshot.take_read());
-        snapshot.clone().mark_read();
+        snapshot.mark_read();
         snapshot.mark_read();
         assert_eq!((snapshot.seq(), snapshot.kind(), snapshot.state()), (123, Kind::Envelope, State::Hidden));
         assert!(snapshot.take_read());

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 /// Modules by floor, lowest first. An edge must lead strictly downward.
 const FLOORS: &[&[&str]] = &[
-    &["id", "metrics", "lifecycle", "log", "kafka"],
+    &["id", "metrics", "lifecycle", "log", "kafka", "nats"],
     &["snapshot", "record", "ack"],
     &["order"],
     &["cache", "store", "outbox", "topics", "redis"],
@@ -22,7 +22,7 @@ const FLOORS: &[&[&str]] = &[
 const EDGES: &[(&str, &[&str])] = &[
     ("main", &["settings", "app", "tools", "lifecycle", "log"]),
     // A server's URL is parsed by the store that connects to it.
-    ("settings", &["app", "tools", "store", "kafka", "redis", "lifecycle"]),
+    ("settings", &["app", "tools", "store", "kafka", "nats", "redis", "lifecycle"]),
     (
         "app",
         &[
@@ -49,10 +49,11 @@ const EDGES: &[(&str, &[&str])] = &[
             "lifecycle",
             "log",
             "kafka",
+            "nats",
             "order",
         ],
     ),
-    ("tools", &["ingest", "source", "store", "order", "record", "metrics", "lifecycle", "kafka"]),
+    ("tools", &["ingest", "source", "store", "order", "record", "metrics", "lifecycle", "kafka", "nats"]),
     // The surfaces know what they say and whom they ask; `store` is here for the words a write is answered with.
     ("http", &["read", "source", "store", "cache", "snapshot", "record", "ack", "id", "metrics", "lifecycle", "log"]),
     ("grpc", &["read", "source", "store", "snapshot", "record", "ack", "id", "metrics", "lifecycle", "log"]),
@@ -95,13 +96,14 @@ const EDGES: &[(&str, &[&str])] = &[
         ],
     ),
     ("worker", &["source", "store", "outbox", "order", "snapshot", "record", "id"]),
-    ("source", &["store", "order", "snapshot", "record", "ack", "id", "kafka", "metrics", "lifecycle"]),
+    ("source", &["store", "order", "snapshot", "record", "ack", "id", "kafka", "nats", "metrics", "lifecycle"]),
     // What is published, without how; and topics that instances speak to each other by, without what.
     ("outbox", &["snapshot", "record", "id"]),
     ("topics", &["kafka", "lifecycle"]),
     ("redis", &["snapshot", "id", "metrics"]),
     ("ack", &["id"]),
     ("kafka", &[]),
+    ("nats", &[]),
     ("store", &["order", "snapshot", "record", "id", "lifecycle", "log"]),
     ("cache", &["snapshot", "id"]),
     ("order", &["record", "id"]),
@@ -125,6 +127,7 @@ const CLIENTS: &[(&str, &[&str])] = &[
     ("bb8", &["src/store/postgres/"]),
     ("rdkafka", &["src/kafka.rs", "src/source/kafka/", "src/topics/", "src/tools/"]),
     ("redis_client", &["src/redis/"]),
+    ("async_nats", &["src/nats.rs", "src/source/nats/", "src/tools/"]),
     ("simd_json", &["src/order/"]),
     ("triomphe", &["src/snapshot.rs"]),
     ("clap", &["src/settings", "src/main.rs"]),

@@ -15,6 +15,8 @@ mod kafka;
 mod kafka_tools;
 mod layers;
 mod model;
+#[cfg(feature = "nats")]
+mod nats;
 mod order;
 mod postgres;
 #[cfg(feature = "redis")]

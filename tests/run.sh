@@ -32,7 +32,13 @@ if tests/servers.sh install kafka; then
 else
     missing Kafka "the tests against Kafka"
 fi
-
+if tests/servers.sh install nats; then
+    ORDER_TEST_NATS=$(tests/servers.sh start nats main)
+    export ORDER_TEST_NATS
+    echo "NATS: $ORDER_TEST_NATS"
+else
+    missing NATS "the tests against NATS"
+fi
 if tests/servers.sh install redis; then
     ORDER_TEST_REDIS=$(tests/servers.sh start redis main)
     export ORDER_TEST_REDIS
@@ -49,7 +55,7 @@ elif fetch docker-compose docker-compose; then
 fi
 if [ -n "${compose:-}" ]; then
     "${compose[@]}" -f docker-compose.yml config -q
-    "${compose[@]}" -f docker-compose.yml --profile cluster --profile redis config -q
+    "${compose[@]}" -f docker-compose.yml --profile cluster --profile nats --profile redis config -q
     echo "docker-compose.yml is good"
 else
     missing docker-compose "the check of docker-compose.yml"

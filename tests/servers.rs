@@ -1,4 +1,5 @@
-//! Real PostgreSQL, Kafka and Redis for tests: those that `tests/run.sh` started for everybody, and private ones to break.
+//! Real PostgreSQL, Kafka, NATS and Redis for tests: those that `tests/run.sh` started for everybody, and private ones to
+//! break.
 //! Where they are missing a test is skipped aloud, or fails in CI.
 
 use std::io::{Read, Write};
@@ -10,6 +11,7 @@ use std::time::Duration;
 const POSTGRES: &str = "ORDER_TEST_POSTGRES";
 const KAFKA: &str = "ORDER_TEST_KAFKA";
 const REDIS: &str = "ORDER_TEST_REDIS";
+const NATS: &str = "ORDER_TEST_NATS";
 
 /// The URL of the PostgreSQL server that all tests share: each makes a database of its own there.
 pub fn postgres() -> Option<String> {
@@ -24,6 +26,11 @@ pub fn kafka() -> Option<String> {
 /// The address of the Redis server that all tests share: each has orders of its own there.
 pub fn redis() -> Option<String> {
     shared(REDIS)
+}
+
+/// The URL of the NATS server that all tests share: each makes subjects and streams of its own there.
+pub fn nats() -> Option<String> {
+    shared(NATS)
 }
 
 fn shared(variable: &str) -> Option<String> {
@@ -63,6 +70,11 @@ impl Private {
     /// A Redis server; `None` where there is none to be had.
     pub fn redis() -> Option<Self> {
         redis().map(|_| Self::start("redis", 1))
+    }
+
+    /// A NATS server; `None` where there is none to be had.
+    pub fn nats() -> Option<Self> {
+        nats().map(|_| Self::start("nats", 1))
     }
 
     fn start(kind: &'static str, nodes: usize) -> Self {
@@ -147,10 +159,16 @@ fn redis_answers(address: &str) -> bool {
     answers(address, b"PING\r\n")
 }
 
+/// The server speaks first.
+fn nats_answers(url: &str) -> bool {
+    answers(url.strip_prefix("nats://").unwrap(), b"")
+}
+
 #[test]
 fn the_shared_servers_answer() {
     assert!(postgres().is_none_or(|url| postgres_answers(&url)));
     assert!(kafka().is_none_or(|bootstrap| kafka_answers(&bootstrap)));
+    assert!(nats().is_none_or(|url| nats_answers(&url)));
     assert!(redis().is_none_or(|address| redis_answers(&address)));
 }
 

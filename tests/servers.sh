@@ -6,7 +6,7 @@ set -euo pipefail
 usage() {
     cat >&2 <<'EOF'
 usage: tests/servers.sh COMMAND
-  install postgres|kafka|redis|all  fetch what is missing, and say so
+  install KIND|all              fetch what is missing, and say so: postgres, kafka, nats, redis
   fetch COMMAND PACKAGE...      install Debian packages unless COMMAND is there, without starting their services
   start KIND NAME [NODES]       start an instance, or what is down of it; prints its address (kafka takes 1 or more NODES)
   stop KIND NAME                stop it in order; its data and ports stay
@@ -30,7 +30,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 libs=$here/../target/servers/kafka-libs
 mkdir -p "${ORDER_TEST_SERVERS:-$here/../target/servers}"
 root=$(cd "${ORDER_TEST_SERVERS:-$here/../target/servers}" && pwd -P)
-kinds=(postgres kafka redis)
+kinds=(postgres kafka nats redis)
 ready_seconds_max=90
 stop_seconds_max=20
 
@@ -201,6 +201,23 @@ redis() {
         ;;
     is_ready) redis-cli -p "$(cat "$dir/port")" ping 2>/dev/null | grep -q PONG ;;
     address) echo "127.0.0.1:$(cat "$dir/1/port")" ;;
+    signal) echo TERM ;;
+    esac
+}
+
+nats() {
+    local question=$1 dir=${2:-}
+    case $question in
+    install) command -v nats-server >/dev/null || apt_install nats-server ;;
+    create)
+        [ "$3" = 1 ] || fail "nats has one node"
+        command -v nats-server >/dev/null || fail "no NATS here; tests/servers.sh install nats fetches it"
+        mkdir "$dir/1"
+        free_port >"$dir/1/port"
+        ;;
+    command) command=(nats-server -js -sd "$dir/data" -a 127.0.0.1 -p "$(cat "$dir/port")") ;;
+    is_ready) grep -q 'Server is ready' "$dir/log" && is_open "$(cat "$dir/port")" ;;
+    address) echo "nats://127.0.0.1:$(cat "$dir/1/port")" ;;
     signal) echo TERM ;;
     esac
 }

@@ -4,26 +4,38 @@ use std::process::{Command, Stdio};
 
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/servers.sh");
 
-/// PostgreSQL and Kafka.
+/// PostgreSQL, and Kafka or NATS.
+#[allow(dead_code, reason = "each bench has those that it needs")]
 pub struct Servers {
     name: &'static str,
     /// The URL of a database that is there.
     pub postgres: String,
     /// Bootstrap servers.
     pub kafka: String,
+    /// The URL of a server with JetStream.
+    pub nats: String,
 }
 
 impl Servers {
-    /// Servers of this name. `None`, aloud, where they cannot be had.
+    /// PostgreSQL and Kafka under this name. `None`, aloud, where they cannot be had.
+    #[allow(dead_code, reason = "each bench has those that it needs")]
     pub fn start(name: &'static str) -> Option<Self> {
+        Self::start_with(name, "kafka")
+    }
+
+    /// PostgreSQL and one other under this name.
+    pub fn start_with(name: &'static str, broker: &str) -> Option<Self> {
         let script = |arguments: &[&str]| {
             let output = Command::new(SCRIPT).args(arguments).stderr(Stdio::inherit()).output().ok()?;
             output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
         };
         let start = || {
-            script(&["install", "all"])?;
-            let mut servers = Self { name, postgres: script(&["start", "postgres", name])?, kafka: String::new() };
-            servers.kafka = script(&["start", "kafka", name])?;
+            script(&["install", "postgres"])?;
+            script(&["install", broker])?;
+            let postgres = script(&["start", "postgres", name])?;
+            let mut servers = Self { name, postgres, kafka: String::new(), nats: String::new() };
+            let url = script(&["start", broker, name])?;
+            *(if broker == "kafka" { &mut servers.kafka } else { &mut servers.nats }) = url;
             Some(servers)
         };
         let servers = start();
@@ -31,7 +43,7 @@ impl Servers {
             #[expect(clippy::disallowed_methods, reason = "a bench, not the service")]
             let is_ci = std::env::var_os("CI").is_some();
             assert!(!is_ci, "the servers cannot be had, and nothing is skipped where CI is");
-            println!("SKIPPED: PostgreSQL or Kafka cannot be had");
+            println!("SKIPPED: PostgreSQL or {broker} cannot be had");
         }
         servers
     }
@@ -55,7 +67,9 @@ impl Servers {
 
 impl Drop for Servers {
     fn drop(&mut self) {
-        for kind in ["postgres", "kafka"] {
+        let brokers = [("kafka", &self.kafka), ("nats", &self.nats)];
+        let started = brokers.into_iter().filter(|(_, url)| !url.is_empty()).map(|(kind, _)| kind);
+        for kind in started.chain(["postgres"]) {
             let _ = Command::new(SCRIPT).args(["remove", kind, self.name]).status();
         }
     }

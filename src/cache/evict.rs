@@ -361,7 +361,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_has_been_there_too_long_leaves_whether_it_was_read_or_not() {
-        let evict = Evict::new(Some(Duration::from_secs(60)));
+        let evict = Evict::new(Some(Duration::from_mins(1)));
         let left = RefCell::new(BTreeSet::new());
         let shrink = || {
             left.borrow_mut().clear();
@@ -400,9 +400,9 @@ mod tests {
                 let leaves_first = random.u8(..10) == 0;
                 orders.evict.entered([id(next)], leaves_first);
                 if leaves_first {
-                    plain.insert(0, id(next))
+                    plain.insert(0, id(next));
                 } else {
-                    plain.push(id(next))
+                    plain.push(id(next));
                 }
                 next += 1;
             } else {

@@ -209,6 +209,16 @@ fn publish_command() -> Command {
                 .long("kafka-property")
                 .action(ArgAction::Append),
         );
+    #[cfg(feature = "nats")]
+    let command = command
+        .arg(text("nats.url", "URL", "NATS JetStream instead of the service").long("nats").conflicts_with("http"))
+        .arg(
+            text("nats.subject", "SUBJECT", "The subject there [default: orders] [env: NATS_SUBJECT]")
+                .long("subject")
+                .requires("nats.url"),
+        );
+    #[cfg(all(feature = "nats", feature = "kafka"))]
+    let command = command.mut_arg("nats.url", |arg| arg.conflicts_with("kafka.brokers"));
     command
         .arg(text("http", "URL", "The service").default_value("http://127.0.0.1:8080"))
         .arg(number("count", "N", "How many sample orders").default_value("1000"))
@@ -349,7 +359,14 @@ fn publish_target(arguments: &ArgMatches, settings: &Settings) -> anyhow::Result
     {
         return Ok(publish::Target::Kafka(Box::new(Cluster::parse(kafka.clone(), allow_remote)?)));
     }
-    #[cfg(not(feature = "kafka"))]
+    #[cfg(feature = "nats")]
+    if let Some(nats) = &settings.config.nats
+        && settings.found.iter().any(|found| found.key == "nats.url" && found.origin == Origin::Flag)
+    {
+        let servers = publish::nats::Servers::parse(nats.clone(), allow_remote)?;
+        return Ok(publish::Target::Nats(Box::new(servers)));
+    }
+    #[cfg(not(any(feature = "kafka", feature = "nats")))]
     let _ = settings;
     let server = Server::parse(&one::<String>(arguments, "http"), allow_remote)?;
     let connections = usize::try_from(one::<u64>(arguments, "connections"))?.max(1);

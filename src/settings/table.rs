@@ -11,6 +11,8 @@ use super::parse::{brokers, topic};
 use crate::app::Config;
 #[cfg(feature = "kafka")]
 use crate::kafka::Workers;
+#[cfg(feature = "nats")]
+use crate::nats;
 
 /// One setting.
 pub struct Setting {
@@ -91,6 +93,14 @@ fn between(text: &str, least: &str, most: &str) -> Result<std::time::Duration, S
         Ok(value)
     } else {
         Err(format!("{text:?} is not between {least} and {most}"))
+    }
+}
+
+/// Changes a detail of NATS. Without a server there is nothing to change: its URL comes first in the table.
+#[cfg(feature = "nats")]
+fn on_nats(config: &mut Config, change: impl FnOnce(&mut nats::Config)) {
+    if let Some(nats) = &mut config.nats {
+        change(nats);
     }
 }
 
@@ -222,6 +232,27 @@ pub const SETTINGS: &[Setting] = &[
             {
                 let _ = (config, values);
                 Err("this build has no Redis".into())
+            }
+        },
+        ..PLAIN
+    },
+    Setting {
+        key: "nats.url",
+        flag: "nats",
+        env: &["NATS_URL"],
+        value: "URL",
+        help: "NATS JetStream to take orders from: nats://user:password@host:4222, several separated by commas",
+        is_secret: true,
+        apply: |config, values| {
+            #[cfg(feature = "nats")]
+            {
+                config.nats = Some(crate::nats::Config::new(one(values)?)?);
+                Ok(())
+            }
+            #[cfg(not(feature = "nats"))]
+            {
+                let _ = (config, values);
+                Err("this build has no NATS".into())
             }
         },
         ..PLAIN
@@ -865,6 +896,126 @@ pub const SETTINGS: &[Setting] = &[
         },
         ..DETAIL
     },
+    #[cfg(feature = "nats")]
+    Setting {
+        key: "nats.subject",
+        flag: "nats-subject",
+        env: &["NATS_SUBJECT"],
+        value: "SUBJECT",
+        help: "Subject to take orders from",
+        default: "orders",
+        apply: |config, values| {
+            let value = nats::subject(one(values)?)?;
+            on_nats(config, |nats| nats.subject = value);
+            Ok(())
+        },
+        ..DETAIL
+    },
+    #[cfg(feature = "nats")]
+    Setting {
+        key: "nats.stream",
+        flag: "nats-stream",
+        env: &["NATS_STREAM"],
+        value: "NAME",
+        help: "Stream that is made when none takes the subject yet; its dead letters go to NAME_DLQ",
+        default: "ORDERS",
+        apply: |config, values| {
+            let value = nats::name(one(values)?)?;
+            on_nats(config, |nats| nats.stream = value);
+            Ok(())
+        },
+        ..DETAIL
+    },
+    #[cfg(feature = "nats")]
+    Setting {
+        key: "nats.durable",
+        flag: "nats-durable",
+        env: &["NATS_DURABLE"],
+        value: "NAME",
+        help: "Consumer at the server, which outlives the service",
+        default: "order-service-durable",
+        apply: |config, values| {
+            let value = nats::name(one(values)?)?;
+            on_nats(config, |nats| nats.durable = value);
+            Ok(())
+        },
+        ..DETAIL
+    },
+    #[cfg(feature = "nats")]
+    Setting {
+        key: "nats.dlq_subject",
+        flag: "nats-dlq-subject",
+        env: &["NATS_DLQ_SUBJECT"],
+        value: "SUBJECT",
+        help: "Subject for messages that are no valid order",
+        default: "orders.dlq",
+        apply: |config, values| {
+            let value = nats::subject(one(values)?)?;
+            on_nats(config, |nats| nats.dlq_subject = value);
+            Ok(())
+        },
+        ..DETAIL
+    },
+    #[cfg(feature = "nats")]
+    Setting {
+        key: "nats.ack_wait",
+        flag: "nats-ack-wait",
+        env: &["ORDER_NATS_ACK_WAIT"],
+        value: "TIME",
+        help: "How long the server waits for a message before it delivers it again; for a durable that is made",
+        default: "30s",
+        apply: |config, values| {
+            let value = duration(one(values)?)?;
+            on_nats(config, |nats| nats.ack_wait = value);
+            Ok(())
+        },
+        ..DETAIL
+    },
+    #[cfg(feature = "nats")]
+    Setting {
+        key: "nats.in_flight_max",
+        flag: "nats-in-flight-max",
+        env: &["ORDER_NATS_IN_FLIGHT_MAX"],
+        value: "N",
+        help: "Messages received and not yet durable",
+        default: "10000",
+        apply: |config, values| {
+            let value = count(one(values)?, 1)?;
+            on_nats(config, |nats| nats.in_flight_max = value);
+            Ok(())
+        },
+        ..DETAIL
+    },
+    #[cfg(feature = "nats")]
+    Setting {
+        key: "nats.stall_timeout",
+        flag: "nats-stall-timeout",
+        env: &["ORDER_NATS_STALL_TIMEOUT"],
+        value: "TIME",
+        help: "A consumer that is behind and receives nothing for this long is made anew",
+        default: "60s",
+        apply: |config, values| {
+            let value = duration(one(values)?)?;
+            on_nats(config, |nats| nats.stall_timeout = value);
+            Ok(())
+        },
+        ..DETAIL
+    },
+    #[cfg(feature = "nats")]
+    Setting {
+        key: "nats.lag_max",
+        flag: "nats-lag-max",
+        env: &["ORDER_NATS_LAG_MAX"],
+        value: "N",
+        help: "Messages behind at which the service still counts as ready",
+        default: "10000",
+        apply: |config, values| {
+            let value = count(one(values)?, 0)? as u64;
+            on_nats(config, |nats| nats.lag_max = value);
+            Ok(())
+        },
+        ..DETAIL
+    },
     #[cfg(feature = "postgres")]
     Setting {
         key: "postgres.readers_max",
@@ -998,6 +1149,17 @@ pub(super) fn contradictions(config: &Config) -> Vec<String> {
     }
     if config.cache.warm_max.is_some() && !config.cache.is_bounded() {
         wrong.push("cache.warm_max: needs cache.bytes_max or cache.ttl, or all orders stay in memory".into());
+    }
+    #[cfg(feature = "nats")]
+    if let Some(nats) = &config.nats {
+        if nats.subject == nats.dlq_subject {
+            wrong.push(
+                "nats.dlq_subject: must be another subject than subject, or dead letters are read as orders".into(),
+            );
+        }
+        if nats.ack_wait < std::time::Duration::from_millis(100) {
+            wrong.push("nats.ack_wait: must be at least 100ms, or the server cannot be kept patient".into());
+        }
     }
     #[cfg(feature = "grpc")]
     if let Some(grpc) = config.grpc.listen.filter(|grpc| grpc.port() != 0)

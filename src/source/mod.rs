@@ -5,7 +5,11 @@ pub mod file;
 pub mod inbox;
 #[cfg(feature = "kafka")]
 pub mod kafka;
+#[cfg(any(feature = "kafka", feature = "nats"))]
+mod letters;
 pub mod lines;
+#[cfg(feature = "nats")]
+pub mod nats;
 
 use std::future::Future;
 use std::pin::Pin;

@@ -129,6 +129,18 @@ async fn connect(addresses: &[SocketAddr]) -> Result<SendRequest<Full<Bytes>>, N
     Ok(sender)
 }
 
+/// Whether a host is this machine: load is not for strangers.
+#[cfg(any(feature = "kafka", feature = "nats"))]
+pub(super) fn check_local(host: &str, port: u16) -> anyhow::Result<()> {
+    let host = host.trim_matches(['[', ']']);
+    let mut addresses = std::net::ToSocketAddrs::to_socket_addrs(&(host, port))
+        .with_context(|| format!("{host:?} is no known host"))?;
+    if let Some(address) = addresses.find(|address| !address.ip().is_loopback()) {
+        bail!("{address} is not this machine; --allow-remote allows it");
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

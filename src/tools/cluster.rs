@@ -1,6 +1,5 @@
 //! Kafka as the tools use it: brokers that may be written to, and messages that are waited for until they are there.
 
-use std::net::ToSocketAddrs;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -12,6 +11,7 @@ use rdkafka::message::{DeliveryResult, Message as _, OwnedHeaders, OwnedMessage}
 use rdkafka::metadata::Metadata;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext, PurgeConfig};
 
+use super::client::check_local;
 use crate::kafka;
 
 /// How long a broker is waited for before it counts as not there.
@@ -65,15 +65,6 @@ impl Cluster {
         }
         Ok(sender)
     }
-}
-
-fn check_local(host: &str, port: u16) -> anyhow::Result<()> {
-    let host = host.trim_matches(['[', ']']);
-    let mut addresses = (host, port).to_socket_addrs().with_context(|| format!("{host:?} is no known host"))?;
-    if let Some(address) = addresses.find(|address| !address.ip().is_loopback()) {
-        bail!("{address} is not this machine; --allow-remote allows it");
-    }
-    Ok(())
 }
 
 /// What the brokers know of a topic, which must be there.

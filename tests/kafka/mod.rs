@@ -8,7 +8,7 @@ mod letters;
 mod messages;
 mod rebalance;
 mod start;
-mod topic;
+pub mod topic;
 mod work;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -2,7 +2,7 @@
 //! topic is away.
 
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
@@ -13,23 +13,19 @@ use rdkafka::producer::{FutureProducer, FutureRecord, Producer};
 use rdkafka::util::Timeout;
 use tokio::sync::{OnceCell, Semaphore};
 
-use super::foreign_format;
-use crate::kafka::{Config, dead};
+use crate::kafka::Config;
 use crate::lifecycle::Gate;
-use crate::record::{Record, Rejection};
+use crate::record::{Record, Rejection, dead};
 use crate::source::SourceError;
+use crate::source::letters::{self, Overdue};
 
 /// Between two tries at a topic that is away.
 const PAUSE_FIRST: Duration = Duration::from_millis(250);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
 /// Dead letters on their way at once; further ones wait for their turn.
 const IN_FLIGHT_MAX: usize = 1000;
-/// How long a delivery may take before the service counts as not ready.
-const PATIENCE: Duration = Duration::from_secs(5);
 /// What is left of a value that is too large for the topic, at most.
 const CUT_BYTES: usize = 64 << 10;
-/// The reasons in a header; an array may have very many.
-const REASON_BYTES_MAX: usize = 8 << 10;
 
 type Kept = Pin<Box<dyn Future<Output = Result<(), SourceError>> + Send>>;
 
@@ -48,25 +44,21 @@ impl DeadLetters {
     /// `gate` is closed while a letter takes long.
     pub(super) fn new(config: &Config, gate: Gate) -> Result<Self, KafkaError> {
         let producer = config.producer().create()?;
-        gate.open();
         let reason = format!("topic {} takes no dead letters; intake waits", config.dlq_topic);
-        let overdue = Overdue { gate, reason, count: Mutex::default() };
+        let overdue = Arc::new(Overdue::new(gate, reason));
         Ok(Self {
             config: Arc::new(config.clone()),
             producer,
             lone_producer: Arc::default(),
             in_flight: Arc::new(Semaphore::new(IN_FLIGHT_MAX)),
             has_topic: Arc::default(),
-            overdue: Arc::new(overdue),
+            overdue,
         })
     }
 
     /// Begins to deliver at once. The future is done when every replica in sync has the message.
     pub(super) fn keep(&self, record: &Record, rejection: &Rejection) -> Kept {
-        let rejection = match record.payload.as_deref().and_then(foreign_format) {
-            Some(better) => better,
-            None => rejection.clone(),
-        };
+        let rejection = letters::reason(record, rejection);
         let letter = Letter::new(&self.config.topic, record, &rejection);
         let (config, producer) = (Arc::clone(&self.config), self.producer.clone());
         let (in_flight, has_topic) = (Arc::clone(&self.in_flight), Arc::clone(&self.has_topic));
@@ -74,46 +66,14 @@ impl DeadLetters {
         let overdue = Arc::clone(&self.overdue);
         let delivery = tokio::spawn(async move {
             let _turn = in_flight.acquire_owned().await;
-            let mut delivery = std::pin::pin!(async {
+            let delivery = async {
                 has_topic.get_or_init(|| see_topic(&config, &producer)).await;
                 deliver(&config, &producer, &lone_producer, letter).await;
-            });
-            if tokio::time::timeout(PATIENCE, &mut delivery).await.is_err() {
-                let _overdue = overdue.begin();
-                delivery.await;
-            }
+            };
+            overdue.watch(delivery).await;
         });
         let name: Arc<str> = self.config.dlq_topic.as_str().into();
         Box::pin(async move { delivery.await.map_err(|error| SourceError { name, cause: error.into() }) })
-    }
-}
-
-/// Letters that take long. The gate is open when there are none.
-struct Overdue {
-    gate: Gate,
-    reason: String,
-    count: Mutex<usize>,
-}
-
-impl Overdue {
-    fn begin(&self) -> OneOverdue<'_> {
-        let mut count = self.count.lock().unwrap_or_else(PoisonError::into_inner);
-        *count += 1;
-        self.gate.close(&self.reason);
-        OneOverdue(self)
-    }
-}
-
-/// One of them, until it is dropped.
-struct OneOverdue<'a>(&'a Overdue);
-
-impl Drop for OneOverdue<'_> {
-    fn drop(&mut self) {
-        let mut count = self.0.count.lock().unwrap_or_else(PoisonError::into_inner);
-        *count -= 1;
-        if *count == 0 {
-            self.0.gate.open();
-        }
     }
 }
 
@@ -133,23 +93,8 @@ impl Letter {
         for (key, value) in record.headers.iter().flat_map(|headers| headers.iter()) {
             headers = headers.insert(Header { key, value: value.as_deref() });
         }
-        let mut reason = rejection.line();
-        if reason.len() > REASON_BYTES_MAX {
-            let end = (0..=REASON_BYTES_MAX).rev().find(|&end| reason.is_char_boundary(end)).unwrap_or_default();
-            reason.truncate(end);
-            reason.push('…');
-        }
-        let position = record.position;
-        let class = format!("order_service.{}", rejection.kind.code());
-        for (key, value) in [
-            (dead::TOPIC, topic),
-            (dead::PARTITION, &position.partition.to_string()),
-            (dead::OFFSET, &position.offset.to_string()),
-            (dead::STAGE, "VALUE_CONVERTER"),
-            (dead::CLASS, &class),
-            (dead::MESSAGE, &reason),
-        ] {
-            headers = headers.insert(Header { key, value: Some(value) });
+        for (key, value) in letters::headers(topic, record.position, rejection) {
+            headers = headers.insert(Header { key, value: Some(&value) });
         }
         Self { record: record.clone(), headers, cut_from: None, refused_ms: None }
     }

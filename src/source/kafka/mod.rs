@@ -18,7 +18,7 @@ use super::{Kept, Received, Source, SourceError};
 use crate::kafka::Config;
 use crate::lifecycle::Gate;
 use crate::metrics;
-use crate::record::{Checkpoint, Position, Record, Rejection, RejectionKind};
+use crate::record::{Checkpoint, Position, Record, Rejection};
 use crate::store::Outcome;
 use consumer::{Command, Event};
 use dead_letters::DeadLetters;
@@ -146,44 +146,6 @@ impl Drop for KafkaSource {
         // Everything is durable by now, and the brokers find out by themselves who is gone.
         if let Err(commands::RecvTimeoutError::Timeout) = self.has_left.recv_timeout(LEAVE_WAIT) {
             tracing::warn!(after = ?LEAVE_WAIT, "the group was not left in time");
-        }
-    }
-}
-
-/// Why a value is no JSON at all, for formats that are often met by mistake.
-fn foreign_format(payload: &[u8]) -> Option<Rejection> {
-    let message = match payload {
-        [0, a, b, c, d, ..] => {
-            let schema = u32::from_be_bytes([*a, *b, *c, *d]);
-            format!("is framed for a schema registry (schema {schema}); must be plain JSON")
-        }
-        [first, ..] if !first.is_ascii_whitespace() && !may_be_json(*first, payload) => {
-            format!("is not JSON: starts with byte 0x{first:02x}")
-        }
-        _ => return None,
-    };
-    Some(Rejection::whole(RejectionKind::Malformed, message))
-}
-
-/// Whether the decoder has more to say of it: what is JSON is at least that, though no order.
-fn may_be_json(first: u8, payload: &[u8]) -> bool {
-    matches!(first, b'{' | b'[' | 0xef | b'"' | b'-' | b'0'..=b'9')
-        || matches!(payload.trim_ascii_end(), b"true" | b"false" | b"null")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn formats_that_are_not_json_are_named_and_json_is_left_to_the_decoder() {
-        let reason = |payload: &[u8]| foreign_format(payload).map(|rejection| rejection.line());
-        let framed = reason(b"\0\0\0\x01\x02{}").unwrap();
-        assert_eq!(framed, "is framed for a schema registry (schema 258); must be plain JSON");
-        assert_eq!(reason(b"\0ab").unwrap(), "is not JSON: starts with byte 0x00");
-        assert_eq!(reason(b"nothing").unwrap(), "is not JSON: starts with byte 0x6e");
-        for json in ["{}", " {}", "[]", "\"a\"", "-1", "17", "true\n", "false", "null", "\u{feff}{}", "", " "] {
-            assert_eq!(reason(json.as_bytes()), None, "{json}");
         }
     }
 }

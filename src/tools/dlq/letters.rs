@@ -11,7 +11,8 @@ use rdkafka::message::{BorrowedMessage, Headers, Message};
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::Place;
-use crate::kafka::{Config, dead};
+use crate::kafka::Config;
+use crate::record::dead;
 use crate::tools::cluster::{self, CONNECT_TIME};
 
 /// How long the brokers may send nothing while there is something left to read.

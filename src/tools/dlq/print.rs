@@ -11,7 +11,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::letters::Letter;
-use crate::kafka::dead;
+use crate::record::dead;
 
 /// `PARTITION:OFFSET  TIME  source  key  reason`.
 pub(super) fn line(letter: &Letter) -> String {

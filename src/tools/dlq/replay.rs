@@ -9,7 +9,8 @@ use rdkafka::message::{Header, OwnedHeaders};
 
 use super::letters::{Letter, Letters};
 use super::{Place, Which};
-use crate::kafka::{Config, dead};
+use crate::kafka::Config;
+use crate::record::dead;
 use crate::tools::cluster::{self, Message, Sender};
 
 /// Says what would be sent where to.

@@ -83,7 +83,7 @@ impl Documents {
     }
 
     /// Whether the next order is there without waiting for whoever writes the input.
-    #[cfg(feature = "kafka")]
+    #[cfg(any(feature = "kafka", feature = "nats"))]
     pub(super) fn is_next_there(&self) -> bool {
         match &self.origin {
             Origin::Samples { .. } => true,

@@ -4,6 +4,8 @@ mod documents;
 mod http;
 #[cfg(feature = "kafka")]
 mod kafka;
+#[cfg(feature = "nats")]
+pub mod nats;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -34,6 +36,9 @@ pub enum Target {
     /// The topic that the service takes orders from, keyed by their ids.
     #[cfg(feature = "kafka")]
     Kafka(Box<Cluster>),
+    /// The NATS subject that the service takes orders from.
+    #[cfg(feature = "nats")]
+    Nats(Box<nats::Servers>),
 }
 
 /// What to publish, where to and how fast.
@@ -66,7 +71,7 @@ pub struct Summary {
     pub updated: u64,
     /// Made invalid on purpose, and said to be so.
     pub rejected: u64,
-    /// In Kafka, on every replica in sync. What becomes of them there is up to who reads them.
+    /// In Kafka, on every replica in sync, or in a stream of NATS. What becomes of them there is up to who reads them.
     pub sent: u64,
     /// Not answered, rejected though meant to be valid, stored though made invalid, or not stored for another reason.
     pub failed: u64,
@@ -82,6 +87,8 @@ pub async fn run(config: Config) -> anyhow::Result<Summary> {
         Target::Http { server, connections } => http::run(config, server, connections).await,
         #[cfg(feature = "kafka")]
         Target::Kafka(cluster) => tokio::task::spawn_blocking(move || kafka::run(config, &cluster)).await?,
+        #[cfg(feature = "nats")]
+        Target::Nats(servers) => nats::run(config, *servers).await,
     }
 }
 

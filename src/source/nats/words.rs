@@ -1,0 +1,51 @@
+//! What the ingest loop tells the consumer. A word replaces an older one of its kind, so there is no queue to grow.
+
+use std::sync::{Mutex, PoisonError};
+
+use tokio::sync::Notify;
+
+use crate::record::Checkpoint;
+
+/// Said and not yet heard.
+#[derive(Debug, Default)]
+pub(super) struct Said {
+    /// Everything below is durable and visible.
+    pub committed: Option<Checkpoint>,
+    /// These messages are in the dead letter stream, or will be before their position is passed.
+    pub parked: Vec<(u32, u64)>,
+    /// Hand over this partition from its stored position on, if it has one.
+    pub start: Option<(u32, Option<u64>)>,
+    /// The position of this partition was moved by another process.
+    pub fenced: Option<u32>,
+    /// What came of the revoked partition is durable.
+    pub is_released: bool,
+    /// Hand over nothing more.
+    pub is_stopping: bool,
+    /// End.
+    pub is_leaving: bool,
+}
+
+/// Both sides hold one.
+#[derive(Debug, Default)]
+pub(super) struct Words {
+    said: Mutex<Said>,
+    news: Notify,
+}
+
+impl Words {
+    /// Says something.
+    pub(super) fn say(&self, say: impl FnOnce(&mut Said)) {
+        say(&mut self.said.lock().unwrap_or_else(PoisonError::into_inner));
+        self.news.notify_one();
+    }
+
+    /// Takes what was said since the last time.
+    pub(super) fn take(&self) -> Said {
+        std::mem::take(&mut *self.said.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Waits until something is said. Cancel-safe.
+    pub(super) async fn wait(&self) {
+        self.news.notified().await;
+    }
+}
