@@ -248,7 +248,7 @@ fn under_load_every_answer_is_what_was_written_last_with_a_tenth_of_the_orders_i
                 let mut connection = server.connect();
                 for _ in 0..2500 {
                     // Some are asked for far more often.
-                    let n = random.usize(..=random.usize(..=random.usize(..=random.usize(..ORDERS))));
+                    let n = (0..3).fold(random.usize(..ORDERS), |n, _| random.usize(..=n));
                     if n % 4 == thread && random.u8(..4) == 0 {
                         let next = acknowledged[n].load(Ordering::SeqCst) + 1;
                         let reply = connection.request("POST", "/orders", &[], body(n, next)).expect(200);
