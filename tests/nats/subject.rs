@@ -252,6 +252,9 @@ impl Subject {
     }
 }
 
+/// How long an acknowledgement may take before a message is sent again.
+const PATIENCE: Duration = Duration::from_secs(2);
+
 /// Sends to a subject.
 pub struct Sender {
     runtime: Arc<Runtime>,
@@ -278,11 +281,14 @@ impl Sender {
             }
             let mut places = Vec::new();
             let end = Instant::now() + RECOVERY;
+            // All were sent by now, so they wait together: answers that are lost are as a rule lost together.
+            let first_try = tokio::time::Instant::now() + PATIENCE;
             for (sent, (id, value)) in sent.into_iter().zip(ids.iter().zip(values)) {
                 let mut sent = sent;
+                let mut patience = first_try.max(tokio::time::Instant::now() + PATIENCE / 100);
                 let acknowledged = loop {
                     if let Some(sent) = sent.take()
-                        && let Ok(acknowledged) = sent.await
+                        && let Ok(Ok(acknowledged)) = tokio::time::timeout_at(patience, sent.into_future()).await
                     {
                         break acknowledged;
                     }
@@ -290,6 +296,7 @@ impl Sender {
                     tokio::time::sleep(Duration::from_millis(100)).await;
                     // Under the same id: sent twice, it is there once.
                     sent = publish(id, value).await.ok();
+                    patience = tokio::time::Instant::now() + PATIENCE;
                 };
                 places.push(acknowledged.sequence);
             }
