@@ -108,12 +108,13 @@ impl Recent {
         }
     }
 
-    /// Takes the answer to a [`Shortfall`]. `is_visible` says whether an order is still shown as the store had it.
+    /// Takes the answer to a [`Shortfall`]. `visible` is the copy of an order that is shown now, if there is one: it may
+    /// have been changed while the store was asked.
     pub(super) fn admit(
         &self,
         asked: Shortfall,
         page: Vec<(u64, Snapshot)>,
-        is_visible: impl Fn(u64, &Snapshot) -> bool,
+        visible: impl Fn(u64) -> Option<Snapshot>,
     ) {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         if kept.from != asked.before {
@@ -126,11 +127,10 @@ impl Recent {
         let kept_from = if asked.before.is_none() && kept.evicted > 0 { kept.evicted + 1 } else { 0 };
         kept.from = Some(if is_last { kept_from } else { lowest.max(kept_from) });
         for (seq, snapshot) in page {
-            if is_visible(seq, &snapshot) {
-                let newer = kept.orders.get(&seq).is_none_or(|visible| snapshot.supersedes(visible));
-                if newer {
-                    kept.orders.insert(seq, snapshot);
-                }
+            let newest = visible(seq).filter(|visible| visible.supersedes(&snapshot)).unwrap_or(snapshot);
+            let is_newer = kept.orders.get(&seq).is_none_or(|kept| newest.supersedes(kept));
+            if is_newer && newest.state() == State::Live {
+                kept.orders.insert(seq, newest);
             }
         }
         drop(kept);

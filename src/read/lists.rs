@@ -30,8 +30,10 @@ pub async fn keep_fresh<T: Store>(view: Arc<View>, store: T, mut shutdown: Shutd
 const RETRY: Duration = Duration::from_millis(500);
 
 /// Asks the store for what the list lacks. Says whether the list is whole.
-async fn fill_shortfall<T: Store>(view: &View, store: &T) -> bool {
+async fn fill_shortfall<T: Store>(view: &Arc<View>, store: &T) -> bool {
     while let Some(asked) = view.list_shortfall() {
+        // What is changed meanwhile must still be there to be looked at.
+        let _held = view.hold();
         match store.page(asked.before, asked.limit).await {
             Ok(page) => view.admit_to_list(asked, page),
             Err(error) => {
