@@ -9,6 +9,7 @@ use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::KafkaResult;
 use rdkafka::message::{Header, Headers, Message as _, OwnedHeaders};
 use rdkafka::producer::{FutureProducer, FutureRecord, Producer as _};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
@@ -336,8 +337,20 @@ fn sender(brokers: &str, topic: &str) -> Sender {
 }
 
 fn ends(consumer: &BaseConsumer, topic: &str) -> Option<BTreeMap<i32, i64>> {
-    let metadata = consumer.fetch_metadata(Some(topic), ASK).unwrap();
+    let metadata = answered(|| consumer.fetch_metadata(Some(topic), ASK));
     let found = metadata.topics().iter().find(|found| found.name() == topic && found.error().is_none())?;
-    let end = |id| (id, consumer.fetch_watermarks(topic, id, ASK).unwrap().1);
+    let end = |id| (id, answered(|| consumer.fetch_watermarks(topic, id, ASK)).1);
     Some(found.partitions().iter().map(|partition| end(partition.id())).collect())
+}
+
+/// A broker that was just started may not lead its partitions yet.
+fn answered<T>(ask: impl Fn() -> KafkaResult<T>) -> T {
+    let end = Instant::now() + super::RECOVERY;
+    loop {
+        match ask() {
+            Ok(answer) => return answer,
+            Err(error) => assert!(Instant::now() < end, "{error}"),
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
 }
