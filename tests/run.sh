@@ -81,7 +81,7 @@ if ! command -v npm >/dev/null || ! command -v node >/dev/null; then
 elif ! fetch chromium chromium fonts-liberation; then
     missing chromium "the browser tests"
 else
-    cargo build
+    cargo test --no-run # the binary of the tests above, built with the same features
     (
         cd tests/browser
         npm ci --silent --no-audit --no-fund
