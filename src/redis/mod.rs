@@ -10,12 +10,12 @@
 //!
 //! An entry is served only if both of these hold; else the store is asked, which is right always.
 //!
-//! 1. **Its version is no older than any that this process knows of** ([`floor`]). Every version that is committed here
+//! 1. **Its version is no older than any that this process knows of** (`floor`). Every version that is committed here
 //!    is noted before readers see it and before its writer is answered; every version that others commit, when this
 //!    process learns of it; every version it loads. It takes no server to note, so it does not matter which writes to
 //!    Redis were lost, are under way or arrive late, whether it was cut off, restarted with old data, flushed or put
 //!    back, or what other instances write there. The table never forgets as long as the process lives.
-//! 2. **It was written well after this process was warm and followed the store** ([`trust`]). The table is empty at a
+//! 2. **It was written well after this process was warm and followed the store** (`trust`). The table is empty at a
 //!    start, and an earlier process may have committed what it did not get to write, or others what warming up has shown
 //!    here. Nothing older than what was stored by then is in an entry of later: instances write only what they knew to
 //!    be the newest within the last second, which the script itself checks by the server's clock when the write
