@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use hyper::header::{HeaderName, HeaderValue};
 
-#[cfg(feature = "kafka")]
+#[cfg(any(feature = "kafka", feature = "nats"))]
 use super::Origin;
 use super::{Outside, Settings, Wrong, parse, with_flags};
 use crate::tools::client::Server;
