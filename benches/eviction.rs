@@ -59,9 +59,9 @@ fn compare(name: &str, trace: &[u32]) {
     const BODY: &[u8] = &[b'x'; 1000];
     let distinct = trace.iter().collect::<std::collections::HashSet<_>>().len();
     let snapshot = || Snapshot::new(1, 1, Kind::Wb, State::Live, BODY, &mut Vec::new());
-    let each = snapshot().resident_bytes() as u64 + View::ENTRY_BYTES;
     let room = distinct / 10;
-    let view = View::new(Config { bytes_max: Some(each * room as u64), ..Config::default() }, room);
+    let budget = View::cost(room as u64, (room * snapshot().resident_bytes()) as u64);
+    let view = View::new(Config { bytes_max: Some(budget), ..Config::default() }, room);
     let mut hits = 0;
     for &order in trace {
         let id = id(order);

@@ -4,27 +4,23 @@
 //!
 //! `cargo bench --bench nats` measures; as a test it runs a few orders to stay true, or says that it cannot.
 
+mod intake;
 mod servers;
 
-use std::collections::HashMap;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use async_nats::jetstream::consumer::pull;
 use async_nats::jetstream::{self, Context, stream};
 use futures_util::StreamExt as _;
-use order_service::cache::feed::Read;
-use order_service::cache::{self, View};
-use order_service::id::OrderId;
 use order_service::ingest::{self, Ingest};
-use order_service::lifecycle::{self, Readiness};
+use order_service::lifecycle::Readiness;
 use order_service::metrics::Metrics;
 use order_service::nats;
 use order_service::order::sample;
 use order_service::source::nats::NatsSource;
-use order_service::store::postgres::{Config, Postgres};
-use order_service::warmup;
+use order_service::store::postgres::Config;
 
+use intake::{Running, per_second, runtime};
 use servers::Servers;
 
 #[global_allocator]
@@ -103,60 +99,24 @@ fn acknowledged(servers: &Servers, stream: &str, durable: &str, orders: u64) -> 
     })
 }
 
-/// Ingest as the service runs it: a thread and a runtime of its own.
-struct Running {
-    view: Arc<View>,
-    trigger: lifecycle::Trigger,
-    thread: std::thread::JoinHandle<ingest::Ledger>,
-}
-
 fn run(servers: &Servers, database: Config, stream: &str, durable: &str) -> Running {
-    let view = Arc::new(View::new(cache::Config::default(), 0));
-    let (trigger, shutdown) = lifecycle::shutdown();
     let mut client = nats::Config::new(&servers.nats).expect("a URL");
     (client.subject, client.stream, client.durable) = (stream.into(), stream.into(), durable.into());
     client.dlq_subject = format!("dlq.{stream}");
-    let seen = Arc::clone(&view);
-    let thread = std::thread::spawn(move || {
-        runtime().block_on(async move {
-            let gate = Readiness::default().gate("warm-up", "");
-            let store = Postgres::new(database);
-            warmup::run(Arc::clone(&seen), store.clone(), gate, shutdown.clone()).await;
-            let metrics = Metrics::new(&[], &[]);
-            let readiness = Readiness::default();
-            let [gate, letters] = ["nats", "nats-dead-letters"].map(|name| readiness.gate(name, ""));
-            let source = NatsSource::start(&client, metrics.nats.clone(), gate, letters).expect("consuming");
-            let config = ingest::Config::default();
-            let ingest = Ingest::new(source, store, Some(seen), &config, metrics.ingest).await.expect("started");
-            ingest.run(shutdown).await.expect("ingested")
-        })
-    });
-    Running { view, trigger, thread }
-}
-
-impl Running {
-    fn stop(self) -> ingest::Ledger {
-        self.trigger.fire();
-        self.thread.join().expect("no panic")
-    }
+    Running::start(database, async move |store, view, shutdown| {
+        let (metrics, readiness) = (Metrics::new(&[], &[]), Readiness::default());
+        let [gate, letters] = ["nats", "nats-dead-letters"].map(|name| readiness.gate(name, ""));
+        let source = NatsSource::start(&client, metrics.nats.clone(), gate, letters).expect("consuming");
+        let config = ingest::Config::default();
+        let ingest = Ingest::new(source, store, Some(view), &config, metrics.ingest).await.expect("started");
+        ingest.run(shutdown).await.expect("ingested")
+    })
 }
 
 fn visible(servers: &Servers, stream: &str, name: &str, orders: u64) -> f64 {
-    let running = run(servers, database(servers, name), stream, name);
-    while running.view.size().live == 0 {
-        std::thread::sleep(Duration::from_millis(1));
-    }
-    let (started, before) = (Instant::now(), running.view.size().live);
-    while running.view.size().live < orders {
-        std::thread::sleep(Duration::from_millis(1));
-    }
-    let rate = per_second(orders - before, started);
-    let ledger = running.stop();
-    assert_eq!((ledger.read, ledger.stored), (orders, orders));
-    rate
+    run(servers, database(servers, name), stream, name).until_visible(orders)
 }
 
-/// From the call that produces an order to its event in the view.
 fn latency(servers: &Servers, rate: u32, seconds: u32) {
     let name = format!("latency{rate}");
     publish(servers, &name, 0);
@@ -164,52 +124,8 @@ fn latency(servers: &Servers, rate: u32, seconds: u32) {
     let sending =
         tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
     let client = sending.block_on(async_nats::connect(&servers.nats)).expect("connected");
-    let warm = rate / 2;
-    let count = rate * seconds + warm;
-    let mut sent: HashMap<OrderId, Instant> = HashMap::with_capacity(count as usize);
-    let mut took = Vec::with_capacity(count as usize);
-    let mut seen = running.view.feed().head();
-    let mut observe = |sent: &HashMap<OrderId, Instant>, took: &mut Vec<Duration>| {
-        let Read::Events(events) = running.view.feed().read(seen, usize::MAX) else { panic!("looked at all the time") };
-        let now = Instant::now();
-        took.extend(events.iter().map(|event| now.duration_since(sent[&event.id])));
-        seen += events.len() as u64;
+    let send = |document: Vec<u8>| {
+        sending.block_on(client.publish(name.clone(), document.into())).expect("queued");
     };
-    let started = Instant::now();
-    let mut n = 0;
-    while took.len() < count as usize {
-        let due = if n < count {
-            started + Duration::from_secs(1) * n / rate
-        } else {
-            Instant::now() + Duration::from_millis(1)
-        };
-        while Instant::now() < due {
-            observe(&sent, &mut took);
-            std::thread::sleep(due.saturating_duration_since(Instant::now()).min(Duration::from_micros(100)));
-        }
-        if n < count {
-            let mut document = Vec::with_capacity(1536);
-            sample::wb(u64::from(rate), u64::from(n), &mut document);
-            let id = OrderId::parse(sample::wb_id(u64::from(rate), u64::from(n)).as_bytes()).expect("a sample id");
-            sent.insert(id, due); // as an open-loop producer would count it
-            sending.block_on(client.publish(name.clone(), document.into())).expect("queued");
-            n += 1;
-        }
-        let limit = Duration::from_secs(u64::from(seconds) * 5 + 30);
-        assert!(started.elapsed() < limit, "{} of {count} visible", took.len());
-    }
-    running.stop();
-    let mut took = took.split_off(warm as usize);
-    took.sort_unstable();
-    let percentile = |share: usize| took[took.len() * share / 1000].as_secs_f64() * 1e3;
-    println!("produce to visible at {rate}/s: p50 {:.1} ms, p99 {:.1} ms", percentile(500), percentile(990));
-}
-
-fn runtime() -> tokio::runtime::Runtime {
-    tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime")
-}
-
-#[expect(clippy::cast_precision_loss, reason = "a figure for people")]
-fn per_second(orders: u64, started: Instant) -> f64 {
-    orders as f64 / started.elapsed().as_secs_f64()
+    running.latency(rate, seconds, send, || {});
 }

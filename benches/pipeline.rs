@@ -4,17 +4,15 @@
 //!
 //! `cargo bench --bench pipeline` measures; as a test it runs a few orders to stay true, or says that it cannot.
 
+mod intake;
 mod servers;
 
-use std::collections::HashMap;
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use order_service::cache::feed::Read;
 use order_service::cache::{self, View};
-use order_service::id::OrderId;
 use order_service::ingest::{self, Ingest};
 use order_service::kafka;
 use order_service::lifecycle::{self, Readiness};
@@ -31,6 +29,7 @@ use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 
+use intake::{Running, per_second, runtime};
 use servers::Servers;
 
 #[global_allocator]
@@ -152,33 +151,17 @@ impl Bench {
     }
 }
 
-/// Ingest as the service runs it: a thread and a runtime of its own.
-struct Running {
-    view: Arc<View>,
-    trigger: lifecycle::Trigger,
-    thread: std::thread::JoinHandle<ingest::Ledger>,
-}
-
 fn run(servers: &Bench, database: Config, topic: &str, is_published: bool) -> Running {
-    let view = Arc::new(View::new(cache::Config::default(), 0));
-    let (trigger, shutdown) = lifecycle::shutdown();
-    let (client, seen) = (servers.client(topic), Arc::clone(&view));
-    let thread = std::thread::spawn(move || {
-        runtime().block_on(async move {
-            let gate = Readiness::default().gate("warm-up", "");
-            let store = Postgres::new(database);
-            warmup::run(Arc::clone(&seen), store.clone(), gate, shutdown.clone()).await;
-            let metrics = Metrics::new(&[], &[]);
-            let readiness = Readiness::default();
-            let [gate, letters] = ["kafka", "dead-letters"].map(|name| readiness.gate(name, ""));
-            let source = KafkaSource::start(&client, metrics.kafka.clone(), gate, letters).expect("consuming");
-            let config = ingest::Config::default();
-            let outbox = is_published.then(|| relay(&client, store.clone(), metrics.outbox));
-            let ingest = Ingest::new(source, store, Some(seen), &config, metrics.ingest).await.expect("started");
-            ingest.with_outbox(outbox).run(shutdown).await.expect("ingested")
-        })
-    });
-    Running { view, trigger, thread }
+    let client = servers.client(topic);
+    Running::start(database, async move |store, view, shutdown| {
+        let (metrics, readiness) = (Metrics::new(&[], &[]), Readiness::default());
+        let [gate, letters] = ["kafka", "dead-letters"].map(|name| readiness.gate(name, ""));
+        let source = KafkaSource::start(&client, metrics.kafka.clone(), gate, letters).expect("consuming");
+        let config = ingest::Config::default();
+        let outbox = is_published.then(|| relay(&client, store.clone(), metrics.outbox));
+        let ingest = Ingest::new(source, store, Some(view), &config, metrics.ingest).await.expect("started");
+        ingest.with_outbox(outbox).run(shutdown).await.expect("ingested")
+    })
 }
 
 /// Publishes what is handed over on a thread of its own, as the service does.
@@ -191,87 +174,23 @@ fn relay(client: &kafka::Config, store: Postgres, metrics: order_service::metric
     outbox
 }
 
-impl Running {
-    fn stop(self) -> ingest::Ledger {
-        self.trigger.fire();
-        self.thread.join().expect("no panic")
-    }
-}
-
 fn from_kafka(servers: &Bench, database: &Config, topic: &str, orders: u64, is_published: bool) -> f64 {
     // Positions are stored with the orders, so a new database reads the topic from its start.
-    let running = run(servers, database.clone(), topic, is_published);
-    while running.view.size().live == 0 {
-        std::thread::sleep(Duration::from_millis(1));
-    }
-    let (started, before) = (Instant::now(), running.view.size().live);
-    while running.view.size().live < orders {
-        std::thread::sleep(Duration::from_millis(1));
-    }
-    let rate = per_second(orders - before, started);
-    let ledger = running.stop();
-    assert_eq!((ledger.read, ledger.stored), (orders, orders));
-    rate
+    run(servers, database.clone(), topic, is_published).until_visible(orders)
 }
 
-/// From the call that produces an order to its event in the view.
 fn latency(servers: &Bench, rate: u32, seconds: u32) {
     let name = format!("latency{rate}");
     let (topic, database) = (servers.topic(&name), servers.database(&name));
     let running = run(servers, database, &topic, false);
     let producer: BaseProducer = servers.client(&topic).producer().set("linger.ms", "0").create().expect("a producer");
-    let warm = rate / 2;
-    let count = rate * seconds + warm;
-    let mut sent: HashMap<OrderId, Instant> = HashMap::with_capacity(count as usize);
-    let mut took = Vec::with_capacity(count as usize);
-    let mut seen = running.view.feed().head();
-    let mut observe = |sent: &HashMap<OrderId, Instant>, took: &mut Vec<Duration>| {
-        let Read::Events(events) = running.view.feed().read(seen, usize::MAX) else { panic!("looked at all the time") };
-        let now = Instant::now();
-        took.extend(events.iter().map(|event| now.duration_since(sent[&event.id])));
-        seen += events.len() as u64;
+    let send = |document: Vec<u8>| {
+        let record = BaseRecord::<[u8], [u8]>::to(&topic).payload(&document);
+        producer.send(record).map_err(|(error, _)| error).expect("queued");
     };
-    let started = Instant::now();
-    let mut document = Vec::new();
-    let mut n = 0;
-    while took.len() < count as usize {
-        let due = if n < count {
-            started + Duration::from_secs(1) * n / rate
-        } else {
-            Instant::now() + Duration::from_millis(1)
-        };
-        while Instant::now() < due {
-            observe(&sent, &mut took);
-            producer.poll(Duration::ZERO);
-            std::thread::sleep(due.saturating_duration_since(Instant::now()).min(Duration::from_micros(100)));
-        }
-        if n < count {
-            document.clear();
-            sample::wb(u64::from(rate), u64::from(n), &mut document);
-            let id = OrderId::parse(sample::wb_id(u64::from(rate), u64::from(n)).as_bytes()).expect("a sample id");
-            sent.insert(id, due); // as an open-loop producer would count it
-            producer
-                .send(BaseRecord::<[u8], [u8]>::to(&topic).payload(&document))
-                .map_err(|(error, _)| error)
-                .expect("queued");
-            n += 1;
-        }
-        assert!(
-            started.elapsed() < Duration::from_secs(u64::from(seconds) * 5 + 30),
-            "{} of {count} visible",
-            took.len()
-        );
-    }
-    running.stop();
-    let mut took = took.split_off(warm as usize);
-    took.sort_unstable();
-    let percentile = |share: usize| took[took.len() * share / 1000].as_secs_f64() * 1e3;
-    println!(
-        "produce to visible at {rate}/s: p50 {:.1} ms, p99 {:.1} ms, p99.9 {:.1} ms",
-        percentile(500),
-        percentile(990),
-        percentile(999)
-    );
+    running.latency(rate, seconds, send, || {
+        producer.poll(Duration::ZERO);
+    });
 }
 
 fn warm_up(servers: &Bench, database: &Config, orders: u64) {
@@ -310,13 +229,4 @@ fn warm_up(servers: &Bench, database: &Config, orders: u64) {
     for (ours, raw) in rounds {
         println!("warm-up: {ours:.0} orders/s, COPY OUT by two psql {raw:.0}, ratio {:.2}", ours / raw);
     }
-}
-
-fn runtime() -> tokio::runtime::Runtime {
-    tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime")
-}
-
-#[expect(clippy::cast_precision_loss, reason = "a figure for people")]
-fn per_second(orders: u64, started: Instant) -> f64 {
-    orders as f64 / started.elapsed().as_secs_f64()
 }

@@ -18,7 +18,6 @@ const RETRY: Duration = Duration::from_secs(1);
 const TICK: Duration = Duration::from_millis(500);
 /// How often orders are counted that others may store: every ten seconds.
 const COUNT_TICKS: u32 = 20;
-
 /// Orders read at once where not all are loaded.
 const PAGE_ROWS: usize = 1000;
 
@@ -26,8 +25,8 @@ const PAGE_ROWS: usize = 1000;
 /// for as long as it takes, until `shutdown`.
 pub async fn count<T: Store>(view: &View, store: &T, mut shutdown: Shutdown) {
     while view.is_bounded() {
-        match store.count_live().await {
-            Ok(live) => return view.set_live(live),
+        match recount(view, store).await {
+            Ok(()) => return,
             Err(error) => tracing::warn!(error = %crate::log::causes(&error), "cannot count orders, trying again"),
         }
         tokio::select! {
@@ -47,14 +46,19 @@ pub async fn keep_bounds<T: Store>(view: Arc<View>, store: T, mut shutdown: Shut
             () = shutdown.wait() => return,
             () = tokio::time::sleep(TICK) => view.shrink(),
         }
-        if store.is_shareable() && ticks.is_multiple_of(COUNT_TICKS) {
-            let counted = view.counting();
-            match store.count_live().await {
-                Ok(live) => view.counted(counted, live),
-                Err(error) => tracing::debug!(error = %crate::log::causes(&error), "cannot count orders"),
-            }
+        if store.is_shareable()
+            && ticks.is_multiple_of(COUNT_TICKS)
+            && let Err(error) = recount(&view, &store).await
+        {
+            tracing::debug!(error = %crate::log::causes(&error), "cannot count orders");
         }
     }
+}
+
+async fn recount<T: Store>(view: &View, store: &T) -> Result<(), StoreError> {
+    let before = view.counting();
+    view.counted(before, store.count_live().await?);
+    Ok(())
 }
 
 /// Fills the view from the store, then opens the gate. If all orders are loaded the view is complete from then on. A
@@ -169,9 +173,9 @@ async fn newest<T: Store>(
         let page = store.page(before, limit).await?;
         if before.is_none() && config.warm_max.is_none() {
             let bytes: u64 = page.iter().map(|(_, order)| order.resident_bytes() as u64).sum();
-            let each = bytes.checked_div(page.len() as u64).unwrap_or_default() + View::ENTRY_BYTES;
+            let each = View::cost(1, bytes.checked_div(page.len() as u64).unwrap_or_default());
             // The rest may be larger.
-            if config.bytes_max.is_none_or(|bytes_max| expected * each < bytes_max / 10 * 9) {
+            if config.bytes_max.is_none_or(|bytes_max| expected.saturating_mul(each) < bytes_max / 10 * 9) {
                 return Ok(true);
             }
         }

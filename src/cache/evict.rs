@@ -28,9 +28,14 @@ const NONE: u32 = u32::MAX;
 /// Orders the hand passes over for having been read before it takes one all the same: what one insertion may cost.
 const SKIPS_MAX: usize = 64;
 
-/// What an entry takes beside its snapshot: its key and slots in the map and in the queue, and what the allocator rounds
-/// up. Measured: `cargo bench --bench figures`.
-pub(super) const ENTRY_BYTES: usize = 150;
+/// What an entry takes beside its snapshot: its key and its slots in the map and in the queue.
+const ENTRY_BYTES: u64 = 150;
+
+/// What so many entries take with snapshots of so many bytes, of which the allocator rounds up an eighth at most. Held
+/// against resident bytes under churn by `cargo bench --bench eviction`.
+pub(super) const fn cost(entries: u64, bytes: u64) -> u64 {
+    bytes + bytes / 8 + entries * ENTRY_BYTES
+}
 
 /// The queue, and what is in nobody's way.
 pub(super) struct Evict {
@@ -227,7 +232,7 @@ impl Queue {
     /// Takes a node out. The hand moves on if it stood there.
     fn remove(&mut self, at: u32) {
         let Node { newer, older, .. } = self.nodes[at as usize];
-        if self.hand == at || self.hand().is_some_and(|hand| hand == at) {
+        if self.hand() == Some(at) {
             self.hand = newer;
         }
         match newer {

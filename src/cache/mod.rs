@@ -17,7 +17,7 @@ use papaya::{Compute, HashMap, Operation, ResizeMode};
 use crate::id::OrderId;
 use crate::snapshot::{Change as Committed, Snapshot, State};
 use absent::Absent;
-use evict::{ENTRY_BYTES, Evict, Verdict};
+use evict::{Evict, Verdict};
 use external::{External, KeyOf, NotKept};
 use feed::{Event, Feed};
 use recent::{List, Recent, Shortfall};
@@ -114,8 +114,11 @@ pub struct Size {
 }
 
 impl View {
-    /// What an order takes beside its snapshot, where there is a budget.
-    pub const ENTRY_BYTES: u64 = ENTRY_BYTES as u64;
+    /// What so many orders take of a budget, with snapshots of so many bytes together.
+    #[must_use]
+    pub const fn cost(orders: u64, bytes: u64) -> u64 {
+        evict::cost(orders, bytes)
+    }
 
     /// An empty view with room for `capacity` orders.
     #[must_use]
@@ -239,7 +242,7 @@ impl View {
     /// What the view takes of its budget.
     fn used(&self) -> u64 {
         let bytes = u64::try_from(self.tally.bytes.load(Ordering::Relaxed)).unwrap_or_default();
-        bytes + (self.tally.entries.load(Ordering::Relaxed) * ENTRY_BYTES) as u64
+        Self::cost(self.tally.entries.load(Ordering::Relaxed) as u64, bytes)
     }
 
     /// Whether there is room for more orders.
@@ -340,11 +343,6 @@ impl View {
             self.announce(vec![event]);
         }
         is_news
-    }
-
-    /// Says how many live orders there are, where that is not the number of those that are here.
-    pub fn set_live(&self, live: u64) {
-        self.tally.live.store(i64::try_from(live).unwrap_or(i64::MAX), Ordering::Relaxed);
     }
 
     /// To be called before live orders are counted anew, for [`View::counted`].

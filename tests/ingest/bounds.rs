@@ -70,7 +70,7 @@ impl Bench {
         assert!(matches!(reply, Reply::Stored { .. }), "{reply:?}");
     }
 
-    /// Stores orders without the view, and fills another view from the store.
+    /// Another view, filled from the store as at a start.
     async fn restarted(&self, config: cache::Config) -> Arc<View> {
         let view = Arc::new(View::new(config, 0));
         let (_trigger, shutdown) = lifecycle::shutdown();
