@@ -39,9 +39,12 @@ impl Default for Limits {
     }
 }
 
-/// Bytes of answers held back for company, and the largest answer that is.
-const HELD_BYTES_MAX: usize = 64 << 10;
-const HELD_PIECE_MAX: usize = 16 << 10;
+/// Bytes of answers held back for company.
+pub const HELD_BYTES_MAX: usize = 64 << 10;
+/// The largest answer that is held back: larger ones are worth more than the copy.
+pub const HELD_PIECE_MAX: usize = 16 << 10;
+/// The longest beginning of a request that hyper does not see yet. hyper's buffer has room for twice as much.
+const PART_BYTES_MAX: usize = 4 << 10;
 
 /// A request's headers are being read.
 const HEAD: u8 = 0;
@@ -140,7 +143,12 @@ impl Registry {
     #[must_use]
     pub fn busy(&self) -> usize {
         let slots = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
-        slots.used.iter().flatten().filter(|conn| conn.phase.load(Ordering::Relaxed) == BUSY).count()
+        slots
+            .used
+            .iter()
+            .flatten()
+            .filter(|conn| conn.phase.load(Ordering::Relaxed) == BUSY || conn.is_blocked())
+            .count()
     }
 
     /// There is no room for another connection: sweeps make some by closing those idle for longest, until the returned
@@ -175,8 +183,9 @@ impl Registry {
             let since = conn.since.load(Ordering::Relaxed);
             let count = match conn.phase.load(Ordering::Relaxed) {
                 HEAD if is_over(since, self.limits.header_time) => &mut closed.header,
-                IDLE if is_over(since, self.limits.idle_time) || is_stopping => &mut closed.idle,
                 _ if is_over(conn.blocked_since.load(Ordering::Relaxed), self.limits.write_time) => &mut closed.write,
+                _ if conn.is_blocked() => continue,
+                IDLE if is_over(since, self.limits.idle_time) || is_stopping => &mut closed.idle,
                 IDLE => {
                     idle.push((since, conn));
                     continue;
@@ -233,6 +242,17 @@ impl Conn {
         }
     }
 
+    /// A request came and was answered at once.
+    fn has_answered(&self) {
+        self.since.store(self.registry.now(), Ordering::Relaxed);
+        self.phase.store(IDLE, Ordering::Relaxed);
+    }
+
+    /// Whether the client takes up nothing of what was answered.
+    fn is_blocked(&self) -> bool {
+        self.blocked_since.load(Ordering::Relaxed) != 0
+    }
+
     fn has_written(&self, is_blocked: bool) {
         let blocked_since = self.blocked_since.load(Ordering::Relaxed);
         if is_blocked && blocked_since == 0 {
@@ -278,26 +298,148 @@ impl Drop for InFlight {
     }
 }
 
+/// What was done about the requests at the front of what a client sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Taken {
+    /// Bytes of requests that are answered.
+    pub bytes: usize,
+    /// What follows them.
+    pub rest: Rest,
+}
+
+/// What follows the requests that are answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rest {
+    /// Nothing.
+    Nothing,
+    /// Perhaps more of the same: there are [`HELD_BYTES_MAX`] of answers now.
+    Unseen,
+    /// The beginning of a request.
+    Part,
+    /// A request for somebody else, with its body this many bytes long if that is known.
+    Other(Option<usize>),
+}
+
+/// Whose requests are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Turn {
+    /// Ours as far as we can answer them; hyper has read none that it has not answered.
+    Ours,
+    /// hyper has exactly one request, whole.
+    Lent,
+    /// hyper may have begun to read one that follows.
+    Given,
+}
+
 /// A socket that marks what happens on it, and holds answers back as long as more requests of the same pipeline wait to
 /// be answered: they leave together. hyper's own `pipeline_flush` does that too, but without any limit, and it forgets
 /// answers while half a request is waiting.
-pub struct Tracked {
+///
+/// `quick` sees requests before hyper does: it is given what a client sent and appends the answers of those it answers.
+/// From the first that it does not, hyper reads on; once that one is answered and nothing of the next was read with it,
+/// it is `quick`'s turn again.
+pub struct Tracked<F> {
     socket: TcpStream,
     registered: Registered,
+    quick: F,
+    turn: Turn,
+    /// The beginning of a request that nobody else has seen.
+    part: Vec<u8>,
     held: Vec<u8>,
     /// How much of `held` is sent.
     sent: usize,
+    /// hyper has more to write than it could.
+    is_behind: bool,
 }
 
-impl Tracked {
+impl<F: FnMut(&[u8], &mut Vec<u8>) -> Taken> Tracked<F> {
     /// Tracks a socket.
     #[must_use]
-    pub fn new(socket: TcpStream, registered: Registered) -> Self {
-        Self { socket, registered, held: Vec::new(), sent: 0 }
+    pub fn new(socket: TcpStream, registered: Registered, quick: F) -> Self {
+        let (part, held) = (Vec::new(), Vec::new());
+        Self { socket, registered, quick, turn: Turn::Ours, part, held, sent: 0, is_behind: false }
+    }
+
+    /// Whether hyper waits for a request and has nothing to write.
+    fn is_our_turn(&mut self) -> bool {
+        if self.turn == Turn::Lent && self.registered.conn.phase.load(Ordering::Relaxed) == IDLE && !self.is_behind {
+            self.turn = Turn::Ours;
+        }
+        self.turn == Turn::Ours
+    }
+
+    /// Answers what comes until there is no more of it, or something for hyper, which is left in `into`.
+    fn poll_quick(&mut self, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let from = into.filled().len();
+        loop {
+            if self.registered.conn.is_blocked() {
+                // A client that does not read is not read from.
+                std::task::ready!(self.poll_send(context))?;
+            }
+            into.put_slice(&self.part);
+            let known = into.filled().len();
+            match Pin::new(&mut self.socket).poll_read(context, into) {
+                Poll::Pending => {
+                    into.set_filled(from);
+                    // What is held leaves now. If it cannot yet, this is called again when it can.
+                    return match self.poll_send(context) {
+                        Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+                        Poll::Ready(Ok(())) | Poll::Pending => Poll::Pending,
+                    };
+                }
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Ready(Ok(())) if into.filled().len() == known => {
+                    // The client sends no more; hyper says what that means, also for the beginning of a request.
+                    self.turn = Turn::Given;
+                    if known == from
+                        && let Poll::Ready(Err(error)) = self.poll_send(context)
+                    {
+                        return Poll::Ready(Err(error));
+                    }
+                    return Poll::Ready(Ok(()));
+                }
+                Poll::Ready(Ok(())) => {}
+            }
+            self.part.clear();
+            let mut at = from;
+            let rest = loop {
+                let taken = (self.quick)(&into.filled()[at..], &mut self.held);
+                at += taken.bytes;
+                if taken.rest != Rest::Unseen {
+                    break taken.rest;
+                }
+                if self.poll_send(context)?.is_pending() {
+                    break Rest::Other(None);
+                }
+            };
+            if at > from {
+                self.registered.conn.has_answered();
+            }
+            let left = into.filled().len() - at;
+            match rest {
+                // Who sends a request in more than two pieces is no quicker for our trying.
+                Rest::Part if known == from && left <= PART_BYTES_MAX => {
+                    self.registered.conn.has_read();
+                    self.part.extend_from_slice(&into.filled()[at..]);
+                }
+                Rest::Part | Rest::Other(_) => {
+                    self.registered.conn.has_read();
+                    self.turn = if rest == Rest::Other(Some(left)) { Turn::Lent } else { Turn::Given };
+                    into.filled_mut().copy_within(at.., from);
+                    into.set_filled(from + left);
+                    return Poll::Ready(Ok(()));
+                }
+                Rest::Nothing | Rest::Unseen => {}
+            }
+            into.set_filled(from);
+        }
     }
 
     /// Sends what is held back.
     fn poll_send(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.held.is_empty() {
+            return Poll::Ready(Ok(()));
+        }
         while self.sent < self.held.len() {
             let result = Pin::new(&mut self.socket).poll_write(context, &self.held[self.sent..]);
             self.registered.conn.has_written(result.is_pending());
@@ -316,11 +458,15 @@ impl Tracked {
     }
 }
 
-impl AsyncRead for Tracked {
+impl<F: FnMut(&[u8], &mut Vec<u8>) -> Taken + Unpin> AsyncRead for Tracked<F> {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.is_our_turn() {
+            return self.poll_quick(context, into);
+        }
         let before = into.filled().len();
         let result = Pin::new(&mut self.socket).poll_read(context, into);
         if into.filled().len() > before {
+            self.turn = Turn::Given;
             self.registered.conn.has_read();
         } else if !self.held.is_empty() {
             // hyper wants a request and there is none: the pipeline is empty.
@@ -332,7 +478,7 @@ impl AsyncRead for Tracked {
     }
 }
 
-impl AsyncWrite for Tracked {
+impl<F: FnMut(&[u8], &mut Vec<u8>) -> Taken + Unpin> AsyncWrite for Tracked<F> {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, from: &[u8]) -> Poll<io::Result<usize>> {
         self.poll_write_vectored(context, &[io::IoSlice::new(from)])
     }
@@ -343,6 +489,7 @@ impl AsyncWrite for Tracked {
         from: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let bytes = from.iter().map(|piece| piece.len()).sum::<usize>();
+        self.is_behind = true; // until hyper flushes, which it does once nothing is left
         if bytes <= HELD_PIECE_MAX {
             if self.held.len() + bytes > HELD_BYTES_MAX {
                 std::task::ready!(self.poll_send(context))?;
@@ -352,7 +499,6 @@ impl AsyncWrite for Tracked {
             }
             return Poll::Ready(Ok(bytes));
         }
-        // Large answers are worth more than the copy.
         std::task::ready!(self.poll_send(context))?;
         let result = Pin::new(&mut self.socket).poll_write_vectored(context, from);
         self.registered.conn.has_written(result.is_pending());
@@ -364,6 +510,7 @@ impl AsyncWrite for Tracked {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.is_behind = false;
         // hyper comes here after every answer, and whenever it has nothing to send. Between two requests it will ask
         // for the next one, and what is held leaves then; while a request is being answered it may not ask for long.
         if self.registered.conn.phase.load(Ordering::Relaxed) == IDLE {

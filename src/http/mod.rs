@@ -3,6 +3,7 @@
 pub mod body;
 pub mod conn;
 pub mod events;
+pub mod hit;
 pub mod orders;
 pub mod page;
 pub mod respond;
@@ -36,7 +37,7 @@ use crate::read::Reader;
 use crate::source::inbox::Inbox;
 use crate::store::Store;
 use body::Body;
-use conn::{Conn, Limits, Registry, Tracked};
+use conn::{Conn, Limits, Registry, Rest, Taken, Tracked};
 use orders::Quick;
 use respond::{Answer, Face, Problem};
 use route::{Allow, Route};
@@ -240,7 +241,16 @@ async fn serve_connection<T: Store>(service: ConnService<T>, socket: TcpStream, 
         // Any number but hyper's own takes its header table from the stack to the heap, for every request.
         builder.max_headers(config.headers_max);
     }
-    let connection = builder.serve_connection(TokioIo::new(Tracked::new(socket, registered)), service);
+    let (api, registry) = (Arc::clone(&service.api), Arc::clone(&service.registry));
+    let quick = move |requests: &[u8], answers: &mut Vec<u8>| {
+        if registry.is_stopping() {
+            // hyper says that the connection ends with its next answer.
+            return Taken { bytes: 0, rest: Rest::Other(None) };
+        }
+        hit::answer(&api, requests, answers)
+    };
+    let socket = TokioIo::new(Tracked::new(socket, registered, quick));
+    let connection = builder.serve_connection(socket, service);
     // Broken connections are the client's affair; there is nothing to do about them here.
     let _ = connection.await;
 }

@@ -2,6 +2,7 @@
 
 mod errors;
 mod events;
+mod hit;
 mod limits;
 mod list;
 mod page;

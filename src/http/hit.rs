@@ -1,0 +1,152 @@
+//! The hit path: plain reads of orders that are in the view, answered from what the socket brought to what it is given,
+//! with the same bytes that hyper would write. Whatever asks for anything else is left to hyper, so no rule of HTTP is
+//! kept in two places: a header field that could change the answer, an order that is not here, a query, an odd path.
+
+use std::cell::RefCell;
+use std::mem::MaybeUninit;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use hyper::Method;
+
+use super::Api;
+use super::conn::{HELD_BYTES_MAX, HELD_PIECE_MAX, Rest, Taken};
+use super::respond::Face;
+use super::route::{self, Route};
+use crate::id::OrderId;
+use crate::read::Found;
+use crate::snapshot::State;
+use crate::store::Store;
+
+/// Header fields of a plain read; requests with more are left to hyper.
+const HEADERS_MAX: usize = 24;
+
+/// The longest head of an answer: its fixed text, two numbers of 20 digits and a date are 190 bytes.
+const HEAD_BYTES_MAX: usize = 256;
+
+/// Answers the requests at the front of `requests`, as far as they are hits, by appending to `answers`.
+pub fn answer<T: Store>(api: &Api<T>, requests: &[u8], answers: &mut Vec<u8>) -> Taken {
+    let get = route::method_index(&Method::GET);
+    let mut started = Instant::now();
+    let mut bytes = 0;
+    let rest = loop {
+        if bytes == requests.len() {
+            break Rest::Nothing;
+        }
+        if answers.len() >= HELD_BYTES_MAX {
+            break Rest::Unseen;
+        }
+        match answer_one(api, &requests[bytes..], answers) {
+            Ok((head, endpoint)) => {
+                bytes += head;
+                let now = Instant::now();
+                api.metrics.http.hit();
+                api.metrics.http.observe(endpoint, get, 200, now - started);
+                started = now;
+            }
+            Err(rest) => break rest,
+        }
+    };
+    Taken { bytes, rest }
+}
+
+/// The length of the request, and the index of its endpoint.
+fn answer_one<T: Store>(api: &Api<T>, requests: &[u8], answers: &mut Vec<u8>) -> Result<(usize, usize), Rest> {
+    let mut headers = [const { MaybeUninit::uninit() }; HEADERS_MAX];
+    let mut request = httparse::Request::new(&mut []);
+    let head = match request.parse_with_uninit_headers(requests, &mut headers) {
+        Ok(httparse::Status::Complete(head)) => head,
+        Ok(httparse::Status::Partial) => return Err(Rest::Part),
+        Err(_) => return Err(Rest::Other(None)),
+    };
+    let other = || Rest::Other(whole(&request, head));
+    if request.method != Some("GET") || request.version != Some(1) || request.headers.len() > api.config.headers_max {
+        return Err(other());
+    }
+    if request.headers.iter().any(|header| matters(header)) {
+        return Err(other());
+    }
+    let route = route::route(&Method::GET, request.path.unwrap_or_default());
+    let (face, id) = match &route {
+        Route::Flat(id) => (Face::Flat, id),
+        Route::Wrapped(id) => (Face::Wrapped, id),
+        _ => return Err(other()),
+    };
+    // An id has neither a percent sign nor a question mark.
+    let id = OrderId::parse(id.as_bytes()).map_err(|_| other())?;
+    let Found::Hit(snapshot) = api.reader.get(&id) else { return Err(other()) };
+    let body = match face {
+        Face::Flat => snapshot.flat(),
+        Face::Wrapped => snapshot.wrapped(),
+    };
+    if snapshot.state() == State::Gone || body.len() > HELD_PIECE_MAX {
+        return Err(other());
+    }
+    answers.reserve(HEAD_BYTES_MAX + body.len());
+    answers.extend_from_slice(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\netag: \"");
+    answers.extend_from_slice(itoa::Buffer::new().format(snapshot.version()).as_bytes());
+    answers.extend_from_slice(b"\"\r\ncache-control: no-cache\r\ncontent-length: ");
+    answers.extend_from_slice(itoa::Buffer::new().format(body.len()).as_bytes());
+    answers.extend_from_slice(b"\r\ndate: ");
+    with_date(|date| answers.extend_from_slice(date));
+    answers.extend_from_slice(b"\r\n\r\n");
+    answers.extend_from_slice(body);
+    Ok((head, route.endpoint()))
+}
+
+/// Whether a header field could make the answer another, or the connection.
+fn matters(header: &httparse::Header<'_>) -> bool {
+    const FIELDS: [&str; 9] = [
+        "te",
+        "expect",
+        "origin",
+        "upgrade",
+        "connection",
+        "if-none-match",
+        "x-min-version",
+        "content-length",
+        "transfer-encoding",
+    ];
+    // Few names have a length that one of these has.
+    let name = header.name;
+    matches!(name.len(), 2 | 6 | 7 | 10 | 13 | 14 | 17)
+        && FIELDS.iter().any(|field| name.eq_ignore_ascii_case(field))
+        && !(name.len() == "connection".len() && header.value.eq_ignore_ascii_case(b"keep-alive"))
+}
+
+/// The bytes of a request with its body, where its header fields say that plainly.
+fn whole(request: &httparse::Request<'_, '_>, head: usize) -> Option<usize> {
+    let mut body = None;
+    for header in &*request.headers {
+        if header.name.eq_ignore_ascii_case("transfer-encoding") || header.name.eq_ignore_ascii_case("upgrade") {
+            return None;
+        }
+        if header.name.eq_ignore_ascii_case("content-length") {
+            let length = std::str::from_utf8(header.value).ok()?.parse::<usize>().ok()?;
+            if body.replace(length).is_some() {
+                return None;
+            }
+        }
+    }
+    head.checked_add(body.unwrap_or_default())
+}
+
+/// The time as `Date` has it, written once a second by each thread.
+fn with_date(take: impl FnOnce(&[u8])) {
+    struct Written {
+        until: SystemTime,
+        date: [u8; 29],
+    }
+    thread_local! {
+        static WRITTEN: RefCell<Written> = const { RefCell::new(Written { until: UNIX_EPOCH, date: [0; 29] }) };
+    }
+    WRITTEN.with_borrow_mut(|written| {
+        let now = SystemTime::now();
+        // A clock that was set back is noticed too.
+        if now >= written.until || written.until > now + Duration::from_secs(1) {
+            written.date.copy_from_slice(httpdate::fmt_http_date(now).as_bytes());
+            let nanos = now.duration_since(UNIX_EPOCH).unwrap_or_default().subsec_nanos();
+            written.until = now + Duration::from_secs(1) - Duration::from_nanos(nanos.into());
+        }
+        take(&written.date);
+    });
+}

@@ -1,0 +1,264 @@
+//! Plain reads are answered without hyper, everything else by it: nobody may be able to tell which.
+
+use std::time::Duration;
+
+use super::*;
+use crate::server::{Connection, Reply, Server, request, until};
+
+/// Any of these sends a read to hyper, and none changes its answer.
+const DETOURS: [(&str, &str); 3] = [("TE", "trailers"), ("If-None-Match", "\"4711\""), ("X-Min-Version", "1")];
+
+/// Everything that a client sees of an answer but the time.
+fn seen(reply: &Reply) -> (String, Vec<(String, String)>, Vec<u8>) {
+    let fields = reply.headers.iter().filter(|(name, _)| name != "date").cloned();
+    (reply.line.clone(), fields.collect(), reply.body.clone())
+}
+
+fn served(server: &Server) -> (f64, f64) {
+    let text = server.get("/metrics").expect(200).text().to_owned();
+    let value = |name: &str| {
+        let lines = text.lines().filter(|line| line.starts_with(name));
+        lines.map(|line| line.rsplit_once(' ').unwrap().1.parse::<f64>().unwrap()).sum()
+    };
+    (value("cache_hits_total"), value("http_requests_total{endpoint=\"/order"))
+}
+
+#[test]
+fn answers_are_the_same_with_and_without_a_detour() {
+    let server = Server::start(&[]);
+    created(&server, wb_posted("plain"));
+    let envelope = created(&server, envelope("{\"id\":\"e\"}"));
+    for version in 2..=70 {
+        let changed = wb_posted("plain").replace("\"sm_id\": 99", &format!("\"sm_id\": {version}"));
+        server.post("/orders", changed).expect(200);
+        if version > 3 && version < 62 {
+            continue;
+        }
+        for path in ["/order/plain", "/orders/plain", "/api/orders/plain"] {
+            let plain = server.connect().get(path).expect(200);
+            assert_eq!(plain.header("ETag"), Some(format!("\"{version}\"").as_str()));
+            assert_eq!(plain.header("Date").map(str::len), Some("Sun, 06 Nov 1994 08:49:37 GMT".len()));
+            for detour in DETOURS {
+                assert_eq!(
+                    seen(&plain),
+                    seen(&server.connect().request("GET", path, &[detour], "")),
+                    "{path} {detour:?}"
+                );
+            }
+        }
+    }
+    for path in [format!("/order/{envelope}"), format!("/orders/{}", envelope.to_uppercase())] {
+        let plain = server.connect().get(&path).expect(200);
+        assert_eq!(seen(&plain), seen(&server.connect().request("GET", &path, &[DETOURS[0]], "")));
+    }
+    // Fields that mean nothing here mean nothing.
+    let fields = [("User-Agent", "x/1"), ("Accept", "text/plain"), ("Connection", "Keep-Alive"), ("X", "\u{e9}\t ")];
+    let plain = server.connect().request("GET", "/order/plain", &fields, "").expect(200);
+    assert_eq!(seen(&plain), seen(&server.connect().get("/order/plain")));
+}
+
+#[test]
+fn each_answer_is_counted_once_whoever_gives_it() {
+    let server = Server::start(&[]);
+    created(&server, wb_posted("x"));
+    let before = served(&server);
+    let mut connection = server.connect();
+    connection.send(request("GET", "/order/x", &[], b"").repeat(40));
+    for _ in 0..40 {
+        connection.reply("GET").expect(200);
+    }
+    for _ in 0..10 {
+        connection.request("GET", "/orders/x", &[DETOURS[0]], "").expect(200);
+        connection.get("/order/x").expect(200);
+    }
+    connection.get("/order/unknown").expect(404);
+    let after = served(&server);
+    assert_eq!((after.0 - before.0, after.1 - before.1), (60.0, 61.0));
+}
+
+#[test]
+fn what_a_field_asks_for_is_still_done() {
+    let server = Server::start(&["--http-headers-max", "40"]);
+    created(&server, wb_posted("x"));
+    let mut connection = server.connect();
+    let mut ask = |fields: &[(&str, &str)]| connection.request("GET", "/order/x", fields, "");
+    assert_eq!(ask(&[("if-none-match", "\"1\"")]).status, 304);
+    assert_eq!(ask(&[("IF-NONE-MATCH", "*")]).status, 304);
+    assert_eq!(ask(&[("x-MIN-version", "2")]).status, 412);
+    assert_eq!(ask(&[("ORIGIN", "http://a.test")]).header("access-control-allow-origin"), Some("*"));
+    let many: Vec<(String, String)> = (0..38).map(|n| (format!("X-{n}"), "1".into())).collect();
+    let many: Vec<(&str, &str)> = many.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    ask(&many).expect(200);
+    assert_eq!(ask(&[("Connection", "close")]).header("connection"), Some("close"));
+    assert!(connection.is_closed_within(Duration::from_secs(5)));
+    for (line, status) in [
+        ("HEAD /order/x HTTP/1.1", 200),
+        ("GET /order/x HTTP/1.0", 200),
+        ("GET http://orders.test/order/x HTTP/1.1", 200),
+        ("GET /order/%78 HTTP/1.1", 200),
+        ("GET /order/x?y HTTP/1.1", 200),
+        ("DELETE /order/x HTTP/1.1", 405),
+        ("GET /order/ HTTP/1.1", 400),
+        ("GET /order/x%2f HTTP/1.1", 400),
+        ("GET /orders/by-external/x HTTP/1.1", 400),
+        ("GET /order/x HTTP/3.7", 400),
+    ] {
+        let mut connection = server.connect();
+        connection.send(format!("{line}\r\nHost: orders.test\r\n\r\n"));
+        let reply = connection.reply(line.split(' ').next().unwrap()).expect(status);
+        if line.starts_with("HEAD") {
+            assert_eq!(reply.header("Content-Length"), Some(wb_answered("x").len().to_string().as_str()));
+        } else if status == 200 {
+            assert_eq!(reply.text(), wb_answered("x"), "{line}");
+        }
+    }
+    // A body makes a read nothing else, and is not taken for a request.
+    let mut connection = server.connect();
+    connection.send("GET /order/x HTTP/1.1\r\nContent-Length: 20\r\n\r\nGET /ping HTTP/1.1\r\n");
+    connection.send("GET /order/x HTTP/1.1\r\n\r\n");
+    assert_eq!(connection.reply("GET").expect(200).text(), wb_answered("x"));
+    assert_eq!(connection.reply("GET").expect(200).text(), wb_answered("x"));
+}
+
+/// Requests of every kind on one connection, cut in pieces anywhere: each is answered as it is alone, in order.
+#[test]
+fn any_mixture_in_any_pieces_is_answered_in_order() {
+    let server = Server::start(&["--sample", "50"]);
+    for n in 0..5 {
+        created(&server, wb_posted(&format!("m{n}")));
+    }
+    created(&server, wb_posted("gone"));
+    server.post("/orders", "{\"order_uid\":\"gone\",\"status\":\"deleted\"}").expect(200);
+    created(&server, wb_posted("big").replace("\"B\"", &"b".repeat(40_000)).replace("Mascaras", &"b".repeat(40_000)));
+    until("the list shows the newest", Duration::from_secs(5), || {
+        server.get("/api/orders").text().contains("\"order_uid\":\"big\"").then_some(())
+    });
+    let posted = wb_posted("m1");
+    let long = ("X-Long", "y".repeat(5000));
+    let kinds: Vec<(&str, Vec<u8>)> = vec![
+        ("GET", request("GET", "/order/m0", &[], b"")),
+        ("GET", request("GET", "/order/m1", &[("User-Agent", "z")], b"")),
+        ("GET", request("GET", "/orders/m2", &[], b"")),
+        ("GET", request("GET", "/api/orders/m3", &[("Connection", "keep-alive")], b"")),
+        ("GET", request("GET", "/order/m4", &[DETOURS[1]], b"")),
+        ("GET", request("GET", "/order/m4", &[("If-None-Match", "\"1\"")], b"")),
+        ("GET", request("GET", "/order/m0", &[(long.0, &long.1)], b"")),
+        ("GET", request("GET", "/order/nobody", &[], b"")),
+        ("GET", request("GET", "/order/gone", &[], b"")),
+        ("GET", request("GET", "/order/big", &[], b"")),
+        ("GET", request("GET", "/api/orders?limit=30", &[], b"")),
+        ("GET", request("GET", "/ping", &[], b"")),
+        ("HEAD", request("HEAD", "/order/m0", &[], b"")),
+        ("POST", request("POST", "/orders", &[], posted.as_bytes())),
+        ("POST", request("POST", "/orders", &[], b"rubbish")),
+        ("POST", request("POST", "/orders", &[], b"GET /order/m0 HTTP/1.1\r\n\r\n")),
+    ];
+    let alone: Vec<_> = kinds
+        .iter()
+        .map(|(method, bytes)| {
+            let mut connection = server.connect();
+            connection.send(bytes);
+            seen(&connection.reply(method))
+        })
+        .collect();
+    for seed in 0..60 {
+        let mut random = fastrand::Rng::with_seed(seed);
+        // Mostly plain reads, or all kinds alike.
+        let upto = if random.bool() { 4 } else { kinds.len() };
+        let chosen: Vec<usize> = (0..random.usize(1..60))
+            .map(|_| if random.u8(..10) == 0 { random.usize(..kinds.len()) } else { random.usize(..upto) })
+            .collect();
+        let bytes: Vec<u8> = chosen.iter().flat_map(|&kind| kinds[kind].1.clone()).collect();
+        let piece_max = [1, 7, 60, 500, 5000, 100_000][random.usize(..6)];
+        let address = server.address();
+        std::thread::scope(|scope| {
+            let mut connection = Connection::open(address);
+            let mut writer = connection.socket().try_clone().unwrap();
+            scope.spawn(move || {
+                let mut left = &bytes[..];
+                while !left.is_empty() {
+                    let (piece, rest) = left.split_at(random.usize(1..=piece_max).min(left.len()));
+                    std::io::Write::write_all(&mut writer, piece).unwrap();
+                    left = rest;
+                    if piece_max >= 60 && random.u8(..4) == 0 {
+                        std::thread::sleep(Duration::from_micros(random.u64(..300)));
+                    }
+                }
+            });
+            for (index, &kind) in chosen.iter().enumerate() {
+                let reply = connection.reply(kinds[kind].0);
+                assert_eq!(
+                    seen(&reply),
+                    alone[kind],
+                    "seed {seed}, request {index}: {}",
+                    String::from_utf8_lossy(&kinds[kind].1)
+                );
+            }
+        });
+    }
+}
+
+/// A large answer that is only half sent, and plain reads behind it: none overtakes it.
+#[test]
+fn no_answer_overtakes_one_that_is_half_sent() {
+    let server = Server::start(&["--sample", "3000"]);
+    created(&server, wb_posted("x"));
+    let list = until("the list shows the newest", Duration::from_secs(5), || {
+        let list = server.get("/api/orders").expect(200);
+        list.text().contains("\"order_uid\":\"x\"").then_some(list)
+    });
+    for _ in 0..5 {
+        let mut connection = server.connect();
+        for _ in 0..8 {
+            connection.ask("GET", "/api/orders", &[], "");
+            std::thread::sleep(Duration::from_millis(20)); // alone in its read, and too large for the socket
+            connection.send(request("GET", "/order/x", &[], b"").repeat(3));
+        }
+        for _ in 0..8 {
+            assert!(connection.reply("GET").expect(200).body == list.body);
+            for _ in 0..3 {
+                assert_eq!(connection.reply("GET").expect(200).text(), wb_answered("x"));
+            }
+        }
+    }
+}
+
+#[test]
+fn the_last_requests_of_a_client_that_stops_sending_are_answered() {
+    let server = Server::start(&[]);
+    created(&server, wb_posted("x"));
+    for rest in ["", "GET /order/x HT"] {
+        let mut connection = server.connect();
+        connection.send(request("GET", "/order/x", &[], b"").repeat(3));
+        connection.send(rest);
+        connection.socket().shutdown(std::net::Shutdown::Write).unwrap();
+        for _ in 0..3 {
+            assert_eq!(connection.reply("GET").expect(200).text(), wb_answered("x"));
+        }
+        if !rest.is_empty() {
+            connection.try_reply("GET").ok();
+        }
+        assert!(connection.is_closed_within(Duration::from_secs(5)), "{rest:?}");
+    }
+}
+
+#[test]
+fn a_stop_tells_readers_that_their_connection_ends() {
+    let mut server = Server::start(&[]);
+    created(&server, wb_posted("x"));
+    let mut held = server.connect();
+    held.send("POST /orders HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n{"); // keeps the service from ending
+    let mut reader = server.connect();
+    reader.get("/order/x").expect(200);
+    server.terminate();
+    let told = std::iter::repeat_with(|| {
+        std::thread::sleep(Duration::from_millis(1));
+        reader.try_send(request("GET", "/order/x", &[], b"")).and_then(|()| reader.try_reply("GET"))
+    });
+    // Closed between two requests, or told so with the last answer.
+    let last =
+        told.take(10_000).find(|reply| reply.as_ref().map_or(true, |reply| reply.header("Connection").is_some()));
+    assert!(last.is_some(), "the connection ends");
+    drop(held);
+    server.stop();
+}
