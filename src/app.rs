@@ -2,6 +2,7 @@
 
 #[cfg(feature = "kafka")]
 mod bus;
+mod cores;
 #[cfg(feature = "kafka")]
 mod work;
 
@@ -73,12 +74,24 @@ pub struct Config {
     pub sample: u64,
     /// Threads that serve requests; as many as there are cores when `None`.
     pub threads: Option<usize>,
+    /// How they share the connections.
+    pub runtime: Runtime,
     /// How long a stop may take.
     pub grace: Duration,
     /// How log lines look.
     pub log: log::Format,
     /// Which log lines are written.
     pub log_filter: String,
+}
+
+/// How threads that serve HTTP share its connections.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Runtime {
+    /// Whichever thread is free takes what comes next.
+    #[default]
+    Shared,
+    /// Each has a core, and connections that stay with it.
+    PerCore,
 }
 
 impl Default for Config {
@@ -101,6 +114,7 @@ impl Default for Config {
             store: any::Config::default(),
             sample: 0,
             threads: None,
+            runtime: Runtime::default(),
             grace: Duration::from_secs(30),
             log: log::Format::default(),
             log_filter: "info".into(),
@@ -117,9 +131,12 @@ pub fn serve(config: Config) -> anyhow::Result<()> {
     raise_file_limit();
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     runtime.enable_all().thread_name("read");
-    if let Some(threads) = config.threads {
-        runtime.worker_threads(threads);
-    }
+    match (config.runtime, config.threads) {
+        // What is left for it are calls of gRPC and what waits for the store.
+        (Runtime::PerCore, _) => runtime.worker_threads(1),
+        (Runtime::Shared, Some(threads)) => runtime.worker_threads(threads),
+        (Runtime::Shared, None) => &mut runtime,
+    };
     let runtime = runtime.build().context("cannot start the runtime")?;
     let result = runtime.block_on(run(config));
     // What is left is idle or over its time.
@@ -134,12 +151,18 @@ async fn run(config: Config) -> anyhow::Result<()> {
     let gates = readiness.clone();
     metrics
         .gauge("service_ready", "1 when /readyz answers 200.", move || f64::from(u8::from(gates.reasons().is_empty())));
-    let mut listeners = Vec::new();
+    let cores = match config.runtime {
+        Runtime::Shared => Vec::new(),
+        Runtime::PerCore => cores::of_this_process(config.threads),
+    };
+    let mut listeners: Vec<Vec<std::net::TcpListener>> = Vec::new();
+    listeners.resize_with(cores.len().max(1), Vec::new);
     for address in &config.http.listen {
-        listeners.push(http::bind(*address).with_context(|| format!("cannot listen on {address}"))?);
+        let bound = http::bind(*address, listeners.len()).with_context(|| format!("cannot listen on {address}"))?;
+        listeners.iter_mut().zip(bound).for_each(|(thread, listener)| thread.push(listener));
     }
-    let addresses: Vec<String> =
-        listeners.iter().filter_map(|listener| listener.local_addr().ok()).map(|address| address.to_string()).collect();
+    let addresses = listeners[0].iter().filter_map(|listener| listener.local_addr().ok());
+    let addresses: Vec<String> = addresses.map(|address| address.to_string()).collect();
     #[cfg(feature = "grpc")]
     let grpc_listener = bind_grpc(&config.grpc)?;
     let (admin_trigger, admin_stop) = lifecycle::shutdown();
@@ -198,7 +221,12 @@ async fn run(config: Config) -> anyhow::Result<()> {
     #[cfg(not(feature = "grpc"))]
     let grpc_address: Option<String> = None;
     let api = Api::new(config.http, reader, inbox, metrics, readiness.clone(), shutdown.clone());
-    let mut serving = tokio::spawn(http::serve(Arc::new(api), listeners, shutdown));
+    let server = http::Server::new(api);
+    let mut serving = if cores.is_empty() {
+        tokio::spawn(async move { anyhow::Ok(server.serve(listeners.remove(0), shutdown).await?) })
+    } else {
+        tokio::spawn(cores::serve(&server, &cores, listeners, &shutdown)?)
+    };
     tracing::info!(listen = addresses.join(" "), grpc = grpc_address, store = store_place, "serving");
 
     let mut early = None;
@@ -225,7 +253,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
             redis.drain().await;
         }
         ended.context("the ingest thread ended without a word")??;
-        served.context("the HTTP server panicked")
+        served.context("the HTTP server panicked")?
     })
     .await;
     drop((stopping, admin_trigger));
@@ -252,7 +280,8 @@ fn start_redis(config: &Config, metrics: &Metrics) -> Option<Redis> {
 #[cfg(feature = "grpc")]
 fn bind_grpc(config: &grpc::Config) -> anyhow::Result<Option<tokio::net::TcpListener>> {
     let Some(address) = config.listen else { return Ok(None) };
-    Ok(Some(http::bind(address).with_context(|| format!("cannot listen on {address}"))?))
+    let bound = http::bind(address, 1).with_context(|| format!("cannot listen on {address}"))?.remove(0);
+    Ok(Some(tokio::net::TcpListener::from_std(bound)?))
 }
 
 #[cfg(feature = "postgres")]

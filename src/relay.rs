@@ -185,16 +185,17 @@ impl<T: Store> Relay<T> {
                 (header::STORE, identity),
                 (header::ORIGIN, &self.origin),
             ];
+            let body = snapshot.flat().whole();
             if let Some(topic) = self.config.snapshots_topic.as_deref().filter(|_| contents.snapshots) {
                 let seq = snapshot.seq().to_string();
                 let state = state_word(snapshot.state());
                 let headers = [&common[..], &[(header::SEQ, &seq), (header::STATE, state)]].concat();
-                let value = (snapshot.state() != State::Gone).then(|| snapshot.flat());
+                let value = (snapshot.state() != State::Gone).then_some(&*body);
                 publisher.send(Message { topic, key: &key, value, headers: &headers }, &tracking).await;
             }
             if contents.events
                 && snapshot.kind() == Kind::Envelope
-                && let Some(event) = message::event(id, snapshot.flat())
+                && let Some(event) = message::event(id, &body)
             {
                 let topic = &self.config.events_topic;
                 let message = Message { topic, key: &key, value: Some(&event), headers: &common };

@@ -40,7 +40,8 @@ impl External {
 
     /// Notes what a copy that is now visible is called.
     pub(super) fn note(&self, id: OrderId, snapshot: &Snapshot) {
-        let Some((user, external)) = self.key_of.and_then(|key_of| key_of(snapshot.flat())) else { return };
+        let body = snapshot.flat().whole();
+        let Some((user, external)) = self.key_of.and_then(|key_of| key_of(&body)) else { return };
         let hash = self.hash(&user, &external);
         let mut shard = self.shard(hash).lock().unwrap_or_else(PoisonError::into_inner);
         let named = shard.entry(hash).or_default();
@@ -65,7 +66,7 @@ impl External {
         named.retain(|(_, id)| get(id).is_none_or(|order| order.state() == State::Live));
         let is_meant = |order: &Snapshot| {
             order.state() == State::Live
-                && key_of(order.flat()).is_some_and(|(of, name)| (&*of, &*name) == (user, external))
+                && key_of(&order.flat().whole()).is_some_and(|(of, name)| (&*of, &*name) == (user, external))
         };
         Ok(named.iter().rev().find_map(|(_, id)| get(id).filter(is_meant)))
     }

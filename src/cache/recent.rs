@@ -170,7 +170,7 @@ pub fn array(orders: &[Snapshot]) -> Bytes {
         if index > 0 {
             body.push(b',');
         }
-        body.extend_from_slice(order.flat());
+        order.flat().append_to(&mut body);
     }
     body.push(b']');
     body.into()

@@ -21,11 +21,11 @@ pub fn model(id: &OrderId, snapshot: &Snapshot) -> Result<OrderModel, serde_json
     if snapshot.kind() == Kind::Envelope {
         return of_envelope(snapshot);
     }
-    let body = snapshot.flat();
-    let members: Members<'_> = serde_json::from_slice(body)?;
+    let body = snapshot.flat().whole();
+    let members: Members<'_> = serde_json::from_slice(&body)?;
     let payment = members.get("payment").and_then(|payment| serde_json::from_str::<Members<'_>>(payment.get()).ok());
     let amount = payment.as_ref().map(|payment| number(payment, "amount")).unwrap_or_default();
-    let payload_json = String::from_utf8_lossy(body).into_owned();
+    let payload_json = String::from_utf8_lossy(&body).into_owned();
     Ok(OrderModel { order_id: id.to_string(), amount, payload_json, ..OrderModel::default() })
 }
 
@@ -34,7 +34,8 @@ pub fn model(id: &OrderId, snapshot: &Snapshot) -> Result<OrderModel, serde_json
 /// # Errors
 /// As [`model`].
 pub fn of_envelope(snapshot: &Snapshot) -> Result<OrderModel, serde_json::Error> {
-    let members: Members<'_> = serde_json::from_slice(snapshot.flat())?;
+    let body = snapshot.flat().whole();
+    let members: Members<'_> = serde_json::from_slice(&body)?;
     Ok(OrderModel {
         order_id: text(&members, "order_id")?,
         user_id: text(&members, "user_id")?,

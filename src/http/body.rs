@@ -1,6 +1,7 @@
 //! Response bodies: an order's own bytes, ready bytes, or a stream with back-pressure. None is ever copied or boxed.
 
 use std::convert::Infallible;
+use std::io::IoSlice;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -131,6 +132,13 @@ impl Buf for Chunk {
         match self {
             Self::Order(order) => order.chunk(),
             Self::Ready(bytes) => bytes.chunk(),
+        }
+    }
+
+    fn chunks_vectored<'a>(&'a self, into: &mut [IoSlice<'a>]) -> usize {
+        match self {
+            Self::Order(order) => order.chunks_vectored(into),
+            Self::Ready(bytes) => bytes.chunks_vectored(into),
         }
     }
 

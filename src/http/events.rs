@@ -117,7 +117,7 @@ fn push_event(text: &mut String, epoch: &str, next: u64, event: &Event, is_with_
     );
     if is_with_body && snapshot.state() != State::Gone {
         // A compact body has no line breaks: those inside strings are escaped.
-        let _ = write!(text, ",\"order\":{}", String::from_utf8_lossy(snapshot.flat()));
+        let _ = write!(text, ",\"order\":{}", String::from_utf8_lossy(&snapshot.flat().whole()));
     }
     text.push_str("}\n\n");
 }

@@ -89,7 +89,7 @@ fn answer_one<T: Store>(api: &Api<T>, requests: &[u8], answers: &mut Vec<u8>) ->
     answers.extend_from_slice(b"\r\ndate: ");
     with_date(|date| answers.extend_from_slice(date));
     answers.extend_from_slice(b"\r\n\r\n");
-    answers.extend_from_slice(body);
+    body.append_to(answers);
     Ok((head, route.endpoint()))
 }
 

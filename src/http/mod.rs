@@ -16,6 +16,7 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -132,61 +133,100 @@ impl<T: Store> Api<T> {
     }
 }
 
-/// Binds a listening socket.
+/// Binds a listening socket, or several that share an address: each is given its part of the connections by the system.
 ///
 /// # Errors
 /// Whatever the system says; most often that the address is in use.
-pub fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
-    let socket = socket2::Socket::new(
-        socket2::Domain::for_address(address),
-        socket2::Type::STREAM.nonblocking(),
-        Some(socket2::Protocol::TCP),
-    )?;
-    socket.set_reuse_address(true)?;
-    socket.bind(&address.into())?;
-    // Deep enough for a burst of clients that reconnect at once.
-    socket.listen(4096)?;
-    TcpListener::from_std(socket.into())
-}
-
-/// Answers on `listeners` until `shutdown`, then finishes what is being answered and returns. Whoever calls this
-/// bounds how long that may take.
-pub async fn serve<T: Store>(api: Arc<Api<T>>, listeners: Vec<TcpListener>, mut shutdown: Shutdown) {
-    let registry = Registry::new(api.config.limits.clone());
-    let sweeper = {
-        let (registry, closed) = (Arc::clone(&registry), api.metrics.connections_closed.clone());
-        tokio::spawn(async move {
-            let report = |sweep: conn::Closed| {
-                for (reason, count) in
-                    [("header", sweep.header), ("idle", sweep.idle), ("write", sweep.write), ("evicted", sweep.evicted)]
-                {
-                    closed.with_label_values(&[reason]).inc_by(count);
-                }
-            };
-            registry.sweep_for_ever(report).await;
-        })
+pub fn bind(address: SocketAddr, sockets: usize) -> std::io::Result<Vec<std::net::TcpListener>> {
+    let socket = |address: SocketAddr, is_shared: bool| {
+        let domain = socket2::Domain::for_address(address);
+        let socket = socket2::Socket::new(domain, socket2::Type::STREAM.nonblocking(), Some(socket2::Protocol::TCP))?;
+        socket.set_reuse_address(true)?;
+        socket.set_reuse_port(is_shared)?;
+        socket.bind(&address.into())?;
+        std::io::Result::Ok(socket)
     };
-    let room = Arc::new(Semaphore::new(api.config.connections_max));
-    let mut accepting = tokio::task::JoinSet::new();
-    for listener in listeners {
-        accepting.spawn(accept(Arc::clone(&api), listener, Arc::clone(&registry), Arc::clone(&room)));
+    if sockets > 1 {
+        // Another process that shares its address would share it with this one too, and nobody would notice.
+        socket(address, false)?;
     }
-    shutdown.wait().await;
-    accepting.shutdown().await;
-    registry.stop();
-    while registry.busy() > 0 {
-        tokio::time::sleep(Duration::from_millis(10)).await;
+    let mut bound: Vec<std::net::TcpListener> = Vec::with_capacity(sockets);
+    for _ in 0..sockets {
+        let address = bound.first().map_or(Ok(address), std::net::TcpListener::local_addr)?;
+        let socket = socket(address, sockets > 1)?;
+        // Deep enough for a burst of clients that reconnect at once.
+        socket.listen(4096)?;
+        bound.push(socket.into());
     }
-    sweeper.abort();
+    Ok(bound)
 }
 
-async fn accept<T: Store>(api: Arc<Api<T>>, listener: TcpListener, registry: Arc<Registry>, room: Arc<Semaphore>) {
+/// What all threads that serve HTTP share.
+pub struct Server<T> {
+    api: Arc<Api<T>>,
+    registry: Arc<Registry>,
+    room: Arc<Semaphore>,
+    is_swept: AtomicBool,
+}
+
+impl<T: Store> Server<T> {
+    /// A server that answers nothing yet.
+    #[must_use]
+    pub fn new(api: Api<T>) -> Arc<Self> {
+        let registry = Registry::new(api.config.limits.clone());
+        let room = Arc::new(Semaphore::new(api.config.connections_max));
+        Arc::new(Self { api: Arc::new(api), registry, room, is_swept: AtomicBool::new(false) })
+    }
+
+    /// Answers on `listeners` until `shutdown`, then finishes what is being answered and returns. Whoever calls this
+    /// bounds how long that may take. May be called by several runtimes.
+    ///
+    /// # Errors
+    /// The runtime cannot take a listener.
+    pub async fn serve(
+        self: Arc<Self>,
+        listeners: Vec<std::net::TcpListener>,
+        mut shutdown: Shutdown,
+    ) -> std::io::Result<()> {
+        // One sweep is enough for the connections of all threads.
+        let sweeper = (!self.is_swept.swap(true, Ordering::Relaxed)).then(|| tokio::spawn(sweep(Arc::clone(&self))));
+        let mut accepting = tokio::task::JoinSet::new();
+        for listener in listeners {
+            accepting.spawn(accept(Arc::clone(&self), TcpListener::from_std(listener)?));
+        }
+        shutdown.wait().await;
+        accepting.shutdown().await;
+        self.registry.stop();
+        while self.registry.busy() > 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        if let Some(sweeper) = sweeper {
+            sweeper.abort();
+        }
+        Ok(())
+    }
+}
+
+async fn sweep<T>(server: Arc<Server<T>>) {
+    let closed = &server.api.metrics.connections_closed;
+    let report = |sweep: conn::Closed| {
+        for (reason, count) in
+            [("header", sweep.header), ("idle", sweep.idle), ("write", sweep.write), ("evicted", sweep.evicted)]
+        {
+            closed.with_label_values(&[reason]).inc_by(count);
+        }
+    };
+    server.registry.sweep_for_ever(report).await;
+}
+
+async fn accept<T: Store>(server: Arc<Server<T>>, listener: TcpListener) {
+    let Server { api, registry, room, .. } = &*server;
     loop {
-        let permit = if let Ok(permit) = Arc::clone(&room).try_acquire_owned() {
+        let permit = if let Ok(permit) = Arc::clone(room).try_acquire_owned() {
             permit
         } else {
             let _waiting = registry.make_room();
-            Arc::clone(&room).acquire_owned().await.expect("never closed")
+            Arc::clone(room).acquire_owned().await.expect("never closed")
         };
         let socket = match listener.accept().await {
             Ok((socket, _)) => socket,
@@ -201,7 +241,7 @@ async fn accept<T: Store>(api: Arc<Api<T>>, listener: TcpListener, registry: Arc
         let _ = socket.set_nodelay(true);
         let registered = registry.register();
         let conn = Arc::clone(&registered.conn);
-        let service = ConnService { api: Arc::clone(&api), conn: Arc::clone(&conn), registry: Arc::clone(&registry) };
+        let service = ConnService { api: Arc::clone(api), conn: Arc::clone(&conn), registry: Arc::clone(registry) };
         let task = tokio::spawn(async move {
             service.api.metrics.connections.inc();
             let _permit = permit;

@@ -198,7 +198,7 @@ fn all<T: Store>(reader: Reader<T>) -> Answer {
             before = Some(last.seq());
             let mut lines = Vec::with_capacity(page.iter().map(|(_, order)| order.flat().len() + 1).sum());
             for (_, order) in &page {
-                lines.extend_from_slice(order.flat());
+                order.flat().append_to(&mut lines);
                 lines.push(b'\n');
             }
             if sender.send(Bytes::from(lines)).await.is_err() {

@@ -17,7 +17,7 @@ use super::queue::{Queue, Write};
 use super::trust::Trust;
 use crate::id::OrderId;
 use crate::metrics;
-use crate::snapshot::{Snapshot, State};
+use crate::snapshot::Snapshot;
 
 /// Failures in a row before nobody asks any more.
 const FAILURES_MAX: u32 = 3;
@@ -288,10 +288,9 @@ impl Tier {
             match write {
                 Write::Order { id, snapshot, known } => {
                     orders += 1;
-                    let body = if snapshot.state() == State::Gone { &[] } else { snapshot.flat() };
                     call.key(body_key(id)).key(marker_key(id));
                     call.arg(snapshot.version()).arg(entry::shape(snapshot));
-                    call.arg(lock(&self.trust).deadline(*known)).arg(body);
+                    call.arg(lock(&self.trust).deadline(*known)).arg(&*snapshot.flat().whole());
                 }
                 Write::Result { id, json } => {
                     results.set_ex(result_key(id), json, RESULT_SECONDS).ignore();

@@ -8,7 +8,7 @@ use hyper::header::HeaderValue;
 use super::parse::{address, bytes, count, duration};
 #[cfg(feature = "kafka")]
 use super::parse::{brokers, topic};
-use crate::app::Config;
+use crate::app::{Config, Runtime};
 #[cfg(feature = "kafka")]
 use crate::kafka::Workers;
 #[cfg(feature = "nats")]
@@ -319,6 +319,23 @@ pub const SETTINGS: &[Setting] = &[
         help: "Threads that serve requests; as many as there are cores when not set",
         apply: |config, values| {
             config.threads = Some(count(one(values)?, 1)?);
+            Ok(())
+        },
+        ..DETAIL
+    },
+    Setting {
+        key: "runtime",
+        flag: "runtime",
+        env: &["ORDER_RUNTIME"],
+        value: "shared|per-core",
+        default: "shared",
+        help: "Who takes a request: any thread that is free, or the thread and core its connection belongs to",
+        apply: |config, values| {
+            config.runtime = match one(values)? {
+                "shared" => Runtime::Shared,
+                "per-core" => Runtime::PerCore,
+                other => return Err(format!("{other:?} is neither shared nor per-core")),
+            };
             Ok(())
         },
         ..DETAIL

@@ -54,12 +54,12 @@ impl Bench {
     }
 
     fn visible(&self, id: &OrderId) -> Option<(u64, State, Vec<u8>)> {
-        self.view.get(id).map(|copy| (copy.version(), copy.state(), copy.flat().to_vec()))
+        self.view.get(id).map(|copy| (copy.version(), copy.state(), copy.flat().whole().to_vec()))
     }
 
     async fn stored(&self, id: &OrderId) -> Option<(u64, State, Vec<u8>)> {
         let copy = self.store.truth.fetch(id.clone()).await.unwrap();
-        copy.map(|copy| (copy.version(), copy.state(), copy.flat().to_vec()))
+        copy.map(|copy| (copy.version(), copy.state(), copy.flat().whole().to_vec()))
     }
 }
 

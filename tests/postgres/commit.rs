@@ -43,10 +43,10 @@ async fn orders_come_back_byte_for_byte_by_id_by_page_and_by_scan() {
     for order in &orders {
         let order_service::order::Change::Wb(body) = &order.change else { panic!("samples are WB orders") };
         let snapshot = &scanned[&*order.id.text()];
-        assert_eq!((snapshot.flat(), snapshot.version(), snapshot.state()), (&body[..], 1, State::Live));
+        assert_eq!((snapshot.flat().whole(), snapshot.version(), snapshot.state()), (body[..].into(), 1, State::Live));
     }
     let fetched = store.fetch(orders[77].id.clone()).await.unwrap().unwrap();
-    assert_eq!(fetched.flat(), scanned[&*orders[77].id.text()].flat());
+    assert_eq!(fetched.flat().whole(), scanned[&*orders[77].id.text()].flat().whole());
     // Pages of any size are the orders, newest first, each once.
     for limit in [1000, 2500, 7] {
         let mut before = None;
@@ -79,7 +79,10 @@ async fn a_wrong_hint_costs_time_and_nothing_else() {
     let outcomes = store.commit(Arc::new(lied)).await.unwrap();
     assert_eq!(outcomes.iter().map(version).collect::<Vec<_>>(), [1, 2, 2]);
     let known = store.fetch(id("known")).await.unwrap().unwrap();
-    assert_eq!((known.version(), known.flat()), (2, &br#"{"order_uid":"known","track_number":"T2","n":2}"#[..]));
+    assert_eq!(
+        (known.version(), known.flat().whole()),
+        (2, br#"{"order_uid":"known","track_number":"T2","n":2}"#[..].into())
+    );
 }
 
 #[tokio::test]

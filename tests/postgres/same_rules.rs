@@ -13,7 +13,7 @@ use crate::database::Database;
 
 /// Bodies of envelopes end in two time stamps, which are each store's own.
 fn body(snapshot: &Snapshot) -> String {
-    let text = String::from_utf8(snapshot.flat().to_vec()).unwrap();
+    let text = String::from_utf8(snapshot.flat().whole().to_vec()).unwrap();
     text.split(",\"created_at\":").next().unwrap().to_owned()
 }
 
