@@ -83,7 +83,7 @@ struct Meta {
 const HEAD_BYTES: usize = size_of::<usize>() + size_of::<Meta>() + size_of::<usize>();
 
 /// What a second allocation must save to be worth a second place to read from.
-const SAVED_BYTES_MIN: usize = 32;
+const SAVED_BYTES_MIN: usize = 16;
 
 /// The size of the allocation for so many bytes: mimalloc has multiples of 16 up to 128, and four sizes to each doubling
 /// after that, so that up to a fifth of an allocation is empty.
