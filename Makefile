@@ -42,4 +42,4 @@ docker-down: ## And away again; the data stays in its volumes
 
 clean: ## Everything that was built, never data
 	cargo clean
-	rm -rf tests/browser/node_modules loadtest/results
+	rm -rf tests/browser/node_modules loadtest/results/raw
