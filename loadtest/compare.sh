@@ -96,7 +96,9 @@ ulimit -Sn "$(ulimit -Hn)" # a thousand connections on either side
 
 wanted=() has_wrk=no open_load=load
 cargo_flags=(build --release --locked --quiet --manifest-path "$here/floor/Cargo.toml" --target-dir target/loadtest/floor)
-floor_binary=$PWD/target/loadtest/floor/release/floor paced_binary=$PWD/target/loadtest/floor/release/paced go_binary=$PWD/target/loadtest/gohttp
+floor_binary=$PWD/target/loadtest/floor/release/floor
+paced_binary=$PWD/target/loadtest/floor/release/paced
+go_binary=$PWD/target/loadtest/gohttp
 say "building what the service is compared with"
 if command -v cargo >/dev/null && cargo "${cargo_flags[@]}" 2>"$work/cargo.log"; then
     wanted+=(floor)
@@ -107,13 +109,15 @@ else
 fi
 if fetched nginx nginx-light; then
     wanted+=(nginx)
-    note version "nginx	$(nginx -v 2>&1 | sed 's/.*: //'), a worker, files with sendfile and open_file_cache; one order also from memory (nginx-memory)"
+    what="a worker, files with sendfile and open_file_cache; one order also from memory (nginx-memory)"
+    note version "nginx	$(nginx -v 2>&1 | sed 's/.*: //'), $what"
 else
     missing nginx
 fi
 if fetched redis-server redis-server && fetched redis-benchmark redis-tools; then
     wanted+=(redis)
-    note version "redis	Redis $(redis-server --version | sed 's/.*v=\([^ ]*\).*/\1/'), asked by redis-benchmark: RESP, not HTTP"
+    what="asked by redis-benchmark: RESP, not HTTP"
+    note version "redis	Redis $(redis-server --version | sed 's/.*v=\([^ ]*\).*/\1/'), $what"
 else
     missing Redis
 fi
@@ -134,7 +138,9 @@ else
 fi
 note date "$(date -u +%Y-%m-%d)"
 note command "$command_line"
-note commit "$(git rev-parse --short HEAD 2>/dev/null || echo unknown)$(git diff --quiet HEAD 2>/dev/null || echo ', with changes')"
+note commit "$(git rev-parse --short HEAD 2>/dev/null || echo unknown)$(
+    git diff --quiet HEAD 2>/dev/null || echo ', with changes'
+)"
 note cpu "$(awk -F ': *' '/^model name/ { print $2; exit }' /proc/cpuinfo)"
 note cores "$(nproc)"
 note memory "$(awk '/^MemTotal/ { printf "%.0f GiB", $2 / 1048576 }' /proc/meminfo)"
@@ -146,7 +152,8 @@ note rounds "$rounds"
 note open_load "$open_load"
 note on_time "$(if [ ${#on_time[@]} -gt 0 ]; then echo yes; else echo no; fi)"
 note pipelined $pipelined
-printf 'round\tcase\tserver\tconnections\trequests\tduration_us\tfailed\tcpu_us\tp50_us\tp99_us\tp999_us\tmax_us\n' >"$raw/runs.tsv"
+columns=(round case server connections requests duration_us failed cpu_us p50_us p99_us p999_us max_us)
+(IFS=$'\t' && echo "${columns[*]}") >"$raw/runs.tsv"
 printf 'case\tserver\tright\tcoding\tbytes\n' >"$raw/checks.tsv"
 printf 'kind\tserver\tround\trate\tcpu_us\tload\n' >"$raw/open.tsv"
 printf 'writes\tround\tread_rate\twritten\tduration_us\tcpu_us\n' >"$raw/tail.tsv"
@@ -236,7 +243,7 @@ compete_with_writes() {
         "$set/orders.ndjson" >"$work/new.ndjson"
     bytes=$(($(stat -c %s "$work/new.ndjson") / lines))
     local in_the_gaps=(nice -n 19)
-    if command -v chrt >/dev/null; then in_the_gaps=(chrt --idle 0); fi
+    if [ ${#on_time[@]} -gt 0 ]; then in_the_gaps=(); fi # reads go first anyway
     for round in $(seq "$rounds"); do
         for rate in "${writes[@]}"; do
             in_time || return 0
@@ -247,8 +254,8 @@ compete_with_writes() {
             start order-service || return 0
             if [ "$rate" -gt 0 ]; then
                 # Only with what the reads leave of their core: they must be sent on time.
-                "${on_load_core[@]}" "${in_the_gaps[@]}" curl -s -m $((open_seconds + 20)) --limit-rate $((rate * bytes)) -T "$work/new.ndjson" -X POST \
-                    -H 'Content-Type: application/x-ndjson' -o "$work/results" \
+                "${on_load_core[@]}" "${in_the_gaps[@]}" curl -s -m $((open_seconds + 20)) \
+                    --limit-rate $((rate * bytes)) -T "$work/new.ndjson" -X POST -H 'Content-Type: application/x-ndjson' -o "$work/results" \
                     "http://127.0.0.1:${port_of[order-service]}/orders" &
                 writer=$!
                 background=("$writer")

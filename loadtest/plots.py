@@ -23,8 +23,7 @@ def _style():
     return (
         "<style>"
         ".paper { fill: #ffffff } .text { fill: #24292f } .faint { fill: #57606a } .grid { stroke: #d8dee4 }"
-        ".axis { stroke: #8c959f }" + light +
-        ".line { stroke: var(--c); fill: none } .fill { fill: var(--c) }"
+        ".axis { stroke: #8c959f }" + light + ".line { stroke: var(--c); fill: none } .fill { fill: var(--c) }"
         "@media (prefers-color-scheme: dark) {"
         ".paper { fill: #0d1117 } .text { fill: #e6edf3 } .faint { fill: #9198a1 } .grid { stroke: #2a313c }"
         ".axis { stroke: #656c76 }" + dark + "}"
@@ -77,7 +76,10 @@ class Panel:
         self.place_x = lambda value: self.left + place(value) * (self.right - self.left)
         for value, words in ticks:
             x = self.place_x(value)
-            self.parts += [_line(x, self.top, x, self.bottom), text(x, self.bottom + 18, words, anchor="middle", kind="faint")]
+            self.parts += [
+                _line(x, self.top, x, self.bottom),
+                text(x, self.bottom + 18, words, anchor="middle", kind="faint"),
+            ]
         middle = (self.left + self.right) / 2
         self.parts.append(text(middle, self.bottom + 38, label, anchor="middle"))
 
@@ -85,20 +87,28 @@ class Panel:
         self.place_y = lambda value: self.bottom - place(value) * (self.bottom - self.top)
         for value, words in ticks:
             y = self.place_y(value)
-            self.parts += [_line(self.left, y, self.right, y), text(self.left - 8, y + 4, words, anchor="end", kind="faint")]
+            self.parts += [
+                _line(self.left, y, self.right, y),
+                text(self.left - 8, y + 4, words, anchor="end", kind="faint"),
+            ]
         self.parts.append(text(20, (self.top + self.bottom) / 2, label, anchor="middle", turn=-90))
 
     def curve(self, name, points, has_marks=False):
         placed = [(self.place_x(x), self.place_y(y)) for x, y in points]
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in placed)
-        marks = "".join(f'<circle class="fill" cx="{x:.1f}" cy="{y:.1f}" r="3.5"/>' for x, y in placed) if has_marks else ""
+        marks = (
+            "".join(f'<circle class="fill" cx="{x:.1f}" cy="{y:.1f}" r="3.5"/>' for x, y in placed) if has_marks else ""
+        )
         self.parts.append(
             f'<g class="{name}"><polyline class="line" stroke-width="{_width(name)}" stroke-linejoin="round" '
             f'points="{path}"/>{marks}</g>'
         )
 
     def done(self):
-        frame = [_line(self.left, self.bottom, self.right, self.bottom, "axis"), _line(self.left, self.top, self.left, self.bottom, "axis")]
+        frame = [
+            _line(self.left, self.bottom, self.right, self.bottom, "axis"),
+            _line(self.left, self.top, self.left, self.bottom, "axis"),
+        ]
         return self.parts + frame
 
 
@@ -118,16 +128,30 @@ def _log_ticks(low, high):
 def latency(panels):
     """Percentile curves. `panels`: titles, each with a curve of (quantile below 1, microseconds) for each name."""
     names = [name for name in COLOURS if any(name in curves for _, curves in panels)]
-    parts = [text(24, 30, "Latency of one order at a fixed rate, from the moment each request was due", size=16, weight="600")]
+    parts = [
+        text(
+            24, 30, "Latency of one order at a fixed rate, from the moment each request was due", size=16, weight="600"
+        )
+    ]
     parts += legend(56, names)
     top, height, step = 106, 250, 340
     for title, curves in panels:
         panel = Panel(top, height, title)
         every = [point for curve in curves.values() for point in curve]
         end = max(1 / (1 - quantile) for quantile, _ in every)
-        marks = [(0, "0 %"), (0.5, "50 %"), (0.9, "90 %"), (0.99, "99 %"), (0.999, "99.9 %"), (0.9999, "99.99 %"), (0.99999, "99.999 %")]
+        marks = [
+            (0, "0 %"),
+            (0.5, "50 %"),
+            (0.9, "90 %"),
+            (0.99, "99 %"),
+            (0.999, "99.9 %"),
+            (0.9999, "99.99 %"),
+            (0.99999, "99.999 %"),
+        ]
         marks = [(quantile, words) for quantile, words in marks if 1 / (1 - quantile) <= end * 1.001]
-        panel.x_axis(marks, lambda q: math.log(1 / (1 - q)) / math.log(end), "Requests answered within (percentile, log scale)")
+        panel.x_axis(
+            marks, lambda q: math.log(1 / (1 - q)) / math.log(end), "Requests answered within (percentile, log scale)"
+        )
         values = [value for _, value in every]
         low, high = min(values) / 1.3, max(values) * 1.3
         panel.y_axis(
@@ -152,7 +176,11 @@ def connections(curves):
     parts += legend(56, names)
     panel = Panel(100, 300, "")
     span = math.log(counts[-1] / counts[0]) or 1
-    panel.x_axis([(count, f"{count:,}") for count in counts], lambda n: math.log(n / counts[0]) / span * 0.96 + 0.02, "Connections (log scale)")
+    panel.x_axis(
+        [(count, f"{count:,}") for count in counts],
+        lambda n: math.log(n / counts[0]) / span * 0.96 + 0.02,
+        "Connections (log scale)",
+    )
     step = next(step for step in (1e3, 2e3, 5e3, 1e4, 2e4, 5e4, 1e5, 2e5, 5e5, 1e6) if highest / step <= 8)
     top = math.ceil(highest * 1.05 / step) * step
     ticks = [(index * step, f"{index * step / 1e3:g}k") for index in range(int(top / step) + 1)]
@@ -168,7 +196,15 @@ def bars(title, groups, columns=2):
     gap, left, row, head = 32, 24, 21, 34
     wide = (WIDTH - 2 * left - (columns - 1) * gap) / columns
     name_width, label_width = 104, 122
-    parts = [text(left, 30, title, size=16, weight="600"), text(left, 50, "Shorter is better. Each panel has a scale of its own; in parentheses, how many times the floor.", kind="faint")]
+    parts = [
+        text(left, 30, title, size=16, weight="600"),
+        text(
+            left,
+            50,
+            "Shorter is better. Each panel has a scale of its own; in parentheses, how many times the floor.",
+            kind="faint",
+        ),
+    ]
     top = 74
     for start in range(0, len(groups), columns):
         together = groups[start : start + columns]
@@ -181,7 +217,9 @@ def bars(title, groups, columns=2):
                 long = max(value / highest * (wide - name_width - label_width), 1.5)
                 weight = "600" if server == "order-service" else "normal"
                 parts.append(text(x + name_width - 8, y + 4, server, size=12, anchor="end", weight=weight))
-                parts.append(f'<g class="{server}"><rect class="fill" x="{x + name_width:.1f}" y="{y - 6.5:.1f}" width="{long:.1f}" height="14" rx="2"/></g>')
+                parts.append(
+                    f'<g class="{server}"><rect class="fill" x="{x + name_width:.1f}" y="{y - 6.5:.1f}" width="{long:.1f}" height="14" rx="2"/></g>'
+                )
                 parts.append(text(x + name_width + long + 6, y + 4, label, size=12, weight=weight))
         top += head + max(len(values) for _, values in together) * row + 18
     return document(top + 4, title, parts)

@@ -24,13 +24,14 @@ CASES = {
     "connections-1000": "one order, 1,000 connections",
     "page-20": "`?limit=20` of 1,000 orders",
     "list-20": "ready list of 20",
-    "list-40": "ready list of 40",
-    "list-1000": "ready list of 1,000",
     "list-20-gzip": "ready list of 20, gzip accepted",
+    "list-40": "ready list of 40",
     "list-40-gzip": "ready list of 40, gzip accepted",
+    "list-1000": "ready list of 1,000",
     "list-1000-gzip": "ready list of 1,000, gzip accepted",
 }
 PERCENTILES = ["p50", "p99", "p99.9", "p99.99", "p100"]
+WARM_UP_SECONDS = 0.5  # as compare.sh asks for
 # Smaller differences are not told from noise.
 CPU_DIFFERENCE, RATE_DIFFERENCE, LATENCY_DIFFERENCE = 1.03, 1.05, 1.10
 # A server whose core idles more than this was not what limited the rate.
@@ -47,6 +48,21 @@ def number(value):
         return float(value)
     except (TypeError, ValueError):
         return value
+
+
+def rate_of(run):
+    return run["requests"] / run["duration_us"] * 1e6
+
+
+def cpu_of(run):
+    return run["cpu_us"] / run["requests"]
+
+
+def more(ratios, least):
+    """The median of the ratios, if it is beyond the least and every round says the same."""
+    if ratios and median(ratios) > least and min(ratios) > 1:
+        return median(ratios)
+    return None
 
 
 class Results:
@@ -83,13 +99,28 @@ class Results:
         return median(values) if values else None
 
     def rate(self, case, server):
-        return self._median(case, server, lambda run: run["requests"] / run["duration_us"] * 1e6)
+        return self._median(case, server, rate_of)
 
     def cpu(self, case, server):
-        return self._median(case, server, lambda run: run["cpu_us"] / run["requests"])
+        return self._median(case, server, cpu_of)
+
+    def cpu_by_floor(self, case, server):
+        ratios = self.ratios(case, server, FLOOR, cpu_of)
+        return median(ratios) if ratios and server != FLOOR else None
 
     def busy(self, case, server):
         return self._median(case, server, lambda run: run["cpu_us"] / run["duration_us"])
+
+    def ratios(self, case, server, other, figure):
+        """The server's figure by the other's, in each round: they took turns, so noise that lasts meets both."""
+        theirs = {run["round"]: figure(run) for run in self._of(case, other)}
+        ours = [(figure(run), theirs.get(run["round"])) for run in self._of(case, server)]
+        return [our / their for our, their in ours if their]
+
+    def latency_ratios(self, kind, server, other, percentile):
+        theirs = {run["round"]: run["report"]["latency_us"][percentile] for run in self.at(kind, other)}
+        ours = [(run["report"]["latency_us"][percentile], theirs.get(run["round"])) for run in self.at(kind, server)]
+        return [our / their for our, their in ours if their]
 
     def cases(self):
         return [case for case in CASES if any(run["case"] == case for run in self.runs)]
@@ -103,7 +134,7 @@ class Results:
         shares = []
         for case in self.cases():
             for server in self.servers():
-                values = [run["cpu_us"] / run["requests"] for run in self._of(case, server)]
+                values = [cpu_of(run) for run in self._of(case, server)]
                 if len(values) > 1 and median(values) > 0:
                     shares.append((max(values) - min(values)) / median(values))
         return shares
@@ -115,6 +146,10 @@ class Results:
         values = [run["report"]["latency_us"][percentile] for run in self.at(kind, server)]
         return median(values) if values else None
 
+    def cpu_at(self, run):
+        """CPU per request at a fixed rate, over the warm-up too."""
+        return run["cpu_us"] / (run["rate"] * (float(self.meta["open_seconds"]) + WARM_UP_SECONDS))
+
     def curve(self, kind, server):
         """The median over rounds at each of many percentiles, as far as all rounds have enough answers."""
         reports = [run["report"] for run in self.at(kind, server)]
@@ -122,7 +157,9 @@ class Results:
         curve, step = [], 0
         while (left := 10 ** (-step / 20)) >= 10 / max(fewest, 10):
             quantile = 1 - left
-            curve.append((quantile, max(median(between(report["latency_curve_us"], quantile) for report in reports), 1)))
+            curve.append(
+                (quantile, max(median(between(report["latency_curve_us"], quantile) for report in reports), 1))
+            )
             step += 1
         return curve
 
@@ -161,8 +198,14 @@ def times(ratio):
     return f"{ratio:.1f} x" if ratio >= 9.95 else f"{ratio:.2f} x"
 
 
-def to_floor(value, floor):
-    return f" ({times(value / floor)})" if floor else ""
+def duration(seconds):
+    seconds = float(seconds)
+    return f"{seconds / 60:.0f} minutes" if seconds >= 120 else f"{seconds:.0f} seconds"
+
+
+def cpu_by_floor_text(results, case, server):
+    ratio = results.cpu_by_floor(case, server)
+    return f" ({times(ratio)})" if ratio else ""
 
 
 def head(results):
@@ -171,7 +214,7 @@ def head(results):
     lines = [
         "# The service beside other servers",
         "",
-        f"`{meta['command']}`, {meta['date']}, commit {meta['commit']}, took {float(meta.get('took', 0)) / 60:.0f} minutes. On {where}: "
+        f"`{meta['command']}`, {meta['date']}, commit {meta['commit']}, took {duration(meta.get('took', 0))}. On {where}: "
         f"{meta['cpu']}, {meta['cores']} cores, {meta['memory']} of memory, {meta['kernel']}.",
         "",
         f"Pinned: {meta['pinned']}. Medians of {meta['rounds']} round{'s' if meta['rounds'] != '1' else ''}, in each of which all servers take turns, "
@@ -181,7 +224,10 @@ def head(results):
     ]
     spread = results.spread()
     if spread:
-        lines += [f"Between rounds, CPU per request differs by {median(spread):.0%} in the median and by {max(spread):.0%} at worst.", ""]
+        lines += [
+            f"Between rounds, CPU per request differs by {median(spread):.0%} in the median and by {max(spread):.0%} at worst.",
+            "",
+        ]
     lines += ["| Server | |", "| --- | --- |"]
     lines += [f"| {name} | {words} |" for name, words in results.versions.items()]
     lines.append("")
@@ -189,27 +235,34 @@ def head(results):
         lines += ["Missing in this run:", ""] + [f"- {what}" for what in results.missing] + [""]
     wrong = [check for check in results.checks if check["right"] != "yes"]
     if wrong:
-        lines += ["**Wrong answers**, not measured: " + ", ".join(f"{w['server']} in `{w['case']}`" for w in wrong) + ".", ""]
+        lines += [
+            "**Wrong answers**, not measured: " + ", ".join(f"{w['server']} in `{w['case']}`" for w in wrong) + ".",
+            "",
+        ]
     failed = [run for run in results.runs if run["failed"]]
     if failed:
-        lines += ["Requests that failed: " + ", ".join(f"{f['failed']:.0f} of {f['server']} in `{f['case']}`" for f in failed) + ".", ""]
+        lines += [
+            "Requests that failed: "
+            + ", ".join(f"{f['failed']:.0f} of {f['server']} in `{f['case']}`" for f in failed)
+            + ".",
+            "",
+        ]
     return lines
 
 
 def cpu_section(results):
     servers, lines = results.servers(), []
     for case in results.cases():
-        floor = results.cpu(case, FLOOR)
         line = [CASES[case]]
         for server in servers:
             value = results.cpu(case, server)
-            line.append("" if value is None else cpu_text(value) + (to_floor(value, floor) if server != FLOOR else ""))
+            line.append("" if value is None else cpu_text(value) + cpu_by_floor_text(results, case, server))
         lines.append(line)
     return [
         "## CPU per request",
         "",
         "Microseconds of CPU of the server's processes, kernel time in them included, by request; in parentheses, how many times the "
-        "floor's. The floor (`loadtest/floor`) is an epoll loop with a parser, a map and one write: the least that answers the same bytes.",
+        "floor's, as the median of each round's own ratio. The floor (`loadtest/floor`) is an epoll loop with a parser, a map and one write: the least that answers the same bytes.",
         "",
         *table(["us per request", *servers], lines),
         "![CPU per request](cpu.svg)",
@@ -228,7 +281,10 @@ def rate_section(results):
                 mark, has_mark = " °", True
             line.append("" if value is None else f"{value:,.0f}{mark}")
         lines.append(line)
-    note = ["° The server used less than nine tenths of its core: the load, or whatever else ran there, set this figure.", ""]
+    note = [
+        "° The server used less than nine tenths of its core: the load, or whatever else ran there, set this figure.",
+        "",
+    ]
     return [
         "## Requests per second",
         "",
@@ -242,7 +298,9 @@ def rate_section(results):
 
 
 def bytes_section(results):
-    cases = [case for case in CASES if case.endswith("-gzip") and any(check["case"] == case for check in results.checks)]
+    cases = [
+        case for case in CASES if case.endswith("-gzip") and any(check["case"] == case for check in results.checks)
+    ]
     if not cases:
         return []
     found = {(check["case"], check["server"]): check for check in results.checks}
@@ -271,7 +329,7 @@ def latency_rows(results, kind):
         lines.append(
             [server, f"{median(run['rate'] for run in runs):,.0f}"]
             + [micros(results.latency(kind, server, percentile)) for percentile in PERCENTILES]
-            + [f"{late_share(runs):.2%}", f"{failed:.0f}"]
+            + [cpu_text(median(results.cpu_at(run) for run in runs)), f"{late_share(runs):.2%}", f"{failed:.0f}"]
         )
     return lines
 
@@ -279,7 +337,7 @@ def latency_rows(results, kind):
 def latency_section(results):
     if not results.at("half") and not results.at("common"):
         return []
-    head = ["", "requests/s", "p50", "p99", "p99.9", "p99.99", "worst", "sent late", "failed"]
+    head = ["", "requests/s", "p50", "p99", "p99.9", "p99.99", "worst", "CPU us/request", "sent late", "failed"]
     lines = [
         "## Latency at a fixed rate",
         "",
@@ -299,7 +357,11 @@ def latency_section(results):
             *table(head, latency_rows(results, "half")),
         ]
     if results.at("common"):
-        lines += ["The same rate for all, asked for by `order-service load`, in its reach and in half the reach of the slowest:", "", *table(head, latency_rows(results, "common"))]
+        lines += [
+            "The same rate for all, asked for by `order-service load`, in its reach and in half the reach of the slowest:",
+            "",
+            *table(head, latency_rows(results, "common")),
+        ]
     return lines + ["![Latency percentiles](latency.svg)", ""]
 
 
@@ -330,34 +392,45 @@ def tail_section(results):
         f"Reads of one order at {results.tail[0]['read_rate']:,.0f}/s, as above, while new orders stream into the same process as lines of one `POST /orders`, "
         "each committed to the embedded store. Server, store and all share the one core.",
         "",
-        *table(["writes asked for", "written/s", "reads/s", "p50", "p99", "p99.9", "p99.99", "worst", "sent late", "CPU of a core"], lines),
+        *table(
+            [
+                "writes asked for",
+                "written/s",
+                "reads/s",
+                "p50",
+                "p99",
+                "p99.9",
+                "p99.99",
+                "worst",
+                "sent late",
+                "CPU of a core",
+            ],
+            lines,
+        ),
     ]
 
 
 def losses(results):
     """Sentences: where somebody is better than we are, by more than noise."""
     found = []
-    floors = [(results.cpu(case, OURS) / results.cpu(case, FLOOR), case) for case in results.cases() if results.cpu(case, OURS) and results.cpu(case, FLOOR)]
-    above = sorted((pair for pair in floors if pair[0] > CPU_DIFFERENCE), reverse=True)
+    above = [(more(results.ratios(case, OURS, FLOOR, cpu_of), CPU_DIFFERENCE), case) for case in results.cases()]
+    above = sorted((pair for pair in above if pair[0]), reverse=True)
     if above:
-        found.append("CPU per request against the floor: " + "; ".join(f"{times(ratio)} for {CASES[case]}" for ratio, case in above) + ".")
-    others = [server for server in results.servers() if server not in (OURS, FLOOR)]
-    for server in others:
+        found.append(
+            "CPU per request against the floor: "
+            + "; ".join(f"{times(ratio)} for {CASES[case]}" for ratio, case in above)
+            + "."
+        )
+    for server in [server for server in results.servers() if server not in (OURS, FLOOR)]:
         note = " (RESP, not HTTP)" if server == "redis" else ""
-        worse = []
-        for case in results.cases():
-            ours, theirs = results.cpu(case, OURS), results.cpu(case, server)
-            if ours and theirs and ours / theirs > CPU_DIFFERENCE:
-                worse.append(f"{times(ours / theirs)} for {CASES[case]}")
+        worse = [(more(results.ratios(case, OURS, server, cpu_of), CPU_DIFFERENCE), case) for case in results.cases()]
+        worse = [f"{times(ratio)} for {CASES[case]}" for ratio, case in worse if ratio]
         if worse:
-            found.append(f"We use more CPU per request than {server}{note}: " + "; ".join(worse) + ".")
-        fewer = []
-        for case in results.cases():
-            ours, theirs = results.rate(case, OURS), results.rate(case, server)
-            if ours and theirs and theirs / ours > RATE_DIFFERENCE:
-                fewer.append(f"{ours / theirs:.2f} of its rate for {CASES[case]}")
+            found.append(f"More CPU per request than {server}{note}: " + "; ".join(worse) + ".")
+        fewer = [(more(results.ratios(case, server, OURS, rate_of), RATE_DIFFERENCE), case) for case in results.cases()]
+        fewer = [f"{1 / ratio:.2f} of its rate for {CASES[case]}" for ratio, case in fewer if ratio]
         if fewer:
-            found.append(f"We answer fewer requests/s than {server}{note}: " + "; ".join(fewer) + ".")
+            found.append(f"Fewer requests/s than {server}{note}: " + "; ".join(fewer) + ".")
     found += latency_losses(results)
     found += bytes_losses(results)
     rows = list(tail_rows(results))
@@ -366,11 +439,15 @@ def losses(results):
         if not asked:
             continue
         if reached < 0.95 * asked:
-            found.append(f"{asked:,.0f} orders/s written beside the reads were asked for, {reached:,.0f} were reached on the one core.")
+            found.append(
+                f"{asked:,.0f} orders/s written beside the reads were asked for, {reached:,.0f} were reached on the one core."
+            )
         if alone:
             before, beside = (results.latency(which, OURS, "p99.9") for which in (alone, kind))
             if beside > LATENCY_DIFFERENCE * before:
-                found.append(f"With {reached:,.0f} orders/s written, p99.9 of the reads is {micros(beside)} instead of {micros(before)}.")
+                found.append(
+                    f"With {reached:,.0f} orders/s written, p99.9 of the reads is {micros(beside)} instead of {micros(before)}."
+                )
     return found
 
 
@@ -380,11 +457,11 @@ def latency_losses(results):
             continue
         slower = []
         for percentile in ("p50", "p99", "p99.9"):
-            ours, theirs = (results.latency("common", which, percentile) for which in (OURS, server))
-            if ours and theirs and ours / theirs > LATENCY_DIFFERENCE:
-                slower.append(f"{percentile} {micros(ours)} to {micros(theirs)}")
+            if more(results.latency_ratios("common", OURS, server, percentile), LATENCY_DIFFERENCE):
+                ours, theirs = (micros(results.latency("common", which, percentile)) for which in (OURS, server))
+                slower.append(f"{percentile} {ours} to {theirs}")
         if slower:
-            yield f"At the same rate {server} answers sooner: " + "; ".join(slower) + "."
+            yield f"Later answers than {server} at the same rate: " + "; ".join(slower) + "."
 
 
 def bytes_losses(results):
@@ -399,16 +476,23 @@ def bytes_losses(results):
 def write_plots(results, out):
     bars = []
     for case in [case for case in results.cases() if not case.startswith("connections-")]:
-        floor = results.cpu(case, FLOOR)
         values = [(server, results.cpu(case, server)) for server in SERVERS]
-        labelled = [(server, value, f"{cpu_text(value)} us{to_floor(value, floor) if server != FLOOR else ''}") for server, value in values if value]
+        labelled = [
+            (server, value, f"{cpu_text(value)} us{cpu_by_floor_text(results, case, server)}")
+            for server, value in values
+            if value
+        ]
         if labelled:
             bars.append((CASES[case].replace("`", ""), labelled))
     if bars:
         (out / "cpu.svg").write_text(plots.bars("CPU of the server per request", bars))
     curves = {}
     for server in results.servers():
-        points = [(64 if case == "order" else int(case.split("-")[1]), results.rate(case, server)) for case in CASES if case == "order" or case.startswith("connections-")]
+        points = [
+            (64 if case == "order" else int(case.split("-")[1]), results.rate(case, server))
+            for case in CASES
+            if case == "order" or case.startswith("connections-")
+        ]
         points = sorted(point for point in points if point[1])
         if len(points) > 1:
             curves[server] = points
@@ -418,7 +502,12 @@ def write_plots(results, out):
     for kind, title in (("half", "At half of what each server reached"), ("common", "At {:,.0f} requests/s each")):
         runs = results.at(kind)
         if runs:
-            panels.append((title.format(runs[0]["rate"]), {server: results.curve(kind, server) for server in results.servers(runs)}))
+            panels.append(
+                (
+                    title.format(runs[0]["rate"]),
+                    {server: results.curve(kind, server) for server in results.servers(runs)},
+                )
+            )
     if panels:
         (out / "latency.svg").write_text(plots.latency(panels))
 
@@ -433,7 +522,10 @@ def main():
         lines += cpu_section(results) + rate_section(results) + bytes_section(results)
     lines += latency_section(results) + tail_section(results)
     lines += ["## Where we lose", "", *(f"- {loss}" for loss in losses(results)), ""]
-    lines += [f"Differences below {CPU_DIFFERENCE - 1:.0%} in CPU, {RATE_DIFFERENCE - 1:.0%} in rates and {LATENCY_DIFFERENCE - 1:.0%} in latency are left out as noise.", ""]
+    lines += [
+        f"Differences below {CPU_DIFFERENCE - 1:.0%} in CPU, {RATE_DIFFERENCE - 1:.0%} in rates and {LATENCY_DIFFERENCE - 1:.0%} in latency are left out as noise, and so is what not every round says.",
+        "",
+    ]
     for stale in [*out.glob("*.svg"), *out.glob("table.txt")]:
         stale.unlink()
     write_plots(results, out)

@@ -27,8 +27,11 @@ launch() { # launch SERVER COMMAND...: on the servers' core
 start_floor() {
     launch floor "$floor_binary" --listen "127.0.0.1:$1" --orders "$set/orders.ndjson" --list-gzip "$set/list.json.gz"
 }
-start_go-marshal() { GOMAXPROCS=1 launch go-marshal "$go_binary" -mode marshal -orders "$set/orders.ndjson" -listen "127.0.0.1:$1"; }
-start_go-bytes() { GOMAXPROCS=1 launch go-bytes "$go_binary" -mode bytes -orders "$set/orders.ndjson" -listen "127.0.0.1:$1"; }
+start_go() { # start_go MODE PORT
+    GOMAXPROCS=1 launch "go-$1" "$go_binary" -mode "$1" -orders "$set/orders.ndjson" -listen "127.0.0.1:$2"
+}
+start_go-marshal() { start_go marshal "$1"; }
+start_go-bytes() { start_go bytes "$1"; }
 start_order-service() {
     launch order-service "$binary" serve --data "$set/data" --sample "$count" --listen "127.0.0.1:$1" --threads 1 \
         --log-level warn
@@ -37,8 +40,8 @@ start_order-service() {
 start_nginx() {
     local root=$set/www user='' memory=''
     mkdir -p "$root/order" "$root/api" "$set/temp"
-    awk -v dir="$root/order/" '{ id = $0; sub(/.*"order_uid":"/, "", id); sub(/".*/, "", id); printf "%s", $0 >(dir id); close(dir id) }' \
-        "$set/orders.ndjson"
+    awk -v dir="$root/order/" '{ id = $0; sub(/.*"order_uid":"/, "", id); sub(/".*/, "", id)
+        printf "%s", $0 >(dir id); close(dir id) }' "$set/orders.ndjson"
     cp "$set/list.json" "$root/api/orders"
     cp "$set/list.json.gz" "$root/api/orders.gz"
     # Its workers would otherwise run as somebody who may not read the checkout.
