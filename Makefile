@@ -4,7 +4,7 @@ COUNT ?= 10000
 BIN := target/release/order-service
 
 .DEFAULT_GOAL := help
-.PHONY: help build run test lint publisher migrate stress-wrk stress-vegeta docker-up docker-down clean
+.PHONY: help build run test lint publisher migrate stress-wrk stress-vegeta compare docker-up docker-down clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,6 +34,9 @@ stress-wrk: ## wrk against a running service, in the cases the older services we
 stress-vegeta: ## vegeta against a running service
 	loadtest/vegeta.sh $(URL)
 
+compare: build ## The service beside a floor, nginx, Redis and Go, in turns: loadtest/results/report.md
+	loadtest/compare.sh
+
 docker-up: ## The service with PostgreSQL, Kafka, Prometheus and Grafana, in containers
 	docker compose up --build --detach
 
@@ -42,4 +45,4 @@ docker-down: ## And away again; the data stays in its volumes
 
 clean: ## Everything that was built, never data
 	cargo clean
-	rm -rf tests/browser/node_modules loadtest/results
+	rm -rf tests/browser/node_modules loadtest/results/raw

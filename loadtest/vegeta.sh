@@ -9,11 +9,12 @@ case $url in
     *) echo "$url is not this machine" >&2; exit 2 ;;
 esac
 if ! command -v vegeta >/dev/null; then
-    echo "vegeta is missing: get it from its releases or your package manager, then run this again." >&2
+    echo "vegeta is missing, and Debian has no package of it: get it from its releases, then run this again." >&2
     echo "Without it, 'order-service load --rate 1000' asks at a fixed rate as well." >&2
     exit 1
 fi
-results=$(cd "$(dirname "$0")" && pwd)/results
+curl -sf "$url/readyz" >/dev/null || { echo "$url is not ready" >&2; exit 1; }
+results=$(cd "$(dirname "$0")" && pwd)/results/raw/vegeta
 mkdir -p "$results"
 targets=$results/targets.txt
 {

@@ -8,8 +8,10 @@ case $url in
     http://127.* | http://localhost* | http://\[::1\]*) ;;
     *) echo "$url is not this machine" >&2; exit 2 ;;
 esac
-command -v wrk >/dev/null || { echo "wrk is missing: apt-get install wrk" >&2; exit 1; }
+servers=$(dirname "$0")/../tests/servers.sh
+command -v wrk >/dev/null || "$servers" fetch wrk wrk || { echo "wrk is missing, and was not to be had" >&2; exit 1; }
 curl -sf "$url/readyz" >/dev/null || { echo "$url is not ready" >&2; exit 1; }
+ulimit -Sn "$(ulimit -Hn)" # a thousand connections
 
 run() { # run THREADS CONNECTIONS PATH
     printf '\n== wrk -t%s -c%s -d%ss %s\n' "$1" "$2" "$seconds" "$3"
