@@ -1,14 +1,19 @@
 #!/usr/bin/env bash
 # Instructions in user space per GET /order/{id} of the finished server, all its features on: callgrind counts a short
 # and a long run, and the difference is the requests. The figure is the same whatever else the machine does.
-#   loadtest/instructions.sh [BINARY [FLAG...]]     # such as --cache-bytes-max 1GiB
+#   loadtest/instructions.sh [--at-most N] [BINARY [FLAG...]]     # such as --cache-bytes-max 1GiB
 set -euo pipefail
 cd "$(dirname "$0")/.."
+limit=
+if [ "${1:-}" = --at-most ]; then
+    limit=$2
+    shift 2
+fi
 binary=${1:-target/release/order-service}
 flags=("${@:2}")
 port=${PORT:-18099}
 for needed in valgrind curl; do
-    command -v "$needed" >/dev/null || { echo "$needed is missing: apt-get install $needed" >&2; exit 1; }
+    tests/servers.sh fetch "$needed" "$needed" || { echo "$needed is missing" >&2; exit 1; }
 done
 [ -x "$binary" ] || { echo "$binary is missing: cargo build --release" >&2; exit 1; }
 work=$(mktemp -d)
@@ -31,4 +36,9 @@ count() { # count REQUESTS: the instructions of a run with so many requests over
 
 few=$(count 1000)
 many=$(count 11000)
-echo "$(((many - few) / 10000)) instructions per request"
+each=$(((many - few) / 10000))
+echo "$each instructions per request"
+if [ -n "$limit" ] && [ "$each" -gt "$limit" ]; then
+    echo "more than the $limit there may be" >&2
+    exit 1
+fi
