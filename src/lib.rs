@@ -11,9 +11,11 @@
 //! Then, in this order: the view shows it, the event feed tells of it, the sender is answered. Readers never see what
 //! is not durable, and nobody is told of what readers do not see.
 //!
-//! **A read**: [`http::route`] finds the route without allocating, [`read::Reader::get`] looks the id up in the map
-//! and clones a pointer, [`http::respond`] puts three headers before the bytes. No lock, no box, no serialization. A
-//! miss is the truth once the view is complete; before that, [`read::flight`] asks [`redis`] if there is one and then the store, once per id. `grpc` is a
+//! **A read**: [`http::hit`] sees what a client sent before hyper does. A plain read of an order that is in the map is
+//! answered there, with the bytes hyper would write: [`http::route`] finds the route without allocating,
+//! [`read::Reader::get`] looks the id up and clones a pointer. Whatever asks for more (a condition, an origin, another
+//! method, an order that is not there) is left to hyper: [`http::orders`] and [`http::respond`]. No lock, no box, no
+//! serialization on either way. A miss is the truth once the view is complete; before that, [`read::flight`] asks [`redis`] if there is one and then the store, once per id. `grpc` is a
 //! second surface over the same reader and inbox.
 //!
 //! **One rule for everybody**: a copy enters the view only if it is newer ([`snapshot::Snapshot::supersedes`]),

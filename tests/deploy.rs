@@ -264,7 +264,7 @@ fn dashboard() -> Vec<(String, String)> {
             expressions.push((title.to_owned(), target["expr"].as_str().unwrap().to_owned()));
         }
     }
-    assert_eq!(rows, ["Now", "Reads", "Ingest", "Kafka", "Store", "Published", "Process"]);
+    assert_eq!(rows, ["Now", "Reads", "Ingest", "Kafka", "Store", "Published", "NATS", "Redis", "Process"]);
     for annotation in dashboard["annotations"]["list"].as_array().unwrap() {
         expressions.push(("annotation".into(), annotation["expr"].as_str().unwrap().to_owned()));
     }
