@@ -23,7 +23,7 @@ use crate::lifecycle::{self, Gate, Readiness, Shutdown, Switch};
 use crate::metrics::Metrics;
 use crate::order::{self, sample};
 use crate::outbox::Outbox;
-use crate::read::{self, Reader, lists};
+use crate::read::{self, Reader, forms, lists};
 use crate::redis::Redis;
 use crate::source::Source;
 use crate::source::inbox::{self, InboxSource};
@@ -313,6 +313,12 @@ fn watch_view(metrics: &Metrics, view: &Arc<View>) {
         "Orders that left the view for want of room or for their age.",
         move || evicted.size().evicted as f64,
     );
+    let made = Arc::clone(view);
+    #[expect(clippy::cast_precision_loss, reason = "counts stay below 2^53")]
+    metrics.total("list_compressions_total", "Lists compressed.", move || made.forms_made().0 as f64);
+    let made = Arc::clone(view);
+    let help = "Time it took to compress lists.";
+    metrics.total("list_compress_seconds_total", help, move || made.forms_made().1.as_secs_f64());
     let view = Arc::clone(view);
     metrics.gauge("view_complete", "1 when every stored order is in the view.", move || {
         f64::from(u8::from(view.is_complete()))
@@ -365,6 +371,9 @@ impl Plane {
         warmup::count(view, store, shutdown.clone()).await;
         tokio::spawn(warmup::keep_bounds(Arc::clone(view), store.clone(), shutdown.clone()));
         tokio::spawn(lists::keep_fresh(Arc::clone(view), store.clone(), shutdown.clone()));
+        if view.config().list_compress {
+            tokio::spawn(forms::keep_made(Arc::clone(view), shutdown.clone()));
+        }
         let (redis, warming) =
             (self.redis.clone(), warmup::run(Arc::clone(view), store.clone(), warm, shutdown.clone()));
         tokio::spawn(async move {

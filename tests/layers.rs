@@ -122,6 +122,8 @@ const NEVER_ORDER: &[&str] = &["cache", "redis", "read", "warmup", "follow", "ht
 const CLIENTS: &[(&str, &[&str])] = &[
     ("papaya", &["src/cache/"]),
     ("arc_swap", &["src/cache/"]),
+    ("flate2", &["src/read/forms.rs"]),
+    ("zstd", &["src/read/forms.rs"]),
     ("rusqlite", &["src/store/embedded/"]),
     ("tokio_postgres", &["src/store/postgres/"]),
     ("bb8", &["src/store/postgres/"]),

@@ -5,6 +5,7 @@ mod absent;
 mod evict;
 pub mod external;
 pub mod feed;
+pub mod forms;
 pub mod recent;
 
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use foldhash::quality::RandomState;
 use papaya::{Compute, HashMap, Operation, ResizeMode};
+use tokio::sync::futures::Notified;
 
 use crate::id::OrderId;
 use crate::snapshot::{Change as Committed, Snapshot, State};
@@ -20,6 +22,7 @@ use absent::Absent;
 use evict::{Evict, Verdict};
 use external::{External, KeyOf, NotKept};
 use feed::{Event, Feed};
+use forms::{Coding, Demand, Next};
 use recent::{List, Recent, Shortfall};
 
 /// How the view is kept.
@@ -30,6 +33,8 @@ pub struct Config {
     /// The list is made at most this often. 20 ms bounds its cost to one or two percent of a core however fast orders
     /// arrive, and keeps it well under the 50 ms it may trail.
     pub list_refresh: Duration,
+    /// Whether the list is also kept compressed for clients that take it so.
+    pub list_compress: bool,
     /// Changes kept for readers of `/events` that were away.
     pub feed_events_max: usize,
     /// Bytes of orders those changes may hold on to.
@@ -61,6 +66,7 @@ impl Default for Config {
         Self {
             list_max: 1000,
             list_refresh: Duration::from_millis(20),
+            list_compress: true,
             feed_events_max: 16_384,
             feed_bytes_max: 32 << 20,
             key_of: None,
@@ -78,6 +84,7 @@ pub struct View {
     config: Config,
     orders: HashMap<OrderId, Snapshot, RandomState>,
     recent: Recent,
+    forms: Demand,
     feed: Feed,
     external: External,
     absent: Absent,
@@ -132,6 +139,7 @@ impl View {
                 .hasher(RandomState::default())
                 .build(),
             recent: Recent::new(config.list_max),
+            forms: Demand::new(),
             feed: Feed::new(config.feed_events_max, config.feed_bytes_max),
             external: External::new(config.key_of.filter(|_| !config.is_bounded())),
             absent: Absent::new(config.absent_max, config.absent_time),
@@ -372,6 +380,45 @@ impl View {
     /// Makes the list anew; takes a millisecond at most, so it belongs on no read thread.
     pub fn refresh_list(&self) {
         self.recent.refresh();
+        self.forms.listed(Instant::now());
+    }
+
+    /// Whether this list is, or will be, compressed for those who ask.
+    #[must_use]
+    pub fn compresses(&self, list: &List) -> bool {
+        self.config.list_compress && list.may_have_forms()
+    }
+
+    /// A client would take the list in this coding, had it such a form or not.
+    pub fn ask_form(&self, coding: Coding) {
+        self.forms.ask(coding, Instant::now());
+    }
+
+    /// Completes when [`View::next_form`] may say something else. For one waiter. Cancel-safe.
+    pub async fn form_asked(&self) {
+        self.forms.news().await;
+    }
+
+    /// What to do about forms of the list, after one in the coding `last`. What is to be made is asked for no more.
+    #[must_use]
+    pub fn next_form(&self, last: Coding) -> Next {
+        self.forms.next(self.list(), last, Instant::now())
+    }
+
+    /// A form was made, in this time.
+    pub fn form_made(&self, took: Duration) {
+        self.forms.made(took);
+    }
+
+    /// Completes when the next form is made.
+    pub fn next_form_made(&self) -> Notified<'_> {
+        self.forms.next_made()
+    }
+
+    /// How many forms were made, and how long that took.
+    #[must_use]
+    pub fn forms_made(&self) -> (u64, Duration) {
+        self.forms.total()
     }
 
     /// What the store must be asked for to keep the list whole.

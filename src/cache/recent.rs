@@ -3,11 +3,13 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use tokio::sync::Notify;
 
+use super::forms::Forms;
 use crate::id::OrderId;
 use crate::snapshot::{Snapshot, State};
 
@@ -22,6 +24,16 @@ pub struct List {
     pub has_more: bool,
     /// Rises with every list made by this process.
     pub generation: u64,
+    /// When it was made.
+    pub(super) since: Instant,
+    /// The body compressed.
+    pub(super) forms: Forms,
+}
+
+impl List {
+    pub(super) fn new(body: Bytes, orders: Vec<Snapshot>, has_more: bool, generation: u64) -> Self {
+        Self { body, orders, has_more, generation, since: Instant::now(), forms: Forms::default() }
+    }
 }
 
 /// The newest live orders by creation rank, a few more than the list shows.
@@ -73,7 +85,7 @@ pub struct Shortfall {
 
 impl Recent {
     pub(super) fn new(list_max: usize) -> Self {
-        let empty = List { body: Bytes::from_static(b"[]"), orders: Vec::new(), has_more: false, generation: 0 };
+        let empty = List::new(Bytes::from_static(b"[]"), Vec::new(), false, 0);
         Self {
             list_max,
             kept: Mutex::new(Kept { orders: BTreeMap::new(), from: None, evicted: 0 }),
@@ -152,7 +164,7 @@ impl Recent {
         };
         let body = array(&orders);
         let generation = self.generation.fetch_add(1, Ordering::Relaxed);
-        self.ready.store(Arc::new(List { body, orders, has_more, generation }));
+        self.ready.store(Arc::new(List::new(body, orders, has_more, generation)));
     }
 
     pub(super) fn list(&self) -> Arc<List> {

@@ -1,5 +1,6 @@
 //! HTTP/1.1 on bare hyper: listeners, connections, and the way from a request to its answer.
 
+pub mod accept;
 pub mod body;
 pub mod conn;
 pub mod events;

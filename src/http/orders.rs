@@ -1,19 +1,26 @@
 //! Reading orders: one, some, a page, all.
 
+use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use hyper::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, ETAG, EXPECT, HeaderMap, HeaderValue, LINK};
+use hyper::header::{
+    ACCEPT, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, ETAG, EXPECT, HeaderMap, HeaderValue, LINK, VARY,
+};
 use hyper::{Request, Response, StatusCode};
 use tokio::sync::mpsc;
 
+use super::accept::Accepted;
 use super::body::Body;
 use super::respond::{self, Answer, Face, Problem, X_MIN_VERSION, X_MISSING};
 use super::route::segment;
 use super::{Api, content_type};
-use crate::cache::recent::array;
+use crate::cache::View;
+use crate::cache::forms::{Coding, Form};
+use crate::cache::recent::{List, array};
 use crate::id::{IdError, OrderId, Version, parse_uuid};
 use crate::read::{Found, Reader};
 use crate::snapshot::{Snapshot, State};
@@ -134,7 +141,7 @@ pub async fn list<T: Store>(api: &Api<T>, query: &str, headers: &HeaderMap) -> R
             _ => return Err(Problem::bad_request("invalid_limit", "limit must be a whole number of at least 1")),
         },
     };
-    let Some(cursor) = parameter(query, "cursor") else { return Ok(newest(api, limit, headers)) };
+    let Some(cursor) = parameter(query, "cursor") else { return Ok(newest(api, limit, headers).await) };
     let before = u64::from_str_radix(&cursor, 36)
         .map_err(|_| Problem::bad_request("invalid_cursor", "cursor must be one that a Link header gave"))?;
     // One more than asked for tells whether there is a next page.
@@ -149,23 +156,84 @@ pub async fn list<T: Store>(api: &Api<T>, query: &str, headers: &HeaderMap) -> R
     Ok(answer)
 }
 
-/// The newest orders, from the ready list.
-fn newest<T: Store>(api: &Api<T>, limit: usize, headers: &HeaderMap) -> Answer {
-    let list = api.reader.view().list();
+/// How long a client that takes nothing but a compressed list waits for one to be made.
+const FORM_WAIT: Duration = Duration::from_secs(1);
+
+/// The newest orders, from the ready list; compressed where that is ready too and the client takes it.
+async fn newest<T: Store>(api: &Api<T>, limit: usize, headers: &HeaderMap) -> Answer {
+    let view = api.reader.view();
+    let list = view.list();
+    if limit < list.orders.len() || !view.compresses(&list) {
+        // There is but one form, so what the client says of others has no bearing.
+        return listed(api, &list, limit, None, headers);
+    }
+    let mut answer = match choose(view, list, &Accepted::of(headers)).await {
+        Ok((list, coding)) => listed(api, &list, limit, coding.and_then(|coding| list.form(coding)), headers),
+        Err(problem) => problem.answer(headers),
+    };
+    answer.headers_mut().insert(VARY, HeaderValue::from_static("Accept-Encoding"));
+    answer
+}
+
+/// The list to be sent, and in which of its forms.
+async fn choose(view: &View, list: Arc<List>, accepted: &Accepted) -> Result<(Arc<List>, Option<Coding>), Problem> {
+    let ready = |list: &List| accepted.codings().find(|&coding| list.form(coding).is_some());
+    match accepted.codings().next() {
+        None if accepted.takes_plain => return Ok((list, None)),
+        None => {
+            let detail = "the list is to be had plain, as zstd and as gzip";
+            return Err(Problem::new(StatusCode::NOT_ACCEPTABLE, "not_acceptable", detail));
+        }
+        Some(best) => view.ask_form(best),
+    }
+    let coding = ready(&list);
+    if coding.is_some() || accepted.takes_plain {
+        return Ok((list, coding));
+    }
+    let wait = async {
+        loop {
+            let mut made = pin!(view.next_form_made());
+            made.as_mut().enable(); // before the look, so that none is missed
+            let list = view.list();
+            let coding = ready(&list);
+            // Where no form pays there is but one again.
+            let has_none = !view.compresses(&list) || accepted.codings().all(|coding| list.is_plain_best(coding));
+            if coding.is_some() || has_none {
+                return (list, coding);
+            }
+            accepted.codings().for_each(|coding| view.ask_form(coding));
+            made.await;
+        }
+    };
+    let late = |_| Problem::unavailable("unavailable", "the compressed list is not ready");
+    tokio::time::timeout(FORM_WAIT, wait).await.map_err(late)
+}
+
+/// The answer with the newest orders of a list, or with one of its forms.
+fn listed<T: Store>(api: &Api<T>, list: &List, limit: usize, form: Option<Form<'_>>, headers: &HeaderMap) -> Answer {
     let shown = &list.orders[..limit.min(list.orders.len())];
     let is_whole = shown.len() == list.orders.len();
     let etag = format!("\"{}-{}-{}\"", api.epoch, list.generation, shown.len());
     let etag = HeaderValue::try_from(etag).expect("letters, digits and hyphens in quotes");
     let is_known = respond::knows(headers, &etag);
-    let mut answer = match () {
-        () if is_known => {
+    let mut answer = match &form {
+        _ if is_known => {
             let mut answer = Response::new(Body::empty());
             *answer.status_mut() = StatusCode::NOT_MODIFIED;
             answer.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
             answer
         }
-        () if is_whole => respond::json(list.body.clone()),
-        () => respond::json(array(shown)),
+        Some(form) => {
+            let mut answer = respond::json(form.body.clone());
+            answer.headers_mut().insert(CONTENT_ENCODING, HeaderValue::from_static(form.coding.name()));
+            answer
+        }
+        None if is_whole => respond::json(list.body.clone()),
+        None => respond::json(array(shown)),
+    };
+    let etag = match &form {
+        Some(form) => respond::form_etag(&etag, form),
+        None => etag,
     };
     answer.headers_mut().insert(ETAG, etag);
     if list.has_more || !is_whole {

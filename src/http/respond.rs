@@ -11,6 +11,7 @@ use hyper::{Response, StatusCode};
 
 use super::body::Body;
 use super::route::Allow;
+use crate::cache::forms::{Effort, Form};
 use crate::id::{OrderId, Version};
 use crate::read::ReadError;
 use crate::record::{Fault, Rejection, RejectionKind};
@@ -37,7 +38,8 @@ pub enum Face {
     Wrapped,
 }
 
-/// The answer to a read of one order.
+/// The answer to a read of one order. It is never compressed: with its head an order is one or two packets, and smaller
+/// it would be one all the same.
 #[must_use]
 pub fn order(snapshot: Snapshot, face: Face, headers: &HeaderMap) -> Answer {
     if snapshot.state() == State::Gone {
@@ -106,8 +108,22 @@ fn matches_etag(known: &HeaderValue, etag: &HeaderValue) -> bool {
     known.trim() == "*"
         || known.split(',').any(|tag| {
             let tag = tag.trim().trim_start_matches("W/").trim_matches('"');
-            tag.strip_prefix(plain).is_some_and(|form| matches!(form, "" | "-gzip" | "-br" | "-zstd"))
+            tag.strip_prefix(plain).is_some_and(|form| {
+                let form = form.strip_prefix(DENSE).unwrap_or(form);
+                matches!(form, "" | "-gzip" | "-br" | "-zstd")
+            })
         })
+}
+
+/// What tells the tag of a better form from that of the one before it: they are of one list, and different bytes.
+const DENSE: &str = "-dense";
+
+/// The tag of a compressed form of what `etag` names.
+#[must_use]
+pub fn form_etag(etag: &HeaderValue, form: &Form<'_>) -> HeaderValue {
+    let plain = etag.to_str().expect("made here").trim_matches('"');
+    let dense = if form.effort == Effort::Dense { DENSE } else { "" };
+    HeaderValue::try_from(format!("\"{plain}{dense}-{}\"", form.coding.name())).expect("visible ASCII")
 }
 
 /// 200 with a JSON body that may change at any time.
@@ -365,10 +381,10 @@ mod tests {
         let etag = version_etag(7);
         assert_eq!(etag, "\"7\"");
         assert_eq!(version_etag(70_000), "\"70000\"");
-        for known in ["\"7\"", "W/\"7\"", "\"7-gzip\"", "\"1\", \"7\"", "*"] {
+        for known in ["\"7\"", "W/\"7\"", "\"7-gzip\"", "\"7-dense-zstd\"", "\"1\", \"7\"", "*"] {
             assert!(matches_etag(&HeaderValue::from_static(known), &etag), "{known}");
         }
-        for other in ["\"77\"", "\"\"", "\"7-x\"", "\"1\",\"2\""] {
+        for other in ["\"77\"", "\"\"", "\"7-x\"", "\"7-dense-x\"", "\"1\",\"2\""] {
             assert!(!matches_etag(&HeaderValue::from_static(other), &etag), "{other}");
         }
     }

@@ -1,6 +1,7 @@
 //! The read flow: an id becomes bytes. A hit is synchronous; only a miss of an incomplete view asks the store.
 
 pub mod flight;
+pub mod forms;
 pub mod lists;
 
 use std::sync::Arc;

@@ -60,6 +60,15 @@ fn one(values: &[String]) -> Result<&str, String> {
     }
 }
 
+/// The value of a setting that is on or off.
+fn yes_or_no(text: &str) -> Result<bool, String> {
+    match text {
+        "yes" | "true" => Ok(true),
+        "no" | "false" => Ok(false),
+        other => Err(format!("{other:?} is neither yes nor no")),
+    }
+}
+
 /// Changes a detail of the PostgreSQL store. Without a server there is nothing to change: its URL comes first in the
 /// table.
 #[cfg(feature = "postgres")]
@@ -390,6 +399,19 @@ pub const SETTINGS: &[Setting] = &[
         default: "20ms",
         apply: |config, values| {
             config.cache.list_refresh = duration(one(values)?)?;
+            Ok(())
+        },
+        ..DETAIL
+    },
+    Setting {
+        key: "list.compress",
+        flag: "list-compress",
+        env: &["ORDER_LIST_COMPRESS"],
+        value: "yes|no",
+        help: "Answer the whole list as zstd or gzip to clients that take it so",
+        default: "yes",
+        apply: |config, values| {
+            config.cache.list_compress = yes_or_no(one(values)?)?;
             Ok(())
         },
         ..DETAIL
@@ -1072,11 +1094,7 @@ pub const SETTINGS: &[Setting] = &[
         help: "Bring PostgreSQL's schema up to date at the start; no where that is done by hand",
         default: "yes",
         apply: |config, values| {
-            let is_migrating = match one(values)? {
-                "yes" | "true" => true,
-                "no" | "false" => false,
-                other => return Err(format!("{other:?} is neither yes nor no")),
-            };
+            let is_migrating = yes_or_no(one(values)?)?;
             on_postgres(config, |postgres| postgres.is_migrating = is_migrating);
             Ok(())
         },

@@ -1,5 +1,6 @@
 //! What the service answers, byte for byte, against the contract's rows.
 
+mod compress;
 mod cores;
 mod errors;
 mod events;

@@ -29,6 +29,7 @@ const fn bounds(bytes_max: Option<u64>, ttl: Option<Duration>) -> cache::Config 
     cache::Config {
         list_max: 10,
         list_refresh: Duration::from_millis(20),
+        list_compress: false,
         feed_events_max: 10,
         feed_bytes_max: 1 << 20,
         key_of: None,

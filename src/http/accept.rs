@@ -1,0 +1,140 @@
+//! Which compressed forms a client takes (RFC 9110, section 12.5.3). Knows nothing of what there is to be had.
+
+use hyper::header::{ACCEPT_ENCODING, HeaderMap};
+
+use crate::cache::forms::Coding;
+
+/// What a client takes.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Accepted {
+    /// The codings it takes rather than none, those it likes best first.
+    codings: [Option<Coding>; Coding::ALL.len()],
+    /// It also takes a body as it is.
+    pub takes_plain: bool,
+}
+
+/// The weight of a coding: from 1 to 1000, or 0 for one that is not taken.
+type Weight = u16;
+
+impl Accepted {
+    /// What the header says. A client that sends none gets bodies as they are.
+    #[must_use]
+    pub fn of(headers: &HeaderMap) -> Self {
+        if !headers.contains_key(ACCEPT_ENCODING) {
+            return Self { codings: [None; Coding::ALL.len()], takes_plain: true };
+        }
+        let mut weights: [Option<Weight>; Coding::ALL.len()] = [None; Coding::ALL.len()];
+        let (mut plain, mut any) = (None, None);
+        for value in headers.get_all(ACCEPT_ENCODING) {
+            for element in value.to_str().unwrap_or_default().split(',') {
+                let (name, parameters) = element.split_once(';').unwrap_or((element, ""));
+                let Some(weight) = weight(parameters) else { continue };
+                let place = match name.trim() {
+                    "*" => &mut any,
+                    name if name.eq_ignore_ascii_case("identity") => &mut plain,
+                    name => match Coding::ALL.iter().position(|&coding| is_name(coding, name)) {
+                        Some(index) => &mut weights[index],
+                        None => continue,
+                    },
+                };
+                // Of two opinions the better: `gzip;q=0, x-gzip` may be sent by who means the old name only.
+                *place = (*place).max(Some(weight));
+            }
+        }
+        let takes_plain = plain.or(any) != Some(0);
+        // What is not mentioned is taken, but no better than anything that is.
+        let plain = plain.or(any).unwrap_or(1);
+        let mut codings = Coding::ALL.map(|coding| (weights[coding as usize].or(any).unwrap_or(0), coding));
+        codings.sort_by_key(|&(weight, _)| std::cmp::Reverse(weight)); // stable: the better coding first among equals
+        let codings = codings.map(|(weight, coding)| (weight > 0 && weight >= plain).then_some(coding));
+        Self { codings, takes_plain }
+    }
+
+    /// The codings it takes rather than none, those it likes best first.
+    pub fn codings(&self) -> impl Iterator<Item = Coding> {
+        self.codings.iter().flatten().copied()
+    }
+}
+
+fn is_name(coding: Coding, name: &str) -> bool {
+    name.eq_ignore_ascii_case(coding.name()) || (coding == Coding::Gzip && name.eq_ignore_ascii_case("x-gzip"))
+}
+
+/// `q=0.5` as 500; 1000 when it is not said. `None` for what is no weight.
+fn weight(parameters: &str) -> Option<Weight> {
+    let parameters = parameters.trim();
+    if parameters.is_empty() {
+        return Some(1000);
+    }
+    let q = parameters.strip_prefix(['q', 'Q'])?.trim_start().strip_prefix('=')?.trim_start();
+    let (whole, part) = q.split_once('.').unwrap_or((q, ""));
+    if part.len() > 3 || !part.bytes().all(|digit| digit.is_ascii_digit()) {
+        return None;
+    }
+    match whole {
+        "0" => Some(part.bytes().chain([b'0'; 3]).take(3).fold(0, |q, digit| q * 10 + Weight::from(digit - b'0'))),
+        "1" if part.bytes().all(|digit| digit == b'0') => Some(1000),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn accepted(values: &[&'static str]) -> String {
+        let mut headers = HeaderMap::new();
+        for value in values {
+            headers.append(ACCEPT_ENCODING, value.parse().unwrap());
+        }
+        let accepted = Accepted::of(&headers);
+        let mut names: Vec<&str> = accepted.codings().map(Coding::name).collect();
+        names.extend(accepted.takes_plain.then_some("plain"));
+        names.join(" ")
+    }
+
+    #[test]
+    fn clients_get_what_they_like_best() {
+        for (sent, expected) in [
+            ("", "plain"),
+            ("gzip", "gzip plain"),
+            ("GZip", "gzip plain"),
+            ("x-gzip", "gzip plain"),
+            ("deflate, gzip, br, zstd", "zstd gzip plain"),
+            ("gzip, deflate", "gzip plain"),
+            ("br", "plain"),
+            ("deflate;q=1.0, compress", "plain"),
+            ("identity", "plain"),
+            ("*", "zstd gzip plain"),
+            ("*;q=0.1", "zstd gzip plain"),
+            ("gzip;q=1.0, zstd;q=0.5", "gzip zstd plain"),
+            ("gzip; q=0.8 , zstd ; Q=0.801", "zstd gzip plain"),
+            ("gzip;q=0", "plain"),
+            ("gzip;q=0.000, *", "zstd plain"),
+            ("zstd;q=0, *;q=0.5", "gzip plain"),
+            ("gzip;q=0.001", "gzip plain"),
+            ("gzip;q=0.5, identity", "plain"),
+            ("gzip;q=0.5, identity;q=0.5", "gzip plain"),
+            ("gzip;q=0.5, identity;q=0.4, zstd;q=0.3", "gzip plain"),
+            ("gzip;q=0.5, *;q=0.6", "zstd plain"),
+            ("gzip, identity;q=0", "gzip"),
+            ("gzip, *;q=0", "gzip"),
+            ("gzip, identity;q=0.1, *;q=0", "gzip plain"),
+            ("identity;q=0", ""),
+            ("*;q=0", ""),
+            ("br, identity;q=0", ""),
+            ("*, identity;q=0", "zstd gzip"),
+            ("gzip;q=0, x-gzip", "gzip plain"),
+            // What is no weight is not counted.
+            ("gzip;q=2", "plain"),
+            ("gzip;q=0.1234, zstd", "zstd plain"),
+            ("gzip;q=, zstd;q=-1", "plain"),
+            ("gzip;level=9", "plain"),
+            (",, gzip,;,", "gzip plain"),
+        ] {
+            assert_eq!(accepted(&[sent]), expected, "{sent:?}");
+        }
+        assert_eq!(accepted(&[]), "plain");
+        assert_eq!(accepted(&["gzip;q=0.5", "zstd;q=0.4"]), "gzip zstd plain");
+    }
+}

@@ -1,0 +1,277 @@
+//! Compressed forms of the list: who gets which, and that each is the list it says it is.
+
+use std::collections::HashMap;
+use std::io::Read;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use super::*;
+use crate::server::{Connection, Reply, Server, until};
+
+const LIST: &str = "/api/orders";
+
+/// The list for a client that sends this.
+fn ask(server: &Server, accepted: &str) -> Reply {
+    server.request("GET", LIST, &[("Accept-Encoding", accepted)], "").expect(200)
+}
+
+/// What a body is without its coding.
+fn decoded(reply: &Reply) -> Vec<u8> {
+    match reply.header("Content-Encoding") {
+        None => reply.body.clone(),
+        Some("zstd") => zstd::decode_all(&reply.body[..]).expect("a zstd frame"),
+        Some("gzip") => {
+            let mut body = Vec::new();
+            flate2::read::GzDecoder::new(&reply.body[..]).read_to_end(&mut body).expect("a gzip member");
+            body
+        }
+        Some(other) => panic!("{other}"),
+    }
+}
+
+fn etag(reply: &Reply) -> &str {
+    reply.header("ETag").expect("a tag")
+}
+
+/// The number of the list in a tag.
+fn generation(reply: &Reply) -> u64 {
+    etag(reply).trim_matches('"').split('-').nth(1).expect("epoch-generation-count").parse().expect("a number")
+}
+
+/// Asks until the list comes in this coding.
+#[track_caller]
+fn until_coded(server: &Server, coding: &str) -> Reply {
+    until(&format!("the list comes as {coding}"), Duration::from_secs(20), || {
+        Some(ask(server, coding)).filter(|reply| reply.header("Content-Encoding") == Some(coding))
+    })
+}
+
+/// A server with so many orders, its list complete and at rest.
+fn server_with(orders: usize, flags: &[&str]) -> Server {
+    let server = Server::start(flags);
+    post_lines(&server, &wb_lines("z", orders));
+    until("the list is complete", Duration::from_secs(10), || {
+        let list = server.get(LIST);
+        let newest = format!("[{{\"order_uid\":\"z-{}\"", orders - 1);
+        list.text().starts_with(&newest).then_some(())
+    });
+    server
+}
+
+fn metric(server: &Server, name: &str) -> f64 {
+    let text = server.get("/metrics").expect(200);
+    let line = text.text().lines().find(|line| line.starts_with(&format!("{name} "))).expect(name);
+    line.rsplit(' ').next().unwrap().parse().unwrap()
+}
+
+#[test]
+fn every_form_is_the_plain_list() {
+    let server = server_with(40, &[]);
+    let plain = server.get(LIST).expect(200);
+    assert_eq!((plain.header("Content-Encoding"), plain.header("Vary")), (None, Some("Accept-Encoding")));
+    let plain_tag = etag(&plain).trim_matches('"').to_owned();
+    let mut tags = vec![etag(&plain).to_owned()];
+    for coding in ["zstd", "gzip"] {
+        let first = until_coded(&server, coding);
+        // Whoever is slow to start may have the better form at once.
+        let dense = until("the better form", Duration::from_secs(20), || {
+            Some(ask(&server, coding)).filter(|reply| etag(reply).contains("-dense"))
+        });
+        assert_eq!(etag(&dense), format!("\"{plain_tag}-dense-{coding}\""));
+        assert!(dense.body.len() <= first.body.len() && first.body.len() < plain.body.len() / 2);
+        for form in [&first, &dense] {
+            assert_eq!(decoded(form), plain.body);
+            assert_eq!(form.header("Vary"), Some("Accept-Encoding"));
+            for name in ["Content-Type", "Cache-Control", "Link"] {
+                assert_eq!(form.header(name), plain.header(name), "{name}");
+            }
+            tags.push(etag(form).to_owned());
+        }
+        for path in ["/api/orders?limit=40", "/api/orders?limit=1000"] {
+            let reply = server.request("GET", path, &[("Accept-Encoding", coding)], "").expect(200);
+            assert_eq!(reply.body, dense.body, "{path}");
+        }
+        let head = server.request("HEAD", LIST, &[("Accept-Encoding", coding)], "").expect(200);
+        for name in ["ETag", "Vary", "Content-Encoding", "Content-Length", "Content-Type"] {
+            assert_eq!(head.header(name), dense.header(name), "{name}");
+        }
+    }
+    // Who has any form has the list, whatever it asks for now.
+    for known in &tags {
+        for (accepted, tag) in [("identity", &tags[0]), ("zstd", &tags[2]), ("gzip", &tags[4])] {
+            let headers = [("Accept-Encoding", accepted), ("If-None-Match", known)];
+            let reply = server.request("GET", LIST, &headers, "").expect(304);
+            assert_eq!((etag(&reply), reply.header("Vary")), (tag.as_str(), Some("Accept-Encoding")));
+            assert_eq!(reply.header("Content-Encoding"), None);
+        }
+    }
+    // A new list is none of them.
+    created(&server, wb_posted("later"));
+    until("the list has changed", Duration::from_secs(10), || {
+        let headers = [("Accept-Encoding", "gzip"), ("If-None-Match", tags.last().unwrap().as_str())];
+        (server.request("GET", LIST, &headers, "").status == 200).then_some(())
+    });
+    let changed = until_coded(&server, "gzip");
+    assert!(decoded(&changed).starts_with(b"[{\"order_uid\":\"later\""));
+}
+
+#[test]
+fn clients_get_the_form_they_like_best() {
+    let server = server_with(20, &[]);
+    for coding in ["zstd", "gzip"] {
+        until_coded(&server, coding);
+    }
+    for (accepted, expected) in [
+        ("", None),
+        ("gzip", Some("gzip")),
+        ("x-gzip", Some("gzip")),
+        ("gzip, deflate", Some("gzip")),
+        ("gzip, deflate, br, zstd", Some("zstd")),
+        ("zstd;q=0.5, gzip;q=0.9", Some("gzip")),
+        ("gzip;q=0, *;q=0.1", Some("zstd")),
+        ("*", Some("zstd")),
+        ("gzip;q=0.5, identity", None),
+        ("gzip;q=0", None),
+        ("br, deflate", None),
+        ("gzip, identity;q=0", Some("gzip")),
+        ("nonsense;;q, gzip;q=x, \u{e9}", None),
+    ] {
+        let reply = ask(&server, accepted);
+        assert_eq!(reply.header("Content-Encoding"), expected, "{accepted:?}");
+        assert_eq!(reply.header("Vary"), Some("Accept-Encoding"), "{accepted:?}");
+    }
+    // Several fields are one list.
+    let headers = [("Accept-Encoding", "zstd;q=0.1"), ("Accept-Encoding", "gzip")];
+    assert_eq!(server.request("GET", LIST, &headers, "").header("Content-Encoding"), Some("gzip"));
+}
+
+#[test]
+fn who_takes_no_plain_list_waits_for_a_form_or_is_told() {
+    let server = server_with(20, &[]);
+    for (accepted, coding) in [("gzip, identity;q=0", "gzip"), ("*;q=0, zstd;q=0.2", "zstd")] {
+        let reply = ask(&server, accepted);
+        assert_eq!(reply.header("Content-Encoding"), Some(coding), "the very first answer");
+        assert_eq!(decoded(&reply), server.get(LIST).body);
+    }
+    for accepted in ["identity;q=0", "*;q=0", "br, *;q=0"] {
+        let reply = server.request("GET", LIST, &[("Accept-Encoding", accepted)], "").expect(406);
+        assert_eq!(reply.header("Content-Type"), Some("application/problem+json"));
+        assert_eq!(reply.header("Vary"), Some("Accept-Encoding"));
+        assert_eq!(reply.json()["code"], "not_acceptable");
+        // Where there is but one form, it is better than none.
+        for path in ["/api/orders?limit=1", "/order/z-1"] {
+            let reply = server.request("GET", path, &[("Accept-Encoding", accepted)], "").expect(200);
+            assert_eq!(reply.header("Content-Encoding"), None);
+        }
+    }
+}
+
+#[test]
+fn what_is_small_or_a_part_comes_as_it_is() {
+    let server = Server::start(&[]);
+    let all = [("Accept-Encoding", "zstd, gzip")];
+    let plain = |path: &str| {
+        for _ in 0..3 {
+            let reply = server.request("GET", path, &all, "").expect(200);
+            assert_eq!((reply.header("Content-Encoding"), reply.header("Vary")), (None, None), "{path}");
+            std::thread::sleep(Duration::from_millis(30));
+        }
+    };
+    plain(LIST);
+    created(&server, envelope("{}"));
+    until("the order is listed", Duration::from_secs(10), || (server.get(LIST).body.len() > 2).then_some(()));
+    plain(LIST);
+    post_lines(&server, &wb_lines("z", 20));
+    until("the list is complete", Duration::from_secs(10), || {
+        server.get(LIST).text().starts_with("[{\"order_uid\":\"z-19\"").then_some(())
+    });
+    until_coded(&server, "gzip");
+    for path in ["/api/orders?limit=20", "/api/orders?cursor=9", "/api/orders?ids=z-1,z-2,z-3", "/order/z-1"] {
+        plain(path);
+    }
+    let headers = [("Accept", "application/x-ndjson"), ("Accept-Encoding", "gzip")];
+    let lines = server.request("GET", LIST, &headers, "").expect(200);
+    assert_eq!((lines.header("Content-Encoding"), lines.text().lines().count()), (None, 21));
+}
+
+#[test]
+fn nothing_is_compressed_unless_somebody_asks() {
+    let server = server_with(20, &[]);
+    for _ in 0..50 {
+        server.get(LIST).expect(200);
+        ask(&server, "br, identity");
+    }
+    created(&server, wb_posted("one-more"));
+    std::thread::sleep(Duration::from_millis(200));
+    assert!(metric(&server, "list_compressions_total").abs() < 0.5);
+    until_coded(&server, "zstd");
+    // The fast form, perhaps the better one; one more list at most is compressed for who asked and has gone.
+    for n in 0..20 {
+        created(&server, wb_posted(&format!("gone-{n}")));
+        std::thread::sleep(Duration::from_millis(30));
+    }
+    assert!(metric(&server, "list_compressions_total") < 3.5);
+    assert!(metric(&server, "list_compress_seconds_total") > 0.0);
+}
+
+#[test]
+fn it_can_be_turned_off() {
+    let server = server_with(20, &["--list-compress", "no"]);
+    for accepted in ["gzip, zstd", "identity;q=0"] {
+        for _ in 0..3 {
+            let reply = ask(&server, accepted);
+            assert_eq!((reply.header("Content-Encoding"), reply.header("Vary")), (None, None));
+            std::thread::sleep(Duration::from_millis(30));
+        }
+    }
+}
+
+#[test]
+fn forms_of_a_changing_list_are_never_older_than_the_list() {
+    let server = server_with(300, &[]);
+    let done = AtomicBool::new(false);
+    let started = Instant::now();
+    let (mut forms, mut lists) = (0, HashMap::new());
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut connection = server.connect();
+            let mut n = 0;
+            while !done.load(Ordering::Relaxed) {
+                connection.request("POST", "/orders", &[], wb_answered(&format!("w-{n}"))).expect(201);
+                n += 1;
+            }
+        });
+        let _done = SetOnDrop(&done); // also when an assertion fails, or the writer would go on for ever
+        let mut connection = server.connect();
+        let mut shown = 0;
+        while started.elapsed() < Duration::from_secs(2) || (forms < 10 && started.elapsed() < Duration::from_secs(20))
+        {
+            for accepted in ["identity", "gzip", "zstd", "zstd, identity;q=0"] {
+                let reply = list(&mut connection, accepted);
+                // Also one after the other, whatever their forms: a list never goes back.
+                assert!(generation(&reply) >= shown, "{} after {shown}", generation(&reply));
+                shown = generation(&reply);
+                forms += usize::from(reply.header("Content-Encoding").is_some());
+                let body = decoded(&reply);
+                assert!(*lists.entry(shown).or_insert_with(|| body.clone()) == body, "two bodies of one list");
+            }
+        }
+    });
+    assert!(forms >= 10 && lists.len() > 10, "{forms} forms, {} lists", lists.len());
+    // It rests five times as long as it worked.
+    let spent = metric(&server, "list_compress_seconds_total");
+    assert!(spent < started.elapsed().as_secs_f64() / 4.0, "{spent} s of {:?}", started.elapsed());
+}
+
+fn list(connection: &mut Connection, accepted: &str) -> Reply {
+    connection.request("GET", LIST, &[("Accept-Encoding", accepted)], "").expect(200)
+}
+
+/// Ends a writer however its test ends.
+struct SetOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for SetOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
