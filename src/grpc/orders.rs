@@ -49,7 +49,7 @@ impl<T: Store> Orders<T> {
     async fn find(&self, id: &OrderId, least: Option<Version>) -> Result<Snapshot, Status> {
         let found = match self.reader.get(id) {
             Found::Hit(snapshot) if least.is_none_or(|least| snapshot.version() >= least) => {
-                self.metrics.http.hit();
+                self.metrics.http.hit(1);
                 return Ok(snapshot);
             }
             Found::Absent if least.is_none() => {

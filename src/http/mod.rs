@@ -390,7 +390,7 @@ fn finish<T>(
     if is_stopping {
         answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
-    api.metrics.http.observe(endpoint, method, answer.status().as_u16(), started.elapsed());
+    api.metrics.http.observe(endpoint, method, answer.status().as_u16(), started.elapsed(), 1);
     answer.body_mut().hold(in_flight);
     answer
 }

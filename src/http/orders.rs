@@ -53,7 +53,7 @@ pub fn one<T: Store>(api: &Api<T>, id: &str, face: Face, headers: &HeaderMap) ->
     };
     match api.reader.get(&id) {
         Found::Hit(snapshot) if least.is_none_or(|least| snapshot.version() >= least) => {
-            api.metrics.http.hit();
+            api.metrics.http.hit(1);
             Quick::Done(respond::order(snapshot, face, headers))
         }
         Found::Absent if least.is_none() => {

@@ -1,0 +1,190 @@
+//! What reads see of everything else the process does: their slowest answers at half load alone, while 50,000 orders a
+//! second become visible, while the view makes room, and while a million orders are loaded. `cargo bench --bench tail`.
+//!
+//! The orders written are made, published, listed and told to readers of events, but not stored: on two cores a store
+//! takes what is left of both. `loadtest/compare.sh` has the whole service.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use order_service::cache::feed::Event;
+use order_service::cache::{Config, View};
+use order_service::http::{self, Api, route};
+use order_service::id::OrderId;
+use order_service::lifecycle::{self, Readiness};
+use order_service::metrics::Metrics;
+use order_service::order::sample;
+use order_service::read::{self, Reader, lists};
+use order_service::snapshot::{Change, Kind, Snapshot, State};
+use order_service::source::inbox;
+use order_service::store::embedded::{self, Embedded};
+use order_service::tools::client;
+use order_service::tools::load::{self, report::Report};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+const ORDERS: u64 = 10_000;
+const WRITES_PER_SECOND: u64 = 50_000;
+
+fn main() {
+    let is_test = !std::env::args().any(|argument| argument == "--bench");
+    let seconds = if is_test { 1 } else { 10 };
+    let rounds = if is_test { 1 } else { 3 };
+    let rate = {
+        let service = Service::start(None);
+        let most = service.load(None, if is_test { 1 } else { 3 });
+        most["rate_answered_per_second"].as_f64().expect("a number") / 2.0
+    };
+    println!("half load: {rate:.0} reads/s over 64 connections, one thread");
+    for (name, bytes_max, what) in [
+        ("50,000 orders/s written", None, Beside::Writes),
+        ("the same in a view with room for half of them", Some(6 << 20), Beside::Writes),
+        ("a million orders loaded", None, Beside::WarmUp),
+    ] {
+        let mut ratios = Vec::new();
+        for _ in 0..rounds {
+            let service = Service::start(bytes_max);
+            let alone = service.load(Some(rate), seconds);
+            let beside = service.beside(what, is_test, || service.load(Some(rate), seconds));
+            let at = |report: &serde_json::Value, percentile: &str| {
+                report["latency_us"][percentile].as_u64().expect("a number")
+            };
+            for (when, report) in [("alone", &alone), (name, &beside)] {
+                let [p50, p99, p999, max] = ["p50", "p99", "p99.9", "p100"].map(|percentile| at(report, percentile));
+                println!("p50 {p50:>6} us, p99 {p99:>6} us, p99.9 {p999:>6} us, worst {max:>6} us: {when}");
+            }
+            #[expect(clippy::cast_precision_loss, reason = "figures for people")]
+            ratios.push(at(&beside, "p99.9") as f64 / at(&alone, "p99.9").max(1) as f64);
+        }
+        ratios.sort_by(f64::total_cmp);
+        println!("{name}: p99.9 {:.2} of what it is alone (median of {rounds})\n", ratios[ratios.len() / 2]);
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Beside {
+    Writes,
+    WarmUp,
+}
+
+/// The service without its ingest: one thread serves, another one writes into the view.
+struct Service {
+    address: SocketAddr,
+    view: Arc<View>,
+    client: tokio::runtime::Runtime,
+    _serving: tokio::runtime::Runtime,
+    _trigger: lifecycle::Trigger,
+    _dir: tempfile::TempDir,
+}
+
+impl Service {
+    fn start(bytes_max: Option<u64>) -> Self {
+        let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a place for a store");
+        let store = Embedded::open(embedded::Config::new(dir.path())).expect("a new store");
+        let view = Arc::new(View::new(Config { bytes_max, ..Config::default() }, 0));
+        view.publish((0..ORDERS).map(|n| event(n, 1)).collect());
+        let (trigger, shutdown) = lifecycle::shutdown();
+        let serving = runtime();
+        let listeners = http::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), 1).expect("a free port");
+        let address = listeners[0].local_addr().expect("bound");
+        let (inbox, _) = inbox::inbox(&inbox::Config::default());
+        let reader = Reader::new(Arc::clone(&view), store.clone(), read::Config::default());
+        let metrics = Metrics::new(route::ENDPOINTS, route::METHODS);
+        let api = Api::new(http::Config::default(), reader, inbox, metrics, Readiness::default(), shutdown.clone());
+        serving.spawn(http::Server::new(api).serve(listeners, shutdown.clone()));
+        let client = runtime();
+        client.spawn(lists::keep_fresh(Arc::clone(&view), store, shutdown));
+        Self { address, view, client, _serving: serving, _trigger: trigger, _dir: dir }
+    }
+
+    /// Asks for the newest order, which is always in the view.
+    fn load(&self, rate: Option<f64>, seconds: u64) -> serde_json::Value {
+        let config = load::Config {
+            server: client::Server::parse(&format!("http://{}", self.address), false).expect("a legal address"),
+            paths: vec![format!("/order/{}", sample::wb_id(1, ORDERS - 1))].into(),
+            rate,
+            duration: Duration::from_secs(seconds),
+            warm_up: Duration::from_millis(500),
+            connections: 64,
+            timeout: Duration::from_secs(5),
+            headers: Vec::new(),
+            expect: 200,
+            seed: 1,
+            count: None,
+        };
+        let report: Report = self.client.block_on(load::run(config)).expect("answers");
+        assert_eq!(report.failures(), 0, "{}", report.text());
+        report.json()
+    }
+
+    /// `read` while something else goes on.
+    fn beside<R>(&self, what: Beside, is_test: bool, read: impl FnOnce() -> R) -> R {
+        let (stop, done) = (AtomicBool::new(false), AtomicU64::new(0));
+        std::thread::scope(|scope| {
+            let writer = scope.spawn(|| match what {
+                Beside::Writes => self.write(&stop, &done),
+                Beside::WarmUp => self.warm_up(&stop, &done, if is_test { 10_000 } else { 1_000_000 }),
+            });
+            let started = Instant::now();
+            let result = read();
+            stop.store(true, Ordering::Relaxed);
+            writer.join().expect("no panic");
+            #[expect(clippy::cast_precision_loss, reason = "figures for people")]
+            let per_second = done.load(Ordering::Relaxed) as f64 / started.elapsed().as_secs_f64();
+            println!("{per_second:.0} orders/s were written meanwhile");
+            result
+        })
+    }
+
+    /// Changes orders at a steady rate, as a batch every millisecond.
+    fn write(&self, stop: &AtomicBool, done: &AtomicU64) {
+        let started = Instant::now();
+        let mut written = 0;
+        while !stop.load(Ordering::Relaxed) {
+            let due = u64::try_from(started.elapsed().as_micros()).expect("short") * WRITES_PER_SECOND / 1_000_000;
+            while written < due {
+                let batch = 50.min(due - written);
+                // The one that is read stays at its version, and in the view.
+                self.view.publish((written..written + batch).map(|n| event(n % (ORDERS - 1), 2 + n)).collect());
+                written += batch;
+                std::thread::yield_now();
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        done.store(written, Ordering::Relaxed);
+    }
+
+    /// Loads orders as a start does, again and again.
+    fn warm_up(&self, stop: &AtomicBool, done: &AtomicU64, orders: u64) {
+        let mut loaded = 0;
+        let mut scratch = Vec::new();
+        while !stop.load(Ordering::Relaxed) && loaded < orders {
+            let page = loaded..(loaded + 256).min(orders);
+            self.view.fill_all(page.clone().map(|n| {
+                let (id, document) = document(ORDERS + n);
+                (id, Snapshot::new(1, ORDERS + n, Kind::Wb, State::Live, &document, &mut scratch))
+            }));
+            loaded = page.end;
+        }
+        done.store(loaded, Ordering::Relaxed);
+    }
+}
+
+fn document(n: u64) -> (OrderId, Vec<u8>) {
+    let mut document = Vec::new();
+    sample::wb(1, n, &mut document);
+    (OrderId::parse(sample::wb_id(1, n).as_bytes()).expect("legal"), document)
+}
+
+fn event(n: u64, version: u64) -> Event {
+    let (id, document) = document(n);
+    let snapshot = Snapshot::new(version, n + 1, Kind::Wb, State::Live, &document, &mut Vec::new());
+    Event { id, snapshot, change: if version == 1 { Change::Created } else { Change::Updated } }
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime")
+}
