@@ -133,6 +133,8 @@ const CLIENTS: &[(&str, &[&str])] = &[
     ("simd_json", &["src/order/"]),
     ("triomphe", &["src/snapshot.rs"]),
     ("clap", &["src/settings", "src/main.rs"]),
+    ("httparse", &["src/http/"]),
+    ("httpdate", &["src/http/"]),
     ("indicatif", &["src/tools/progress.rs"]),
     ("tonic", &["src/grpc/"]),
     ("tonic_health", &["src/grpc/"]),
