@@ -15,9 +15,15 @@ use order_service::ingest::{self, Ingest};
 use order_service::lifecycle;
 use order_service::metrics::Metrics;
 use order_service::order::sample;
+#[cfg(feature = "postgres")]
+use order_service::order::{Decoder, Order, Profile};
 use order_service::snapshot::{Change, Kind, Snapshot, State};
 use order_service::source::lines::Lines;
+#[cfg(feature = "postgres")]
+use order_service::store::Row;
 use order_service::store::embedded::{self, Embedded};
+#[cfg(feature = "postgres")]
+use order_service::store::postgres::copy::{Common, Encoder};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -137,6 +143,44 @@ fn publish(criterion: &mut Criterion) {
     group.finish();
 }
 
+/// A thousand new orders as rows of a binary COPY.
+#[cfg(feature = "postgres")]
+fn encode(criterion: &mut Criterion) {
+    const ORDERS: u64 = 1_000;
+    let mut decoder = Decoder::new(Profile::Wb, 1 << 20).with_columns(true);
+    let orders: Vec<(OrderId, Row, Order)> = (0..ORDERS)
+        .map(|n| {
+            let order = decoder.decode(&document(n).into()).expect("a valid order");
+            let order_service::order::Change::Wb(body) = &order.change else { panic!("a WB order") };
+            let row = Row { seq: n + 1, kind: Kind::Wb, state: State::Live, version: 1, body: body.clone() };
+            (id(n), row, order)
+        })
+        .collect();
+    let bodies: usize = orders.iter().map(|(_, row, _)| row.body.len()).sum();
+    let common = Common { transaction: 1, now_micros: 1_700_000_000_000_000, source: "bench" };
+    let mut group = criterion.benchmark_group("encode");
+    group.throughput(Throughput::Elements(ORDERS));
+    group.bench_function("1000_orders_for_copy", |bencher| {
+        bencher.iter(|| {
+            let mut encoder = Encoder::new();
+            let mut bytes = 0;
+            for (id, row, order) in &orders {
+                encoder.row(id, row, None, order.columns.as_ref(), common);
+                if encoder.is_full() {
+                    bytes += black_box(encoder.take()).len();
+                }
+            }
+            encoder.finish();
+            bytes += encoder.take().len();
+            assert!(bytes > bodies && bytes < bodies + 1_000 * 600, "{bytes} for {bodies}");
+        });
+    });
+    group.finish();
+}
+
+#[cfg(not(feature = "postgres"))]
+fn encode(_: &mut Criterion) {}
+
 /// A thousand documents from bytes to durable in the embedded store to readable.
 fn pipeline(criterion: &mut Criterion) {
     const ORDERS: u64 = 1_000;
@@ -169,5 +213,5 @@ fn pipeline(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, read, publish, pipeline);
+criterion_group!(benches, read, publish, encode, pipeline);
 criterion_main!(benches);

@@ -43,7 +43,7 @@ impl Coding {
 pub enum Effort {
     /// For a list that may be gone in a moment.
     Fast,
-    /// For a list that has been still for [`STILL`].
+    /// For a list that has been still for a second.
     Dense,
 }
 

@@ -17,6 +17,8 @@ use crate::order::Order;
 use crate::record::{Checkpoint, Idempotency, Parcel};
 use crate::snapshot::{Change, Snapshot};
 
+pub use rules::Row;
+
 /// Orders to be made durable together.
 #[derive(Debug, Clone)]
 pub struct Batch {

@@ -11,12 +11,17 @@ use crate::store::{Answer, Entry, Outcome, Refusal};
 
 /// What is stored under an id.
 #[derive(Debug, Clone)]
-pub(super) struct Row {
-    pub(super) seq: u64,
-    pub(super) kind: Kind,
-    pub(super) state: State,
-    pub(super) version: Version,
-    pub(super) body: Bytes,
+pub struct Row {
+    /// Creation order within the store; larger is newer.
+    pub seq: u64,
+    /// Which face it has.
+    pub kind: Kind,
+    /// Whether it is shown.
+    pub state: State,
+    /// How often it has changed.
+    pub version: Version,
+    /// What is stored and answered.
+    pub body: Bytes,
 }
 
 impl Row {

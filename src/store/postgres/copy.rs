@@ -5,10 +5,11 @@ use crate::order::columns::{ColumnReader, Columns, Packed};
 use crate::order::envelope::Stored;
 use crate::snapshot::Kind;
 use crate::snapshot::State;
-use crate::store::rules::{Row, column, signed};
+use crate::store::Row;
+use crate::store::rules::{column, signed};
 
 /// The columns of a row, in the order they are written.
-pub(super) const COLUMNS: [&str; 26] = [
+pub const COLUMNS: [&str; 26] = [
     "order_uid",
     "seq",
     "version",
@@ -47,44 +48,49 @@ const CHUNK_BYTES: usize = 64 << 10;
 
 /// What all rows of a batch share.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Common<'a> {
+pub struct Common<'a> {
     /// The transaction that writes them.
-    pub(super) transaction: i64,
+    pub transaction: i64,
     /// Now, in microseconds since 1970.
-    pub(super) now_micros: i64,
+    pub now_micros: i64,
     /// Where they come from.
-    pub(super) source: &'a str,
+    pub source: &'a str,
 }
 
 /// Encodes rows one after the other into one buffer.
-pub(super) struct Encoder {
+pub struct Encoder {
     buffer: Vec<u8>,
     columns: ColumnReader,
 }
 
 impl Encoder {
-    pub(super) fn new() -> Self {
+    /// Before the first row.
+    #[must_use]
+    pub fn new() -> Self {
         let mut buffer = Vec::with_capacity(CHUNK_BYTES + CHUNK_BYTES / 8);
         buffer.extend_from_slice(HEADER);
         Self { buffer, columns: ColumnReader::default() }
     }
 
     /// What was encoded since it was last taken.
-    pub(super) fn take(&mut self) -> bytes::Bytes {
+    #[must_use]
+    pub fn take(&mut self) -> bytes::Bytes {
         std::mem::replace(&mut self.buffer, Vec::with_capacity(CHUNK_BYTES + CHUNK_BYTES / 8)).into()
     }
 
     /// Worth sending.
-    pub(super) fn is_full(&self) -> bool {
+    #[must_use]
+    pub fn is_full(&self) -> bool {
         self.buffer.len() >= CHUNK_BYTES
     }
 
     /// Ends the rows.
-    pub(super) fn finish(&mut self) {
+    pub fn finish(&mut self) {
         self.buffer.extend_from_slice(&TRAILER);
     }
 
-    pub(super) fn row(
+    /// Adds a row. `columns` are those the decoder packed; they are read from the body when it did not.
+    pub fn row(
         &mut self,
         id: &OrderId,
         row: &Row,
@@ -123,6 +129,12 @@ impl Encoder {
         }
         fields.bytes(common.source.as_bytes());
         fields.bytes(&row.body);
+    }
+}
+
+impl Default for Encoder {
+    fn default() -> Self {
+        Self::new()
     }
 }
 

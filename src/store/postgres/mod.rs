@@ -2,7 +2,7 @@
 //! below. Nothing here needs the server at the start: whoever asks while it is away is told so.
 
 mod commit;
-mod copy;
+pub mod copy;
 mod errors;
 mod offline;
 mod others;
