@@ -157,7 +157,7 @@ impl Service {
         done.store(written, Ordering::Relaxed);
     }
 
-    /// Loads orders as a start does, again and again.
+    /// Loads orders as a start does, once.
     fn warm_up(&self, stop: &AtomicBool, done: &AtomicU64, orders: u64) {
         let mut loaded = 0;
         let mut scratch = Vec::new();

@@ -3,6 +3,7 @@
 # and a long run, and the difference is the requests. The figure is the same whatever else the machine does.
 #   loadtest/instructions.sh [--at-most N] [BINARY [FLAG...]]     # such as --cache-bytes-max 1GiB
 set -euo pipefail
+shopt -s inherit_errexit
 cd "$(dirname "$0")/.."
 limit=
 if [ "${1:-}" = --at-most ]; then
@@ -11,7 +12,6 @@ if [ "${1:-}" = --at-most ]; then
 fi
 binary=${1:-target/release/order-service}
 flags=("${@:2}")
-port=${PORT:-18099}
 for needed in valgrind curl; do
     tests/servers.sh fetch "$needed" "$needed" || { echo "$needed is missing" >&2; exit 1; }
 done
@@ -20,17 +20,22 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
 count() { # count REQUESTS: the instructions of a run with so many requests over 50 connections
+    local server='' address
+    trap '[ -z "$server" ] || kill -KILL "$server" 2>/dev/null || true' EXIT
     valgrind --tool=callgrind --callgrind-out-file="$work/out" \
-        "$binary" serve --data "$work/data" --sample 100 --listen "127.0.0.1:$port" --threads 1 \
+        "$binary" serve --data "$work/data" --sample 100 --listen 127.0.0.1:0 --threads 1 \
         "${flags[@]}" >"$work/log" 2>&1 &
-    local server=$!
+    server=$!
     for _ in $(seq 200); do
-        curl -sf "http://127.0.0.1:$port/readyz" >/dev/null && break
+        address=$(sed -n 's/.*listen="\([^"]*\)".*/\1/p' "$work/log")
+        [ -n "$address" ] && curl -sf "http://$address/readyz" >/dev/null && break
+        kill -0 "$server" 2>/dev/null || { cat "$work/log" >&2; exit 1; }
         sleep 0.2
     done
-    "$binary" load --url "http://127.0.0.1:$port" --connections 50 --count "$1" --timeout 60s >/dev/null 2>"$work/load"
+    "$binary" load --url "http://$address" --connections 50 --count "$1" --timeout 60s >/dev/null 2>"$work/load"
     kill -TERM "$server"
     wait "$server"
+    server=''
     awk '/^(summary|totals):/ { total = $2 } END { print total }' "$work/out"
 }
 

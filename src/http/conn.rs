@@ -1,4 +1,4 @@
-//! Connections and their time limits. One sweep over all of them every quarter of a second takes the place of a timer
+//! Connections: how long they may take, and who reads from them when. One sweep over all of them every quarter of a second takes the place of a timer
 //! per request: a timer costs 1,448 instructions a request, these marks a few dozen.
 
 use std::io;
@@ -43,6 +43,8 @@ impl Default for Limits {
 pub const HELD_BYTES_MAX: usize = 64 << 10;
 /// The largest answer that is held back: larger ones are worth more than the copy.
 pub const HELD_PIECE_MAX: usize = 16 << 10;
+/// How often one connection is read from before others have their turn; hyper has the same number.
+const READS_MAX: usize = 16;
 /// The longest beginning of a request that hyper does not see yet. hyper's buffer has room for twice as much.
 const PART_BYTES_MAX: usize = 4 << 10;
 
@@ -371,7 +373,7 @@ impl<F: FnMut(&[u8], &mut Vec<u8>) -> Taken> Tracked<F> {
     /// Answers what comes until there is no more of it, or something for hyper, which is left in `into`.
     fn poll_quick(&mut self, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let from = into.filled().len();
-        loop {
+        for _ in 0..READS_MAX {
             if self.registered.conn.is_blocked() {
                 // A client that does not read is not read from.
                 std::task::ready!(self.poll_send(context))?;
@@ -433,6 +435,11 @@ impl<F: FnMut(&[u8], &mut Vec<u8>) -> Taken> Tracked<F> {
             }
             into.set_filled(from);
         }
+        context.waker().wake_by_ref();
+        if let Poll::Ready(Err(error)) = self.poll_send(context) {
+            return Poll::Ready(Err(error));
+        }
+        Poll::Pending
     }
 
     /// Sends what is held back.

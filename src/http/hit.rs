@@ -1,6 +1,6 @@
 //! The hit path: plain reads of orders that are in the view, answered from what the socket brought to what it is given,
-//! with the same bytes that hyper would write. Whatever asks for anything else is left to hyper, so no rule of HTTP is
-//! kept in two places: a header field that could change the answer, an order that is not here, a query, an odd path.
+//! with the same bytes that hyper would write. Whatever asks for anything else is left to hyper, and the rules of HTTP
+//! with it: a header field that could change the answer, an order that is not here, a query, an odd path.
 
 use std::cell::Cell;
 use std::mem::MaybeUninit;
@@ -27,7 +27,7 @@ const HEAD_BYTES_MAX: usize = 256;
 pub fn answer<T: Store>(api: &Api<T>, requests: &[u8], answers: &mut Vec<u8>) -> Taken {
     let started = Instant::now();
     let date = date();
-    let mut answered = [0; 2];
+    let (mut flat, mut wrapped) = (0, 0);
     let mut bytes = 0;
     let rest = loop {
         if bytes == requests.len() {
@@ -39,22 +39,21 @@ pub fn answer<T: Store>(api: &Api<T>, requests: &[u8], answers: &mut Vec<u8>) ->
         match answer_one(api, &requests[bytes..], &date, answers) {
             Ok((head, face)) => {
                 bytes += head;
-                answered[face as usize] += 1;
+                match face {
+                    Face::Flat => flat += 1,
+                    Face::Wrapped => wrapped += 1,
+                }
             }
             Err(rest) => break rest,
         }
     };
-    let total = answered.iter().sum();
+    let total = flat + wrapped;
     if total > 0 {
         // Clocks cost more than look-ups: what came together is timed together.
         let each = started.elapsed() / total;
         api.metrics.http.hit(total);
-        for (face, count) in [(Face::Flat, answered[0]), (Face::Wrapped, answered[1])] {
+        for (route, count) in [(Route::Flat(""), flat), (Route::Wrapped(""), wrapped)] {
             if count > 0 {
-                let route = match face {
-                    Face::Flat => Route::Flat(""),
-                    Face::Wrapped => Route::Wrapped(""),
-                };
                 api.metrics.http.observe(route.endpoint(), route::method_index(&Method::GET), 200, each, count);
             }
         }

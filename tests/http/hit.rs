@@ -198,6 +198,29 @@ fn any_mixture_in_any_pieces_is_answered_in_order() {
     }
 }
 
+/// More than is read at one go, from a client that is quicker than the service: nobody is forgotten on the way.
+#[test]
+fn a_long_pipeline_is_answered_to_its_end_and_so_is_its_neighbour() {
+    const REQUESTS: usize = 30_000;
+    let server = Server::start(&["--threads", "1"]);
+    created(&server, wb_posted("x"));
+    let (mut connection, mut neighbour) = (server.connect(), server.connect());
+    std::thread::scope(|scope| {
+        let mut writer = connection.socket().try_clone().unwrap();
+        scope.spawn(move || {
+            let requests = request("GET", "/order/x", &[], b"").repeat(REQUESTS / 10);
+            (0..10).for_each(|_| std::io::Write::write_all(&mut writer, &requests).unwrap());
+        });
+        for n in 0..REQUESTS {
+            assert_eq!(connection.reply("GET").expect(200).text(), wb_answered("x"), "{n}");
+            if n % 1000 == 0 {
+                neighbour.get("/order/x").expect(200);
+            }
+        }
+    });
+    connection.get("/order/x").expect(200);
+}
+
 /// A large answer that is only half sent, and plain reads behind it: none overtakes it.
 #[test]
 fn no_answer_overtakes_one_that_is_half_sent() {
