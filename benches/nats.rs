@@ -2,7 +2,7 @@
 //! takes down: orders per second beside what a bare consumer takes that only acknowledges the same messages, and the time
 //! from produce to visible.
 //!
-//! `cargo bench --bench nats` measures; as a test it runs a few orders to stay true, or says that it cannot.
+//! `cargo bench --bench nats` measures, `-- latency` or `-- throughput` one of both; as a test it runs a few orders to stay true, or says that it cannot.
 
 mod intake;
 mod servers;
@@ -20,7 +20,7 @@ use order_service::order::sample;
 use order_service::source::nats::NatsSource;
 use order_service::store::postgres::Config;
 
-use intake::{Running, per_second, runtime};
+use intake::{Running, is_wanted, per_second, runtime};
 use servers::Servers;
 
 #[global_allocator]
@@ -29,15 +29,26 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 fn main() {
     let is_test = !std::env::args().any(|argument| argument == "--bench");
     let Some(servers) = Servers::start_with("benchnats", "nats") else { return };
-    for rate in if is_test { vec![500] } else { vec![1_000, 5_000] } {
-        latency(&servers, rate, if is_test { 1 } else { 10 });
+    if !is_test {
+        servers.season();
     }
+    if is_wanted("latency") {
+        for rate in if is_test { vec![500] } else { vec![1_000, 5_000] } {
+            latency(&servers, rate, if is_test { 1 } else { 10 });
+        }
+    }
+    if is_wanted("throughput") {
+        throughput(&servers, is_test);
+    }
+}
+
+fn throughput(servers: &Servers, is_test: bool) {
     let orders: u64 = if is_test { 3_000 } else { 300_000 };
-    publish(&servers, "throughput", orders);
+    publish(servers, "throughput", orders);
     let mut ratios = Vec::new();
     for round in 0..if is_test { 1 } else { 3 } {
-        let bare = acknowledged(&servers, "throughput", &format!("bare{round}"), orders);
-        let ours = visible(&servers, "throughput", &format!("round{round}"), orders);
+        let bare = acknowledged(servers, "throughput", &format!("bare{round}"), orders);
+        let ours = visible(servers, "throughput", &format!("round{round}"), orders);
         println!(
             "from NATS to visible: {ours:.0} orders/s, a bare consumer of the same {bare:.0}, ratio {:.2}",
             ours / bare

@@ -2,7 +2,8 @@
 //! down: orders per second beside what `psql` needs for a binary COPY of the same rows, the time from produce to
 //! visible, warm-up beside a plain COPY OUT, and the price of the optional indexes.
 //!
-//! `cargo bench --bench pipeline` measures; as a test it runs a few orders to stay true, or says that it cannot.
+//! `cargo bench --bench pipeline` measures, all or what is named after `--` (`latency`; `throughput`, and with it
+//! `published`, `indexes` and `warm-up`); as a test it runs a few orders to stay true, or says that it cannot.
 
 mod intake;
 mod servers;
@@ -29,7 +30,7 @@ use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 
-use intake::{Running, per_second, runtime};
+use intake::{Running, is_wanted, per_second, runtime};
 use servers::Servers;
 
 #[global_allocator]
@@ -41,10 +42,21 @@ fn main() {
     let is_test = !std::env::args().any(|argument| argument == "--bench");
     let Some(servers) = Servers::start("bench") else { return };
     let servers = Bench(servers);
-    // First, while the disk has nothing of the loads below to write.
-    for rate in if is_test { vec![500] } else { vec![1_000, 5_000, 20_000] } {
-        latency(&servers, rate, if is_test { 1 } else { 10 });
+    if !is_test {
+        servers.season();
     }
+    // First, while the disk has nothing of the loads below to write.
+    if is_wanted("latency") {
+        for rate in if is_test { vec![500] } else { vec![1_000, 5_000, 20_000] } {
+            latency(&servers, rate, if is_test { 1 } else { 10 });
+        }
+    }
+    if is_wanted("throughput") {
+        throughput(&servers, is_test);
+    }
+}
+
+fn throughput(servers: &Bench, is_test: bool) {
     let orders: u64 = if is_test { 3_000 } else { 500_000 };
     let rounds = if is_test { 1 } else { 3 };
     let topic = servers.topic("throughput");
@@ -52,7 +64,7 @@ fn main() {
     let mut ratios = Vec::new();
     for round in 0..rounds {
         let database = servers.database(&format!("round{round}"));
-        let ours = from_kafka(&servers, &database, &topic, orders, false);
+        let ours = from_kafka(servers, &database, &topic, orders, false);
         let file = servers.unload(&database);
         let bare = servers.load(&format!("bare{round}"), &file, orders, &[]);
         println!(
@@ -60,13 +72,15 @@ fn main() {
             ours / bare
         );
         ratios.push(ours / bare);
-        let published = servers.database(&format!("published{round}"));
-        let published = from_kafka(&servers, &published, &topic, orders, true);
-        println!(
-            "the same with every change published: {published:.0} orders/s, {:.2} of that without",
-            published / ours
-        );
-        if round + 1 == rounds {
+        if is_wanted("published") {
+            let published = servers.database(&format!("published{round}"));
+            let published = from_kafka(servers, &published, &topic, orders, true);
+            println!(
+                "the same with every change published: {published:.0} orders/s, {:.2} of that without",
+                published / ours
+            );
+        }
+        if round + 1 == rounds && is_wanted("indexes") {
             let all: Vec<&str> = OPTIONAL_INDEXES.lines().filter(|line| line.starts_with("CREATE INDEX")).collect();
             let each = all.iter().map(std::slice::from_ref).chain([&all[..]]);
             for (n, indexes) in each.enumerate() {
@@ -78,7 +92,9 @@ fn main() {
                     indexed / bare
                 );
             }
-            warm_up(&servers, &database, orders);
+        }
+        if round + 1 == rounds && is_wanted("warm-up") {
+            warm_up(servers, &database, orders);
         }
     }
     ratios.sort_by(f64::total_cmp);

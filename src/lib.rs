@@ -7,7 +7,7 @@
 //!
 //! **A write**: a [`source`] (an HTTP inbox, a file, generated samples) hands over [`record`]s with positions.
 //! [`order::Decoder`] parses, validates and makes the body, once. [`ingest::batcher`] collects; one batch fills while
-//! at most one is written. [`store::Store::commit`] makes it durable in one transaction together with its positions.
+//! one is written, and a full one goes on its way while the one before it becomes durable. [`store::Store::commit`] makes it durable in one transaction together with its positions.
 //! Then, in this order: the view shows it, the event feed tells of it, the sender is answered. Readers never see what
 //! is not durable, and nobody is told of what readers do not see.
 //!
@@ -62,5 +62,6 @@ pub mod grpc;
 pub mod http;
 
 pub mod app;
+pub mod cli;
 pub mod settings;
 pub mod tools;

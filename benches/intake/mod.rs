@@ -14,6 +14,12 @@ use order_service::order::sample;
 use order_service::store::postgres::{Config, Postgres};
 use order_service::warmup;
 
+/// Whether a part is asked for: all are, or those named, as in `cargo bench --bench nats -- throughput`.
+pub fn is_wanted(part: &str) -> bool {
+    let named: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with("--")).collect();
+    named.is_empty() || named.iter().any(|name| name == part)
+}
+
 /// A thread and a runtime of its own.
 pub struct Running {
     view: Arc<View>,

@@ -48,6 +48,14 @@ impl Servers {
         servers
     }
 
+    /// Has PostgreSQL make the files of its log, which a server that has been at work uses again: a new one writes each
+    /// of them full of zeros first, in the middle of somebody's commit.
+    #[allow(dead_code, reason = "each bench has those that it needs")]
+    pub fn season(&self) {
+        let next = "SELECT pg_logical_emit_message(false, 'season', ''), pg_switch_wal()";
+        self.psql("postgres", &[&[next; 100][..], &["CHECKPOINT"]].concat());
+    }
+
     /// Runs SQL in a database of this server.
     pub fn psql(&self, database: &str, commands: &[&str]) {
         let mut psql = Command::new("psql");

@@ -1,6 +1,6 @@
 //! Decides when a batch is full, and what of it collapses. Pure: the time is an argument.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -109,6 +109,8 @@ pub struct Batcher {
     latest: HashMap<OrderId, usize, foldhash::fast::RandomState>,
     bytes: usize,
     has_passed: bool,
+    /// Whether it has nothing to do with the batch before it, once somebody has asked.
+    is_apart: Option<bool>,
 }
 
 impl Batcher {
@@ -116,7 +118,7 @@ impl Batcher {
     #[must_use]
     pub fn new(config: Config, is_coalescing: bool, from: Checkpoint) -> Self {
         let filled = Filled { upto: from, ..Filled::default() };
-        Self { config, is_coalescing, filled, latest: HashMap::default(), bytes: 0, has_passed: false }
+        Self { config, is_coalescing, filled, latest: HashMap::default(), bytes: 0, has_passed: false, is_apart: None }
     }
 
     /// Adds a record with the orders it holds, which arrived at `now`. Returns how many orders took the place of an
@@ -179,6 +181,7 @@ impl Batcher {
         self.filled.drop_partition(partition);
         let dropped = before - self.filled.entries.len();
         self.latest.clear();
+        self.is_apart = None;
         self.bytes = self.filled.bytes();
         self.has_passed = !self.filled.entries.is_empty() || !self.filled.rejects.is_empty();
         dropped as u64
@@ -189,6 +192,18 @@ impl Batcher {
     pub fn is_full(&self) -> bool {
         self.filled.entries.len() + self.filled.rejects.len() >= self.config.batch_rows_max
             || self.bytes >= self.config.batch_bytes_max
+    }
+
+    /// Whether it has nothing to do with `others`: no order of theirs, and nothing that may be wanted back once it is
+    /// on its way.
+    pub fn is_apart(&mut self, others: &[Entry]) -> bool {
+        let filled = &self.filled;
+        *self.is_apart.get_or_insert_with(|| {
+            let others: HashSet<&OrderId, foldhash::fast::RandomState> =
+                others.iter().map(|other| &other.order.id).collect();
+            let is_other = |entry: &Entry| entry.idempotency.is_none() && !others.contains(&entry.order.id);
+            filled.rejects.is_empty() && filled.entries.iter().all(is_other)
+        })
     }
 
     /// Neither orders nor positions to store.
@@ -207,6 +222,7 @@ impl Batcher {
     pub fn take(&mut self) -> Filled {
         self.bytes = 0;
         self.has_passed = false;
+        self.is_apart = None;
         self.latest.clear();
         let next = Filled { upto: self.filled.upto.clone(), ..Filled::default() };
         std::mem::replace(&mut self.filled, next)

@@ -3,10 +3,11 @@
 pub mod batcher;
 pub mod policy;
 
-use std::collections::BTreeMap;
-use std::future::Future;
+use std::collections::{BTreeMap, VecDeque};
+use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Instant, SystemTime};
 
 use crate::cache::feed::Event;
@@ -22,7 +23,7 @@ use crate::record::{Checkpoint, Fault, Parcel, Record, Rejection, RejectionKind}
 use crate::redis::Redis;
 use crate::snapshot::Change;
 use crate::source::{Kept, Received, Source, SourceError};
-use crate::store::{Batch, Entry, Move, Outcome, Refusal, Store, StoreError};
+use crate::store::{Batch, Entry, Move, Outcome, Pass, Refusal, Store, StoreError, Turn};
 use batcher::{Batcher, Filled, Reject};
 use policy::Verdict;
 
@@ -95,12 +96,27 @@ pub struct Ingest<S, T> {
     arrived: Instant,
     committed: Checkpoint,
     ledger: Ledger,
-    /// The orders of the batch that is being written: none leaves the view before it shows what became of it.
-    pinned: Option<Pinned>,
+    /// Batches on their way into the store, oldest first: one, and a full one that comes after it.
+    writing: VecDeque<Write>,
 }
 
+/// Batches written at once.
+const WRITES_MAX: usize = 2;
+
 /// A batch on its way into the store.
-type Writing = Pin<Box<dyn Future<Output = (Filled, Result<Stored, Stuck>)> + Send>>;
+struct Write {
+    /// What it is made of, but for the entries.
+    filled: Filled,
+    batch: Arc<Batch>,
+    /// None of its orders leaves the view before it shows what became of them.
+    pinned: Option<Pinned>,
+    /// Lets it take effect, if it does not yet.
+    pass: Option<Pass>,
+    ended: Option<Result<Stored, Stuck>>,
+    /// Tries until it succeeds or the policy says otherwise.
+    under_way: Pin<Box<dyn Future<Output = Result<Stored, Stuck>> + Send>>,
+}
+
 /// What is to be published of a stored batch, what became of each entry, and when the store was asked.
 type Stored = (Option<Parcel>, Vec<Outcome>, Instant);
 /// The stored positions of partitions that were assigned.
@@ -145,7 +161,7 @@ impl<S: Source, T: Store> Ingest<S, T> {
             arrived: Instant::now(),
             committed,
             ledger: Ledger::default(),
-            pinned: None,
+            writing: VecDeque::new(),
         })
     }
 
@@ -168,7 +184,6 @@ impl<S: Source, T: Store> Ingest<S, T> {
     /// # Errors
     /// [`IngestError`]; nothing that was acknowledged is lost, nothing unacknowledged is acknowledged.
     pub async fn run(mut self, mut shutdown: Shutdown) -> Result<Ledger, IngestError> {
-        let mut writing: Option<Writing> = None;
         let mut starting: Option<Starting> = None;
         let mut assigned: Vec<u32> = Vec::new();
         let mut revoked: Vec<u32> = Vec::new();
@@ -176,15 +191,15 @@ impl<S: Source, T: Store> Ingest<S, T> {
         let mut is_ended = false;
         loop {
             self.decode_some()?;
-            if writing.is_none() && self.is_due(is_ended || !revoked.is_empty()) {
+            if self.is_due(is_ended || !revoked.is_empty()) {
                 let filled = self.batcher.take();
-                writing = Some(self.write(filled));
+                self.write(filled);
             }
             if starting.is_none() && !assigned.is_empty() {
                 starting = Some(self.find_start(std::mem::take(&mut assigned)));
             }
             let is_decoding = !self.received.is_empty() && !self.batcher.is_full();
-            let is_settled = writing.is_none() && self.received.is_empty() && self.batcher.is_empty();
+            let is_settled = self.writing.is_empty() && self.received.is_empty() && self.batcher.is_empty();
             if is_settled && !revoked.is_empty() {
                 for partition in revoked.drain(..) {
                     self.forget(partition);
@@ -195,7 +210,7 @@ impl<S: Source, T: Store> Ingest<S, T> {
                 return Ok(self.ledger);
             }
             let is_receiving = !is_ended && self.received.is_empty() && revoked.is_empty();
-            let deadline = if writing.is_none() { self.batcher.deadline() } else { None };
+            let deadline = if self.writing.is_empty() { self.batcher.deadline() } else { None };
             tokio::select! {
                 biased;
                 // 1. A stop must not wait for anything else.
@@ -204,8 +219,8 @@ impl<S: Source, T: Store> Ingest<S, T> {
                     self.source.stop();
                 }
                 // 2. A finished write frees the store and answers whoever waits.
-                (filled, result) = async { writing.as_mut().expect("guarded").await }, if writing.is_some() => {
-                    writing = self.written(filled, result)?;
+                (write, result) = oldest(&mut self.writing), if !self.writing.is_empty() => {
+                    self.written(write, result)?;
                 }
                 // 3. Partitions whose position is known begin to deliver.
                 found = async { starting.as_mut().expect("guarded").await }, if starting.is_some() => {
@@ -339,46 +354,60 @@ impl<S: Source, T: Store> Ingest<S, T> {
         }
     }
 
-    fn is_due(&self, is_pressing: bool) -> bool {
+    fn is_due(&mut self, is_pressing: bool) -> bool {
+        if let Some(last) = self.writing.back() {
+            // A full batch goes on its way while the one before it becomes durable.
+            return self.writing.len() < WRITES_MAX
+                && self.batcher.is_full()
+                && self.batcher.is_apart(&last.batch.entries);
+        }
         let is_starved = self.received.is_empty();
         let is_old = self.batcher.deadline().is_none_or(|deadline| deadline <= Instant::now());
         !self.batcher.is_empty() && (self.batcher.is_full() || (is_starved && (is_old || is_pressing)))
     }
 
-    /// Starts committing a batch, once what was rejected before it is safe. The future owns all it needs and tries
-    /// until it succeeds or the policy says otherwise.
-    fn write(&mut self, mut filled: Filled) -> Writing {
-        let moves = if self.source.is_log() { moves(&self.committed, &filled.upto) } else { Vec::new() };
+    /// Starts committing a batch, once what was rejected before it is safe. It takes effect after those that are under
+    /// way.
+    fn write(&mut self, mut filled: Filled) {
+        let before = self.writing.back().map(|last| &last.filled.upto);
+        let moves = if self.source.is_log() { moves(&self.committed, before, &filled.upto) } else { Vec::new() };
         let mut entries = std::mem::take(&mut filled.entries);
         self.mark_new(&mut entries);
         let ids = || entries.iter().map(|entry| entry.order.id.clone()).collect();
-        self.pinned = self.view.as_ref().filter(|view| view.is_bounded()).and_then(|view| view.pin(ids()));
+        let pinned = self.view.as_ref().filter(|view| view.is_bounded()).and_then(|view| view.pin(ids()));
         self.metrics.batch_rows.observe(rows(entries.len()));
         let is_broker = self.source.is_broker();
         let parcel = self.outbox.as_ref().filter(|_| !entries.is_empty()).and_then(Outbox::parcel);
         let batch = Arc::new(Batch { source: self.source.name(), entries, moves, is_all_or_none: is_broker, parcel });
+        let (pass, turn) = before.map(|_| Turn::later()).unzip();
+        let mut turn = turn.unwrap_or_default();
+        let rejects = std::mem::take(&mut filled.rejects);
         let store = self.store.clone();
         let metrics = self.metrics.clone();
-        Box::pin(async move {
-            for reject in std::mem::take(&mut filled.rejects) {
+        let asked = Arc::clone(&batch);
+        let under_way = Box::pin(async move {
+            let batch = asked;
+            for reject in rejects {
                 if let Kept::Soon(kept) = reject.kept
                     && let Err(error) = kept.await
                 {
-                    return (filled, Err(Stuck::Fatal(error.into())));
+                    return Err(Stuck::Fatal(error.into()));
                 }
             }
             if batch.entries.is_empty() && batch.moves.is_empty() {
-                return (filled, Ok((None, Vec::new(), Instant::now())));
+                turn.wait().await;
+                return Ok((None, Vec::new(), Instant::now()));
             }
             step("before-commit");
             let mut attempt = 0;
-            let stuck = loop {
+            loop {
                 let started = Instant::now();
-                let source = match store.commit(Arc::clone(&batch)).await {
+                let source = match store.commit_after(Arc::clone(&batch), &mut turn).await {
                     Ok(outcomes) => {
-                        metrics.commit.observe(started.elapsed().as_secs_f64());
+                        let begun = turn.came().map_or(started, |came| came.max(started));
+                        metrics.commit.observe(begun.elapsed().as_secs_f64());
                         step("committed");
-                        return (filled, Ok((parcel, outcomes, started)));
+                        return Ok((parcel, outcomes, started));
                     }
                     Err(source) => source,
                 };
@@ -389,39 +418,48 @@ impl<S: Source, T: Store> Ingest<S, T> {
                         attempt += 1;
                         tokio::time::sleep(pause).await;
                     }
-                    Verdict::GiveUp { partition } => break Stuck::GiveUp(partition),
-                    Verdict::Reject(refused) => break Stuck::Reject(refused),
-                    Verdict::Stop { advice } => break Stuck::Fatal(IngestError::Store { advice, source }),
+                    Verdict::GiveUp { partition } => return Err(Stuck::GiveUp(partition)),
+                    Verdict::Reject(refused) => return Err(Stuck::Reject(refused)),
+                    Verdict::Stop { advice } => return Err(Stuck::Fatal(IngestError::Store { advice, source })),
                 }
-            };
-            filled.entries = Arc::unwrap_or_clone(batch).entries;
-            (filled, Err(stuck))
-        })
+            }
+        });
+        self.writing.push_back(Write { filled, batch, pinned, pass, ended: None, under_way });
     }
 
-    /// Takes the end of a write. What is left of a batch that could not be stored as it was is written again.
-    fn written(&mut self, mut filled: Filled, result: Result<Stored, Stuck>) -> Result<Option<Writing>, IngestError> {
-        match result {
-            Ok((parcel, outcomes, asked)) => {
-                self.settle(filled, parcel, outcomes, asked);
-                return Ok(None);
+    /// Takes the end of the oldest write. What is left of a batch that could not be stored as it was is written again.
+    fn written(&mut self, write: Write, result: Result<Stored, Stuck>) -> Result<(), IngestError> {
+        let stuck = match result {
+            Ok(stored) => {
+                if let Some(pass) = self.writing.front_mut().and_then(|next| next.pass.take()) {
+                    pass.give();
+                }
+                self.settle(write.filled, write.pinned, stored);
+                return Ok(());
             }
             Err(Stuck::Fatal(error)) => return Err(error),
-            Err(Stuck::GiveUp(partition)) => {
+            Err(stuck) => stuck,
+        };
+        // What comes after it has not taken effect, and goes on its way again after what is left of this one.
+        let mut stopped = vec![write.stop()];
+        stopped.extend(self.writing.drain(..).map(Write::stop));
+        match stuck {
+            Stuck::Fatal(_) => unreachable!("returned above"),
+            Stuck::GiveUp(partition) => {
                 tracing::warn!(partition, "another process has this partition now");
-                // What was received of it and not stored is read again by whoever has it.
-                let lost = |filled: &Filled| {
+                for filled in &mut stopped {
+                    // What was received of it and not stored is read again by whoever has it.
                     let is_its = |owner: &&usize| filled.records[**owner].position.partition == partition;
-                    filled.owners.iter().filter(is_its).count() as u64
-                };
-                self.ledger.read -= lost(&filled);
-                filled.drop_partition(partition);
+                    self.ledger.read -= filled.owners.iter().filter(is_its).count() as u64;
+                    filled.drop_partition(partition);
+                }
                 self.ledger.read -= self.batcher.drop_partition(partition);
                 self.received.retain(|record| record.position.partition != partition);
                 self.forget(partition);
                 self.source.fenced(partition);
             }
-            Err(Stuck::Reject(refused)) => {
+            Stuck::Reject(refused) => {
+                let filled = &mut stopped[0];
                 // A message that holds several of them is kept once.
                 let mut by_owner: BTreeMap<usize, Vec<Refusal>> = BTreeMap::new();
                 for (index, refusal) in &refused {
@@ -441,7 +479,10 @@ impl<S: Source, T: Store> Ingest<S, T> {
                 filled.retain(|index| refused.iter().all(|(refused, _)| *refused != index));
             }
         }
-        Ok(Some(self.write(filled)))
+        for filled in stopped {
+            self.write(filled);
+        }
+        Ok(())
     }
 
     /// Looks up where partitions stand, for as long as it takes.
@@ -482,7 +523,8 @@ impl<S: Source, T: Store> Ingest<S, T> {
         self.batcher.drop_partition(partition);
     }
 
-    /// Tells the store which ids nobody has seen. Nothing is being written now, so the view shows all that was stored.
+    /// Tells the store which ids nobody has seen. None of them is being written now, so the view shows what was stored of
+    /// them.
     fn mark_new(&self, entries: &mut [Entry]) {
         if let Some(view) = self.view.as_ref().filter(|view| view.is_complete()) {
             for entry in entries {
@@ -493,7 +535,7 @@ impl<S: Source, T: Store> Ingest<S, T> {
 
     /// A batch is durable. The order of what follows is the correctness argument: readers never see what is not
     /// durable, and nobody is told of what readers do not see.
-    fn settle(&mut self, filled: Filled, parcel: Option<Parcel>, outcomes: Vec<Outcome>, asked: Instant) {
+    fn settle(&mut self, filled: Filled, pinned: Option<Pinned>, (parcel, outcomes, asked): Stored) {
         if let Some(redis) = &self.redis {
             // Before readers see it: what they have seen must not come back older from there.
             let is_news = |id: &OrderId, snapshot: &_| self.view.as_ref().is_none_or(|view| view.is_news(id, snapshot));
@@ -513,7 +555,7 @@ impl<S: Source, T: Store> Ingest<S, T> {
             });
             view.publish(events.collect());
         }
-        self.pinned = None;
+        drop(pinned);
         step("visible");
         let now = Instant::now();
         let now_ms = SystemTime::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_millis());
@@ -574,9 +616,39 @@ fn changed(outcome: &Outcome) -> Option<Changed> {
     }
 }
 
-/// What of the positions is new.
-fn moves(from: &Checkpoint, upto: &Checkpoint) -> Vec<Move> {
-    let moved = |(&partition, &to): (&u32, &u64)| Move { partition, from: from.next(partition), to };
+impl Write {
+    /// Ends it, whatever it has come to, and takes back what it is made of.
+    fn stop(self) -> Filled {
+        let Self { mut filled, batch, under_way, .. } = self;
+        drop(under_way);
+        filled.entries = Arc::unwrap_or_clone(batch).entries;
+        filled
+    }
+}
+
+/// Waits for the end of the oldest write and takes it. The others get on meanwhile. Cancel-safe.
+async fn oldest(writing: &mut VecDeque<Write>) -> (Write, Result<Stored, Stuck>) {
+    poll_fn(|context| {
+        for write in writing.iter_mut() {
+            if write.ended.is_none()
+                && let Poll::Ready(result) = write.under_way.as_mut().poll(context)
+            {
+                write.ended = Some(result);
+            }
+        }
+        let ended = writing.front_mut().and_then(|write| write.ended.take());
+        ended.map_or(Poll::Pending, |result| Poll::Ready((writing.pop_front().expect("it has ended"), result)))
+    })
+    .await
+}
+
+/// What of the positions is new. They have come, or will have come by then, as far as `before`.
+fn moves(committed: &Checkpoint, before: Option<&Checkpoint>, upto: &Checkpoint) -> Vec<Move> {
+    let from = |partition| {
+        let before = before.and_then(|before| before.0.get(&partition).copied());
+        before.unwrap_or_else(|| committed.next(partition))
+    };
+    let moved = |(&partition, &to): (&u32, &u64)| Move { partition, from: from(partition), to };
     upto.0.iter().map(moved).filter(|step| step.from != step.to).collect()
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::embedded::{self, Embedded};
 #[cfg(feature = "postgres")]
 use super::postgres::{self, Postgres};
-use super::{Batch, Changes, Outcome, Page, Store, StoreError, Unpublished};
+use super::{Batch, Changes, Outcome, Page, Store, StoreError, Turn, Unpublished};
 use crate::id::{OrderId, Version};
 use crate::record::Checkpoint;
 use crate::snapshot::Snapshot;
@@ -132,6 +132,10 @@ impl AnyStore {
 impl Store for AnyStore {
     async fn commit(&self, batch: Arc<Batch>) -> Result<Vec<Outcome>, StoreError> {
         on!(self, store => store.commit(batch).await)
+    }
+
+    async fn commit_after(&self, batch: Arc<Batch>, turn: &mut Turn) -> Result<Vec<Outcome>, StoreError> {
+        on!(self, store => store.commit_after(batch, turn).await)
     }
 
     async fn fetch(&self, id: OrderId) -> Result<Option<Snapshot>, StoreError> {

@@ -7,6 +7,7 @@ pub mod embedded;
 #[cfg(feature = "postgres")]
 pub mod postgres;
 mod rules;
+mod turn;
 
 use std::future::Future;
 use std::sync::Arc;
@@ -18,6 +19,7 @@ use crate::record::{Checkpoint, Idempotency, Parcel};
 use crate::snapshot::{Change, Snapshot};
 
 pub use rules::Row;
+pub use turn::{Pass, Turn};
 
 /// Orders to be made durable together.
 #[derive(Debug, Clone)]
@@ -191,6 +193,22 @@ pub trait Store: Clone + Send + Sync + 'static {
     /// # Errors
     /// [`StoreError`]; then nothing of the batch is stored.
     fn commit(&self, batch: Arc<Batch>) -> impl Future<Output = Result<Vec<Outcome>, StoreError>> + Send;
+
+    /// The same for a batch that comes after another and names none of its orders: what can be done before the other
+    /// one is durable may be, but nothing of it takes effect before its turn. Dropped before its turn, it never does.
+    ///
+    /// # Errors
+    /// As [`Self::commit`], before its turn or after.
+    fn commit_after(
+        &self,
+        batch: Arc<Batch>,
+        turn: &mut Turn,
+    ) -> impl Future<Output = Result<Vec<Outcome>, StoreError>> + Send {
+        async {
+            turn.wait().await;
+            self.commit(batch).await
+        }
+    }
 
     /// The newest copy of one order.
     ///

@@ -23,7 +23,7 @@ use super::lying::{Lie, Lying};
 
 /// What the loop told its source.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Told {
+pub enum Told {
     Started(Vec<u32>, Checkpoint),
     Committed(Checkpoint),
     Released,
@@ -115,19 +115,19 @@ impl Broker {
 }
 
 /// A running loop between such a broker and a store that may lie.
-struct Bench {
-    store: Lying,
+pub struct Bench {
+    pub store: Lying,
     view: Arc<View>,
     does: mpsc::Sender<Does>,
     told: Arc<Mutex<Vec<Told>>>,
-    keeps: Arc<Semaphore>,
+    pub keeps: Arc<Semaphore>,
     trigger: Trigger,
     running: JoinHandle<Result<Ledger, IngestError>>,
     _dir: tempfile::TempDir,
 }
 
 impl Bench {
-    async fn start(lies: impl IntoIterator<Item = Lie>, config: ingest::Config) -> Self {
+    pub async fn start(lies: impl IntoIterator<Item = Lie>, config: ingest::Config) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let store = Lying::new(Embedded::open(Config::new(dir.path())).unwrap(), lies);
         let view = Arc::new(View::new(cache::Config::default(), 0));
@@ -144,13 +144,13 @@ impl Bench {
         Self { store, view, does, told, keeps, trigger, running, _dir: dir }
     }
 
-    async fn assigned(&self, partitions: &[u32]) {
+    pub async fn assigned(&self, partitions: &[u32]) {
         self.act(Does::Assigns(partitions.to_vec())).await;
         let partitions = partitions.to_vec();
         self.until(move |told| matches!(told, Told::Started(started, _) if *started == partitions)).await;
     }
 
-    async fn send(&self, records: impl IntoIterator<Item = Record>) {
+    pub async fn send(&self, records: impl IntoIterator<Item = Record>) {
         self.act(Does::Sends(records.into_iter().collect())).await;
     }
 
@@ -160,7 +160,7 @@ impl Bench {
     }
 
     /// Waits until the source has been told something.
-    async fn until(&self, is_it: impl Fn(&Told) -> bool) -> Told {
+    pub async fn until(&self, is_it: impl Fn(&Told) -> bool) -> Told {
         let end = tokio::time::Instant::now() + Duration::from_secs(10);
         loop {
             if let Some(told) = self.told.lock().unwrap().iter().rfind(|told| is_it(told)) {
@@ -171,20 +171,20 @@ impl Bench {
         }
     }
 
-    async fn until_committed(&self, partition: u32, next: u64) {
+    pub async fn until_committed(&self, partition: u32, next: u64) {
         self.until(|told| matches!(told, Told::Committed(upto) if upto.next(partition) >= next)).await;
     }
 
-    fn count(&self, is_it: impl Fn(&Told) -> bool) -> usize {
+    pub fn count(&self, is_it: impl Fn(&Told) -> bool) -> usize {
         self.told.lock().unwrap().iter().filter(|told| is_it(told)).count()
     }
 
-    async fn stored(&self) -> BTreeMap<u32, u64> {
+    pub async fn stored(&self) -> BTreeMap<u32, u64> {
         self.store.truth.positions("broker".into()).await.unwrap().0
     }
 
     /// The versions of sample orders that readers see; the store must say the same.
-    async fn versions(&self, orders: impl IntoIterator<Item = u64>) -> Vec<Option<u64>> {
+    pub async fn versions(&self, orders: impl IntoIterator<Item = u64>) -> Vec<Option<u64>> {
         let mut versions = Vec::new();
         for n in orders {
             let seen = self.view.get(&id(n)).map(|copy| copy.version());
@@ -196,13 +196,13 @@ impl Bench {
     }
 
     /// Another process moves a position.
-    async fn steal(&self, partition: u32, from: u64, to: u64) {
+    pub async fn steal(&self, partition: u32, from: u64, to: u64) {
         let moves = vec![Move { partition, from, to }];
         let batch = Batch { source: "broker".into(), entries: Vec::new(), moves, is_all_or_none: true, parcel: None };
         self.store.truth.commit(Arc::new(batch)).await.unwrap();
     }
 
-    async fn stop(self) -> Ledger {
+    pub async fn stop(self) -> Ledger {
         self.trigger.fire();
         let ended = tokio::time::timeout(Duration::from_secs(10), self.running).await;
         let ledger = ended.expect("the loop ends").unwrap().unwrap();
@@ -213,21 +213,21 @@ impl Bench {
     }
 }
 
-fn wb(n: u64) -> Vec<u8> {
+pub fn wb(n: u64) -> Vec<u8> {
     let mut document = Vec::new();
     sample::wb(7, n, &mut document);
     document
 }
 
-fn id(n: u64) -> OrderId {
+pub fn id(n: u64) -> OrderId {
     OrderId::parse(sample::wb_id(7, n).as_bytes()).unwrap()
 }
 
-fn at(partition: u32, offset: u64, value: impl Into<Bytes>) -> Record {
+pub fn at(partition: u32, offset: u64, value: impl Into<Bytes>) -> Record {
     Record::new(Position { partition, offset }, value.into())
 }
 
-fn orders(partition: u32, from: u64, numbers: std::ops::Range<u64>) -> Vec<Record> {
+pub fn orders(partition: u32, from: u64, numbers: std::ops::Range<u64>) -> Vec<Record> {
     numbers.enumerate().map(|(index, n)| at(partition, from + index as u64, wb(n))).collect()
 }
 

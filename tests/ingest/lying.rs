@@ -9,7 +9,7 @@ use order_service::id::OrderId;
 use order_service::record::Checkpoint;
 use order_service::snapshot::Snapshot;
 use order_service::store::embedded::Embedded;
-use order_service::store::{Batch, Outcome, Page, Store, StoreError};
+use order_service::store::{Batch, Outcome, Page, Store, StoreError, Turn};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// What the next commit does instead of the truth.
@@ -35,6 +35,10 @@ pub struct Lying {
     held: Arc<Semaphore>,
     /// Orders that were fetched.
     pub fetches: Arc<AtomicUsize>,
+    /// Batches that were asked for before their turn.
+    pub early: Arc<AtomicUsize>,
+    /// How many of the next of those are refused at once.
+    pub refuses_early: Arc<AtomicUsize>,
     /// Answers to fetches that may go out; as a rule all.
     answers: Arc<Semaphore>,
 }
@@ -46,6 +50,8 @@ impl Lying {
             lies: Arc::new(Mutex::new(lies.into_iter().collect())),
             held: Arc::new(Semaphore::new(0)),
             fetches: Arc::default(),
+            early: Arc::default(),
+            refuses_early: Arc::default(),
             answers: Arc::new(Semaphore::new(1000)),
         }
     }
@@ -82,6 +88,19 @@ impl Store for Lying {
             Some(Lie::Slow(time)) => tokio::time::sleep(time).await,
         }
         self.truth.commit(batch).await
+    }
+
+    async fn commit_after(&self, batch: Arc<Batch>, turn: &mut Turn) -> Result<Vec<Outcome>, StoreError> {
+        if !turn.has_come() {
+            self.early.fetch_add(1, Ordering::SeqCst);
+            let refuses =
+                self.refuses_early.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
+            if refuses.is_ok() {
+                return Err(StoreError::Unavailable("refused before its turn".into()));
+            }
+        }
+        turn.wait().await;
+        self.commit(batch).await
     }
 
     async fn fetch(&self, id: OrderId) -> Result<Option<Snapshot>, StoreError> {

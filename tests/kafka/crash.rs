@@ -15,7 +15,7 @@ fn die_at(steps: &[&str]) {
     let (Some(database), Some(topic)) = (Database::create(), Topic::create(2)) else { return };
     let url = database.url();
     // With a name in the group it need not wait until its own former life has timed out.
-    let flags = topic.flags_with(&["--postgres", &url, "--kafka-instance-id", "one"]);
+    let flags = topic.flags_with(&["--postgres", &url, "--batch-rows-max", "16", "--kafka-instance-id", "one"]);
     let (mut sent, sender) = (Sent::default(), topic.sender());
     sent.send(&sender, 0..30);
     sent.send_rubbish(&sender, 1);
@@ -59,7 +59,7 @@ fn ten_kills_at_any_moment_lose_and_repeat_nothing() {
     let _turn = in_turn();
     let (Some(database), Some(topic)) = (Database::create(), Topic::create(3)) else { return };
     let url = database.url();
-    let flags = topic.flags_with(&["--postgres", &url, "--kafka-instance-id", "one"]);
+    let flags = topic.flags_with(&["--postgres", &url, "--batch-rows-max", "16", "--kafka-instance-id", "one"]);
     let mut server = Server::start(&flags);
     let steady = Steady::start(&topic, Pace { rate: 1000, ..Pace::default() });
     for _ in 0..10 {

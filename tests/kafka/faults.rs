@@ -15,7 +15,7 @@ fn a_store_that_is_killed_and_comes_back_gets_everything_once() {
     let (Some(postgres), Some(topic)) = (Private::postgres(), Topic::create(3)) else { return };
     let database = Database::create_on(postgres.url());
     let url = database.url();
-    let mut server = Server::start(&topic.flags_with(&["--postgres", &url]));
+    let mut server = Server::start(&topic.flags_with(&["--postgres", &url, "--batch-rows-max", "16"]));
     let steady = Steady::start(&topic, Pace::default());
     for _ in 0..3 {
         steady.wait_more(300);
@@ -34,7 +34,7 @@ fn connections_that_are_cut_all_the_time_lose_and_repeat_nothing() {
     let _turn = in_turn();
     let (Some(database), Some(topic)) = (Database::create(), Topic::create(3)) else { return };
     let url = database.url();
-    let mut server = Server::start(&topic.flags_with(&["--postgres", &url]));
+    let mut server = Server::start(&topic.flags_with(&["--postgres", &url, "--batch-rows-max", "16"]));
     let steady = Steady::start(&topic, Pace { rate: 1000, ..Pace::default() });
     let mut cut = 0;
     for _ in 0..40 {
@@ -59,7 +59,7 @@ fn a_broker_that_is_killed_and_comes_back_changes_nothing() {
     let (Some(kafka), Some(database)) = (Private::kafka(1), Database::create()) else { return };
     let topic = Topic::create_on(kafka.url(), 3);
     let url = database.url();
-    let mut server = Server::start(&topic.flags_with(&["--postgres", &url]));
+    let mut server = Server::start(&topic.flags_with(&["--postgres", &url, "--batch-rows-max", "16"]));
     let steady = Steady::start(&topic, Pace { rate: 300, ..Pace::default() });
     for _ in 0..2 {
         steady.wait_more(200);
@@ -79,7 +79,7 @@ fn brokers_that_are_held_are_waited_for() {
     let (Some(kafka), Some(database)) = (Private::kafka(1), Database::create()) else { return };
     let topic = Topic::create_on(kafka.url(), 2);
     let url = database.url();
-    let mut server = Server::start(&topic.flags_with(&["--postgres", &url]));
+    let mut server = Server::start(&topic.flags_with(&["--postgres", &url, "--batch-rows-max", "16"]));
     let steady = Steady::start(&topic, Pace { rate: 300, rubbish: 4, ..Pace::default() });
     steady.wait_more(200);
     kafka.pause();
@@ -97,7 +97,7 @@ fn rubbish_in_every_second_message_is_kept_once_and_holds_up_nothing() {
     let _turn = in_turn();
     let (Some(database), Some(topic)) = (Database::create(), Topic::create(3)) else { return };
     let url = database.url();
-    let mut server = Server::start(&topic.flags_with(&["--postgres", &url]));
+    let mut server = Server::start(&topic.flags_with(&["--postgres", &url, "--batch-rows-max", "16"]));
     let steady = Steady::start(&topic, Pace { ids: 300, rate: 2000, rubbish: 5 });
     steady.wait_more(5000);
     let sent = steady.stop();

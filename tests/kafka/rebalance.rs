@@ -41,7 +41,7 @@ fn instances_that_come_and_go_store_everything_once() {
     let _turn = in_turn();
     let (Some(database), Some(topic)) = (Database::create(), Topic::create(PARTITIONS)) else { return };
     let url = database.url();
-    let flags = topic.flags_with(&["--postgres", &url, "--kafka-session-timeout", "2s"]);
+    let flags = topic.flags_with(&["--postgres", &url, "--batch-rows-max", "16", "--kafka-session-timeout", "2s"]);
     let mut first = Server::start(&flags);
     let steady = Steady::start(&topic, Pace::default());
     steady.wait_stored(100, &database, &topic);
@@ -72,7 +72,7 @@ fn an_instance_that_was_held_past_its_session_is_fenced_and_comes_back_by_itself
     let _turn = in_turn();
     let (Some(database), Some(topic)) = (Database::create(), Topic::create(PARTITIONS)) else { return };
     let url = database.url();
-    let flags = topic.flags_with(&["--postgres", &url, "--kafka-session-timeout", "2s"]);
+    let flags = topic.flags_with(&["--postgres", &url, "--batch-rows-max", "16", "--kafka-session-timeout", "2s"]);
     let (mut zombie, mut other) = (Server::start(&flags), Server::start(&flags));
     wait_shared(&[&zombie, &other]);
     let steady = Steady::start(&topic, Pace::default());
@@ -105,7 +105,7 @@ fn a_quick_restart_under_a_name_of_its_own_moves_no_partition() {
     let (Some(database), Some(topic)) = (Database::create(), Topic::create(PARTITIONS)) else { return };
     let url = database.url();
     // A slow machine may take its time for a restart.
-    let flags = ["--postgres", &url, "--kafka-session-timeout", "30s", "--kafka-instance-id"];
+    let flags = ["--postgres", &url, "--batch-rows-max", "16", "--kafka-session-timeout", "30s", "--kafka-instance-id"];
     let start = |name: &str| Server::start(&topic.flags_with(&[&flags[..], &[name]].concat()));
     let (mut first, mut second, mut third) = (start("a"), start("b"), start("c"));
     wait_shared(&[&first, &second, &third]);
@@ -132,7 +132,7 @@ fn a_quick_restart_under_a_name_of_its_own_moves_no_partition() {
 fn a_topic_that_was_made_anew_ends_the_start_with_advice() {
     let (Some(database), Some(topic)) = (Database::create(), Topic::create(1)) else { return };
     let url = database.url();
-    let flags = topic.flags_with(&["--postgres", &url]);
+    let flags = topic.flags_with(&["--postgres", &url, "--batch-rows-max", "16"]);
     let mut server = Server::start(&flags);
     let mut sent = Sent::default();
     sent.send(&topic.sender(), 0..20);
@@ -158,7 +158,7 @@ fn a_topic_that_was_made_anew_ends_the_start_with_advice() {
 fn a_topic_that_is_made_anew_under_a_running_service_is_not_read_from_the_middle() {
     let (Some(database), Some(topic)) = (Database::create(), Topic::create(1)) else { return };
     let url = database.url();
-    let mut server = Server::start(&topic.flags_with(&["--postgres", &url]));
+    let mut server = Server::start(&topic.flags_with(&["--postgres", &url, "--batch-rows-max", "16"]));
     let mut sent = Sent::default();
     sent.send(&topic.sender(), 0..20);
     sent.check(&[&server], &database, &topic);
@@ -175,7 +175,7 @@ fn a_topic_that_is_made_anew_under_a_running_service_is_not_read_from_the_middle
 fn messages_that_were_deleted_unread_are_named_and_the_rest_is_read() {
     let (Some(database), Some(topic)) = (Database::create(), Topic::create(1)) else { return };
     let url = database.url();
-    let mut server = Server::start(&topic.flags_with(&["--postgres", &url]));
+    let mut server = Server::start(&topic.flags_with(&["--postgres", &url, "--batch-rows-max", "16"]));
     let mut sent = Sent::default();
     sent.send(&topic.sender(), 0..20);
     sent.check(&[&server], &database, &topic);
@@ -197,7 +197,14 @@ fn while_the_store_is_held_memory_is_bounded_and_the_group_is_kept() {
     let (Some(postgres), Some(topic)) = (Private::postgres(), Topic::create(2)) else { return };
     let database = Database::create_on(postgres.url());
     let url = database.url();
-    let mut server = Server::start(&topic.flags_with(&["--postgres", &url, "--kafka-session-timeout", "3s"]));
+    let mut server = Server::start(&topic.flags_with(&[
+        "--postgres",
+        &url,
+        "--batch-rows-max",
+        "16",
+        "--kafka-session-timeout",
+        "3s",
+    ]));
     let (mut sent, sender) = (Sent::default(), topic.sender());
     sent.send(&sender, 0..500);
     sent.wait_stored(&[&server], &database, &topic);

@@ -15,7 +15,7 @@ fn die_at(steps: &[&str]) {
     let _turn = in_turn();
     let (Some(database), Some(subject)) = (Database::create(), Subject::create()) else { return };
     let url = database.url();
-    let flags = subject.flags_with(&["--postgres", &url]);
+    let flags = subject.flags_with(&["--postgres", &url, "--batch-rows-max", "16"]);
     let (mut sent, sender) = (Sent::default(), subject.sender());
     sent.send(&sender, 0..30);
     sent.send_rubbish(&sender, 1);
@@ -59,7 +59,7 @@ fn ten_kills_at_any_moment_lose_and_repeat_nothing() {
     let _turn = in_turn();
     let (Some(database), Some(subject)) = (Database::create(), Subject::create()) else { return };
     let url = database.url();
-    let mut server = Server::start(&subject.flags_with(&["--postgres", &url]));
+    let mut server = Server::start(&subject.flags_with(&["--postgres", &url, "--batch-rows-max", "16"]));
     let steady = Steady::start(&subject, 1000);
     for _ in 0..10 {
         steady.wait_more(100);

@@ -14,7 +14,8 @@ fn a_server_that_is_killed_in_the_middle_of_a_load_loses_and_doubles_nothing() {
     let subject = Subject::named_on(nats.url());
     subject.make();
     let url = database.url();
-    let mut server = Server::start(&subject.flags_with(&["--postgres", &url, "--nats-ack-wait", "3s"]));
+    let mut server =
+        Server::start(&subject.flags_with(&["--postgres", &url, "--batch-rows-max", "16", "--nats-ack-wait", "3s"]));
     let steady = Steady::start(&subject, 2000);
     for round in 1..=4 {
         steady.wait_more(300);
@@ -36,7 +37,7 @@ fn a_server_that_is_killed_in_the_middle_of_a_load_loses_and_doubles_nothing() {
 fn a_stream_that_is_deleted_and_made_anew_is_read_from_its_start() {
     let (Some(database), Some(subject)) = (Database::create(), Subject::create()) else { return };
     let url = database.url();
-    let mut server = Server::start(&subject.flags_with(&["--postgres", &url]));
+    let mut server = Server::start(&subject.flags_with(&["--postgres", &url, "--batch-rows-max", "16"]));
     let (mut sent, sender) = (Sent::default(), subject.sender());
     sent.send(&sender, 0..100);
     sent.wait_seen(&server);
@@ -58,7 +59,7 @@ fn a_stream_that_is_deleted_and_made_anew_is_read_from_its_start() {
 fn a_stream_that_is_made_anew_while_the_service_is_away_is_read_from_its_start() {
     let (Some(database), Some(subject)) = (Database::create(), Subject::create()) else { return };
     let url = database.url();
-    let mut server = Server::start(&subject.flags_with(&["--postgres", &url]));
+    let mut server = Server::start(&subject.flags_with(&["--postgres", &url, "--batch-rows-max", "16"]));
     let (mut sent, sender) = (Sent::default(), subject.sender());
     sent.send(&sender, 0..100);
     sent.wait_seen(&server);
@@ -75,7 +76,7 @@ fn a_stream_that_is_made_anew_while_the_service_is_away_is_read_from_its_start()
 fn a_durable_that_is_deleted_is_made_again() {
     let (Some(database), Some(subject)) = (Database::create(), Subject::create()) else { return };
     let url = database.url();
-    let mut server = Server::start(&subject.flags_with(&["--postgres", &url]));
+    let mut server = Server::start(&subject.flags_with(&["--postgres", &url, "--batch-rows-max", "16"]));
     let (mut sent, sender) = (Sent::default(), subject.sender());
     for round in 0..4 {
         sent.send(&sender, round * 20..round * 20 + 30);
@@ -107,7 +108,7 @@ fn a_dead_letter_stream_that_is_deleted_is_made_again() {
 fn a_stream_that_lost_messages_it_had_acknowledged_stops_the_service_and_says_so() {
     let (Some(database), Some(subject)) = (Database::create(), Subject::create()) else { return };
     let url = database.url();
-    let mut server = Server::start(&subject.flags_with(&["--postgres", &url]));
+    let mut server = Server::start(&subject.flags_with(&["--postgres", &url, "--batch-rows-max", "16"]));
     let (mut sent, sender) = (Sent::default(), subject.sender());
     sent.send(&sender, 0..10);
     sent.wait_seen(&server);
@@ -130,7 +131,7 @@ fn kafka_and_nats_feed_one_process_and_the_version_decides() {
         use crate::kafka::topic::{Message, Topic};
         let Some(topic) = Topic::create(2) else { return };
         let url = database.url();
-        let flags = [&topic.flags()[..], &subject.flags_with(&["--postgres", &url])].concat();
+        let flags = [&topic.flags()[..], &subject.flags_with(&["--postgres", &url, "--batch-rows-max", "16"])].concat();
         let mut server = Server::start(&flags);
         let (mut sent, sender) = (Sent::default(), subject.sender());
         let of_kafka = |n: u64| {

@@ -2,12 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use order_service::id::OrderId;
 use order_service::record::Idempotency;
 use order_service::snapshot::{Snapshot, State};
 use order_service::store::postgres::Postgres;
-use order_service::store::{Batch, Outcome, Store, StoreError};
+use order_service::store::{Batch, Outcome, Pass, Store, StoreError, Turn};
+use tokio::task::JoinHandle;
 
 use super::{batch, decode, entry, id, moved, sample_order, wb};
 use crate::database::Database;
@@ -248,4 +250,59 @@ async fn an_envelope_is_found_by_its_external_id_and_its_columns_follow_it() {
     let row = client.query_one("SELECT status, amount, bucket, user_id::text, kind FROM orders", &[]).await.unwrap();
     assert_eq!((row.get::<_, &str>(0), row.get::<_, f64>(1), row.get::<_, i16>(2)), ("new", 3.0, 1));
     assert_eq!((row.get::<_, &str>(3), row.get::<_, i16>(4)), (user, 1));
+}
+
+/// Spawns a commit before its turn and gives it the time to do what it can.
+async fn early(store: &Postgres, batch: Arc<Batch>) -> (Pass, JoinHandle<Result<Vec<Outcome>, StoreError>>) {
+    let (pass, mut turn) = Turn::later();
+    let store = store.clone();
+    let waiting = tokio::spawn(async move { store.commit_after(batch, &mut turn).await });
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert!(!waiting.is_finished());
+    (pass, waiting)
+}
+
+#[tokio::test]
+async fn a_batch_before_its_turn_is_nowhere_and_after_it_everywhere() {
+    let Some(database) = Database::create() else { return };
+    let store = database.store();
+    store.commit(moved(0, 10, [wb("a", 1)])).await.unwrap();
+    let (pass, second) = early(&store, moved(20, 30, [wb("c", 1), wb("a", 2)])).await;
+    let seen = (store.fetch(id("c")).await.unwrap(), store.fetch(id("a")).await.unwrap().unwrap().version());
+    assert_eq!((seen.0.is_none(), seen.1), (true, 1));
+    store.commit(moved(10, 20, [wb("b", 1)])).await.unwrap();
+    pass.give();
+    assert_eq!(second.await.unwrap().unwrap().len(), 2);
+    assert_eq!(store.fetch(id("a")).await.unwrap().unwrap().version(), 2);
+    assert_eq!(store.positions("test".into()).await.unwrap().next(3), 30);
+
+    // Dropped before its turn, or never given it: nothing of it, and nothing it was in the way of.
+    let (pass, third) = early(&store, moved(30, 40, [wb("d", 1), wb("a", 3)])).await;
+    third.abort();
+    drop(pass);
+    let outcomes = store.commit(moved(30, 40, [wb("d", 2), wb("a", 4)])).await.unwrap();
+    let versions = outcomes.iter().filter_map(Outcome::visible).map(|(_, snapshot, _)| snapshot.version());
+    assert_eq!(versions.collect::<Vec<_>>(), [1, 3]);
+
+    // Whoever was fenced finds out when its turn has come.
+    let (pass, zombie) = early(&store, moved(30, 50, [wb("e", 1)])).await;
+    pass.give();
+    assert!(matches!(zombie.await.unwrap(), Err(StoreError::Fenced { partition: 3 })));
+    assert!(store.fetch(id("e")).await.unwrap().is_none());
+}
+
+/// Batches that name the same order are not written beside each other by one loop; several instances may come to wait
+/// for each other all the same.
+#[tokio::test]
+async fn a_batch_before_its_turn_gets_out_of_the_way_of_the_one_before_it() {
+    let Some(database) = Database::create() else { return };
+    let store = database.store();
+    store.commit(moved(0, 10, [wb("a", 1)])).await.unwrap();
+    let (pass, second) = early(&store, moved(20, 30, [wb("a", 3), wb("b", 2)])).await;
+    store.commit(moved(10, 20, [wb("a", 2), wb("b", 1)])).await.unwrap();
+    pass.give();
+    second.await.unwrap().unwrap();
+    for (order, version) in [("a", 3), ("b", 2)] {
+        assert_eq!(store.fetch(id(order)).await.unwrap().unwrap().version(), version, "{order}");
+    }
 }

@@ -21,13 +21,15 @@ use crate::order::Change as Asked;
 use crate::order::envelope::{self, Stamp, Status};
 use crate::snapshot::{Change, Snapshot};
 use crate::store::rules::{self, Decision, KEY_SECONDS, PURGE_SECONDS, Row, Write, column, signed};
-use crate::store::{Answer, Batch, Entry, Outcome, Refusal, StoreError, unstorable};
+use crate::store::{Answer, Batch, Entry, Outcome, Refusal, StoreError, Turn, unstorable};
 
 /// Ranks that one call of the sequence hands out.
 pub(super) const RANKS_PER_BLOCK: i64 = 4096;
 /// Another instance may take an id between our look and our insert; more often in a row than this it is left to the
 /// next try of the whole batch.
 const CONFLICTS_MAX: usize = 5;
+/// How long a transaction stays open for the batch before it. Longer than that one takes when nothing is wrong.
+const TURN_WAIT: Duration = Duration::from_secs(1);
 /// Between two questions about the outcome of a COMMIT.
 const RESOLVE_PAUSE: Duration = Duration::from_millis(100);
 
@@ -35,6 +37,8 @@ const RESOLVE_PAUSE: Duration = Duration::from_millis(100);
 enum Failure {
     /// An id or a key that was taken for new is there.
     Conflict,
+    /// The batch before it is not durable yet, and this one may be in its way.
+    Early,
     /// The connection died while COMMIT was under way.
     Unknown {
         transaction: i64,
@@ -56,13 +60,14 @@ impl From<StoreError> for Failure {
 }
 
 impl Postgres {
-    pub(super) async fn commit_batch(&self, batch: &Batch) -> Result<Vec<Outcome>, StoreError> {
+    pub(super) async fn commit_batch(&self, batch: &Batch, turn: &mut Turn) -> Result<Vec<Outcome>, StoreError> {
         let mut trusts_hints = true;
         for _ in 0..CONFLICTS_MAX {
-            match self.attempt(batch, trusts_hints).await {
+            match self.attempt(batch, trusts_hints, turn).await {
                 Ok(outcomes) => return Ok(outcomes),
                 Err(Failure::Store(error)) => return Err(error),
                 Err(Failure::Conflict) => trusts_hints = false,
+                Err(Failure::Early) => turn.wait().await,
                 Err(Failure::Unknown { transaction, outcomes }) => {
                     tracing::warn!(transaction, "the answer to a commit was lost, asking what became of it");
                     if self.was_committed(transaction, batch, &outcomes).await? {
@@ -75,10 +80,10 @@ impl Postgres {
         Err(StoreError::Unavailable("other instances keep storing the same orders".into()))
     }
 
-    async fn attempt(&self, batch: &Batch, trusts_hints: bool) -> Result<Vec<Outcome>, Failure> {
+    async fn attempt(&self, batch: &Batch, trusts_hints: bool, turn: &mut Turn) -> Result<Vec<Outcome>, Failure> {
         let mut session = self.0.writers.get().await?;
         session.is_open = true; // until it is known to be over
-        let result = self.transact(&session, batch, trusts_hints).await;
+        let result = self.transact(&session, batch, trusts_hints, turn).await;
         let is_over = match &result {
             Ok(_) => true,
             // A COPY may have been broken off with it.
@@ -89,7 +94,15 @@ impl Postgres {
         result
     }
 
-    async fn transact(&self, session: &Session, batch: &Batch, trusts_hints: bool) -> Result<Vec<Outcome>, Failure> {
+    async fn transact(
+        &self,
+        session: &Session,
+        batch: &Batch,
+        trusts_hints: bool,
+        turn: &mut Turn,
+    ) -> Result<Vec<Outcome>, Failure> {
+        // Positions move one batch after the other. Where it is this one's turn already, a lost race shows at once.
+        let is_early = !turn.has_come();
         let now = OffsetDateTime::from(SystemTime::now());
         let mut work = Work::new(&batch.entries, now, trusts_hints);
         // One at least: a batch that only moves positions has a transaction to ask about, too.
@@ -99,7 +112,7 @@ impl Postgres {
             biased;
             async { Ok(session.batch_execute("BEGIN").await?) },
             async { Ok::<_, Failure>(session.query(&session.statements.begin_batch, &[&blocks]).await?) },
-            move_positions(session, batch),
+            async { if is_early { Ok(Ok(())) } else { move_positions(session, batch).await } },
             load_keys(session, &work.keys, now),
             load_rows(session, &work.maybe_known),
             outbox::record(session, batch.parcel),
@@ -145,6 +158,10 @@ impl Postgres {
             return Err(StoreError::Damaged("a locked row was changed by somebody else".into()).into());
         }
         self.remember(session, &batch.entries, &outcomes, now).await?;
+        if is_early {
+            tokio::time::timeout(TURN_WAIT, turn.wait()).await.map_err(|_| Failure::Early)?;
+            move_positions(session, batch).await??;
+        }
         step("store-written");
         match session.batch_execute("COMMIT").await {
             Ok(()) => Ok(outcomes),

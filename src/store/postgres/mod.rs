@@ -19,7 +19,7 @@ use bb8::Pool;
 use tokio_postgres::Row;
 
 use super::rules::{column, signed};
-use super::{Batch, Changes, Outcome, Page, Store, StoreError, Unpublished};
+use super::{Batch, Changes, Outcome, Page, Store, StoreError, Turn, Unpublished};
 use crate::id::{OrderId, Version};
 use crate::record::Checkpoint;
 use crate::snapshot::Snapshot;
@@ -36,7 +36,7 @@ pub struct Config {
     pub server: tokio_postgres::Config,
     /// Connections for reads that miss the view. They are rare, so eight at once are plenty.
     pub readers_max: u32,
-    /// Connections for batches: one for each source that writes at the same time.
+    /// Connections for batches: two for each source that writes at the same time.
     pub writers_max: u32,
     /// How long a read waits for a connection.
     pub wait: Duration,
@@ -72,7 +72,7 @@ impl Config {
         Ok(Self {
             server,
             readers_max: 8,
-            writers_max: 4,
+            writers_max: 8,
             wait: Duration::from_secs(2),
             statement_timeout: Duration::from_mins(1),
             is_migrating: true,
@@ -190,7 +190,11 @@ impl Connections {
 
 impl Store for Postgres {
     async fn commit(&self, batch: Arc<Batch>) -> Result<Vec<Outcome>, StoreError> {
-        self.commit_batch(&batch).await
+        self.commit_batch(&batch, &mut Turn::default()).await
+    }
+
+    async fn commit_after(&self, batch: Arc<Batch>, turn: &mut Turn) -> Result<Vec<Outcome>, StoreError> {
+        self.commit_batch(&batch, turn).await
     }
 
     async fn fetch(&self, id: OrderId) -> Result<Option<Snapshot>, StoreError> {

@@ -1,0 +1,120 @@
+//! What the process does: one `match` on the command. Here and not in the binary, which is then built in no time and
+//! holds nothing twice.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use crate::settings::commands::{Task, command, task};
+use crate::settings::{Outside, Settings, Wrong};
+#[cfg(feature = "kafka")]
+use crate::tools::dlq;
+use crate::tools::load::Json;
+use crate::tools::{export, healthcheck, import, load, migrate, publish};
+use crate::{app, lifecycle, log};
+
+/// Settings that cannot be used (`EX_CONFIG` of sysexits.h).
+const EXIT_CONFIG: u8 = 78;
+
+/// Does what the command line asks for, and says how it ended.
+pub fn main() -> ExitCode {
+    let matches = command().get_matches();
+    let (settings, task) = match Outside::of_process().and_then(|outside| task(&matches, &outside)) {
+        Ok(read) => read,
+        Err(wrong) => return refuse(&wrong),
+    };
+    match run(task, settings) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("order-service: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(task: Task, settings: Settings) -> anyhow::Result<()> {
+    let config = &settings.config;
+    match task {
+        Task::Serve => {
+            log::start(config.log, &config.log_filter);
+            app::serve(settings.config)
+        }
+        #[cfg(feature = "kafka")]
+        Task::Work => {
+            log::start(config.log, &config.log_filter);
+            app::work(settings.config)
+        }
+        Task::Import(import) => {
+            log::start(config.log, &config.log_filter);
+            run_import(import)
+        }
+        Task::Export(export) => runtime(1)?.block_on(export::run(&export)).map(|_| ()),
+        Task::Publish(publish) => runtime(2)?.block_on(publish::run(publish)).map(|_| ()),
+        #[cfg(feature = "kafka")]
+        Task::DeadLetters(dlq) => dlq::run(&dlq),
+        Task::Load(load, json) => run_load(load, json),
+        Task::Healthcheck { url, timeout } => runtime(1)?.block_on(healthcheck::run(&url, timeout)),
+        Task::Migrate(direction) => runtime(1)?.block_on(migrate::run(&config.store, direction)),
+        Task::ConfigCheck => {
+            tell("settings are good\n");
+            Ok(())
+        }
+        Task::ConfigPrint => {
+            tell(&settings.print());
+            Ok(())
+        }
+        Task::Completions(shell) => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut command(), "order-service", &mut script);
+            tell(&String::from_utf8_lossy(&script));
+            Ok(())
+        }
+    }
+}
+
+/// Writes to standard output, where nobody may be reading any more.
+fn tell(text: &str) {
+    let _ = std::io::stdout().write_all(text.as_bytes());
+}
+
+fn refuse(wrong: &Wrong) -> ExitCode {
+    for line in &wrong.0 {
+        eprintln!("order-service: configuration: {line}");
+    }
+    ExitCode::from(EXIT_CONFIG)
+}
+
+fn runtime(threads: usize) -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build()
+}
+
+fn run_import(import: import::Config) -> anyhow::Result<()> {
+    runtime(1)?.block_on(async {
+        let (trigger, shutdown) = lifecycle::shutdown();
+        let import = tokio::spawn(import::run(import, shutdown));
+        tokio::spawn(async move {
+            // Without a signal the trigger must live as long as the import.
+            match tokio::signal::ctrl_c().await {
+                Ok(()) => trigger.fire(),
+                Err(_) => std::future::pending().await,
+            }
+        });
+        import.await?
+    })
+}
+
+fn run_load(load: load::Config, json: Option<Json>) -> anyhow::Result<()> {
+    // One thread: the load is open-loop, and the other cores are for the service under load.
+    let report = runtime(1)?.block_on(load::run(load))?;
+    match json {
+        None => print!("{}", report.text()),
+        Some(Json::Stdout) => {
+            eprint!("{}", report.text());
+            println!("{:#}", report.json());
+        }
+        Some(Json::File(path)) => {
+            print!("{}", report.text());
+            std::fs::write(&path, format!("{:#}\n", report.json()))?;
+        }
+    }
+    Ok(())
+}
