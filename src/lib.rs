@@ -7,9 +7,10 @@
 //!
 //! **A write**: a [`source`] (an HTTP inbox, a file, generated samples) hands over [`record`]s with positions.
 //! [`order::Decoder`] parses, validates and makes the body, once. [`ingest::batcher`] collects; one batch fills while
-//! one is written, and a full one goes on its way while the one before it becomes durable. [`store::Store::commit`] makes it durable in one transaction together with its positions.
-//! Then, in this order: the view shows it, the event feed tells of it, the sender is answered. Readers never see what
-//! is not durable, and nobody is told of what readers do not see.
+//! one is written, and a full one goes on its way while the one before it becomes durable. [`store::Store::commit`]
+//! makes it durable in one transaction together with its positions. Then, in this order: the view shows it, the event
+//! feed tells of it, the sender is answered. Readers never see what is not durable, and nobody is told of what readers
+//! do not see.
 //!
 //! **A read**: [`http::hit`] sees what a client sent before hyper does. A plain read of an order that is in the map is
 //! answered there, with the bytes hyper would write: [`http::route`] finds the route without allocating,

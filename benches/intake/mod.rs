@@ -73,6 +73,15 @@ impl Running {
         let count = rate * seconds + warm;
         let mut sent: HashMap<OrderId, Instant> = HashMap::with_capacity(count as usize);
         let mut took = Vec::with_capacity(count as usize);
+        // The clock starts when the first one has come through: joining a group is not what is measured.
+        let mut first = Vec::new();
+        sample::wb(u64::from(rate), u64::from(count), &mut first);
+        let before = self.view.feed().head();
+        send(first);
+        while self.view.feed().head() == before {
+            poll();
+            std::thread::sleep(Duration::from_millis(1));
+        }
         let mut seen = self.view.feed().head();
         let mut observe = |sent: &HashMap<OrderId, Instant>, took: &mut Vec<Duration>| {
             let Read::Events(events) = self.view.feed().read(seen, usize::MAX) else {
