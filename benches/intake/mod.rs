@@ -69,7 +69,8 @@ impl Running {
 
     /// From the call that produces an order to its event in the view, at so many a second. `poll` is called all the time.
     pub fn latency(self, rate: u32, seconds: u32, mut send: impl FnMut(Vec<u8>), mut poll: impl FnMut()) {
-        let warm = rate / 2;
+        // Partitions of a topic that was just made are not all delivered from at once.
+        let warm = rate * 2;
         let count = rate * seconds + warm;
         let mut sent: HashMap<OrderId, Instant> = HashMap::with_capacity(count as usize);
         let mut took = Vec::with_capacity(count as usize);
