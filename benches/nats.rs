@@ -2,7 +2,8 @@
 //! takes down: orders per second beside what a bare consumer takes that only acknowledges the same messages, and the time
 //! from produce to visible.
 //!
-//! `cargo bench --bench nats` measures, `-- latency` or `-- throughput` one of both; as a test it runs a few orders to stay true, or says that it cannot.
+//! `cargo bench --bench nats` measures, `-- latency` or `-- throughput` one of both; as a test it runs a few orders to
+//! stay true, or says that it cannot.
 
 mod intake;
 mod servers;
