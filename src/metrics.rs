@@ -42,6 +42,8 @@ pub struct Ingest {
     pub processed: IntCounterVec,
     /// Orders per batch.
     pub batch_rows: Histogram,
+    /// Batches written beside the one before them.
+    pub overlapped: IntCounter,
     /// Seconds a store commit takes.
     pub commit: Histogram,
     /// Seconds from arrival to visible.
@@ -148,6 +150,10 @@ impl Metrics {
             created: counter("orders_created_total", "Orders stored for the first time."),
             processed: family("orders_processed_total", "Orders by what became of them.", "status"),
             batch_rows: histogram("order_batch_rows", "Orders per committed batch.", &rows),
+            overlapped: counter(
+                "order_batches_overlapped_total",
+                "Batches written while the one before them became durable.",
+            ),
             commit: histogram("order_commit_duration_seconds", "Time of one store commit.", &BOUNDS_SECONDS),
             visible: histogram("order_visible_duration_seconds", "Time from arrival to visible.", &BOUNDS_SECONDS),
             retries: counter("order_commit_retries_total", "Store commits that had to be tried again."),

@@ -379,6 +379,7 @@ impl<S: Source, T: Store> Ingest<S, T> {
         let is_broker = self.source.is_broker();
         let parcel = self.outbox.as_ref().filter(|_| !entries.is_empty()).and_then(Outbox::parcel);
         let batch = Arc::new(Batch { source: self.source.name(), entries, moves, is_all_or_none: is_broker, parcel });
+        self.metrics.overlapped.inc_by(u64::from(before.is_some()));
         let (pass, turn) = before.map(|_| Turn::later()).unzip();
         let mut turn = turn.unwrap_or_default();
         let rejects = std::mem::take(&mut filled.rejects);

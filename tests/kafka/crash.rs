@@ -62,11 +62,11 @@ fn dying_with_two_batches_under_way_loses_and_repeats_nothing() {
     let url = database.url();
     let flags = topic.flags_with(&["--postgres", &url, "--batch-rows-max", "16", "--kafka-instance-id", "one"]);
     let (mut sent, sender) = (Sent::default(), topic.sender());
-    for (round, step) in ["store-copied", "store-written", "committed", "visible"].into_iter().enumerate() {
+    // Only a batch beside another one waits.
+    for (round, at) in ["store-waiting:1", "store-waiting:5", "store-written:6", "visible:6"].into_iter().enumerate() {
         let from = round as u64 * 400;
         sent.send(&sender, from..from + 400);
-        let at = format!("{step}:6");
-        let mut server = Server::start_in(&flags, &[("ORDER_DIE_AT", &at)]);
+        let mut server = Server::start_in(&flags, &[("ORDER_DIE_AT", at)]);
         let status = until(&format!("it dies at {at}"), RECOVERY, || server.ended());
         assert_eq!(status.signal(), Some(9), "at {at}: {:?}", server.log());
         server.set_environment(&[]);

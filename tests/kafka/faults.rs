@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::in_turn;
-use super::ledger::{Pace, Sent, Steady, id, logged, stop};
+use super::ledger::{Pace, Sent, Steady, has_overlapped, id, logged, stop};
 use super::topic::{Message, Topic};
 use crate::database::Database;
 use crate::server::{Server, until};
@@ -26,6 +26,7 @@ fn a_store_that_is_killed_and_comes_back_gets_everything_once() {
     let sent = steady.stop();
     sent.check(&[&server], &database, &topic);
     sent.check_letters(&topic, true);
+    assert!(has_overlapped(&server));
     stop(&mut server);
 }
 
@@ -50,6 +51,7 @@ fn connections_that_are_cut_all_the_time_lose_and_repeat_nothing() {
     assert!(cut > 20, "only {cut} connections were there to be cut");
     sent.check(&[&server], &database, &topic);
     sent.check_letters(&topic, true);
+    assert!(has_overlapped(&server));
     stop(&mut server);
 }
 
@@ -98,7 +100,7 @@ fn rubbish_in_every_second_message_is_kept_once_and_holds_up_nothing() {
     let (Some(database), Some(topic)) = (Database::create(), Topic::create(3)) else { return };
     let url = database.url();
     let mut server = Server::start(&topic.flags_with(&["--postgres", &url, "--batch-rows-max", "16"]));
-    let steady = Steady::start(&topic, Pace { ids: 300, rate: 2000, rubbish: 5 });
+    let steady = Steady::start(&topic, Pace { ids: 300, rate: 2000, rubbish: 5, burst: 10 });
     steady.wait_more(5000);
     let sent = steady.stop();
     sent.check(&[&server], &database, &topic);

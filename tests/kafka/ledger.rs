@@ -207,6 +207,11 @@ fn wait_stored(ends: &BTreeMap<i32, i64>, database: &Database, topic: &Topic) {
     }
 }
 
+/// Whether there were batches that were written beside the one before them.
+pub fn has_overlapped(server: &Server) -> bool {
+    metric(server, "order_batches_overlapped_total")[""] > 0
+}
+
 /// The values of a metric, by its labels.
 pub fn metric(server: &Server, name: &str) -> BTreeMap<String, u64> {
     figures(server, name).into_iter().map(|(labels, value)| (labels, value.parse().unwrap())).collect()
@@ -273,11 +278,14 @@ pub struct Pace {
     pub rate: u64,
     /// Of ten messages, so many are rubbish.
     pub rubbish: u64,
+    /// Messages sent together, a multiple of ten. Where they are many, there are batches without rubbish, and those are
+    /// written beside each other.
+    pub burst: u64,
 }
 
 impl Default for Pace {
     fn default() -> Self {
-        Self { ids: 500, rate: 600, rubbish: 1 }
+        Self { ids: 500, rate: 600, rubbish: 1, burst: 100 }
     }
 }
 
@@ -290,18 +298,19 @@ impl Steady {
         let (end, books, count) = (Arc::clone(&is_over), Arc::clone(&sent), Arc::clone(&progress));
         let thread = std::thread::spawn(move || {
             let mut next = 0;
-            let burst = 10 - pace.rubbish;
+            let rubbish = pace.burst / 10 * pace.rubbish;
+            let orders = pace.burst - rubbish;
             while !end.load(Ordering::Acquire) {
                 let mut sent = books.lock().unwrap();
-                sent.send(&sender, (next..next + burst).map(|n| n % pace.ids));
-                if pace.rubbish > 0 {
-                    sent.send_rubbish(&sender, pace.rubbish);
+                sent.send(&sender, (next..next + orders).map(|n| n % pace.ids));
+                if rubbish > 0 {
+                    sent.send_rubbish(&sender, rubbish);
                 }
                 drop(sent);
-                next += burst;
-                count.fetch_add(10, Ordering::AcqRel);
+                next += orders;
+                count.fetch_add(pace.burst, Ordering::AcqRel);
                 // The pace; nothing waits for this.
-                std::thread::sleep(Duration::from_secs(10) / pace.rate as u32);
+                std::thread::sleep(Duration::from_secs(pace.burst) / pace.rate as u32);
             }
         });
         Self { is_over, sent, progress, thread: Some(thread) }

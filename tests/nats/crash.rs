@@ -54,6 +54,27 @@ fn dying_after_the_commit_repeats_nothing() {
     die_at(&["committed", "visible", "acknowledged"]);
 }
 
+/// A backlog of distinct orders. Only a batch beside another one waits.
+#[test]
+fn dying_with_two_batches_under_way_loses_and_repeats_nothing() {
+    let _turn = in_turn();
+    let (Some(database), Some(subject)) = (Database::create(), Subject::create()) else { return };
+    let url = database.url();
+    let flags = subject.flags_with(&["--postgres", &url, "--batch-rows-max", "16"]);
+    let (mut sent, sender) = (Sent::default(), subject.sender());
+    for (round, at) in ["store-waiting:1", "store-waiting:5", "store-written:6", "visible:6"].into_iter().enumerate() {
+        let from = round as u64 * 400;
+        sent.send(&sender, from..from + 400);
+        let mut server = Server::start_in(&flags, &[("ORDER_DIE_AT", at)]);
+        let status = until(&format!("it dies at {at}"), RECOVERY, || server.ended());
+        assert_eq!(status.signal(), Some(9), "at {at}: {:?}", server.log());
+        server.set_environment(&[]);
+        server.start_again_cold();
+        sent.check(&[&server], &database, &subject);
+        stop(&mut server);
+    }
+}
+
 #[test]
 fn ten_kills_at_any_moment_lose_and_repeat_nothing() {
     let _turn = in_turn();

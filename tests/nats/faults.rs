@@ -30,6 +30,7 @@ fn a_server_that_is_killed_in_the_middle_of_a_load_loses_and_doubles_nothing() {
     sent.check(&[&server], &database, &subject);
     subject.wait_acknowledged();
     assert_eq!(server.get("/readyz").status, 200);
+    assert!(figure(&server, "order_batches_overlapped_total") > 0);
     stop(&mut server);
 }
 

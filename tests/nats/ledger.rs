@@ -190,7 +190,8 @@ pub fn stop(server: &mut Server) -> BTreeMap<String, u64> {
     ledger
 }
 
-/// Sends all the time, in a thread of its own, until it is stopped. One message of ten is rubbish.
+/// Sends all the time, in a thread of its own, until it is stopped. One message of ten is rubbish, and they come
+/// together: between them are batches that are written beside each other.
 pub struct Steady {
     is_over: Arc<AtomicBool>,
     sent: Arc<Mutex<Sent>>,
@@ -209,13 +210,13 @@ impl Steady {
             let mut next = 0;
             while !end.load(Ordering::Acquire) {
                 let mut sent = books.lock().unwrap();
-                sent.send(&sender, (next..next + 9).map(|n| n % 500));
-                sent.send_rubbish(&sender, 1);
+                sent.send(&sender, (next..next + 90).map(|n| n % 500));
+                sent.send_rubbish(&sender, 10);
                 drop(sent);
-                next += 9;
-                count.fetch_add(10, Ordering::AcqRel);
+                next += 90;
+                count.fetch_add(100, Ordering::AcqRel);
                 // The pace; nothing waits for this.
-                std::thread::sleep(Duration::from_secs(10) / rate as u32);
+                std::thread::sleep(Duration::from_secs(100) / rate as u32);
             }
         });
         Self { is_over, sent, progress, thread: Some(thread) }

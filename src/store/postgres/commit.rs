@@ -159,6 +159,9 @@ impl Postgres {
         }
         self.remember(session, &batch.entries, &outcomes, now).await?;
         if is_early {
+            if !turn.has_come() {
+                step("store-waiting");
+            }
             tokio::time::timeout(TURN_WAIT, turn.wait()).await.map_err(|_| Failure::Early)?;
             move_positions(session, batch).await??;
         }
