@@ -1,9 +1,10 @@
 //! gRPC as a stock client sees it, made of the same `.proto` files: every outcome of a call, and that both surfaces tell
 //! the same of an order.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
-use order_service::grpc::proto as server_side;
+use order_service::grpc::proto;
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 use tonic::transport::{Channel, Endpoint};
@@ -21,19 +22,31 @@ use proto::service::v1::{
     GetOrderByExternalIdRequest, GetOrderByIdRequest, HealthRequest, UpsertOrderRequest, UpsertOrderResponse,
 };
 
-/// The generated client.
-mod proto {
-    #![allow(unused_qualifications, clippy::all, clippy::pedantic, reason = "generated")]
-    pub mod models {
-        pub mod v1 {
-            include!(concat!(env!("OUT_DIR"), "/client/orders.models.v1.rs"));
+/// Generated at each build it would take half a minute longer.
+#[test]
+fn the_generated_code_is_that_of_the_proto_files() {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/grpc");
+    let fresh = tempfile::tempdir().unwrap();
+    let mut compiler = protox::Compiler::new([&source]).unwrap();
+    compiler.include_imports(true).include_source_info(true).open_file("orders_service.proto").unwrap();
+    // What the server's reflection tells.
+    std::fs::write(fresh.path().join("orders.bin"), compiler.encode_file_descriptor_set()).unwrap();
+    let builder = tonic_prost_build::configure().build_transport(false).out_dir(&fresh);
+    builder.compile_fds(compiler.file_descriptor_set()).unwrap();
+    let (mut files, mut stale) = (0, Vec::new());
+    for file in std::fs::read_dir(&fresh).unwrap().map(Result::unwrap) {
+        let (written, kept) = (std::fs::read(file.path()).unwrap(), source.join("generated").join(file.file_name()));
+        if std::fs::read(&kept).ok().as_ref() != Some(&written) {
+            std::fs::write(&kept, written).unwrap();
+            stale.push(file.file_name());
         }
+        files += 1;
     }
-    pub mod service {
-        pub mod v1 {
-            include!(concat!(env!("OUT_DIR"), "/client/orders.service.v1.rs"));
-        }
-    }
+    assert_eq!(files, 3, "two packages and the descriptors");
+    assert!(
+        stale.is_empty(),
+        "{stale:?} were not what the .proto files say. They are now: look at them and test again"
+    );
 }
 
 const SERVICE: &str = "orders.service.v1.OrdersService";
@@ -373,7 +386,7 @@ impl<M: Unpin> tonic::codegen::tokio_stream::Stream for Once<M> {
 #[test]
 fn the_fields_have_the_numbers_that_clients_of_the_older_services_use() {
     // One byte of tag and type, one of length.
-    let order = server_side::models::v1::OrderModel {
+    let order = proto::models::v1::OrderModel {
         order_id: "1".into(),
         user_id: "2".into(),
         amount: 3.0,
