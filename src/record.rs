@@ -186,8 +186,12 @@ pub mod dead {
     pub const MESSAGE: &str = "__connect.errors.exception.message";
     /// How long the value was, for one that had to be cut to fit the topic.
     pub const CUT_FROM: &str = "orders.value.cut.from.bytes";
+    /// How long the sender's headers were together, for one that left no room for them.
+    pub const HEADERS_CUT_FROM: &str = "orders.headers.cut.from.bytes";
+    /// How long the key was, for one that left no room for it.
+    pub const KEY_CUT_FROM: &str = "orders.key.cut.from.bytes";
     /// When it was sent, in milliseconds since 1970, for one whose time the topic refused.
     pub const TIMESTAMP_MS: &str = "orders.timestamp.ms";
-    /// What all of the above start with, but for the last two.
+    /// What those start with that every dead letter has.
     pub const PREFIX: &str = "__connect.errors.";
 }

@@ -234,15 +234,22 @@ impl<T: Store> Relay<T> {
                 }
                 // Somebody else may have changed and published some of what came from the store between our reading it
                 // and our publishing it. The newest must be the last of its order in the topic.
-                let newer = self.changed_since(&orders).await;
-                if newer.is_empty() {
-                    self.crowded.remove(&ticket);
-                    self.metrics.published.inc();
-                    arrived.push(ticket);
-                } else {
-                    let mut parcel = Parcel { ticket, contents: crate::record::Contents::default() };
-                    parcel.contents.snapshots = true;
-                    self.send_stored(parcel, newer).await;
+                match self.changed_since(&orders).await {
+                    Ok(newer) if newer.is_empty() => {
+                        self.crowded.remove(&ticket);
+                        self.metrics.published.inc();
+                        arrived.push(ticket);
+                    }
+                    Ok(newer) => {
+                        let mut parcel = Parcel { ticket, contents: crate::record::Contents::default() };
+                        parcel.contents.snapshots = true;
+                        self.send_stored(parcel, newer).await;
+                    }
+                    // It stays recorded too: nobody knows whether it was the newest.
+                    Err(error) => {
+                        tracing::debug!(error = %causes(&error), "cannot look for newer copies");
+                        self.metrics.failures.inc();
+                    }
                 }
             }
             // It stays recorded, and is taken up again.
@@ -251,16 +258,13 @@ impl<T: Store> Relay<T> {
         }
     }
 
-    async fn changed_since(&self, orders: &[(OrderId, Snapshot)]) -> Vec<(OrderId, Snapshot)> {
+    async fn changed_since(&self, orders: &[(OrderId, Snapshot)]) -> Result<Vec<(OrderId, Snapshot)>, StoreError> {
         let mut newer = Vec::new();
         for (id, published) in orders {
-            if let Ok(Some(stored)) = self.store.fetch(id.clone()).await
-                && stored.supersedes(published)
-            {
-                newer.push((id.clone(), stored));
-            }
+            let stored = self.store.fetch(id.clone()).await?;
+            newer.extend(stored.filter(|stored| stored.supersedes(published)).map(|stored| (id.clone(), stored)));
         }
-        newer
+        Ok(newer)
     }
 
     /// What an earlier process or a try of before left unpublished.

@@ -23,7 +23,7 @@ use crate::record::{Checkpoint, Fault, Parcel, Record, Rejection, RejectionKind}
 use crate::redis::Redis;
 use crate::snapshot::Change;
 use crate::source::{Kept, Received, Source, SourceError};
-use crate::store::{Batch, Entry, Move, Outcome, Pass, Refusal, Store, StoreError, Turn};
+use crate::store::{Batch, Entry, Move, Outcome, Pass, Ranks, Refusal, Store, StoreError, Turn};
 use batcher::{Batcher, Filled, Reject};
 use policy::Verdict;
 
@@ -112,12 +112,13 @@ struct Write {
     pinned: Option<Pinned>,
     /// Lets it take effect, if it does not yet.
     pass: Option<Pass>,
+    ranks: Ranks,
     ended: Option<Result<Stored, Stuck>>,
     /// Tries until it succeeds or the policy says otherwise.
     under_way: Pin<Box<dyn Future<Output = Result<Stored, Stuck>> + Send>>,
 }
 
-/// What is to be published of a stored batch, what became of each entry, and when the store was asked.
+/// What is to be published of a stored batch, what became of each entry, and since when nobody else could change them.
 type Stored = (Option<Parcel>, Vec<Outcome>, Instant);
 /// The stored positions of partitions that were assigned.
 type Starting = Pin<Box<dyn Future<Output = Result<(Vec<u32>, Checkpoint), IngestError>> + Send>>;
@@ -369,19 +370,24 @@ impl<S: Source, T: Store> Ingest<S, T> {
     /// Starts committing a batch, once what was rejected before it is safe. It takes effect after those that are under
     /// way.
     fn write(&mut self, mut filled: Filled) {
-        let before = self.writing.back().map(|last| &last.filled.upto);
+        let before = self.writing.back();
+        let (pass, turn) = before.map(|last| Turn::after(last.ranks.clone())).unzip();
+        let mut turn: Turn = turn.unwrap_or_default();
+        let ranks = turn.ranks();
+        self.metrics.overlapped.inc_by(u64::from(before.is_some()));
+        let before = before.map(|last| &last.filled.upto);
         let moves = if self.source.is_log() { moves(&self.committed, before, &filled.upto) } else { Vec::new() };
         let mut entries = std::mem::take(&mut filled.entries);
         self.mark_new(&mut entries);
         let ids = || entries.iter().map(|entry| entry.order.id.clone()).collect();
-        let pinned = self.view.as_ref().filter(|view| view.is_bounded()).and_then(|view| view.pin(ids()));
+        // A repeated request is answered with the order that the first one made, whichever that is.
+        let may_repeat = entries.iter().any(|entry| entry.idempotency.is_some());
+        let bounded = self.view.as_ref().filter(|view| view.is_bounded());
+        let pinned = bounded.and_then(|view| if may_repeat { view.hold() } else { view.pin(ids()) });
         self.metrics.batch_rows.observe(rows(entries.len()));
         let is_broker = self.source.is_broker();
         let parcel = self.outbox.as_ref().filter(|_| !entries.is_empty()).and_then(Outbox::parcel);
         let batch = Arc::new(Batch { source: self.source.name(), entries, moves, is_all_or_none: is_broker, parcel });
-        self.metrics.overlapped.inc_by(u64::from(before.is_some()));
-        let (pass, turn) = before.map(|_| Turn::later()).unzip();
-        let mut turn = turn.unwrap_or_default();
         let rejects = std::mem::take(&mut filled.rejects);
         let store = self.store.clone();
         let metrics = self.metrics.clone();
@@ -408,7 +414,7 @@ impl<S: Source, T: Store> Ingest<S, T> {
                         let begun = turn.came().map_or(started, |came| came.max(started));
                         metrics.commit.observe(begun.elapsed().as_secs_f64());
                         step("committed");
-                        return Ok((parcel, outcomes, started));
+                        return Ok((parcel, outcomes, begun));
                     }
                     Err(source) => source,
                 };
@@ -425,7 +431,7 @@ impl<S: Source, T: Store> Ingest<S, T> {
                 }
             }
         });
-        self.writing.push_back(Write { filled, batch, pinned, pass, ended: None, under_way });
+        self.writing.push_back(Write { filled, batch, pinned, pass, ranks, ended: None, under_way });
     }
 
     /// Takes the end of the oldest write. What is left of a batch that could not be stored as it was is written again.

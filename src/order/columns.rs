@@ -32,6 +32,9 @@ pub struct Columns<'a> {
     pub oof_shard: Option<&'a str>,
 }
 
+/// Longer texts are no columns: a b-tree takes no row of more than a third of a page. The body has them.
+const TEXT_BYTES_MAX: usize = 512;
+
 /// Columns packed one after the other, each as a COPY in binary form has it: its length in 32 bits, -1 for none, then
 /// text, or a number or microseconds since 2000 in 64 bits (PostgreSQL documentation, "COPY", "Binary Format").
 ///
@@ -73,14 +76,18 @@ impl Columns<'_> {
             self.delivery_service,
             self.shardkey,
         ] {
-            put(text.map(str::as_bytes));
+            put(short(text));
         }
         put(self.sm_id.map(i64::to_be_bytes).as_ref().map(<[u8; 8]>::as_slice));
         let date_created = self.date_created.map(|micros| (micros - EPOCH_MICROS).to_be_bytes());
         put(date_created.as_ref().map(<[u8; 8]>::as_slice));
-        put(self.oof_shard.map(str::as_bytes));
+        put(short(self.oof_shard));
         Packed(packed.into())
     }
+}
+
+fn short(text: Option<&str>) -> Option<&[u8]> {
+    text.map(str::as_bytes).filter(|text| text.len() <= TEXT_BYTES_MAX)
 }
 
 /// Reads the columns of stored bodies, reusing its working space.

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
@@ -52,7 +53,7 @@ pub struct FileSource {
     is_log: bool,
     blocks: mpsc::Receiver<std::io::Result<Block>>,
     rejects_path: PathBuf,
-    rejects: Option<File>,
+    rejects: Option<Arc<Rejects>>,
     progress: Progress,
     on_progress: Box<dyn FnMut(Progress) + Send>,
 }
@@ -132,18 +133,35 @@ impl FileSource {
         SourceError { name: Arc::clone(&self.name), cause: cause.into() }
     }
 
-    fn write_reject(&mut self, record: &Record, rejection: &Rejection) -> std::io::Result<()> {
-        if self.rejects.is_none() {
-            self.rejects = Some(File::options().create(true).append(true).open(&self.rejects_path)?);
-        }
-        let file = self.rejects.as_mut().expect("opened above");
+    fn write_reject(&mut self, record: &Record, rejection: &Rejection) -> std::io::Result<Arc<Rejects>> {
+        let rejects = if let Some(rejects) = &self.rejects {
+            rejects
+        } else {
+            let file = File::options().create(true).append(true).open(&self.rejects_path)?;
+            self.rejects.insert(Arc::new(Rejects { file, is_dirty: AtomicBool::new(false) }))
+        };
         let value = String::from_utf8_lossy(record.payload.as_deref().unwrap_or_default());
         let line = serde_json::json!({
             "end_offset": record.position.offset + 1,
             "error": rejection.line(),
             "value": value,
         });
-        file.write_all(format!("{line}\n").as_bytes())
+        (&rejects.file).write_all(format!("{line}\n").as_bytes())?;
+        rejects.is_dirty.store(true, Ordering::Release);
+        Ok(Arc::clone(rejects))
+    }
+}
+
+/// The file of rejected lines.
+struct Rejects {
+    file: File,
+    is_dirty: AtomicBool,
+}
+
+impl Rejects {
+    /// Makes what was written durable. Many lines of a batch cost one write to the disk.
+    fn sync(&self) -> std::io::Result<()> {
+        if self.is_dirty.swap(false, Ordering::AcqRel) { self.file.sync_data() } else { Ok(()) }
     }
 }
 
@@ -184,7 +202,15 @@ impl Source for FileSource {
 
     fn reject(&mut self, record: &Record, rejection: &Rejection) -> Kept {
         self.progress.rejected += 1;
-        Kept::Now(self.write_reject(record, rejection).map_err(|cause| self.error(cause)))
+        let rejects = match self.write_reject(record, rejection) {
+            Ok(rejects) => rejects,
+            Err(cause) => return Kept::Now(Err(self.error(cause))),
+        };
+        let name = Arc::clone(&self.name);
+        Kept::Soon(Box::pin(async move {
+            let synced = tokio::task::spawn_blocking(move || rejects.sync()).await.map_err(std::io::Error::from);
+            synced.flatten().map_err(|cause| SourceError { name, cause: cause.into() })
+        }))
     }
 
     fn stop(&mut self) {

@@ -1,14 +1,30 @@
-//! When a batch that is written beside the one before it may take effect.
+//! When a batch that is written beside the one before it may begin, and when it may take effect.
 
+use std::sync::Arc;
 use std::time::Instant;
 
-use tokio::sync::oneshot;
+use tokio::sync::{SetOnce, oneshot};
 
-/// What a batch waits for before it takes effect.
+/// The numbers that new orders of a batch are ranked by: drawn at its first try and kept for the further ones, so that
+/// no batch is ranked before the one before it.
+#[derive(Debug, Clone, Default)]
+pub struct Ranks(Arc<SetOnce<Vec<i64>>>);
+
+/// What a batch waits for.
 #[derive(Debug, Default)]
 pub struct Turn {
-    later: Option<oneshot::Receiver<()>>,
+    ranks: Ranks,
+    before: Option<Before>,
     came: Option<Instant>,
+}
+
+/// The batch before this one, which has not taken effect.
+#[derive(Debug)]
+struct Before {
+    ranks: Ranks,
+    end: oneshot::Receiver<()>,
+    /// It failed, so the turn never comes.
+    has_failed: bool,
 }
 
 /// Gives the turn. Dropped instead, the turn never comes.
@@ -16,26 +32,44 @@ pub struct Turn {
 pub struct Pass(oneshot::Sender<()>);
 
 impl Turn {
-    /// A turn that is given later. The default one has come already.
+    /// The turn after a batch with these ranks. The default one has come already.
     #[must_use]
-    pub fn later() -> (Pass, Self) {
-        let (sender, receiver) = oneshot::channel();
-        (Pass(sender), Self { later: Some(receiver), came: None })
+    pub fn after(ranks: Ranks) -> (Pass, Self) {
+        let (sender, end) = oneshot::channel();
+        let before = Some(Before { ranks, end, has_failed: false });
+        (Pass(sender), Self { before, ..Self::default() })
+    }
+
+    /// The ranks of this batch.
+    #[must_use]
+    pub fn ranks(&self) -> Ranks {
+        self.ranks.clone()
     }
 
     /// Whether there is nothing to wait for.
     #[must_use]
     pub fn has_come(&mut self) -> bool {
-        if self.later.as_ref().is_some_and(|receiver| !receiver.is_empty()) {
+        if self.before.as_ref().is_some_and(|before| !before.end.is_empty()) {
             self.come();
         }
-        self.later.is_none()
+        self.before.is_none()
+    }
+
+    /// Waits until the batch before has its ranks. Cancel-safe.
+    pub async fn may_begin(&mut self) {
+        let Some(before) = &self.before else { return };
+        let ranks = before.ranks.clone();
+        tokio::select! {
+            _ = ranks.0.wait() => {}
+            () = self.wait() => {} // it had nothing to rank
+        }
     }
 
     /// Waits until it comes; at once from then on. Cancel-safe.
     pub async fn wait(&mut self) {
-        if let Some(receiver) = &mut self.later {
-            if receiver.await.is_err() {
+        if let Some(before) = &mut self.before {
+            if before.has_failed || (&mut before.end).await.is_err() {
+                before.has_failed = true;
                 std::future::pending::<()>().await;
             }
             self.come();
@@ -43,7 +77,7 @@ impl Turn {
     }
 
     fn come(&mut self) {
-        self.later = None;
+        self.before = None;
         self.came = Some(Instant::now());
     }
 
@@ -51,6 +85,15 @@ impl Turn {
     #[must_use]
     pub fn came(&self) -> Option<Instant> {
         self.came
+    }
+}
+
+impl Ranks {
+    /// Those that were drawn first.
+    #[must_use]
+    pub fn keep(&self, drawn: Vec<i64>) -> Vec<i64> {
+        let _ = self.0.set(drawn); // an earlier try may have drawn some
+        self.0.get().expect("set above").clone()
     }
 }
 
@@ -64,22 +107,43 @@ impl Pass {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+
+    async fn comes(waiting: impl Future<Output = ()>) -> bool {
+        tokio::time::timeout(Duration::from_millis(5), waiting).await.is_ok()
+    }
 
     #[tokio::test]
     async fn a_turn_comes_once_it_is_given_and_never_by_itself() {
-        let (pass, mut turn) = Turn::later();
+        let (pass, mut turn) = Turn::after(Ranks::default());
         assert!(!turn.has_come());
-        let waiting = tokio::time::timeout(std::time::Duration::from_millis(5), turn.wait());
-        assert!(waiting.await.is_err());
+        assert!(!comes(turn.wait()).await);
         pass.give();
         turn.wait().await;
         turn.wait().await;
         assert!(turn.has_come() && Turn::default().has_come());
-        let (pass, mut turn) = Turn::later();
+        let (pass, mut turn) = Turn::after(Ranks::default());
         drop(pass);
         assert!(!turn.has_come());
-        let waiting = tokio::time::timeout(std::time::Duration::from_millis(5), turn.wait());
-        assert!(waiting.await.is_err(), "the batch before it failed");
+        assert!(!comes(turn.wait()).await, "the batch before it failed");
+        assert!(!comes(turn.wait()).await, "and it stays so");
+    }
+
+    #[tokio::test]
+    async fn a_batch_begins_once_the_one_before_is_ranked_and_keeps_its_first_ranks() {
+        let first = Turn::default();
+        let (pass, mut second) = Turn::after(first.ranks());
+        assert!(!comes(second.may_begin()).await);
+        assert_eq!(first.ranks().keep(vec![7]), [7]);
+        second.may_begin().await;
+        assert!(!second.has_come());
+        assert_eq!(first.ranks().keep(vec![9]), [7], "those of the first try");
+        drop(pass);
+        let (pass, mut third) = Turn::after(second.ranks());
+        pass.give();
+        third.may_begin().await; // the one before had nothing to rank
+        assert!(third.has_come());
     }
 }

@@ -141,6 +141,34 @@ fn a_dead_letter_too_large_for_its_topic_is_cut_and_says_so() {
 }
 
 #[test]
+fn a_dead_letter_whose_headers_or_key_leave_no_room_loses_them_and_says_so() {
+    let Some(topic) = Topic::create(1) else { return };
+    topic.make_dlq(&[("max.message.bytes", "3000")]);
+    let mut server = Server::start(&topic.flags());
+    // Not to be made smaller by compression.
+    let large = || -> String { std::iter::repeat_with(|| fastrand::char('!'..='~')).take(8000).collect() };
+    let headers = vec![("trace".into(), Some(large().into_bytes()))];
+    let with_headers = topic.send_one(Message { headers, ..Message::new("no order").key("k") });
+    let key = large();
+    let with_key = topic.send_one(Message::new("no order either").key(key.clone()));
+    let mut sent = Sent::default();
+    sent.send(&topic.sender(), 0..10);
+    topic.wait_committed();
+    let letters = topic.letters();
+    let letter = |place| letters.iter().find(|letter| letter.origin() == place).unwrap();
+    let cut = letter(with_headers);
+    assert_eq!((cut.key(), cut.value.as_deref()), ("k", Some(b"no order".as_slice())));
+    assert_eq!(cut.header("orders.headers.cut.from.bytes"), "8005");
+    assert!(cut.headers.iter().all(|(name, _)| name != "trace"));
+    let cut = letter(with_key);
+    assert_eq!(cut.value.as_deref(), Some(b"no order either".as_slice()));
+    assert_eq!(cut.header("orders.key.cut.from.bytes"), "8000");
+    assert!(cut.key().len() >= 500 && key.starts_with(cut.key()), "{} bytes are left", cut.key().len());
+    server.get(&format!("/order/{}", id(9))).expect(200);
+    stop(&mut server);
+}
+
+#[test]
 fn while_a_dead_letter_cannot_be_kept_its_position_is_not_passed() {
     let Some(topic) = Topic::create(1) else { return };
     // Nothing fits in there, not even an empty value.

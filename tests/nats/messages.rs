@@ -65,6 +65,37 @@ fn headers_of_a_dead_letter_say_where_it_is_from() {
 }
 
 #[test]
+fn headers_that_leave_no_room_for_a_dead_letter_are_left_out_of_it() {
+    let Some(subject) = Subject::create() else { return };
+    let mut server = Server::start(&subject.flags());
+    let (stream, _) = subject.end();
+    // All that the server takes.
+    let large = "x".repeat((64 << 10) - 100);
+    let sequence = subject.send_with(b"no order", &[("trace", &large)]);
+    let letters = until("it is parked", RECOVERY, || Some(subject.letters()).filter(|letters| !letters.is_empty()));
+    let letter = &letters[0];
+    assert_eq!((letter.origin(), letter.value.as_slice()), ((stream, sequence), b"no order".as_slice()));
+    assert_eq!(letter.header("orders.headers.cut.from.bytes"), (large.len() + "trace".len()).to_string());
+    assert!(!letter.headers.contains_key("trace"));
+    subject.wait_acknowledged();
+    stop(&mut server);
+}
+
+#[test]
+fn a_message_too_large_for_the_stream_of_dead_letters_is_cut() {
+    let Some(subject) = Subject::create() else { return };
+    subject.make_small_dlq(2000);
+    let mut server = Server::start(&subject.flags());
+    subject.send_with(&vec![b'x'; 100_000], &[]);
+    let letters = until("it is parked", RECOVERY, || Some(subject.letters()).filter(|letters| !letters.is_empty()));
+    let letter = &letters[0];
+    assert!((100..2000).contains(&letter.value.len()), "{} bytes are left", letter.value.len());
+    assert_eq!(letter.header("orders.value.cut.from.bytes"), "100000");
+    subject.wait_acknowledged();
+    stop(&mut server);
+}
+
+#[test]
 fn what_another_reader_took_and_never_acknowledged_is_neither_lost_nor_waited_for() {
     let (Some(database), Some(subject)) = (Database::create(), Subject::create()) else { return };
     let url = database.url();

@@ -100,6 +100,17 @@ impl Subject {
         self.runtime.block_on(self.context.create_stream(config)).unwrap();
     }
 
+    /// A stream of dead letters of so many bytes at most.
+    pub fn make_small_dlq(&self, bytes_max: i32) {
+        let config = stream::Config {
+            name: format!("{}_DLQ", self.stream),
+            subjects: vec![self.dlq.clone()],
+            max_message_size: bytes_max,
+            ..Default::default()
+        };
+        self.runtime.block_on(self.context.create_stream(config)).unwrap();
+    }
+
     pub fn delete_stream(&self, name: &str) {
         self.runtime.block_on(self.context.delete_stream(name)).unwrap();
     }

@@ -7,8 +7,8 @@ use std::time::Duration;
 use order_service::id::OrderId;
 use order_service::record::Idempotency;
 use order_service::snapshot::{Snapshot, State};
-use order_service::store::postgres::Postgres;
-use order_service::store::{Batch, Outcome, Pass, Store, StoreError, Turn};
+use order_service::store::postgres::{Maintenance, Postgres};
+use order_service::store::{Batch, Outcome, Pass, Ranks, Store, StoreError, Turn};
 use tokio::task::JoinHandle;
 
 use super::{batch, decode, entry, id, moved, sample_order, wb};
@@ -254,7 +254,9 @@ async fn an_envelope_is_found_by_its_external_id_and_its_columns_follow_it() {
 
 /// Spawns a commit before its turn and gives it the time to do what it can.
 async fn early(store: &Postgres, batch: Arc<Batch>) -> (Pass, JoinHandle<Result<Vec<Outcome>, StoreError>>) {
-    let (pass, mut turn) = Turn::later();
+    let ranks = Ranks::default();
+    let _ = ranks.keep(Vec::new()); // the one before has begun
+    let (pass, mut turn) = Turn::after(ranks);
     let store = store.clone();
     let waiting = tokio::spawn(async move { store.commit_after(batch, &mut turn).await });
     tokio::time::sleep(Duration::from_millis(200)).await;
@@ -289,6 +291,42 @@ async fn a_batch_before_its_turn_is_nowhere_and_after_it_everywhere() {
     pass.give();
     assert!(matches!(zombie.await.unwrap(), Err(StoreError::Fenced { partition: 3 })));
     assert!(store.fetch(id("e")).await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn a_batch_is_ranked_after_the_one_before_it_however_often_that_is_tried() {
+    let Some(database) = Database::create() else { return };
+    let store = database.store();
+    store.commit(moved(0, 10, [wb("a", 1)])).await.unwrap();
+    let mut first = Turn::default();
+    let (pass, mut turn) = Turn::after(first.ranks());
+    let second = store.clone();
+    let second = tokio::spawn(async move { second.commit_after(moved(20, 30, [wb("c", 1)]), &mut turn).await });
+    tokio::time::sleep(Duration::from_millis(100)).await; // it would begin
+    // The hint is wrong, so the first try ends in a conflict.
+    let mut batch = Arc::unwrap_or_clone(moved(10, 20, [wb("a", 2), wb("b", 1)]));
+    batch.entries.iter_mut().for_each(|entry| entry.is_new = true);
+    store.commit_after(Arc::new(batch), &mut first).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    pass.give();
+    second.await.unwrap().unwrap();
+    assert_eq!(database.query("SELECT order_uid FROM orders ORDER BY seq"), ["a", "b", "c"]);
+}
+
+#[tokio::test]
+async fn texts_too_long_for_an_index_are_in_the_body_alone() {
+    let Some(database) = Database::create() else { return };
+    let store = database.store();
+    Maintenance::open(&database.config()).await.unwrap().up(true).await.unwrap();
+    // Not to be made smaller by compression.
+    let long: String =
+        std::iter::repeat_with(|| fastrand::char('!'..='~')).filter(|c| !r#""\"#.contains(*c)).take(9000).collect();
+    let order =
+        decode(&format!(r#"{{"order_uid":"long","track_number":"{long}","customer_id":"{long}","entry":"e"}}"#));
+    store.commit(batch([order])).await.unwrap();
+    let columns = "SELECT track_number IS NULL AND customer_id IS NULL AND entry = 'e' FROM orders";
+    assert_eq!(database.query(columns), ["t"]);
+    assert!(store.fetch(id("long")).await.unwrap().unwrap().flat().len() > 18_000);
 }
 
 /// Batches that name the same order are not written beside each other by one loop; several instances may come to wait

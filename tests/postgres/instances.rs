@@ -1,9 +1,10 @@
 //! Several instances on one database: each sees the others, and what they change.
 
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use order_service::store::postgres::Postgres;
-use order_service::store::{Changes, Store};
+use order_service::store::{Changes, Ranks, Store, Turn};
 
 use super::{batch, wb};
 use crate::database::Database;
@@ -56,9 +57,40 @@ async fn what_an_instance_changed_before_it_went_is_seen() {
     } {
         looks += 1;
         assert!(looks < 100, "the other one is gone");
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
     assert!(seen.contains(&("slow".into(), 1)) && seen.contains(&("c".into(), 1)), "{seen:?}");
+}
+
+#[tokio::test]
+async fn what_a_process_commits_after_its_death_is_seen_by_the_next_one() {
+    let Some(database) = Database::create() else { return };
+    let dead = database.store();
+    dead.commit(batch([wb("a", 1)])).await.unwrap();
+    // It has sent what it had to send, and the server takes its time.
+    let ranks = Ranks::default();
+    let _ = ranks.keep(Vec::new());
+    let (pass, mut turn) = Turn::after(ranks);
+    let writer = dead.clone();
+    let late = tokio::spawn(async move { writer.commit_after(batch([wb("late", 1)]), &mut turn).await });
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let next = database.store();
+    assert!(look(&next).await.0, "somebody is still writing");
+    assert!(look(&next).await.0, "and still");
+    pass.give();
+    late.await.unwrap().unwrap();
+    drop(dead);
+    let end = Instant::now() + Duration::from_secs(10);
+    let mut seen = Vec::new();
+    while {
+        let (is_shared, new) = look(&next).await;
+        seen.extend(new);
+        is_shared
+    } {
+        assert!(Instant::now() < end, "the other one is gone");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(seen.contains(&("late".into(), 1)), "{seen:?}");
 }
 
 #[test]
@@ -74,7 +106,7 @@ fn an_order_written_on_one_instance_is_read_on_the_others() {
     for n in 2..12 {
         let (writer, reader) = if n % 2 == 0 { (&a, &b) } else { (&b, &a) };
         writer.post("/orders", body(n)).expect(200);
-        until("the other instance shows it", std::time::Duration::from_secs(1), || {
+        until("the other instance shows it", Duration::from_secs(1), || {
             (reader.get("/order/shared").expect(200).text() == body(n)).then_some(())
         });
         let version = n.to_string();
@@ -82,9 +114,7 @@ fn an_order_written_on_one_instance_is_read_on_the_others() {
     }
     b.get("/order/never").expect(404);
     b.post("/orders", r#"{"order_uid":"shared","status":"deleted"}"#).expect(200);
-    until("the deletion is seen", std::time::Duration::from_secs(1), || {
-        (a.get("/order/shared").status == 410).then_some(())
-    });
+    until("the deletion is seen", Duration::from_secs(1), || (a.get("/order/shared").status == 410).then_some(()));
     drop(b);
     until("it is alone", START_TIME, || a.get("/api/stats").text().contains("\"view_complete\":true").then_some(()));
     a.get("/order/never").expect(404);

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::Duration;
 
 use order_service::store::postgres::{Config, Postgres};
 use order_service::store::{Outcome, Store, StoreError};
@@ -16,6 +17,8 @@ use crate::database::Database;
 const PASS: u8 = 0;
 const CUT_BEFORE: u8 = 1;
 const CUT_AFTER: u8 = 2;
+const CUT_AND_STAY_AWAY: u8 = 3;
+const AWAY: u8 = 4;
 
 /// Forwards to the server until it meets a COMMIT it is to cut at.
 async fn proxy(server: SocketAddr, mode: Arc<AtomicU8>) -> SocketAddr {
@@ -23,6 +26,9 @@ async fn proxy(server: SocketAddr, mode: Arc<AtomicU8>) -> SocketAddr {
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {
         while let Ok((client, _)) = listener.accept().await {
+            if mode.load(Ordering::SeqCst) == AWAY {
+                continue;
+            }
             let upstream = TcpStream::connect(server).await.unwrap();
             tokio::spawn(forward(client, upstream, Arc::clone(&mode)));
         }
@@ -45,11 +51,15 @@ async fn forward(client: TcpStream, server: TcpStream, mode: Arc<AtomicU8>) {
             answers.abort();
             return; // dropping both ends closes both
         }
+        if is_commit && mode.compare_exchange(CUT_AND_STAY_AWAY, AWAY, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
+            answers.abort();
+            return;
+        }
         if is_commit && mode.compare_exchange(CUT_AFTER, PASS, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
             answers.abort(); // the answer goes nowhere
             let _ = answers.await;
             to_server.write_all(&buffer[..read]).await.unwrap();
-            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+            tokio::time::sleep(Duration::from_millis(100)).await;
             return;
         }
         if to_server.write_all(&buffer[..read]).await.is_err() {
@@ -58,15 +68,46 @@ async fn forward(client: TcpStream, server: TcpStream, mode: Arc<AtomicU8>) {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn the_outcome_of_a_lost_commit_is_asked_for_not_guessed() {
-    let Some(database) = Database::create() else { return };
+/// A store behind a proxy.
+async fn behind_proxy(database: &Database) -> (Postgres, Arc<AtomicU8>) {
     let mode = Arc::new(AtomicU8::new(PASS));
     let url = database.url();
     let (_, place) = url.split_once('@').unwrap();
     let (server, name) = place.split_once('/').unwrap();
     let through = proxy(server.parse().unwrap(), Arc::clone(&mode)).await;
-    let store = Postgres::new(Config::parse(&format!("postgres://postgres@{through}/{name}")).unwrap());
+    (Postgres::new(Config::parse(&format!("postgres://postgres@{through}/{name}")).unwrap()), mode)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_that_was_lost_is_not_taken_for_stored_because_somebody_else_went_on() {
+    let Some(database) = Database::create() else { return };
+    let (store, mode) = behind_proxy(&database).await;
+    store.commit(moved(0, 1, [wb("a", 1)])).await.unwrap();
+    mode.store(CUT_AND_STAY_AWAY, Ordering::SeqCst);
+    let batch = moved(1, 2, [wb("a", 2)]);
+    let (cut, asked) = (store.clone(), Arc::clone(&batch));
+    let lost = tokio::spawn(async move { cut.commit(asked).await });
+    tokio::time::timeout(Duration::from_secs(10), async {
+        while mode.load(Ordering::SeqCst) != AWAY {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await
+    .unwrap();
+    // Another process takes the partition over, reads the same message and the next one, and stores the newer.
+    database.store().commit(moved(1, 3, [wb("a", 3)])).await.unwrap();
+    mode.store(PASS, Ordering::SeqCst);
+    let error = lost.await.unwrap().unwrap_err();
+    assert!(matches!(error, StoreError::Unavailable(_)), "{error:?}");
+    assert!(matches!(store.commit(batch).await, Err(StoreError::Fenced { partition: 3 })));
+    let stored = store.fetch(id("a")).await.unwrap().unwrap();
+    assert!(String::from_utf8_lossy(&stored.flat().whole()).contains("\"n\":3"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_outcome_of_a_lost_commit_is_asked_for_not_guessed() {
+    let Some(database) = Database::create() else { return };
+    let (store, mode) = behind_proxy(&database).await;
     store.commit(moved(0, 1, [wb("a", 1)])).await.unwrap();
 
     // The server got it: the batch is stored, once, and the outcomes are those of the try whose answer was lost.

@@ -17,15 +17,13 @@ use crate::kafka::Config;
 use crate::lifecycle::Gate;
 use crate::record::{Record, Rejection, dead};
 use crate::source::SourceError;
-use crate::source::letters::{self, Overdue};
+use crate::source::letters::{Letter, Overdue};
 
 /// Between two tries at a topic that is away.
 const PAUSE_FIRST: Duration = Duration::from_millis(250);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
 /// Dead letters on their way at once; further ones wait for their turn.
 const IN_FLIGHT_MAX: usize = 1000;
-/// What is left of a value that is too large for the topic, at most.
-const CUT_BYTES: usize = 64 << 10;
 
 type Kept = Pin<Box<dyn Future<Output = Result<(), SourceError>> + Send>>;
 
@@ -58,8 +56,7 @@ impl DeadLetters {
 
     /// Begins to deliver at once. The future is done when every replica in sync has the message.
     pub(super) fn keep(&self, record: &Record, rejection: &Rejection) -> Kept {
-        let rejection = letters::reason(record, rejection);
-        let letter = Letter::new(&self.config.topic, record, &rejection);
+        let letter = Outgoing { letter: Letter::new(&self.config.topic, record, rejection), refused_ms: None };
         let (config, producer) = (Arc::clone(&self.config), self.producer.clone());
         let (in_flight, has_topic) = (Arc::clone(&self.in_flight), Arc::clone(&self.has_topic));
         let lone_producer = Arc::clone(&self.lone_producer);
@@ -78,67 +75,47 @@ impl DeadLetters {
 }
 
 /// A message for the dead letter topic.
-struct Letter {
-    record: Record,
-    headers: OwnedHeaders,
-    /// How long the value was, once it had to be cut.
-    cut_from: Option<usize>,
+struct Outgoing {
+    letter: Letter,
     /// When it was sent, once the topic has refused that time.
     refused_ms: Option<i64>,
 }
 
-impl Letter {
-    fn new(topic: &str, record: &Record, rejection: &Rejection) -> Self {
+impl Outgoing {
+    fn message<'a>(&'a self, topic: &'a str) -> FutureRecord<'a, [u8], [u8]> {
+        let Letter { record, notes } = &self.letter;
         let mut headers = OwnedHeaders::new();
         for (key, value) in record.headers.iter().flat_map(|headers| headers.iter()) {
             headers = headers.insert(Header { key, value: value.as_deref() });
         }
-        for (key, value) in letters::headers(topic, record.position, rejection) {
-            headers = headers.insert(Header { key, value: Some(&value) });
-        }
-        Self { record: record.clone(), headers, cut_from: None, refused_ms: None }
-    }
-
-    fn message<'a>(&'a self, topic: &'a str) -> FutureRecord<'a, [u8], [u8]> {
-        let mut headers = self.headers.clone();
-        let mut message = FutureRecord::to(topic);
-        message.key = self.record.key.as_deref();
-        message.payload = self.record.payload.as_deref();
-        message.timestamp = self.record.timestamp_ms;
-        if let Some(bytes) = self.cut_from {
-            let bytes = bytes.to_string();
-            headers = headers.insert(Header { key: dead::CUT_FROM, value: Some(&bytes) });
+        for (key, value) in notes {
+            headers = headers.insert(Header { key, value: Some(value) });
         }
         if let Some(sent_ms) = self.refused_ms {
             let sent_ms = sent_ms.to_string();
             headers = headers.insert(Header { key: dead::TIMESTAMP_MS, value: Some(&sent_ms) });
         }
+        let mut message = FutureRecord::to(topic);
+        message.key = record.key.as_deref();
+        message.payload = record.payload.as_deref();
+        message.timestamp = record.timestamp_ms;
         message.headers(headers)
     }
 
     /// Takes the time of delivery instead of the original one, which goes into a header. Returns whether that is new.
     fn retime(&mut self) -> bool {
-        self.refused_ms = self.refused_ms.or(self.record.timestamp_ms);
-        self.record.timestamp_ms.take().is_some()
-    }
-
-    /// Cuts the value to what should fit, and by half each further time. The whole is still where it came from, which
-    /// the headers name. Returns whether there was anything left to cut.
-    fn cut(&mut self) -> bool {
-        let Some(payload) = self.record.payload.as_mut().filter(|payload| !payload.is_empty()) else { return false };
-        self.cut_from.get_or_insert(payload.len());
-        payload.truncate(CUT_BYTES.min(payload.len() / 2));
-        true
+        self.refused_ms = self.refused_ms.or(self.letter.record.timestamp_ms);
+        self.letter.record.timestamp_ms.take().is_some()
     }
 }
 
-async fn deliver(config: &Config, together: &FutureProducer, alone: &OnceLock<FutureProducer>, mut letter: Letter) {
+async fn deliver(config: &Config, together: &FutureProducer, alone: &OnceLock<FutureProducer>, mut outgoing: Outgoing) {
     let mut producer = together;
     let mut pause = PAUSE_FIRST;
     loop {
-        let sent = producer.send(letter.message(&config.dlq_topic), Timeout::After(Duration::from_secs(30))).await;
+        let sent = producer.send(outgoing.message(&config.dlq_topic), Timeout::After(Duration::from_secs(30))).await;
         let Err((error, _)) = sent else { return };
-        let position = letter.record.position;
+        let position = outgoing.letter.record.position;
         match error.rdkafka_error_code() {
             // One of those sent together is at fault, or all of them together.
             Some(
@@ -155,21 +132,12 @@ async fn deliver(config: &Config, together: &FutureProducer, alone: &OnceLock<Fu
                 }
                 continue;
             }
-            Some(RDKafkaErrorCode::MessageSizeTooLarge) if letter.cut() => {
-                let left = letter.record.payload.as_ref().map_or(0, bytes::Bytes::len);
-                tracing::warn!(
-                    ?position,
-                    from = letter.cut_from,
-                    left,
-                    "value too large for the dead letter topic, cut"
-                );
-                continue;
-            }
+            Some(RDKafkaErrorCode::MessageSizeTooLarge) if outgoing.letter.cut() => continue,
             // Further from now than the topic allows.
-            Some(RDKafkaErrorCode::InvalidTimestamp) if letter.retime() => {
+            Some(RDKafkaErrorCode::InvalidTimestamp) if outgoing.retime() => {
                 tracing::warn!(
                     ?position,
-                    sent_ms = letter.refused_ms,
+                    sent_ms = outgoing.refused_ms,
                     "time refused by the dead letter topic, in a header"
                 );
                 continue;

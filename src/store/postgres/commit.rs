@@ -61,6 +61,7 @@ impl From<StoreError> for Failure {
 
 impl Postgres {
     pub(super) async fn commit_batch(&self, batch: &Batch, turn: &mut Turn) -> Result<Vec<Outcome>, StoreError> {
+        turn.may_begin().await;
         let mut trusts_hints = true;
         for _ in 0..CONFLICTS_MAX {
             match self.attempt(batch, trusts_hints, turn).await {
@@ -120,10 +121,12 @@ impl Postgres {
         moved?;
         work.known(known)?;
         let mut transaction = 0;
+        let mut drawn = Vec::with_capacity(begun.len());
         for row in &begun {
             transaction = row.try_get(0).map_err(unreadable)?;
-            work.blocks.push(row.try_get(1).map_err(unreadable)?);
+            drawn.push(row.try_get(1).map_err(unreadable)?);
         }
+        work.blocks = turn.ranks().keep(drawn);
         // Rare enough to wait for: the orders that repeated requests were about.
         let asked: Vec<OrderId> = remembered.values().map(|remembered| remembered.id.clone()).collect();
         work.known(load_rows(session, &work.unknown_of(asked)).await?)?;
@@ -252,8 +255,9 @@ async fn status(session: &Session, transaction: i64) -> Result<Option<String>, S
     }
 }
 
-/// Whether what a transaction wrote is there, now that it has ended. Its number alone is no proof: after a crash the
-/// server hands the numbers of lost transactions out again.
+/// Whether what a transaction wrote is there, now that it has ended. That its number was committed is no proof: after a
+/// crash the server hands the numbers of lost transactions out again. Nor is it that the positions are passed: another
+/// process may have taken the partitions over meanwhile and read the same messages.
 async fn has_landed(
     session: &Session,
     status: Option<&str>,
@@ -261,6 +265,9 @@ async fn has_landed(
     batch: &Batch,
     outcomes: &[Outcome],
 ) -> Result<bool, StoreError> {
+    if status != Some("committed") {
+        return Ok(false);
+    }
     if !batch.moves.is_empty() {
         let rows = session.query(&session.statements.positions, &[&&*batch.source]).await.map_err(classify)?;
         let mut stored = HashMap::new();
@@ -269,7 +276,7 @@ async fn has_landed(
                 (row.try_get(0).map_err(unreadable)?, row.try_get(1).map_err(unreadable)?);
             stored.insert(partition.unsigned_abs(), next.unsigned_abs());
         }
-        // They move together. Whoever moved one further began where this batch ended.
+        // They move together.
         return Ok(batch.moves.iter().all(|step| stored.get(&step.partition).is_some_and(|next| *next >= step.to)));
     }
     let changed = outcomes.iter().find_map(|outcome| match outcome {
@@ -277,7 +284,7 @@ async fn has_landed(
         _ => None,
     });
     let Some((id, version)) = changed else {
-        return Ok(status == Some("committed")); // nothing was changed either way
+        return Ok(true); // nothing was changed either way
     };
     let uid = id.to_string();
     let row = session
@@ -286,7 +293,7 @@ async fn has_landed(
         .map_err(classify)?;
     let Some(row) = row else { return Ok(false) };
     let (stored, changed_in): (i64, i64) = (row.try_get(0).map_err(unreadable)?, row.try_get(1).map_err(unreadable)?);
-    Ok(status == Some("committed") && (stored > version || (stored == version && changed_in == transaction)))
+    Ok(stored > version || (stored == version && changed_in == transaction))
 }
 
 /// How many rows a statement changed.
@@ -311,6 +318,7 @@ async fn move_positions(session: &Session, batch: &Batch) -> Result<Result<(), F
     let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 4] = [&source, &partitions, &since, &upto];
     let statements = &session.statements;
     let (known, first) = tokio::try_join!(
+        biased; // of two errors the first says why
         session.query(&statements.move_known, &parameters),
         session.query(&statements.move_first, &parameters),
     )?;

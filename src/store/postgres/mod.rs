@@ -44,6 +44,8 @@ pub struct Config {
     pub statement_timeout: Duration,
     /// Bring the schema up to date when the first connection is made.
     pub is_migrating: bool,
+    /// Tells this instance's locks from those of others.
+    instance: i32,
 }
 
 impl Config {
@@ -76,6 +78,7 @@ impl Config {
             wait: Duration::from_secs(2),
             statement_timeout: Duration::from_mins(1),
             is_migrating: true,
+            instance: fastrand::i32(0..),
         })
     }
 

@@ -1,7 +1,8 @@
 //! Whether other instances have the same database open, and what they changed.
 //!
-//! Each instance holds a shared advisory lock on a connection of its own for as long as it lives; whoever counts more
-//! than one knows of the others. What they changed is found by transaction: every row says which one wrote it, and a
+//! Each instance holds a shared advisory lock on a connection of its own for as long as it lives, and one on each
+//! connection that it writes on: those outlive it until the server has ended what it had sent last. Whoever counts locks
+//! that are not its own knows of the others. What they changed is found by transaction: every row says which one wrote it, and a
 //! snapshot's `xmin` is the oldest that was still under way (PostgreSQL documentation, "Transaction ID and Snapshot
 //! Information Functions"). So nothing committed between two looks is missed, whatever order it was committed in.
 
@@ -17,6 +18,8 @@ use crate::store::{Changes, StoreError};
 
 /// The lock every instance shares ("ords" and "here").
 const LOCK: (i32, i32) = (0x6f72_6473, 0x6865_7265);
+/// The first half of the lock of those who write ("ordw"). The other half is the instance's own.
+const WRITERS: i32 = 0x6f72_6477;
 const SHARED_LOOKS: u8 = 3;
 /// Changes handed over at once.
 const ROWS: usize = 256;
@@ -25,6 +28,11 @@ const SUMMARIZE_EVERY: Duration = Duration::from_secs(10);
 
 /// Whether a version of an order is newer than what is known.
 type IsNews = dyn Fn(&OrderId, Version) -> bool + Send + Sync;
+
+/// Says on a connection that this instance writes there. `instance` is a number that no other one has.
+pub(super) async fn announce_writer(client: &Client, instance: i32) -> Result<(), tokio_postgres::Error> {
+    client.execute("SELECT pg_advisory_lock_shared($1, $2)", &[&WRITERS, &instance]).await.map(drop)
+}
 
 /// This instance's lock, and how far it has seen.
 #[derive(Default)]
@@ -90,15 +98,16 @@ impl Others {
         let row = client
             .query_one(
                 "SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint,
-                        (SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted AND objsubid = 2
-                         AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
-                         AND classid = $1::int::oid AND objid = $2::int::oid)",
-                &[&LOCK.0, &LOCK.1],
+                        count(*) FILTER (WHERE classid = $1::int::oid AND objid = $2::int::oid) > 1
+                        OR count(*) FILTER (WHERE classid = $3::int::oid AND objid <> $4::int::oid) > 0
+                 FROM pg_locks WHERE locktype = 'advisory' AND granted AND objsubid = 2
+                 AND database = (SELECT oid FROM pg_database WHERE datname = current_database())",
+                &[&LOCK.0, &LOCK.1, &WRITERS, &config.instance],
             )
             .await
             .map_err(classify)?;
         let running: i64 = row.try_get(0).map_err(classify)?;
-        let has_others = row.try_get::<_, i64>(1).map_err(classify)? > 1;
+        let has_others: bool = row.try_get(1).map_err(classify)?;
         self.shared_looks = if has_others { SHARED_LOOKS } else { self.shared_looks.saturating_sub(1) };
         let is_shared = self.shared_looks > 0;
         let mut count = 0;

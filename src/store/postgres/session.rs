@@ -7,7 +7,7 @@ use bb8_postgres::PostgresConnectionManager;
 use tokio::sync::{OnceCell, watch};
 use tokio_postgres::{Client, NoTls, Statement};
 
-use super::{Config, copy, schema};
+use super::{Config, copy, others, schema};
 
 /// Makes connections for a pool.
 pub(super) struct Manager {
@@ -141,6 +141,9 @@ impl Session {
                  CREATE TEMPORARY TABLE orders_changed (LIKE orders) ON COMMIT DELETE ROWS"
             ))
             .await?;
+        if !is_for_reading {
+            others::announce_writer(&client, config.instance).await?;
+        }
         let columns = copy::COLUMNS.join(", ");
         let copy_new = format!("COPY orders ({columns}) FROM STDIN (FORMAT binary)");
         let copy_changed = format!("COPY orders_changed ({columns}) FROM STDIN (FORMAT binary)");

@@ -131,11 +131,14 @@ fn check(refused: u64) -> anyhow::Result<()> {
 
 /// The topic a dead letter goes to, or why it goes nowhere.
 fn target<'a>(letter: &'a Letter, topic: Option<&'a str>) -> Result<&'a str, String> {
-    if letter.headers.iter().any(|(name, _)| name == dead::CUT_FROM) {
+    let cut =
+        [(dead::CUT_FROM, "value was"), (dead::HEADERS_CUT_FROM, "headers were"), (dead::KEY_CUT_FROM, "key was")];
+    let is_cut = |name: &str| letter.headers.iter().any(|(known, _)| known == name);
+    if let Some((name, part)) = cut.into_iter().find(|(name, _)| is_cut(name)) {
         let source = [dead::TOPIC, dead::PARTITION, dead::OFFSET].map(|name| letter.header(name).unwrap_or("?"));
         return Err(format!(
-            "its value was cut from {} bytes; the whole is in {}, if it is still there",
-            letter.header(dead::CUT_FROM).unwrap_or("?"),
+            "its {part} cut from {} bytes; the whole is in {}, if it is still there",
+            letter.header(name).unwrap_or("?"),
             source.join("/")
         ));
     }
@@ -178,5 +181,7 @@ mod tests {
         let cut = letter(&[(dead::TOPIC, "orders"), (dead::CUT_FROM, "5000000")]);
         assert!(target(&cut, None).unwrap_err().contains("cut from 5000000 bytes"));
         assert!(target(&cut, Some("other")).is_err());
+        let cut = letter(&[(dead::TOPIC, "orders"), (dead::KEY_CUT_FROM, "7000")]);
+        assert!(target(&cut, None).unwrap_err().contains("key was cut from 7000 bytes"));
     }
 }
