@@ -1,12 +1,17 @@
 //! Counters and histograms, and their text for `/metrics`. What a request touches is sharded by thread; the rest is the
 //! library's. Knows no module of ours.
 
+mod process;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use process::Process;
 use prometheus::core::{Collector, Desc, Describer};
-use prometheus::proto::{Bucket, Counter as CounterProto, LabelPair, Metric, MetricFamily, MetricType};
+use prometheus::proto::{
+    Bucket, Counter as CounterProto, Gauge as GaugeProto, LabelPair, Metric, MetricFamily, MetricType,
+};
 use prometheus::{
     Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, PullingGauge, Registry,
 };
@@ -127,8 +132,10 @@ impl Metrics {
         let register = |collector: Box<dyn Collector>| {
             registry.register(collector).expect("each metric has a name of its own");
         };
-        register(Box::new(HttpCollector::new(Arc::clone(&http))));
-        register(Box::new(prometheus::process_collector::ProcessCollector::for_self()));
+        let requests = Arc::clone(&http);
+        register(Box::new(Families::new(move || requests.families())));
+        let process = Process::starting();
+        register(Box::new(Families::new(move || process.families())));
         let counter = |name: &str, help: &str| {
             let counter = IntCounter::new(name, help).expect("a legal name");
             register(Box::new(counter.clone()));
@@ -475,39 +482,53 @@ impl Http {
     }
 }
 
-struct HttpCollector {
-    http: Arc<Http>,
+/// Families that are counted elsewhere, and made up when somebody asks.
+struct Families<F> {
+    collect: F,
     descriptions: Vec<Desc>,
 }
 
-impl HttpCollector {
-    fn new(http: Arc<Http>) -> Self {
+impl<F: Fn() -> Vec<MetricFamily>> Families<F> {
+    fn new(collect: F) -> Self {
         let describe = |family: &MetricFamily| {
             Desc::new(family.name().into(), family.help().into(), Vec::new(), std::collections::HashMap::new())
                 .expect("a legal name")
         };
-        let descriptions = http.families().iter().map(describe).collect();
-        Self { http, descriptions }
+        let descriptions = collect().iter().map(describe).collect();
+        Self { collect, descriptions }
     }
 }
 
-impl Collector for HttpCollector {
+impl<F: Fn() -> Vec<MetricFamily> + Send + Sync> Collector for Families<F> {
     fn desc(&self) -> Vec<&Desc> {
         self.descriptions.iter().collect()
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
         // A family without metrics is an error in the text format.
-        self.http.families().into_iter().filter(|family| !family.get_metric().is_empty()).collect()
+        (self.collect)().into_iter().filter(|family| !family.get_metric().is_empty()).collect()
     }
 }
 
 #[expect(clippy::cast_precision_loss, reason = "counts stay below 2^53")]
 fn counter_of(count: u64, labels: Vec<LabelPair>) -> Metric {
-    let mut counter = CounterProto::default();
-    counter.set_value(count as f64);
-    let mut metric = Metric::from_label(labels);
-    metric.set_counter(counter);
+    let mut metric = value(MetricType::COUNTER, count as f64);
+    metric.set_label(labels);
+    metric
+}
+
+/// A counter or a gauge without labels.
+fn value(kind: MetricType, number: f64) -> Metric {
+    let mut metric = Metric::default();
+    if kind == MetricType::COUNTER {
+        let mut counter = CounterProto::default();
+        counter.set_value(number);
+        metric.set_counter(counter);
+    } else {
+        let mut gauge = GaugeProto::default();
+        gauge.set_value(number);
+        metric.set_gauge(gauge);
+    }
     metric
 }
 

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Command};
+use yaml_rust2::{Yaml, YamlLoader};
 
 use crate::app;
 pub use table::{SETTINGS, Setting};
@@ -287,7 +288,7 @@ impl File {
         let text = std::fs::read_to_string(path).map_err(|error| Wrong::one(&place, error))?;
         let is_yaml = path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml");
         let tree: serde_json::Value = if is_yaml {
-            serde_saphyr::from_str(&text).map_err(|error| Wrong::one(&place, error))?
+            yaml(&text).map_err(|message| Wrong::one(&place, message))?
         } else {
             toml::from_str(&text).map_err(|error| Wrong::one(&place, error))?
         };
@@ -300,6 +301,33 @@ impl File {
         let is_known = |key: &str| SETTINGS.iter().any(|setting| setting.key == key);
         let unknown = self.values.keys().filter(|key| !is_known(key));
         unknown.map(|key| format!("{}: {key}: there is no such setting", self.path.display())).collect()
+    }
+}
+
+/// One document of YAML.
+fn yaml(text: &str) -> Result<serde_json::Value, String> {
+    fn tree(yaml: Yaml) -> Result<serde_json::Value, String> {
+        Ok(match yaml {
+            Yaml::Null => serde_json::Value::Null,
+            Yaml::Boolean(is_true) => is_true.into(),
+            Yaml::Integer(number) => number.into(),
+            Yaml::Real(text) | Yaml::String(text) => text.into(),
+            Yaml::Array(values) => serde_json::Value::Array(values.into_iter().map(tree).collect::<Result<_, _>>()?),
+            Yaml::Hash(entries) => {
+                let entry = |(key, value): (Yaml, Yaml)| {
+                    let key = key.into_string().ok_or("a name must be text")?;
+                    Ok((key, tree(value)?))
+                };
+                serde_json::Value::Object(entries.into_iter().map(entry).collect::<Result<_, String>>()?)
+            }
+            Yaml::Alias(_) | Yaml::BadValue => return Err("has a value that cannot be read".into()),
+        })
+    }
+    let mut documents = YamlLoader::load_from_str(text).map_err(|error| error.to_string())?;
+    match documents.len() {
+        0 => Ok(serde_json::Value::Null),
+        1 => tree(documents.remove(0)),
+        _ => Err("has several documents".into()),
     }
 }
 
