@@ -380,10 +380,7 @@ impl<S: Source, T: Store> Ingest<S, T> {
         let mut entries = std::mem::take(&mut filled.entries);
         self.mark_new(&mut entries);
         let ids = || entries.iter().map(|entry| entry.order.id.clone()).collect();
-        // A repeated request is answered with the order that the first one made, whichever that is.
-        let may_repeat = entries.iter().any(|entry| entry.idempotency.is_some());
-        let bounded = self.view.as_ref().filter(|view| view.is_bounded());
-        let pinned = bounded.and_then(|view| if may_repeat { view.hold() } else { view.pin(ids()) });
+        let pinned = self.view.as_ref().filter(|view| view.is_bounded()).and_then(|view| view.pin(ids()));
         self.metrics.batch_rows.observe(rows(entries.len()));
         let is_broker = self.source.is_broker();
         let parcel = self.outbox.as_ref().filter(|_| !entries.is_empty()).and_then(Outbox::parcel);
@@ -554,11 +551,14 @@ impl<S: Source, T: Store> Ingest<S, T> {
             let events = outcomes.iter().filter_map(Outcome::visible).filter_map(|(id, snapshot, change)| {
                 // What an earlier try changed, whose answer was lost, is news only if readers do not see it yet.
                 // Where orders leave, that they are not seen says nothing.
-                let change = change.or_else(|| {
-                    let is_news = view.fill(id.clone(), snapshot.clone()) && !view.is_bounded();
-                    is_news.then(|| snapshot.apparent_change())
-                })?;
-                Some(Event { id: id.clone(), snapshot: snapshot.clone(), change })
+                let event = |change| Event { id: id.clone(), snapshot: snapshot.clone(), change };
+                if change.is_none() && view.is_bounded() {
+                    // A repeated request is about the order that the first one made, which nothing keeps in its place.
+                    view.hear(event(snapshot.apparent_change()));
+                    return None;
+                }
+                let is_news = change.is_some() || view.fill(id.clone(), snapshot.clone());
+                is_news.then(|| event(change.unwrap_or_else(|| snapshot.apparent_change())))
             });
             view.publish(events.collect());
         }
