@@ -67,8 +67,10 @@ impl Letter {
     /// As [`Self::cut`], for the sender's headers alone.
     pub(super) fn cut_headers(&mut self) -> bool {
         let from = headers_len(&self.record);
-        self.record.headers = None;
-        self.note(dead::HEADERS_CUT_FROM, from);
+        if from > 0 {
+            self.record.headers = None;
+            self.note(dead::HEADERS_CUT_FROM, from);
+        }
         from > 0
     }
 

@@ -2,9 +2,10 @@
 //!
 //! Each instance holds a shared advisory lock on a connection of its own for as long as it lives, and one on each
 //! connection that it writes on: those outlive it until the server has ended what it had sent last. Whoever counts locks
-//! that are not its own knows of the others. What they changed is found by transaction: every row says which one wrote it, and a
-//! snapshot's `xmin` is the oldest that was still under way (PostgreSQL documentation, "Transaction ID and Snapshot
-//! Information Functions"). So nothing committed between two looks is missed, whatever order it was committed in.
+//! that are not its own knows of the others. What they changed is found by transaction: every row says which one wrote
+//! it, and a snapshot's `xmin` is the oldest that was still under way (PostgreSQL documentation, "Transaction ID and
+//! Snapshot Information Functions"). So nothing committed between two looks is missed, whatever order it was committed
+//! in.
 
 use std::time::{Duration, Instant};
 
@@ -29,7 +30,7 @@ const SUMMARIZE_EVERY: Duration = Duration::from_secs(10);
 /// Whether a version of an order is newer than what is known.
 type IsNews = dyn Fn(&OrderId, Version) -> bool + Send + Sync;
 
-/// Says on a connection that this instance writes there. `instance` is a number that no other one has.
+/// Says on a connection that this instance writes there. `instance` tells it from others.
 pub(super) async fn announce_writer(client: &Client, instance: i32) -> Result<(), tokio_postgres::Error> {
     client.execute("SELECT pg_advisory_lock_shared($1, $2)", &[&WRITERS, &instance]).await.map(drop)
 }
