@@ -17,8 +17,8 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, MissedTickBehavior};
-use tonic::codegen::Service as _;
-use tonic::service::Routes;
+use tonic::codegen::{BoxFuture, Service};
+use tonic::server::NamedService;
 use tonic::{Code, Status};
 
 use super::Config;
@@ -42,10 +42,44 @@ const FLUSH_TIME: Duration = Duration::from_secs(1);
 const PREFIX: &str = "/orders.service.v1.OrdersService/";
 const METHODS: [&str; 4] = ["Health", "UpsertOrder", "GetOrderByID", "GetOrderByExternalID"];
 
+type Answer = Response<tonic::body::Body>;
+type Route = Box<dyn Fn(Request<Incoming>) -> BoxFuture<Answer, Infallible> + Send + Sync>;
+
+/// What can be called, by the name of the service that answers. tonic's own would bring axum for these few.
+#[derive(Default)]
+pub struct Routes(Vec<(&'static str, Route)>);
+
+impl Routes {
+    /// And `service`, whose calls are named after it.
+    #[must_use]
+    pub fn and<S>(mut self, service: S) -> Self
+    where
+        S: Service<Request<Incoming>, Response = Answer, Error = Infallible, Future = BoxFuture<Answer, Infallible>>
+            + NamedService
+            + Clone
+            + Send
+            + Sync
+            + 'static,
+    {
+        self.0.push((S::NAME, Box::new(move |request| service.clone().call(request))));
+        self
+    }
+
+    async fn call(&self, request: Request<Incoming>) -> Answer {
+        let name = request.uri().path().strip_prefix('/').and_then(|path| Some(path.split_once('/')?.0));
+        match self.0.iter().find(|(known, _)| Some(*known) == name) {
+            Some((_, route)) => match route(request).await {
+                Ok(answer) => answer,
+            },
+            None => Status::unimplemented("no such service").into_http(),
+        }
+    }
+}
+
 /// The way from a request to its answer. Clones share it.
 #[derive(Clone)]
 pub struct Door {
-    routes: Routes,
+    routes: Arc<Routes>,
     metrics: Metrics,
     call_time: Duration,
 }
@@ -54,11 +88,11 @@ impl Door {
     /// Answers from `routes`; no call of ours takes longer than `call_time`.
     #[must_use]
     pub fn new(routes: Routes, metrics: Metrics, call_time: Duration) -> Self {
-        Self { routes, metrics, call_time }
+        Self { routes: Arc::new(routes), metrics, call_time }
     }
 
     async fn answer(
-        mut self,
+        self,
         mut request: Request<Incoming>,
         activity: Arc<Activity>,
     ) -> Result<Response<Held>, Infallible> {
@@ -72,7 +106,7 @@ impl Door {
         let end = deadline.0.unwrap_or(now + self.call_time).min(now + self.call_time);
         let answer = tokio::time::timeout_at(end, self.routes.call(request)).await;
         let response = match answer {
-            Ok(Ok(response)) => response,
+            Ok(response) => response,
             Err(_) => Status::deadline_exceeded("the call took too long").into_http(),
         };
         let code = status::name(code_of(&response));

@@ -12,14 +12,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
-use tonic::service::Routes;
 use tonic_health::ServingStatus;
 use tonic_health::server::{HealthReporter, health_reporter};
 
 use crate::lifecycle::{Readiness, Shutdown};
 use crate::metrics::Metrics;
 use crate::store::Store;
-use conn::Door;
+use conn::{Door, Routes};
 pub use orders::Orders;
 use proto::service::v1::orders_service_server::{OrdersServiceServer, SERVICE_NAME};
 
@@ -111,11 +110,11 @@ pub async fn serve<T: Store>(
             .register_encoded_file_descriptor_set(proto::DESCRIPTORS)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
-    let routes = Routes::new(orders)
-        .add_service(health_server)
-        .add_service(reflection().build_v1().expect("descriptors the build has made"))
-        .add_service(reflection().build_v1alpha().expect("descriptors the build has made"))
-        .prepare();
+    let routes = Routes::default()
+        .and(orders)
+        .and(health_server)
+        .and(reflection().build_v1().expect("descriptors the build has made"))
+        .and(reflection().build_v1alpha().expect("descriptors the build has made"));
     let door = Door::new(routes, metrics, limits.call_time());
     conn::accept(Arc::new(config), door, listener, shutdown).await;
     watching.abort();

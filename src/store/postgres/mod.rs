@@ -10,6 +10,7 @@ mod outbox;
 mod scan;
 mod schema;
 mod session;
+mod wire;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicI64;

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use bytes::{Buf, Bytes};
-use futures_util::StreamExt;
+use bytes::Buf;
 use tokio_postgres::{Client, NoTls};
 
 use super::errors::classify;
+use super::wire::Wire;
 use super::{Config, StoreError};
 use crate::id::OrderId;
 use crate::snapshot::Snapshot;
@@ -58,23 +58,21 @@ pub(super) async fn connect(config: &Config) -> Result<Client, StoreError> {
 }
 
 async fn scan_tables(config: &Config, snapshot: &str, tables: &[&str], emit: &Emit) -> Result<u64, StoreError> {
-    let client = connect(config).await?;
-    client
-        .batch_execute(&format!(
-            "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT '{snapshot}'"
-        ))
-        .await
-        .map_err(classify)?;
+    let setup = format!(
+        "SET statement_timeout = 0; BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT '{snapshot}'"
+    );
+    let mut wire = Wire::connect(&config.server, &setup).await?;
     let mut count = 0;
     for table in tables {
         let sql = format!(
             "COPY (SELECT seq, (state + 4 * kind)::smallint, version, order_uid, body FROM {table}) TO STDOUT (FORMAT binary)"
         );
-        let mut chunks = std::pin::pin!(client.copy_out(&sql).await.map_err(classify)?);
         let mut reader = Reader::default();
-        while let Some(chunk) = chunks.next().await {
-            count += reader.take(chunk.map_err(classify)?, emit)?;
-        }
+        let take = |chunk: &[u8]| {
+            count += reader.take(chunk, emit)?;
+            Ok(())
+        };
+        wire.copy_out(&sql, take).await?;
         reader.finish(emit)?;
     }
     Ok(count)
@@ -92,14 +90,13 @@ struct Reader {
 
 impl Reader {
     /// Returns how many rows the chunk completed.
-    fn take(&mut self, chunk: Bytes, emit: &Emit) -> Result<u64, StoreError> {
-        let chunk = if self.carry.is_empty() {
-            chunk
-        } else {
-            self.carry.extend_from_slice(&chunk);
-            std::mem::take(&mut self.carry).into()
-        };
-        let mut rest = &chunk[..];
+    fn take(&mut self, chunk: &[u8], emit: &Emit) -> Result<u64, StoreError> {
+        let mut joined = std::mem::take(&mut self.carry);
+        let mut rest = chunk;
+        if !joined.is_empty() {
+            joined.extend_from_slice(chunk);
+            rest = &joined;
+        }
         if !self.has_header {
             if rest.len() < HEADER_BYTES {
                 self.carry = rest.to_vec();
