@@ -1,6 +1,6 @@
 //! The figures of the way from NATS JetStream through PostgreSQL to the view, on real servers that this brings up and
-//! takes down: orders per second beside what a bare consumer takes that only acknowledges the same messages, and the time
-//! from produce to visible.
+//! takes down: orders per second beside what a bare consumer takes that only acknowledges the same messages, and beside what
+//! `psql` needs for a binary COPY of the same rows; and the time from produce to visible.
 //!
 //! `cargo bench --bench nats` measures, `-- latency` or `-- throughput` one of both; as a test it runs a few orders to
 //! stay true, or says that it cannot.
@@ -21,7 +21,7 @@ use order_service::order::sample;
 use order_service::source::nats::NatsSource;
 use order_service::store::postgres::Config;
 
-use intake::{Running, is_wanted, per_second, runtime};
+use intake::{Running, database, is_wanted, load, per_second, runtime, unload};
 use servers::Servers;
 
 #[global_allocator]
@@ -49,20 +49,19 @@ fn throughput(servers: &Servers, is_test: bool) {
     let mut ratios = Vec::new();
     for round in 0..if is_test { 1 } else { 3 } {
         let bare = acknowledged(servers, "throughput", &format!("bare{round}"), orders);
-        let ours = visible(servers, "throughput", &format!("round{round}"), orders);
+        let stored = database(servers, &format!("round{round}"));
+        let ours = run(servers, stored.clone(), "throughput", &format!("round{round}")).until_visible(orders);
         println!(
             "from NATS to visible: {ours:.0} orders/s, a bare consumer of the same {bare:.0}, ratio {:.2}",
             ours / bare
         );
         ratios.push(ours / bare);
+        // What the store alone leaves to be had.
+        let copied = load(servers, &format!("copied{round}"), &unload(servers, &stored), orders, &[]);
+        println!("psql COPY of the same rows: {copied:.0} orders/s, {:.2} of the bare consumer", copied / bare);
     }
     ratios.sort_by(f64::total_cmp);
     println!("from NATS to visible: median ratio {:.2}", ratios[ratios.len() / 2]);
-}
-
-fn database(servers: &Servers, name: &str) -> Config {
-    servers.psql("postgres", &[&format!("CREATE DATABASE {name}")]);
-    Config::parse(&servers.url(name)).expect("a URL")
 }
 
 async fn context(servers: &Servers) -> Context {
@@ -123,10 +122,6 @@ fn run(servers: &Servers, database: Config, stream: &str, durable: &str) -> Runn
         let ingest = Ingest::new(source, store, Some(view), &config, metrics.ingest).await.expect("started");
         ingest.run(shutdown).await.expect("ingested")
     })
-}
-
-fn visible(servers: &Servers, stream: &str, name: &str, orders: u64) -> f64 {
-    run(servers, database(servers, name), stream, name).until_visible(orders)
 }
 
 fn latency(servers: &Servers, rate: u32, seconds: u32) {

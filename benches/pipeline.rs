@@ -8,7 +8,6 @@
 mod intake;
 mod servers;
 
-use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -24,13 +23,13 @@ use order_service::record::Contents;
 use order_service::relay::Relay;
 use order_service::source::kafka::KafkaSource;
 use order_service::store::Store;
-use order_service::store::postgres::{Config, Maintenance, Postgres};
+use order_service::store::postgres::{Config, Postgres};
 use order_service::warmup;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 
-use intake::{Running, is_wanted, per_second, runtime};
+use intake::{Running, database, is_wanted, load, per_second, runtime, unload};
 use servers::Servers;
 
 #[global_allocator]
@@ -73,17 +72,17 @@ fn throughput(servers: &Bench, is_test: bool) {
     servers.produce(&topic, 0, orders);
     let mut ratios = Vec::new();
     for round in 0..rounds {
-        let database = servers.database(&format!("round{round}"));
-        let ours = from_kafka(servers, &database, &topic, orders, false);
-        let file = servers.unload(&database);
-        let bare = servers.load(&format!("bare{round}"), &file, orders, &[]);
+        let stored = database(servers, &format!("round{round}"));
+        let ours = from_kafka(servers, &stored, &topic, orders, false);
+        let file = unload(servers, &stored);
+        let bare = load(servers, &format!("bare{round}"), &file, orders, &[]);
         println!(
             "from Kafka to visible: {ours:.0} orders/s, psql COPY of the same rows {bare:.0}, ratio {:.2}",
             ours / bare
         );
         ratios.push(ours / bare);
         if is_wanted("published") {
-            let published = servers.database(&format!("published{round}"));
+            let published = database(servers, &format!("published{round}"));
             let published = from_kafka(servers, &published, &topic, orders, true);
             println!(
                 "the same with every change published: {published:.0} orders/s, {:.2} of that without",
@@ -94,7 +93,7 @@ fn throughput(servers: &Bench, is_test: bool) {
             let all: Vec<&str> = OPTIONAL_INDEXES.lines().filter(|line| line.starts_with("CREATE INDEX")).collect();
             let each = all.iter().map(std::slice::from_ref).chain([&all[..]]);
             for (n, indexes) in each.enumerate() {
-                let indexed = servers.load(&format!("indexed{n}"), &file, orders, indexes);
+                let indexed = load(servers, &format!("indexed{n}"), &file, orders, indexes);
                 let names: Vec<_> = indexes.iter().filter_map(|index| index.split(' ').nth(5)).collect();
                 println!(
                     "with {}: psql COPY {indexed:.0} orders/s, {:.2} of that without",
@@ -104,7 +103,7 @@ fn throughput(servers: &Bench, is_test: bool) {
             }
         }
         if round + 1 == rounds && is_wanted("warm-up") {
-            warm_up(servers, &database, orders, if is_test { 1 } else { 7 });
+            warm_up(servers, &stored, orders, if is_test { 1 } else { 7 });
         }
     }
     ratios.sort_by(f64::total_cmp);
@@ -123,11 +122,6 @@ impl std::ops::Deref for Bench {
 }
 
 impl Bench {
-    fn database(&self, name: &str) -> Config {
-        self.psql("postgres", &[&format!("CREATE DATABASE {name}")]);
-        Config::parse(&self.url(name)).expect("a URL")
-    }
-
     /// A topic of four partitions.
     fn topic(&self, name: &str) -> String {
         let admin: AdminClient<DefaultClientContext> = self.client(name).admin().create().expect("an admin client");
@@ -151,29 +145,6 @@ impl Bench {
             }
         }
         producer.flush(Duration::from_mins(1)).expect("delivered");
-    }
-
-    /// All rows as the server writes them for a binary COPY.
-    fn unload(&self, database: &Config) -> std::path::PathBuf {
-        let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join("pipeline.rows");
-        let name = database.server.get_dbname().expect("named above");
-        self.psql(name, &[&format!("\\copy (SELECT * FROM orders) TO '{}' (FORMAT binary)", file.display())]);
-        file
-    }
-
-    /// Orders per second of a COPY by `psql` into an empty table of the same schema with these optional indexes.
-    fn load(&self, name: &str, file: &Path, orders: u64, indexes: &[&str]) -> f64 {
-        let database = self.database(name);
-        runtime().block_on(async {
-            Maintenance::open(&database).await.expect("connected").up(false).await.expect("migrated");
-        });
-        for index in indexes {
-            self.psql(name, &[index]);
-        }
-        self.psql(name, &["CHECKPOINT"]);
-        let started = Instant::now();
-        self.psql(name, &[&format!("\\copy orders FROM '{}' (FORMAT binary)", file.display())]);
-        per_second(orders, started)
     }
 }
 
@@ -207,7 +178,7 @@ fn from_kafka(servers: &Bench, database: &Config, topic: &str, orders: u64, is_p
 
 fn latency(servers: &Bench, rate: u32, seconds: u32) {
     let name = format!("latency{rate}");
-    let (topic, database) = (servers.topic(&name), servers.database(&name));
+    let (topic, database) = (servers.topic(&name), database(servers, &name));
     let running = run(servers, database, &topic, false);
     let producer: BaseProducer = servers.client(&topic).producer().set("linger.ms", "0").create().expect("a producer");
     let send = |document: Vec<u8>| {

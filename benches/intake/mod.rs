@@ -1,6 +1,7 @@
 //! Ingest from a broker into PostgreSQL and the view, as the service runs it, and how fast orders come through.
 
 use std::collections::HashMap;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -11,8 +12,10 @@ use order_service::id::OrderId;
 use order_service::ingest;
 use order_service::lifecycle::{self, Readiness, Shutdown};
 use order_service::order::sample;
-use order_service::store::postgres::{Config, Postgres};
+use order_service::store::postgres::{Config, Maintenance, Postgres};
 use order_service::warmup;
+
+use crate::servers::Servers;
 
 /// Whether a part is asked for: all are, or those named, as in `cargo bench --bench nats -- throughput`.
 pub fn is_wanted(part: &str) -> bool {
@@ -136,4 +139,33 @@ pub fn runtime() -> tokio::runtime::Runtime {
 #[expect(clippy::cast_precision_loss, reason = "a figure for people")]
 pub fn per_second(orders: u64, started: Instant) -> f64 {
     orders as f64 / started.elapsed().as_secs_f64()
+}
+
+/// A new database.
+pub fn database(servers: &Servers, name: &str) -> Config {
+    servers.psql("postgres", &[&format!("CREATE DATABASE {name}")]);
+    Config::parse(&servers.url(name)).expect("a URL")
+}
+
+/// All rows of a database as the server writes them for a binary COPY, in a file that the next one overwrites.
+pub fn unload(servers: &Servers, database: &Config) -> PathBuf {
+    let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join("orders.rows");
+    let name = database.server.get_dbname().expect("named above");
+    servers.psql(name, &[&format!("\\copy (SELECT * FROM orders) TO '{}' (FORMAT binary)", file.display())]);
+    file
+}
+
+/// Orders per second of a COPY by `psql` into an empty table of the same schema with these optional indexes.
+pub fn load(servers: &Servers, name: &str, file: &Path, orders: u64, indexes: &[&str]) -> f64 {
+    let database = database(servers, name);
+    runtime().block_on(async {
+        Maintenance::open(&database).await.expect("connected").up(false).await.expect("migrated");
+    });
+    for index in indexes {
+        servers.psql(name, &[index]);
+    }
+    servers.psql(name, &["CHECKPOINT"]);
+    let started = Instant::now();
+    servers.psql(name, &[&format!("\\copy orders FROM '{}' (FORMAT binary)", file.display())]);
+    per_second(orders, started)
 }
