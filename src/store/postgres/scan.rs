@@ -75,6 +75,7 @@ async fn scan_tables(config: &Config, snapshot: &str, tables: &[&str], emit: &Em
         wire.copy_out(&sql, take).await?;
         reader.finish(emit)?;
     }
+    wire.close().await;
     Ok(count)
 }
 

@@ -67,6 +67,11 @@ impl Wire {
         }
     }
 
+    /// Takes leave, without which the server notes in its log that somebody was lost.
+    pub(super) async fn close(mut self) {
+        let _ = self.socket.write_all(b"X\0\0\0\x04").await;
+    }
+
     /// The next message: its tag, and what is in it.
     async fn message(&mut self) -> Result<(u8, &[u8]), StoreError> {
         let len = loop {
@@ -90,7 +95,7 @@ impl Wire {
 
     /// Reads once, into a buffer with room for a message of `needed` bytes.
     async fn read(&mut self, needed: usize) -> Result<(), StoreError> {
-        if self.unread.start + needed > self.buffer.len() {
+        if self.unread.is_empty() || self.unread.start + needed > self.buffer.len() {
             self.buffer.copy_within(self.unread.clone(), 0);
             self.unread = 0..self.unread.len();
             self.buffer.resize(self.buffer.len().max(needed), 0);
@@ -117,7 +122,7 @@ async fn log_in(server: &tokio_postgres::Config, n: usize, setup: &str) -> Resul
         }
     };
     let (client, connection) = server.connect_raw(&mut socket, NoTls).await.map_err(classify)?;
-    // The connection lives as long as its statements: nothing takes leave of the server on their behalf.
+    // The connection is given up after its statements and the socket kept, on which nobody has taken leave.
     tokio::select! {
         result = client.batch_execute(setup) => result.map_err(classify)?,
         result = connection => return Err(result.map_or_else(classify, |()| unavailable("the server hung up"))),
