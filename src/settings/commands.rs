@@ -197,7 +197,7 @@ fn publish_command() -> Command {
     // Settings under names that suit this command; they are checked as settings are.
     #[cfg(feature = "kafka")]
     let command = command
-        .about("Send sample orders, or those of a file, to a running service or to Kafka")
+        .about("Send sample orders, or those of a file, to a running service, to Kafka or to NATS")
         .arg(text("kafka.brokers", "BROKERS", "Kafka instead of the service").long("kafka").conflicts_with("http"))
         .arg(
             text("kafka.topic", "TOPIC", "The topic there [default: orders] [env: KAFKA_TOPIC]")
