@@ -247,7 +247,8 @@ fn memory() {
     drop(memory);
 }
 
-/// Fills a view from the database of this URL as the service does when it starts; says how many orders, and how many a second.
+/// Fills a view from the database of this URL as the service does when it starts; says how many orders, and how many a
+/// second.
 fn start(url: &str) {
     let view = Arc::new(View::new(cache::Config::default(), 0));
     runtime().block_on(async {

@@ -520,6 +520,24 @@ fn idle_connections_make_room() {
 }
 
 #[test]
+fn a_service_that_is_none_of_ours_is_unimplemented() {
+    let orders = Orders::start(&[]);
+    for path in ["/orders.service.v1.OrdersServic/Health", "/grpc.health.v1/Check", "/Health", "/"] {
+        let call = async {
+            let mut client = tonic::client::Grpc::new(orders.channel.clone());
+            client.ready().await.unwrap();
+            let codec = tonic_prost::ProstCodec::<HealthCheckRequest, HealthCheckResponse>::default();
+            client.unary(HealthCheckRequest::default().into_request(), path.try_into().unwrap(), codec).await
+        };
+        let status = orders.runtime.block_on(call).unwrap_err();
+        assert_eq!(status.code(), Code::Unimplemented, "{path}: {status:?}");
+    }
+    let counted = "grpc_requests_total{code=\"UNIMPLEMENTED\",method=\"other\"} 4";
+    let text = orders.server.get("/metrics").expect(200).text().to_owned();
+    assert!(text.lines().any(|found| found == counted), "{text}");
+}
+
+#[test]
 fn calls_are_counted_by_method_and_code() {
     let orders = Orders::start(&[]);
     let id = orders.upsert(new_order("{}")).unwrap().into_inner().order_id;

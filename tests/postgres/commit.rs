@@ -7,7 +7,7 @@ use std::time::Duration;
 use order_service::id::OrderId;
 use order_service::record::Idempotency;
 use order_service::snapshot::{Snapshot, State};
-use order_service::store::postgres::{Maintenance, Postgres};
+use order_service::store::postgres::{Config, Maintenance, Postgres};
 use order_service::store::{Batch, Outcome, Pass, Ranks, Store, StoreError, Turn};
 use tokio::task::JoinHandle;
 
@@ -25,6 +25,16 @@ async fn scan(store: &Postgres) -> BTreeMap<String, Snapshot> {
     let found = std::mem::take(&mut *found.lock().unwrap());
     assert_eq!(found.len() as u64, count, "each order once");
     found
+}
+
+#[tokio::test]
+async fn orders_are_read_from_whichever_of_several_hosts_answers() {
+    let Some(database) = Database::create() else { return };
+    database.store().commit(batch((0..300).map(sample_order))).await.unwrap();
+    let several = database.url().replacen("@127.0.0.1:", "@127.0.0.1:1,127.0.0.1:", 1);
+    assert_ne!(several, database.url());
+    let store = Postgres::new(Config::parse(&several).unwrap());
+    assert_eq!(scan(&store).await.len(), 300);
 }
 
 fn version(outcome: &Outcome) -> u64 {

@@ -9,7 +9,10 @@ use super::StoreError;
 /// The connection broke, the server is starting, stopping, full or read-only for a while, or another transaction was in
 /// the way. Anything else is a fault of the schema, of the rights or of this program, and stays one.
 pub(super) fn may_pass(error: &tokio_postgres::Error) -> bool {
-    let Some(code) = error.code() else { return true }; // never reached the server, or never came back
+    error.code().is_none_or(state_may_pass) // without one it never reached the server, or never came back
+}
+
+fn state_may_pass(code: &SqlState) -> bool {
     matches!(
         &code.code()[..2],
         "08" // connection exception
@@ -35,6 +38,12 @@ pub(super) fn is_conflict(error: &tokio_postgres::Error) -> bool {
 /// The store's word for an error.
 pub(super) fn classify(error: tokio_postgres::Error) -> StoreError {
     if may_pass(&error) { StoreError::Unavailable(error.into()) } else { StoreError::Damaged(error.into()) }
+}
+
+/// The same for an error that was read off a connection as its code and what it says.
+pub(super) fn classify_code(code: &str, message: &str) -> StoreError {
+    let error = format!("{message} ({code})").into();
+    if state_may_pass(&SqlState::from_code(code)) { StoreError::Unavailable(error) } else { StoreError::Damaged(error) }
 }
 
 /// A column is not what the schema says.
