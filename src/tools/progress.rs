@@ -6,7 +6,7 @@ use std::sync::PoisonError;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use indicatif::{HumanBytes, HumanCount, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{HumanBytes, HumanCount, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
 /// How often a line is written where there is no terminal.
 const LINE_EVERY: Duration = Duration::from_secs(5);
@@ -105,8 +105,8 @@ impl Progress {
 
 fn bar(what: &'static str, total: Option<u64>, unit: Unit) -> ProgressBar {
     let figures = match (unit, total.is_some()) {
-        (Unit::Count, true) => "{human_pos}/{human_len} {per_sec} eta {eta}",
-        (Unit::Count, false) => "{human_pos} {per_sec}",
+        (Unit::Count, true) => "{human_pos}/{human_len} {rate} eta {eta}",
+        (Unit::Count, false) => "{human_pos} {rate}",
         (Unit::Bytes, true) => "{binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} eta {eta}",
         (Unit::Bytes, false) => "{binary_bytes} {binary_bytes_per_sec}",
     };
@@ -116,9 +116,15 @@ fn bar(what: &'static str, total: Option<u64>, unit: Unit) -> ProgressBar {
     };
     let bar = ProgressBar::with_draw_target(total, ProgressDrawTarget::stderr_with_hz(10));
     let style = ProgressStyle::with_template(&template).expect("a legal template");
-    bar.set_style(style.progress_chars("=> "));
+    bar.set_style(style.with_key("rate", write_rate).progress_chars("=> "));
     bar.set_prefix(what);
     bar
+}
+
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a figure for people")]
+fn write_rate(state: &ProgressState, out: &mut dyn std::fmt::Write) {
+    // The bar takes no error.
+    let _ = write!(out, "{}/s", HumanCount(state.per_sec() as u64));
 }
 
 #[cfg(test)]
