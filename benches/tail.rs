@@ -1,39 +1,49 @@
 //! What reads see of everything else the process does: their slowest answers at half load alone, while 50,000 orders a
-//! second become visible, while the view makes room, and while a million orders are loaded. `cargo bench --bench tail`.
+//! second become visible, while the view makes room, and while a start loads a million orders from its store.
+//! `cargo bench --bench tail`.
 //!
 //! The orders written are made, published, listed and told to readers of events, but not stored: on two cores a store
 //! takes what is left of both. `loadtest/compare.sh` has the whole service.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use order_service::cache::feed::Event;
 use order_service::cache::{Config, View};
 use order_service::http::{self, Api, route};
 use order_service::id::OrderId;
+use order_service::ingest::{self, Ingest};
 use order_service::lifecycle::{self, Readiness};
 use order_service::metrics::Metrics;
 use order_service::order::sample;
 use order_service::read::{self, Reader, lists};
 use order_service::snapshot::{Change, Kind, Snapshot, State};
 use order_service::source::inbox;
+use order_service::source::lines::Lines;
 use order_service::store::embedded::{self, Embedded};
 use order_service::tools::client;
 use order_service::tools::load::{self, report::Report};
+use order_service::warmup;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const ORDERS: u64 = 10_000;
 const WRITES_PER_SECOND: u32 = 50_000;
+/// How long reads run before they are measured.
+const NOT_MEASURED: Duration = Duration::from_millis(500);
 
 fn main() {
     let is_test = !std::env::args().any(|argument| argument == "--bench");
     let (rounds, seconds) = if is_test { (1, 1) } else { (10, 4) };
+    let (nothing, million) = (dir(), dir());
+    store_all(million.path(), if is_test { 20_000 } else { 1_000_000 });
     let rate = {
-        let service = Service::start(None);
+        let service = Service::start(nothing.path(), None);
         let most = service.load(None, if is_test { 1 } else { 3 });
         most["rate_answered_per_second"].as_f64().expect("a number") / 2.0
     };
@@ -43,11 +53,12 @@ fn main() {
         ("the same in a view with room for half of them", Some(6 << 20), Beside::Writes),
         ("a million orders loaded", None, Beside::WarmUp),
     ] {
+        let stored = if what == Beside::WarmUp { &million } else { &nothing };
         let (mut alone, mut beside) = (Vec::new(), Vec::new());
         for n in 0..2 * rounds {
             // What a million orders leave to be done when they go is not to fall into the rounds alone.
             let is_beside = if what == Beside::WarmUp { n >= rounds } else { n % 2 == 1 };
-            let service = Service::start(bytes_max);
+            let service = Service::start(stored.path(), bytes_max);
             if is_beside {
                 beside.push(service.beside(what, is_test, || service.load(Some(rate), seconds)));
             } else {
@@ -62,6 +73,24 @@ fn main() {
         let ratio = median(&beside, "p99.9") as f64 / median(&alone, "p99.9").max(1) as f64;
         println!("{name}: p99.9 {ratio:.2} of what it is alone\n");
     }
+}
+
+fn dir() -> tempfile::TempDir {
+    tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a place for a store")
+}
+
+/// A store of so many orders, to start from.
+fn store_all(dir: &Path, orders: u64) {
+    let store = Embedded::open(embedded::Config::new(dir)).expect("a new store");
+    let documents = (0..orders).map(|n| Bytes::from(document(n).1));
+    let ledger = runtime().block_on(async {
+        let (_trigger, shutdown) = lifecycle::shutdown();
+        let metrics = Metrics::new(&[], &[]).ingest;
+        let source = Lines::new("orders", documents);
+        let ingest = Ingest::new(source, store, None, &ingest::Config::default(), metrics).await.expect("a new store");
+        ingest.run(shutdown).await.expect("stored")
+    });
+    assert_eq!(ledger.stored, orders);
 }
 
 /// Of what this percentile was in each round: a machine that stops now and then by itself decides single rounds.
@@ -82,16 +111,16 @@ enum Beside {
 struct Service {
     address: SocketAddr,
     view: Arc<View>,
+    store: Embedded,
     client: tokio::runtime::Runtime,
-    _serving: tokio::runtime::Runtime,
+    serving: tokio::runtime::Runtime,
+    shutdown: lifecycle::Shutdown,
     _trigger: lifecycle::Trigger,
-    _dir: tempfile::TempDir,
 }
 
 impl Service {
-    fn start(bytes_max: Option<u64>) -> Self {
-        let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a place for a store");
-        let store = Embedded::open(embedded::Config::new(dir.path())).expect("a new store");
+    fn start(dir: &Path, bytes_max: Option<u64>) -> Self {
+        let store = Embedded::open(embedded::Config::new(dir)).expect("the store of nobody else");
         let view = Arc::new(View::new(Config { bytes_max, ..Config::default() }, 0));
         view.publish((0..ORDERS).map(|n| event(n, 1)).collect());
         let (trigger, shutdown) = lifecycle::shutdown();
@@ -104,8 +133,8 @@ impl Service {
         let api = Api::new(http::Config::default(), reader, inbox, metrics, Readiness::default(), shutdown.clone());
         serving.spawn(http::Server::new(api).serve(listeners, shutdown.clone()));
         let client = runtime();
-        client.spawn(lists::keep_fresh(Arc::clone(&view), store, shutdown));
-        Self { address, view, client, _serving: serving, _trigger: trigger, _dir: dir }
+        client.spawn(lists::keep_fresh(Arc::clone(&view), store.clone(), shutdown.clone()));
+        Self { address, view, store, client, serving, shutdown, _trigger: trigger }
     }
 
     /// Asks for the newest order, which is always in the view.
@@ -115,7 +144,7 @@ impl Service {
             paths: vec![format!("/order/{}", sample::wb_id(1, ORDERS - 1))].into(),
             rate,
             duration: Duration::from_secs(seconds),
-            warm_up: Duration::from_millis(500),
+            warm_up: NOT_MEASURED,
             connections: 64,
             timeout: Duration::from_secs(5),
             headers: Vec::new(),
@@ -132,23 +161,38 @@ impl Service {
 
     /// `read` while something else goes on.
     fn beside<R>(&self, what: Beside, is_test: bool, read: impl FnOnce() -> R) -> R {
-        let (stop, done) = (AtomicBool::new(false), AtomicU64::new(0));
-        std::thread::scope(|scope| {
-            let writer = scope.spawn(|| match what {
-                Beside::Writes => self.write(&stop, &done),
-                Beside::WarmUp => self.warm_up(&stop, &done, if is_test { 10_000 } else { 1_000_000 }),
-            });
-            let started = Instant::now();
-            let result = read();
-            stop.store(true, Ordering::Relaxed);
-            writer.join().expect("no panic");
-            #[expect(clippy::cast_precision_loss, reason = "figures for people")]
-            let per_second = done.load(Ordering::Relaxed) as f64 / started.elapsed().as_secs_f64();
-            // The last batch may not have been due for long.
-            let is_steady = what != Beside::Writes || per_second > f64::from(WRITES_PER_SECOND) * 0.98;
-            assert!(is_test || is_steady, "only {per_second:.0} orders/s were written meanwhile");
-            result
-        })
+        match what {
+            Beside::WarmUp => {
+                let gate = Readiness::default().gate("warm-up", "");
+                let (view, store) = (Arc::clone(&self.view), self.store.clone());
+                let warm_up = warmup::run(view, store, gate, self.shutdown.clone());
+                let loading = self.serving.spawn(async {
+                    // All of it is to be seen by reads that are measured.
+                    tokio::time::sleep(NOT_MEASURED).await;
+                    warm_up.await;
+                });
+                let result = read();
+                self.client.block_on(loading).expect("no panic");
+                assert!(self.view.is_complete());
+                result
+            }
+            Beside::Writes => {
+                let (stop, done) = (AtomicBool::new(false), AtomicU64::new(0));
+                std::thread::scope(|scope| {
+                    let writer = scope.spawn(|| self.write(&stop, &done));
+                    let started = Instant::now();
+                    let result = read();
+                    stop.store(true, Ordering::Relaxed);
+                    writer.join().expect("no panic");
+                    #[expect(clippy::cast_precision_loss, reason = "figures for people")]
+                    let per_second = done.load(Ordering::Relaxed) as f64 / started.elapsed().as_secs_f64();
+                    // The last batch may not have been due for long.
+                    let is_steady = per_second > f64::from(WRITES_PER_SECOND) * 0.98;
+                    assert!(is_test || is_steady, "only {per_second:.0} orders/s were written meanwhile");
+                    result
+                })
+            }
+        }
     }
 
     /// Changes orders at a steady rate, as a batch every millisecond.
@@ -168,21 +212,6 @@ impl Service {
             std::thread::sleep(Duration::from_millis(1));
         }
         done.store(written, Ordering::Relaxed);
-    }
-
-    /// Loads orders as a start does, once.
-    fn warm_up(&self, stop: &AtomicBool, done: &AtomicU64, orders: u64) {
-        let mut loaded = 0;
-        let mut scratch = Vec::new();
-        while !stop.load(Ordering::Relaxed) && loaded < orders {
-            let page = loaded..(loaded + 256).min(orders);
-            self.view.fill_all(page.clone().map(|n| {
-                let (id, document) = document(ORDERS + n);
-                (id, Snapshot::new(1, ORDERS + n, Kind::Wb, State::Live, &document, &mut scratch))
-            }));
-            loaded = page.end;
-        }
-        done.store(loaded, Ordering::Relaxed);
     }
 }
 

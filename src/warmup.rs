@@ -133,7 +133,9 @@ async fn all<T: Store>(
     expected: u64,
     loaded: &Arc<AtomicU64>,
 ) -> Result<bool, StoreError> {
-    view.reserve(usize::try_from(expected).unwrap_or_default());
+    // New memory is cleared, which takes as long as it takes: not on a thread that answers.
+    let room = (Arc::clone(view), usize::try_from(expected).unwrap_or_default());
+    let _ = tokio::task::spawn_blocking(move || room.0.reserve(room.1)).await;
     loaded.store(0, Ordering::Relaxed);
     let has_room = Arc::new(AtomicBool::new(true));
     // What is changed while the scan runs must be there when the scan comes to it.
@@ -144,6 +146,9 @@ async fn all<T: Store>(
             if view.has_room() {
                 loaded.fetch_add(orders.len() as u64, Ordering::Relaxed);
                 view.fill_all(orders);
+                // Reads that came meanwhile first: a thread that never waits is taken off its core for them only when its
+                // time slice is over, and that is milliseconds.
+                std::thread::yield_now();
             } else {
                 has_room.store(false, Ordering::Relaxed);
             }
