@@ -28,6 +28,7 @@
 compile_error!("order-service needs a store: enable the feature `embedded` or `postgres`");
 
 pub mod ack;
+pub mod background;
 pub mod id;
 #[cfg(feature = "kafka")]
 pub mod kafka;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::background;
 use crate::cache::View;
 use crate::lifecycle::{Gate, Shutdown};
 use crate::store::{Store, StoreError};
@@ -133,9 +134,11 @@ async fn all<T: Store>(
     expected: u64,
     loaded: &Arc<AtomicU64>,
 ) -> Result<bool, StoreError> {
-    // New memory is cleared, which takes as long as it takes: not on a thread that answers.
-    let room = (Arc::clone(view), usize::try_from(expected).unwrap_or_default());
-    let _ = tokio::task::spawn_blocking(move || room.0.reserve(room.1)).await;
+    // New memory is cleared, which takes as long as it takes.
+    let (room, orders) = (Arc::clone(view), usize::try_from(expected).unwrap_or_default());
+    if let Ok(reserved) = background::spawn("scan", move || room.reserve(orders)) {
+        let _ = reserved.await;
+    }
     loaded.store(0, Ordering::Relaxed);
     let has_room = Arc::new(AtomicBool::new(true));
     // What is changed while the scan runs must be there when the scan comes to it.
@@ -146,8 +149,7 @@ async fn all<T: Store>(
             if view.has_room() {
                 loaded.fetch_add(orders.len() as u64, Ordering::Relaxed);
                 view.fill_all(orders);
-                // Reads that came meanwhile first: a thread that never waits is taken off its core for them only when its
-                // time slice is over, and that is milliseconds.
+                // Reads that came meanwhile first, also where the system would not take the core from this thread at once.
                 std::thread::yield_now();
             } else {
                 has_room.store(false, Ordering::Relaxed);

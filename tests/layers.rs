@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 /// Modules by floor, lowest first. An edge must lead strictly downward.
 const FLOORS: &[&[&str]] = &[
-    &["id", "metrics", "lifecycle", "log", "kafka", "nats"],
+    &["id", "metrics", "lifecycle", "log", "background", "kafka", "nats"],
     &["snapshot", "record", "ack"],
     &["order"],
     &["cache", "store", "outbox", "topics", "redis"],
@@ -77,8 +77,8 @@ const EDGES: &[(&str, &[&str])] = &[
             "log",
         ],
     ),
-    ("read", &["cache", "store", "redis", "snapshot", "id", "lifecycle"]),
-    ("warmup", &["cache", "store", "lifecycle", "log"]),
+    ("read", &["cache", "store", "redis", "snapshot", "id", "lifecycle", "background"]),
+    ("warmup", &["cache", "store", "lifecycle", "log", "background"]),
     ("follow", &["cache", "store", "redis", "snapshot", "id", "lifecycle", "log"]),
     (
         "relay",
@@ -106,7 +106,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("ack", &["id"]),
     ("kafka", &[]),
     ("nats", &[]),
-    ("store", &["order", "snapshot", "record", "id", "lifecycle", "log"]),
+    ("store", &["order", "snapshot", "record", "id", "lifecycle", "log", "background"]),
     ("cache", &["snapshot", "id"]),
     ("order", &["record", "id"]),
     ("snapshot", &["id"]),
@@ -115,6 +115,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("metrics", &[]),
     ("lifecycle", &[]),
     ("log", &[]),
+    ("background", &[]),
 ];
 
 /// Readers know bytes: these can never name an order, so none of them can serialize one again.

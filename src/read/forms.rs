@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
+use crate::background;
 use crate::cache::View;
 use crate::cache::forms::{Coding, Effort, Next};
 use crate::lifecycle::Shutdown;
@@ -22,11 +23,13 @@ pub async fn keep_made(view: Arc<View>, mut shutdown: Shutdown) {
             Next::Make(list, coding, effort) => {
                 last = coding;
                 let started = Instant::now();
-                let made = tokio::task::spawn_blocking(move || {
-                    list.keep_form(coding, effort, compressed(&list.body, coding, effort));
-                });
-                if let Err(error) = made.await {
-                    tracing::error!(%error, coding = coding.name(), "cannot compress the list");
+                let make = move || list.keep_form(coding, effort, compressed(&list.body, coding, effort));
+                let made = match background::spawn("forms", make) {
+                    Ok(made) => made.await.map_err(|panicked| panicked.to_string()),
+                    Err(error) => Err(error.to_string()),
+                };
+                if let Err(error) = made {
+                    tracing::error!(error, coding = coding.name(), "cannot compress the list");
                 }
                 let took = started.elapsed();
                 view.form_made(took);

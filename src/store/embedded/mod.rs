@@ -14,6 +14,7 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, params};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use super::{Batch, Outcome, Page, Store, StoreError, Unpublished};
+use crate::background;
 use crate::id::OrderId;
 use crate::record::Checkpoint;
 use crate::snapshot::Snapshot;
@@ -122,9 +123,30 @@ impl Embedded {
         &self,
         read: impl FnOnce(&mut Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, StoreError> {
+        match tokio::task::spawn_blocking(self.reading(read).await).await {
+            Ok(result) => result.map_err(classify),
+            Err(panicked) => Err(StoreError::Unavailable(panicked.into())),
+        }
+    }
+
+    /// As [`Embedded::read`] for what takes as long as it takes.
+    async fn read_all<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&mut Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let reading = background::spawn("scan", self.reading(read).await);
+        let result = reading.map_err(|error| StoreError::Unavailable(error.into()))?.await;
+        result.map_err(|panicked| StoreError::Unavailable(panicked.into()))?.map_err(classify)
+    }
+
+    /// Waits until one more may read. What is returned reads on the thread that calls it.
+    async fn reading<T, R>(&self, read: R) -> impl FnOnce() -> rusqlite::Result<T> + use<T, R>
+    where
+        R: FnOnce(&mut Connection) -> rusqlite::Result<T>,
+    {
         let permit = Arc::clone(&self.0.reading).acquire_owned().await.expect("never closed");
         let store = self.clone();
-        let task = tokio::task::spawn_blocking(move || {
+        move || {
             let _permit = permit;
             let pooled = store.0.readers.lock().unwrap_or_else(PoisonError::into_inner).pop();
             let mut connection = match pooled {
@@ -134,10 +156,6 @@ impl Embedded {
             let result = read(&mut connection)?;
             store.0.readers.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
             Ok(result)
-        });
-        match task.await {
-            Ok(result) => result.map_err(classify),
-            Err(panicked) => Err(StoreError::Unavailable(panicked.into())),
         }
     }
 }
@@ -256,7 +274,7 @@ impl Store for Embedded {
         let emit = Arc::new(emit);
         let half = |from: i64, to: i64| {
             let emit = Arc::clone(&emit);
-            self.read(move |connection| scan_range(connection, from, to, &*emit))
+            self.read_all(move |connection| scan_range(connection, from, to, &*emit))
         };
         let (older, newer) = tokio::try_join!(half(0, middle), half(middle, i64::MAX))?;
         Ok(older + newer)
@@ -268,7 +286,7 @@ impl Store for Embedded {
     }
 
     async fn count_live(&self) -> Result<u64, StoreError> {
-        self.read(|connection| {
+        self.read_all(|connection| {
             connection.query_row("SELECT count(*) FROM orders WHERE state = 0", [], |row| row.get(0))
         })
         .await

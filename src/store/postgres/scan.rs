@@ -8,6 +8,7 @@ use tokio_postgres::{Client, NoTls};
 use super::errors::classify;
 use super::wire::Wire;
 use super::{Config, StoreError};
+use crate::background;
 use crate::id::OrderId;
 use crate::snapshot::Snapshot;
 use crate::store::rules::column;
@@ -31,16 +32,10 @@ pub(super) async fn scan(config: &Config, emit: Arc<Emit>) -> Result<u64, StoreE
     let mut halves = Vec::new();
     for tables in HALVES {
         let (config, snapshot, emit) = (config.clone(), snapshot.clone(), Arc::clone(&emit));
-        let (done, wait) = tokio::sync::oneshot::channel();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|error| StoreError::Unavailable(error.into()))?;
-        std::thread::Builder::new()
-            .name("scan".into())
-            .spawn(move || {
-                let _ = done.send(runtime.block_on(scan_tables(&config, &snapshot, tables, &*emit)));
-            })
-            .map_err(|error| StoreError::Unavailable(error.into()))?;
-        halves.push(wait);
+        let half = background::spawn("scan", move || runtime.block_on(scan_tables(&config, &snapshot, tables, &*emit)));
+        halves.push(half.map_err(|error| StoreError::Unavailable(error.into()))?);
     }
     let mut count = 0;
     for half in halves {

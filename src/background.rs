@@ -1,0 +1,50 @@
+//! Threads for work that keeps a core busy and that nobody waits for to the millisecond: they give way to all others.
+
+use std::io;
+
+use tokio::sync::oneshot;
+
+/// How far such threads stand back: next to one that answers they get a tenth of a core, beside an idle core all of it.
+#[cfg(target_os = "linux")]
+const NICE: i32 = 10;
+
+/// Does the work on a thread of its own. A thread that answers gets a core as soon as it wakes up; from one of its own
+/// rank, which never waits, it would get it only when that one's slice of time is over, which is milliseconds.
+///
+/// The work goes on if nobody waits for its result any more. The result is an error if the work panics.
+///
+/// # Errors
+/// The system gives no thread.
+pub fn spawn<T: Send + 'static>(
+    name: &str,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> io::Result<oneshot::Receiver<T>> {
+    let (done, result) = oneshot::channel();
+    std::thread::Builder::new().name(name.into()).spawn(move || {
+        // On Linux it holds for this thread alone.
+        #[cfg(target_os = "linux")]
+        if let Err(error) = rustix::process::nice(NICE) {
+            tracing::debug!(%error, "a thread in the background has the rank of all others");
+        }
+        let _ = done.send(work());
+    })?;
+    Ok(result)
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use rustix::process::getpriority_process;
+
+    #[tokio::test]
+    async fn gives_way_alone() {
+        let before = getpriority_process(None).unwrap();
+        let there = super::spawn("test", || getpriority_process(None).unwrap()).unwrap().await.unwrap();
+        assert_eq!(there, (before + super::NICE).min(19));
+        assert_eq!(getpriority_process(None).unwrap(), before);
+    }
+
+    #[tokio::test]
+    async fn tells_of_a_panic() {
+        assert!(super::spawn("test", || panic!("on purpose")).unwrap().await.is_err());
+    }
+}
