@@ -11,24 +11,27 @@ const NICE: i32 = 10;
 /// Does the work on a thread of its own. A thread that answers gets a core as soon as it wakes up; from one of its own
 /// rank, which never waits, it would get it only when that one's slice of time is over, which is milliseconds.
 ///
-/// The work goes on if nobody waits for its result any more. The result is an error if the work panics.
+/// The work begins at once, and goes on if nobody waits for its result any more.
 ///
 /// # Errors
-/// The system gives no thread.
+/// The system gives no thread, or the work panics.
 pub fn spawn<T: Send + 'static>(
-    name: &str,
+    name: &'static str,
     work: impl FnOnce() -> T + Send + 'static,
-) -> io::Result<oneshot::Receiver<T>> {
+) -> impl Future<Output = io::Result<T>> {
     let (done, result) = oneshot::channel();
-    std::thread::Builder::new().name(name.into()).spawn(move || {
+    let thread = std::thread::Builder::new().name(name.into()).spawn(move || {
         // On Linux it holds for this thread alone.
         #[cfg(target_os = "linux")]
         if let Err(error) = rustix::process::nice(NICE) {
             tracing::debug!(%error, "a thread in the background has the rank of all others");
         }
         let _ = done.send(work());
-    })?;
-    Ok(result)
+    });
+    async move {
+        thread?;
+        result.await.map_err(|_| io::Error::other(format!("the thread \"{name}\" panicked")))
+    }
 }
 
 #[cfg(all(test, target_os = "linux"))]
@@ -38,13 +41,14 @@ mod tests {
     #[tokio::test]
     async fn gives_way_alone() {
         let before = getpriority_process(None).unwrap();
-        let there = super::spawn("test", || getpriority_process(None).unwrap()).unwrap().await.unwrap();
+        let there = super::spawn("test", || getpriority_process(None).unwrap()).await.unwrap();
         assert_eq!(there, (before + super::NICE).min(19));
         assert_eq!(getpriority_process(None).unwrap(), before);
     }
 
     #[tokio::test]
     async fn tells_of_a_panic() {
-        assert!(super::spawn("test", || panic!("on purpose")).unwrap().await.is_err());
+        let error = super::spawn("test", || panic!("on purpose")).await.unwrap_err();
+        assert_eq!(error.to_string(), "the thread \"test\" panicked");
     }
 }

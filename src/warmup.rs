@@ -134,11 +134,9 @@ async fn all<T: Store>(
     expected: u64,
     loaded: &Arc<AtomicU64>,
 ) -> Result<bool, StoreError> {
-    // New memory is cleared, which takes as long as it takes.
+    // New memory is cleared, which takes as long as it takes. Without it the map grows as it is filled.
     let (room, orders) = (Arc::clone(view), usize::try_from(expected).unwrap_or_default());
-    if let Ok(reserved) = background::spawn("scan", move || room.reserve(orders)) {
-        let _ = reserved.await;
-    }
+    let _ = background::spawn("scan", move || room.reserve(orders)).await;
     loaded.store(0, Ordering::Relaxed);
     let has_room = Arc::new(AtomicBool::new(true));
     // What is changed while the scan runs must be there when the scan comes to it.

@@ -24,12 +24,8 @@ pub async fn keep_made(view: Arc<View>, mut shutdown: Shutdown) {
                 last = coding;
                 let started = Instant::now();
                 let make = move || list.keep_form(coding, effort, compressed(&list.body, coding, effort));
-                let made = match background::spawn("forms", make) {
-                    Ok(made) => made.await.map_err(|panicked| panicked.to_string()),
-                    Err(error) => Err(error.to_string()),
-                };
-                if let Err(error) = made {
-                    tracing::error!(error, coding = coding.name(), "cannot compress the list");
+                if let Err(error) = background::spawn("forms", make).await {
+                    tracing::error!(%error, coding = coding.name(), "cannot compress the list");
                 }
                 let took = started.elapsed();
                 view.form_made(took);

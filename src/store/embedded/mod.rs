@@ -134,9 +134,8 @@ impl Embedded {
         &self,
         read: impl FnOnce(&mut Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, StoreError> {
-        let reading = background::spawn("scan", self.reading(read).await);
-        let result = reading.map_err(|error| StoreError::Unavailable(error.into()))?.await;
-        result.map_err(|panicked| StoreError::Unavailable(panicked.into()))?.map_err(classify)
+        let result = background::spawn("scan", self.reading(read).await).await;
+        result.map_err(|error| StoreError::Unavailable(error.into()))?.map_err(classify)
     }
 
     /// Waits until one more may read. What is returned reads on the thread that calls it.

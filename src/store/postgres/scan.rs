@@ -34,8 +34,8 @@ pub(super) async fn scan(config: &Config, emit: Arc<Emit>) -> Result<u64, StoreE
         let (config, snapshot, emit) = (config.clone(), snapshot.clone(), Arc::clone(&emit));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|error| StoreError::Unavailable(error.into()))?;
-        let half = background::spawn("scan", move || runtime.block_on(scan_tables(&config, &snapshot, tables, &*emit)));
-        halves.push(half.map_err(|error| StoreError::Unavailable(error.into()))?);
+        let scan = move || runtime.block_on(scan_tables(&config, &snapshot, tables, &*emit));
+        halves.push(background::spawn("scan", scan));
     }
     let mut count = 0;
     for half in halves {
