@@ -16,6 +16,7 @@ use order_service::snapshot::{Kind, Snapshot, State};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() {
+    order_service::app::small_pages(); // as in the service
     let is_test = !std::env::args().any(|argument| argument == "--bench");
     churn(is_test); // first, while this process has freed nothing that could be used again
     let (orders, reads) = if is_test { (2_000, 20_000) } else { (200_000, 4_000_000) };

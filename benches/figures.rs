@@ -20,6 +20,7 @@ use order_service::{lifecycle, warmup};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() {
+    order_service::app::small_pages(); // as in the service
     let is_test = !std::env::args().any(|argument| argument == "--bench");
     let orders: u64 = if is_test { 3_000 } else { 1_000_000 };
     let rounds = if is_test { 1 } else { 3 };

@@ -1,5 +1,6 @@
 //! What orders take in memory, and what a read costs among few and among many. `cargo bench --bench memory` fills a view
-//! with a million orders, then with ten million (12 GB); as a test it stays small.
+//! with a million orders, then with ten million (12 GB); as a test it stays small. `-- --huge-pages`
+//! does what the setting does.
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
@@ -16,6 +17,9 @@ fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     if let Some(orders) = arguments.first().and_then(|orders| orders.parse().ok()) {
         return measure(orders);
+    }
+    if !arguments.iter().any(|argument| argument == "--huge-pages") {
+        order_service::app::small_pages(); // as in the service; the processes below have it from this one
     }
     let is_test = !arguments.iter().any(|argument| argument == "--bench");
     let sizes: &[u64] = if is_test { &[1_000, 20_000] } else { &[1_000, 1_000_000, 10_000_000] };

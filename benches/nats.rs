@@ -28,6 +28,7 @@ use servers::Servers;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() {
+    order_service::app::small_pages(); // as in the service
     let is_test = !std::env::args().any(|argument| argument == "--bench");
     let Some(servers) = Servers::start_with("benchnats", "nats") else { return };
     if !is_test {

@@ -42,6 +42,7 @@ const START: &str = "--start";
 const MEMORY: &str = "--memory";
 
 fn main() {
+    order_service::app::small_pages(); // as in the service
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         [START, url] => return start(url),

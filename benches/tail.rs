@@ -1,6 +1,7 @@
 //! What reads see of everything else the process does: their slowest answers at half load alone, while 50,000 orders a
 //! second become visible, while the view makes room, and while a start loads a million orders from its store.
-//! `cargo bench --bench tail`, or a part of it by name: `-- loaded`.
+//! `cargo bench --bench tail`, or a part of it by name: `-- loaded`. `--huge-pages` does what
+//! the setting does.
 //!
 //! The orders written are made, published, listed and told to readers of events, but not stored: on two cores a store
 //! takes what is left of both. `loadtest/compare.sh` has the whole service.
@@ -24,6 +25,7 @@ use order_service::read::{self, Reader, lists};
 use order_service::snapshot::{Change, Kind, Snapshot, State};
 use order_service::source::inbox;
 use order_service::source::lines::Lines;
+use order_service::store::Store;
 use order_service::store::embedded::{self, Embedded};
 use order_service::tools::client;
 use order_service::tools::load::{self, report::Report};
@@ -38,6 +40,9 @@ const WRITES_PER_SECOND: u32 = 50_000;
 const NOT_MEASURED: Duration = Duration::from_millis(500);
 
 fn main() {
+    if !std::env::args().any(|argument| argument == "--huge-pages") {
+        order_service::app::small_pages(); // as in the service
+    }
     let is_test = !std::env::args().any(|argument| argument == "--bench");
     let (rounds, seconds): (usize, u64) = if is_test { (1, 1) } else { (10, 4) };
     let wanted: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
@@ -136,10 +141,13 @@ struct Service {
 impl Service {
     fn start(dir: &Path, bytes_max: Option<u64>) -> Self {
         let store = Embedded::open(embedded::Config::new(dir)).expect("the store of nobody else");
-        let view = Arc::new(View::new(Config { bytes_max, ..Config::default() }, 0));
+        // A start makes room before the first read brings an order, which would have to move.
+        let serving = runtime();
+        let room = serving.block_on(store.estimate()).expect("a store that can be read");
+        let room = usize::try_from(room).expect("in memory") + usize::try_from(ORDERS).expect("few");
+        let view = Arc::new(View::new(Config { bytes_max, ..Config::default() }, room));
         view.publish((0..ORDERS).map(|n| event(n, 1)).collect());
         let (trigger, shutdown) = lifecycle::shutdown();
-        let serving = runtime();
         let listeners = http::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), 1).expect("a free port");
         let address = listeners[0].local_addr().expect("bound");
         let (inbox, _) = inbox::inbox(&inbox::Config::default());

@@ -76,6 +76,8 @@ pub struct Config {
     pub threads: Option<usize>,
     /// How they share the connections.
     pub runtime: Runtime,
+    /// Whether memory may be in huge pages.
+    pub huge_pages: bool,
     /// How long a stop may take.
     pub grace: Duration,
     /// How log lines look.
@@ -115,6 +117,7 @@ impl Default for Config {
             sample: 0,
             threads: None,
             runtime: Runtime::default(),
+            huge_pages: false,
             grace: Duration::from_secs(30),
             log: log::Format::default(),
             log_filter: "info".into(),
@@ -129,6 +132,9 @@ impl Default for Config {
 /// When it cannot start, when the store gives out, or when the grace period was too short.
 pub fn serve(config: Config) -> anyhow::Result<()> {
     raise_file_limit();
+    if !config.huge_pages {
+        small_pages();
+    }
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     runtime.enable_all().thread_name("read");
     match (config.runtime, config.threads) {
@@ -500,5 +506,14 @@ fn raise_file_limit() {
     let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
     if let Err(error) = setrlimit(Resource::Nofile, raised) {
         tracing::warn!(%error, "cannot raise the limit of open files");
+    }
+}
+
+/// Memory of this process comes in small pages from here on (Linux; elsewhere nothing changes). Whoever touches a huge
+/// page first waits until all of it is cleared, and everyone beside them for the memory that takes.
+pub fn small_pages() {
+    #[cfg(target_os = "linux")]
+    if let Err(error) = rustix::thread::disable_transparent_huge_pages(true) {
+        tracing::warn!(%error, "cannot do without huge pages");
     }
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 use crate::http::{wb_answered, wb_lines, wb_posted};
-use crate::server::{Server, binary};
+use crate::server::{Server, binary, process_status};
 
 /// A command may take this long.
 const TIME: Duration = Duration::from_mins(1);
@@ -166,6 +166,17 @@ fn settings_are_checked_and_shown() {
     home.write("printed.toml", print(&["--listen", "127.0.0.1:1008", "--http-idle-time", "7s"], &[]));
     let again = print(&["--config", "printed.toml"], &[]);
     assert!(listens(&again, "127.0.0.1:1008") && again.contains("7s"), "{again}");
+}
+
+#[test]
+fn memory_comes_in_small_pages_unless_huge_ones_are_wished() {
+    let has_huge = |pid: u32| process_status(pid, "THP_enabled");
+    let here = has_huge(std::process::id());
+    for (flags, expected) in [(&[][..], "0"), (&["--huge-pages", "yes"], here.as_str()), (&["--huge-pages", "no"], "0")]
+    {
+        assert_eq!(has_huge(Server::start(flags).pid()), expected, "{flags:?}");
+    }
+    Home::new().run(&["config", "check", "--huge-pages", "2MiB"]).expect(78);
 }
 
 #[test]

@@ -23,6 +23,13 @@ const STOP_TIME: Duration = Duration::from_secs(35);
 /// Log lines shown when a test fails.
 const LOG_LINES: usize = 60;
 
+/// What Linux says of a process in a line of `/proc/PID/status`.
+pub fn process_status(pid: u32, field: &str) -> String {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let mut lines = status.lines().filter_map(|line| line.split_once(':'));
+    lines.find(|(name, _)| *name == field).map(|(_, value)| value.trim().to_owned()).expect(field)
+}
+
 /// The binary under test, with nothing of this process's environment.
 pub fn binary(directory: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_order-service"));
@@ -93,6 +100,11 @@ impl Server {
     /// Its process.
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Its resident memory.
+    pub fn resident_bytes(&self) -> u64 {
+        process_status(self.pid(), "VmRSS").trim_end_matches(" kB").parse::<u64>().unwrap() << 10
     }
 
     /// Its data directory.

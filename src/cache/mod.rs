@@ -298,9 +298,10 @@ impl View {
         self.external.find(user, external, |id| map.get(id).cloned())
     }
 
-    /// Makes room for this many orders at once instead of growing step by step.
+    /// Makes room for this many orders in all, at once instead of growing step by step.
     pub fn reserve(&self, orders: usize) {
-        self.orders.pin().reserve(orders);
+        let map = self.orders.pin();
+        map.reserve(orders.saturating_sub(map.len()));
     }
 
     /// Makes a batch of committed changes visible: in the map, then in the list, then as events. Their ids are pinned.

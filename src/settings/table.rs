@@ -350,6 +350,19 @@ pub const SETTINGS: &[Setting] = &[
         ..DETAIL
     },
     Setting {
+        key: "huge_pages",
+        flag: "huge-pages",
+        env: &["ORDER_HUGE_PAGES"],
+        value: "yes|no",
+        help: "Memory in huge pages where Linux has them: a read among millions of orders costs less, the slowest wait longer",
+        default: "no",
+        apply: |config, values| {
+            config.huge_pages = yes_or_no(one(values)?)?;
+            Ok(())
+        },
+        ..DETAIL
+    },
+    Setting {
         key: "grace",
         flag: "grace",
         env: &["ORDER_GRACE"],

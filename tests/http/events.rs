@@ -252,13 +252,6 @@ fn a_head_of_events_ends() {
     connection.get("/ping").expect(200);
 }
 
-/// Resident bytes of the service's process.
-fn resident_bytes(server: &Server) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", server.pid())).unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("a resident size");
-    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() << 10
-}
-
 #[test]
 fn a_reader_that_does_not_read_is_told_reset_and_holds_nobody() {
     let server = Server::start(&["--profile", "lenient"]);
@@ -272,7 +265,7 @@ fn a_reader_that_does_not_read_is_told_reset_and_holds_nobody() {
     let ndjson = [("Content-Type", "application/x-ndjson")];
     let (mut writer, mut other) = (server.connect(), server.connect());
     writer.request("POST", "/orders", &ndjson, lines(0)).expect(200);
-    let before = resident_bytes(&server);
+    let before = server.resident_bytes();
     let mut slowest = Duration::ZERO;
     for turn in 1..50 {
         let reply = writer.request("POST", "/orders", &ndjson, lines(turn)).expect(200);
@@ -281,7 +274,7 @@ fn a_reader_that_does_not_read_is_told_reset_and_holds_nobody() {
         other.get("/order/c7").expect(200);
         slowest = slowest.max(started.elapsed());
     }
-    let grown = resident_bytes(&server).saturating_sub(before);
+    let grown = server.resident_bytes().saturating_sub(before);
     assert!(grown < 200 << 20, "grown by {} MiB", grown >> 20);
     assert!(slowest < Duration::from_secs(2), "another reader waited {slowest:?}");
     // Awake again, the reader gets some of the oldest, is told that it lost others, and then follows.

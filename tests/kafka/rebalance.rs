@@ -208,17 +208,17 @@ fn while_the_store_is_held_memory_is_bounded_and_the_group_is_kept() {
     let (mut sent, sender) = (Sent::default(), topic.sender());
     sent.send(&sender, 0..500);
     sent.wait_stored(&[&server], &database, &topic);
-    let before = memory_bytes(&server);
+    let before = server.resident_bytes();
     postgres.pause();
     let held = std::time::Instant::now();
     let mut peak = before;
     // 120 MB in all.
     for _ in 0..200 {
         sent.send(&sender, 0..500);
-        peak = peak.max(memory_bytes(&server));
+        peak = peak.max(server.resident_bytes());
     }
     while held.elapsed() < Duration::from_secs(11) {
-        peak = peak.max(memory_bytes(&server));
+        peak = peak.max(server.resident_bytes());
         assert_eq!(server.get("/livez").status, 200);
         std::thread::sleep(Duration::from_millis(100));
     }
@@ -229,10 +229,4 @@ fn while_the_store_is_held_memory_is_bounded_and_the_group_is_kept() {
     assert_eq!(rebalances(&server), 1, "it was never out of the group");
     let ledger = stop(&mut server);
     assert_eq!(ledger["read"], sent.count, "{ledger:?}");
-}
-
-fn memory_bytes(server: &Server) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", server.pid())).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
 }
