@@ -169,6 +169,12 @@ in_time() {
 
 # ---- The measurements.
 
+# Every server, from another one on in each round: a virtual machine may pay later for what it did for the one before.
+turns() { # turns ROUND
+    local first=$((($1 - 1) * 2 % ${#running[@]}))
+    echo "${running[@]:first}" "${running[@]:0:first}"
+}
+
 compete() { # compete CASE...: every server in turn, in every round
     local round case server
     [ $has_wrk = yes ] || return 0
@@ -182,7 +188,7 @@ compete() { # compete CASE...: every server in turn, in every round
     for round in $(seq "$rounds"); do
         for case in "$@"; do
             say "round $round, $case"
-            for server in "${running[@]}" nginx-memory; do
+            for server in $(turns "$round") nginx-memory; do
                 if [ -z "${pid_of[${server%-memory}]:-}" ] || ! applies "$case" "$server"; then continue; fi
                 if [ -n "${wrong[$case/$server]:-}${wrong[order/$server]:-}" ]; then continue; fi
                 in_time || return 0
@@ -212,7 +218,7 @@ at_most() { if [ "$1" -lt "$2" ]; then echo "$1"; else echo "$2"; fi; }
 sendable() { if [ $open_load = load ]; then at_most "$1" "$load_max"; else echo "$1"; fi; }
 
 compete_open() {
-    local round server rate common=$load_max
+    local round kind server rate common=$load_max
     for server in "${running[@]}"; do
         rate=$(($(reached "$server") / 2))
         if [ "$server" != redis ] && [ $rate -gt 0 ]; then common=$(at_most $rate "$common"); fi
@@ -220,13 +226,18 @@ compete_open() {
     common=$((common > 2000 ? common / 1000 * 1000 : common))
     note common_rate $common
     for round in $(seq "$rounds"); do
-        say "round $round, fixed rates"
-        for server in "${running[@]}"; do
-            if [ "$server" = redis ] || [ -n "${wrong[order/$server]:-}" ]; then continue; fi
-            in_time || return 0
-            rate=$(sendable $(($(reached "$server") / 2)))
-            if [ "$rate" -gt 0 ]; then measure_open half "$server" "$round" "$rate" $open_load; fi
-            measure_open common "$server" "$round" $common load
+        for kind in common half; do
+            say "round $round, fixed rates: $kind"
+            for server in $(turns "$round"); do
+                if [ "$server" = redis ] || [ -n "${wrong[order/$server]:-}" ]; then continue; fi
+                in_time || return 0
+                rate=$(sendable $(($(reached "$server") / 2)))
+                if [ $kind = common ]; then
+                    measure_open common "$server" "$round" $common load
+                elif [ "$rate" -gt 0 ]; then
+                    measure_open half "$server" "$round" "$rate" $open_load
+                fi
+            done
         done
     done
 }
