@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use bytes::Bytes;
+use tokio::runtime::Handle;
 
 use crate::admin::{self, Admin};
 use crate::cache::{self, View};
@@ -144,13 +145,17 @@ pub fn serve(config: Config) -> anyhow::Result<()> {
         (Runtime::Shared, None) => &mut runtime,
     };
     let runtime = runtime.build().context("cannot start the runtime")?;
-    let result = runtime.block_on(run(config));
+    let mut loads = tokio::runtime::Builder::new_multi_thread();
+    let loads = loads.worker_threads(1).thread_name("load").enable_all().build().context("cannot start the runtime")?;
+    let result = runtime.block_on(run(config, loads.handle().clone()));
     // What is left is idle or over its time.
     runtime.shutdown_background();
+    loads.shutdown_background();
     result
 }
 
-async fn run(config: Config) -> anyhow::Result<()> {
+/// `loads` is where reads wait for the store.
+async fn run(config: Config, loads: Handle) -> anyhow::Result<()> {
     let stop = stop_signal()?;
     let metrics = Metrics::new(route::ENDPOINTS, route::METHODS);
     let readiness = Readiness::default();
@@ -208,7 +213,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
         shutdown: shutdown.clone(),
     };
     let mut ingest = ingest.start(inbox_source)?;
-    let reader = Reader::new(view, store, config.read).with_redis(redis.clone());
+    let reader = Reader::new(view, store, config.read).with_loads_in(loads).with_redis(redis.clone());
     #[cfg(feature = "grpc")]
     let (grpc_address, grpc_serving) = {
         let limits = grpc::Limits {

@@ -103,6 +103,7 @@ fn run_import(import: import::Config) -> anyhow::Result<()> {
 }
 
 fn run_load(load: load::Config, json: Option<Json>) -> anyhow::Result<()> {
+    app::small_pages(); // a wait for memory here would look like one of the service
     // One thread: the load is open-loop, and the other cores are for the service under load.
     let report = runtime(1)?.block_on(load::run(load))?;
     match json {

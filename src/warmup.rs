@@ -17,6 +17,8 @@ const LOG_EVERY: u32 = 4;
 const RETRY: Duration = Duration::from_secs(1);
 /// How often is looked for orders whose time is up, which is counted in seconds.
 const TICK: Duration = Duration::from_millis(500);
+/// Between steps of letting them go: more than 100,000 orders a second.
+const PAUSE: Duration = Duration::from_millis(1);
 /// How often orders are counted that others may store: every ten seconds.
 const COUNT_TICKS: u32 = 20;
 /// Orders read at once where not all are loaded.
@@ -45,7 +47,10 @@ pub async fn keep_bounds<T: Store>(view: Arc<View>, store: T, mut shutdown: Shut
     for ticks in 1_u32.. {
         tokio::select! {
             () = shutdown.wait() => return,
-            () = tokio::time::sleep(TICK) => view.shrink(),
+            () = tokio::time::sleep(TICK) => {}
+        }
+        while view.shrink() {
+            tokio::time::sleep(PAUSE).await; // for whoever waits
         }
         if store.is_shareable()
             && ticks.is_multiple_of(COUNT_TICKS)
@@ -134,9 +139,7 @@ async fn all<T: Store>(
     expected: u64,
     loaded: &Arc<AtomicU64>,
 ) -> Result<bool, StoreError> {
-    // New memory is cleared, which takes as long as it takes. Without it the map grows as it is filled.
-    let (room, orders) = (Arc::clone(view), usize::try_from(expected).unwrap_or_default());
-    let _ = background::spawn("scan", move || room.reserve(orders)).await;
+    make_room(view, expected).await;
     loaded.store(0, Ordering::Relaxed);
     let has_room = Arc::new(AtomicBool::new(true));
     // What is changed while the scan runs must be there when the scan comes to it.
@@ -158,6 +161,12 @@ async fn all<T: Store>(
     Ok(has_room.load(Ordering::Relaxed))
 }
 
+/// New memory is cleared, which takes as long as it takes. Without it the map grows as it is filled.
+async fn make_room(view: &Arc<View>, orders: u64) {
+    let (view, orders) = (Arc::clone(view), usize::try_from(orders).unwrap_or_default());
+    let _ = background::spawn("scan", move || view.reserve(orders)).await;
+}
+
 /// Loads the newest live orders that there is room for. Breaks off and says `true` when all orders would have room.
 async fn newest<T: Store>(
     view: &Arc<View>,
@@ -176,13 +185,16 @@ async fn newest<T: Store>(
         }
         let held = view.hold();
         let page = store.page(before, limit).await?;
-        if before.is_none() && config.warm_max.is_none() {
+        if before.is_none() {
             let bytes: u64 = page.iter().map(|(_, order)| order.resident_bytes() as u64).sum();
             let each = View::cost(1, bytes.checked_div(page.len() as u64).unwrap_or_default());
             // The rest may be larger.
-            if config.bytes_max.is_none_or(|bytes_max| expected.saturating_mul(each) < bytes_max / 10 * 9) {
+            let have_room = config.bytes_max.is_none_or(|max| expected.saturating_mul(each) < max / 10 * 9);
+            if have_room && config.warm_max.is_none() {
                 return Ok(true);
             }
+            let fit = config.bytes_max.map_or(u64::MAX, |max| max / each);
+            make_room(view, expected.min(wanted).min(fit)).await;
         }
         let is_last = page.len() < limit;
         before = page.last().map(|(_, order)| order.seq());

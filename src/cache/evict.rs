@@ -14,6 +14,7 @@
 //!    is kept, and applied once the pin is gone.
 
 use std::collections::HashMap;
+use std::ops::{Index, IndexMut};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -25,6 +26,8 @@ use crate::snapshot::Snapshot;
 
 /// No node.
 const NONE: u32 = u32::MAX;
+/// Orders whose time is up that leave at once: a tenth of a millisecond in which nobody else may enter, leave or be pinned.
+const EXPIRED_MAX: usize = 256;
 /// Orders the hand passes over for having been read before it takes one all the same: what one insertion may cost.
 const SKIPS_MAX: usize = 64;
 
@@ -76,22 +79,24 @@ impl Evict {
         }
     }
 
-    /// Lets orders go for as long as `is_over`, then those whose time is up. `take` is told whether time is up, in which
-    /// case having been read does not help.
-    pub(super) fn shrink(&self, is_over: impl Fn() -> bool, take: impl Fn(&OrderId, bool) -> Verdict) {
+    /// Lets orders go whose time is up, some of them, then others for as long as `is_over`. `take` is told whether time
+    /// is up, in which case having been read does not help. Says whether there may be more whose time is up.
+    pub(super) fn shrink(&self, is_over: impl Fn() -> bool, take: impl Fn(&OrderId, bool) -> Verdict) -> bool {
         let expired = self.ttl.and_then(|ttl| self.seconds().checked_sub(seconds(ttl)));
         let mut inner = self.lock();
         if inner.holds > 0 {
-            return;
+            return false;
         }
         let Inner { queue, pins, .. } = &mut *inner;
+        let mut gone = 0;
         if let Some(expired) = expired {
             let mut at = queue.tail;
-            while at != NONE && queue.nodes[at as usize].entered <= expired {
-                let next = queue.nodes[at as usize].newer;
-                if !pins.contains_key(&queue.nodes[at as usize].id) {
-                    take(&queue.nodes[at as usize].id, true);
+            while at != NONE && queue.nodes[at].entered <= expired && gone < EXPIRED_MAX {
+                let next = queue.nodes[at].newer;
+                if !pins.contains_key(&queue.nodes[at].id) {
+                    take(&queue.nodes[at].id, true);
                     queue.remove(at);
+                    gone += 1;
                 }
                 at = next;
             }
@@ -99,8 +104,8 @@ impl Evict {
         let mut pinned = 0;
         let mut skips = 0;
         while is_over() && pinned <= pins.len() {
-            let Some(at) = queue.hand() else { return };
-            let id = &queue.nodes[at as usize].id;
+            let Some(at) = queue.hand() else { break };
+            let id = &queue.nodes[at].id;
             if pins.contains_key(id) {
                 pinned += 1;
             } else if take(id, skips >= SKIPS_MAX) == Verdict::Taken {
@@ -110,8 +115,9 @@ impl Evict {
             } else {
                 skips += 1;
             }
-            queue.hand = queue.nodes[at as usize].newer;
+            queue.hand = queue.nodes[at].newer;
         }
+        gone == EXPIRED_MAX
     }
 
     pub(super) fn pin(&self, ids: &[OrderId]) {
@@ -181,9 +187,9 @@ impl Inner {
     }
 }
 
-/// A doubly linked list in one vector.
+/// A doubly linked list whose nodes have numbers.
 struct Queue {
-    nodes: Vec<Node>,
+    nodes: Nodes,
     /// Free nodes, linked by `newer`.
     free: u32,
     /// The newest.
@@ -202,9 +208,43 @@ struct Node {
     entered: u32,
 }
 
+/// Nodes in pieces: to move all of them to a larger place would take as long as everyone else waits.
+#[derive(Default)]
+struct Nodes(Vec<Vec<Node>>);
+
+/// Nodes in each piece, some 160 KB.
+const PIECE: usize = 4096;
+
+impl Nodes {
+    /// Returns the number of the new node.
+    fn push(&mut self, node: Node) -> u32 {
+        if self.0.last().is_none_or(|piece| piece.len() == PIECE) {
+            self.0.push(Vec::with_capacity(PIECE));
+        }
+        let before = (self.0.len() - 1) * PIECE;
+        let piece = self.0.last_mut().expect("just made");
+        piece.push(node);
+        u32::try_from(before + piece.len() - 1).expect("fewer orders than 2^32")
+    }
+}
+
+impl Index<u32> for Nodes {
+    type Output = Node;
+
+    fn index(&self, at: u32) -> &Node {
+        &self.0[at as usize / PIECE][at as usize % PIECE]
+    }
+}
+
+impl IndexMut<u32> for Nodes {
+    fn index_mut(&mut self, at: u32) -> &mut Node {
+        &mut self.0[at as usize / PIECE][at as usize % PIECE]
+    }
+}
+
 impl Default for Queue {
     fn default() -> Self {
-        Self { nodes: Vec::new(), free: NONE, head: NONE, tail: NONE, hand: NONE }
+        Self { nodes: Nodes::default(), free: NONE, head: NONE, tail: NONE, hand: NONE }
     }
 }
 
@@ -213,11 +253,10 @@ impl Queue {
         let (newer, older) = if leaves_first { (self.tail, NONE) } else { (NONE, self.head) };
         let node = Node { id, newer, older, entered };
         let at = if self.free == NONE {
-            self.nodes.push(node);
-            u32::try_from(self.nodes.len() - 1).expect("fewer orders than 2^32")
+            self.nodes.push(node)
         } else {
             let at = self.free;
-            self.free = std::mem::replace(&mut self.nodes[at as usize], node).newer;
+            self.free = std::mem::replace(&mut self.nodes[at], node).newer;
             at
         };
         self.link(newer, older, at);
@@ -231,30 +270,30 @@ impl Queue {
 
     /// Takes a node out. The hand moves on if it stood there.
     fn remove(&mut self, at: u32) {
-        let Node { newer, older, .. } = self.nodes[at as usize];
+        let Node { newer, older, .. } = self.nodes[at];
         if self.hand() == Some(at) {
             self.hand = newer;
         }
         match newer {
             NONE => self.head = older,
-            newer => self.nodes[newer as usize].older = older,
+            newer => self.nodes[newer].older = older,
         }
         match older {
             NONE => self.tail = newer,
-            older => self.nodes[older as usize].newer = newer,
+            older => self.nodes[older].newer = newer,
         }
-        self.nodes[at as usize].newer = self.free;
+        self.nodes[at].newer = self.free;
         self.free = at;
     }
 
     fn link(&mut self, newer: u32, older: u32, at: u32) {
         match newer {
             NONE => self.head = at,
-            newer => self.nodes[newer as usize].older = at,
+            newer => self.nodes[newer].older = at,
         }
         match older {
             NONE => self.tail = at,
-            older => self.nodes[older as usize].newer = at,
+            older => self.nodes[older].newer = at,
         }
     }
 }
@@ -391,6 +430,27 @@ mod tests {
         assert_eq!(shrink(), [id(1)]);
         tokio::time::advance(Duration::from_secs(30)).await;
         assert_eq!(shrink(), [id(2)]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn many_whose_time_is_up_leave_in_steps_the_oldest_first() {
+        let count = 2 * EXPIRED_MAX + PIECE;
+        let evict = Evict::new(Some(Duration::from_mins(1)));
+        evict.entered((0..count).map(id), false);
+        tokio::time::advance(Duration::from_mins(1)).await;
+        let left = RefCell::new(Vec::new());
+        let take = |id: &OrderId, _: bool| {
+            left.borrow_mut().push(id.clone());
+            Verdict::Taken
+        };
+        evict.pin(&[id(0)]);
+        assert!(evict.shrink(|| false, take));
+        assert_eq!(left.borrow().len(), EXPIRED_MAX);
+        evict.unpin(&[id(0)]);
+        while evict.shrink(|| false, take) {}
+        let expected: Vec<OrderId> = (1..=EXPIRED_MAX).chain([0]).chain(EXPIRED_MAX + 1..count).map(id).collect();
+        assert_eq!(left.take(), expected);
+        assert!(!evict.shrink(|| false, take), "all have left");
     }
 
     /// The queue against a plain list under random use.

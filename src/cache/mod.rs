@@ -56,7 +56,7 @@ pub struct Config {
 impl Config {
     /// Whether orders may leave the view.
     #[must_use]
-    pub fn is_bounded(&self) -> bool {
+    pub const fn is_bounded(&self) -> bool {
         self.bytes_max.is_some() || self.ttl.is_some()
     }
 }
@@ -93,6 +93,7 @@ pub struct View {
     is_complete: AtomicBool,
     has_let_go: AtomicBool,
     is_shared: AtomicBool,
+    is_making_room: AtomicBool,
 }
 
 /// The map, pinned.
@@ -131,11 +132,9 @@ impl View {
     #[must_use]
     pub fn new(config: Config, capacity: usize) -> Self {
         Self {
-            // Incremental resizing makes every look-up and insertion of a growing map ten times slower, reads included.
-            // Growing at once stops writers only, for some 20 ms at half a million orders; readers go on.
             orders: HashMap::builder()
                 .capacity(capacity)
-                .resize_mode(ResizeMode::Blocking)
+                .resize_mode(resize_mode(&config))
                 .hasher(RandomState::default())
                 .build(),
             recent: Recent::new(config.list_max),
@@ -148,6 +147,7 @@ impl View {
             is_complete: AtomicBool::new(false),
             has_let_go: AtomicBool::new(false),
             is_shared: AtomicBool::new(false),
+            is_making_room: AtomicBool::new(false),
             config,
         }
     }
@@ -223,9 +223,10 @@ impl View {
         count
     }
 
-    /// Lets orders go whose time is up, or that there is no room for. To be called every now and then.
-    pub fn shrink(&self) {
-        let Some(evict) = &self.evict else { return };
+    /// Lets orders go that there is no room for, and some of those whose time is up. Says whether there may be more of
+    /// these: to be called every now and then until there are none.
+    pub fn shrink(&self) -> bool {
+        let Some(evict) = &self.evict else { return false };
         let map = self.orders.pin();
         let is_over = || self.config.bytes_max.is_some_and(|bytes_max| self.used() > bytes_max);
         evict.shrink(is_over, |id, must| {
@@ -244,7 +245,7 @@ impl View {
                 _ if must => Verdict::Taken,
                 _ => Verdict::WasRead,
             }
-        });
+        })
     }
 
     /// What the view takes of its budget.
@@ -299,9 +300,18 @@ impl View {
     }
 
     /// Makes room for this many orders in all, at once instead of growing step by step.
+    /// Who inserts meanwhile waits until there is.
     pub fn reserve(&self, orders: usize) {
         let map = self.orders.pin();
+        self.is_making_room.store(true, Ordering::Release);
         map.reserve(orders.saturating_sub(map.len()));
+        self.is_making_room.store(false, Ordering::Release);
+    }
+
+    /// Whether a [`View::reserve`] is under way.
+    #[must_use]
+    pub fn is_making_room(&self) -> bool {
+        self.is_making_room.load(Ordering::Acquire)
     }
 
     /// Makes a batch of committed changes visible: in the map, then in the list, then as events. Their ids are pinned.
@@ -509,6 +519,19 @@ impl Drop for Pinned {
             self.view.hear(Event { id, snapshot, change });
         }
         self.view.shrink();
+    }
+}
+
+/// How the map gets a larger table, or one without the marks that removed orders leave.
+const fn resize_mode(config: &Config) -> ResizeMode {
+    if config.is_bounded() {
+        // It never ends where orders come and leave, and what waits for the store waits for it too: in small steps,
+        // each of which takes some microseconds of an insertion or removal.
+        ResizeMode::Incremental(64)
+    } else {
+        // Steps would make every look-up and insertion ten times slower for as long as it takes, reads included. At
+        // once it stops writers only, for some 20 ms at half a million orders; readers go on.
+        ResizeMode::Blocking
     }
 }
 

@@ -4,7 +4,9 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::task::JoinHandle;
 
 use super::ReadError;
 use crate::id::OrderId;
@@ -17,13 +19,28 @@ type Loaded = Result<Option<Snapshot>, ReadError>;
 pub struct Flight {
     loads: Arc<Mutex<HashMap<OrderId, watch::Receiver<Option<Loaded>>>>>,
     turns: Arc<Semaphore>,
+    runtime: Option<Handle>,
 }
 
 impl Flight {
-    /// At most `loads_max` loads at once.
+    /// At most `loads_max` loads at once, in the runtime of whoever asks.
     #[must_use]
     pub fn new(loads_max: usize) -> Self {
-        Self { loads: Arc::default(), turns: Arc::new(Semaphore::new(loads_max)) }
+        Self { loads: Arc::default(), turns: Arc::new(Semaphore::new(loads_max)), runtime: None }
+    }
+
+    /// Loads in this runtime instead.
+    #[must_use]
+    pub fn with_runtime(self, runtime: Handle) -> Self {
+        Self { runtime: Some(runtime), ..self }
+    }
+
+    /// Starts a task where loads run. It goes on if nobody waits for it any more.
+    pub fn spawn<R: Send + 'static>(&self, task: impl Future<Output = R> + Send + 'static) -> JoinHandle<R> {
+        match &self.runtime {
+            Some(runtime) => runtime.spawn(task),
+            None => tokio::spawn(task),
+        }
     }
 
     /// A turn at the store.
@@ -62,7 +79,7 @@ impl Flight {
         loads.insert(id.clone(), receiver.clone());
         let landing = Landing { flight: self.clone(), id: id.clone(), _turn: turn };
         let load = load();
-        tokio::spawn(async move {
+        self.spawn(async move {
             let loaded = load.await;
             drop(landing);
             sender.send_replace(Some(loaded));
@@ -120,6 +137,19 @@ mod tests {
         }
         assert_eq!(loads.load(Ordering::Relaxed), 1);
         assert!(flight.turn().is_ok(), "the turn is given back");
+    }
+
+    #[test]
+    fn loads_run_where_they_are_told_to() {
+        let mut elsewhere = tokio::runtime::Builder::new_multi_thread();
+        let elsewhere = elsewhere.worker_threads(1).thread_name("elsewhere").build().unwrap();
+        let here = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let flight = Flight::new(1).with_runtime(elsewhere.handle().clone());
+        let load = || async {
+            assert_eq!(std::thread::current().name(), Some("elsewhere"));
+            Ok(None)
+        };
+        assert!(matches!(here.block_on(flight.join(&id(), load)), Ok(None)));
     }
 
     #[tokio::test]

@@ -7,6 +7,8 @@ pub mod lists;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::runtime::Handle;
+use tokio::task::JoinError;
 use tokio::time::Instant;
 
 use crate::cache::View;
@@ -76,6 +78,14 @@ impl<T: Store> Reader<T> {
         Self { view, store, redis: None, flight, config }
     }
 
+    /// Loads in this runtime. To bring an order into the view may mean to wait until the map has grown or others have
+    /// made room, and threads that answer from memory wait for nothing.
+    #[must_use]
+    pub fn with_loads_in(mut self, runtime: Handle) -> Self {
+        self.flight = self.flight.with_runtime(runtime);
+        self
+    }
+
     /// Asks there before the store.
     #[must_use]
     pub fn with_redis(mut self, redis: Option<Redis>) -> Self {
@@ -114,7 +124,7 @@ impl<T: Store> Reader<T> {
                 if let Some(redis) = &redis
                     && let Some(found) = redis.get(&id).await
                 {
-                    view.fill(id.clone(), found.clone());
+                    bring(&view, &id, &found);
                     return Ok(view.get(&id).or(Some(found)));
                 }
                 let asked = Instant::now().into_std();
@@ -124,7 +134,7 @@ impl<T: Store> Reader<T> {
                         if let Some(redis) = &redis {
                             redis.fill(&id, snapshot, asked);
                         }
-                        view.fill(id.clone(), snapshot.clone());
+                        bring(&view, &id, snapshot);
                     }
                     None => view.note_absent(id.clone(), asked),
                 }
@@ -143,7 +153,7 @@ impl<T: Store> Reader<T> {
     /// # Errors
     /// [`ReadError`].
     pub async fn get_at_least(&self, id: &OrderId, version: Version) -> Result<Option<Snapshot>, ReadError> {
-        let is_new_enough = |snapshot: &Snapshot| snapshot.version() >= version;
+        let is_new_enough = move |snapshot: &Snapshot| snapshot.version() >= version;
         if !self.view.is_complete() && !self.view.contains(id) {
             // Nobody may bring it here unasked.
             let loaded = self.load(id).await?.filter(is_new_enough);
@@ -165,17 +175,20 @@ impl<T: Store> Reader<T> {
         if let Some(loaded) = self.load(id).await?.filter(is_new_enough) {
             return Ok(Some(loaded));
         }
-        if self.redis.is_none() {
-            return Ok(None);
-        }
-        // Others may have stored it so lately that Redis has the one before.
-        let _pinned = self.view.pin(vec![id.clone()]);
-        let stored = self.bounded(self.store.fetch(id.clone())).await?.filter(is_new_enough);
-        if let (Some(stored), Some(redis)) = (&stored, &self.redis) {
-            redis.note(id, stored);
-            self.view.fill(id.clone(), stored.clone());
-        }
-        Ok(stored)
+        let Some(redis) = self.redis.clone() else { return Ok(None) };
+        let (view, store, id) = (Arc::clone(&self.view), self.store.clone(), id.clone());
+        let stored = self.flight.spawn(async move {
+            // Others may have stored it so lately that Redis has the one before.
+            let _pinned = view.pin(vec![id.clone()]);
+            let stored = store.fetch(id.clone()).await?.filter(is_new_enough);
+            if let Some(stored) = &stored {
+                redis.note(&id, stored);
+                bring(&view, &id, stored);
+            }
+            Ok(stored)
+        });
+        let panicked = |error: JoinError| Err(StoreError::Unavailable(error.into()));
+        self.bounded(async { stored.await.unwrap_or_else(panicked) }).await
     }
 
     /// The newest live envelope order of a user by `payload.id`.
@@ -205,5 +218,13 @@ impl<T: Store> Reader<T> {
             Ok(result) => result.map_err(|error| ReadError::Store(Arc::new(error))),
             Err(_) => Err(ReadError::Slow),
         }
+    }
+}
+
+/// Puts into the view what was loaded, unless that would mean to wait until there is room for all orders of a start,
+/// one of which it is.
+fn bring(view: &View, id: &OrderId, loaded: &Snapshot) {
+    if !view.is_making_room() {
+        view.fill(id.clone(), loaded.clone());
     }
 }

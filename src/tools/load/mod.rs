@@ -113,6 +113,7 @@ struct Worker {
     first: Instant,
     every: Option<Duration>,
     turn: Option<Turn>,
+    tally: Tally,
     measured_from: Instant,
     end: Instant,
     count: u64,
@@ -144,6 +145,7 @@ impl Worker {
             first,
             every,
             turn: None,
+            tally: Tally::new(),
             measured_from,
             end: measured_from + config.duration,
             count,
@@ -152,7 +154,6 @@ impl Worker {
     }
 
     async fn run(mut self, progress: Arc<Progress>) -> Tally {
-        let mut tally = Tally::new();
         let mut due = self.first;
         let mut told = 0;
         for asked in 0..self.count {
@@ -169,7 +170,7 @@ impl Worker {
             if due >= self.measured_from || self.count != u64::MAX {
                 // Without a schedule a request is due when it is sent.
                 let intended = if self.every.is_some() { due } else { sent };
-                tally.note(result, answered - intended, answered - sent, sent - due, self.expect);
+                self.tally.note(result, answered - intended, answered - sent, sent - due, self.expect);
             }
             if result.is_err() {
                 tokio::time::sleep(Duration::from_millis(20)).await;
@@ -180,17 +181,17 @@ impl Worker {
                 told = asked;
             }
         }
-        self.count_missed(due, &mut tally);
-        tally
+        self.count_missed(due);
+        self.tally
     }
 
     /// What was due before the end and never sent, because answers took too long: it has waited until now.
-    fn count_missed(&self, mut due: Instant, tally: &mut Tally) {
+    fn count_missed(&mut self, mut due: Instant) {
         let Some(every) = self.every.filter(|_| self.count == u64::MAX) else { return };
         let now = Instant::now();
         while due < self.end {
             if due >= self.measured_from {
-                tally.miss(now.saturating_duration_since(due));
+                self.tally.miss(now.saturating_duration_since(due));
             }
             due += every;
         }

@@ -10,7 +10,7 @@ use serde_json::json;
 use super::Config;
 use crate::tools::client::NoAnswer;
 
-/// The highest latency told apart, in microseconds.
+/// Longer latencies count as this one, in microseconds.
 const MICROS_MAX: u64 = 600_000_000;
 const PERCENTILES: [f64; 7] = [50.0, 75.0, 90.0, 99.0, 99.9, 99.99, 100.0];
 
@@ -30,7 +30,8 @@ impl Tally {
     /// Nothing yet.
     #[must_use]
     pub fn new() -> Self {
-        let histogram = || Histogram::new_with_max(MICROS_MAX, 3).expect("three digits up to ten minutes");
+        // They grow as they must: room for ten minutes at once, for each connection, would take longer than many answers.
+        let histogram = || Histogram::new(3).expect("three digits");
         Self {
             latency: histogram(),
             service: histogram(),
@@ -57,7 +58,7 @@ impl Tally {
                 *self.statuses.entry(status).or_default() += 1;
                 self.unexpected += u64::from(status != expect);
                 self.bytes += bytes;
-                self.service.saturating_record(micros(service));
+                record(&mut self.service, service);
             }
             Err(error) => {
                 *self.errors.entry(error.to_string()).or_default() += 1;
@@ -66,14 +67,14 @@ impl Tally {
                 }
             }
         }
-        self.latency.saturating_record(micros(latency));
+        record(&mut self.latency, latency);
         self.late += u64::from(behind > Duration::from_millis(1));
     }
 
     /// A request that was due `waited` ago and never sent.
     pub fn miss(&mut self, waited: Duration) {
         self.missed += 1;
-        self.latency.saturating_record(micros(waited));
+        record(&mut self.latency, waited);
     }
 
     /// Adds another tally.
@@ -201,8 +202,9 @@ impl Report {
     }
 }
 
-fn micros(time: Duration) -> u64 {
-    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+fn record(histogram: &mut Histogram<u64>, time: Duration) {
+    let micros = u64::try_from(time.as_micros()).unwrap_or(MICROS_MAX).min(MICROS_MAX);
+    histogram.record(micros).expect("grows");
 }
 
 fn show(micros: u64) -> String {
