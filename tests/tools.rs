@@ -85,6 +85,10 @@ async fn a_stall_counts_for_every_request_that_was_due_meanwhile() {
     assert!(latency["p90"].as_u64().unwrap() > 100_000, "{report}");
     assert!(service["p90"].as_u64().unwrap() < 100_000, "{report}");
     assert!(service["p100"].as_u64().unwrap() >= 400_000, "{report}");
+    let worst = &report["slowest_at_seconds_us"][0];
+    assert!((0.5..5.0).contains(&worst[0].as_f64().unwrap()), "{report}");
+    assert!(worst[1].as_u64() <= latency["p100"].as_u64() && worst[1].as_u64() >= Some(400_000), "{report}");
+    assert!(report["machine_stopped_at_seconds_us"].is_array(), "{report}");
 }
 
 #[tokio::test]

@@ -74,7 +74,7 @@ fn run(mut due: Vec<Instant>, every: Duration, end: Instant, turns: &[Notify], s
 }
 
 /// Linux may let a sleeping thread lie 50 us longer, to wake several at once; not this one.
-fn sleep_precisely() {
+pub(super) fn sleep_precisely() {
     #[cfg(target_os = "linux")]
     {
         // Without it the schedule is a little less even, and says so: latency counts from when a request was due.

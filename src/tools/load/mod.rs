@@ -2,7 +2,9 @@
 //! meanwhile, not only for the one that met it (Gil Tene, "How NOT to Measure Latency": coordinated omission).
 
 mod clock;
+mod machine;
 pub mod report;
+mod timeline;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -17,7 +19,8 @@ use super::client::{Client, NoAnswer, Server};
 use super::progress::Progress;
 use crate::order::sample;
 use clock::{Clock, Turn};
-use report::{Report, Tally};
+use machine::Watch;
+use report::{Report, Tally, Times};
 
 /// What to ask for, how often and for how long.
 #[derive(Debug, Clone)]
@@ -89,12 +92,13 @@ pub async fn run(config: Config) -> anyhow::Result<Report> {
         worker.turn = clock.as_ref().map(|clock| clock.turn(index));
         workers.spawn(worker.run(Arc::clone(&progress)));
     }
+    let watch = config.rate.map(|_| Watch::start(start));
     let mut tally = Tally::new();
     while let Some(worker) = workers.join_next().await {
         tally.merge(&worker.context("a connection's task failed")?);
     }
     let measured = config.count.map_or(config.duration, |_| start.elapsed());
-    let report = Report::new(&config, tally, measured);
+    let report = Report::new(&config, tally, measured, watch.map(Watch::end));
     progress.finish(format!("{} answers", report.answers()));
     if report.answers() == 0 {
         bail!("nothing was answered\n{}", report.text());
@@ -114,6 +118,7 @@ struct Worker {
     every: Option<Duration>,
     turn: Option<Turn>,
     tally: Tally,
+    start: Instant,
     measured_from: Instant,
     end: Instant,
     count: u64,
@@ -146,6 +151,7 @@ impl Worker {
             every,
             turn: None,
             tally: Tally::new(),
+            start,
             measured_from,
             end: measured_from + config.duration,
             count,
@@ -170,7 +176,9 @@ impl Worker {
             if due >= self.measured_from || self.count != u64::MAX {
                 // Without a schedule a request is due when it is sent.
                 let intended = if self.every.is_some() { due } else { sent };
-                self.tally.note(result, answered - intended, answered - sent, sent - due, self.expect);
+                let since = |moment: Instant| moment.saturating_duration_since(self.start);
+                let times = Times { due: since(intended), sent: since(sent), answered: since(answered) };
+                self.tally.note(result, &times, self.expect);
             }
             if result.is_err() {
                 tokio::time::sleep(Duration::from_millis(20)).await;
@@ -191,7 +199,7 @@ impl Worker {
         let now = Instant::now();
         while due < self.end {
             if due >= self.measured_from {
-                self.tally.miss(now.saturating_duration_since(due));
+                self.tally.miss(due - self.start, now - self.start);
             }
             due += every;
         }

@@ -8,10 +8,13 @@ use hdrhistogram::Histogram;
 use serde_json::json;
 
 use super::Config;
+use super::timeline::Timeline;
 use crate::tools::client::NoAnswer;
 
 /// Longer latencies count as this one, in microseconds.
 const MICROS_MAX: u64 = 600_000_000;
+/// How many of the slowest moments are told.
+const TOLD: usize = 5;
 const PERCENTILES: [f64; 7] = [50.0, 75.0, 90.0, 99.0, 99.9, 99.99, 100.0];
 
 /// One connection's findings, or all of them together.
@@ -24,6 +27,17 @@ pub struct Tally {
     bytes: u64,
     late: u64,
     missed: u64,
+    slowest: Timeline,
+}
+
+/// What became of a request when, since the schedule began.
+pub struct Times {
+    /// It was due.
+    pub due: Duration,
+    /// It was sent.
+    pub sent: Duration,
+    /// It was answered, or given up.
+    pub answered: Duration,
 }
 
 impl Tally {
@@ -41,24 +55,18 @@ impl Tally {
             bytes: 0,
             late: 0,
             missed: 0,
+            slowest: Timeline::default(),
         }
     }
 
-    /// A request and its answer: `latency` from when it was due, `service` from when it was sent.
-    pub fn note(
-        &mut self,
-        result: Result<(u16, u64), NoAnswer>,
-        latency: Duration,
-        service: Duration,
-        behind: Duration,
-        expect: u16,
-    ) {
+    /// A request and its answer. Latency counts from when it was due, service from when it was sent.
+    pub fn note(&mut self, result: Result<(u16, u64), NoAnswer>, times: &Times, expect: u16) {
         match result {
             Ok((status, bytes)) => {
                 *self.statuses.entry(status).or_default() += 1;
                 self.unexpected += u64::from(status != expect);
                 self.bytes += bytes;
-                record(&mut self.service, service);
+                record(&mut self.service, times.answered.saturating_sub(times.sent));
             }
             Err(error) => {
                 *self.errors.entry(error.to_string()).or_default() += 1;
@@ -67,14 +75,20 @@ impl Tally {
                 }
             }
         }
-        record(&mut self.latency, latency);
-        self.late += u64::from(behind > Duration::from_millis(1));
+        self.waited(times.due, times.answered);
+        self.late += u64::from(times.sent.saturating_sub(times.due) > Duration::from_millis(1));
     }
 
-    /// A request that was due `waited` ago and never sent.
-    pub fn miss(&mut self, waited: Duration) {
+    /// A request that was due and never sent until `now`.
+    pub fn miss(&mut self, due: Duration, now: Duration) {
         self.missed += 1;
-        record(&mut self.latency, waited);
+        self.waited(due, now);
+    }
+
+    fn waited(&mut self, due: Duration, until: Duration) {
+        let latency = until.saturating_sub(due);
+        record(&mut self.latency, latency);
+        self.slowest.note(until, latency);
     }
 
     /// Adds another tally.
@@ -91,6 +105,7 @@ impl Tally {
         self.bytes += other.bytes;
         self.late += other.late;
         self.missed += other.missed;
+        self.slowest.merge(&other.slowest);
     }
 }
 
@@ -106,13 +121,14 @@ pub struct Report {
     rate: Option<f64>,
     seconds: f64,
     connections: usize,
+    stops: Option<Timeline>,
 }
 
 impl Report {
-    /// Findings over `measured` time.
+    /// Findings over `measured` time, and how the machine itself stopped meanwhile, if that was watched.
     #[must_use]
-    pub fn new(config: &Config, tally: Tally, measured: Duration) -> Self {
-        Self { tally, rate: config.rate, seconds: measured.as_secs_f64(), connections: config.connections }
+    pub fn new(config: &Config, tally: Tally, measured: Duration, stops: Option<Timeline>) -> Self {
+        Self { tally, rate: config.rate, seconds: measured.as_secs_f64(), connections: config.connections, stops }
     }
 
     /// Requests that were answered, rightly or not.
@@ -156,6 +172,10 @@ impl Report {
             let at = |histogram: &Histogram<u64>| show(histogram.value_at_percentile(percentile));
             let _ = writeln!(text, "{label:<12} {:>12} {:>12}", at(&tally.latency), at(&tally.service));
         }
+        let _ = writeln!(text, "\n{:<12} {}", "slowest", tally.slowest.text(TOLD, "none took 1 ms"));
+        if let Some(stops) = &self.stops {
+            let _ = writeln!(text, "{:<12} {}", "machine", stops.text(TOLD, "never stopped for 1 ms"));
+        }
         text.push('\n');
         for (status, count) in &tally.statuses {
             let _ = writeln!(text, "status {status:<5} {count}");
@@ -198,6 +218,8 @@ impl Report {
             "latency_us": percentiles(&tally.latency),
             "service_us": percentiles(&tally.service),
             "latency_curve_us": curve,
+            "slowest_at_seconds_us": tally.slowest.json(TOLD),
+            "machine_stopped_at_seconds_us": self.stops.as_ref().map(|stops| stops.json(TOLD)),
         })
     }
 }
