@@ -7,7 +7,7 @@ pub mod report;
 mod timeline;
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -76,10 +76,12 @@ pub async fn run(config: Config) -> anyhow::Result<Report> {
     let first = config.server.request("GET", &config.paths[0], Bytes::new())?;
     let mut client = Client::new(config.server.clone(), config.timeout);
     client.send(first).await.context("the service does not answer")?;
-    let start = Instant::now() + Duration::from_millis(50);
+    let tally = Arc::new(Mutex::new(Tally::new()));
     let progress = Arc::new(Progress::new("load", None));
-    let mut all =
-        (0..config.connections).map(|index| Worker::new(&config, index, start)).collect::<Result<Vec<_>, _>>()?;
+    let start = Instant::now() + Duration::from_millis(50);
+    let mut all = (0..config.connections)
+        .map(|index| Worker::new(&config, index, start, Arc::clone(&tally)))
+        .collect::<Result<Vec<_>, _>>()?;
     let clock = match all[0].every {
         None => None,
         Some(every) => {
@@ -93,10 +95,10 @@ pub async fn run(config: Config) -> anyhow::Result<Report> {
         workers.spawn(worker.run(Arc::clone(&progress)));
     }
     let watch = config.rate.map(|_| Watch::start(start));
-    let mut tally = Tally::new();
     while let Some(worker) = workers.join_next().await {
-        tally.merge(&worker.context("a connection's task failed")?);
+        worker.context("a connection's task failed")?;
     }
+    let tally = std::mem::take(&mut *lock(&tally));
     let measured = config.count.map_or(config.duration, |_| start.elapsed());
     let report = Report::new(&config, tally, measured, watch.map(Watch::end));
     progress.finish(format!("{} answers", report.answers()));
@@ -104,6 +106,10 @@ pub async fn run(config: Config) -> anyhow::Result<Report> {
         bail!("nothing was answered\n{}", report.text());
     }
     Ok(report)
+}
+
+fn lock(tally: &Mutex<Tally>) -> MutexGuard<'_, Tally> {
+    tally.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// One connection and its share of the schedule.
@@ -117,7 +123,7 @@ struct Worker {
     first: Instant,
     every: Option<Duration>,
     turn: Option<Turn>,
-    tally: Tally,
+    tally: Arc<Mutex<Tally>>,
     start: Instant,
     measured_from: Instant,
     end: Instant,
@@ -126,7 +132,7 @@ struct Worker {
 }
 
 impl Worker {
-    fn new(config: &Config, index: usize, start: Instant) -> anyhow::Result<Self> {
+    fn new(config: &Config, index: usize, start: Instant, tally: Arc<Mutex<Tally>>) -> anyhow::Result<Self> {
         #[expect(clippy::cast_precision_loss, reason = "connections are few")]
         let (share, index_share) = (config.connections as f64, index as f64);
         let every = match config.rate {
@@ -150,7 +156,7 @@ impl Worker {
             first,
             every,
             turn: None,
-            tally: Tally::new(),
+            tally,
             start,
             measured_from,
             end: measured_from + config.duration,
@@ -159,7 +165,9 @@ impl Worker {
         })
     }
 
-    async fn run(mut self, progress: Arc<Progress>) -> Tally {
+    async fn run(mut self, progress: Arc<Progress>) {
+        // Before the first request is due. If it fails, that request tries again and says why it could not be sent.
+        let _ = self.client.connect().await;
         let mut due = self.first;
         let mut told = 0;
         for asked in 0..self.count {
@@ -178,7 +186,7 @@ impl Worker {
                 let intended = if self.every.is_some() { due } else { sent };
                 let since = |moment: Instant| moment.saturating_duration_since(self.start);
                 let times = Times { due: since(intended), sent: since(sent), answered: since(answered) };
-                self.tally.note(result, &times, self.expect);
+                lock(&self.tally).note(result, &times, self.expect);
             }
             if result.is_err() {
                 tokio::time::sleep(Duration::from_millis(20)).await;
@@ -190,16 +198,16 @@ impl Worker {
             }
         }
         self.count_missed(due);
-        self.tally
     }
 
     /// What was due before the end and never sent, because answers took too long: it has waited until now.
-    fn count_missed(&mut self, mut due: Instant) {
+    fn count_missed(&self, mut due: Instant) {
         let Some(every) = self.every.filter(|_| self.count == u64::MAX) else { return };
         let now = Instant::now();
+        let mut tally = lock(&self.tally);
         while due < self.end {
             if due >= self.measured_from {
-                self.tally.miss(due - self.start, now - self.start);
+                tally.miss(due - self.start, now - self.start);
             }
             due += every;
         }

@@ -11,13 +11,13 @@ use super::Config;
 use super::timeline::Timeline;
 use crate::tools::client::NoAnswer;
 
-/// Longer latencies count as this one, in microseconds.
+/// The highest latency told apart, in microseconds.
 const MICROS_MAX: u64 = 600_000_000;
 /// How many of the slowest moments are told.
 const TOLD: usize = 5;
 const PERCENTILES: [f64; 7] = [50.0, 75.0, 90.0, 99.0, 99.9, 99.99, 100.0];
 
-/// One connection's findings, or all of them together.
+/// What all connections find, in one place: new memory for each of them would cost more than many answers take.
 pub struct Tally {
     latency: Histogram<u64>,
     service: Histogram<u64>,
@@ -44,8 +44,7 @@ impl Tally {
     /// Nothing yet.
     #[must_use]
     pub fn new() -> Self {
-        // They grow as they must: room for ten minutes at once, for each connection, would take longer than many answers.
-        let histogram = || Histogram::new(3).expect("three digits");
+        let histogram = || Histogram::new_with_max(MICROS_MAX, 3).expect("three digits up to ten minutes");
         Self {
             latency: histogram(),
             service: histogram(),
@@ -89,23 +88,6 @@ impl Tally {
         let latency = until.saturating_sub(due);
         record(&mut self.latency, latency);
         self.slowest.note(until, latency);
-    }
-
-    /// Adds another tally.
-    pub fn merge(&mut self, other: &Self) {
-        self.latency += &other.latency;
-        self.service += &other.service;
-        for (status, count) in &other.statuses {
-            *self.statuses.entry(*status).or_default() += count;
-        }
-        for (error, count) in &other.errors {
-            *self.errors.entry(error.clone()).or_default() += count;
-        }
-        self.unexpected += other.unexpected;
-        self.bytes += other.bytes;
-        self.late += other.late;
-        self.missed += other.missed;
-        self.slowest.merge(&other.slowest);
     }
 }
 
@@ -225,8 +207,7 @@ impl Report {
 }
 
 fn record(histogram: &mut Histogram<u64>, time: Duration) {
-    let micros = u64::try_from(time.as_micros()).unwrap_or(MICROS_MAX).min(MICROS_MAX);
-    histogram.record(micros).expect("grows");
+    histogram.saturating_record(u64::try_from(time.as_micros()).unwrap_or(u64::MAX));
 }
 
 fn show(micros: u64) -> String {
