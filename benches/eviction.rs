@@ -172,6 +172,7 @@ fn read_cost(is_test: bool) {
             (0..orders)
                 .map(|n| (id(n), Snapshot::new(1, u64::from(n), Kind::Wb, State::Live, &[b'x'; 1000], &mut scratch))),
         );
+        view.settle(); // as the service does twice a second
         view
     };
     let (free, bounded) = (make(None), make(Some(1 << 30)));

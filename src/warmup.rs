@@ -39,7 +39,8 @@ pub async fn count<T: Store>(view: &View, store: &T, mut shutdown: Shutdown) {
     }
 }
 
-/// Keeps a bounded view in bounds as time passes, and its count of orders right while others write to the same store.
+/// Keeps a bounded view in bounds and its table whole as time passes, and its count of orders right while others write to
+/// the same store.
 pub async fn keep_bounds<T: Store>(view: Arc<View>, store: T, mut shutdown: Shutdown) {
     if !view.is_bounded() {
         return;
@@ -52,6 +53,8 @@ pub async fn keep_bounds<T: Store>(view: Arc<View>, store: T, mut shutdown: Shut
         while view.shrink() {
             tokio::time::sleep(PAUSE).await; // for whoever waits
         }
+        let settling = Arc::clone(&view);
+        let _ = background::spawn("settle", move || settling.settle()).await;
         if store.is_shareable()
             && ticks.is_multiple_of(COUNT_TICKS)
             && let Err(error) = recount(&view, &store).await
