@@ -54,7 +54,8 @@ pub async fn keep_bounds<T: Store>(view: Arc<View>, store: T, mut shutdown: Shut
             tokio::time::sleep(PAUSE).await; // for whoever waits
         }
         let settling = Arc::clone(&view);
-        let _ = background::spawn("settle", move || settling.settle()).await;
+        // Not waited for: what must leave leaves in time, and a second one would help the first.
+        drop(background::spawn("settle", move || settling.settle()));
         if store.is_shareable()
             && ticks.is_multiple_of(COUNT_TICKS)
             && let Err(error) = recount(&view, &store).await

@@ -109,7 +109,14 @@ impl Embedded {
             .spawn(move || write_jobs(connection, jobs))
             .map_err(|source| OpenError::Io { path: config.dir.clone(), source })?;
         let reading = Arc::new(Semaphore::new(config.readers_max));
-        Ok(Self(Arc::new(Inner { config, writer, readers: Mutex::default(), reading, _lock: lock })))
+        // The first reads shall not wait until there is a connection that knows the tables.
+        let ready = || {
+            let reader = open_reader(&path)?;
+            reader.prepare_cached(FETCH)?;
+            Ok(reader)
+        };
+        let readers = (0..config.readers_max).map(|_| ready()).collect::<rusqlite::Result<_>>().map_err(unusable)?;
+        Ok(Self(Arc::new(Inner { config, writer, readers: Mutex::new(readers), reading, _lock: lock })))
     }
 
     /// Where it is, for people.
@@ -226,10 +233,7 @@ impl Store for Embedded {
 
     async fn fetch(&self, id: OrderId) -> Result<Option<Snapshot>, StoreError> {
         self.read(move |connection| {
-            connection
-                .prepare_cached("SELECT seq, state + 4 * kind, version, body FROM orders WHERE uid = ?")?
-                .query_row([&*id.text()], |row| snapshot(row, &mut Vec::new()))
-                .optional()
+            connection.prepare_cached(FETCH)?.query_row([&*id.text()], |row| snapshot(row, &mut Vec::new())).optional()
         })
         .await
     }
@@ -318,6 +322,8 @@ impl Store for Embedded {
         self.read(|connection| connection.query_row("SELECT id FROM store_identity", [], |row| row.get(0))).await
     }
 }
+
+const FETCH: &str = "SELECT seq, state + 4 * kind, version, body FROM orders WHERE uid = ?";
 
 fn last_seq(connection: &Connection) -> rusqlite::Result<i64> {
     connection.query_row("SELECT coalesce(max(seq), 0) FROM orders", [], |row| row.get(0))
