@@ -123,11 +123,13 @@ fn warm_up(dir: &Path, orders: u64, payload: u64) {
         let started = Instant::now();
         let (_trigger, shutdown) = lifecycle::shutdown();
         let gate = lifecycle::Readiness::default().gate("warm-up", "");
-        warmup::run(Arc::clone(&view), store, gate, shutdown).await;
+        // The store stays open: what it gives back would make up for some of what the view takes.
+        warmup::run(Arc::clone(&view), store.clone(), gate, shutdown).await;
         let rate = per_second(orders, started);
         assert!(view.is_complete());
         assert_eq!(view.size().live, orders);
         let resident = resident_bytes() - before;
+        drop(store);
         println!("warm-up: {rate:.0} orders/s");
         #[expect(clippy::cast_precision_loss, reason = "a figure for people")]
         let ratio = resident as f64 / payload as f64;
