@@ -89,6 +89,8 @@ async fn a_stall_counts_for_every_request_that_was_due_meanwhile() {
     assert!((0.5..5.0).contains(&worst[0].as_f64().unwrap()), "{report}");
     assert!(worst[1].as_u64() <= latency["p100"].as_u64() && worst[1].as_u64() >= Some(400_000), "{report}");
     assert!(report["machine_stopped_at_seconds_us"].is_array(), "{report}");
+    // A machine that stands still itself may take some of it.
+    assert!(report["slowest_without_that_at_seconds_us"][0][1].as_u64() > Some(100_000), "{report}");
 }
 
 #[tokio::test]

@@ -15,12 +15,21 @@ use super::timeline::Timeline;
 
 /// How long each thread sleeps.
 const SLEEP: Duration = Duration::from_millis(1);
+/// To wake up this much too late is nothing out of the ordinary.
+const NOTED: Duration = Duration::from_micros(250);
+
+/// From when until when something stood still.
+type Stop = (Duration, Duration);
 
 /// The threads that watch. They end with this.
 pub struct Watch {
     is_over: Arc<AtomicBool>,
-    threads: Vec<JoinHandle<Timeline>>,
+    threads: Vec<JoinHandle<Vec<Stop>>>,
 }
+
+/// When the machine stood still, one core of it or more: apart from each other, in order.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Stops(Vec<Stop>);
 
 impl Watch {
     /// Watches each core that this process may use. Moments count from `began`. Where there is no thread to be had,
@@ -37,15 +46,43 @@ impl Watch {
         Self { is_over, threads }
     }
 
-    /// When it was stopped and for how long. Waits for a millisecond.
+    /// What was seen. Waits for a millisecond.
     #[must_use]
-    pub fn end(mut self) -> Timeline {
+    pub fn end(mut self) -> Stops {
         self.is_over.store(true, Ordering::Relaxed);
-        let mut all = Timeline::default();
-        for thread in self.threads.drain(..) {
-            all.merge(&thread.join().unwrap_or_default());
+        Stops::of(self.threads.drain(..).flat_map(|thread| thread.join().unwrap_or_default()).collect())
+    }
+}
+
+impl Stops {
+    fn of(mut all: Vec<Stop>) -> Self {
+        all.sort_unstable();
+        let mut apart: Vec<Stop> = Vec::with_capacity(all.len());
+        for (from, until) in all {
+            match apart.last_mut() {
+                Some(last) if from <= last.1 => last.1 = last.1.max(until),
+                _ => apart.push((from, until)),
+            }
         }
-        all
+        Self(apart)
+    }
+
+    /// For how long it stood still between two moments.
+    #[must_use]
+    pub fn within(&self, from: Duration, until: Duration) -> Duration {
+        let first = self.0.partition_point(|stop| stop.1 <= from);
+        let there = self.0[first..].iter().take_while(|stop| stop.0 < until);
+        there.map(|stop| stop.1.min(until).saturating_sub(stop.0.max(from))).sum()
+    }
+
+    /// When the longest of them ended.
+    #[must_use]
+    pub fn timeline(&self) -> Timeline {
+        let mut timeline = Timeline::default();
+        for &(from, until) in &self.0 {
+            timeline.note(until, until.saturating_sub(from));
+        }
+        timeline
     }
 }
 
@@ -55,15 +92,19 @@ impl Drop for Watch {
     }
 }
 
-fn watch(core: Option<usize>, began: Instant, is_over: &AtomicBool) -> Timeline {
+fn watch(core: Option<usize>, began: Instant, is_over: &AtomicBool) -> Vec<Stop> {
     clock::sleep_precisely();
     come_first(core);
-    let mut stops = Timeline::default();
+    let mut stops = Vec::new();
     let mut before = Instant::now();
     while !is_over.load(Ordering::Relaxed) {
         std::thread::sleep(SLEEP);
         let now = Instant::now();
-        stops.note(now.saturating_duration_since(began), (now - before).saturating_sub(SLEEP));
+        let late = (now - before).saturating_sub(SLEEP);
+        if late >= NOTED {
+            let until = now.saturating_duration_since(began);
+            stops.push((until.saturating_sub(late), until));
+        }
         before = now;
     }
     stops
@@ -101,9 +142,19 @@ mod tests {
         assert!(!watch.threads.is_empty());
         let is_over = Arc::downgrade(&watch.is_over);
         std::thread::sleep(Duration::from_millis(20));
-        for (stopped, at) in watch.end().worst(10) {
-            assert!(stopped <= at, "{stopped:?} until {at:?}");
+        for (from, until) in watch.end().0 {
+            assert!(from <= until, "{from:?} until {until:?}");
         }
         assert!(is_over.upgrade().is_none(), "its threads are still there");
+    }
+    #[test]
+    fn what_cores_saw_is_put_together_and_cut_to_what_is_asked_for() {
+        let ms = Duration::from_millis;
+        let stops = Stops::of(vec![(ms(20), ms(25)), (ms(1), ms(4)), (ms(3), ms(9)), (ms(2), ms(3))]);
+        assert_eq!(stops, Stops(vec![(ms(1), ms(9)), (ms(20), ms(25))]));
+        for (from, until, expected) in [(0, 30, 13), (0, 1, 0), (5, 22, 6), (9, 20, 0), (21, 23, 2), (25, 99, 0)] {
+            assert_eq!(stops.within(ms(from), ms(until)), ms(expected), "{from} to {until}");
+        }
+        assert_eq!(stops.timeline().text(5, ""), "8.0 ms at 0.01 s");
     }
 }

@@ -8,11 +8,14 @@ use hdrhistogram::Histogram;
 use serde_json::json;
 
 use super::Config;
-use super::timeline::Timeline;
+use super::machine::Stops;
+use super::timeline::{self, Timeline};
 use crate::tools::client::NoAnswer;
 
 /// The highest latency told apart, in microseconds.
 const MICROS_MAX: u64 = 600_000_000;
+/// Requests that are held against what the machine did.
+const SLOW_MAX: usize = 100_000;
 /// How many of the slowest moments are told.
 const TOLD: usize = 5;
 const PERCENTILES: [f64; 7] = [50.0, 75.0, 90.0, 99.0, 99.9, 99.99, 100.0];
@@ -28,6 +31,8 @@ pub struct Tally {
     late: u64,
     missed: u64,
     slowest: Timeline,
+    /// Requests that took a millisecond or longer, the first so many: from when to when.
+    slow: Vec<(Duration, Duration)>,
 }
 
 /// What became of a request when, since the schedule began.
@@ -55,6 +60,7 @@ impl Tally {
             late: 0,
             missed: 0,
             slowest: Timeline::default(),
+            slow: Vec::new(),
         }
     }
 
@@ -88,6 +94,9 @@ impl Tally {
         let latency = until.saturating_sub(due);
         record(&mut self.latency, latency);
         self.slowest.note(until, latency);
+        if latency >= timeline::LEAST && self.slow.len() < SLOW_MAX {
+            self.slow.push((due, until));
+        }
     }
 }
 
@@ -103,14 +112,29 @@ pub struct Report {
     rate: Option<f64>,
     seconds: f64,
     connections: usize,
-    stops: Option<Timeline>,
+    machine: Option<Machine>,
+}
+
+/// What the machine had to do with it.
+struct Machine {
+    /// When it stood still.
+    stops: Timeline,
+    /// The slowest again, less what it stood still meanwhile.
+    rest: Timeline,
 }
 
 impl Report {
     /// Findings over `measured` time, and how the machine itself stopped meanwhile, if that was watched.
     #[must_use]
-    pub fn new(config: &Config, tally: Tally, measured: Duration, stops: Option<Timeline>) -> Self {
-        Self { tally, rate: config.rate, seconds: measured.as_secs_f64(), connections: config.connections, stops }
+    pub fn new(config: &Config, tally: Tally, measured: Duration, stops: Option<&Stops>) -> Self {
+        let machine = stops.map(|stops| {
+            let mut rest = Timeline::default();
+            for &(due, until) in &tally.slow {
+                rest.note(until, until.saturating_sub(due).saturating_sub(stops.within(due, until)));
+            }
+            Machine { stops: stops.timeline(), rest }
+        });
+        Self { tally, rate: config.rate, seconds: measured.as_secs_f64(), connections: config.connections, machine }
     }
 
     /// Requests that were answered, rightly or not.
@@ -155,8 +179,9 @@ impl Report {
             let _ = writeln!(text, "{label:<12} {:>12} {:>12}", at(&tally.latency), at(&tally.service));
         }
         let _ = writeln!(text, "\n{:<12} {}", "slowest", tally.slowest.text(TOLD, "none took 1 ms"));
-        if let Some(stops) = &self.stops {
-            let _ = writeln!(text, "{:<12} {}", "machine", stops.text(TOLD, "never stopped for 1 ms"));
+        if let Some(Machine { stops, rest }) = &self.machine {
+            let _ = writeln!(text, "{:<12} {}", "machine", stops.text(TOLD, "never stood still for 1 ms"));
+            let _ = writeln!(text, "{:<12} {}", "without that", rest.text(TOLD, "none took 1 ms"));
         }
         text.push('\n');
         for (status, count) in &tally.statuses {
@@ -201,7 +226,8 @@ impl Report {
             "service_us": percentiles(&tally.service),
             "latency_curve_us": curve,
             "slowest_at_seconds_us": tally.slowest.json(TOLD),
-            "machine_stopped_at_seconds_us": self.stops.as_ref().map(|stops| stops.json(TOLD)),
+            "machine_stopped_at_seconds_us": self.machine.as_ref().map(|machine| machine.stops.json(TOLD)),
+            "slowest_without_that_at_seconds_us": self.machine.as_ref().map(|machine| machine.rest.json(TOLD)),
         })
     }
 }

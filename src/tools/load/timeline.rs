@@ -24,13 +24,6 @@ impl Timeline {
         *longest = (*longest).max((took, at));
     }
 
-    /// Adds another one.
-    pub fn merge(&mut self, other: &Self) {
-        for &(took, at) in other.0.values() {
-            self.note(at, took);
-        }
-    }
-
     /// The longest, and when they ended: the longest first, at most `count`, each in a time of its own.
     #[must_use]
     pub fn worst(&self, count: usize) -> Vec<(Duration, Duration)> {
@@ -76,13 +69,9 @@ mod tests {
         let ms = Duration::from_millis;
         let mut timeline = Timeline::default();
         assert_eq!(timeline.text(5, "nothing"), "nothing");
-        let mut other = Timeline::default();
-        for (at, took) in [(5, 0), (50, 2), (60, 7), (110, 6), (190, 3), (1000, 1), (2000, 9)] {
+        for (at, took) in [(5, 0), (50, 2), (60, 7), (110, 6), (190, 3), (1000, 1), (2000, 9), (70, 8), (2001, 4)] {
             timeline.note(ms(at), ms(took));
         }
-        other.note(ms(70), ms(8));
-        other.note(ms(2001), ms(4));
-        timeline.merge(&other);
         assert_eq!(timeline.worst(5), [(ms(9), ms(2000)), (ms(8), ms(70)), (ms(1), ms(1000))]);
         assert_eq!(timeline.text(2, "nothing"), "9.0 ms at 2.00 s, 8.0 ms at 0.07 s");
         assert_eq!(timeline.json(1), json!([[2.0, 9000]]));
