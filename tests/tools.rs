@@ -88,9 +88,10 @@ async fn a_stall_counts_for_every_request_that_was_due_meanwhile() {
     let worst = &report["slowest_at_seconds_us"][0];
     assert!((0.5..5.0).contains(&worst[0].as_f64().unwrap()), "{report}");
     assert!(worst[1].as_u64() <= latency["p100"].as_u64() && worst[1].as_u64() >= Some(400_000), "{report}");
-    assert!(report["machine_stopped_at_seconds_us"].is_array(), "{report}");
-    // A machine that stands still itself may take some of it.
-    assert!(report["slowest_without_that_at_seconds_us"][0][1].as_u64() > Some(100_000), "{report}");
+    // Not told to who may not come before all others. A machine that stands still itself may take some of it.
+    let without = &report["slowest_without_that_at_seconds_us"];
+    assert_eq!(report["machine_stopped_at_seconds_us"].is_array(), without.is_array(), "{report}");
+    assert!(without.is_null() || without[0][1].as_u64() > Some(100_000), "{report}");
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 //! What the machine does to everyone on it while a service is measured: a thread on each core sleeps for a millisecond
 //! at a time, and notes by how much it wakes too late (Gil Tene's jHiccup). What stops such a thread stops a service too: a
 //! virtual machine whose host takes its cores away, an interrupt that takes long. A core that is only busy does not,
-//! where the thread may come first.
+//! as the thread comes first. Where that is not allowed nothing is told: it would wait for the service, too.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -24,7 +24,7 @@ type Stop = (Duration, Duration);
 /// The threads that watch. They end with this.
 pub struct Watch {
     is_over: Arc<AtomicBool>,
-    threads: Vec<JoinHandle<Vec<Stop>>>,
+    threads: Vec<JoinHandle<Option<Vec<Stop>>>>,
 }
 
 /// When the machine stood still, one core of it or more: apart from each other, in order.
@@ -46,11 +46,12 @@ impl Watch {
         Self { is_over, threads }
     }
 
-    /// What was seen. Waits for a millisecond.
+    /// What was seen, if these threads may come before all others. Waits for a millisecond.
     #[must_use]
-    pub fn end(mut self) -> Stops {
+    pub fn end(mut self) -> Option<Stops> {
         self.is_over.store(true, Ordering::Relaxed);
-        Stops::of(self.threads.drain(..).flat_map(|thread| thread.join().unwrap_or_default()).collect())
+        let seen: Option<Vec<_>> = self.threads.drain(..).map(|thread| thread.join().unwrap_or_default()).collect();
+        seen.filter(|seen| !seen.is_empty()).map(|seen| Stops::of(seen.concat()))
     }
 }
 
@@ -92,9 +93,11 @@ impl Drop for Watch {
     }
 }
 
-fn watch(core: Option<usize>, began: Instant, is_over: &AtomicBool) -> Vec<Stop> {
+fn watch(core: Option<usize>, began: Instant, is_over: &AtomicBool) -> Option<Vec<Stop>> {
     clock::sleep_precisely();
-    come_first(core);
+    if !comes_first(core) {
+        return None;
+    }
     let mut stops = Vec::new();
     let mut before = Instant::now();
     while !is_over.load(Ordering::Relaxed) {
@@ -107,7 +110,7 @@ fn watch(core: Option<usize>, began: Instant, is_over: &AtomicBool) -> Vec<Stop>
         }
         before = now;
     }
-    stops
+    Some(stops)
 }
 
 /// The cores this process may use; somewhere, where that is not told.
@@ -119,17 +122,16 @@ fn cores() -> Vec<Option<usize>> {
     vec![None]
 }
 
-/// Keeps this thread on its core, before all others if that is allowed: otherwise what it waits for may be them.
-fn come_first(core: Option<usize>) {
+/// Keeps this thread on its core, before all others. Says whether that is allowed.
+fn comes_first(core: Option<usize>) -> bool {
     #[cfg(target_os = "linux")]
     if let Some(core) = core {
         let mut only = rustix::thread::CpuSet::new();
         only.set(core);
-        let _ = rustix::thread::sched_setaffinity(None, &only);
-        let _ = rustix::process::nice(-20);
+        return rustix::thread::sched_setaffinity(None, &only).is_ok() && rustix::process::nice(-20).is_ok();
     }
-    #[cfg(not(target_os = "linux"))]
     let _ = core;
+    false
 }
 
 #[cfg(test)]
@@ -142,7 +144,7 @@ mod tests {
         assert!(!watch.threads.is_empty());
         let is_over = Arc::downgrade(&watch.is_over);
         std::thread::sleep(Duration::from_millis(20));
-        for (from, until) in watch.end().0 {
+        for (from, until) in watch.end().map_or_else(Vec::new, |stops| stops.0) {
             assert!(from <= until, "{from:?} until {until:?}");
         }
         assert!(is_over.upgrade().is_none(), "its threads are still there");

@@ -100,7 +100,7 @@ pub async fn run(config: Config) -> anyhow::Result<Report> {
     }
     let tally = std::mem::take(&mut *lock(&tally));
     let measured = config.count.map_or(config.duration, |_| start.elapsed());
-    let report = Report::new(&config, tally, measured, watch.map(Watch::end).as_ref());
+    let report = Report::new(&config, tally, measured, watch.and_then(Watch::end).as_ref());
     progress.finish(format!("{} answers", report.answers()));
     if report.answers() == 0 {
         bail!("nothing was answered\n{}", report.text());
