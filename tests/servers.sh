@@ -82,7 +82,7 @@ postgres() {
         # A killed server that nobody has waited for yet still counts as running for the next one.
         local home
         home=$(cat "$dir/home")
-        if [[ $(ps -o stat= -p "$(head -1 "$home/data/postmaster.pid" 2>/dev/null)" 2>/dev/null) == Z* ]]; then
+        if [ "$(state_of "$(head -1 "$home/data/postmaster.pid" 2>/dev/null)")" = Z ]; then
             rm -f "$home/data/postmaster.pid" "$home"/.s.PGSQL.*
         fi
         command=("$(postgres_bin)/postgres" -D "$home/data")
@@ -262,14 +262,29 @@ free_port() {
 pid_of() {
     local pid
     pid=$(cat "$1/pid" 2>/dev/null) || return 1
-    ps -ww -o args= -p "$pid" 2>/dev/null | grep -qF -e "$1/" -e "$(cat "$1/home" 2>/dev/null || echo "$1")/" || return 1
+    tr '\0' ' ' 2>/dev/null <"/proc/$pid/cmdline" | grep -qF -e "$1/" -e "$(cat "$1/home" 2>/dev/null || echo "$1")/" ||
+        return 1
     echo "$pid"
 }
 
+# Processes are read from /proc: `ps` and `pgrep` are missing on small machines.
+stat_of() { # stat_of PID: sets `stat` to the fields from the state on; the name before them may contain anything
+    stat=$(cat "/proc/$1/stat" 2>/dev/null) && stat=${stat##*) }
+}
+
+state_of() { # its letter (R, S, T, Z, ...); nothing when there is no such process
+    local stat
+    if stat_of "${1:-none}"; then echo "${stat%% *}"; fi
+}
+
 tree() { # a process and all below it
-    local child
+    local entry stat parent state
     echo "$1"
-    for child in $(pgrep -P "$1"); do tree "$child"; done
+    for entry in /proc/[0-9]*; do
+        stat_of "${entry#/proc/}" || continue
+        read -r state parent _ <<<"$stat"
+        if [ "$parent" = "$1" ] && [ "$state" != Z ]; then tree "${entry#/proc/}"; fi
+    done
 }
 
 signal_tree() { # signal_tree SIGNAL NODE_DIR
@@ -286,7 +301,7 @@ await_end() {
     local deadline=$((SECONDS + stop_seconds_max)) pid
     for pid in "$@"; do
         # A process that has ended and is not yet waited for is gone as far as its ports and files go.
-        while [[ $(ps -o stat= -p "$pid" 2>/dev/null) == [!Z]* ]]; do
+        while [[ $(state_of "$pid") == [!Z] ]]; do
             if [ $SECONDS -gt $deadline ]; then return 1; fi
             sleep 0.05
         done
@@ -357,7 +372,7 @@ status() {
             state=down
             if pid=$(pid_of "$node"); then
                 state="up, process $pid"
-                if [[ $(ps -o stat= -p "$pid") == T* ]]; then state="paused, process $pid"; fi
+                if [ "$(state_of "$pid")" = T ]; then state="paused, process $pid"; fi
             fi
             echo "$(basename "$dir") $(basename "$node"): 127.0.0.1:$(cat "$node/port"), $state"
         done
