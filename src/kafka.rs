@@ -1,5 +1,7 @@
 //! How Kafka is reached: broker settings become client configurations. Knows no topic's content.
 
+pub mod broker_watch;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -87,6 +89,20 @@ impl Config {
         client
     }
 
+    /// The brokers that a client asks first.
+    fn bootstrap(&self) -> &str {
+        let named =
+            ["bootstrap.servers", "metadata.broker.list"].into_iter().find_map(|name| self.properties.get(name));
+        named.unwrap_or(&self.brokers)
+    }
+
+    /// Has a client say which brokers it knows, for [`broker_watch::BrokerWatch`]. It has to be polled.
+    #[must_use]
+    pub fn watched(&self, mut client: ClientConfig) -> ClientConfig {
+        client.set("statistics.interval.ms", broker_watch::STATISTICS_EVERY.as_millis().to_string());
+        self.finished(client)
+    }
+
     fn finished(&self, mut client: ClientConfig) -> ClientConfig {
         for (name, value) in &self.properties {
             client.set(name, value);
@@ -121,8 +137,8 @@ impl Config {
             .set("fetch.queue.backoff.ms", "10")
             .set("fetch.message.max.bytes", "4194304")
             .set("enable.partition.eof", "false")
-            // Says how far the fetching has come where messages do not tell.
-            .set("statistics.interval.ms", "1000");
+            // Says how far the fetching has come where messages do not tell, and which brokers are known.
+            .set("statistics.interval.ms", broker_watch::STATISTICS_EVERY.as_millis().to_string());
         if let Some(instance_id) = &self.instance_id {
             client.set("group.instance.id", instance_id);
         }

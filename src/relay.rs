@@ -117,7 +117,11 @@ impl<T: Store> Relay<T> {
                     Some(committed) => self.publish(committed).await,
                     None => break,
                 },
-                _ = look.tick() => self.take_over().await,
+                _ = look.tick() => {
+                    self.publisher.recover();
+                    self.alone.recover();
+                    self.take_over().await;
+                }
             }
         }
         let publisher = self.publisher.clone();

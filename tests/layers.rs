@@ -130,7 +130,7 @@ const CLIENTS: &[(&str, &[&str])] = &[
     ("rusqlite", &["src/store/embedded/"]),
     ("tokio_postgres", &["src/store/postgres/"]),
     ("bb8", &["src/store/postgres/"]),
-    ("rdkafka", &["src/kafka.rs", "src/source/kafka/", "src/topics/", "src/tools/"]),
+    ("rdkafka", &["src/kafka.rs", "src/kafka/", "src/source/kafka/", "src/topics/", "src/tools/"]),
     ("redis_client", &["src/redis/"]),
     ("async_nats", &["src/nats.rs", "src/source/nats/", "src/tools/"]),
     ("simd_json", &["src/order/"]),

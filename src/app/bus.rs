@@ -12,7 +12,7 @@ use crate::ack::Acks;
 use crate::cache::View;
 use crate::cache::feed::Event;
 use crate::id::OrderId;
-use crate::kafka::{self, Workers};
+use crate::kafka::{self, Workers, broker_watch};
 use crate::lifecycle::Switch;
 use crate::metrics::Metrics;
 use crate::order::message;
@@ -112,6 +112,12 @@ impl Instance {
         metrics: &Metrics,
         batches: Batches,
     ) -> anyhow::Result<oneshot::Receiver<()>> {
+        #[expect(clippy::cast_precision_loss, reason = "a figure for a counter")]
+        metrics.total(
+            "kafka_clients_recovered_total",
+            "Clients that had lost every broker and were given the bootstrap servers again.",
+            || broker_watch::recoveries() as f64,
+        );
         let (done, relayed) = oneshot::channel();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let relay = Relay::new(config, store, &self.origin, &self.store, metrics.outbox.clone());
@@ -212,10 +218,10 @@ fn listen(config: &kafka::Config, acks: &Acks, instance: Instance) -> anyhow::Re
     });
     let tail = tail.context("cannot use Kafka")?;
     let (acks, config) = (acks.clone(), config.clone());
-    let groups = Groups::new(&config).context("cannot use Kafka")?;
+    let mut groups = Groups::new(&config).context("cannot use Kafka")?;
     std::thread::Builder::new().name("workers".into()).spawn(move || {
         let _tail = tail;
-        let is_there = || config.workers == Workers::On || groups.has(&config.worker_group).unwrap_or_default();
+        let mut is_there = || config.workers == Workers::On || groups.has(&config.worker_group).unwrap_or_default();
         while !is_there() {
             std::thread::sleep(LOOK_EVERY);
         }

@@ -14,7 +14,10 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use crate::kafka::Config;
 
 /// Consumer groups, as the brokers know them.
-pub struct Groups(BaseConsumer);
+pub struct Groups {
+    config: Config,
+    client: BaseConsumer,
+}
 
 impl Groups {
     /// Nothing is connected to yet.
@@ -22,15 +25,20 @@ impl Groups {
     /// # Errors
     /// When the settings are not what the library takes.
     pub fn new(config: &Config) -> Result<Self, KafkaError> {
-        config.reader().create().map(Self)
+        Ok(Self { config: config.clone(), client: config.reader().create()? })
     }
 
     /// Whether a group has members, or had some lately. Blocks.
     ///
     /// # Errors
     /// When no broker can be asked.
-    pub fn has(&self, group: &str) -> Result<bool, KafkaError> {
-        let groups = self.0.fetch_group_list(Some(group), Duration::from_secs(5))?;
+    pub fn has(&mut self, group: &str) -> Result<bool, KafkaError> {
+        let asked = self.client.fetch_group_list(Some(group), Duration::from_secs(5));
+        if asked.is_err() {
+            // It may have lost every broker, and has nothing that is worth keeping.
+            self.client = self.config.reader().create()?;
+        }
+        let groups = asked?;
         Ok(groups.groups().iter().any(|known| known.name() == group && !matches!(known.state(), "" | "Dead")))
     }
 }

@@ -5,13 +5,16 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use rdkafka::client::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{DeliveryResult, Header, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, Producer as _, ProducerContext, ThreadedProducer};
+use rdkafka::statistics::Statistics;
 use rdkafka::util::Timeout;
 use tokio::sync::mpsc::Sender;
 
 use crate::kafka::Config;
+use crate::kafka::broker_watch::{self, BrokerWatch};
 
 /// Between two looks at whether there is room again.
 const ROOM_PAUSE: Duration = Duration::from_millis(1);
@@ -75,9 +78,22 @@ pub struct Message<'a> {
 struct Deliveries {
     /// Each message goes by itself, so that what is refused now is refused for what it is.
     is_alone: bool,
+    brokers: BrokerWatch,
 }
 
-impl ClientContext for Deliveries {}
+impl ClientContext for Deliveries {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        broker_watch::log(level, facility, message);
+    }
+
+    fn stats(&self, statistics: Statistics) {
+        self.brokers.note(&statistics);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::debug!(%error, reason, "librdkafka");
+    }
+}
 
 impl ProducerContext for Deliveries {
     type DeliveryOpaque = Arc<Tracked>;
@@ -111,6 +127,7 @@ struct Tracked {
 #[derive(Clone)]
 pub struct Publisher {
     producer: ThreadedProducer<Deliveries>,
+    config: Arc<Config>,
 }
 
 impl Publisher {
@@ -119,13 +136,19 @@ impl Publisher {
     /// # Errors
     /// When the settings are not what the library takes.
     pub fn new(config: &Config, is_alone: bool) -> Result<Self, KafkaError> {
-        let mut client = config.producer();
+        let mut client = config.watched(config.producer());
         // Somebody waits for these.
         client.set("linger.ms", "0.5");
         if is_alone {
             client.set("batch.num.messages", "1");
         }
-        Ok(Self { producer: client.create_with_context(Deliveries { is_alone })? })
+        let context = Deliveries { is_alone, brokers: BrokerWatch::new("publisher") };
+        Ok(Self { producer: client.create_with_context(context)?, config: Arc::new(config.clone()) })
+    }
+
+    /// Has the producer connect again where it has lost every broker. To be called about once a second.
+    pub fn recover(&self) {
+        self.producer.context().brokers.recover(self.producer.client(), &self.config);
     }
 
     /// Hands a message to the library, waiting while that has no room: at most for as long as it takes to give up on
@@ -144,6 +167,7 @@ impl Publisher {
             match self.producer.send(record) {
                 Ok(()) => return,
                 Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), again)) => {
+                    self.recover();
                     tokio::time::sleep(ROOM_PAUSE).await;
                     record = again;
                 }

@@ -11,6 +11,7 @@ use rdkafka::message::{BorrowedMessage, Headers as _, Message as _};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use crate::kafka::Config;
+use crate::kafka::broker_watch::{BrokerWatch, Watched};
 use crate::lifecycle::Switch;
 
 const POLL: Duration = Duration::from_millis(50);
@@ -71,10 +72,11 @@ impl Tail {
         take: impl FnMut(Option<&Message<'_>>) + Send + 'static,
     ) -> anyhow::Result<Self> {
         let is_over = Arc::new(AtomicBool::new(false));
-        let mut settings = config.reader();
+        let mut settings = config.watched(config.reader());
         settings.set("enable.partition.eof", "false").set("fetch.wait.max.ms", "100");
         let reading = Reading {
-            client: settings.create()?,
+            client: settings.create_with_context(Watched { brokers: BrokerWatch::new("tail") })?,
+            config: config.clone(),
             topic: topic.to_owned(),
             switch,
             is_over: Arc::clone(&is_over),
@@ -95,7 +97,8 @@ impl Drop for Tail {
 }
 
 struct Reading {
-    client: BaseConsumer,
+    client: BaseConsumer<Watched>,
+    config: Config,
     topic: String,
     switch: Switch,
     is_over: Arc<AtomicBool>,
@@ -110,6 +113,7 @@ struct Reading {
 impl Reading {
     fn run(mut self, mut take: impl FnMut(Option<&Message<'_>>)) {
         while !self.is_over.load(Ordering::Acquire) {
+            self.client.context().brokers.recover(self.client.client(), &self.config);
             let is_wanted = self.switch.is_wanted();
             if is_wanted == self.next.is_empty() {
                 let done = if is_wanted { self.begin() } else { self.end() };
@@ -120,7 +124,7 @@ impl Reading {
                 }
             }
             if !is_wanted {
-                std::thread::sleep(POLL);
+                let _ = self.client.poll(POLL); // nothing is assigned, and what the library has to say is taken
                 continue;
             }
             match self.client.poll(POLL) {

@@ -23,6 +23,7 @@ use tokio::sync::mpsc::Sender;
 use tokio::sync::mpsc::error::TrySendError;
 
 use crate::kafka::Config;
+use crate::kafka::broker_watch::{self, BrokerWatch};
 use crate::lifecycle::Gate;
 use crate::metrics::Kafka as Metrics;
 use crate::record::{Checkpoint, Headers, Position, Record};
@@ -78,6 +79,7 @@ struct Context {
     /// Up to where each partition was fetched and taken. Beyond the last message by what is none: ends of transactions,
     /// messages of aborted ones.
     reached: Mutex<BTreeMap<u32, u64>>,
+    brokers: BrokerWatch,
     /// The thread is done with this consumer and answers no rebalance any more.
     is_closing: AtomicBool,
 }
@@ -89,7 +91,7 @@ enum Rebalance {
 
 impl ClientContext for Context {
     fn log(&self, level: rdkafka::config::RDKafkaLogLevel, facility: &str, message: &str) {
-        tracing::debug!(?level, facility, message, "librdkafka");
+        broker_watch::log(level, facility, message);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
@@ -97,6 +99,7 @@ impl ClientContext for Context {
     }
 
     fn stats(&self, statistics: Statistics) {
+        self.brokers.note(&statistics);
         let Some(topic) = statistics.topics.get(&self.topic) else { return };
         let mut reached = self.reached.lock().unwrap_or_else(PoisonError::into_inner);
         for partition in topic.partitions.values().filter(|partition| partition.fetchq_cnt == 0) {
@@ -231,6 +234,7 @@ impl Consumer {
                 continue;
             }
             self.poll();
+            self.client.context().brokers.recover(self.client.client(), &self.config);
             self.take_rebalances();
             self.release_when_due();
             self.measure();
@@ -583,7 +587,11 @@ impl Consumer {
         let partitions: Vec<u32> = self.active.keys().copied().collect();
         for partition in partitions {
             let end = self.client.fetch_watermarks(&self.config.topic, signed(partition), Duration::from_secs(1));
-            let Ok((_, end)) = end else { return };
+            let Ok((_, end)) = end else {
+                // A partition that nothing can be learned of may have anything in it.
+                is_waiting = true;
+                break;
+            };
             if let Some(active) = self.active.get_mut(&partition) {
                 active.end = end.unsigned_abs();
                 active.reached = reached.get(&partition).copied().unwrap_or(active.reached).min(active.end);
@@ -620,7 +628,12 @@ impl Consumer {
         match subscribe(&self.config, &self.rebalances) {
             Ok(consumer) => {
                 close(&self.client);
-                self.client = consumer;
+                let stalled = std::mem::replace(&mut self.client, consumer);
+                // To leave the group waits for brokers that may not answer; the thread that polls must not.
+                let leave = std::thread::Builder::new().name("kafka-leave".into()).spawn(move || drop(stalled));
+                if let Err(error) = leave {
+                    tracing::warn!(%error, "the stalled consumer was dropped on the thread that polls");
+                }
                 self.is_paused = false;
                 self.postponed.clear();
                 self.queue.push_back(Event::Revoked(self.active.keys().copied().collect()));
@@ -662,6 +675,7 @@ fn subscribe(config: &Config, rebalances: &Arc<Mutex<VecDeque<Rebalance>>>) -> K
         shared: Arc::clone(rebalances),
         topic: config.topic.clone(),
         reached: Mutex::default(),
+        brokers: BrokerWatch::new("consumer"),
         is_closing: AtomicBool::new(false),
     };
     let consumer: BaseConsumer<Context> = config.consumer().create_with_context(context)?;

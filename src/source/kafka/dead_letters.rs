@@ -5,15 +5,17 @@ use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders};
-use rdkafka::producer::{FutureProducer, FutureRecord, Producer};
+use rdkafka::producer::{FutureProducer, FutureRecord, Producer as _};
 use rdkafka::util::Timeout;
 use tokio::sync::{OnceCell, Semaphore};
 
 use crate::kafka::Config;
+use crate::kafka::broker_watch::{BrokerWatch, Watched};
 use crate::lifecycle::Gate;
 use crate::record::{Record, Rejection, dead};
 use crate::source::SourceError;
@@ -25,13 +27,16 @@ const PAUSE_MAX: Duration = Duration::from_secs(5);
 /// Dead letters on their way at once; further ones wait for their turn.
 const IN_FLIGHT_MAX: usize = 1000;
 
+/// While a letter is on its way its producer is looked after this often.
+const WATCH_EVERY: Duration = Duration::from_secs(1);
+
 type Kept = Pin<Box<dyn Future<Output = Result<(), SourceError>> + Send>>;
 
 pub(super) struct DeadLetters {
     config: Arc<Config>,
-    producer: FutureProducer,
+    producer: Producer,
     /// Sends each message by itself: of several sent together all are refused when they are too large together.
-    lone_producer: Arc<OnceLock<FutureProducer>>,
+    lone_producer: Arc<OnceLock<Producer>>,
     in_flight: Arc<Semaphore>,
     /// Set once the topic was seen.
     has_topic: Arc<OnceCell<()>>,
@@ -41,7 +46,7 @@ pub(super) struct DeadLetters {
 impl DeadLetters {
     /// `gate` is closed while a letter takes long.
     pub(super) fn new(config: &Config, gate: Gate) -> Result<Self, KafkaError> {
-        let producer = config.producer().create()?;
+        let producer = Producer::new(config, config.producer())?;
         let reason = format!("topic {} takes no dead letters; intake waits", config.dlq_topic);
         let overdue = Arc::new(Overdue::new(gate, reason));
         Ok(Self {
@@ -71,6 +76,37 @@ impl DeadLetters {
         });
         let name: Arc<str> = self.config.dlq_topic.as_str().into();
         Box::pin(async move { delivery.await.map_err(|error| SourceError { name, cause: error.into() }) })
+    }
+}
+
+/// A producer, and whether it still knows a broker.
+#[derive(Clone)]
+struct Producer {
+    client: FutureProducer<Watched>,
+    brokers: BrokerWatch,
+}
+
+impl Producer {
+    fn new(config: &Config, settings: ClientConfig) -> Result<Self, KafkaError> {
+        let brokers = BrokerWatch::new("dead letters");
+        let context = Watched { brokers: brokers.clone() };
+        Ok(Self { client: config.watched(settings).create_with_context(context)?, brokers })
+    }
+
+    /// Sends, and has the client connect again where it has lost every broker meanwhile.
+    async fn send(&self, config: &Config, message: FutureRecord<'_, [u8], [u8]>) -> Result<(), KafkaError> {
+        let sending = self.client.send(message, Timeout::After(Duration::from_secs(30)));
+        tokio::pin!(sending);
+        loop {
+            match tokio::time::timeout(WATCH_EVERY, &mut sending).await {
+                Ok(sent) => return sent.map(drop).map_err(|(error, _)| error),
+                Err(_) => self.recover(config),
+            }
+        }
+    }
+
+    fn recover(&self, config: &Config) {
+        self.brokers.recover(self.client.client(), config);
     }
 }
 
@@ -109,12 +145,12 @@ impl Outgoing {
     }
 }
 
-async fn deliver(config: &Config, together: &FutureProducer, alone: &OnceLock<FutureProducer>, mut outgoing: Outgoing) {
+async fn deliver(config: &Config, together: &Producer, alone: &OnceLock<Producer>, mut outgoing: Outgoing) {
     let mut producer = together;
     let mut pause = PAUSE_FIRST;
     loop {
-        let sent = producer.send(outgoing.message(&config.dlq_topic), Timeout::After(Duration::from_secs(30))).await;
-        let Err((error, _)) = sent else { return };
+        let sent = producer.send(config, outgoing.message(&config.dlq_topic)).await;
+        let Err(error) = sent else { return };
         let position = outgoing.letter.record.position;
         match error.rdkafka_error_code() {
             // One of those sent together is at fault, or all of them together.
@@ -154,24 +190,29 @@ async fn deliver(config: &Config, together: &FutureProducer, alone: &OnceLock<Fu
 }
 
 /// The producer of single messages, made when it is needed for the first time.
-fn lone<'a>(config: &Config, made: &'a OnceLock<FutureProducer>) -> Result<&'a FutureProducer, KafkaError> {
+fn lone<'a>(config: &Config, made: &'a OnceLock<Producer>) -> Result<&'a Producer, KafkaError> {
     if let Some(producer) = made.get() {
         return Ok(producer);
     }
-    let producer = config.producer().set("batch.num.messages", "1").create()?;
+    let mut settings = config.producer();
+    settings.set("batch.num.messages", "1");
+    let producer = Producer::new(config, settings)?;
     Ok(made.get_or_init(|| producer))
 }
 
 /// Looks for the topic and makes it where it is missing, until it is there. Sending to a topic that does not exist
 /// would take half a minute to fail.
-async fn see_topic(config: &Arc<Config>, producer: &FutureProducer) {
+async fn see_topic(config: &Arc<Config>, producer: &Producer) {
     loop {
-        let (producer, topic) = (producer.clone(), config.dlq_topic.clone());
-        let look = move || producer.client().fetch_metadata(Some(&topic), Duration::from_secs(5));
+        let (client, topic) = (producer.client.clone(), config.dlq_topic.clone());
+        let look = move || client.client().fetch_metadata(Some(&topic), Duration::from_secs(5));
         match tokio::task::spawn_blocking(look).await {
             Ok(Ok(metadata)) if metadata.topics().iter().any(|topic| !topic.partitions().is_empty()) => return,
             Ok(Ok(_)) => make_topic(config).await,
-            Ok(Err(error)) => tracing::warn!(%error, topic = config.dlq_topic, "dead letter topic is away"),
+            Ok(Err(error)) => {
+                producer.recover(config);
+                tracing::warn!(%error, topic = config.dlq_topic, "dead letter topic is away");
+            }
             Err(error) => tracing::warn!(%error, "cannot look for the dead letter topic"),
         }
         tokio::time::sleep(PAUSE_FIRST).await;

@@ -1,0 +1,117 @@
+//! Clients that have lost every broker are told where to look for one.
+
+use std::ffi::CString;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
+
+use rdkafka::bindings::rd_kafka_brokers_add;
+use rdkafka::client::{Client, ClientContext};
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::error::KafkaError;
+use rdkafka::statistics::Statistics;
+
+use super::Config;
+
+/// How often a client says which brokers it knows.
+pub(super) const STATISTICS_EVERY: Duration = Duration::from_secs(1);
+/// A client that knows no broker so many times in a row has forgotten them. It is without any for a moment while it
+/// looks the first ones up again by itself.
+const LOST_MAX: u32 = 3;
+
+/// Clients that were given their brokers again, in this process.
+static RECOVERIES: AtomicU64 = AtomicU64::new(0);
+
+/// How many times a client of this process had lost every broker and was told where to look for one.
+#[must_use]
+pub fn recoveries() -> u64 {
+    RECOVERIES.load(Ordering::Relaxed)
+}
+
+/// Whether a client still knows a broker.
+///
+/// A broker that wakes up after its session has expired fences itself and answers requests for metadata with no broker
+/// at all. librdkafka (2.12; confluentinc/librdkafka issue 5301) then gives up the last one it knows, and the timer that
+/// would look for the bootstrap servers again is cancelled by the reply that made it necessary: the client never
+/// connects to anything again, however long the brokers are back. Producers keep their messages until these time out,
+/// consumers stay silent.
+///
+/// The client's context passes its statistics to [`BrokerWatch::note`]. Whoever owns the client calls
+/// [`BrokerWatch::recover`] about once a second, from any thread; it costs one atomic load as long as all is well.
+/// Messages, positions and the membership of a group are kept. Clones share it.
+#[derive(Debug, Clone)]
+pub struct BrokerWatch {
+    /// What the client is for, in the log.
+    client: &'static str,
+    /// Statistics in a row without a broker.
+    lost: Arc<AtomicU32>,
+}
+
+impl BrokerWatch {
+    /// Of a client that was just made.
+    #[must_use]
+    pub fn new(client: &'static str) -> Self {
+        Self { client, lost: Arc::default() }
+    }
+
+    /// Takes note of which brokers the client knows. Those it made up itself, such as the coordinator, do not count.
+    pub fn note(&self, statistics: &Statistics) {
+        let is_known = statistics.brokers.values().any(|broker| matches!(&*broker.source, "learned" | "configured"));
+        if is_known {
+            self.lost.store(0, Ordering::Relaxed);
+        } else {
+            self.lost.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Gives a client that has lost every broker the bootstrap servers again. Returns whether it had to. Does not block.
+    pub fn recover<C: ClientContext>(&self, client: &Client<C>, config: &Config) -> bool {
+        if self.lost.load(Ordering::Relaxed) < LOST_MAX {
+            return false;
+        }
+        self.lost.store(0, Ordering::Relaxed);
+        RECOVERIES.fetch_add(1, Ordering::Relaxed);
+        let brokers = config.bootstrap();
+        tracing::warn!(client = self.client, brokers, "a client of Kafka has lost every broker, connecting again");
+        add_brokers(client, brokers);
+        true
+    }
+}
+
+#[expect(unsafe_code, reason = "the library has the call, its binding for Rust does not")]
+fn add_brokers<C: ClientContext>(client: &Client<C>, brokers: &str) {
+    let brokers = CString::new(brokers).expect("a client was made of it, which takes no text with a zero byte");
+    // SAFETY: the client outlives the call, and the library copies the text.
+    let added = unsafe { rd_kafka_brokers_add(client.native_ptr(), brokers.as_ptr()) };
+    if added == 0 {
+        tracing::warn!("none of the bootstrap servers can be used");
+    }
+}
+
+/// The context of a client that is watched and of which nothing else is to be known.
+#[derive(Debug)]
+pub struct Watched {
+    /// Whether it still knows a broker.
+    pub brokers: BrokerWatch,
+}
+
+impl ClientContext for Watched {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        log(level, facility, message);
+    }
+
+    fn stats(&self, statistics: Statistics) {
+        self.brokers.note(&statistics);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::debug!(%error, reason, "librdkafka");
+    }
+}
+
+impl rdkafka::consumer::ConsumerContext for Watched {}
+
+/// What the library says of itself, for those who look into it.
+pub fn log(level: RDKafkaLogLevel, facility: &str, message: &str) {
+    tracing::debug!(?level, facility, message, "librdkafka");
+}

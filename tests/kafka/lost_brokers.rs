@@ -1,0 +1,57 @@
+//! Brokers that name no broker at all when they are asked, as one does that has fenced itself after it was held: clients
+//! that believe it must find the brokers again, without a restart.
+
+use std::sync::atomic::Ordering;
+
+use super::ledger::{Sent, logged, metric, stop};
+use super::proxy::Proxy;
+use super::topic::Topic;
+use super::{RECOVERY, in_turn};
+use crate::server::{Server, until};
+
+/// librdkafka forgot its last broker then and never looked for one again: intake, dead letters and snapshots stood still
+/// until the service was restarted, one broker in twenty that was held for some seconds.
+#[test]
+fn clients_that_were_told_of_no_broker_find_the_brokers_again() {
+    let _turn = in_turn();
+    let Some(proxy) = Proxy::start() else { return };
+    let topic = Topic::create_on(proxy.direct(), 2);
+    let brokers = proxy.url();
+    let snapshots = format!("{}.snapshots", topic.name);
+    // Producers would not ask for minutes by themselves.
+    let often = "topic.metadata.refresh.interval.ms=500";
+    let more = ["--kafka-snapshots-topic", &snapshots, "--kafka-property", often];
+    let Topic { name, dlq, group, .. } = &topic;
+    let flags = ["--kafka", &brokers, "--kafka-topic", name, "--kafka-dlq-topic", dlq, "--kafka-group", group];
+    let mut server = Server::start(&[&flags[..], &more].concat());
+    let mut sent = Sent::default();
+    sent.send(&topic.sender(), 0..20);
+    sent.send_rubbish(&topic.sender(), 2);
+    sent.wait_seen(&server, &topic);
+    until("they are published", RECOVERY, || (topic.read(&snapshots).len() == 20).then_some(()));
+
+    proxy.faults().hides_brokers.store(true, Ordering::SeqCst);
+    for client in ["consumer", "publisher"] {
+        has_recovered(&server, client);
+    }
+    proxy.faults().hides_brokers.store(false, Ordering::SeqCst);
+
+    sent.send(&topic.sender(), 10..40);
+    sent.send_rubbish(&topic.sender(), 2);
+    topic.wait_committed();
+    until("all are published", RECOVERY, || (topic.read(&snapshots).len() == 50).then_some(()));
+    assert_eq!(server.get("/api/stats").json()["total_orders"], 40);
+    sent.check_letters(&topic, true);
+    // This one had nothing to send meanwhile.
+    has_recovered(&server, "dead letters");
+    assert!(metric(&server, "kafka_clients_recovered_total")[""] >= 3);
+    assert_eq!(server.get("/readyz").status, 200);
+    stop(&mut server);
+}
+
+/// Waits until a client of the service has been given the brokers again.
+fn has_recovered(server: &Server, client: &str) {
+    logged(server, |event| {
+        event["message"] == "a client of Kafka has lost every broker, connecting again" && event["client"] == client
+    });
+}
