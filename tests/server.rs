@@ -395,7 +395,8 @@ impl Connection {
 
     /// Waits until the service has read all that was sent: none of it is on its way, and none waits in the system.
     pub fn until_read(&self) {
-        let ends = [self.socket().local_addr(), self.socket().peer_addr()].map(|end| end.expect("a live socket").port());
+        let ends =
+            [self.socket().local_addr(), self.socket().peer_addr()].map(|end| end.expect("a live socket").port());
         until("what was sent is read", SIGNAL_TIME, || {
             let sockets = std::fs::read_to_string("/proc/net/tcp").expect("the system's sockets");
             // After its number: the address of this end and that of the other, the state, bytes to send and to read.
