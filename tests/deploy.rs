@@ -285,7 +285,9 @@ fn alerts() -> Vec<(String, String)> {
     let alerts = yaml("deploy/prometheus/alerts.yml");
     let tests = read("deploy/prometheus/alerts.test.yml");
     let mut expressions = Vec::new();
-    for rule in alerts["groups"][0]["rules"].as_array().unwrap() {
+    let rules = alerts["groups"][0]["rules"].as_array().unwrap();
+    assert!(!rules.is_empty());
+    for rule in rules {
         let name = rule["alert"].as_str().unwrap();
         for annotation in ["summary", "action"] {
             assert!(

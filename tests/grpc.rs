@@ -1,8 +1,11 @@
 //! gRPC as a stock client sees it, made of the same `.proto` files: every outcome of a call, and that both surfaces tell
 //! the same of an order.
 
+use std::io::Read;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use order_service::grpc::proto;
 use serde_json::{Value, json};
@@ -15,7 +18,7 @@ use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
 use tonic_types::StatusExt;
 
 use crate::http::{USER, created, envelope, post_lines, wb_answered};
-use crate::server::{Connection, READ_TIME, Server, until};
+use crate::server::{Connection, READ_TIME, SIGNAL_TIME, Server, until};
 use proto::models::v1::OrderModel;
 use proto::service::v1::orders_service_client::OrdersServiceClient;
 use proto::service::v1::{
@@ -455,19 +458,23 @@ fn a_stop_answers_what_is_in_flight_and_ends_what_has_no_end() {
     let mut watch =
         orders.runtime.block_on(HealthClient::new(orders.channel.clone()).watch(request)).unwrap().into_inner();
     let first: HealthCheckResponse = orders.runtime.block_on(watch.message()).unwrap().unwrap();
-    let channel = orders.channel.clone();
+    let (channel, written) = (orders.channel.clone(), Arc::new(AtomicUsize::new(0)));
+    let counter = Arc::clone(&written);
     // Writers that go on until they are told no.
     let writing = std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let writers: Vec<_> = (0..16)
                 .map(|_| {
-                    let mut client = OrdersServiceClient::new(channel.clone());
+                    let (mut client, counter) = (OrdersServiceClient::new(channel.clone()), Arc::clone(&counter));
                     tokio::spawn(async move {
                         let mut answered = Vec::new();
                         loop {
                             match client.upsert_order(new_order("{}")).await {
-                                Ok(response) => answered.push(response.into_inner().order_id),
+                                Ok(response) => {
+                                    answered.push(response.into_inner().order_id);
+                                    counter.fetch_add(1, Ordering::Relaxed);
+                                }
                                 Err(status) => return (answered, status),
                             }
                         }
@@ -481,12 +488,11 @@ fn a_stop_answers_what_is_in_flight_and_ends_what_has_no_end() {
             ended
         })
     });
-    std::thread::sleep(Duration::from_millis(300));
-    let asked = Instant::now();
+    until("orders are being written", SIGNAL_TIME, || (written.load(Ordering::Relaxed) > 100).then_some(()));
+    // A watch that held it up would make it no clean drain.
     let status = orders.server.stop();
     assert!(status.success(), "{status}: {:?}", orders.server.log());
-    assert!(asked.elapsed() < Duration::from_secs(10), "the watch held it up for {:?}", asked.elapsed());
-    assert!(matches!(first.status(), ServingStatus::Serving | ServingStatus::NotServing));
+    assert_ne!(first.status(), ServingStatus::ServiceUnknown);
     orders.server.start_again();
     let orders = Orders::of(orders.server);
     let mut count = 0;
@@ -498,7 +504,7 @@ fn a_stop_answers_what_is_in_flight_and_ends_what_has_no_end() {
             count += 1;
         }
     }
-    assert!(count > 16, "{count} written before the stop");
+    assert!(count > 100, "{count} written before the stop");
     let total = orders.server.get("/api/stats").expect(200).json()["total_orders"].clone();
     assert_eq!(total, json!(count), "every write that was taken was answered");
 }
@@ -507,15 +513,20 @@ fn a_stop_answers_what_is_in_flight_and_ends_what_has_no_end() {
 fn idle_connections_make_room() {
     let flags = ["--grpc-connections-max", "1", "--grpc-idle-time", "1s"];
     let orders = Orders::start(&flags);
-    // It never says a word, and has the only place.
-    let mut silent = Connection::open(address(&orders.server).parse().unwrap());
-    std::thread::sleep(Duration::from_millis(100));
-    let asked = Instant::now();
+    // It never says a word, and has the only place: a connection that is taken is told of the service's settings.
+    let connect = || {
+        let mut silent = Connection::open(address(&orders.server).parse().unwrap());
+        assert!(silent.is_answered(), "taken");
+        silent
+    };
+    let silent = connect();
     orders.runtime.block_on(orders.client().health(HealthRequest {})).unwrap();
-    assert!(asked.elapsed() > Duration::from_millis(500), "there were two places");
-    drop(silent.try_reply("GET").expect_err("closed"));
-    // A client that was idle for too long connects again by itself.
-    std::thread::sleep(Duration::from_secs(3));
+    // The end of the first came before the other had its place, so there is nothing to wait for.
+    silent.socket().set_nonblocking(true).unwrap();
+    let end = silent.socket().read_to_end(&mut Vec::new());
+    assert!(!end.as_ref().is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock), "there were two places");
+    // A client that was idle for too long, so that another has its place, connects again by itself.
+    drop(connect());
     orders.runtime.block_on(orders.client().health(HealthRequest {})).unwrap();
 }
 

@@ -9,6 +9,8 @@ use std::time::Duration;
 use order_service::tools::client::Server;
 use order_service::tools::{healthcheck, load, publish};
 
+use crate::server::SIGNAL_TIME;
+
 /// A server of one thread a connection; `answer` gives the whole answer to each request, or `None` to hang up.
 fn serve(answer: impl Fn(&str) -> Option<String> + Send + Sync + 'static) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -46,6 +48,14 @@ fn requests(mut socket: TcpStream, answer: &dyn Fn(&str) -> Option<String>) {
     }
 }
 
+/// An address that refuses connections, and what keeps others from taking it.
+pub fn refusing() -> (socket2::Socket, SocketAddr) {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    let address = socket.local_addr().unwrap().as_socket().unwrap();
+    (socket, address)
+}
+
 fn reply(status: &str, more: &str) -> Option<String> {
     Some(format!("HTTP/1.1 {status}\r\n{more}Content-Length: 2\r\n\r\nok"))
 }
@@ -62,7 +72,7 @@ fn load_of(address: SocketAddr) -> load::Config {
         duration: Duration::from_secs(2),
         warm_up: Duration::ZERO,
         connections: 1,
-        timeout: Duration::from_secs(5),
+        timeout: SIGNAL_TIME,
         headers: Vec::new(),
         expect: 200,
         seed: 0,
@@ -75,19 +85,20 @@ async fn a_stall_counts_for_every_request_that_was_due_meanwhile() {
     let asked = std::sync::atomic::AtomicUsize::new(0);
     let address = serve(move |_| {
         if asked.fetch_add(1, Ordering::Relaxed) == 100 {
-            std::thread::sleep(Duration::from_millis(400));
+            std::thread::sleep(Duration::from_secs(2));
         }
         reply("200 OK", "")
     });
-    let report = load::run(load_of(address)).await.unwrap().json();
-    // 80 of 400 requests were due during the stall: every tenth one waited, though only one was slow to be served.
+    let config = load::Config { rate: Some(100.0), duration: Duration::from_secs(4), ..load_of(address) };
+    let report = load::run(config).await.unwrap().json();
+    // 200 of 400 requests were due during the stall: half of them waited, though only one was slow to be served.
     let (latency, service) = (&report["latency_us"], &report["service_us"]);
-    assert!(latency["p90"].as_u64().unwrap() > 100_000, "{report}");
-    assert!(service["p90"].as_u64().unwrap() < 100_000, "{report}");
-    assert!(service["p100"].as_u64().unwrap() >= 400_000, "{report}");
+    assert!(latency["p90"].as_u64().unwrap() > 1_000_000, "{report}");
+    assert!(service["p90"].as_u64().unwrap() < 500_000, "{report}");
+    assert!(service["p100"].as_u64().unwrap() >= 2_000_000, "{report}");
     let worst = &report["slowest_at_seconds_us"][0];
-    assert!((0.5..5.0).contains(&worst[0].as_f64().unwrap()), "{report}");
-    assert!(worst[1].as_u64() <= latency["p100"].as_u64() && worst[1].as_u64() >= Some(400_000), "{report}");
+    assert!((0.5..10.0).contains(&worst[0].as_f64().unwrap()), "{report}");
+    assert!(worst[1].as_u64() <= latency["p100"].as_u64() && worst[1].as_u64() >= Some(2_000_000), "{report}");
     // Not told to who may not come before all others. A machine that stands still itself may take some of it.
     let without = &report["slowest_without_that_at_seconds_us"];
     assert_eq!(report["machine_stopped_at_seconds_us"].is_array(), without.is_array(), "{report}");
@@ -103,7 +114,7 @@ async fn answers_that_are_wrong_or_missing_are_told_apart() {
     let address = serve(move |_| if is_first.swap(false, Ordering::Relaxed) { reply("200 OK", "") } else { None });
     let error = load::run(load_of(address)).await.err().expect("only the look before the start was answered");
     assert!(error.to_string().contains("closed early"), "{error:#}");
-    let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let (_kept, nobody) = refusing();
     let error = load::run(load_of(nobody)).await.err().unwrap();
     assert!(format!("{error:#}").contains("does not answer: connection refused"), "{error:#}");
     assert!(Server::parse("http://10.0.0.1:80", false).is_err(), "load is for this machine");
@@ -115,8 +126,8 @@ fn waiting_for_what_is_due_costs_no_core_and_is_punctual() {
     let address = serve(|_| reply("200 OK", ""));
     let load = format!("load --url http://{address} --rate 1000 --duration 2s --warm-up 0s --json -");
     let script = format!("{} {load}; times >&2", env!("CARGO_BIN_EXE_order-service"));
-    // Other tests run beside it and may hold up one attempt, but not each.
-    let is_punctual = (0..5).any(|_| {
+    // Other tests run beside it and hold up most attempts on a busy machine, but not for ever.
+    crate::server::until("waiting is punctual", SIGNAL_TIME, || {
         let output = std::process::Command::new("sh").args(["-c", &script]).output().unwrap();
         let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
         assert_eq!(report["answers"], 2000, "{report}");
@@ -124,9 +135,8 @@ fn waiting_for_what_is_due_costs_no_core_and_is_punctual() {
         assert!(spent < 1.0, "{spent} s of processor time in 2 s");
         let median = |which: &str| report[which]["p50"].as_u64().unwrap();
         // The runtime's own timer would add 500 us.
-        median("latency_us") - median("service_us") < 250
+        (median("latency_us") - median("service_us") < 250).then_some(())
     });
-    assert!(is_punctual);
 }
 
 /// What `times` says that a shell's children have spent: its last line, `0m0.010s 0m0.020s`.
@@ -147,7 +157,7 @@ fn publish_of(address: SocketAddr, count: u64) -> publish::Config {
         file: None,
         seed: 0,
         kind: publish::Kind::Wb,
-        patience: Duration::from_secs(10),
+        patience: SIGNAL_TIME,
     }
 }
 
@@ -176,7 +186,7 @@ async fn a_valid_order_that_is_rejected_is_a_failure() {
 
 #[tokio::test]
 async fn a_service_that_is_not_there_is_said_at_once_and_one_that_goes_away_ends_it() {
-    let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let (_kept, nobody) = refusing();
     let error = publish::run(publish_of(nobody, 1_000_000)).await.unwrap_err();
     assert!(format!("{error:#}").contains("does not answer: connection refused"), "{error:#}");
 
@@ -189,21 +199,20 @@ async fn a_service_that_is_not_there_is_said_at_once_and_one_that_goes_away_ends
         let is_first = std::cell::Cell::new(true);
         requests(socket, &|_| if is_first.take() { reply("201 Created", "") } else { None });
     });
-    let patience = Duration::from_millis(500);
-    let started = std::time::Instant::now();
-    let error = publish::run(publish::Config { patience, ..publish_of(address, 1_000_000) }).await.unwrap_err();
+    let config = publish::Config { patience: Duration::from_millis(500), ..publish_of(address, 1_000_000) };
+    // Once, not a million times.
+    let error = tokio::time::timeout(SIGNAL_TIME, publish::run(config)).await.expect("an end").unwrap_err();
     assert!(
         error.to_string().contains("the service is gone: no connection for 0.5 s; until then 1 created"),
         "{error}"
     );
-    assert!(started.elapsed() < Duration::from_secs(8), "not a million times");
 }
 
 #[tokio::test]
 async fn a_health_check_asks_for_the_whole_url() {
     let address =
         serve(|head| reply(if head.starts_with("GET /readyz?lag=1 ") { "200 OK" } else { "404 Not Found" }, ""));
-    healthcheck::run(&format!("http://{address}/readyz?lag=1"), Duration::from_secs(5)).await.unwrap();
-    let error = healthcheck::run(&format!("http://{address}"), Duration::from_secs(5)).await.unwrap_err();
+    healthcheck::run(&format!("http://{address}/readyz?lag=1"), SIGNAL_TIME).await.unwrap();
+    let error = healthcheck::run(&format!("http://{address}"), SIGNAL_TIME).await.unwrap_err();
     assert!(error.to_string().contains("404"), "{error}");
 }

@@ -165,6 +165,8 @@ impl Registry {
     /// Sweeps until dropped; `report` is told what each sweep closed.
     pub async fn sweep_for_ever(&self, mut report: impl FnMut(Closed)) {
         let mut every = tokio::time::interval(SWEEP_EVERY);
+        // After a stop of the machine, sweeps made up for would age connections that nothing was wrong with.
+        every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 _ = every.tick() => { self.now.fetch_add(1, Ordering::Relaxed); }

@@ -23,16 +23,16 @@ before(async () => {
     assert.ok([200, 201].includes(status), `${status} ${body}`);
   }
   description = await (await fetch(`${server.origin}/openapi.json`)).json();
-}, { timeout: 60_000 });
+}, { timeout: 180_000 });
 after(async () => {
   await browser?.close();
   await server?.dispose();
-}, { timeout: 60_000 });
+}, { timeout: 180_000 });
 
 /** Runs `body` on the shown description and fails if anything was wrong: errors, policy, other hosts. */
 async function onDocs(body, options = DESKTOP) {
   const opened = await openPage(browser, server.origin, 'docs', options);
-  await opened.page.locator('.opblock').first().waitFor({ timeout: 30_000 });
+  await opened.page.locator('.opblock').first().waitFor({ timeout: 90_000 });
   await body(opened.page);
   await opened.close();
 }
@@ -87,7 +87,7 @@ describe('shown', () => {
     assert.ok((await answer.innerText()).includes('"track_number": "WBILMTESTTRACK"'));
   }));
 
-  test('every operation opens without a fault, on a phone too', { timeout: 120_000 }, () => onDocs(async (page) => {
+  test('every operation opens without a fault, on a phone too', { timeout: 240_000 }, () => onDocs(async (page) => {
     for (const control of await page.locator('.opblock .opblock-summary-control').all()) await control.click();
     await page.waitForFunction((count) => document.querySelectorAll('.opblock.is-open .opblock-body').length === count, operations().length);
     const text = await page.locator('#swagger-ui').innerText();

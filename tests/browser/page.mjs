@@ -15,6 +15,7 @@ export const PHONE = { ...DESKTOP, viewport: { width: 360, height: 740 }, device
 export async function openPage(browser, origin, hash = '', options = DESKTOP) {
   const context = await browser.newContext(options);
   const page = await context.newPage();
+  page.setDefaultTimeout(60_000);
   const faults = await watch(page, origin);
   await page.goto(`${origin}/${hash}`);
   return {

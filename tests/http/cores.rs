@@ -1,9 +1,7 @@
 //! A runtime for each core: the same service.
 
-use std::time::Duration;
-
 use super::*;
-use crate::server::{Connection, Server};
+use crate::server::{Connection, SIGNAL_TIME, Server};
 
 const PER_CORE: [&str; 4] = ["--runtime", "per-core", "--threads", "3"];
 
@@ -38,8 +36,7 @@ fn the_limit_of_connections_is_one_for_all_threads() {
     created(&server, wb_posted("x"));
     let mut idle: Vec<Connection> = (0..30).map(|_| server.connect()).collect();
     for connection in &mut idle {
-        connection.ask("GET", "/order/x", &[], "");
-        connection.try_reply("GET").ok();
+        connection.get("/order/x").expect(200);
     }
     for _ in 0..10 {
         assert_eq!(server.connect().get("/order/x").expect(200).text(), wb_answered("x"));
@@ -64,16 +61,21 @@ fn a_stop_finishes_what_each_thread_answers() {
     let mut server = Server::start(&PER_CORE);
     let mut connections: Vec<Connection> = (0..12).map(|_| server.connect()).collect();
     for (n, connection) in connections.iter_mut().enumerate() {
-        let body = wb_posted(&format!("s{n}"));
-        connection.send(format!("POST /orders HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n", body.len()));
+        connection.begin_post("/orders", wb_posted(&format!("s{n}")).len());
     }
-    std::thread::sleep(Duration::from_millis(200));
+    let mut idle = server.connect();
+    idle.get("/ping").expect(200);
     server.terminate();
-    std::thread::sleep(Duration::from_millis(200));
-    for (n, connection) in connections.iter_mut().enumerate() {
+    assert!(idle.is_closed_within(SIGNAL_TIME), "the stop has begun");
+    let answer = |(n, connection): (usize, &mut Connection)| {
         connection.send(wb_posted(&format!("s{n}")));
-        let status = connection.reply("POST").status;
-        assert!(matches!(status, 201 | 503), "{status}");
-    }
+        connection.reply("POST").status
+    };
+    let statuses: Vec<u16> = connections.iter_mut().enumerate().map(answer).collect();
     assert_eq!(server.wait().code(), Some(0));
+    server.start_again();
+    for (n, status) in statuses.into_iter().enumerate() {
+        let kept = server.get(&format!("/order/s{n}")).status;
+        assert!(matches!((status, kept), (201, 200) | (503, 404)), "answered {status}, and now {kept}");
+    }
 }

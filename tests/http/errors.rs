@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use serde_json::json;
 
 use super::*;
-use crate::server::{Reply, Server, until};
+use crate::server::{Reply, SIGNAL_TIME, Server, until};
 
 /// Every path with a method it has, and what it allows.
 const PATHS: [(&str, &str); 19] = [
@@ -167,14 +167,22 @@ fn health_is_json_or_ok() {
 
 #[test]
 fn a_service_is_not_ready_before_it_is_warm() {
-    let server = Server::start_cold(&["--sample", "15000"]);
-    let first = server.get("/readyz").expect(503);
+    // A machine that stops this test for a while finds it warm: then it is given more to do.
+    let (server, first, sample) = [15_000, 60_000, 240_000]
+        .into_iter()
+        .find_map(|sample| {
+            let server = Server::start_cold(&["--sample", &sample.to_string()]);
+            let first = server.get("/readyz");
+            (first.status != 200).then_some((server, first, sample))
+        })
+        .expect("a service that is not warm yet");
+    let first = first.expect(503);
     assert_eq!(first.header("Content-Type"), Some("application/problem+json"));
     assert!(first.json()["detail"].as_str().is_some_and(|reason| !reason.is_empty()), "{}", first.text());
     server.get("/livez").expect(200);
     server.get("/health").expect(200);
     server.wait_ready();
-    assert_eq!(server.get("/api/stats").json()["total_orders"], 15_000);
+    assert_eq!(server.get("/api/stats").json()["total_orders"], sample);
 }
 
 #[test]
@@ -308,7 +316,7 @@ fn older_clients_are_understood() {
     connection.send("GET /order/old HTTP/1.0\r\n\r\n");
     let reply = connection.reply("GET").expect(200);
     assert_eq!(reply.text(), wb_answered("old"));
-    assert!(connection.is_closed_within(std::time::Duration::from_secs(5)), "HTTP/1.0 closes");
+    assert!(connection.is_closed_within(SIGNAL_TIME), "HTTP/1.0 closes");
     let mut connection = server.connect();
     for _ in 0..3 {
         connection.send("GET /order/old HTTP/1.0\r\nConnection: keep-alive\r\n\r\n");
@@ -322,7 +330,7 @@ fn older_clients_are_understood() {
     let mut connection = server.connect();
     connection.send("GET /order/old HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
     connection.reply("GET").expect(200);
-    assert!(connection.is_closed_within(std::time::Duration::from_secs(5)));
+    assert!(connection.is_closed_within(SIGNAL_TIME));
     // Asked in the absolute form, as through a proxy.
     let mut connection = server.connect();
     connection.send("GET http://orders.test/order/old HTTP/1.1\r\nHost: orders.test\r\n\r\n");
@@ -340,7 +348,7 @@ fn what_is_no_request_hurts_nobody_else() {
     created(&server, wb_posted("x"));
     let mut bystander = server.connect();
     bystander.get("/order/x").expect(200);
-    let garbage: [&[u8]; 12] = [
+    let garbage: [&[u8]; 11] = [
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03hello from TLS\r\n\r\n",
         b"GET\r\n\r\n",
         b"GET /order/x\r\n\r\n",
@@ -352,18 +360,21 @@ fn what_is_no_request_hurts_nobody_else() {
         b"POST /orders HTTP/1.1\r\nHost: x\r\nContent-Length: x\r\n\r\n{}",
         b"POST /orders HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n{}",
         b"POST /orders HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n{}\r\n0\r\n\r\n",
-        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
     ];
     for bytes in garbage {
         let mut connection = server.connect();
         connection.send(bytes);
-        if let Ok(reply) = connection.try_reply("GET") {
-            assert!((400..600).contains(&reply.status), "{} for {bytes:?}", reply.line);
-            no_leak(&reply);
-        }
+        let reply = connection.reply("GET");
+        assert_eq!(reply.status, 400, "{} for {bytes:?}", reply.line);
+        no_leak(&reply);
         bystander.get("/order/x").expect(200);
     }
-    until("the service has let go of them", std::time::Duration::from_secs(10), || {
+    // Who begins in HTTP/2 would not understand an answer.
+    let mut connection = server.connect();
+    connection.send("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
+    assert!(!connection.is_answered());
+    drop(connection);
+    until("the service has let go of them", SIGNAL_TIME, || {
         server.get("/metrics").text().lines().any(|line| line == "http_connections 2").then_some(())
     });
     let statuses: HashSet<u16> = (0..5).map(|_| bystander.get("/order/x").status).collect();

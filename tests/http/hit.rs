@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::server::{Connection, Reply, Server, request, until};
+use crate::server::{Connection, Reply, SIGNAL_TIME, Server, request, until};
 
 /// Any of these sends a read to hyper, and none changes its answer.
 const DETOURS: [(&str, &str); 3] = [("TE", "trailers"), ("If-None-Match", "\"4711\""), ("X-Min-Version", "1")];
@@ -90,7 +90,7 @@ fn what_a_field_asks_for_is_still_done() {
     let many: Vec<(&str, &str)> = many.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
     ask(&many).expect(200);
     assert_eq!(ask(&[("Connection", "close")]).header("connection"), Some("close"));
-    assert!(connection.is_closed_within(Duration::from_secs(5)));
+    assert!(connection.is_closed_within(SIGNAL_TIME));
     for (line, status) in [
         ("HEAD /order/x HTTP/1.1", 200),
         ("GET /order/x HTTP/1.0", 200),
@@ -130,7 +130,7 @@ fn any_mixture_in_any_pieces_is_answered_in_order() {
     created(&server, wb_posted("gone"));
     server.post("/orders", "{\"order_uid\":\"gone\",\"status\":\"deleted\"}").expect(200);
     created(&server, wb_posted("big").replace("\"B\"", &"b".repeat(40_000)).replace("Mascaras", &"b".repeat(40_000)));
-    until("the list shows the newest", Duration::from_secs(5), || {
+    until("the list shows the newest", SIGNAL_TIME, || {
         server.get("/api/orders").text().contains("\"order_uid\":\"big\"").then_some(())
     });
     let posted = wb_posted("m1");
@@ -180,6 +180,7 @@ fn any_mixture_in_any_pieces_is_answered_in_order() {
                     let (piece, rest) = left.split_at(random.usize(1..=piece_max).min(left.len()));
                     std::io::Write::write_all(&mut writer, piece).unwrap();
                     left = rest;
+                    // Only so that pieces come alone now and then, at any moment.
                     if piece_max >= 60 && random.u8(..4) == 0 {
                         std::thread::sleep(Duration::from_micros(random.u64(..300)));
                     }
@@ -226,23 +227,28 @@ fn a_long_pipeline_is_answered_to_its_end_and_so_is_its_neighbour() {
 fn no_answer_overtakes_one_that_is_half_sent() {
     let server = Server::start(&["--sample", "3000"]);
     created(&server, wb_posted("x"));
-    let list = until("the list shows the newest", Duration::from_secs(5), || {
+    let list = until("the list shows the newest", SIGNAL_TIME, || {
         let list = server.get("/api/orders").expect(200);
         list.text().contains("\"order_uid\":\"x\"").then_some(list)
     });
+    let check = |connection: &mut Connection| {
+        assert!(connection.reply("GET").expect(200).body == list.body);
+        for _ in 0..3 {
+            assert_eq!(connection.reply("GET").expect(200).text(), wb_answered("x"));
+        }
+    };
     for _ in 0..5 {
-        let mut connection = server.connect();
+        let (mut gathering, mut prompt) = (server.connect(), server.connect());
         for _ in 0..8 {
-            connection.ask("GET", "/api/orders", &[], "");
-            std::thread::sleep(Duration::from_millis(20)); // alone in its read, and too large for the socket
-            connection.send(request("GET", "/order/x", &[], b"").repeat(3));
-        }
-        for _ in 0..8 {
-            assert!(connection.reply("GET").expect(200).body == list.body);
-            for _ in 0..3 {
-                assert_eq!(connection.reply("GET").expect(200).text(), wb_answered("x"));
+            for connection in [&mut gathering, &mut prompt] {
+                connection.ask("GET", "/api/orders", &[], "");
+                // Once its answer has begun, it was alone in its read; and the answer is too large for the socket.
+                assert!(connection.is_answered());
+                connection.send(request("GET", "/order/x", &[], b"").repeat(3));
             }
+            check(&mut prompt);
         }
+        (0..8).for_each(|_| check(&mut gathering));
     }
 }
 
@@ -261,7 +267,7 @@ fn the_last_requests_of_a_client_that_stops_sending_are_answered() {
         if !rest.is_empty() {
             connection.try_reply("GET").ok();
         }
-        assert!(connection.is_closed_within(Duration::from_secs(5)), "{rest:?}");
+        assert!(connection.is_closed_within(SIGNAL_TIME), "{rest:?}");
     }
 }
 
@@ -270,18 +276,16 @@ fn a_stop_tells_readers_that_their_connection_ends() {
     let mut server = Server::start(&[]);
     created(&server, wb_posted("x"));
     let mut held = server.connect();
-    held.send("POST /orders HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n{"); // keeps the service from ending
+    held.begin_post("/orders", 100_000); // keeps the service from ending
     let mut reader = server.connect();
     reader.get("/order/x").expect(200);
     server.terminate();
-    let told = std::iter::repeat_with(|| {
-        std::thread::sleep(Duration::from_millis(1));
-        reader.try_send(request("GET", "/order/x", &[], b"")).and_then(|()| reader.try_reply("GET"))
+    // Closed between two requests, or told so with the last answer. No answer is cut.
+    until("the connection ends", SIGNAL_TIME, || {
+        let is_open = reader.try_send(request("GET", "/order/x", &[], b"")).is_ok() && reader.is_answered();
+        (!is_open || reader.reply("GET").expect(200).header("Connection") == Some("close")).then_some(())
     });
-    // Closed between two requests, or told so with the last answer.
-    let last =
-        told.take(10_000).find(|reply| reply.as_ref().map_or(true, |reply| reply.header("Connection").is_some()));
-    assert!(last.is_some(), "the connection ends");
+    assert!(server.ended().is_none(), "it still waits for what it was sent half of");
     drop(held);
-    server.stop();
+    assert_eq!(server.wait().code(), Some(0), "{:?}", server.log());
 }
