@@ -1,5 +1,6 @@
 //! The PostgreSQL store, through the seam and with a real server.
 
+mod bounded;
 mod commit;
 mod instances;
 mod lost_answer;
