@@ -217,6 +217,12 @@ fn two_instances(flags: &[&str]) {
     let flags = [flags, &FLAGS].concat();
     let servers = [Server::start(&flags), Server::start(&flags)];
     create_all(&servers[0]);
+    for server in &servers {
+        // Before that, what the other has created and was not told of is unknown here for a moment.
+        until("it does not hold all orders", LONG, || {
+            (server.get("/api/stats").expect(200).json()["view_complete"] == false).then_some(())
+        });
+    }
     let (written, shown) = (versions(1), [versions(0), versions(0)]);
     std::thread::scope(|scope| {
         for thread in 0..THREADS {
