@@ -89,6 +89,8 @@ mod tests {
         assert!((1e6..1e11).contains(&figure("process_resident_memory_bytes")));
         assert!(figure("process_virtual_memory_bytes") > figure("process_resident_memory_bytes"));
         let now = SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs_f64();
-        assert!((now - figure("process_start_time_seconds")).abs() < 60.0);
+        // All tests of a busy machine take a while.
+        let ran = now - figure("process_start_time_seconds");
+        assert!((-1.0..3600.0).contains(&ran), "{ran}");
     }
 }

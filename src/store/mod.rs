@@ -19,7 +19,7 @@ use crate::record::{Checkpoint, Idempotency, Parcel};
 use crate::snapshot::{Change, Snapshot};
 
 pub use rules::Row;
-pub use turn::{Pass, Ranks, Turn};
+pub use turn::{Pass, Ranks, Turn, Wait};
 
 /// Orders to be made durable together.
 #[derive(Debug, Clone)]

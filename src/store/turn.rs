@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use tokio::sync::{SetOnce, oneshot};
+use tokio::sync::{SetOnce, oneshot, watch};
 
 /// The numbers that new orders of a batch are ranked by: drawn at its first try and kept for the further ones, so that
 /// no batch is ranked before the one before it.
@@ -25,19 +25,33 @@ struct Before {
     end: oneshot::Receiver<()>,
     /// It failed, so the turn never comes.
     has_failed: bool,
+    waits: watch::Sender<Option<Wait>>,
+}
+
+/// What a batch waits for before its turn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wait {
+    /// To begin.
+    ToBegin,
+    /// To take effect: it has done all that it can before.
+    ToTakeEffect,
 }
 
 /// Gives the turn. Dropped instead, the turn never comes.
 #[derive(Debug)]
-pub struct Pass(oneshot::Sender<()>);
+pub struct Pass {
+    end: oneshot::Sender<()>,
+    waits: watch::Receiver<Option<Wait>>,
+}
 
 impl Turn {
     /// The turn after a batch with these ranks. The default one has come already.
     #[must_use]
     pub fn after(ranks: Ranks) -> (Pass, Self) {
         let (sender, end) = oneshot::channel();
-        let before = Some(Before { ranks, end, has_failed: false });
-        (Pass(sender), Self { before, ..Self::default() })
+        let (waits, watched) = watch::channel(None);
+        let before = Some(Before { ranks, end, has_failed: false, waits });
+        (Pass { end: sender, waits: watched }, Self { before, ..Self::default() })
     }
 
     /// The ranks of this batch.
@@ -58,15 +72,26 @@ impl Turn {
     /// Waits until the batch before has its ranks. Cancel-safe.
     pub async fn may_begin(&mut self) {
         let Some(before) = &self.before else { return };
+        if before.ranks.0.initialized() {
+            return;
+        }
+        before.waits.send_replace(Some(Wait::ToBegin));
         let ranks = before.ranks.clone();
         tokio::select! {
             _ = ranks.0.wait() => {}
-            () = self.wait() => {} // it had nothing to rank
+            () = self.end() => {} // it had nothing to rank
         }
     }
 
     /// Waits until it comes; at once from then on. Cancel-safe.
     pub async fn wait(&mut self) {
+        if let Some(before) = &self.before {
+            before.waits.send_replace(Some(Wait::ToTakeEffect));
+        }
+        self.end().await;
+    }
+
+    async fn end(&mut self) {
         if let Some(before) = &mut self.before {
             if before.has_failed || (&mut before.end).await.is_err() {
                 before.has_failed = true;
@@ -101,25 +126,33 @@ impl Pass {
     /// Gives the turn.
     pub fn give(self) {
         // Whoever waited may have failed meanwhile.
-        let _ = self.0.send(());
+        let _ = self.end.send(());
+    }
+
+    /// Waits until the batch waits for that. For tests: nothing else need know.
+    pub async fn until(&mut self, wait: Wait) {
+        // A batch that is gone waits for nothing any more.
+        let _ = self.waits.wait_for(|waits| *waits == Some(wait)).await;
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::pin::pin;
+    use std::task::{Context, Waker};
 
     use super::*;
 
-    async fn comes(waiting: impl Future<Output = ()>) -> bool {
-        tokio::time::timeout(Duration::from_millis(5), waiting).await.is_ok()
+    /// Whether there is nothing to wait for.
+    fn comes(waiting: impl Future<Output = ()>) -> bool {
+        pin!(waiting).poll(&mut Context::from_waker(Waker::noop())).is_ready()
     }
 
     #[tokio::test]
     async fn a_turn_comes_once_it_is_given_and_never_by_itself() {
         let (pass, mut turn) = Turn::after(Ranks::default());
         assert!(!turn.has_come());
-        assert!(!comes(turn.wait()).await);
+        assert!(!comes(turn.wait()));
         pass.give();
         turn.wait().await;
         turn.wait().await;
@@ -127,15 +160,15 @@ mod tests {
         let (pass, mut turn) = Turn::after(Ranks::default());
         drop(pass);
         assert!(!turn.has_come());
-        assert!(!comes(turn.wait()).await, "the batch before it failed");
-        assert!(!comes(turn.wait()).await, "and it stays so");
+        assert!(!comes(turn.wait()), "the batch before it failed");
+        assert!(!comes(turn.wait()), "and it stays so");
     }
 
     #[tokio::test]
     async fn a_batch_begins_once_the_one_before_is_ranked_and_keeps_its_first_ranks() {
         let first = Turn::default();
         let (pass, mut second) = Turn::after(first.ranks());
-        assert!(!comes(second.may_begin()).await);
+        assert!(!comes(second.may_begin()));
         assert_eq!(first.ranks().keep(vec![7]), [7]);
         second.may_begin().await;
         assert!(!second.has_come());
@@ -145,5 +178,21 @@ mod tests {
         pass.give();
         third.may_begin().await; // the one before had nothing to rank
         assert!(third.has_come());
+    }
+
+    #[tokio::test]
+    async fn a_pass_shows_what_is_waited_for() {
+        let first = Turn::default();
+        let (mut pass, mut second) = Turn::after(first.ranks());
+        assert!(!comes(pass.until(Wait::ToBegin)));
+        assert!(!comes(second.may_begin()));
+        pass.until(Wait::ToBegin).await;
+        assert!(first.ranks().keep(Vec::new()).is_empty());
+        second.may_begin().await;
+        assert!(!comes(pass.until(Wait::ToTakeEffect)));
+        assert!(!comes(second.wait()));
+        pass.until(Wait::ToTakeEffect).await;
+        pass.give();
+        second.wait().await;
     }
 }

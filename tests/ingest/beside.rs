@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use order_service::ingest::{self, Ledger};
 use order_service::order::{Change, Decoder, Profile};
@@ -27,21 +26,10 @@ async fn bench(lies: impl IntoIterator<Item = Lie>) -> Bench {
 async fn two(second: Vec<Record>) -> Bench {
     let bench = bench([Lie::Hold]).await;
     bench.send(orders(0, 0, 0..ROWS / 2).into_iter().chain(orders(1, 0, 100..100 + ROWS / 2))).await;
-    while bench.store.left() > 0 {
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
+    bench.store.commits.entered.reaches(1).await;
     bench.send(second).await;
-    until_early(&bench, 1).await;
+    bench.store.early.reaches(1).await;
     bench
-}
-
-async fn until_early(bench: &Bench, count: usize) {
-    let asked = async {
-        while bench.store.early.load(Ordering::SeqCst) < count {
-            tokio::time::sleep(Duration::from_millis(2)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(10), asked).await.expect("the second batch is on its way");
 }
 
 fn second() -> Vec<Record> {
@@ -51,7 +39,8 @@ fn second() -> Vec<Record> {
 #[tokio::test]
 async fn a_full_batch_is_on_its_way_before_the_one_before_it_is_durable_and_takes_effect_after_it() {
     let bench = two(second()).await;
-    tokio::time::sleep(Duration::from_millis(50)).await;
+    bench.go_around().await;
+    assert_eq!(bench.store.commits.entered.get(), 1, "the second waits for its turn");
     assert_eq!(bench.stored().await, BTreeMap::new());
     assert_eq!(bench.versions([0, 5, 100, 105]).await, [None; 4]);
     bench.store.release();
@@ -78,9 +67,10 @@ async fn what_is_not_apart_from_the_batch_before_it_waits_for_it() {
         let bench = bench([Lie::Hold]).await;
         bench.keeps.add_permits(1);
         bench.send(orders(0, 0, 0..5).into_iter().chain(orders(1, 0, 100..105))).await;
+        bench.store.commits.entered.reaches(1).await;
         bench.send(records).await;
-        tokio::time::sleep(Duration::from_millis(100)).await;
-        assert_eq!(bench.store.early.load(Ordering::SeqCst), 0, "{what}");
+        bench.go_around().await;
+        assert_eq!(bench.store.early.get(), 0, "{what}");
         bench.store.release();
         bench.until_committed(0, 15).await;
         let version = if what == "a dead letter" { 1 } else { 2 };
@@ -94,7 +84,7 @@ async fn both_may_need_several_tries() {
     let bench = bench([Lie::Reject, Lie::Reject, Lie::Hold, Lie::Reject]).await;
     bench.send(orders(0, 0, 0..ROWS)).await;
     bench.send(orders(0, ROWS, ROWS..2 * ROWS)).await;
-    until_early(&bench, 1).await;
+    bench.store.early.reaches(1).await;
     assert_eq!(bench.stored().await, BTreeMap::new());
     bench.store.release();
     bench.until_committed(0, 2 * ROWS).await;
@@ -108,7 +98,7 @@ async fn the_second_may_fail_before_its_turn() {
     bench.store.refuses_early.store(2, Ordering::SeqCst);
     bench.send(orders(0, 0, 0..ROWS)).await;
     bench.send(orders(0, ROWS, ROWS..2 * ROWS)).await;
-    until_early(&bench, 3).await;
+    bench.store.early.reaches(3).await;
     assert_eq!(bench.stored().await, BTreeMap::new());
     bench.store.release();
     bench.until_committed(0, 2 * ROWS).await;
@@ -146,8 +136,9 @@ async fn a_dead_letter_of_the_first_is_waited_for_before_the_second_takes_effect
     bench.send(orders(0, 0, 0..ROWS)).await;
     bench.until(|told| matches!(told, Told::Rejected(position, _) if position.offset == 3)).await;
     bench.send(orders(0, ROWS, ROWS..2 * ROWS)).await;
-    until_early(&bench, 1).await;
-    tokio::time::sleep(Duration::from_millis(50)).await;
+    bench.store.early.reaches(1).await;
+    bench.go_around().await;
+    assert_eq!(bench.store.commits.entered.get(), 1, "the first, which was refused");
     assert_eq!(bench.stored().await, BTreeMap::new(), "not before the letter is safe");
     bench.keeps.add_permits(1);
     bench.until_committed(0, 2 * ROWS).await;

@@ -1,8 +1,10 @@
 //! A view with a budget: what leaves comes back as it was committed last, and nothing older.
 
 use std::collections::HashMap;
+use std::future::poll_fn;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -19,7 +21,7 @@ use order_service::store::Store;
 use order_service::store::embedded::{Config, Embedded};
 use order_service::warmup;
 
-use super::lying::Lying;
+use super::lying::{LONG, Lying};
 use crate::server::{Server, until};
 
 /// Room for nothing: whatever may leave does.
@@ -62,7 +64,9 @@ impl Bench {
         let settings = ingest::Config { profile: Profile::Lenient, ..ingest::Config::default() };
         let ingest = Ingest::new(source, store.clone(), seen, &settings, Metrics::new(&[], &[]).ingest).await.unwrap();
         tokio::spawn(ingest.run(shutdown));
-        let reader = Reader::new(Arc::clone(&view), store.clone(), read::Config::default());
+        // What is held here is held for as long as it takes.
+        let patient = read::Config { load_wait: LONG, ..read::Config::default() };
+        let reader = Reader::new(Arc::clone(&view), store.clone(), patient);
         Self { store, view, reader, inbox, _trigger: trigger, _dir: dir }
     }
 
@@ -96,20 +100,18 @@ async fn a_stampede_on_an_order_that_left_is_one_load() {
     bench.post("a", 1).await;
     assert!(matches!(bench.reader.get(&id("a")), Found::Miss));
     let held = bench.store.hold_answers();
-    let readers: Vec<_> = (0..500)
-        .map(|_| {
-            let reader = bench.reader.clone();
-            tokio::spawn(async move { reader.load(&id("a")).await })
-        })
-        .collect();
-    while bench.store.fetches.load(Ordering::SeqCst) == 0 {
-        tokio::task::yield_now().await;
+    let a = id("a");
+    let mut readers: Vec<_> = (0..500).map(|_| Box::pin(bench.reader.load(&a))).collect();
+    for reader in &mut readers {
+        let polled = poll_fn(|context| Poll::Ready(reader.as_mut().poll(context))).await;
+        assert!(polled.is_pending(), "all of them wait before there is an answer");
     }
+    bench.store.fetches.answered.reaches(1).await;
     drop(held);
     for reader in readers {
-        assert_eq!(reader.await.unwrap().unwrap().unwrap().flat(), document("a", 1));
+        assert_eq!(reader.await.unwrap().unwrap().flat(), document("a", 1));
     }
-    assert_eq!(bench.store.fetches.load(Ordering::SeqCst), 1);
+    assert_eq!(bench.store.fetches.entered.get(), 1);
 }
 
 #[tokio::test]
@@ -119,10 +121,7 @@ async fn an_answer_of_the_store_that_is_late_replaces_nothing_that_left_meanwhil
     let held = bench.store.hold_answers();
     let reader = bench.reader.clone();
     let late = tokio::spawn(async move { reader.load(&id("a")).await });
-    while bench.store.fetches.load(Ordering::SeqCst) == 0 {
-        tokio::task::yield_now().await;
-    }
-    tokio::time::sleep(Duration::from_millis(50)).await; // version 1 was read by now
+    bench.store.fetches.answered.reaches(1).await; // with version 1
     bench.post("a", 2).await;
     assert_eq!(bench.view.peek(&id("a")).unwrap().version(), 2, "it may not leave while it is being loaded");
     drop(held);
@@ -267,10 +266,13 @@ fn under_load_every_answer_is_what_was_written_last_with_a_tenth_of_the_orders_i
         }
     });
     assert_eq!(reads.into_inner(), 10_000);
-    let stats = server.get("/api/stats").expect(200).json();
+    // A list that is being read holds everything in place for so long.
+    let stats = until("what has no room has left", LONG, || {
+        let stats = server.get("/api/stats").expect(200).json();
+        (stats["view_bytes"].as_u64().unwrap() < 1 << 20).then_some(stats)
+    });
     assert_eq!(stats["total_orders"], ORDERS);
     assert_eq!(stats["view_complete"], false);
-    assert!(stats["view_bytes"].as_u64().unwrap() < 1 << 20, "{stats}");
     let entries = stats["view_orders"].as_u64().unwrap() as usize;
     assert!((FIT * 8 / 10..FIT * 12 / 10).contains(&entries), "{stats}");
     let metrics = server.get("/metrics").text().to_owned();
@@ -294,8 +296,6 @@ fn under_load_every_answer_is_what_was_written_last_with_a_tenth_of_the_orders_i
     server.get("/order/nobody").expect(404);
     server.post("/orders", r#"{"order_uid":"load-4711","status":"deleted"}"#).expect(200);
     server.get("/order/load-4711").expect(410);
-    until("the count to follow", Duration::from_secs(5), || {
-        (server.get("/api/stats").json()["total_orders"] == ORDERS - 1).then_some(())
-    });
+    until("the count follows", LONG, || (server.get("/api/stats").json()["total_orders"] == ORDERS - 1).then_some(()));
     server.post("/orders", body(4711, 9)).expect(409);
 }

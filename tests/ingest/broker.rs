@@ -2,6 +2,7 @@
 //! held, stores that refuse. What a real broker does at the same moments only by chance.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -19,7 +20,7 @@ use order_service::store::{Batch, Entry, Move, Outcome, Store};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinHandle;
 
-use super::lying::{Lie, Lying};
+use super::lying::{LONG, Lie, Lying, settled};
 
 /// What the loop told its source.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -123,6 +124,8 @@ pub struct Bench {
     pub keeps: Arc<Semaphore>,
     trigger: Trigger,
     running: JoinHandle<Result<Ledger, IngestError>>,
+    /// Partitions that were assigned to see that the loop goes around.
+    rounds: AtomicU32,
     _dir: tempfile::TempDir,
 }
 
@@ -141,7 +144,7 @@ impl Bench {
         let seen = Some(Arc::clone(&view));
         let ingest = Ingest::new(source, store.clone(), seen, &config, metrics).await.unwrap();
         let running = tokio::spawn(ingest.run(shutdown));
-        Self { store, view, does, told, keeps, trigger, running, _dir: dir }
+        Self { store, view, does, told, keeps, trigger, running, rounds: AtomicU32::new(0), _dir: dir }
     }
 
     pub async fn assigned(&self, partitions: &[u32]) {
@@ -155,13 +158,33 @@ impl Bench {
     }
 
     async fn act(&self, what: Does) {
-        let taken = tokio::time::timeout(Duration::from_secs(10), self.does.send(what)).await;
+        let taken = tokio::time::timeout(LONG, self.does.send(what)).await;
         assert!(taken.expect("the loop takes more").is_ok(), "the loop has ended");
+    }
+
+    /// Waits until the loop has taken what it was sent, and has then gone as far as it can by itself: it runs on the
+    /// thread of the test.
+    async fn taken(&self) {
+        let room = tokio::time::timeout(LONG, self.does.reserve()).await;
+        drop(room.expect("the loop takes more").expect("the loop runs"));
+        settled().await;
+    }
+
+    /// Hands this to the loop, unless it takes nothing more until something happens outside of it.
+    async fn offer(&self, what: Does) -> bool {
+        settled().await;
+        self.does.try_send(what).is_ok()
+    }
+
+    /// Has the loop take something that has nothing to do with orders, and waits until it is dealt with. The loop does
+    /// all it can for the batches under way before it takes anything, so what has not begun now is waiting for something.
+    pub async fn go_around(&self) {
+        self.assigned(&[1000 + self.rounds.fetch_add(1, Ordering::SeqCst)]).await;
     }
 
     /// Waits until the source has been told something.
     pub async fn until(&self, is_it: impl Fn(&Told) -> bool) -> Told {
-        let end = tokio::time::Instant::now() + Duration::from_secs(10);
+        let end = tokio::time::Instant::now() + LONG;
         loop {
             if let Some(told) = self.told.lock().unwrap().iter().rfind(|told| is_it(told)) {
                 return told.clone();
@@ -204,11 +227,11 @@ impl Bench {
 
     pub async fn stop(self) -> Ledger {
         self.trigger.fire();
-        let ended = tokio::time::timeout(Duration::from_secs(10), self.running).await;
+        let ended = tokio::time::timeout(LONG, self.running).await;
         let ledger = ended.expect("the loop ends").unwrap().unwrap();
         let Ledger { read, stored, unchanged, coalesced, refused, rejected } = ledger;
         assert_eq!(read, stored + unchanged + coalesced + refused + rejected, "{ledger:?}");
-        assert_eq!(refused, 0, "nobody waits to be told");
+        assert_eq!(refused, 0, "no sender waits to be told");
         ledger
     }
 }
@@ -241,11 +264,13 @@ async fn a_position_is_not_passed_before_its_dead_letter_is_safe() {
     bench.assigned(&[0]).await;
     bench.send([at(0, 0, "rubbish"), at(0, 1, wb(10)), at(0, 2, "more")]).await;
     bench.until(|told| matches!(told, Told::Rejected(position, _) if position.offset == 2)).await;
-    tokio::time::sleep(Duration::from_millis(100)).await;
-    assert_eq!(bench.stored().await, BTreeMap::new(), "not while letters are on their way");
+    bench.go_around().await;
+    assert_eq!(bench.store.commits.entered.get(), 0, "not while letters are on their way");
     bench.keeps.add_permits(1);
-    tokio::time::sleep(Duration::from_millis(100)).await;
-    assert_eq!(bench.stored().await, BTreeMap::new(), "nor while one is");
+    bench.go_around().await;
+    assert_eq!(bench.keeps.available_permits(), 0, "the first is safe");
+    assert_eq!(bench.store.commits.entered.get(), 0, "not while one is on its way");
+    assert_eq!(bench.stored().await, BTreeMap::new());
     bench.keeps.add_permits(1);
     bench.until_committed(0, 3).await;
     assert_eq!(bench.stored().await, BTreeMap::from([(0, 3)]));
@@ -262,7 +287,7 @@ async fn while_dead_letters_are_held_the_intake_is_bounded() {
     let mut sent = 0;
     while sent < 10_000 {
         let chunk = Does::Sends((sent..sent + 10).map(|offset| at(0, offset, "rubbish")).collect());
-        if bench.does.send_timeout(chunk, Duration::from_millis(300)).await.is_err() {
+        if !bench.offer(chunk).await {
             break;
         }
         sent += 10;
@@ -284,7 +309,7 @@ async fn the_intake_of_large_rubbish_is_bounded_in_bytes() {
     let mut sent = 0;
     while sent < 200 {
         let chunk = Does::Sends(vec![at(0, sent, rubbish.clone())]);
-        if bench.does.send_timeout(chunk, Duration::from_millis(300)).await.is_err() {
+        if !bench.offer(chunk).await {
             break;
         }
         sent += 1;
@@ -328,13 +353,12 @@ async fn a_full_batch_that_loses_its_partition_takes_orders_again() {
     let bench = Bench::start([Lie::Hold], config).await;
     bench.assigned(&[0, 1]).await;
     bench.send(orders(1, 0, 10..11)).await;
-    while bench.store.left() > 0 {
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
+    bench.store.commits.entered.reaches(1).await;
     // While the first batch is held, the second is filled with orders of the same partition and some wait behind it.
     bench.steal(1, 0, 100).await;
     bench.send(orders(1, 1, 11..31).into_iter().chain(orders(0, 0, 40..42))).await;
-    tokio::time::sleep(Duration::from_millis(50)).await;
+    bench.store.early.reaches(1).await;
+    bench.taken().await;
     bench.store.release();
     bench.until(|told| *told == Told::Fenced(1)).await;
     bench.until_committed(0, 2).await;
@@ -369,15 +393,16 @@ async fn revoked_partitions_are_released_once_what_came_of_them_is_stored() {
     let bench = Bench::start([Lie::Hold], ingest::Config::default()).await;
     bench.assigned(&[0, 1]).await;
     bench.send(orders(0, 0, 10..11)).await;
-    while bench.store.left() > 0 {
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
+    bench.store.commits.entered.reaches(1).await;
     bench.send(orders(1, 0, 20..400)).await;
     bench.act(Does::Revokes(vec![0, 1])).await;
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    bench.taken().await;
     assert_eq!(bench.count(|told| *told == Told::Released), 0);
     bench.store.release();
     bench.until(|told| *told == Told::Released).await;
+    let told = bench.told.lock().unwrap().clone();
+    let last = told.iter().rev().nth(1).unwrap();
+    assert!(matches!(last, Told::Committed(upto) if upto.next(1) == 380), "{last:?} is the last before the release");
     assert_eq!(bench.stored().await, BTreeMap::from([(0, 1), (1, 380)]), "stored before it was released");
     // They come back after another process went on with one of them.
     bench.steal(1, 380, 500).await;
@@ -410,6 +435,8 @@ async fn what_the_store_refuses_for_ever_is_a_dead_letter_and_the_rest_is_stored
     bench
         .until(|told| matches!(told, Told::Rejected(position, _) if position.offset == 1 || position.offset == 2))
         .await;
+    bench.go_around().await;
+    assert_eq!(bench.store.commits.entered.get(), 1, "only the one that was refused");
     assert_eq!(bench.versions([10, 12, 13, 14]).await, [None; 4], "the letters come first");
     bench.keeps.add_permits(10);
     bench.until_committed(0, 5).await;
@@ -439,12 +466,18 @@ async fn an_array_passes_with_its_last_order_and_is_one_letter() {
 
 #[tokio::test]
 async fn a_stop_stores_what_came_and_says_so() {
-    let bench = Bench::start([Lie::Slow(Duration::from_millis(100))], ingest::Config::default()).await;
+    let bench = Bench::start([Lie::Hold], ingest::Config::default()).await;
     bench.assigned(&[0]).await;
-    bench.send(orders(0, 0, 10..300)).await;
-    tokio::time::sleep(Duration::from_millis(20)).await;
-    let truth = bench.store.truth.clone();
+    bench.send(orders(0, 0, 10..200)).await;
+    bench.store.commits.entered.reaches(1).await;
+    bench.send(orders(0, 190, 200..300)).await;
+    bench.taken().await;
+    // One batch is being written and the next one is collected.
+    bench.trigger.fire();
+    settled().await;
+    let store = bench.store.clone();
+    store.release();
     let ledger = bench.stop().await;
     assert_eq!(ledger.stored, 290);
-    assert_eq!(truth.positions("broker".into()).await.unwrap().next(0), 290);
+    assert_eq!(store.truth.positions("broker".into()).await.unwrap().next(0), 290);
 }

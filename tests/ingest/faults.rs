@@ -1,7 +1,6 @@
 //! Refused, answer lost, held, slow, damaged: what the senders are told, and what readers see.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use order_service::cache::{self, View};
@@ -17,7 +16,7 @@ use order_service::store::embedded::{Config, Embedded};
 use order_service::store::{Refusal, Store};
 use tokio::task::JoinHandle;
 
-use super::lying::{Lie, Lying};
+use super::lying::{Lie, Lying, settled};
 
 /// A running ingest loop over a lying store.
 struct Bench {
@@ -31,6 +30,10 @@ struct Bench {
 
 impl Bench {
     async fn start(lies: impl IntoIterator<Item = Lie>, queue: inbox::Config) -> Self {
+        Self::start_with(lies, queue, ingest::Config::default()).await
+    }
+
+    async fn start_with(lies: impl IntoIterator<Item = Lie>, queue: inbox::Config, config: ingest::Config) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let store = Lying::new(Embedded::open(Config::new(dir.path())).unwrap(), lies);
         let view = Arc::new(View::new(cache::Config::default(), 0));
@@ -39,7 +42,7 @@ impl Bench {
         let (trigger, shutdown) = lifecycle::shutdown();
         let metrics = Metrics::new(&[], &[]).ingest;
         let seen = Some(Arc::clone(&view));
-        let ingest = Ingest::new(source, store.clone(), seen, &ingest::Config::default(), metrics).await.unwrap();
+        let ingest = Ingest::new(source, store.clone(), seen, &config, metrics).await.unwrap();
         let running = tokio::spawn(ingest.run(shutdown));
         Self { store, view, inbox, trigger, running, _dir: dir }
     }
@@ -141,19 +144,23 @@ async fn a_repeated_request_whose_first_answer_was_lost_gets_that_answer() {
 #[tokio::test]
 async fn while_the_store_holds_the_queue_fills_and_refuses_and_loses_nothing() {
     let queue = inbox::Config { queue_rows_max: 8, queue_bytes_max: 1 << 20 };
-    let bench = Bench::start([Lie::Hold], queue).await;
+    let mut config = ingest::Config::default();
+    config.batch.batch_rows_max = 50;
+    let bench = Bench::start_with([Lie::Hold], queue, config).await;
     let mut waiting = Vec::new();
     let mut taken = 0;
     let refused = loop {
+        // The loop takes orders out of the queue and into its batch until that is full as well.
+        settled().await;
         match bench.inbox.submit(wb(100 + taken).into(), None) {
             Ok(reply) => waiting.push(reply),
             Err(error) => break error,
         }
         taken += 1;
         assert!(taken < 5000, "a queue without a limit");
-        // The loop takes orders out of the queue and into its batch until that is full as well.
-        tokio::time::sleep(Duration::from_micros(50)).await;
     };
+    // The one that is held, a full one behind it, a full one that is not on its way yet, the next order and the queue.
+    assert_eq!(taken, 1 + 50 + 50 + 1 + 8);
     assert_eq!(refused, SubmitError::Full);
     assert_eq!(bench.view.size().live, 0, "nothing is visible before it is durable");
     bench.store.release();
@@ -176,15 +183,18 @@ async fn the_queue_is_bounded_in_bytes_too() {
 
 #[tokio::test]
 async fn a_slow_store_makes_bigger_batches_not_a_longer_queue() {
-    let bench = Bench::start([Lie::Slow(Duration::from_millis(100))], inbox::Config::default()).await;
+    let bench = Bench::start([Lie::Hold], inbox::Config::default()).await;
     let first = bench.inbox.submit(wb(50).into(), None).unwrap();
-    tokio::time::sleep(Duration::from_millis(20)).await;
+    bench.store.commits.entered.reaches(1).await;
     let rest: Vec<_> = (51..300).map(|n| bench.inbox.submit(wb(n).into(), None).unwrap()).collect();
+    settled().await;
+    bench.store.release();
     assert!(first.await.is_ok());
     for reply in rest {
         assert!(matches!(reply.await.unwrap(), Reply::Stored { version: 1, .. }));
     }
     assert_eq!(bench.view.size().live, 250);
+    assert_eq!(bench.store.commits.entered.get(), 2, "what came meanwhile is one batch");
 }
 
 #[tokio::test]
@@ -199,9 +209,14 @@ async fn a_damaged_store_stops_the_loop_with_advice() {
 
 #[tokio::test]
 async fn a_stop_commits_what_was_taken_and_takes_nothing_more() {
-    let bench = Bench::start([Lie::Slow(Duration::from_millis(50))], inbox::Config::default()).await;
-    let replies: Vec<_> = (0..100).map(|n| bench.inbox.submit(wb(20 + n).into(), None).unwrap()).collect();
+    let bench = Bench::start([Lie::Hold], inbox::Config::default()).await;
+    let first = bench.inbox.submit(wb(20).into(), None).unwrap();
+    bench.store.commits.entered.reaches(1).await;
+    let rest = (1..100).map(|n| bench.inbox.submit(wb(20 + n).into(), None).unwrap());
+    let replies: Vec<_> = std::iter::once(first).chain(rest).collect();
     bench.trigger.fire();
+    settled().await;
+    bench.store.release();
     let ledger = bench.running.await.unwrap().unwrap();
     assert_eq!((ledger.read, ledger.stored), (100, 100));
     for reply in replies {
@@ -212,10 +227,10 @@ async fn a_stop_commits_what_was_taken_and_takes_nothing_more() {
 
 #[tokio::test]
 async fn orders_of_one_batch_are_applied_one_after_the_other() {
-    let bench = Bench::start([Lie::Slow(Duration::from_millis(30))], inbox::Config::default()).await;
-    // The first commit is slow, so the next three meet in one batch.
+    let bench = Bench::start([Lie::Hold], inbox::Config::default()).await;
+    // The first commit is held, so the next four meet in one batch.
     let first = bench.inbox.submit(wb(9).into(), None).unwrap();
-    tokio::time::sleep(Duration::from_millis(10)).await;
+    bench.store.commits.entered.reaches(1).await;
     let changed = String::from_utf8(wb(9)).unwrap().replace("\"locale\":\"", "\"locale\":\"x");
     let id = wb_id(9);
     let delete = format!(r#"{{"order_uid":"{id}","status":"deleted"}}"#);
@@ -223,10 +238,13 @@ async fn orders_of_one_batch_are_applied_one_after_the_other() {
     let third = bench.inbox.submit(changed.into(), None).unwrap();
     let fourth = bench.inbox.submit(delete.into(), None).unwrap();
     let fifth = bench.inbox.submit(wb(9).into(), None).unwrap();
+    settled().await;
+    bench.store.release();
     assert!(matches!(first.await.unwrap(), Reply::Stored { version: 1, change: Change::Created, .. }));
     assert!(matches!(second.await.unwrap(), Reply::Stored { version: 2, change: Change::Updated, .. }));
     assert!(matches!(third.await.unwrap(), Reply::Stored { version: 2, change: Change::Updated, .. }));
     assert!(matches!(fourth.await.unwrap(), Reply::Stored { version: 3, change: Change::Deleted, .. }));
     assert!(matches!(fifth.await.unwrap(), Reply::WasDeleted { version: 3, .. }));
+    assert_eq!(bench.store.commits.entered.get(), 2);
     assert_eq!(bench.visible(&id), Some((3, State::Gone, Vec::new())));
 }

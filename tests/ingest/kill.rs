@@ -130,8 +130,8 @@ fn verify(data: &Path, count: u64) {
     assert_eq!(positions, 0);
 }
 
-/// Posts orders until the service is gone; returns the numbers of those that were answered.
-fn post_until_killed(address: std::net::SocketAddr, next: &AtomicU64) -> Vec<u64> {
+/// Posts orders until the service is gone; returns the numbers of those that were answered, and counts them.
+fn post_until_killed(address: std::net::SocketAddr, next: &AtomicU64, count: &AtomicU64) -> Vec<u64> {
     let mut acknowledged = Vec::new();
     let Ok(mut connection) = std::panic::catch_unwind(|| Connection::open(address)) else { return acknowledged };
     let mut body = Vec::new();
@@ -143,7 +143,10 @@ fn post_until_killed(address: std::net::SocketAddr, next: &AtomicU64) -> Vec<u64
             return acknowledged;
         }
         match connection.try_reply("POST") {
-            Ok(reply) if reply.status == 201 => acknowledged.push(n),
+            Ok(reply) if reply.status == 201 => {
+                acknowledged.push(n);
+                count.fetch_add(1, Ordering::Relaxed);
+            }
             Ok(reply) => assert_eq!(reply.status, 503, "{}", reply.text()),
             Err(_) => return acknowledged,
         }
@@ -156,16 +159,27 @@ fn writers_whose_service_is_killed_twenty_times_lose_no_acknowledged_order() {
     let next = AtomicU64::new(0);
     let mut acknowledged = Vec::new();
     for _ in 0..KILLS {
-        let address = server.address();
+        let (address, count) = (server.address(), AtomicU64::new(0));
         std::thread::scope(|scope| {
-            let writers: Vec<_> = (0..8).map(|_| scope.spawn(|| post_until_killed(address, &next))).collect();
-            std::thread::sleep(Duration::from_millis(fastrand::u64(20..200)));
+            let writers: Vec<_> = (0..8).map(|_| scope.spawn(|| post_until_killed(address, &next, &count))).collect();
+            // Each life writes something, and ends while more is being written.
+            let enough = fastrand::u64(1..=100);
+            let began = Instant::now();
+            while count.load(Ordering::Relaxed) < enough && began.elapsed() < Duration::from_mins(2) {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            std::thread::sleep(Duration::from_millis(fastrand::u64(0..50))); // any moment
             server.kill9(); // and started again
             acknowledged.extend(writers.into_iter().flat_map(|writer| writer.join().unwrap()));
         });
+        assert!(count.into_inner() > 0, "nothing was written before it was killed");
         server.wait_ready();
     }
-    assert!(acknowledged.len() > KILLS * 8, "only {} orders were written", acknowledged.len());
+    // And the last one takes orders.
+    let (mut last, n) = (Vec::new(), next.into_inner());
+    sample::wb(2, n, &mut last);
+    server.post("/orders", last).expect(201);
+    acknowledged.push(n);
     let mut reader = server.connect();
     let mut expected = Vec::new();
     for n in acknowledged {

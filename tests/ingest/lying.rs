@@ -1,4 +1,5 @@
-//! A real store that can be told to lie: refuse, fail after it has written, hold, or be slow.
+//! A real store that can be told to lie: refuse, fail after it has written, or hold. It says what it was asked and what it
+//! has answered, so that a test waits for exactly that.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -10,7 +11,18 @@ use order_service::record::Checkpoint;
 use order_service::snapshot::Snapshot;
 use order_service::store::embedded::Embedded;
 use order_service::store::{Batch, Outcome, Page, Store, StoreError, Turn};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+
+/// The longest that anything may take here. Long, for a machine that does much else at the same time.
+pub const LONG: Duration = Duration::from_mins(2);
+
+/// Lets every task of the test that can go on do so. They all run on its one thread, and each has its turn before this one
+/// has its next.
+pub async fn settled() {
+    for _ in 0..1000 {
+        tokio::task::yield_now().await;
+    }
+}
 
 /// What the next commit does instead of the truth.
 #[derive(Debug, Clone, Copy)]
@@ -21,10 +33,38 @@ pub enum Lie {
     FailAfterWrite,
     /// Waits until [`Lying::release`] before it does anything.
     Hold,
-    /// Takes its time.
-    Slow(Duration),
     /// Says that it is damaged.
     Damaged,
+}
+
+/// How often something has happened. Clones share it.
+#[derive(Debug, Clone, Default)]
+pub struct Tally(watch::Sender<usize>);
+
+impl Tally {
+    fn add(&self) {
+        self.0.send_modify(|count| *count += 1);
+    }
+
+    pub fn get(&self) -> usize {
+        *self.0.borrow()
+    }
+
+    /// Waits until it has happened so often.
+    pub async fn reaches(&self, count: usize) {
+        let mut seen = self.0.subscribe();
+        let reached = tokio::time::timeout(LONG, seen.wait_for(|seen| *seen >= count)).await;
+        assert!(reached.is_ok(), "only {} of {count} after {LONG:?}", self.get());
+    }
+}
+
+/// The calls of one method.
+#[derive(Debug, Clone, Default)]
+pub struct Calls {
+    /// It was asked.
+    pub entered: Tally,
+    /// What there is to say is settled; it may still be held back.
+    pub answered: Tally,
 }
 
 /// A store and the lies it is still to tell.
@@ -33,13 +73,15 @@ pub struct Lying {
     pub truth: Embedded,
     lies: Arc<Mutex<VecDeque<Lie>>>,
     held: Arc<Semaphore>,
-    /// Orders that were fetched.
-    pub fetches: Arc<AtomicUsize>,
+    /// Commits whose turn has come.
+    pub commits: Calls,
+    /// Fetches of one order.
+    pub fetches: Calls,
     /// Batches that were asked for before their turn.
-    pub early: Arc<AtomicUsize>,
+    pub early: Tally,
     /// How many of the next of those are refused at once.
     pub refuses_early: Arc<AtomicUsize>,
-    /// Answers to fetches that may go out; as a rule all.
+    /// Answers to fetches that may go out; all of them unless they are held.
     answers: Arc<Semaphore>,
 }
 
@@ -49,8 +91,9 @@ impl Lying {
             truth,
             lies: Arc::new(Mutex::new(lies.into_iter().collect())),
             held: Arc::new(Semaphore::new(0)),
-            fetches: Arc::default(),
-            early: Arc::default(),
+            commits: Calls::default(),
+            fetches: Calls::default(),
+            early: Tally::default(),
             refuses_early: Arc::default(),
             answers: Arc::new(Semaphore::new(1000)),
         }
@@ -73,8 +116,8 @@ impl Lying {
     }
 }
 
-impl Store for Lying {
-    async fn commit(&self, batch: Arc<Batch>) -> Result<Vec<Outcome>, StoreError> {
+impl Lying {
+    async fn tell(&self, batch: Arc<Batch>) -> Result<Vec<Outcome>, StoreError> {
         let lie = self.lies.lock().unwrap().pop_front();
         match lie {
             None => {}
@@ -85,14 +128,22 @@ impl Store for Lying {
                 return Err(StoreError::Unavailable("the answer is lost on purpose".into()));
             }
             Some(Lie::Hold) => self.held.acquire().await.unwrap().forget(),
-            Some(Lie::Slow(time)) => tokio::time::sleep(time).await,
         }
         self.truth.commit(batch).await
+    }
+}
+
+impl Store for Lying {
+    async fn commit(&self, batch: Arc<Batch>) -> Result<Vec<Outcome>, StoreError> {
+        self.commits.entered.add();
+        let told = self.tell(batch).await;
+        self.commits.answered.add();
+        told
     }
 
     async fn commit_after(&self, batch: Arc<Batch>, turn: &mut Turn) -> Result<Vec<Outcome>, StoreError> {
         if !turn.has_come() {
-            self.early.fetch_add(1, Ordering::SeqCst);
+            self.early.add();
             let refuses =
                 self.refuses_early.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
             if refuses.is_ok() {
@@ -104,8 +155,9 @@ impl Store for Lying {
     }
 
     async fn fetch(&self, id: OrderId) -> Result<Option<Snapshot>, StoreError> {
-        self.fetches.fetch_add(1, Ordering::SeqCst);
+        self.fetches.entered.add();
         let truth = self.truth.fetch(id).await;
+        self.fetches.answered.add();
         let _turn = self.answers.acquire().await.unwrap();
         truth
     }

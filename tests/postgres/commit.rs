@@ -2,16 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use order_service::id::OrderId;
 use order_service::record::Idempotency;
 use order_service::snapshot::{Snapshot, State};
 use order_service::store::postgres::{Config, Maintenance, Postgres};
-use order_service::store::{Batch, Outcome, Pass, Ranks, Store, StoreError, Turn};
+use order_service::store::{Batch, Outcome, Pass, Ranks, Store, StoreError, Turn, Wait};
 use tokio::task::JoinHandle;
 
-use super::{batch, decode, entry, id, moved, sample_order, wb};
+use super::{batch, decode, entry, id, moved, sample_order, until_it_waits, wb};
 use crate::database::Database;
 
 /// Every stored order, by a scan.
@@ -262,14 +261,14 @@ async fn an_envelope_is_found_by_its_external_id_and_its_columns_follow_it() {
     assert_eq!((row.get::<_, &str>(3), row.get::<_, i16>(4)), (user, 1));
 }
 
-/// Spawns a commit before its turn and gives it the time to do what it can.
+/// Spawns a commit before its turn and waits until it has done what it can.
 async fn early(store: &Postgres, batch: Arc<Batch>) -> (Pass, JoinHandle<Result<Vec<Outcome>, StoreError>>) {
     let ranks = Ranks::default();
     let _ = ranks.keep(Vec::new()); // the one before has begun
-    let (pass, mut turn) = Turn::after(ranks);
+    let (mut pass, mut turn) = Turn::after(ranks);
     let store = store.clone();
     let waiting = tokio::spawn(async move { store.commit_after(batch, &mut turn).await });
-    tokio::time::sleep(Duration::from_millis(200)).await;
+    until_it_waits(&mut pass, Wait::ToTakeEffect).await;
     assert!(!waiting.is_finished());
     (pass, waiting)
 }
@@ -309,15 +308,15 @@ async fn a_batch_is_ranked_after_the_one_before_it_however_often_that_is_tried()
     let store = database.store();
     store.commit(moved(0, 10, [wb("a", 1)])).await.unwrap();
     let mut first = Turn::default();
-    let (pass, mut turn) = Turn::after(first.ranks());
+    let (mut pass, mut turn) = Turn::after(first.ranks());
     let second = store.clone();
     let second = tokio::spawn(async move { second.commit_after(moved(20, 30, [wb("c", 1)]), &mut turn).await });
-    tokio::time::sleep(Duration::from_millis(100)).await; // it would begin
+    until_it_waits(&mut pass, Wait::ToBegin).await;
     // The hint is wrong, so the first try ends in a conflict.
     let mut batch = Arc::unwrap_or_clone(moved(10, 20, [wb("a", 2), wb("b", 1)]));
     batch.entries.iter_mut().for_each(|entry| entry.is_new = true);
     store.commit_after(Arc::new(batch), &mut first).await.unwrap();
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    until_it_waits(&mut pass, Wait::ToTakeEffect).await;
     pass.give();
     second.await.unwrap().unwrap();
     assert_eq!(database.query("SELECT order_uid FROM orders ORDER BY seq"), ["a", "b", "c"]);

@@ -4,11 +4,11 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use order_service::store::postgres::Postgres;
-use order_service::store::{Changes, Ranks, Store, Turn};
+use order_service::store::{Changes, Ranks, Store, Turn, Wait};
 
-use super::{batch, wb};
+use super::{LONG, batch, until_it_waits, wb};
 use crate::database::Database;
-use crate::server::{START_TIME, Server, until};
+use crate::server::{Server, until};
 
 /// What the next look finds: whether others are there, and the ids and versions they changed.
 async fn look(store: &Postgres) -> (bool, Vec<(String, u64)>) {
@@ -21,6 +21,21 @@ async fn look(store: &Postgres) -> (bool, Vec<(String, u64)>) {
     let mut found = std::mem::take(&mut *found.lock().unwrap());
     found.sort();
     (is_shared, found)
+}
+
+/// What is found until nothing is left of the others.
+async fn look_until_alone(store: &Postgres) -> Vec<(String, u64)> {
+    let end = Instant::now() + LONG;
+    let mut seen = Vec::new();
+    loop {
+        let (is_shared, new) = look(store).await;
+        seen.extend(new);
+        if !is_shared {
+            return seen;
+        }
+        assert!(Instant::now() < end, "the other one is gone");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }
 
 #[tokio::test]
@@ -48,17 +63,7 @@ async fn what_an_instance_changed_before_it_went_is_seen() {
     client.batch_execute("COMMIT").await.unwrap();
     other.commit(batch([wb("c", 1)])).await.unwrap();
     drop(other);
-    let mut seen = Vec::new();
-    let mut looks = 0;
-    while {
-        let (is_shared, new) = look(&one).await;
-        seen.extend(new);
-        is_shared
-    } {
-        looks += 1;
-        assert!(looks < 100, "the other one is gone");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    let seen = look_until_alone(&one).await;
     assert!(seen.contains(&("slow".into(), 1)) && seen.contains(&("c".into(), 1)), "{seen:?}");
 }
 
@@ -70,26 +75,17 @@ async fn what_a_process_commits_after_its_death_is_seen_by_the_next_one() {
     // It has sent what it had to send, and the server takes its time.
     let ranks = Ranks::default();
     let _ = ranks.keep(Vec::new());
-    let (pass, mut turn) = Turn::after(ranks);
+    let (mut pass, mut turn) = Turn::after(ranks);
     let writer = dead.clone();
     let late = tokio::spawn(async move { writer.commit_after(batch([wb("late", 1)]), &mut turn).await });
-    tokio::time::sleep(Duration::from_millis(200)).await;
+    until_it_waits(&mut pass, Wait::ToTakeEffect).await;
     let next = database.store();
     assert!(look(&next).await.0, "somebody is still writing");
     assert!(look(&next).await.0, "and still");
     pass.give();
     late.await.unwrap().unwrap();
     drop(dead);
-    let end = Instant::now() + Duration::from_secs(10);
-    let mut seen = Vec::new();
-    while {
-        let (is_shared, new) = look(&next).await;
-        seen.extend(new);
-        is_shared
-    } {
-        assert!(Instant::now() < end, "the other one is gone");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    let seen = look_until_alone(&next).await;
     assert!(seen.contains(&("late".into(), 1)), "{seen:?}");
 }
 
@@ -106,7 +102,7 @@ fn an_order_written_on_one_instance_is_read_on_the_others() {
     for n in 2..12 {
         let (writer, reader) = if n % 2 == 0 { (&a, &b) } else { (&b, &a) };
         writer.post("/orders", body(n)).expect(200);
-        until("the other instance shows it", Duration::from_secs(1), || {
+        until("the other instance shows it", LONG, || {
             (reader.get("/order/shared").expect(200).text() == body(n)).then_some(())
         });
         let version = n.to_string();
@@ -114,8 +110,8 @@ fn an_order_written_on_one_instance_is_read_on_the_others() {
     }
     b.get("/order/never").expect(404);
     b.post("/orders", r#"{"order_uid":"shared","status":"deleted"}"#).expect(200);
-    until("the deletion is seen", Duration::from_secs(1), || (a.get("/order/shared").status == 410).then_some(()));
+    until("the deletion is seen", LONG, || (a.get("/order/shared").status == 410).then_some(()));
     drop(b);
-    until("it is alone", START_TIME, || a.get("/api/stats").text().contains("\"view_complete\":true").then_some(()));
+    until("it is alone", LONG, || a.get("/api/stats").text().contains("\"view_complete\":true").then_some(()));
     a.get("/order/never").expect(404);
 }

@@ -2,15 +2,16 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::time::Duration;
 
 use order_service::store::postgres::{Config, Postgres};
 use order_service::store::{Outcome, Store, StoreError};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
 
-use super::{id, moved, wb};
+use super::{LONG, id, moved, wb};
 use crate::database::Database;
 
 /// What the proxy does with the next COMMIT.
@@ -39,7 +40,24 @@ async fn proxy(server: SocketAddr, mode: Arc<AtomicU8>) -> SocketAddr {
 async fn forward(client: TcpStream, server: TcpStream, mode: Arc<AtomicU8>) {
     let (mut from_client, mut to_client) = client.into_split();
     let (mut from_server, mut to_server) = server.into_split();
-    let answers = tokio::spawn(async move { tokio::io::copy(&mut from_server, &mut to_client).await });
+    // Once this is set, answers go nowhere.
+    let is_lost = Arc::new(AtomicBool::new(false));
+    let (lost, mut losses) = mpsc::channel(1);
+    let answers = tokio::spawn({
+        let is_lost = Arc::clone(&is_lost);
+        async move {
+            let mut buffer = vec![0; 1 << 16];
+            while let Ok(read @ 1..) = from_server.read(&mut buffer).await {
+                if is_lost.load(Ordering::SeqCst) {
+                    let _ = lost.send(()).await; // one is enough
+                    return;
+                }
+                if to_client.write_all(&buffer[..read]).await.is_err() {
+                    return;
+                }
+            }
+        }
+    });
     let mut buffer = vec![0; 1 << 16];
     loop {
         let read = from_client.read(&mut buffer).await.unwrap_or(0);
@@ -56,10 +74,9 @@ async fn forward(client: TcpStream, server: TcpStream, mode: Arc<AtomicU8>) {
             return;
         }
         if is_commit && mode.compare_exchange(CUT_AFTER, PASS, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
-            answers.abort(); // the answer goes nowhere
-            let _ = answers.await;
+            is_lost.store(true, Ordering::SeqCst);
             to_server.write_all(&buffer[..read]).await.unwrap();
-            tokio::time::sleep(Duration::from_millis(100)).await;
+            losses.recv().await.expect("the server answers");
             return;
         }
         if to_server.write_all(&buffer[..read]).await.is_err() {
@@ -87,7 +104,7 @@ async fn a_commit_that_was_lost_is_not_taken_for_stored_because_somebody_else_we
     let batch = moved(1, 2, [wb("a", 2)]);
     let (cut, asked) = (store.clone(), Arc::clone(&batch));
     let lost = tokio::spawn(async move { cut.commit(asked).await });
-    tokio::time::timeout(Duration::from_secs(10), async {
+    tokio::time::timeout(LONG, async {
         while mode.load(Ordering::SeqCst) != AWAY {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }

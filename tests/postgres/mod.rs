@@ -1,5 +1,6 @@
 //! The PostgreSQL store, through the seam and with a real server.
 
+mod bounded;
 mod commit;
 mod instances;
 mod lost_answer;
@@ -7,11 +8,20 @@ mod same_rules;
 mod schema;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use order_service::id::OrderId;
 use order_service::order::{Decoder, Order, Profile, sample};
-use order_service::store::{Batch, Entry, Move};
+use order_service::store::{Batch, Entry, Move, Pass, Wait};
+
+/// The longest that anything may take here. Long, for a machine that does much else at the same time.
+const LONG: Duration = Duration::from_mins(2);
+
+/// Waits until a batch waits for its turn.
+async fn until_it_waits(pass: &mut Pass, wait: Wait) {
+    tokio::time::timeout(LONG, pass.until(wait)).await.unwrap_or_else(|_| panic!("it does not wait {wait:?}"));
+}
 
 fn decode(document: &str) -> Order {
     let document = Bytes::copy_from_slice(document.as_bytes());
