@@ -3,6 +3,7 @@
 #![allow(clippy::match_same_arms, clippy::unnecessary_wraps, reason = "in a test each case is said by itself")]
 #![allow(clippy::cast_possible_truncation, clippy::zombie_processes, reason = "checked, and waited for, elsewhere")]
 
+mod broker;
 mod cli;
 mod database;
 mod deploy;

@@ -1,26 +1,11 @@
-//! Orders from a real Kafka: the source, the dead letters and the ingest loop as one running service. Each test has
-//! topics and a group of its own.
+//! What has a meaning with Kafka only: groups that share partitions, null values, keys, times and transactions, the
+//! topics that writes are published to. Each test has topics and a group of its own. What holds for every broker is in
+//! `broker`.
 
-mod crash;
-mod faults;
-mod ledger;
 mod letters;
 mod lost_brokers;
 mod messages;
 pub mod proxy;
 mod rebalance;
-mod start;
 pub mod topic;
 mod work;
-
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
-
-/// The longest anything may take to come right after a fault.
-const RECOVERY: Duration = Duration::from_mins(1);
-
-/// The heavy tests take turns: each keeps the machine busy by itself.
-fn in_turn() -> MutexGuard<'static, ()> {
-    static TURN: Mutex<()> = Mutex::new(());
-    TURN.lock().unwrap_or_else(PoisonError::into_inner)
-}

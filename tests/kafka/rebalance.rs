@@ -1,18 +1,16 @@
-//! Several instances share a topic and a database: they come, go, die and wake up from the dead. And stored positions
-//! that the topic does not have.
-
-use std::time::Duration;
+//! Several instances share the partitions of a topic and a database: they come, go, die and wake up from the dead. With
+//! NATS there is nothing to share (`nats::standby`). And topics that are deleted and made again, whose offsets begin
+//! again under the same numbers; streams of NATS are told apart by the time at which they were made (`nats::faults`).
 
 use rustix::process::Signal;
 
-use super::ledger::{Pace, Sent, Steady, logged, metric, positions, stop};
 use super::topic::Topic;
-use super::{RECOVERY, in_turn};
+use crate::broker::ledger::{Pace, Sent, Steady, logged, metric, positions};
+use crate::broker::{Channel, RECOVERY, in_turn};
 use crate::database::Database;
 use crate::server::{Server, until};
-use crate::servers::Private;
 
-const PARTITIONS: i32 = 6;
+const PARTITIONS: u32 = 6;
 
 /// How many partitions an instance hands over.
 fn share(server: &Server) -> usize {
@@ -25,7 +23,7 @@ fn wait_shared(servers: &[&Server]) {
     let shares = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
         until("the partitions are shared", RECOVERY, || {
             last = servers.iter().map(|server| share(server)).collect();
-            let is_shared = last.iter().sum::<usize>() == PARTITIONS.unsigned_abs() as usize && !last.contains(&0);
+            let is_shared = last.iter().sum::<usize>() == PARTITIONS as usize && !last.contains(&0);
             is_shared.then_some(())
         });
     }));
@@ -50,7 +48,7 @@ fn instances_that_come_and_go_store_everything_once() {
     let mut third = Server::start(&flags);
     wait_shared(&[&first, &second, &third]);
     steady.wait_stored(200, &database, &topic);
-    stop(&mut second);
+    topic.stop(&mut second);
     wait_shared(&[&first, &third]);
     steady.wait_stored(200, &database, &topic);
     third.kill();
@@ -59,12 +57,12 @@ fn instances_that_come_and_go_store_everything_once() {
     second.start_again_cold();
     wait_shared(&[&first, &second, &third]);
     steady.wait_stored(200, &database, &topic);
-    stop(&mut first);
+    topic.stop(&mut first);
     wait_shared(&[&second, &third]);
     let sent = steady.stop();
     sent.check(&[&second, &third], &database, &topic);
-    stop(&mut second);
-    stop(&mut third);
+    topic.stop(&mut second);
+    topic.stop(&mut third);
 }
 
 #[test]
@@ -95,8 +93,8 @@ fn an_instance_that_was_held_past_its_session_is_fenced_and_comes_back_by_itself
     steady.wait_stored(300, &database, &topic);
     let sent = steady.stop();
     sent.check(&[&zombie, &other], &database, &topic);
-    stop(&mut zombie);
-    stop(&mut other);
+    topic.stop(&mut zombie);
+    topic.stop(&mut other);
 }
 
 #[test]
@@ -112,7 +110,7 @@ fn a_quick_restart_under_a_name_of_its_own_moves_no_partition() {
     let before = [rebalances(&first), rebalances(&third)];
     let steady = Steady::start(&topic, Pace::default());
     steady.wait_stored(200, &database, &topic);
-    stop(&mut second);
+    topic.stop(&mut second);
     steady.wait_more(100); // its partitions wait for it
     second.start_again_cold();
     wait_shared(&[&first, &second, &third]);
@@ -123,13 +121,13 @@ fn a_quick_restart_under_a_name_of_its_own_moves_no_partition() {
     let sent = steady.stop();
     sent.check(&[&first, &second, &third], &database, &topic);
     assert_eq!([rebalances(&first), rebalances(&third)], before, "the others kept what they had");
-    stop(&mut first);
-    stop(&mut second);
-    stop(&mut third);
+    topic.stop(&mut first);
+    topic.stop(&mut second);
+    topic.stop(&mut third);
 }
 
 #[test]
-fn a_topic_that_was_made_anew_ends_the_start_with_advice() {
+fn a_topic_that_was_deleted_and_made_again_ends_the_start_with_advice() {
     let (Some(database), Some(topic)) = (Database::create(), Topic::create(1)) else { return };
     let url = database.url();
     let flags = topic.flags_with(&["--postgres", &url, "--batch-rows-max", "16"]);
@@ -137,7 +135,7 @@ fn a_topic_that_was_made_anew_ends_the_start_with_advice() {
     let mut sent = Sent::default();
     sent.send(&topic.sender(), 0..20);
     sent.check(&[&server], &database, &topic);
-    stop(&mut server);
+    topic.stop(&mut server);
     topic.delete();
     topic.make(1);
     let mut other = Sent::default();
@@ -145,9 +143,7 @@ fn a_topic_that_was_made_anew_ends_the_start_with_advice() {
     server.start_again_cold();
     let status = server.wait();
     assert_eq!(status.code(), Some(1), "{:?}", server.log());
-    let told = until("it says why", Duration::from_secs(5), || {
-        server.log().into_iter().find(|line| line.contains("order-service:"))
-    });
+    let told = until("it says why", RECOVERY, || server.log().into_iter().find(|line| line.contains("order-service:")));
     for part in [&*topic.name, "ends at 10", "up to 20", "use another group"] {
         assert!(told.contains(part), "{part} is not in {told}");
     }
@@ -155,7 +151,7 @@ fn a_topic_that_was_made_anew_ends_the_start_with_advice() {
 }
 
 #[test]
-fn a_topic_that_is_made_anew_under_a_running_service_is_not_read_from_the_middle() {
+fn a_topic_that_is_made_again_under_a_running_service_is_not_read_from_the_middle() {
     let (Some(database), Some(topic)) = (Database::create(), Topic::create(1)) else { return };
     let url = database.url();
     let mut server = Server::start(&topic.flags_with(&["--postgres", &url, "--batch-rows-max", "16"]));
@@ -169,64 +165,4 @@ fn a_topic_that_is_made_anew_under_a_running_service_is_not_read_from_the_middle
     let status = server.wait();
     assert_eq!(status.code(), Some(1), "{:?}", server.log());
     assert_eq!(positions(&database, &topic)[&0], 20, "and nothing was changed");
-}
-
-#[test]
-fn messages_that_were_deleted_unread_are_named_and_the_rest_is_read() {
-    let (Some(database), Some(topic)) = (Database::create(), Topic::create(1)) else { return };
-    let url = database.url();
-    let mut server = Server::start(&topic.flags_with(&["--postgres", &url, "--batch-rows-max", "16"]));
-    let mut sent = Sent::default();
-    sent.send(&topic.sender(), 0..20);
-    sent.check(&[&server], &database, &topic);
-    stop(&mut server);
-    let mut lost = Sent::default();
-    lost.send(&topic.sender(), 100..130);
-    sent.send(&topic.sender(), 0..40);
-    topic.delete_records(0, 50);
-    server.start_again();
-    let told = logged(&server, |event| event["level"] == "ERROR");
-    assert_eq!((&told["partition"], &told["lost"]), (&0.into(), &30.into()), "{told}");
-    sent.check(&[&server], &database, &topic);
-    assert_eq!(stop(&mut server)["read"], 40);
-}
-
-#[test]
-fn while_the_store_is_held_memory_is_bounded_and_the_group_is_kept() {
-    let _turn = in_turn();
-    let (Some(postgres), Some(topic)) = (Private::postgres(), Topic::create(2)) else { return };
-    let database = Database::create_on(postgres.url());
-    let url = database.url();
-    let mut server = Server::start(&topic.flags_with(&[
-        "--postgres",
-        &url,
-        "--batch-rows-max",
-        "16",
-        "--kafka-session-timeout",
-        "3s",
-    ]));
-    let (mut sent, sender) = (Sent::default(), topic.sender());
-    sent.send(&sender, 0..500);
-    sent.wait_stored(&[&server], &database, &topic);
-    let before = server.resident_bytes();
-    postgres.pause();
-    let held = std::time::Instant::now();
-    let mut peak = before;
-    // 120 MB in all.
-    for _ in 0..200 {
-        sent.send(&sender, 0..500);
-        peak = peak.max(server.resident_bytes());
-    }
-    while held.elapsed() < Duration::from_secs(11) {
-        peak = peak.max(server.resident_bytes());
-        assert_eq!(server.get("/livez").status, 200);
-        std::thread::sleep(Duration::from_millis(100));
-    }
-    postgres.resume();
-    let megabytes = (peak - before) >> 20;
-    assert!(megabytes < 90, "{megabytes} MB more while nothing could be stored");
-    sent.check(&[&server], &database, &topic);
-    assert_eq!(rebalances(&server), 1, "it was never out of the group");
-    let ledger = stop(&mut server);
-    assert_eq!(ledger["read"], sent.count, "{ledger:?}");
 }

@@ -15,81 +15,22 @@ use rdkafka::producer::{FutureProducer, FutureRecord, Producer as _};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tokio::runtime::Runtime;
 
-use crate::servers;
+use crate::broker::ledger::metric;
+use crate::broker::{self, Channel, Letter, Message, Pairs, Place, RECOVERY};
+use crate::server::{Server, until};
+use crate::servers::{self, Private};
 
-const ASK: Duration = Duration::from_secs(20);
+const ASK: Duration = Duration::from_mins(1);
 
-/// Where a message is.
-pub type Place = (i32, i64);
-/// Names and values, in order.
-pub type Pairs = Vec<(String, Option<Vec<u8>>)>;
-
-/// A message to be sent.
-#[derive(Debug, Clone, Default)]
-pub struct Message {
-    pub key: Option<Vec<u8>>,
-    pub value: Option<Vec<u8>>,
-    pub timestamp: Option<i64>,
-    pub headers: Pairs,
-}
-
-impl Message {
-    /// Just a value.
-    pub fn new(value: impl Into<Vec<u8>>) -> Self {
-        Self { value: Some(value.into()), ..Self::default() }
-    }
-
-    /// A key with a null value.
-    pub fn tombstone(key: &str) -> Self {
-        Self { key: Some(key.into()), ..Self::default() }
-    }
-
-    pub fn key(mut self, key: impl Into<Vec<u8>>) -> Self {
-        self.key = Some(key.into());
-        self
-    }
-}
-
-/// A message found in a topic.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Letter {
-    pub key: Option<Vec<u8>>,
-    pub value: Option<Vec<u8>>,
-    pub timestamp: Option<i64>,
-    pub headers: Pairs,
-}
-
-impl Letter {
-    /// The last header of this name, as text.
-    pub fn header(&self, name: &str) -> &str {
-        let (_, value) = self.headers.iter().rev().find(|(known, _)| known == name).unwrap_or_else(|| {
-            panic!("no header {name} in {:?}", self.headers);
-        });
-        std::str::from_utf8(value.as_deref().unwrap_or_default()).unwrap()
-    }
-
-    /// Its key, as text.
-    pub fn key(&self) -> &str {
-        std::str::from_utf8(self.key.as_deref().unwrap_or_default()).unwrap()
-    }
-
-    /// Where the message was that this is about.
-    pub fn origin(&self) -> Place {
-        let number = |name| self.header(name).parse::<i64>().unwrap();
-        (number("__connect.errors.partition") as i32, number("__connect.errors.offset"))
-    }
-}
-
-/// Sends to a topic; made anew for each thread that sends.
+/// Sends to a topic; each thread that sends has its own.
 pub struct Sender {
     topic: String,
     producer: FutureProducer,
     runtime: Runtime,
 }
 
-impl Sender {
-    /// Sends these in order and waits until all are there, however often the brokers go away meanwhile.
-    pub fn send(&self, messages: &[Message]) -> Vec<Place> {
+impl broker::Sender for Sender {
+    fn send(&self, messages: &[Message]) -> Vec<Place> {
         let deliveries: Vec<_> = messages
             .iter()
             .map(|message| {
@@ -109,7 +50,7 @@ impl Sender {
             .collect();
         let delivered = |delivery: rdkafka::producer::DeliveryFuture| {
             let delivery = self.runtime.block_on(delivery).unwrap().map_err(|(error, _)| error).unwrap();
-            (delivery.partition, delivery.offset)
+            place(delivery.partition, delivery.offset)
         };
         deliveries.into_iter().map(delivered).collect()
     }
@@ -126,58 +67,21 @@ pub struct Topic {
 }
 
 impl Topic {
-    /// A topic on the Kafka that all tests share; its dead letter topic is left to the service to make. `None` where
-    /// there is no Kafka.
-    pub fn create(partitions: i32) -> Option<Self> {
-        servers::kafka().map(|brokers| Self::create_on(&brokers, partitions))
-    }
-
-    /// On a Kafka of the test's own.
-    pub fn create_on(brokers: &str, partitions: i32) -> Self {
-        let topic = Self::named_on(brokers);
-        topic.make(partitions);
-        topic
-    }
-
-    /// Names only: nothing is made yet.
-    pub fn named_on(brokers: &str) -> Self {
-        static NAMED: AtomicU32 = AtomicU32::new(0);
-        let name = format!("t{}-{}", std::process::id(), NAMED.fetch_add(1, Ordering::Relaxed));
-        let admin = client(brokers).create().unwrap();
-        let (dlq, group) = (format!("{name}.dlq"), format!("{name}-group"));
-        Self { brokers: brokers.into(), sender: sender(brokers, &name), name, dlq, group, admin }
-    }
-
-    /// The same with another dead letter topic, which is not made yet.
-    pub fn with_other_dlq(self) -> Self {
-        Self { dlq: format!("{}.other", self.dlq), ..self }
-    }
-
-    /// Makes the topic.
-    pub fn make(&self, partitions: i32) {
-        self.make_topic(&self.name, partitions, &[]);
-    }
-
-    /// Makes the dead letter topic, with settings of its own.
-    pub fn make_dlq(&self, config: &[(&str, &str)]) {
-        self.make_topic(&self.dlq, 1, config);
-    }
-
     /// Makes a topic beside it.
-    pub fn make_topic(&self, name: &str, partitions: i32, config: &[(&str, &str)]) {
+    pub fn make_topic(&self, name: &str, partitions: u32, config: &[(&str, &str)]) {
         let replication = TopicReplication::Fixed(-1);
-        let topic = NewTopic { name, num_partitions: partitions, replication, config: config.to_vec() };
+        let topic = NewTopic { name, num_partitions: partitions as i32, replication, config: config.to_vec() };
         // A topic of this name may be on its way out.
-        crate::server::until("the topic is made", ASK, || {
+        until("the topic is made", ASK, || {
             let made = self.sender.runtime.block_on(self.admin.create_topics([&topic], &options())).unwrap();
             made.iter().all(Result::is_ok).then_some(())
         });
         let consumer: BaseConsumer = client(&self.brokers).set("group.id", "looks").create().unwrap();
-        crate::server::until("the topic has its leaders", ASK, || {
+        until("the topic has its leaders", ASK, || {
             let metadata = consumer.fetch_metadata(Some(name), ASK).ok()?;
             let found = metadata.topics().first()?;
             let has_leaders = found.partitions().iter().all(|partition| partition.leader() >= 0);
-            (found.partitions().len() == partitions.unsigned_abs() as usize && has_leaders).then_some(())
+            (found.partitions().len() == partitions as usize && has_leaders).then_some(())
         });
     }
 
@@ -186,38 +90,9 @@ impl Topic {
         self.delete_topic(&self.name);
     }
 
-    /// Deletes the dead letter topic.
-    pub fn delete_dlq(&self) {
-        self.delete_topic(&self.dlq);
-    }
-
     fn delete_topic(&self, name: &str) {
         let deleted = self.sender.runtime.block_on(self.admin.delete_topics(&[name], &options())).unwrap();
         assert!(deleted.iter().all(Result::is_ok), "{deleted:?}");
-    }
-
-    /// Deletes what a partition has below an offset.
-    pub fn delete_records(&self, partition: i32, below: i64) {
-        let mut list = TopicPartitionList::new();
-        list.add_partition_offset(&self.name, partition, Offset::Offset(below)).unwrap();
-        let deleted = self.sender.runtime.block_on(self.admin.delete_records(&list, &options())).unwrap();
-        deleted.elements().iter().for_each(|element| element.error().unwrap());
-    }
-
-    /// What a service needs to be told to take orders from here.
-    pub fn flags(&self) -> Vec<&str> {
-        let Self { brokers, name, dlq, group, .. } = self;
-        vec!["--kafka", brokers, "--kafka-topic", name, "--kafka-dlq-topic", dlq, "--kafka-group", group]
-    }
-
-    /// As [`Self::flags`], with more.
-    pub fn flags_with<'a>(&'a self, more: &[&'a str]) -> Vec<&'a str> {
-        [&self.flags()[..], more].concat()
-    }
-
-    /// Sends these in order and waits until all are there.
-    pub fn send(&self, messages: &[Message]) -> Vec<Place> {
-        self.sender.send(messages)
     }
 
     /// Sends these in a transaction, which is then committed or aborted.
@@ -228,60 +103,15 @@ impl Topic {
         let sender = Sender { topic: self.name.clone(), producer: config.create().unwrap(), runtime };
         sender.producer.init_transactions(ASK).unwrap();
         sender.producer.begin_transaction().unwrap();
-        sender.send(messages);
+        broker::Sender::send(&sender, messages);
         let ended =
             if is_committed { sender.producer.commit_transaction(ASK) } else { sender.producer.abort_transaction(ASK) };
         ended.unwrap();
     }
 
-    /// Sends one.
-    pub fn send_one(&self, message: Message) -> Place {
-        self.send(&[message])[0]
-    }
-
     /// To a topic beside it.
     pub fn sender_to(&self, topic: &str) -> Sender {
         sender(&self.brokers, topic)
-    }
-
-    /// For another thread.
-    pub fn sender(&self) -> Sender {
-        sender(&self.brokers, &self.name)
-    }
-
-    /// The offsets at which the partitions end.
-    pub fn ends(&self) -> BTreeMap<i32, i64> {
-        let consumer: BaseConsumer = client(&self.brokers).set("group.id", "looks").create().unwrap();
-        ends(&consumer, &self.name).expect("the topic is there")
-    }
-
-    /// How far the service has told the brokers that it is, which it does after all else. Empty before it has.
-    pub fn committed(&self) -> BTreeMap<i32, i64> {
-        let consumer: BaseConsumer = client(&self.brokers).set("group.id", &self.group).create().unwrap();
-        let mut list = TopicPartitionList::new();
-        for &partition in self.ends().keys() {
-            list.add_partition(&self.name, partition);
-        }
-        let committed = consumer.committed_offsets(list, ASK).unwrap();
-        let raw = |element: &rdkafka::topic_partition_list::TopicPartitionListElem<'_>| {
-            Some((element.partition(), element.offset().to_raw().filter(|offset| *offset >= 0)?))
-        };
-        committed.elements().iter().filter_map(raw).collect()
-    }
-
-    /// Waits until the service has told the brokers that everything is dealt with.
-    pub fn wait_committed(&self) {
-        let ends: BTreeMap<_, _> = self.ends().into_iter().filter(|(_, end)| *end > 0).collect();
-        crate::server::until("the group's offsets are the ends of the topic", super::RECOVERY, || {
-            let mut committed = self.committed();
-            committed.retain(|partition, _| ends.contains_key(partition));
-            (committed == ends).then_some(())
-        });
-    }
-
-    /// Everything in the dead letter topic; nothing when there is none.
-    pub fn letters(&self) -> Vec<Letter> {
-        self.read(&self.dlq)
     }
 
     /// Everything in a topic, partition by partition; nothing when there is none.
@@ -315,6 +145,156 @@ impl Topic {
     }
 }
 
+impl Channel for Topic {
+    const SOURCE: &'static str = "kafka";
+    const NOT_CONNECTED: &'static str = "not connected to Kafka";
+    const LETTERS_GATE: &'static str = "dead-letters";
+    const ADVICE: &'static str = "use another group";
+    const HAS_KEYS: bool = true;
+    const LETTERS_COME_ONCE: bool = false;
+    const NOWHERE: &'static [&'static str] = &["--kafka", "127.0.0.1:1"];
+    // With a name in the group it need not wait until its own former life has timed out.
+    const ALONE: &'static [&'static str] = &["--kafka-instance-id", "one"];
+    const IMPATIENT: &'static [&'static str] = &["--kafka-session-timeout", "3s"];
+
+    type Sender = Sender;
+
+    fn named() -> Option<Self> {
+        servers::kafka().map(|brokers| Self::named_on(&brokers))
+    }
+
+    fn named_on(brokers: &str) -> Self {
+        static NAMED: AtomicU32 = AtomicU32::new(0);
+        let name = format!("t{}-{}", std::process::id(), NAMED.fetch_add(1, Ordering::Relaxed));
+        let admin = client(brokers).create().unwrap();
+        let (dlq, group) = (format!("{name}.dlq"), format!("{name}-group"));
+        Self { brokers: brokers.into(), sender: sender(brokers, &name), name, dlq, group, admin }
+    }
+
+    fn private() -> Option<Private> {
+        Private::kafka(1)
+    }
+
+    fn make(&self, partitions: u32) {
+        self.make_topic(&self.name, partitions, &[]);
+    }
+
+    fn make_dlq(&self, bytes_max: Option<u32>) {
+        let bytes_max = bytes_max.map(|bytes| bytes.to_string());
+        let config: Vec<_> = bytes_max.iter().map(|bytes| ("max.message.bytes", bytes.as_str())).collect();
+        self.make_topic(&self.dlq, 1, &config);
+    }
+
+    fn delete_dlq(&self) {
+        self.delete_topic(&self.dlq);
+    }
+
+    /// It is not made yet.
+    fn with_other_dlq(self) -> Self {
+        Self { dlq: format!("{}.other", self.dlq), ..self }
+    }
+
+    fn delete_before(&self, (partition, offset): Place) {
+        let mut list = TopicPartitionList::new();
+        list.add_partition_offset(&self.name, partition as i32, Offset::Offset(offset as i64)).unwrap();
+        let deleted = self.sender.runtime.block_on(self.admin.delete_records(&list, &options())).unwrap();
+        deleted.elements().iter().for_each(|element| element.error().unwrap());
+    }
+
+    fn flags(&self) -> Vec<&str> {
+        let Self { brokers, name, dlq, group, .. } = self;
+        vec!["--kafka", brokers, "--kafka-topic", name, "--kafka-dlq-topic", dlq, "--kafka-group", group]
+    }
+
+    fn sender(&self) -> Sender {
+        sender(&self.brokers, &self.name)
+    }
+
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn source(&self) -> String {
+        format!("kafka:{}:{}", self.group, self.name)
+    }
+
+    fn ends(&self) -> BTreeMap<u32, u64> {
+        let consumer: BaseConsumer = client(&self.brokers).set("group.id", "looks").create().unwrap();
+        let ends = ends(&consumer, &self.name).expect("the topic is there").into_iter();
+        ends.filter(|(_, end)| *end > 0).map(|(partition, end)| place(partition, end)).collect()
+    }
+
+    fn acknowledged(&self) -> BTreeMap<u32, u64> {
+        let consumer: BaseConsumer = client(&self.brokers).set("group.id", &self.group).create().unwrap();
+        let mut list = TopicPartitionList::new();
+        for &partition in self.ends().keys() {
+            list.add_partition(&self.name, partition as i32);
+        }
+        let committed = answered(|| consumer.committed_offsets(list.clone(), ASK));
+        let raw = |element: &rdkafka::topic_partition_list::TopicPartitionListElem<'_>| {
+            Some(place(element.partition(), element.offset().to_raw().filter(|offset| *offset >= 0)?))
+        };
+        committed.elements().iter().filter_map(raw).collect()
+    }
+
+    fn wait_acknowledged(&self) {
+        let ends = self.ends();
+        until("the group's offsets are the ends of the topic", RECOVERY, || {
+            (self.acknowledged() == ends).then_some(())
+        });
+    }
+
+    fn letters(&self) -> Vec<Letter> {
+        self.read(&self.dlq)
+    }
+
+    fn various_headers() -> Pairs {
+        vec![
+            ("trace".into(), Some(b"00-ab\xff".to_vec())),
+            ("empty".into(), Some(Vec::new())),
+            ("none".into(), None),
+            ("trace".into(), Some(b"again".to_vec())),
+        ]
+    }
+
+    fn assert_kept(&self, message: &Message, letter: &Letter) {
+        assert_eq!((&letter.key, &letter.value), (&message.key, &message.value));
+        assert_eq!(letter.timestamp, message.timestamp, "of {message:?}");
+        let (theirs, ours) = letter.headers.split_at(message.headers.len());
+        assert_eq!(theirs, message.headers);
+        let names: Vec<_> = ours.iter().map(|(name, _)| name.as_str()).collect();
+        let expected = ["topic", "partition", "offset", "stage", "exception.class.name", "exception.message"];
+        assert_eq!(names, expected.map(|name| format!("__connect.errors.{name}")), "of {message:?}");
+    }
+
+    /// What is sent and stored next tells.
+    fn wait_found_again(&self, _: &Server, _: u64) {}
+
+    /// Longer than a produce or a fetch takes. The library says nothing of it, so there is only the time; a slow machine
+    /// holds them longer, which is harder.
+    fn wait_held_for_long(_: &Server) {
+        std::thread::sleep(Duration::from_secs(4));
+    }
+
+    /// Three sessions of [`Self::IMPATIENT`] and more. That time passes is what is tested: on a slow machine it is more.
+    fn patience(&self) -> impl FnMut() -> bool {
+        let since = Instant::now();
+        move || since.elapsed() > Duration::from_secs(11)
+    }
+
+    fn is_undisturbed(server: &Server) -> bool {
+        metric(server, "kafka_rebalances_total")[""] == 1
+    }
+
+    fn lag(server: &Server) -> u64 {
+        metric(server, "kafka_lag").values().sum()
+    }
+}
+
+fn place(partition: i32, offset: i64) -> Place {
+    (partition.unsigned_abs(), offset.unsigned_abs())
+}
+
 fn options() -> AdminOptions {
     AdminOptions::new().request_timeout(Some(ASK)).operation_timeout(Some(ASK))
 }
@@ -331,7 +311,10 @@ fn client(brokers: &str) -> ClientConfig {
 
 fn sender(brokers: &str, topic: &str) -> Sender {
     let mut config = client(brokers);
-    config.set("enable.idempotence", "true").set("message.timeout.ms", "60000").set("linger.ms", "1");
+    config
+        .set("enable.idempotence", "true")
+        .set("message.timeout.ms", RECOVERY.as_millis().to_string())
+        .set("linger.ms", "1");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     Sender { topic: topic.into(), producer: config.create().unwrap(), runtime }
 }
@@ -345,7 +328,7 @@ fn ends(consumer: &BaseConsumer, topic: &str) -> Option<BTreeMap<i32, i64>> {
 
 /// A broker that was just started may not lead its partitions yet.
 fn answered<T>(ask: impl Fn() -> KafkaResult<T>) -> T {
-    let end = Instant::now() + super::RECOVERY;
+    let end = Instant::now() + RECOVERY;
     loop {
         match ask() {
             Ok(answer) => return answer,

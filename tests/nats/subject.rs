@@ -13,36 +13,19 @@ use async_nats::jetstream::{self, Context, stream};
 use async_nats::{Client, HeaderMap};
 use tokio::runtime::Runtime;
 
-use super::RECOVERY;
-use crate::server::until;
-use crate::servers;
+use crate::broker::ledger::metric;
+use crate::broker::{self, Channel, Letter, Message, Pairs, Place, RECOVERY};
+use crate::server::{Server, until};
+use crate::servers::{self, Private};
 
-const ASK: Duration = Duration::from_secs(20);
-
-/// A message found in a stream.
-#[derive(Debug, Clone)]
-pub struct Letter {
-    pub value: Vec<u8>,
-    pub headers: BTreeMap<String, String>,
-}
-
-impl Letter {
-    pub fn header(&self, name: &str) -> &str {
-        self.headers.get(name).unwrap_or_else(|| panic!("no header {name} in {:?}", self.headers))
-    }
-
-    /// Where the message was that this is about: the number of its stream, and its own.
-    pub fn origin(&self) -> (u32, u64) {
-        let number = |name| self.header(name).parse::<u64>().unwrap();
-        (number("__connect.errors.partition") as u32, number("__connect.errors.offset"))
-    }
-}
+const ASK: Duration = Duration::from_mins(1);
 
 /// The names of a test, and a connection.
 pub struct Subject {
     pub url: String,
     pub name: String,
     pub dlq: String,
+    pub dlq_stream: String,
     pub stream: String,
     pub durable: String,
     runtime: Arc<Runtime>,
@@ -51,64 +34,19 @@ pub struct Subject {
 }
 
 impl Subject {
-    /// Names on the NATS that all tests share; everything is left to the service to make. `None` where there is none.
-    pub fn named() -> Option<Self> {
-        servers::nats().map(|url| Self::named_on(&url))
-    }
-
-    /// With a stream that is there before the service is.
-    pub fn create() -> Option<Self> {
-        Self::named().inspect(Self::make)
-    }
-
-    /// Names on a NATS of the test's own.
-    pub fn named_on(url: &str) -> Self {
-        static NAMED: AtomicU32 = AtomicU32::new(0);
-        let name = format!("t{}-{}", std::process::id(), NAMED.fetch_add(1, Ordering::Relaxed));
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        let (client, context) = runtime.block_on(async {
-            let options = async_nats::ConnectOptions::new().max_reconnects(None);
-            let options = options.reconnect_delay_callback(|_| Duration::from_millis(50));
-            let client = options.connect(url).await.unwrap();
-            let mut context = jetstream::new(client.clone());
-            context.set_timeout(Duration::from_secs(5));
-            (client, context)
-        });
-        Self {
-            url: url.into(),
-            dlq: format!("{name}.dlq"),
-            stream: name.to_uppercase(),
-            durable: format!("{name}-durable"),
-            name,
-            runtime: Arc::new(runtime),
-            client,
-            context,
-        }
-    }
-
-    /// Makes the stream.
-    pub fn make(&self) {
-        self.make_stream(&self.stream, &[&self.name]);
-    }
-
     pub fn make_stream(&self, name: &str, subjects: &[&str]) {
+        self.make_limited(name, subjects, None);
+    }
+
+    /// With messages of so many bytes at most. The server may have come back a moment ago.
+    fn make_limited(&self, name: &str, subjects: &[&str], bytes_max: Option<u32>) {
         let config = stream::Config {
             name: name.into(),
             subjects: subjects.iter().map(|&subject| subject.into()).collect(),
+            max_message_size: bytes_max.map_or(-1, |bytes| bytes as i32),
             ..Default::default()
         };
-        self.runtime.block_on(self.context.create_stream(config)).unwrap();
-    }
-
-    /// A stream of dead letters of so many bytes at most.
-    pub fn make_small_dlq(&self, bytes_max: i32) {
-        let config = stream::Config {
-            name: format!("{}_DLQ", self.stream),
-            subjects: vec![self.dlq.clone()],
-            max_message_size: bytes_max,
-            ..Default::default()
-        };
-        self.runtime.block_on(self.context.create_stream(config)).unwrap();
+        until("the stream is made", ASK, || self.runtime.block_on(self.context.create_stream(config.clone())).ok());
     }
 
     pub fn delete_stream(&self, name: &str) {
@@ -127,7 +65,7 @@ impl Subject {
         });
     }
 
-    /// Makes the durable as somebody else would.
+    /// Makes the durable by hand.
     pub fn make_durable(&self, config: pull::Config) {
         let config = pull::Config { durable_name: Some(self.durable.clone()), ..config };
         self.runtime.block_on(async {
@@ -135,53 +73,9 @@ impl Subject {
         });
     }
 
-    /// What a service needs to be told to take orders from here.
-    pub fn flags(&self) -> Vec<&str> {
-        let Self { url, name, dlq, stream, durable, .. } = self;
-        vec![
-            "--nats",
-            url,
-            "--nats-subject",
-            name,
-            "--nats-dlq-subject",
-            dlq,
-            "--nats-stream",
-            stream,
-            "--nats-durable",
-            durable,
-        ]
-    }
-
-    /// As [`Self::flags`], with more.
-    pub fn flags_with<'a>(&'a self, more: &[&'a str]) -> Vec<&'a str> {
-        [&self.flags()[..], more].concat()
-    }
-
-    /// Sends these in order and waits until the stream has them, however often the server goes away meanwhile.
-    pub fn send(&self, values: &[Vec<u8>]) -> Vec<u64> {
-        self.sender().send(values)
-    }
-
-    /// For another thread.
-    pub fn sender(&self) -> Sender {
-        Sender { runtime: Arc::clone(&self.runtime), context: self.context.clone(), subject: self.name.clone() }
-    }
-
     /// To a subject beside it.
     pub fn sender_to(&self, subject: &str) -> Sender {
         Sender { subject: subject.into(), ..self.sender() }
-    }
-
-    /// Sends one with headers.
-    pub fn send_with(&self, value: &[u8], headers: &[(&str, &str)]) -> u64 {
-        let mut map = HeaderMap::new();
-        for (name, value) in headers {
-            map.append(*name, *value);
-        }
-        self.runtime.block_on(async {
-            let message = PublishMessage::build().payload(value.to_vec().into()).headers(map);
-            self.context.send_publish(self.name.clone(), message).await.unwrap().await.unwrap().sequence
-        })
     }
 
     /// How the durable stands; `None` when there is none, or no server.
@@ -192,36 +86,9 @@ impl Subject {
         })
     }
 
-    /// Waits until nothing is left to be delivered or acknowledged.
-    pub fn wait_acknowledged(&self) {
-        let end = Instant::now() + RECOVERY;
-        loop {
-            let info = self.info();
-            if info.as_ref().is_some_and(|info| info.num_pending == 0 && info.num_ack_pending == 0) {
-                return;
-            }
-            assert!(Instant::now() < end, "not all is acknowledged: {info:?}");
-            std::thread::sleep(Duration::from_millis(20));
-        }
-    }
-
     /// The number of the stream, by the time it was made, and of its last message.
-    pub fn end(&self) -> (u32, u64) {
-        until("the stream answers", ASK, || {
-            self.runtime.block_on(async {
-                let stream = self.context.get_stream(&self.stream).await.ok()?;
-                let info = stream.cached_info();
-                Some((
-                    u32::try_from((info.created.unix_timestamp_nanos() / 1000) & 0x7fff_ffff).unwrap(),
-                    info.state.last_sequence,
-                ))
-            })
-        })
-    }
-
-    /// Everything in the dead letter stream; nothing when there is none.
-    pub fn letters(&self) -> Vec<Letter> {
-        self.read(&format!("{}_DLQ", self.stream))
+    pub fn end(&self) -> Place {
+        until("the stream answers", ASK, || self.runtime.block_on(end(&self.context, &self.stream)))
     }
 
     /// Everything in a stream.
@@ -231,9 +98,13 @@ impl Subject {
             let mut letters = Vec::new();
             for sequence in 1..=stream.cached_info().state.last_sequence {
                 let Ok(message) = stream.get_raw_message(sequence).await else { continue };
-                let headers = message.headers.iter();
-                let first = headers.map(|(name, values)| (name.to_string(), values[0].as_str().to_owned())).collect();
-                letters.push(Letter { value: message.payload.to_vec(), headers: first });
+                let each =
+                    message.headers.iter().flat_map(|(name, values)| values.iter().map(move |value| (name, value)));
+                let mut headers: Pairs =
+                    each.map(|(name, value)| (name.to_string(), Some(value.as_str().into()))).collect();
+                headers.sort_by(|one, other| one.0.cmp(&other.0)); // they have an order only among those of one name
+                let value = Some(message.payload.to_vec());
+                letters.push(Letter { key: None, value, timestamp: None, headers });
             }
             letters
         })
@@ -257,9 +128,230 @@ impl Subject {
         })
     }
 
-    /// Whether the connection of the test itself is there.
-    pub fn is_connected(&self) -> bool {
-        self.client.connection_state() == async_nats::connection::State::Connected
+    /// What the service acknowledges from now on, message by message. Who listens here takes nothing away.
+    pub fn acknowledgements(&self) -> Acknowledgements {
+        let subject = format!("$JS.ACK.{}.{}.>", self.stream, self.durable);
+        let subscriber = self.runtime.block_on(async {
+            let subscriber = self.client.subscribe(subject).await.unwrap();
+            self.client.flush().await.unwrap();
+            subscriber
+        });
+        Acknowledgements { runtime: Arc::clone(&self.runtime), subscriber, extended: BTreeMap::new() }
+    }
+}
+
+/// See [`Subject::acknowledgements`].
+pub struct Acknowledgements {
+    runtime: Arc<Runtime>,
+    subscriber: async_nats::Subscriber,
+    /// How often the deadline of each message was extended so far.
+    extended: BTreeMap<String, u64>,
+}
+
+impl Acknowledgements {
+    /// How often the deadline of one message was extended, at most.
+    pub fn extended(&mut self) -> u64 {
+        use futures_util::{FutureExt as _, StreamExt as _};
+        let _inside = self.runtime.enter();
+        while let Some(Some(message)) = self.subscriber.next().now_or_never() {
+            if message.payload.starts_with(b"+WPI") {
+                *self.extended.entry(message.subject.to_string()).or_default() += 1;
+            }
+        }
+        self.extended.values().copied().max().unwrap_or_default()
+    }
+}
+
+/// See [`Subject::end`]. `None` where there is no such stream, or no server.
+async fn end(context: &Context, stream: &str) -> Option<Place> {
+    let stream = context.get_stream(stream).await.ok()?;
+    let info = stream.cached_info();
+    let number = (info.created.unix_timestamp_nanos() / 1000) & 0x7fff_ffff;
+    Some((u32::try_from(number).unwrap(), info.state.last_sequence))
+}
+
+impl Channel for Subject {
+    const SOURCE: &'static str = "nats";
+    const NOT_CONNECTED: &'static str = "not connected to NATS";
+    const LETTERS_GATE: &'static str = "nats-dead-letters";
+    const ADVICE: &'static str = "name another durable";
+    const HAS_KEYS: bool = false;
+    const LETTERS_COME_ONCE: bool = true;
+    const NOWHERE: &'static [&'static str] = &["--nats", "nats://127.0.0.1:1"];
+    const ALONE: &'static [&'static str] = &[];
+    const IMPATIENT: &'static [&'static str] = &["--nats-ack-wait", "3s"];
+
+    type Sender = Sender;
+
+    fn named() -> Option<Self> {
+        servers::nats().map(|url| Self::named_on(&url))
+    }
+
+    fn named_on(url: &str) -> Self {
+        static NAMED: AtomicU32 = AtomicU32::new(0);
+        let name = format!("t{}-{}", std::process::id(), NAMED.fetch_add(1, Ordering::Relaxed));
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let (client, context) = runtime.block_on(async {
+            let options = async_nats::ConnectOptions::new().max_reconnects(None);
+            let options = options.reconnect_delay_callback(|_| Duration::from_millis(50));
+            let client = options.connect(url).await.unwrap();
+            let mut context = jetstream::new(client.clone());
+            context.set_timeout(Duration::from_secs(5));
+            (client, context)
+        });
+        Self {
+            url: url.into(),
+            dlq: format!("{name}.dlq"),
+            dlq_stream: format!("{}_DLQ", name.to_uppercase()),
+            stream: name.to_uppercase(),
+            durable: format!("{name}-durable"),
+            name,
+            runtime: Arc::new(runtime),
+            client,
+            context,
+        }
+    }
+
+    fn private() -> Option<Private> {
+        Private::nats()
+    }
+
+    fn make(&self, _: u32) {
+        self.make_stream(&self.stream, &[&self.name]);
+    }
+
+    fn make_dlq(&self, bytes_max: Option<u32>) {
+        self.make_limited(&self.dlq_stream, &[&self.dlq], bytes_max);
+    }
+
+    fn delete_dlq(&self) {
+        self.delete_stream(&self.dlq_stream);
+    }
+
+    /// In a stream beside the one that the service would make.
+    fn with_other_dlq(self) -> Self {
+        let other = Self { dlq: format!("{}.other", self.dlq), dlq_stream: format!("{}_OTHER", self.stream), ..self };
+        other.make_dlq(None);
+        other
+    }
+
+    fn delete_before(&self, (_, sequence): Place) {
+        self.runtime.block_on(async {
+            let stream = self.context.get_stream(&self.stream).await.unwrap();
+            stream.purge().sequence(sequence).await.unwrap()
+        });
+    }
+
+    fn flags(&self) -> Vec<&str> {
+        let Self { url, name, dlq, stream, durable, .. } = self;
+        vec![
+            "--nats",
+            url,
+            "--nats-subject",
+            name,
+            "--nats-dlq-subject",
+            dlq,
+            "--nats-stream",
+            stream,
+            "--nats-durable",
+            durable,
+        ]
+    }
+
+    fn sender(&self) -> Sender {
+        Sender {
+            runtime: Arc::clone(&self.runtime),
+            context: self.context.clone(),
+            subject: self.name.clone(),
+            stream: self.stream.clone(),
+        }
+    }
+
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn source(&self) -> String {
+        format!("nats:{}:{}", self.stream, self.durable)
+    }
+
+    fn ends(&self) -> BTreeMap<u32, u64> {
+        let (number, last) = self.end();
+        if last > 0 { BTreeMap::from([(number, last + 1)]) } else { BTreeMap::new() }
+    }
+
+    fn acknowledged(&self) -> BTreeMap<u32, u64> {
+        let (number, _) = self.end();
+        let floor = self.info().map_or(0, |info| info.ack_floor.stream_sequence);
+        if floor > 0 { BTreeMap::from([(number, floor + 1)]) } else { BTreeMap::new() }
+    }
+
+    /// Nothing is left to be delivered or acknowledged.
+    fn wait_acknowledged(&self) {
+        let end = Instant::now() + RECOVERY;
+        loop {
+            let info = self.info();
+            if info.as_ref().is_some_and(|info| info.num_pending == 0 && info.num_ack_pending == 0) {
+                return;
+            }
+            assert!(Instant::now() < end, "not all is acknowledged: {info:?}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    fn letters(&self) -> Vec<Letter> {
+        self.read(&self.dlq_stream)
+    }
+
+    /// They are text, and there is no null.
+    fn various_headers() -> Pairs {
+        let pair = |(name, value): (&str, &str)| (name.to_owned(), Some(value.into()));
+        [("empty", ""), ("trace", "00-ab"), ("trace", "again")].map(pair).into()
+    }
+
+    fn assert_kept(&self, message: &Message, letter: &Letter) {
+        assert_eq!((&letter.key, &letter.value), (&None, &message.value));
+        let is_ours =
+            |name: &str| name.starts_with("__connect.") || name.starts_with("orders.") || name == "Nats-Msg-Id";
+        let (ours, theirs): (Pairs, Pairs) = letter.headers.iter().cloned().partition(|(name, _)| is_ours(name));
+        assert_eq!(theirs, message.headers);
+        let names: Vec<_> = ours.iter().map(|(name, _)| name.as_str()).collect();
+        let of_error = ["exception.class.name", "exception.message", "offset", "partition", "stage", "topic"];
+        let mut expected = vec!["Nats-Msg-Id".to_owned()];
+        expected.extend(of_error.map(|name| format!("__connect.errors.{name}")));
+        expected.push("orders.timestamp.ms".into());
+        assert_eq!(names, expected, "of {message:?}");
+        assert!(letter.header("orders.timestamp.ms").parse::<u64>().unwrap() > 1_700_000_000_000, "when it was sent");
+    }
+
+    fn wait_found_again(&self, server: &Server, times: u64) {
+        let is_connected = || self.client.connection_state() == async_nats::connection::State::Connected;
+        until("the test is connected again", RECOVERY, || is_connected().then_some(()));
+        let reconnects = || metric(server, "nats_reconnects_total")[""];
+        until("the service is connected again", RECOVERY, || (reconnects() >= times).then_some(()));
+    }
+
+    /// It asks once a second how the stream stands, and complains when there is no answer.
+    fn wait_held_for_long(server: &Server) {
+        let before = server.log().len();
+        until("it complains", RECOVERY, || {
+            server.log()[before..].iter().any(|line| line.contains("trouble with NATS, trying again")).then_some(())
+        });
+    }
+
+    /// A deadline is extended six times in the time that the server waits for an acknowledgement, so after more than
+    /// three such times.
+    fn patience(&self) -> impl FnMut() -> bool {
+        let mut acknowledgements = self.acknowledgements();
+        move || acknowledgements.extended() >= 20
+    }
+
+    fn is_undisturbed(server: &Server) -> bool {
+        metric(server, "nats_redelivered_total")[""] == 0
+    }
+
+    fn lag(server: &Server) -> u64 {
+        metric(server, "nats_lag")[""]
     }
 }
 
@@ -271,30 +363,35 @@ pub struct Sender {
     runtime: Arc<Runtime>,
     context: Context,
     subject: String,
+    stream: String,
 }
 
-impl Sender {
-    /// Sends these in order and waits until the stream has them, however often the server goes away meanwhile.
-    pub fn send(&self, values: &[Vec<u8>]) -> Vec<u64> {
+impl broker::Sender for Sender {
+    fn send(&self, messages: &[Message]) -> Vec<Place> {
         static SENT: AtomicU64 = AtomicU64::new(0);
         self.runtime.block_on(async {
-            let publish = |id: &str, value: &[u8]| {
-                let message = PublishMessage::build().payload(value.to_vec().into()).message_id(id);
-                self.context.send_publish(self.subject.clone(), message)
+            let publish = |id: &str, message: &Message| {
+                let mut headers = HeaderMap::new();
+                for (name, value) in &message.headers {
+                    headers.append(&**name, std::str::from_utf8(value.as_deref().unwrap()).unwrap());
+                }
+                let payload = message.value.clone().unwrap().into();
+                let publish = PublishMessage::build().payload(payload).headers(headers).message_id(id);
+                self.context.send_publish(self.subject.clone(), publish)
             };
-            let ids: Vec<_> = values
+            let ids: Vec<_> = messages
                 .iter()
                 .map(|_| format!("{}-{}", std::process::id(), SENT.fetch_add(1, Ordering::Relaxed)))
                 .collect();
             let mut sent: Vec<Option<PublishAckFuture>> = Vec::new();
-            for (id, value) in ids.iter().zip(values) {
-                sent.push(publish(id, value).await.ok());
+            for (id, message) in ids.iter().zip(messages) {
+                sent.push(publish(id, message).await.ok());
             }
             let mut places = Vec::new();
-            let end = Instant::now() + RECOVERY;
-            // All were sent by now, so they wait together: answers that are lost are as a rule lost together.
+            let limit = Instant::now() + RECOVERY;
+            // All were sent by now, so they wait together: answers that are lost are mostly lost together.
             let first_try = tokio::time::Instant::now() + PATIENCE;
-            for (sent, (id, value)) in sent.into_iter().zip(ids.iter().zip(values)) {
+            for (sent, (id, message)) in sent.into_iter().zip(ids.iter().zip(messages)) {
                 let mut sent = sent;
                 let mut patience = first_try.max(tokio::time::Instant::now() + PATIENCE / 100);
                 let acknowledged = loop {
@@ -303,15 +400,22 @@ impl Sender {
                     {
                         break acknowledged;
                     }
-                    assert!(Instant::now() < end, "nothing can be sent to {}", self.subject);
+                    assert!(Instant::now() < limit, "nothing can be sent to {}", self.subject);
                     tokio::time::sleep(Duration::from_millis(100)).await;
                     // Under the same id: sent twice, it is there once.
-                    sent = publish(id, value).await.ok();
+                    sent = publish(id, message).await.ok();
                     patience = tokio::time::Instant::now() + PATIENCE;
                 };
                 places.push(acknowledged.sequence);
             }
-            places
+            let (number, _) = loop {
+                if let Some(end) = end(&self.context, &self.stream).await {
+                    break end;
+                }
+                assert!(Instant::now() < limit, "{} does not answer", self.stream);
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            };
+            places.into_iter().map(|sequence| (number, sequence)).collect()
         })
     }
 }

@@ -2,9 +2,8 @@
 
 use std::process::{Output, Stdio};
 
-use super::RECOVERY;
-use super::ledger::stop;
 use super::subject::Subject;
+use crate::broker::{Channel, RECOVERY};
 use crate::server::{Server, binary, until};
 
 fn publish(arguments: &[&str]) -> Output {
@@ -18,7 +17,7 @@ fn said(output: &Output) -> String {
 
 #[test]
 fn published_orders_are_stored_and_invalid_ones_parked() {
-    let Some(subject) = Subject::create() else { return };
+    let Some(subject) = Subject::create(1) else { return };
     let mut server = Server::start(&subject.flags());
     let arguments = ["--nats", &subject.url, "--subject", &subject.name, "--count", "3000", "--invalid", "0.1"];
     let output = publish(&arguments);
@@ -30,13 +29,13 @@ fn published_orders_are_stored_and_invalid_ones_parked() {
     assert!((200..400).contains(&letters), "{letters} of 3000 are invalid");
     let total = || server.get("/api/stats").json()["total_orders"].as_u64();
     until("the rest is there", RECOVERY, || (total() == Some(3000 - letters)).then_some(()));
-    let ledger = stop(&mut server);
+    let ledger = subject.stop(&mut server);
     assert_eq!((ledger["read"], ledger["rejected"]), (3000, letters));
 }
 
 #[test]
 fn orders_of_a_file_are_published_at_their_rate() {
-    let Some(subject) = Subject::create() else { return };
+    let Some(subject) = Subject::create(1) else { return };
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), "{\"a\":1}\n\n[2]\nthree\n").unwrap();
     let path = file.path().to_str().unwrap();
@@ -44,7 +43,7 @@ fn orders_of_a_file_are_published_at_their_rate() {
     let output = publish(&["--nats", &subject.url, "--subject", &subject.name, "--file", path, "--rate", "10"]);
     assert!(output.status.success(), "{}", said(&output));
     assert!(started.elapsed() >= std::time::Duration::from_millis(200), "two pauses of a tenth of a second");
-    let values: Vec<_> = subject.read(&subject.stream).into_iter().map(|letter| letter.value).collect();
+    let values: Vec<_> = subject.read(&subject.stream).into_iter().map(|letter| letter.value.unwrap()).collect();
     assert_eq!(values, [&b"{\"a\":1}"[..], b"[2]", b"three"]);
 }
 

@@ -699,9 +699,10 @@ impl Consumer {
             return;
         }
         if stored.is_some() && look.first > next {
-            tracing::warn!(
+            tracing::error!(
+                partition = self.partition,
                 lost = look.first - next,
-                "the stream begins after what was read of it: messages were deleted before they were read, going on after them"
+                "messages were deleted from the stream before they were read; going on after them"
             );
         }
         let Config { stream, durable, .. } = &self.config;

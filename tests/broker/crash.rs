@@ -1,22 +1,21 @@
-//! The service dies at each step of a batch, and at any moment: every order is stored once.
+//! The service dies at each step of a batch, and at any moment: every order is stored once, and no dead letter is lost.
 
 use std::os::unix::process::ExitStatusExt;
 use std::time::Duration;
 
-use super::ledger::{Pace, Sent, Steady, metric, stop};
-use super::topic::Topic;
-use super::{RECOVERY, in_turn};
+use super::ledger::{Pace, Sent, Steady, metric};
+use super::{Channel, RECOVERY, in_turn};
 use crate::database::Database;
 use crate::server::{Server, until};
 
 /// Dies at a step when it is reached for the first time and at a later time, and goes on from there.
-fn die_at(steps: &[&str]) {
+fn die_at<C: Channel>(steps: &[&str]) {
     let _turn = in_turn();
-    let (Some(database), Some(topic)) = (Database::create(), Topic::create(2)) else { return };
+    let (Some(database), Some(channel)) = (Database::create(), C::create(2)) else { return };
     let url = database.url();
-    // With a name in the group it need not wait until its own former life has timed out.
-    let flags = topic.flags_with(&["--postgres", &url, "--batch-rows-max", "16", "--kafka-instance-id", "one"]);
-    let (mut sent, sender) = (Sent::default(), topic.sender());
+    let own = ["--postgres", &url, "--batch-rows-max", "16"];
+    let flags = channel.flags_with(&[&own, C::ALONE].concat());
+    let (mut sent, sender) = (Sent::default(), channel.sender());
     sent.send(&sender, 0..30);
     sent.send_rubbish(&sender, 1);
     for (round, (step, nth)) in steps.iter().flat_map(|step| [(step, 1), (step, 4)]).enumerate() {
@@ -28,40 +27,37 @@ fn die_at(steps: &[&str]) {
             sent.send(&sender, next..next + 20);
             sent.send_rubbish(&sender, 1);
             next = (next + 7) % 150;
-            std::thread::sleep(Duration::from_millis(10)); // so that there are several batches
+            std::thread::sleep(Duration::from_millis(10)); // the pace; a batch more or less does not matter
             server.ended()
         });
         assert_eq!(status.signal(), Some(9), "at {at}: {:?}", server.log());
         server.set_environment(&[]);
         server.start_again_cold();
-        sent.check(&[&server], &database, &topic);
-        stop(&mut server);
+        sent.check(&[&server], &database, &channel);
+        channel.stop(&mut server);
     }
 }
 
-#[test]
-fn dying_before_a_batch_is_made_loses_nothing() {
-    die_at(&["received", "rejected", "before-commit"]);
+pub fn dying_before_a_batch_is_made_loses_nothing<C: Channel>() {
+    die_at::<C>(&["received", "rejected", "before-commit"]);
 }
 
-#[test]
-fn dying_inside_the_transaction_loses_nothing() {
-    die_at(&["store-decided", "store-copied", "store-written"]);
+pub fn dying_inside_the_transaction_loses_nothing<C: Channel>() {
+    die_at::<C>(&["store-decided", "store-copied", "store-written"]);
 }
 
-#[test]
-fn dying_after_the_commit_repeats_nothing() {
-    die_at(&["committed", "visible", "acknowledged"]);
+pub fn dying_after_the_commit_repeats_nothing<C: Channel>() {
+    die_at::<C>(&["committed", "visible", "acknowledged"]);
 }
 
 /// A backlog of distinct orders, so that full batches are written beside each other.
-#[test]
-fn dying_with_two_batches_under_way_loses_and_repeats_nothing() {
+pub fn dying_with_two_batches_under_way_loses_and_repeats_nothing<C: Channel>() {
     let _turn = in_turn();
-    let (Some(database), Some(topic)) = (Database::create(), Topic::create(2)) else { return };
+    let (Some(database), Some(channel)) = (Database::create(), C::create(2)) else { return };
     let url = database.url();
-    let flags = topic.flags_with(&["--postgres", &url, "--batch-rows-max", "16", "--kafka-instance-id", "one"]);
-    let (mut sent, sender) = (Sent::default(), topic.sender());
+    let own = ["--postgres", &url, "--batch-rows-max", "16"];
+    let flags = channel.flags_with(&[&own, C::ALONE].concat());
+    let (mut sent, sender) = (Sent::default(), channel.sender());
     // Only a batch beside another one waits.
     for (round, at) in ["store-waiting:1", "store-waiting:5", "store-written:6", "visible:6"].into_iter().enumerate() {
         let from = round as u64 * 400;
@@ -71,19 +67,18 @@ fn dying_with_two_batches_under_way_loses_and_repeats_nothing() {
         assert_eq!(status.signal(), Some(9), "at {at}: {:?}", server.log());
         server.set_environment(&[]);
         server.start_again_cold();
-        sent.check(&[&server], &database, &topic);
-        stop(&mut server);
+        sent.check(&[&server], &database, &channel);
+        channel.stop(&mut server);
     }
 }
 
-#[test]
-fn ten_kills_at_any_moment_lose_and_repeat_nothing() {
+pub fn ten_kills_at_any_moment_lose_and_repeat_nothing<C: Channel>() {
     let _turn = in_turn();
-    let (Some(database), Some(topic)) = (Database::create(), Topic::create(3)) else { return };
+    let (Some(database), Some(channel)) = (Database::create(), C::create(3)) else { return };
     let url = database.url();
-    let flags = topic.flags_with(&["--postgres", &url, "--batch-rows-max", "16", "--kafka-instance-id", "one"]);
-    let mut server = Server::start(&flags);
-    let steady = Steady::start(&topic, Pace { rate: 1000, ..Pace::default() });
+    let own = ["--postgres", &url, "--batch-rows-max", "16"];
+    let mut server = Server::start(&channel.flags_with(&[&own, C::ALONE].concat()));
+    let steady = Steady::start(&channel, Pace { rate: 1000, ..Pace::default() });
     for _ in 0..10 {
         let before = stored(&server);
         until("it stores", RECOVERY, || (stored(&server) > before).then_some(()));
@@ -92,8 +87,9 @@ fn ten_kills_at_any_moment_lose_and_repeat_nothing() {
         server.start_again_cold();
     }
     let sent = steady.stop();
-    sent.check(&[&server], &database, &topic);
-    stop(&mut server);
+    sent.check(&[&server], &database, &channel);
+    channel.wait_acknowledged();
+    channel.stop(&mut server);
 }
 
 fn stored(server: &Server) -> u64 {

@@ -8,12 +8,11 @@ use std::time::{Duration, Instant};
 
 use order_service::order::sample;
 
-use super::RECOVERY;
-use super::topic::{Message, Place, Sender, Topic};
+use super::{Channel, Message, Place, RECOVERY, Sender};
 use crate::database::Database;
 use crate::server::{Server, until};
 
-/// Orders in the books differ by their seed.
+/// Orders in the books differ by their seed from all others.
 const SEED: u64 = 11;
 /// The first samples have the same ids everywhere.
 const FIRST: u64 = 100;
@@ -53,13 +52,13 @@ impl Sent {
     }
 
     /// Sends the next bodies of these orders.
-    pub fn send(&mut self, sender: &Sender, orders: impl IntoIterator<Item = u64>) {
+    pub fn send(&mut self, sender: &impl Sender, orders: impl IntoIterator<Item = u64>) -> Vec<Place> {
         let messages: Vec<_> = orders.into_iter().map(|n| self.order(n)).collect();
-        sender.send(&messages);
+        sender.send(&messages)
     }
 
     /// Sends something that is no order.
-    pub fn send_rubbish(&mut self, sender: &Sender, count: u64) {
+    pub fn send_rubbish(&mut self, sender: &impl Sender, count: u64) {
         let rubbish = |n: u64| {
             let mut value = Vec::new();
             sample::invalid(SEED, n, &mut value);
@@ -76,8 +75,8 @@ impl Sent {
     }
 
     /// Waits until a server has dealt with everything, as far as it says itself: for a store without a database.
-    pub fn wait_seen(&self, server: &Server, topic: &Topic) {
-        topic.wait_committed();
+    pub fn wait_seen<C: Channel>(&self, server: &Server, channel: &C) {
+        channel.wait_acknowledged();
         until("every order is in the view", RECOVERY, || self.missing(server).is_none().then_some(()));
     }
 
@@ -87,22 +86,26 @@ impl Sent {
         (total != Some(self.orders())).then(|| format!("{total:?} orders instead of {}", self.orders()))
     }
 
-    /// Waits until the stored positions are the ends of the topic, and every order is at these servers.
-    pub fn wait_stored(&self, servers: &[&Server], database: &Database, topic: &Topic) {
-        wait_stored(&topic.ends(), database, topic);
+    /// Waits until the stored positions are the ends of the channel, and every order is at these servers.
+    pub fn wait_stored<C: Channel>(&self, servers: &[&Server], database: &Database, channel: &C) {
+        wait_stored(&channel.ends(), database, channel);
         for server in servers {
             until("every order is in the view", RECOVERY, || self.missing(server).is_none().then_some(()));
         }
     }
 
     /// Waits, then holds everything against everything else.
-    pub fn check(&self, servers: &[&Server], database: &Database, topic: &Topic) {
-        self.wait_stored(servers, database, topic);
+    pub fn check<C: Channel>(&self, servers: &[&Server], database: &Database, channel: &C) {
+        self.wait_stored(servers, database, channel);
+        let (stored, ends) = (positions(database, channel), channel.ends());
+        for (partition, end) in &ends {
+            assert_eq!(stored.get(partition), Some(end), "{stored:?} are stored of {ends:?}");
+        }
         let table = self.check_table(database);
         for server in servers {
             self.check_view(server, Some(&table));
         }
-        self.check_letters(topic, false);
+        self.check_letters(channel, C::LETTERS_COME_ONCE);
     }
 
     /// The table has each order once, as it was sent last, at a version it can have. Returns the versions.
@@ -138,7 +141,7 @@ impl Sent {
         for (n, order) in &self.orders {
             let id = id(*n);
             // What another instance stored is here a moment later.
-            let reply = until("the newest copy is in the view", Duration::from_secs(10), || {
+            let reply = until("the newest copy is in the view", RECOVERY, || {
                 let reply = connection.get(&format!("/order/{id}"));
                 let etag = versions.map(|versions| format!("\"{}\"", versions[&id]));
                 let is_newest = etag.is_none_or(|etag| reply.header("ETag") == Some(&etag));
@@ -156,13 +159,16 @@ impl Sent {
         (live != expected || total != Some(expected)).then(|| format!("{live} in the view, {total:?} of {expected}"))
     }
 
-    /// Every invalid message is in the dead letter topic as it was sent, and nothing else is: once, or at least once.
-    pub fn check_letters(&self, topic: &Topic, is_exact: bool) {
+    /// Every invalid message is among the dead letters as it was sent, and nothing else is: once, or at least once.
+    pub fn check_letters<C: Channel>(&self, channel: &C, is_exact: bool) {
         let mut found: BTreeMap<Place, u64> = BTreeMap::new();
-        for letter in topic.letters() {
+        for letter in channel.letters() {
             let origin = letter.origin();
             let sent = self.invalid.get(&origin).unwrap_or_else(|| panic!("{origin:?} is valid: {letter:?}"));
-            assert_eq!((&letter.key, &letter.value), (&sent.key, &sent.value), "of {origin:?}");
+            let key = sent.key.as_ref().filter(|_| C::HAS_KEYS);
+            assert_eq!((letter.key.as_ref(), &letter.value), (key, &sent.value), "of {origin:?}");
+            assert_eq!(letter.header("__connect.errors.topic"), channel.name(), "of {origin:?}");
+            assert!(!letter.header("__connect.errors.exception.message").is_empty(), "of {origin:?}");
             *found.entry(origin).or_default() += 1;
         }
         let lost: Vec<_> = self.invalid.keys().filter(|place| !found.contains_key(place)).collect();
@@ -181,12 +187,9 @@ fn tail(body: &[u8]) -> String {
     String::from_utf8_lossy(&body[body.len().saturating_sub(20)..]).into_owned()
 }
 
-/// The positions that are stored for a topic's group.
-pub fn positions(database: &Database, topic: &Topic) -> BTreeMap<i32, i64> {
-    let sql = format!(
-        "SELECT partition || ' ' || next_offset FROM positions WHERE source = 'kafka:{}:{}'",
-        topic.group, topic.name
-    );
+/// The positions that are stored for a channel.
+pub fn positions<C: Channel>(database: &Database, channel: &C) -> BTreeMap<u32, u64> {
+    let sql = format!("SELECT partition || ' ' || next_offset FROM positions WHERE source = '{}'", channel.source());
     let pair = |row: String| {
         let (partition, next) = row.split_once(' ').unwrap();
         (partition.parse().unwrap(), next.parse().unwrap())
@@ -195,10 +198,10 @@ pub fn positions(database: &Database, topic: &Topic) -> BTreeMap<i32, i64> {
 }
 
 /// Waits until the stored positions are these at least.
-fn wait_stored(ends: &BTreeMap<i32, i64>, database: &Database, topic: &Topic) {
+fn wait_stored<C: Channel>(ends: &BTreeMap<u32, u64>, database: &Database, channel: &C) {
     let end = Instant::now() + RECOVERY;
     loop {
-        let stored = positions(database, topic);
+        let stored = positions(database, channel);
         if ends.iter().all(|(partition, end)| stored.get(partition).copied().unwrap_or(0) >= *end) {
             return;
         }
@@ -238,7 +241,7 @@ pub fn logged(server: &Server, is_it: impl Fn(&serde_json::Value) -> bool) -> se
 }
 
 /// The ledger of a source of a service that has ended.
-pub fn ledger(server: &Server, source: &str) -> Ledger {
+fn ledger(server: &Server, source: &str) -> Ledger {
     let ended = logged(server, |event| event["message"] == "intake ended" && event["source"] == source);
     let ended = ended["ledger"].as_str().unwrap();
     let columns = ended.split_once('{').unwrap().1.trim_end_matches([' ', '}']).split(", ");
@@ -250,14 +253,14 @@ pub fn ledger(server: &Server, source: &str) -> Ledger {
         .collect()
 }
 
-/// Stops a service in order and checks that its books balance. Returns how many orders it has read.
-pub fn stop(server: &mut Server) -> Ledger {
+/// Stops a service in order and checks that the books of a source balance.
+pub fn stop(server: &mut Server, source: &str) -> Ledger {
     let status = server.stop();
     assert!(status.success(), "stopped with {status}");
-    let ledger = ledger(server, "kafka");
+    let ledger = ledger(server, source);
     let sum: u64 = ["stored", "unchanged", "coalesced", "rejected"].iter().map(|column| ledger[*column]).sum();
     assert_eq!(ledger["read"], sum, "the books do not balance: {ledger:?}");
-    assert_eq!(ledger["refused"], 0, "nobody is there to be told: {ledger:?}");
+    assert_eq!(ledger["refused"], 0, "no sender waits to be told: {ledger:?}");
     ledger
 }
 
@@ -291,10 +294,10 @@ impl Default for Pace {
 
 impl Steady {
     /// Begins to send.
-    pub fn start(topic: &Topic, pace: Pace) -> Self {
+    pub fn start<C: Channel>(channel: &C, pace: Pace) -> Self {
         let (is_over, sent) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(Sent::default())));
         let progress = Arc::new(AtomicU64::new(0));
-        let sender = topic.sender();
+        let sender = channel.sender();
         let (end, books, count) = (Arc::clone(&is_over), Arc::clone(&sent), Arc::clone(&progress));
         let thread = std::thread::spawn(move || {
             let mut next = 0;
@@ -328,9 +331,9 @@ impl Steady {
     }
 
     /// Waits until so many more are sent, and then for all that was sent until then to be stored.
-    pub fn wait_stored(&self, count: u64, database: &Database, topic: &Topic) {
+    pub fn wait_stored<C: Channel>(&self, count: u64, database: &Database, channel: &C) {
         self.wait_more(count);
-        wait_stored(&topic.ends(), database, topic);
+        wait_stored(&channel.ends(), database, channel);
     }
 
     /// Stops, and says what was sent.
