@@ -21,6 +21,7 @@ mod order;
 mod postgres;
 #[cfg(feature = "redis")]
 mod redis;
+mod scripted;
 mod server;
 mod servers;
 mod tools;

@@ -2,6 +2,7 @@
 
 mod compress;
 mod cores;
+mod cut_short;
 mod errors;
 mod events;
 mod hit;
