@@ -5,6 +5,7 @@ mod cores;
 mod cut_short;
 mod errors;
 mod events;
+mod heartbeat;
 mod hit;
 mod limits;
 mod list;
