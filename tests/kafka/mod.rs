@@ -6,6 +6,7 @@ mod faults;
 mod ledger;
 mod letters;
 mod messages;
+mod outbox;
 mod rebalance;
 mod start;
 pub mod topic;
