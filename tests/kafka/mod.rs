@@ -8,6 +8,7 @@ mod letters;
 mod messages;
 mod outbox;
 mod rebalance;
+mod stall;
 mod start;
 pub mod topic;
 mod work;
