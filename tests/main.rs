@@ -19,6 +19,7 @@ mod model;
 mod nats;
 mod order;
 mod postgres;
+mod races;
 #[cfg(feature = "redis")]
 mod redis;
 mod scripted;
