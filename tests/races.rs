@@ -177,8 +177,9 @@ impl World {
         let (mut entries, mut bytes) = (0, 0);
         for (n, id) in self.ids.iter().enumerate() {
             let (stored, visible) = (stored.get(id), self.view.peek(id));
+            // Also where it is in the view: once it has left, this is what is asked.
+            assert!(stored.is_none() || !self.view.is_absent(id), "{n}: it is stored, and unknown to the view");
             if self.view.is_bounded() && visible.is_none() {
-                assert!(stored.is_none() || !self.view.is_absent(id), "{n}: it is stored, and unknown to the view");
                 continue;
             }
             let shape = |one: &Snapshot| (one.version(), one.state());
