@@ -4,7 +4,7 @@ COUNT ?= 10000
 BIN := target/release/order-service
 
 .DEFAULT_GOAL := help
-.PHONY: help build run test lint publisher migrate stress-wrk stress-vegeta compare docker-up docker-down clean
+.PHONY: help build run test lint mutants publisher migrate stress-wrk stress-vegeta compare docker-up docker-down clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -21,6 +21,16 @@ test: ## All tests, against real servers; fetches PostgreSQL, Kafka, NATS, Redis
 lint: ## Format and lints, as CI has them
 	cargo fmt --check
 	cargo clippy --all-targets -- -D warnings
+
+MUTATED ?= src/cache/*.rs src/ingest/*.rs src/read/*.rs src/store/rules.rs
+MUTANTS := target/mutants
+
+mutants: ## Changes to MUTATED that no quick test notices, listed in target/mutants/mutants.out/missed.txt (hours)
+	command -v cargo-mutants || cargo install cargo-mutants --locked
+	mkdir -p $(MUTANTS)
+	CARGO_PROFILE_DEV_OPT_LEVEL=0 cargo mutants $(foreach file,$(MUTATED),--file '$(file)') --output $(MUTANTS) --jobs 1 \
+		--timeout 300 --build-timeout 900 --no-shuffle --no-default-features --features embedded \
+		-- --lib --test all -- cache:: ingest:: read:: store:: order:: model:: races:: --skip slow
 
 publisher: build ## Send sample orders to a running service (COUNT=10000 URL=http://127.0.0.1:8080)
 	$(BIN) publish --http $(URL) --count $(COUNT)

@@ -34,6 +34,11 @@ impl Database {
         format!("{server}/{}", self.name)
     }
 
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// The settings of a store on it.
     pub fn config(&self) -> Config {
         Config::parse(&self.url()).unwrap()

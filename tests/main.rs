@@ -20,8 +20,10 @@ mod model;
 mod nats;
 mod order;
 mod postgres;
+mod races;
 #[cfg(feature = "redis")]
 mod redis;
+mod scripted;
 mod server;
 mod servers;
 mod tools;

@@ -3,7 +3,7 @@
 //! Where they are missing a test is skipped aloud, or fails in CI.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::TcpStream;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -69,18 +69,6 @@ impl Private {
         kafka().map(|_| Self::start("kafka", nodes))
     }
 
-    /// A Kafka broker with a second listener, for a proxy to connect to, whose clients are told that it is at `proxy`;
-    /// and the address of that listener. `None` where there is none to be had.
-    pub fn kafka_behind(proxy: SocketAddr) -> Option<(Self, SocketAddr)> {
-        kafka().map(|_| {
-            let mut server = Self::start_with("kafka", 1, &[("ORDER_TEST_PROXY", &proxy.to_string())]);
-            let (own, proxied) = server.url.split_once(' ').unwrap();
-            let proxied = proxied.parse().unwrap();
-            server.url = own.to_owned();
-            (server, proxied)
-        })
-    }
-
     /// A Redis server; `None` where there is none to be had.
     pub fn redis() -> Option<Self> {
         redis().map(|_| Self::start("redis", 1))
@@ -92,13 +80,9 @@ impl Private {
     }
 
     fn start(kind: &'static str, nodes: usize) -> Self {
-        Self::start_with(kind, nodes, &[])
-    }
-
-    fn start_with(kind: &'static str, nodes: usize, environment: &[(&str, &str)]) -> Self {
         static STARTED: AtomicU32 = AtomicU32::new(0);
         let name = format!("private_{}_{}", std::process::id(), STARTED.fetch_add(1, Ordering::Relaxed));
-        let url = script(&["start", kind, &name, &nodes.to_string()], environment).unwrap();
+        let url = script(&["start", kind, &name, &nodes.to_string()]).unwrap();
         Self { kind, name, url }
     }
 
@@ -133,27 +117,21 @@ impl Private {
     }
 
     fn run(&self, command: &str, more: &[&str]) {
-        script(&[&[command, self.kind, &self.name], more].concat(), &[]).unwrap();
+        script(&[&[command, self.kind, &self.name], more].concat()).unwrap();
     }
 }
 
 impl Drop for Private {
     fn drop(&mut self) {
         // A panic here would hide the one that may be under way; `tests/run.sh` ends what is left over.
-        let _ = script(&["remove", self.kind, &self.name], &[]);
+        let _ = script(&["remove", self.kind, &self.name]);
     }
 }
 
 /// The line that `tests/servers.sh` prints.
-fn script(arguments: &[&str], environment: &[(&str, &str)]) -> Result<String, String> {
+fn script(arguments: &[&str]) -> Result<String, String> {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/servers.sh");
-    let environment = environment.iter().copied();
-    let output = Command::new(path)
-        .args(arguments)
-        .envs(environment)
-        .stdin(Stdio::null())
-        .output()
-        .map_err(|error| error.to_string())?;
+    let output = Command::new(path).args(arguments).stdin(Stdio::null()).output().map_err(|error| error.to_string())?;
     if output.status.success() {
         Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
     } else {

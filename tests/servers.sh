@@ -16,8 +16,7 @@ usage: tests/servers.sh COMMAND
   remove KIND NAME              kill it and forget its data and ports
   stop-all                      remove every instance
   status                        what runs
-State is kept under $ORDER_TEST_SERVERS, or target/servers. A broker made while ORDER_TEST_PROXY is set (HOST:PORT) has a
-second listener, printed after the first, whose clients are told to connect there: to a proxy before it.
+State is kept under $ORDER_TEST_SERVERS, or target/servers.
 EOF
     exit 2
 }
@@ -142,11 +141,7 @@ kafka() {
         ;;
     # The line is written once the controllers have let the broker in, so metadata have leaders from then on.
     is_ready) grep -q 'Kafka Server started' "$dir/log" && is_open "$(cat "$dir/port")" ;;
-    address)
-        local proxied
-        proxied=$(cat "$dir/1/proxied-port" 2>/dev/null) || true
-        for node in "$dir"/[1-9]; do echo "127.0.0.1:$(cat "$node/port")${proxied:+ 127.0.0.1:$proxied}"; done | paste -sd,
-        ;;
+    address) for node in "$dir"/[1-9]; do echo "127.0.0.1:$(cat "$node/port")"; done | paste -sd, ;;
     signal) echo TERM ;;
     esac
 }
@@ -159,22 +154,18 @@ kafka_java() { # kafka_java NODE_DIR HEAP MAIN ARGUMENT...
 }
 
 kafka_settings() { # kafka_settings NODE_DIR NODE VOTERS COPIES
-    local own controller proxied=''
-    if [ -n "${ORDER_TEST_PROXY:-}" ]; then
-        proxied=$(free_port)
-        echo "$proxied" >"$1/proxied-port"
-    fi
+    local own controller
     own=127.0.0.1:$(cat "$1/port")
     controller=127.0.0.1:$(cat "$1/controller-port")
     cat <<EOF
 process.roles=broker,controller
 node.id=$2
 controller.quorum.voters=$3
-listeners=PLAINTEXT://$own,CONTROLLER://$controller${proxied:+,PROXIED://127.0.0.1:$proxied}
-advertised.listeners=PLAINTEXT://$own${proxied:+,PROXIED://$ORDER_TEST_PROXY}
+listeners=PLAINTEXT://$own,CONTROLLER://$controller
+advertised.listeners=PLAINTEXT://$own
 controller.listener.names=CONTROLLER
 inter.broker.listener.name=PLAINTEXT
-listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,PROXIED:PLAINTEXT
+listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT
 log.dirs=$1/data
 auto.create.topics.enable=false
 default.replication.factor=$4

@@ -403,6 +403,21 @@ mod tests {
         assert_eq!(heard.iter().map(|(id, copy)| (id.clone(), copy.version())).collect::<Vec<_>>(), [(id(1), 4)]);
     }
 
+    #[test]
+    fn what_is_heard_is_tried_while_no_pin_can_begin_or_end() {
+        // A reader that pinned the order, found an older copy in the store and unpinned it between the try and the note
+        // would bring that copy in, and nothing would replace it.
+        let evict = Evict::new(None);
+        let copy = Snapshot::new(1, 1, crate::snapshot::Kind::Wb, crate::snapshot::State::Live, b"{}", &mut Vec::new());
+        let mut was_tried = false;
+        evict.hear(&id(1), &copy, || {
+            was_tried = true;
+            assert!(evict.inner.try_lock().is_err(), "a pin could begin now");
+            false
+        });
+        assert!(was_tried);
+    }
+
     #[tokio::test(start_paused = true)]
     async fn what_has_been_there_too_long_leaves_whether_it_was_read_or_not() {
         let evict = Evict::new(Some(Duration::from_mins(1)));

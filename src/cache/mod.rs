@@ -644,6 +644,29 @@ mod tests {
     }
 
     #[test]
+    fn a_count_corrects_the_total_and_keeps_what_was_published_while_it_ran() {
+        let view = View::new(Config { bytes_max: Some(1 << 20), ..Config::default() }, 0);
+        view.publish(vec![event("a", 1, 1, State::Live)]);
+        let before = view.counting();
+        view.publish(vec![event("b", 1, 2, State::Live), event("c", 1, 3, State::Live)]);
+        view.counted(before, 5);
+        assert_eq!(view.size().live, 7, "five were stored when the count began, and two came after");
+    }
+
+    #[test]
+    fn an_order_that_came_while_the_store_was_asked_is_not_unknown() {
+        let view = View::new(Config { bytes_max: Some(1 << 20), ..Config::default() }, 0);
+        let asked = Instant::now();
+        view.publish(vec![event("a", 1, 1, State::Live)]);
+        view.note_absent(id("a"), asked);
+        assert!(!view.is_absent(&id("a")));
+        view.note_absent(id("b"), asked);
+        assert!(view.is_absent(&id("b")));
+        view.publish(vec![event("b", 1, 2, State::Live)]);
+        assert!(!view.is_absent(&id("b")));
+    }
+
+    #[test]
     fn a_table_changed_in_steps_loses_nothing() {
         let view = View::new(Config { bytes_max: Some(1 << 30), ..Config::default() }, 0);
         for n in 0..5_000_u64 {

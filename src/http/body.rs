@@ -1,6 +1,5 @@
 //! Response bodies: an order's own bytes, ready bytes, or a stream with back-pressure. None is ever copied or boxed.
 
-use std::convert::Infallible;
 use std::io::IoSlice;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -23,7 +22,14 @@ enum Content {
     Order(SnapshotBytes),
     Ready(Bytes),
     Stream(mpsc::Receiver<Bytes>),
+    Finite(mpsc::Receiver<Bytes>),
 }
+
+/// The sender of a finite stream went away before its end. The connection is closed in the middle of the body, which is
+/// how a client learns that something is missing.
+#[derive(Debug, thiserror::Error)]
+#[error("the stream was cut short")]
+pub struct CutShort;
 
 /// A piece of a body.
 pub enum Chunk {
@@ -40,10 +46,16 @@ impl Body {
         Content::Empty.into()
     }
 
-    /// Chunks as they come; a full channel holds the sender back.
+    /// Chunks as they come, for as long as there is a sender; a full channel holds it back.
     #[must_use]
     pub fn stream(chunks: mpsc::Receiver<Bytes>) -> Self {
         Content::Stream(chunks).into()
+    }
+
+    /// The same for a body whose end must be told from a failure: it ends with an empty chunk, and only so.
+    #[must_use]
+    pub fn finite(chunks: mpsc::Receiver<Bytes>) -> Self {
+        Content::Finite(chunks).into()
     }
 
     /// Marks the connection busy for as long as this body lives.
@@ -84,19 +96,25 @@ impl From<&'static str> for Body {
 
 impl HttpBody for Body {
     type Data = Chunk;
-    type Error = Infallible;
+    type Error = CutShort;
 
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Chunk>, Infallible>>> {
-        if let Content::Stream(chunks) = &mut self.content {
-            return chunks.poll_recv(context).map(|chunk| chunk.map(|bytes| Ok(Frame::data(Chunk::Ready(bytes)))));
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Chunk>, CutShort>>> {
+        let data = |bytes| Some(Ok(Frame::data(Chunk::Ready(bytes))));
+        match &mut self.content {
+            Content::Stream(chunks) => return chunks.poll_recv(context).map(|chunk| chunk.and_then(data)),
+            Content::Finite(chunks) => {
+                return match std::task::ready!(chunks.poll_recv(context)) {
+                    Some(bytes) if bytes.is_empty() => Poll::Ready(None),
+                    Some(bytes) => Poll::Ready(data(bytes)),
+                    None => Poll::Ready(Some(Err(CutShort))),
+                };
+            }
+            Content::Empty | Content::Order(_) | Content::Ready(_) => {}
         }
         let chunk = match std::mem::replace(&mut self.content, Content::Empty) {
             Content::Order(order) => Chunk::Order(order),
             Content::Ready(bytes) => Chunk::Ready(bytes),
-            Content::Empty | Content::Stream(_) => return Poll::Ready(None),
+            Content::Empty | Content::Stream(_) | Content::Finite(_) => return Poll::Ready(None),
         };
         Poll::Ready(Some(Ok(Frame::data(chunk))))
     }
@@ -106,7 +124,7 @@ impl HttpBody for Body {
             Content::Empty => true,
             Content::Order(order) => !order.has_remaining(),
             Content::Ready(bytes) => bytes.is_empty(),
-            Content::Stream(_) => false,
+            Content::Stream(_) | Content::Finite(_) => false,
         }
     }
 
@@ -115,7 +133,7 @@ impl HttpBody for Body {
             Content::Empty => SizeHint::with_exact(0),
             Content::Order(order) => SizeHint::with_exact(order.remaining() as u64),
             Content::Ready(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            Content::Stream(_) => SizeHint::default(),
+            Content::Stream(_) | Content::Finite(_) => SizeHint::default(),
         }
     }
 }

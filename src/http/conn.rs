@@ -541,3 +541,27 @@ impl<F: FnMut(&[u8], &mut Vec<u8>) -> Taken + Unpin> AsyncWrite for Tracked<F> {
         Pin::new(&mut self.socket).poll_shutdown(context)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_that_takes_up_nothing_of_its_answers_keeps_a_stop_waiting() {
+        let registry = Registry::new(Limits::default());
+        let registered = registry.register();
+        let conn = &registered.conn;
+        assert_eq!(registry.busy(), 0);
+        // Answered at once, which leaves no request under way, and held back because the client does not read.
+        conn.has_read();
+        conn.has_answered();
+        conn.has_written(true);
+        assert_eq!(registry.busy(), 1, "it would lose answers");
+        conn.has_written(false);
+        assert_eq!(registry.busy(), 0);
+        let in_flight = conn.begin();
+        assert_eq!(registry.busy(), 1);
+        drop(in_flight);
+        assert_eq!(registry.busy(), 0);
+    }
+}

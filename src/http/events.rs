@@ -9,6 +9,7 @@ use hyper::Request;
 use hyper::body::Incoming;
 use hyper::header::HeaderName;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use super::Api;
 use super::body::Body;
@@ -69,6 +70,7 @@ async fn stream<T: Store>(api: Arc<Api<T>>, wanted: Wanted, from: Option<u64>, s
         push_reset(&mut text, &api.epoch, head);
         head
     });
+    let mut sent_at = Instant::now();
     loop {
         match feed.read(next, BURST) {
             Read::Lost(head) => {
@@ -95,13 +97,15 @@ async fn stream<T: Store>(api: Arc<Api<T>>, wanted: Wanted, from: Option<u64>, s
                 sent = sender.send(std::mem::take(&mut text).into()) => if sent.is_err() { return },
                 () = shutdown.wait() => return,
             }
+            sent_at = Instant::now();
             continue;
         }
         tokio::select! {
             () = shutdown.wait() => return,
             changed = head.wait_for(|head| *head > next) => if changed.is_err() { return },
             () = sender.closed() => return,
-            () = tokio::time::sleep(api.config.heartbeat) => text.push_str(": heartbeat\n\n"),
+            // Since something was sent: of what others hear this reader hears nothing.
+            () = tokio::time::sleep(api.config.heartbeat.saturating_sub(sent_at.elapsed())) => text.push_str(": heartbeat\n\n"),
         }
     }
 }

@@ -131,7 +131,7 @@ pub async fn list<T: Store>(api: &Api<T>, query: &str, headers: &HeaderMap) -> R
         return some(api, &ids).await;
     }
     if headers.get(ACCEPT).is_some_and(|accept| memchr::memmem::find(accept.as_bytes(), b"ndjson").is_some()) {
-        return Ok(all(api.reader.clone()));
+        return all(api.reader.clone()).await;
     }
     let list_max = api.reader.view().config().list_max;
     let limit = match parameter(query, "limit") {
@@ -248,22 +248,15 @@ fn link_next(answer: &mut Answer, shown: &[Snapshot], limit: usize) {
     answer.headers_mut().insert(LINK, HeaderValue::try_from(link).expect("visible ASCII"));
 }
 
-/// All live orders, newest first, one a line, no faster than the client reads.
-fn all<T: Store>(reader: Reader<T>) -> Answer {
+/// All live orders, newest first, one a line, no faster than the client reads. A store that fails while they are sent
+/// cuts the stream short.
+async fn all<T: Store>(reader: Reader<T>) -> Result<Answer, Problem> {
+    // One that fails before that is an answer.
+    let mut page = reader.page(None, STREAM_ROWS).await?;
     let (sender, chunks) = mpsc::channel(2);
     tokio::spawn(async move {
-        let mut before = None;
-        loop {
-            let page = match reader.page(before, STREAM_ROWS).await {
-                Ok(page) => page,
-                Err(error) => {
-                    // The client sees the stream cut short: a chunked body without its end.
-                    tracing::warn!(error = %crate::log::causes(&error), "stream of all orders failed");
-                    return;
-                }
-            };
-            let Some((_, last)) = page.last() else { return };
-            before = Some(last.seq());
+        while let Some((_, last)) = page.last() {
+            let before = Some(last.seq());
             let mut lines = Vec::with_capacity(page.iter().map(|(_, order)| order.flat().len() + 1).sum());
             for (_, order) in &page {
                 order.flat().append_to(&mut lines);
@@ -272,9 +265,17 @@ fn all<T: Store>(reader: Reader<T>) -> Answer {
             if sender.send(Bytes::from(lines)).await.is_err() {
                 return; // the client hung up
             }
+            page = match reader.page(before, STREAM_ROWS).await {
+                Ok(page) => page,
+                Err(error) => {
+                    tracing::warn!(error = %crate::log::causes(&error), "stream of all orders failed");
+                    return;
+                }
+            };
         }
+        let _ = sender.send(Bytes::new()).await; // the end, if the client still waits for it
     });
-    respond::content("application/x-ndjson", Body::stream(chunks))
+    Ok(respond::content("application/x-ndjson", Body::finite(chunks)))
 }
 
 /// `POST /api/orders/lookup`

@@ -51,24 +51,39 @@ impl Flight {
         Arc::clone(&self.turns).try_acquire_owned().map_err(|_| ReadError::Busy)
     }
 
-    /// Waits for the load of `id`, starting it with `load` if nobody has. Cancel-safe.
+    /// Waits for the load of `id`, starting it with `load` if there is none. Cancel-safe.
+    ///
+    /// `answer` makes of what was loaded what all who wait are told. It is called once no caller can join this load any
+    /// more: who asks later, and may know of something newer, is told of what is found later.
     ///
     /// # Errors
     /// Whatever the load said, or [`ReadError::Busy`].
-    pub async fn join<F>(&self, id: &OrderId, load: impl FnOnce() -> F) -> Loaded
+    pub async fn join<R, F>(
+        &self,
+        id: &OrderId,
+        load: impl FnOnce() -> F,
+        answer: impl FnOnce(R) -> Loaded + Send + 'static,
+    ) -> Loaded
     where
-        F: Future<Output = Loaded> + Send + 'static,
+        R: Send + 'static,
+        F: Future<Output = R> + Send + 'static,
     {
-        let mut result = self.start(id, load)?;
+        let mut result = self.start(id, load, answer)?;
         match result.wait_for(Option::is_some).await {
             Ok(loaded) => loaded.clone().expect("waited for"),
             Err(_) => Err(ReadError::Slow), // the load panicked
         }
     }
 
-    fn start<F>(&self, id: &OrderId, load: impl FnOnce() -> F) -> Result<watch::Receiver<Option<Loaded>>, ReadError>
+    fn start<R, F>(
+        &self,
+        id: &OrderId,
+        load: impl FnOnce() -> F,
+        answer: impl FnOnce(R) -> Loaded + Send + 'static,
+    ) -> Result<watch::Receiver<Option<Loaded>>, ReadError>
     where
-        F: Future<Output = Loaded> + Send + 'static,
+        R: Send + 'static,
+        F: Future<Output = R> + Send + 'static,
     {
         let mut loads = self.loads.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(running) = loads.get(id) {
@@ -82,7 +97,7 @@ impl Flight {
         self.spawn(async move {
             let loaded = load.await;
             drop(landing);
-            sender.send_replace(Some(loaded));
+            sender.send_replace(Some(answer(loaded)));
         });
         Ok(receiver)
     }
@@ -104,6 +119,7 @@ impl Drop for Landing {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::convert::identity;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     fn id() -> OrderId {
@@ -123,7 +139,7 @@ mod tests {
                     let _ = hold.wait_for(|released| *released).await;
                     Ok(None)
                 };
-                flight.join(&id(), load).await
+                flight.join(&id(), load, identity).await
             })
         };
         let first = join();
@@ -139,6 +155,19 @@ mod tests {
         assert!(flight.turn().is_ok(), "the turn is given back");
     }
 
+    #[tokio::test]
+    async fn what_is_answered_is_looked_up_once_the_load_can_be_joined_no_more() {
+        // An order was published, acknowledged and evicted after the answer was known and before the load had ended. Its
+        // writer, who asked then, joined the load and was told of what there was before.
+        let flight = Flight::new(2);
+        let joined = flight.clone();
+        let answer = move |()| {
+            assert!(joined.loads.lock().unwrap().is_empty(), "a caller could join and be told of the past");
+            Ok(None)
+        };
+        assert!(matches!(flight.join(&id(), || async {}, answer).await, Ok(None)));
+    }
+
     #[test]
     fn loads_run_where_they_are_told_to() {
         let mut elsewhere = tokio::runtime::Builder::new_multi_thread();
@@ -149,14 +178,14 @@ mod tests {
             assert_eq!(std::thread::current().name(), Some("elsewhere"));
             Ok(None)
         };
-        assert!(matches!(here.block_on(flight.join(&id(), load)), Ok(None)));
+        assert!(matches!(here.block_on(flight.join(&id(), load, identity)), Ok(None)));
     }
 
     #[tokio::test]
     async fn a_load_that_panics_leaves_nothing_behind() {
         let flight = Flight::new(1);
-        let failed = flight.join(&id(), || async { panic!("on purpose") }).await;
+        let failed = flight.join(&id(), || async { panic!("on purpose") }, identity).await;
         assert!(matches!(failed, Err(ReadError::Slow)));
-        assert!(matches!(flight.join(&id(), || async { Ok(None) }).await, Ok(None)));
+        assert!(matches!(flight.join(&id(), || async { Ok(None) }, identity).await, Ok(None)));
     }
 }

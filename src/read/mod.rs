@@ -115,7 +115,7 @@ impl<T: Store> Reader<T> {
     /// # Errors
     /// [`ReadError`].
     pub async fn load(&self, id: &OrderId) -> Result<Option<Snapshot>, ReadError> {
-        let load = self.flight.join(id, || {
+        let load = || {
             let (view, store, id) = (Arc::clone(&self.view), self.store.clone(), id.clone());
             let redis = self.redis.clone();
             async move {
@@ -125,7 +125,7 @@ impl<T: Store> Reader<T> {
                     && let Some(found) = redis.get(&id).await
                 {
                     bring(&view, &id, &found);
-                    return Ok(view.get(&id).or(Some(found)));
+                    return Ok((Some(found), pinned));
                 }
                 let asked = Instant::now().into_std();
                 let loaded = store.fetch(id.clone()).await.map_err(|error| ReadError::Store(Arc::new(error)))?;
@@ -138,12 +138,20 @@ impl<T: Store> Reader<T> {
                     }
                     None => view.note_absent(id.clone(), asked),
                 }
-                // Whoever published meanwhile is newer.
+                Ok::<_, ReadError>((loaded, pinned))
+            }
+        };
+        let answer = {
+            let (view, id) = (Arc::clone(&self.view), id.clone());
+            move |loaded: Result<_, ReadError>| {
+                let (loaded, pinned) = loaded?;
+                // What was published meanwhile is newer.
                 let newest = view.get(&id).or(loaded);
                 drop(pinned);
                 Ok(newest)
             }
-        });
+        };
+        let load = self.flight.join(id, load, answer);
         tokio::time::timeout(self.config.load_wait, load).await.unwrap_or(Err(ReadError::Slow))
     }
 

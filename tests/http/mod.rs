@@ -2,8 +2,10 @@
 
 mod compress;
 mod cores;
+mod cut_short;
 mod errors;
 mod events;
+mod heartbeat;
 mod hit;
 mod limits;
 mod list;

@@ -6,3 +6,4 @@ mod broker;
 mod faults;
 mod kill;
 mod lying;
+mod shared;

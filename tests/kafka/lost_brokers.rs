@@ -3,27 +3,26 @@
 
 use std::sync::atomic::Ordering;
 
-use super::ledger::{Sent, logged, metric, stop};
 use super::proxy::Proxy;
 use super::topic::Topic;
-use super::{RECOVERY, in_turn};
+use crate::broker::ledger::{Sent, logged, metric, stop};
+use crate::broker::{Channel, RECOVERY};
 use crate::server::{Server, until};
 
 /// librdkafka forgot its last broker then and never looked for one again: intake, dead letters and snapshots stood still
 /// until the service was restarted, one broker in twenty that was held for some seconds.
 #[test]
 fn clients_that_were_told_of_no_broker_find_the_brokers_again() {
-    let _turn = in_turn();
-    let Some(proxy) = Proxy::start() else { return };
-    let topic = Topic::create_on(proxy.direct(), 2);
+    let Some(topic) = Topic::create(2) else { return };
+    let proxy = Proxy::start(&topic.brokers);
     let brokers = proxy.url();
     let snapshots = format!("{}.snapshots", topic.name);
     // Producers would not ask for minutes by themselves.
     let often = "topic.metadata.refresh.interval.ms=500";
     let more = ["--kafka-snapshots-topic", &snapshots, "--kafka-property", often];
-    let Topic { name, dlq, group, .. } = &topic;
-    let flags = ["--kafka", &brokers, "--kafka-topic", name, "--kafka-dlq-topic", dlq, "--kafka-group", group];
-    let mut server = Server::start(&[&flags[..], &more].concat());
+    let mut flags = topic.flags_with(&more);
+    flags[1] = &brokers;
+    let mut server = Server::start(&flags);
     let mut sent = Sent::default();
     sent.send(&topic.sender(), 0..20);
     sent.send_rubbish(&topic.sender(), 2);
@@ -38,7 +37,7 @@ fn clients_that_were_told_of_no_broker_find_the_brokers_again() {
 
     sent.send(&topic.sender(), 10..40);
     sent.send_rubbish(&topic.sender(), 2);
-    topic.wait_committed();
+    topic.wait_acknowledged();
     until("all are published", RECOVERY, || (topic.read(&snapshots).len() == 50).then_some(()));
     assert_eq!(server.get("/api/stats").json()["total_orders"], 40);
     sent.check_letters(&topic, true);
@@ -46,7 +45,7 @@ fn clients_that_were_told_of_no_broker_find_the_brokers_again() {
     has_recovered(&server, "dead letters");
     assert!(metric(&server, "kafka_clients_recovered_total")[""] >= 3);
     assert_eq!(server.get("/readyz").status, 200);
-    stop(&mut server);
+    stop(&mut server, Topic::SOURCE);
 }
 
 /// Waits until a client of the service has been given the brokers again.

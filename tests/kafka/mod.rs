@@ -5,7 +5,9 @@
 mod letters;
 mod lost_brokers;
 mod messages;
+mod outbox;
 pub mod proxy;
 mod rebalance;
+mod stall;
 pub mod topic;
 mod work;

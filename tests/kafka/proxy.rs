@@ -7,8 +7,6 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use crate::servers::Private;
-
 /// Numbers of requests in Kafka's protocol.
 mod api {
     pub const FETCH: i16 = 1;
@@ -20,52 +18,40 @@ mod api {
 pub struct Faults {
     /// Metadata name no broker at all, as from one that has fenced itself.
     pub hides_brokers: AtomicBool,
-    /// Answers that were changed so.
-    pub hidden: AtomicUsize,
-    /// Connections that ask for messages get no answer any more, while what connects later is served.
-    stalled_upto: AtomicUsize,
+    /// As many connections as were taken first get no answer to a fetch.
+    stalled_below: AtomicUsize,
 }
 
-/// A broker behind a proxy, which can be reached without it too. Ends with the test.
+/// What stands between a broker on this host and the clients that are given its address. Ends with the test.
 pub struct Proxy {
     address: SocketAddr,
     faults: Arc<Faults>,
-    connections: Arc<Mutex<Vec<TcpStream>>>,
-    broker: Private,
+    accepted: Arc<AtomicUsize>,
 }
 
 impl Proxy {
-    /// A broker of the test's own that has its clients connect here; `None` where there is none to be had.
-    pub fn start() -> Option<Self> {
+    /// Before the one broker of this bootstrap list.
+    pub fn start(brokers: &str) -> Self {
+        let broker: SocketAddr = brokers.parse().expect("one broker on this host");
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        let (broker, upstream) = Private::kafka_behind(address)?;
-        let (faults, connections) = (Arc::new(Faults::default()), Arc::<Mutex<Vec<TcpStream>>>::default());
-        let (shared, all) = (Arc::clone(&faults), Arc::clone(&connections));
+        let (faults, accepted) = (Arc::new(Faults::default()), Arc::new(AtomicUsize::new(0)));
+        let (shared, count) = (Arc::clone(&faults), Arc::clone(&accepted));
         std::thread::spawn(move || {
             for client in listener.incoming().map_while(Result::ok) {
-                let number = {
-                    let mut all = all.lock().unwrap();
-                    all.push(client.try_clone().unwrap());
-                    all.len()
-                };
+                let number = count.fetch_add(1, Ordering::SeqCst);
                 let faults = Arc::clone(&shared);
                 // A broker that is down refuses, and so does this.
-                let Ok(server) = TcpStream::connect(upstream) else { continue };
-                std::thread::spawn(move || drop(relay(client, server, number, &faults)));
+                let Ok(server) = TcpStream::connect(broker) else { continue };
+                std::thread::spawn(move || drop(relay(client, server, [broker, address], number, &faults)));
             }
         });
-        Some(Self { address, faults, connections, broker })
+        Self { address, faults, accepted }
     }
 
-    /// The bootstrap list of clients whose answers pass here.
+    /// The bootstrap list of the clients that are to come here.
     pub fn url(&self) -> String {
         self.address.to_string()
-    }
-
-    /// The bootstrap list of clients that connect to the broker itself.
-    pub fn direct(&self) -> &str {
-        self.broker.url()
     }
 
     /// What is done to answers.
@@ -75,19 +61,18 @@ impl Proxy {
 
     /// From now on the connections that there are get no answer to a fetch; later ones do.
     pub fn stall_fetches(&self) {
-        self.faults.stalled_upto.store(self.connections.lock().unwrap().len(), Ordering::SeqCst);
-    }
-
-    /// Cuts every connection that there is.
-    pub fn cut(&self) {
-        for connection in &*self.connections.lock().unwrap() {
-            let _ = connection.shutdown(Shutdown::Both); // it may have ended
-        }
+        self.faults.stalled_below.store(self.accepted.load(Ordering::SeqCst), Ordering::SeqCst);
     }
 }
 
-/// Passes frames on until one side ends.
-fn relay(client: TcpStream, server: TcpStream, number: usize, faults: &Faults) -> io::Result<()> {
+/// Passes frames on until one side ends, and has clients come here where the broker names its own address.
+fn relay(
+    client: TcpStream,
+    server: TcpStream,
+    [theirs, ours]: [SocketAddr; 2],
+    number: usize,
+    faults: &Faults,
+) -> io::Result<()> {
     let asked: Arc<Mutex<HashMap<i32, (i16, i16)>>> = Arc::default();
     let (mut from_client, mut to_server) = (client.try_clone()?, server.try_clone()?);
     let asking = Arc::clone(&asked);
@@ -101,27 +86,36 @@ fn relay(client: TcpStream, server: TcpStream, number: usize, faults: &Faults) -
         }
         let _ = to_server.shutdown(Shutdown::Both);
     });
+    // A host is followed by its port in every answer that names one. No other text is longer or shorter for it.
+    let place =
+        |address: SocketAddr| [address.ip().to_string().as_bytes(), &i32::from(address.port()).to_be_bytes()].concat();
+    let (theirs, ours) = (place(theirs), place(ours));
     let (mut from_server, mut to_client) = (server, client);
-    let done = loop {
+    let relayed = loop {
         let mut frame = match read_frame(&mut from_server) {
             Ok(frame) => frame,
             Err(error) => break Err(error),
         };
         let question = asked.lock().unwrap().remove(&int(&frame, 0));
         match question {
-            Some((api::FETCH, _)) if number <= faults.stalled_upto.load(Ordering::SeqCst) => continue,
+            Some((api::FETCH, _)) if number < faults.stalled_below.load(Ordering::SeqCst) => continue,
+            Some((api::FETCH, _)) => {} // messages are passed on as they are
             Some((api::METADATA, version)) if faults.hides_brokers.load(Ordering::SeqCst) => {
                 frame = without_brokers(&frame, version);
-                faults.hidden.fetch_add(1, Ordering::SeqCst);
             }
-            _ => {}
+            _ => {
+                let found: Vec<usize> = memchr::memmem::find_iter(&frame, &theirs).collect();
+                for at in found {
+                    frame[at..at + ours.len()].copy_from_slice(&ours);
+                }
+            }
         }
         if let Err(error) = write_frame(&mut to_client, &frame) {
             break Err(error);
         }
     };
     let _ = to_client.shutdown(Shutdown::Both);
-    done
+    relayed
 }
 
 fn read_frame(stream: &mut TcpStream) -> io::Result<Vec<u8>> {

@@ -4,8 +4,9 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use super::LONG;
+use crate::broker::{Channel, Message, Sender as _};
 use crate::database::Database;
-use crate::kafka::topic::{Message, Topic};
+use crate::kafka::topic::Topic;
 use crate::server::{Connection, Reply, Server, until};
 
 /// Some eight times what the budget holds.
@@ -194,9 +195,12 @@ fn what_comes_from_kafka_under_load_is_shown_newest_in_the_end_and_never_older_t
             until("orders are read meanwhile", LONG, || (found.load(Ordering::SeqCst) > before + 20).then_some(()));
         }
     });
-    let gone: Vec<_> = (0..ORDERS).filter(|&n| is_deleted(n)).map(|n| Message::tombstone(&name(n))).collect();
+    let gone: Vec<_> = (0..ORDERS)
+        .filter(|&n| is_deleted(n))
+        .map(|n| Message { key: Some(name(n).into()), ..Message::default() })
+        .collect();
     topic.send(&gone);
-    topic.wait_committed();
+    topic.wait_acknowledged();
     assert!(evicted(&server) > ORDERS);
     assert_newest(&server, &sent);
     assert_counts(&server);

@@ -11,7 +11,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 
-use super::{LONG, id, moved, wb};
+use super::{LONG, batch, id, moved, wb};
 use crate::database::Database;
 
 /// What the proxy does with the next COMMIT.
@@ -146,4 +146,31 @@ async fn the_outcome_of_a_lost_commit_is_asked_for_not_guessed() {
         [3, 1]
     );
     assert_eq!(mode.load(Ordering::SeqCst), PASS, "both cuts happened");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn that_the_number_of_a_lost_transaction_was_committed_is_no_proof() {
+    let Some(database) = Database::create() else { return };
+    // After a crash the server hands the numbers of lost transactions out again, and says of them what became of their
+    // second owners. Here it says so of every one.
+    for sql in [
+        "CREATE FUNCTION pg_xact_status(xid8) RETURNS text LANGUAGE sql AS $$ SELECT 'committed' $$".to_owned(),
+        format!("ALTER DATABASE {} SET search_path = public, pg_catalog", database.name()),
+    ] {
+        database.query(&sql);
+    }
+    assert_eq!(database.query("SELECT pg_xact_status('999999999'::xid8)"), ["committed"]);
+    let (store, mode) = behind_proxy(&database).await;
+    store.commit(moved(0, 1, [wb("a", 1)])).await.unwrap();
+    for batch in [moved(1, 2, [wb("a", 2)]), batch([wb("a", 2)])] {
+        mode.store(CUT_BEFORE, Ordering::SeqCst);
+        let error = store.commit(batch).await.unwrap_err();
+        assert!(matches!(error, StoreError::Unavailable(_)), "{error:?}");
+        assert_eq!(mode.load(Ordering::SeqCst), PASS, "the cut happened");
+        assert_eq!(store.fetch(id("a")).await.unwrap().unwrap().version(), 1);
+        assert_eq!(store.positions("test".into()).await.unwrap().next(3), 1);
+    }
+    // Nothing stands in the way of another try.
+    store.commit(moved(1, 2, [wb("a", 2)])).await.unwrap();
+    assert_eq!(store.fetch(id("a")).await.unwrap().unwrap().version(), 2);
 }

@@ -1,0 +1,55 @@
+//! A view of a store that other instances may write to: what it says of itself while the store is asked, and cannot be.
+//! The clock is the test's own.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use order_service::cache::{self, View};
+use order_service::lifecycle::{self, Switch};
+use order_service::{follow, warmup};
+
+use crate::scripted::Scripted;
+
+/// Waits for a minute of the test's clock.
+async fn until(what: &str, check: impl Fn() -> bool) {
+    for _ in 0..6000 {
+        if check() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("waited until {what}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_the_store_cannot_say_what_others_changed_the_view_is_not_all_there_is() {
+    let (store, view) = (Scripted::default(), Arc::new(View::new(cache::Config::default(), 0)));
+    let (_trigger, shutdown) = lifecycle::shutdown();
+    let (begun, has_begun) = tokio::sync::oneshot::channel();
+    let news = Switch::default();
+    tokio::spawn(follow::run(Arc::clone(&view), store.clone(), None, news, begun, shutdown));
+    has_begun.await.unwrap();
+    view.set_complete();
+    for round in 0..3 {
+        until("an unknown id exists nowhere", || view.is_complete()).await;
+        // From here on another instance may store orders, and this one would not know.
+        store.0.is_cut_off.store(true, Ordering::SeqCst);
+        until(&format!("an unknown id is asked for in the store, round {round}"), || !view.is_complete()).await;
+        store.0.is_cut_off.store(false, Ordering::SeqCst);
+    }
+    until("an unknown id exists nowhere", || view.is_complete()).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn live_orders_of_a_shared_store_are_counted_again_and_again() {
+    let config = cache::Config { bytes_max: Some(1 << 20), ..cache::Config::default() };
+    let (store, view) = (Scripted::default(), Arc::new(View::new(config, 0)));
+    let (_trigger, shutdown) = lifecycle::shutdown();
+    tokio::spawn(warmup::keep_bounds(Arc::clone(&view), store.clone(), shutdown));
+    for live in [7, 12, 3] {
+        // What others stored or deleted was never published here.
+        store.0.live.store(live, Ordering::SeqCst);
+        until(&format!("{live} orders are counted"), || view.size().live == live).await;
+    }
+}

@@ -1,0 +1,110 @@
+//! A store that says what a test has it say, for what depends on a store's answers and not on what is in it. `Lying`
+//! lies about a real one.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use order_service::id::{OrderId, Version};
+use order_service::record::Checkpoint;
+use order_service::snapshot::Snapshot;
+use order_service::store::{Batch, Changes, Outcome, Page, Store, StoreError, Unpublished};
+
+/// What is said.
+#[derive(Default)]
+pub struct Script {
+    /// The next pages, where `None` is a failure; empty ones after that.
+    pub pages: Mutex<VecDeque<Option<Page>>>,
+    /// What is stored under an id.
+    pub orders: Mutex<HashMap<OrderId, Snapshot>>,
+    /// How many live orders there are.
+    pub live: AtomicU64,
+    /// Looks for changes by others fail.
+    pub is_cut_off: AtomicBool,
+    /// Batches that were left behind.
+    pub unpublished: Mutex<VecDeque<Unpublished>>,
+    /// How often some of those were taken.
+    pub claims: AtomicUsize,
+    /// Batches that are published.
+    pub published: Mutex<Vec<i64>>,
+}
+
+/// The store. Other instances may write to it, and none does.
+#[derive(Clone, Default)]
+pub struct Scripted(pub Arc<Script>);
+
+fn failure<T>() -> Result<T, StoreError> {
+    Err(StoreError::Unavailable("as the script has it".into()))
+}
+
+impl Store for Scripted {
+    async fn commit(&self, _: Arc<Batch>) -> Result<Vec<Outcome>, StoreError> {
+        failure()
+    }
+
+    async fn fetch(&self, id: OrderId) -> Result<Option<Snapshot>, StoreError> {
+        let found = self.0.orders.lock().unwrap().get(&id).cloned();
+        // True when it was looked up, and perhaps no more when it arrives.
+        tokio::task::yield_now().await;
+        Ok(found)
+    }
+
+    async fn fetch_external(&self, _: String, _: String) -> Result<Option<Snapshot>, StoreError> {
+        failure()
+    }
+
+    async fn page(&self, _: Option<u64>, _: usize) -> Result<Page, StoreError> {
+        match self.0.pages.lock().unwrap().pop_front() {
+            Some(None) => failure(),
+            Some(Some(page)) => Ok(page),
+            None => Ok(Page::new()),
+        }
+    }
+
+    async fn scan<F>(&self, _: F) -> Result<u64, StoreError>
+    where
+        F: Fn(Vec<(OrderId, Snapshot)>) + Send + Sync + 'static,
+    {
+        failure()
+    }
+
+    async fn estimate(&self) -> Result<u64, StoreError> {
+        Ok(self.0.live.load(Ordering::SeqCst))
+    }
+
+    async fn count_live(&self) -> Result<u64, StoreError> {
+        Ok(self.0.live.load(Ordering::SeqCst))
+    }
+
+    async fn positions(&self, _: Arc<str>) -> Result<Checkpoint, StoreError> {
+        failure()
+    }
+
+    async fn unpublished(&self, _: Duration, limit: usize) -> Result<Vec<Unpublished>, StoreError> {
+        let mut left = self.0.unpublished.lock().unwrap();
+        let count = limit.min(left.len());
+        self.0.claims.fetch_add(usize::from(count > 0), Ordering::SeqCst);
+        Ok(left.drain(..count).collect())
+    }
+
+    async fn published(&self, tickets: Vec<i64>) -> Result<(), StoreError> {
+        self.0.published.lock().unwrap().extend(tickets);
+        Ok(())
+    }
+
+    fn is_shareable(&self) -> bool {
+        true
+    }
+
+    async fn changes<N, F>(&self, _: N, _: F) -> Result<Changes, StoreError>
+    where
+        N: Fn(&OrderId, Version) -> bool + Send + Sync + 'static,
+        F: Fn(Page) + Send + Sync + 'static,
+    {
+        if self.0.is_cut_off.load(Ordering::SeqCst) {
+            return failure();
+        }
+        Ok(Changes { is_shared: false, count: 0 })
+    }
+}
