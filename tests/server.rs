@@ -18,12 +18,12 @@ use crate::database::Database;
 /// same time stops a thread for seconds.
 pub const START_TIME: Duration = Duration::from_secs(90);
 /// The longest a client waits for the next byte.
-pub const READ_TIME: Duration = Duration::from_secs(60);
+pub const READ_TIME: Duration = Duration::from_mins(1);
 /// The longest a test waits for what must happen.
-pub const SIGNAL_TIME: Duration = Duration::from_secs(60);
+pub const SIGNAL_TIME: Duration = Duration::from_mins(1);
 /// The longest the end of a process may take. Whether it kept to its grace period, 30 s unless set, is told by its exit
 /// status: 1 where it did not drain in time.
-const STOP_TIME: Duration = Duration::from_secs(60);
+const STOP_TIME: Duration = Duration::from_mins(1);
 /// Log lines shown when a test fails.
 const LOG_LINES: usize = 60;
 
