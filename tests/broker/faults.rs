@@ -98,7 +98,8 @@ pub fn while_the_store_is_held_memory_is_bounded_and_the_broker_keeps_its_patien
     let (Some(postgres), Some(channel)) = (Private::postgres(), C::create(2)) else { return };
     let database = Database::create_on(postgres.url());
     let url = database.url();
-    let own = ["--postgres", &url, "--batch-rows-max", "16"];
+    // Full batches: what gathers here would be thousands of small commits, minutes of them on a slow machine.
+    let own = ["--postgres", &url];
     let mut server = Server::start(&channel.flags_with(&[&own, C::IMPATIENT].concat()));
     let (mut sent, sender) = (Sent::default(), channel.sender());
     sent.send(&sender, 0..500);

@@ -13,7 +13,7 @@ pub mod messages;
 mod start;
 
 use std::collections::BTreeMap;
-use std::fmt::Debug;
+use std::ops::RangeInclusive;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -123,6 +123,8 @@ pub trait Channel: Sized {
     const HAS_KEYS: bool;
     /// Whether a dead letter that is sent again after a crash is dropped by the broker.
     const LETTERS_COME_ONCE: bool;
+    /// What a [`Sender`] adds to the headers of a message, in bytes.
+    const ADDED_HEADER_BYTES: RangeInclusive<u64>;
     /// Flags for a broker that was never there.
     const NOWHERE: &'static [&'static str];
     /// Flags with which a service that died goes on at once, as the only one of its kind.

@@ -2,6 +2,7 @@
 //! nothing of what becomes of orders.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
@@ -152,6 +153,7 @@ impl Channel for Topic {
     const ADVICE: &'static str = "use another group";
     const HAS_KEYS: bool = true;
     const LETTERS_COME_ONCE: bool = false;
+    const ADDED_HEADER_BYTES: RangeInclusive<u64> = 0..=0;
     const NOWHERE: &'static [&'static str] = &["--kafka", "127.0.0.1:1"];
     // With a name in the group it need not wait until its own former life has timed out.
     const ALONE: &'static [&'static str] = &["--kafka-instance-id", "one"];

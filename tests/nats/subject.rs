@@ -2,11 +2,12 @@
 //! nothing of what becomes of orders.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use async_nats::jetstream::consumer::{Info, pull};
+use async_nats::jetstream::consumer::{AckPolicy, Info, pull};
 use async_nats::jetstream::context::PublishAckFuture;
 use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::{self, Context, stream};
@@ -91,20 +92,26 @@ impl Subject {
         until("the stream answers", ASK, || self.runtime.block_on(end(&self.context, &self.stream)))
     }
 
-    /// Everything in a stream.
+    /// Everything in a stream; nothing when there is none. By a consumer: the library's look-up of single messages loses
+    /// headers that are there several times.
     pub fn read(&self, name: &str) -> Vec<Letter> {
+        use futures_util::StreamExt as _;
         self.runtime.block_on(async {
             let Ok(stream) = self.context.get_stream(name).await else { return Vec::new() };
+            let count = stream.cached_info().state.messages as usize;
             let mut letters = Vec::new();
-            for sequence in 1..=stream.cached_info().state.last_sequence {
-                let Ok(message) = stream.get_raw_message(sequence).await else { continue };
-                let each =
-                    message.headers.iter().flat_map(|(name, values)| values.iter().map(move |value| (name, value)));
-                let mut headers: Pairs =
-                    each.map(|(name, value)| (name.to_string(), Some(value.as_str().into()))).collect();
-                headers.sort_by(|one, other| one.0.cmp(&other.0)); // they have an order only among those of one name
-                let value = Some(message.payload.to_vec());
-                letters.push(Letter { key: None, value, timestamp: None, headers });
+            if count == 0 {
+                return letters;
+            }
+            let config = pull::Config { ack_policy: AckPolicy::None, ..pull::Config::default() };
+            let consumer = stream.create_consumer(config).await.unwrap();
+            let end = Instant::now() + ASK;
+            while letters.len() < count {
+                assert!(Instant::now() < end, "{name} is not read to its end: {} of {count}", letters.len());
+                let mut found = consumer.fetch().max_messages(count - letters.len()).messages().await.unwrap();
+                while let Some(message) = found.next().await {
+                    letters.push(letter(&message.unwrap()));
+                }
             }
             letters
         })
@@ -162,6 +169,14 @@ impl Acknowledgements {
     }
 }
 
+fn letter(message: &async_nats::Message) -> Letter {
+    let each = message.headers.iter().flat_map(HeaderMap::iter);
+    let each = each.flat_map(|(name, values)| values.iter().map(move |value| (name, value)));
+    let mut headers: Pairs = each.map(|(name, value)| (name.to_string(), Some(value.as_str().into()))).collect();
+    headers.sort_by(|one, other| one.0.cmp(&other.0)); // they have an order only among those of one name
+    Letter { key: None, value: Some(message.payload.to_vec()), timestamp: None, headers }
+}
+
 /// See [`Subject::end`]. `None` where there is no such stream, or no server.
 async fn end(context: &Context, stream: &str) -> Option<Place> {
     let stream = context.get_stream(stream).await.ok()?;
@@ -177,6 +192,7 @@ impl Channel for Subject {
     const ADVICE: &'static str = "name another durable";
     const HAS_KEYS: bool = false;
     const LETTERS_COME_ONCE: bool = true;
+    const ADDED_HEADER_BYTES: RangeInclusive<u64> = 12..=40; // the id under which a message is sent again
     const NOWHERE: &'static [&'static str] = &["--nats", "nats://127.0.0.1:1"];
     const ALONE: &'static [&'static str] = &[];
     const IMPATIENT: &'static [&'static str] = &["--nats-ack-wait", "3s"];
