@@ -71,7 +71,7 @@ impl Topic {
     /// Makes a topic beside it.
     pub fn make_topic(&self, name: &str, partitions: u32, config: &[(&str, &str)]) {
         let replication = TopicReplication::Fixed(-1);
-        let topic = NewTopic { name, num_partitions: partitions as i32, replication, config: config.to_vec() };
+        let topic = NewTopic { name, num_partitions: partitions.cast_signed(), replication, config: config.to_vec() };
         // A topic of this name may be on its way out.
         until("the topic is made", ASK, || {
             let made = self.sender.runtime.block_on(self.admin.create_topics([&topic], &options())).unwrap();
@@ -198,7 +198,7 @@ impl Channel for Topic {
 
     fn delete_before(&self, (partition, offset): Place) {
         let mut list = TopicPartitionList::new();
-        list.add_partition_offset(&self.name, partition as i32, Offset::Offset(offset as i64)).unwrap();
+        list.add_partition_offset(&self.name, partition.cast_signed(), Offset::Offset(offset.cast_signed())).unwrap();
         let deleted = self.sender.runtime.block_on(self.admin.delete_records(&list, &options())).unwrap();
         deleted.elements().iter().for_each(|element| element.error().unwrap());
     }
@@ -230,7 +230,7 @@ impl Channel for Topic {
         let consumer: BaseConsumer = client(&self.brokers).set("group.id", &self.group).create().unwrap();
         let mut list = TopicPartitionList::new();
         for &partition in self.ends().keys() {
-            list.add_partition(&self.name, partition as i32);
+            list.add_partition(&self.name, partition.cast_signed());
         }
         let committed = answered(|| consumer.committed_offsets(list.clone(), ASK));
         let raw = |element: &rdkafka::topic_partition_list::TopicPartitionListElem<'_>| {

@@ -44,7 +44,7 @@ impl Subject {
         let config = stream::Config {
             name: name.into(),
             subjects: subjects.iter().map(|&subject| subject.into()).collect(),
-            max_message_size: bytes_max.map_or(-1, |bytes| bytes as i32),
+            max_message_size: bytes_max.map_or(-1, u32::cast_signed),
             ..Default::default()
         };
         until("the stream is made", ASK, || self.runtime.block_on(self.context.create_stream(config.clone())).ok());
