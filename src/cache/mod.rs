@@ -360,7 +360,14 @@ impl View {
         let mut is_news = false;
         evict.hear(&event.id, &event.snapshot, || {
             let map = self.orders.pin();
-            let Some(change) = update(&map, &event.id, &event.snapshot) else { return map.contains_key(&event.id) };
+            let Some(change) = update(&map, &event.id, &event.snapshot) else {
+                let is_here = map.contains_key(&event.id);
+                if !is_here {
+                    // It exists, and whoever misses it here has to ask the store.
+                    self.has_let_go.store(true, Ordering::SeqCst);
+                }
+                return is_here;
+            };
             self.tally.add(&Change { live: 0, ..change });
             is_news = true;
             true
@@ -664,6 +671,19 @@ mod tests {
         assert!(view.is_absent(&id("b")));
         view.publish(vec![event("b", 1, 2, State::Live)]);
         assert!(!view.is_absent(&id("b")));
+    }
+
+    /// It was taken for an id that exists nowhere: the view was complete, and nothing had left it yet.
+    #[test]
+    fn a_view_with_a_budget_is_not_complete_once_it_heard_of_an_order_that_it_does_not_have() {
+        let view = View::new(Config { bytes_max: Some(1 << 20), ..Config::default() }, 0);
+        view.fill(id("a"), copy(1, 1, State::Live));
+        view.set_complete();
+        assert!(view.hear(event("a", 2, 1, State::Live)));
+        assert!(view.is_complete(), "it has that one");
+        assert!(!view.hear(event("b", 1, 2, State::Live)));
+        assert!(!view.contains(&id("b")));
+        assert!(!view.is_complete(), "an order that is only in the store would be answered 404");
     }
 
     #[test]
