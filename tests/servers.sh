@@ -269,7 +269,7 @@ pid_of() {
 
 # Processes are read from /proc: `ps` and `pgrep` are missing on small machines.
 stat_of() { # stat_of PID: sets `stat` to the fields from the state on; the name before them may contain anything
-    stat=$(cat "/proc/$1/stat" 2>/dev/null) && stat=${stat##*) }
+    IFS= read -r stat 2>/dev/null <"/proc/$1/stat" && stat=${stat##*) }
 }
 
 state_of() { # its letter (R, S, T, Z, ...); nothing when there is no such process
@@ -278,13 +278,18 @@ state_of() { # its letter (R, S, T, Z, ...); nothing when there is no such proce
 }
 
 tree() { # a process and all below it
-    local entry stat parent state
-    echo "$1"
+    local entry stat state parent children=() found=("$1") next=0
     for entry in /proc/[0-9]*; do
         stat_of "${entry#/proc/}" || continue
-        read -r state parent _ <<<"$stat"
-        if [ "$parent" = "$1" ] && [ "$state" != Z ]; then tree "${entry#/proc/}"; fi
+        state=${stat%% *} parent=${stat#* }
+        if [ "$state" != Z ]; then children[${parent%% *}]+=" ${entry#/proc/}"; fi
     done
+    while [ $next -lt ${#found[@]} ]; do
+        # shellcheck disable=SC2206 # numbers
+        found+=(${children[found[next]]:-})
+        next=$((next + 1))
+    done
+    printf '%s\n' "${found[@]}"
 }
 
 signal_tree() { # signal_tree SIGNAL NODE_DIR
