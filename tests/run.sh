@@ -15,6 +15,11 @@ missing() {
 
 fetch() { tests/servers.sh fetch "$@"; } # fetch COMMAND PACKAGE...: installs Debian packages unless the command is there
 
+# What is not fetched here is named before anything is started.
+for needed in cargo cc c++; do
+    command -v "$needed" >/dev/null || { echo "MISSING: $needed; the README says what must be there" >&2; exit 1; }
+done
+
 trap 'tests/servers.sh stop-all' EXIT
 
 say "real servers"

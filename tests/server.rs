@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
+#[cfg(feature = "postgres")]
 use crate::database::Database;
 
 /// The longest a start may take. These limits cost nothing where all is well, and a machine that does much else at the
@@ -56,7 +57,18 @@ pub struct Server {
 /// Has tests that name no store run against this one: `embedded`, which is the default, or `postgres`.
 const STORE: &str = "ORDER_TEST_STORE";
 
+/// In a build without PostgreSQL there is nothing to choose.
+#[cfg(not(feature = "postgres"))]
+type Database = std::convert::Infallible;
+
+#[cfg(not(feature = "postgres"))]
+fn chosen_store(_: &mut [String]) -> Option<Database> {
+    assert!(std::env::var_os(STORE).is_none(), "{STORE} is set, and this build has one store");
+    None
+}
+
 /// The database of a service that is to run on PostgreSQL.
+#[cfg(feature = "postgres")]
 fn chosen_store(flags: &mut Vec<String>) -> Option<Database> {
     let is_chosen = std::env::var(STORE).is_ok_and(|store| store == "postgres");
     if !is_chosen || flags.iter().any(|flag| flag == "--postgres") {

@@ -1,9 +1,11 @@
 //! The PostgreSQL store, through the seam and with a real server.
 
+#[cfg(feature = "kafka")]
 mod bounded;
 mod commit;
 mod instances;
 mod lost_answer;
+#[cfg(feature = "embedded")]
 mod same_rules;
 mod schema;
 
