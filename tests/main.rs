@@ -26,7 +26,7 @@ mod order;
 #[cfg(feature = "postgres")]
 mod postgres;
 mod races;
-#[cfg(all(feature = "postgres", feature = "redis"))]
+#[cfg(all(feature = "embedded", feature = "postgres", feature = "redis"))]
 mod redis;
 mod scripted;
 mod server;
