@@ -363,7 +363,7 @@ impl View {
             let Some(change) = update(&map, &event.id, &event.snapshot) else {
                 let is_here = map.contains_key(&event.id);
                 if !is_here {
-                    // It exists, and whoever misses it here has to ask the store.
+                    // It exists, so a read that misses it here has to ask the store.
                     self.has_let_go.store(true, Ordering::SeqCst);
                 }
                 return is_here;

@@ -36,7 +36,7 @@ pub fn recoveries() -> u64 {
 /// connects to anything again, however long the brokers are back. Producers keep their messages until these time out,
 /// consumers stay silent.
 ///
-/// The client's context passes its statistics to [`BrokerWatch::note`]. Whoever owns the client calls
+/// The client's context passes its statistics to [`BrokerWatch::note`]. The owner of the client calls
 /// [`BrokerWatch::recover`] about once a second, from any thread; it costs one atomic load as long as all is well.
 /// Messages, positions and the membership of a group are kept. Clones share it.
 #[derive(Debug, Clone)]
