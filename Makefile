@@ -30,7 +30,7 @@ mutants: ## Changes to MUTATED that no quick test notices, listed in target/muta
 	mkdir -p $(MUTANTS)
 	CARGO_PROFILE_DEV_OPT_LEVEL=0 cargo mutants $(foreach file,$(MUTATED),--file '$(file)') --output $(MUTANTS) --jobs 1 \
 		--timeout 300 --build-timeout 900 --no-shuffle --no-default-features --features embedded \
-		-- --lib --test all -- cache:: ingest:: read:: store:: order:: model:: races:: --skip slow
+		-- --lib --test all -- cache:: ingest:: read:: store:: order:: model:: races::
 
 publisher: build ## Send sample orders to a running service (COUNT=10000 URL=http://127.0.0.1:8080)
 	$(BIN) publish --http $(URL) --count $(COUNT)

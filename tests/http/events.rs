@@ -266,7 +266,7 @@ fn a_head_of_events_ends() {
 
 #[test]
 fn a_reader_that_does_not_read_is_told_reset_and_holds_nobody() {
-    // Whoever waited for a reader that sleeps would wait for minutes.
+    // To wait for a reader that sleeps would take minutes.
     let server = Server::start(&["--profile", "lenient", "--http-write-time", "10m"]);
     let mut sleeping = Stream::open_and_leave(&server, "/events?include=body", &[]);
     let mut sleeping_deaf: Vec<Stream> =
