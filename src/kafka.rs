@@ -90,7 +90,8 @@ impl Config {
     }
 
     /// The brokers that a client asks first.
-    fn bootstrap(&self) -> &str {
+    #[must_use]
+    pub fn bootstrap(&self) -> &str {
         let named =
             ["bootstrap.servers", "metadata.broker.list"].into_iter().find_map(|name| self.properties.get(name));
         named.unwrap_or(&self.brokers)

@@ -11,10 +11,8 @@ use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::KafkaError;
 use rdkafka::statistics::Statistics;
 
-use super::Config;
-
 /// How often a client says which brokers it knows.
-pub(super) const STATISTICS_EVERY: Duration = Duration::from_secs(1);
+pub const STATISTICS_EVERY: Duration = Duration::from_secs(1);
 /// A client that knows no broker so many times in a row has forgotten them. It is without any for a moment while it
 /// looks the first ones up again by itself.
 const LOST_MAX: u32 = 3;
@@ -65,15 +63,14 @@ impl BrokerWatch {
     }
 
     /// Gives a client that has lost every broker the bootstrap servers again. Returns whether it had to. Does not block.
-    pub fn recover<C: ClientContext>(&self, client: &Client<C>, config: &Config) -> bool {
+    pub fn recover<C: ClientContext>(&self, client: &Client<C>, bootstrap: &str) -> bool {
         if self.lost.load(Ordering::Relaxed) < LOST_MAX {
             return false;
         }
         self.lost.store(0, Ordering::Relaxed);
         RECOVERIES.fetch_add(1, Ordering::Relaxed);
-        let brokers = config.bootstrap();
-        tracing::warn!(client = self.client, brokers, "a client of Kafka has lost every broker, connecting again");
-        add_brokers(client, brokers);
+        tracing::warn!(client = self.client, brokers = bootstrap, "a client of Kafka has lost every broker, connecting again");
+        add_brokers(client, bootstrap);
         true
     }
 }

@@ -148,7 +148,7 @@ impl Publisher {
 
     /// Has the producer connect again where it has lost every broker. To be called about once a second.
     pub fn recover(&self) {
-        self.producer.context().brokers.recover(self.producer.client(), &self.config);
+        self.producer.context().brokers.recover(self.producer.client(), self.config.bootstrap());
     }
 
     /// Hands a message to the library, waiting while that has no room: at most for as long as it takes to give up on

@@ -113,7 +113,7 @@ struct Reading {
 impl Reading {
     fn run(mut self, mut take: impl FnMut(Option<&Message<'_>>)) {
         while !self.is_over.load(Ordering::Acquire) {
-            self.client.context().brokers.recover(self.client.client(), &self.config);
+            self.client.context().brokers.recover(self.client.client(), self.config.bootstrap());
             let is_wanted = self.switch.is_wanted();
             if is_wanted == self.next.is_empty() {
                 let done = if is_wanted { self.begin() } else { self.end() };

@@ -6,13 +6,14 @@ use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use order_service::kafka::broker_watch::{BrokerWatch, STATISTICS_EVERY, Watched};
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaResult;
 use rdkafka::message::{Header, Headers, Message as _, OwnedHeaders};
-use rdkafka::producer::{FutureProducer, FutureRecord, Producer as _};
+use rdkafka::producer::{DeliveryFuture, FutureProducer, FutureRecord, Producer as _};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tokio::runtime::Runtime;
 
@@ -23,10 +24,13 @@ use crate::servers::{self, Private};
 
 const ASK: Duration = Duration::from_mins(1);
 
-/// Sends to a topic; each thread that sends has its own.
+/// Sends to a topic; each thread that sends has its own. It finds a broker that was held again, as the service does:
+/// what it has sent may wait for that, and must not be sent again.
 pub struct Sender {
     topic: String,
-    producer: FutureProducer,
+    bootstrap: String,
+    brokers: BrokerWatch,
+    producer: FutureProducer<Watched>,
     runtime: Runtime,
 }
 
@@ -49,11 +53,31 @@ impl broker::Sender for Sender {
                 self.producer.send_result(record).map_err(|(error, _)| error).unwrap()
             })
             .collect();
-        let delivered = |delivery: rdkafka::producer::DeliveryFuture| {
-            let delivery = self.runtime.block_on(delivery).unwrap().map_err(|(error, _)| error).unwrap();
-            place(delivery.partition, delivery.offset)
-        };
-        deliveries.into_iter().map(delivered).collect()
+        deliveries.into_iter().map(|delivery| self.runtime.block_on(self.delivered(delivery))).collect()
+    }
+}
+
+impl Sender {
+    fn create(config: &ClientConfig, topic: &str) -> Self {
+        let mut config = config.clone();
+        config.set("statistics.interval.ms", STATISTICS_EVERY.as_millis().to_string());
+        let (brokers, bootstrap) = (BrokerWatch::new("test"), config.get("bootstrap.servers").unwrap().into());
+        let producer = config.create_with_context(Watched { brokers: brokers.clone() }).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        Self { topic: topic.into(), bootstrap, brokers, producer, runtime }
+    }
+
+    /// Waits until a message is where it belongs.
+    async fn delivered(&self, mut delivery: DeliveryFuture) -> Place {
+        loop {
+            match tokio::time::timeout(STATISTICS_EVERY, &mut delivery).await {
+                Ok(done) => {
+                    let done = done.unwrap().map_err(|(error, _)| error).unwrap();
+                    return place(done.partition, done.offset);
+                }
+                Err(_) => self.brokers.recover(self.producer.client(), &self.bootstrap),
+            };
+        }
     }
 }
 
@@ -100,8 +124,7 @@ impl Topic {
     pub fn send_transaction(&self, messages: &[Message], is_committed: bool) {
         let mut config = client(&self.brokers);
         config.set("transactional.id", format!("{}-writer", self.name));
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let sender = Sender { topic: self.name.clone(), producer: config.create().unwrap(), runtime };
+        let sender = Sender::create(&config, &self.name);
         sender.producer.init_transactions(ASK).unwrap();
         sender.producer.begin_transaction().unwrap();
         broker::Sender::send(&sender, messages);
@@ -317,8 +340,7 @@ fn sender(brokers: &str, topic: &str) -> Sender {
         .set("enable.idempotence", "true")
         .set("message.timeout.ms", RECOVERY.as_millis().to_string())
         .set("linger.ms", "1");
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    Sender { topic: topic.into(), producer: config.create().unwrap(), runtime }
+    Sender::create(&config, topic)
 }
 
 fn ends(consumer: &BaseConsumer, topic: &str) -> Option<BTreeMap<i32, i64>> {

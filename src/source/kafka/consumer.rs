@@ -234,7 +234,7 @@ impl Consumer {
                 continue;
             }
             self.poll();
-            self.client.context().brokers.recover(self.client.client(), &self.config);
+            self.client.context().brokers.recover(self.client.client(), self.config.bootstrap());
             self.take_rebalances();
             self.release_when_due();
             self.measure();

@@ -106,7 +106,7 @@ impl Producer {
     }
 
     fn recover(&self, config: &Config) {
-        self.brokers.recover(self.client.client(), config);
+        self.brokers.recover(self.client.client(), config.bootstrap());
     }
 }
 
