@@ -69,7 +69,7 @@ impl BrokerWatch {
         }
         self.lost.store(0, Ordering::Relaxed);
         RECOVERIES.fetch_add(1, Ordering::Relaxed);
-        tracing::warn!(client = self.client, brokers = bootstrap, "a client of Kafka has lost every broker, connecting again");
+        tracing::warn!(client = self.client, bootstrap, "a client of Kafka has lost every broker, connecting again");
         add_brokers(client, bootstrap);
         true
     }

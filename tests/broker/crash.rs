@@ -23,19 +23,25 @@ fn die_at<C: Channel>(steps: &[&str]) {
         let mut server = Server::start_in(&flags, &[("ORDER_DIE_AT", &at)]);
         // Old orders and new ones, until it dies.
         let mut next = round as u64 * 10;
-        let status = until(&format!("it dies at {at}"), RECOVERY, || {
+        wait_died(&mut server, &at, || {
             sent.send(&sender, next..next + 20);
             sent.send_rubbish(&sender, 1);
             next = (next + 7) % 150;
             std::thread::sleep(Duration::from_millis(10)); // the pace; a batch more or less does not matter
-            server.ended()
         });
-        assert_eq!(status.signal(), Some(9), "at {at}: {:?}", server.log());
         server.set_environment(&[]);
         server.start_again_cold();
         sent.check(&[&server], &database, &channel);
         channel.stop(&mut server);
     }
+}
+
+fn wait_died(server: &mut Server, at: &str, mut meanwhile: impl FnMut()) {
+    let status = until(&format!("it dies at {at}"), RECOVERY, || {
+        meanwhile();
+        server.ended()
+    });
+    assert_eq!(status.signal(), Some(9), "at {at}: {:?}", server.log());
 }
 
 pub fn dying_before_a_batch_is_made_loses_nothing<C: Channel>() {
@@ -63,8 +69,7 @@ pub fn dying_with_two_batches_under_way_loses_and_repeats_nothing<C: Channel>() 
         let from = round as u64 * 400;
         sent.send(&sender, from..from + 400);
         let mut server = Server::start_in(&flags, &[("ORDER_DIE_AT", at)]);
-        let status = until(&format!("it dies at {at}"), RECOVERY, || server.ended());
-        assert_eq!(status.signal(), Some(9), "at {at}: {:?}", server.log());
+        wait_died(&mut server, at, || ());
         server.set_environment(&[]);
         server.start_again_cold();
         sent.check(&[&server], &database, &channel);
