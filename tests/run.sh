@@ -73,6 +73,8 @@ else
     missing promtool "the check of Prometheus's settings and alerts"
 fi
 
+# They wait for servers more than they work.
+export RUST_TEST_THREADS=${RUST_TEST_THREADS:-$((3 * $(nproc)))}
 say "unit, contract, fault and crash tests"
 cargo test
 if [ -n "${ORDER_TEST_POSTGRES:-}" ]; then

@@ -14,7 +14,7 @@ mod start;
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::server::Server;
@@ -25,10 +25,28 @@ use ledger::Ledger;
 /// much else needs minutes for what takes seconds otherwise.
 pub const RECOVERY: Duration = Duration::from_mins(3);
 
-/// The heavy tests of all brokers take turns: each keeps the machine busy by itself.
-pub fn in_turn() -> MutexGuard<'static, ()> {
-    static TURN: Mutex<()> = Mutex::new(());
-    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+/// The heavy tests of all brokers take turns, two at a time: they wait more than they work, and more of them at once
+/// would have too many servers.
+pub fn in_turn() -> InTurn {
+    let mut running = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
+    while *running == 2 {
+        running = ENDED.wait(running).unwrap_or_else(PoisonError::into_inner);
+    }
+    *running += 1;
+    InTurn(())
+}
+
+static RUNNING: Mutex<u32> = Mutex::new(0);
+static ENDED: Condvar = Condvar::new();
+
+/// As long as it is kept, it is this test's turn.
+pub struct InTurn(());
+
+impl Drop for InTurn {
+    fn drop(&mut self) {
+        *RUNNING.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
+        ENDED.notify_one();
+    }
 }
 
 /// Where a message is: the partition and the offset there; with NATS the number of the stream and the sequence.
