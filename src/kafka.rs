@@ -1,11 +1,19 @@
 //! How Kafka is reached: broker settings become client configurations. Knows no topic's content.
 
 pub mod broker_watch;
+pub mod topic_look;
 
 use std::collections::BTreeMap;
+use std::ffi::{CStr, CString};
 use std::time::Duration;
 
+use bytes::Bytes;
 use rdkafka::ClientConfig;
+use rdkafka::bindings as c;
+use rdkafka::error::IsError as _;
+use rdkafka::message::BorrowedMessage;
+
+use crate::record::Headers;
 
 /// Where Kafka is, and what is read from and written to it.
 #[derive(Debug, Clone)]
@@ -178,4 +186,45 @@ impl Config {
     pub fn admin(&self) -> ClientConfig {
         self.finished(self.client())
     }
+}
+
+/// The value of the last header of this name. Whatever names the others have, as with [`headers`].
+#[expect(unsafe_code, reason = "the binding takes every name for UTF-8")]
+#[must_use]
+pub fn header<'a>(message: &'a BorrowedMessage<'_>, name: &str) -> Option<&'a [u8]> {
+    let name = CString::new(name).ok()?;
+    let (mut headers, mut value, mut size) = (std::ptr::null_mut(), std::ptr::null(), 0);
+    // SAFETY: what is pointed to lives as long as the message.
+    unsafe {
+        if c::rd_kafka_message_headers(message.ptr(), &raw mut headers).is_error()
+            || c::rd_kafka_header_get_last(headers, name.as_ptr(), &raw mut value, &raw mut size).is_error()
+        {
+            return None;
+        }
+        (!value.is_null()).then(|| std::slice::from_raw_parts(value.cast::<u8>(), size))
+    }
+}
+
+/// The headers of a message, if it has any. The library's binding panics at a name that is not UTF-8; here it has U+FFFD
+/// in place of what is none.
+#[expect(unsafe_code, reason = "the binding takes every name for UTF-8")]
+#[must_use]
+pub fn headers(message: &BorrowedMessage<'_>) -> Option<Headers> {
+    let mut headers = std::ptr::null_mut();
+    let mut copied = Headers::new();
+    // SAFETY: the message lives until this returns, and with it all that is pointed to.
+    unsafe {
+        if c::rd_kafka_message_headers(message.ptr(), &raw mut headers).is_error() {
+            return None;
+        }
+        let (mut name, mut value, mut size) = (std::ptr::null(), std::ptr::null(), 0);
+        while !c::rd_kafka_header_get_all(headers, copied.len(), &raw mut name, &raw mut value, &raw mut size)
+            .is_error()
+        {
+            let name = CStr::from_ptr(name).to_string_lossy().into_owned();
+            let value = (!value.is_null()).then(|| std::slice::from_raw_parts(value.cast::<u8>(), size));
+            copied.push((name, value.map(Bytes::copy_from_slice)));
+        }
+    }
+    Some(copied)
 }

@@ -72,6 +72,12 @@ pub struct Kafka {
     pub stalls: IntCounter,
     /// Times that partitions were given or taken.
     pub rebalances: IntCounter,
+    /// 1 while a partition is not read because its topic ends before the stored position.
+    pub stopped: IntGauge,
+    /// Messages that were deleted from the topic before they were read.
+    pub lost: IntCounter,
+    /// Times that the topic was found to be another one than before.
+    pub remade: IntCounter,
 }
 
 /// What the tier in Redis counts.
@@ -108,6 +114,12 @@ pub struct Nats {
     pub stalls: IntCounter,
     /// 1 while another process reads for this one's store.
     pub standby: IntGauge,
+    /// 1 while the stream is not read because it ends before the stored position.
+    pub stopped: IntGauge,
+    /// Messages that were deleted from the stream before they were read.
+    pub lost: IntCounter,
+    /// Times that the stream was found to be another one than before.
+    pub remade: IntCounter,
 }
 
 /// What the relay of committed changes counts.
@@ -179,15 +191,18 @@ impl Metrics {
         let lag = Opts::new("kafka_lag", "Messages behind, by partition.");
         let lag = IntGaugeVec::new(lag, &["partition"]).expect("a legal name");
         register(Box::new(lag.clone()));
-        let kafka = Kafka {
-            lag,
-            stalls: counter("kafka_stalls_total", "Consumers that delivered nothing and were made anew."),
-            rebalances: counter("kafka_rebalances_total", "Times that partitions were given or taken."),
-        };
         let gauge = |name: &str, help: &str| {
             let gauge = IntGauge::new(name, help).expect("a legal name");
             register(Box::new(gauge.clone()));
             gauge
+        };
+        let kafka = Kafka {
+            lag,
+            stalls: counter("kafka_stalls_total", "Consumers that delivered nothing and were made anew."),
+            rebalances: counter("kafka_rebalances_total", "Times that partitions were given or taken."),
+            stopped: gauge("kafka_stopped", "1 while a partition is not read: it ends before its stored position."),
+            lost: counter("kafka_lost_messages_total", "Messages deleted from the topic before they were read."),
+            remade: counter("kafka_topics_remade_total", "Times that the topic was found deleted and made again."),
         };
         let nats = Nats {
             lag: gauge("nats_lag", "Messages of the NATS stream that are not durable yet."),
@@ -196,6 +211,12 @@ impl Metrics {
             reconnects: counter("nats_reconnects_total", "Connections to NATS made after the first."),
             stalls: counter("nats_stalls_total", "NATS consumers that delivered nothing and were made anew."),
             standby: gauge("nats_standby", "1 while another process reads the NATS stream into the same store."),
+            stopped: gauge("nats_stopped", "1 while the NATS stream is not read: it ends before its stored position."),
+            lost: counter("nats_lost_messages_total", "Messages deleted from the NATS stream before they were read."),
+            remade: counter(
+                "nats_streams_remade_total",
+                "Times that the NATS stream was found deleted and made again.",
+            ),
         };
         let outbox = Outbox {
             outgoing: gauge("outbox_outgoing_batches", "Committed batches on their way to Kafka."),

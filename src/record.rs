@@ -192,6 +192,8 @@ pub mod dead {
     pub const KEY_CUT_FROM: &str = "orders.key.cut.from.bytes";
     /// When it was sent, in milliseconds since 1970, for one whose time the topic refused.
     pub const TIMESTAMP_MS: &str = "orders.timestamp.ms";
+    /// That the message had no key, and was given one because the topic takes none without.
+    pub const KEY_ADDED: &str = "orders.key.added";
     /// What those start with that every dead letter has.
     pub const PREFIX: &str = "__connect.errors.";
 }

@@ -431,7 +431,7 @@ fn dead_letters_are_sent_back_as_they_came() {
     let own = [("trace", "7"), ("trace", "8"), ("empty", "")];
     kafka.write([
         record(&dlq, Some(b"a"), Some(b"one"), THEN, died(&own, (&source, 2, 0), "r")),
-        record(&dlq, None, Some(b""), THEN, died(&[], (&source, 9, 0), "r")),
+        record(&dlq, Some(b"made up"), Some(b""), THEN, died(&[(dead::KEY_ADDED, "yes")], (&source, 9, 0), "r")),
         record(&dlq, Some(b"\xff"), None, THEN, died(&[], (&source, 3, 0), "r")),
         record(&dlq, Some(b"d"), Some(b"four"), THEN, died(&[], (&other, 0, 0), "r")),
     ]);

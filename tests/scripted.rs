@@ -81,6 +81,10 @@ impl Store for Scripted {
         failure()
     }
 
+    async fn rename_positions(&self, _: Arc<str>, _: Arc<str>, _: Vec<u32>) -> Result<bool, StoreError> {
+        failure()
+    }
+
     async fn unpublished(&self, _: Duration, limit: usize) -> Result<Vec<Unpublished>, StoreError> {
         let mut left = self.0.unpublished.lock().unwrap();
         let count = limit.min(left.len());

@@ -116,6 +116,18 @@ impl Private {
         self.run("resume", &[]);
     }
 
+    /// The address of a Kafka's brokers for users who log in: see [`Self::acl`].
+    pub fn logins(&self) -> String {
+        script(&["logins", &self.name]).unwrap()
+    }
+
+    /// What the user `user` with the password `secret` may do from now on, as arguments of `kafka-acls.sh` that follow
+    /// `--add --allow-principal User:user`, or do no more with `--remove`.
+    pub fn acl(&self, action: &str, more: &[&str]) {
+        let who = ["acls", &self.name, action, "--allow-principal", "User:user", "--force"];
+        script(&[&who, more].concat()).unwrap();
+    }
+
     fn run(&self, command: &str, more: &[&str]) {
         script(&[&[command, self.kind, &self.name], more].concat()).unwrap();
     }

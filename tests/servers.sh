@@ -14,6 +14,8 @@ usage: tests/servers.sh COMMAND
   restart KIND NAME [NODE]      start what is down again, on the same ports and data; prints its address
   pause|resume KIND NAME [NODE] SIGSTOP, SIGCONT, children too
   remove KIND NAME              kill it and forget its data and ports
+  logins NAME                   the address of a Kafka that asks users who they are: "user" by the password "secret"
+  acls NAME ARGUMENT...         what this user may do there, as kafka-acls.sh takes it; nothing at first
   stop-all                      remove every instance
   status                        what runs
 State is kept under $ORDER_TEST_SERVERS, or target/servers.
@@ -124,6 +126,7 @@ kafka() {
             mkdir "$dir/$node"
             free_port >"$dir/$node/port"
             free_port >"$dir/$node/controller-port"
+            free_port >"$dir/$node/logins-port"
             voters+=${voters:+,}$node@127.0.0.1:$(cat "$dir/$node/controller-port")
         done
         # 16 bytes in base64 for URLs; the leading letter keeps it from looking like a flag.
@@ -154,18 +157,24 @@ kafka_java() { # kafka_java NODE_DIR HEAP MAIN ARGUMENT...
 }
 
 kafka_settings() { # kafka_settings NODE_DIR NODE VOTERS COPIES
-    local own controller
+    local own controller logins
     own=127.0.0.1:$(cat "$1/port")
+    logins=127.0.0.1:$(cat "$1/logins-port")
     controller=127.0.0.1:$(cat "$1/controller-port")
     cat <<EOF
 process.roles=broker,controller
 node.id=$2
 controller.quorum.voters=$3
-listeners=PLAINTEXT://$own,CONTROLLER://$controller
-advertised.listeners=PLAINTEXT://$own
+listeners=PLAINTEXT://$own,SASL_PLAINTEXT://$logins,CONTROLLER://$controller
+advertised.listeners=PLAINTEXT://$own,SASL_PLAINTEXT://$logins
 controller.listener.names=CONTROLLER
 inter.broker.listener.name=PLAINTEXT
-listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT
+listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,SASL_PLAINTEXT:SASL_PLAINTEXT
+sasl.enabled.mechanisms=PLAIN
+listener.name.sasl_plaintext.plain.sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule required user_user="secret";
+# Who does not log in may do everything.
+authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer
+super.users=User:ANONYMOUS
 log.dirs=$1/data
 auto.create.topics.enable=false
 default.replication.factor=$4
@@ -414,6 +423,16 @@ stop-all)
 status)
     status
     exit
+    ;;
+logins)
+    for node in "$root/kafka-${1:-}"/[1-9]; do echo "127.0.0.1:$(cat "$node/logins-port")"; done | paste -sd,
+    exit
+    ;;
+acls)
+    [ $# -ge 2 ] || usage
+    dir=$root/kafka-$1
+    kafka_java "$dir" 128m org.apache.kafka.tools.AclCommand --bootstrap-server "$(kafka address "$dir")" "${@:2}"
+    exec "${command[@]}"
     ;;
 start | stop | kill | restart | pause | resume | remove) ;;
 *) usage ;;

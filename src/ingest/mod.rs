@@ -120,8 +120,16 @@ struct Write {
 
 /// What is to be published of a stored batch, what became of each entry, and since when nobody else could change them.
 type Stored = (Option<Parcel>, Vec<Outcome>, Instant);
+/// What is stored of partitions that were assigned.
+struct Start {
+    /// Their positions.
+    from: Checkpoint,
+    /// There are none, but some of what was there before.
+    is_replaced: bool,
+}
+
 /// The stored positions of partitions that were assigned.
-type Starting = Pin<Box<dyn Future<Output = Result<(Vec<u32>, Checkpoint), IngestError>> + Send>>;
+type Starting = Pin<Box<dyn Future<Output = Result<(Vec<u32>, Start), IngestError>> + Send>>;
 
 /// Why a batch is not stored as it is.
 enum Stuck {
@@ -491,15 +499,25 @@ impl<S: Source, T: Store> Ingest<S, T> {
 
     /// Looks up where partitions stand, for as long as it takes.
     fn find_start(&self, partitions: Vec<u32>) -> Starting {
-        let (store, name) = (self.store.clone(), self.source.name());
+        let (store, name, former) = (self.store.clone(), self.source.name(), self.source.former_name());
         Box::pin(async move {
             let mut attempt = 0;
             loop {
-                let source = match store.positions(Arc::clone(&name)).await {
-                    Ok(stored) => {
+                let looked = async {
+                    let has_others = match &former {
+                        Some(former) => {
+                            store.rename_positions(Arc::clone(former), Arc::clone(&name), partitions.clone()).await?
+                        }
+                        None => false,
+                    };
+                    Ok((store.positions(Arc::clone(&name)).await?, has_others))
+                };
+                let source = match looked.await {
+                    Ok((stored, has_others)) => {
                         let ours = |partition: &u32| Some((*partition, *stored.0.get(partition)?));
-                        let from = partitions.iter().filter_map(ours).collect();
-                        return Ok((partitions, Checkpoint(from)));
+                        let from: BTreeMap<_, _> = partitions.iter().filter_map(ours).collect();
+                        let is_replaced = has_others && from.is_empty();
+                        return Ok((partitions, Start { from: Checkpoint(from), is_replaced }));
                     }
                     Err(source) => source,
                 };
@@ -515,7 +533,10 @@ impl<S: Source, T: Store> Ingest<S, T> {
         })
     }
 
-    fn adopt(&mut self, partitions: &[u32], from: &Checkpoint) {
+    fn adopt(&mut self, partitions: &[u32], Start { from, is_replaced }: &Start) {
+        if *is_replaced {
+            self.source.replaced();
+        }
         let all = Checkpoint(partitions.iter().map(|&partition| (partition, from.next(partition))).collect());
         self.committed.0.extend(&all.0);
         self.batcher.adopt(&all);

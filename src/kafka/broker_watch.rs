@@ -85,11 +85,20 @@ fn add_brokers<C: ClientContext>(client: &Client<C>, brokers: &str) {
     }
 }
 
-/// The context of a client that is watched and of which nothing else is to be known.
+/// The context of a client of which nothing is to be known but whether it knows a broker. The library's own one logs
+/// whatever goes wrong as an error, again and again.
 #[derive(Debug)]
 pub struct Watched {
     /// Whether it still knows a broker.
     pub brokers: BrokerWatch,
+}
+
+impl Watched {
+    /// Of a client that is about to be made.
+    #[must_use]
+    pub fn new(client: &'static str) -> Self {
+        Self { brokers: BrokerWatch::new(client) }
+    }
 }
 
 impl ClientContext for Watched {

@@ -54,8 +54,19 @@ pub enum Kept {
 
 /// A stream of records with positions.
 pub trait Source: Send + 'static {
-    /// The name its positions are stored under.
+    /// The name its positions are stored under. Another one where what it reads was replaced by something else, from
+    /// [`Received::Assigned`] on.
     fn name(&self) -> Arc<str>;
+
+    /// The name under which its positions may be stored by an earlier version of the service. The present one is that,
+    /// a `#`, and what tells apart what may replace each other.
+    fn former_name(&self) -> Option<Arc<str>> {
+        None
+    }
+
+    /// Of assigned partitions nothing was read, but there are positions of what was there before them. They are started
+    /// next.
+    fn replaced(&mut self) {}
 
     /// Whether positions outlive the process and are to be stored with the orders.
     fn is_log(&self) -> bool;

@@ -169,6 +169,15 @@ impl Store for AnyStore {
         on!(self, store => store.positions(source).await)
     }
 
+    async fn rename_positions(
+        &self,
+        former: Arc<str>,
+        present: Arc<str>,
+        partitions: Vec<u32>,
+    ) -> Result<bool, StoreError> {
+        on!(self, store => store.rename_positions(former, present, partitions).await)
+    }
+
     async fn unpublished(&self, age: Duration, limit: usize) -> Result<Vec<Unpublished>, StoreError> {
         on!(self, store => store.unpublished(age, limit).await)
     }

@@ -259,6 +259,19 @@ pub trait Store: Clone + Send + Sync + 'static {
     /// [`StoreError::Unavailable`] or [`StoreError::Damaged`].
     fn positions(&self, source: Arc<str>) -> impl Future<Output = Result<Checkpoint, StoreError>> + Send;
 
+    /// Stores the positions of these partitions under the present name of a source, which is `former#…`, instead of the
+    /// former one. What is stored under the present name stays. Returns whether there are positions under a third name,
+    /// also `former#…`: of what was there before that which the source reads now.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] or [`StoreError::Damaged`]; nothing is renamed then.
+    fn rename_positions(
+        &self,
+        former: Arc<str>,
+        present: Arc<str>,
+        partitions: Vec<u32>,
+    ) -> impl Future<Output = Result<bool, StoreError>> + Send;
+
     /// Batches that were recorded to be published and that nobody has set out to publish for at least `age`, oldest
     /// first and at most `limit`. The caller is now the one who has.
     ///

@@ -7,16 +7,16 @@ pub mod tail;
 use std::time::Duration;
 
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
-use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
 use crate::kafka::Config;
+use crate::kafka::broker_watch::Watched;
 
 /// Consumer groups, as the brokers know them.
 pub struct Groups {
     config: Config,
-    client: BaseConsumer,
+    client: BaseConsumer<Watched>,
 }
 
 impl Groups {
@@ -25,7 +25,7 @@ impl Groups {
     /// # Errors
     /// When the settings are not what the library takes.
     pub fn new(config: &Config) -> Result<Self, KafkaError> {
-        Ok(Self { config: config.clone(), client: config.reader().create()? })
+        Ok(Self { config: config.clone(), client: config.reader().create_with_context(Watched::new("groups"))? })
     }
 
     /// Whether a group has members, or had some lately. Blocks.
@@ -36,7 +36,7 @@ impl Groups {
         let asked = self.client.fetch_group_list(Some(group), Duration::from_secs(5));
         if asked.is_err() {
             // It may have lost every broker, and has nothing that is worth keeping.
-            self.client = self.config.reader().create()?;
+            self.client = self.config.reader().create_with_context(Watched::new("groups"))?;
         }
         let groups = asked?;
         Ok(groups.groups().iter().any(|known| known.name() == group && !matches!(known.state(), "" | "Dead")))
@@ -73,7 +73,8 @@ pub async fn make(config: &Config, topics: &[(&str, bool)]) -> Result<(), String
     if missing.is_empty() {
         return Ok(());
     }
-    let admin = config.admin().create::<AdminClient<DefaultClientContext>>().map_err(|error| error.to_string())?;
+    let admin: AdminClient<_> =
+        config.admin().create_with_context(Watched::new("topics")).map_err(|error: KafkaError| error.to_string())?;
     let wanted = missing.iter().map(|(name, is_compacted)| {
         let topic = NewTopic::new(name, -1, TopicReplication::Fixed(-1)); // the brokers' defaults
         if *is_compacted { topic.set("cleanup.policy", "compact") } else { topic }
@@ -93,7 +94,8 @@ pub async fn make(config: &Config, topics: &[(&str, bool)]) -> Result<(), String
 
 /// Topics that the brokers do not know, asked of a client that makes none by asking.
 async fn missing(config: &Config, topics: &[(&str, bool)]) -> Result<Vec<(String, bool)>, String> {
-    let client: BaseConsumer = config.reader().create().map_err(|error: KafkaError| error.to_string())?;
+    let client: BaseConsumer<_> =
+        config.reader().create_with_context(Watched::new("topics")).map_err(|error: KafkaError| error.to_string())?;
     let topics: Vec<(String, bool)> = topics.iter().map(|&(name, is)| (name.to_owned(), is)).collect();
     let look = move || {
         let mut missing = Vec::new();

@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
-use rdkafka::message::{BorrowedMessage, Headers as _, Message as _};
+use rdkafka::message::{BorrowedMessage, Message as _};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
-use crate::kafka::Config;
 use crate::kafka::broker_watch::{BrokerWatch, Watched};
+use crate::kafka::{Config, header};
 use crate::lifecycle::Switch;
 
 const POLL: Duration = Duration::from_millis(50);
@@ -46,9 +46,7 @@ impl Message<'_> {
     /// A header, where it is there and text.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {
-        let headers = self.0.headers()?;
-        let value = headers.iter().find(|header| header.key == name)?.value?;
-        std::str::from_utf8(value).ok()
+        std::str::from_utf8(header(&self.0, name)?).ok()
     }
 
     /// A header that is a number.
@@ -131,12 +129,7 @@ impl Reading {
                 None => take(None),
                 Some(Ok(message)) => {
                     self.next.insert(message.partition(), message.offset() + 1);
-                    let message = Message(message);
-                    // The library panics on headers whose names are not UTF-8; such a message is none of ours.
-                    let taken = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| take(Some(&message))));
-                    if taken.is_err() {
-                        tracing::warn!(topic = self.topic, "a message that cannot be read was passed over");
-                    }
+                    take(Some(&Message(message)));
                 }
                 Some(Err(error)) => self.trouble(&error),
             }

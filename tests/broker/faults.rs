@@ -1,6 +1,6 @@
 //! The store or the broker fails under a steady stream of orders, or one of them does not have what the other knows of.
 
-use super::ledger::{Pace, Sent, Steady, has_overlapped, logged, positions};
+use super::ledger::{Pace, Sent, Steady, has_overlapped, logged, metric, positions};
 use super::{Channel, RECOVERY, in_turn};
 use crate::database::Database;
 use crate::server::{Server, until};
@@ -128,8 +128,9 @@ pub fn while_the_store_is_held_memory_is_bounded_and_the_broker_keeps_its_patien
     assert_eq!(ledger["read"], sent.count, "{ledger:?}");
 }
 
-/// As after a loss of power at the broker, or with a copy of it.
-pub fn a_store_that_knows_of_more_than_the_broker_has_ends_the_start_with_advice<C: Channel>() {
+/// As after a loss of power at the broker, or with a copy of it. Reads go on: only what would be read from there stops,
+/// and goes on by itself once position and broker are put right.
+pub fn a_store_that_knows_of_more_than_the_broker_has_stops_the_source_with_advice<C: Channel>() {
     let (Some(database), Some(channel)) = (Database::create(), C::create(1)) else { return };
     let url = database.url();
     let mut server = Server::start(&channel.flags_with(&["--postgres", &url, "--batch-rows-max", "16"]));
@@ -140,10 +141,20 @@ pub fn a_store_that_knows_of_more_than_the_broker_has_ends_the_start_with_advice
     database.query("UPDATE positions SET next_offset = next_offset + 5");
     let stored = positions(&database, &channel);
     server.start_again_cold();
-    let status = server.wait();
-    assert_eq!(status.code(), Some(1), "{:?}", server.log());
-    until("it says why", RECOVERY, || server.log().iter().any(|line| line.contains(C::ADVICE)).then_some(()));
+    until("it says why", RECOVERY, || {
+        let answer = server.get("/readyz");
+        (answer.status == 503 && answer.text().contains(C::ADVICE)).then_some(())
+    });
+    assert_eq!(metric(&server, &format!("{}_stopped", C::SOURCE))[""], 1);
+    assert!(server.log().iter().any(|line| line.contains(C::ADVICE)), "{:?}", server.log());
+    until("reads go on", RECOVERY, || (server.get("/api/stats").json()["total_orders"] == 10).then_some(()));
     assert_eq!(positions(&database, &channel), stored, "and nothing was changed");
+    database.query("UPDATE positions SET next_offset = next_offset - 5");
+    sent.send(&sender, 5..15);
+    sent.check(&[&server], &database, &channel);
+    assert_eq!(metric(&server, &format!("{}_stopped", C::SOURCE))[""], 0);
+    until("it is ready", RECOVERY, || (server.get("/readyz").status == 200).then_some(()));
+    channel.stop(&mut server);
 }
 
 pub fn messages_that_were_deleted_unread_are_named_and_the_rest_is_read<C: Channel>() {

@@ -276,7 +276,7 @@ for_each_broker! {
         a_broker_that_is_killed_and_comes_back_changes_nothing,
         a_broker_that_is_held_is_waited_for,
         while_the_store_is_held_memory_is_bounded_and_the_broker_keeps_its_patience,
-        a_store_that_knows_of_more_than_the_broker_has_ends_the_start_with_advice,
+        a_store_that_knows_of_more_than_the_broker_has_stops_the_source_with_advice,
         messages_that_were_deleted_unread_are_named_and_the_rest_is_read,
     }
     letters {

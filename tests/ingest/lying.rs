@@ -188,4 +188,13 @@ impl Store for Lying {
     async fn positions(&self, source: Arc<str>) -> Result<Checkpoint, StoreError> {
         self.truth.positions(source).await
     }
+
+    async fn rename_positions(
+        &self,
+        former: Arc<str>,
+        present: Arc<str>,
+        partitions: Vec<u32>,
+    ) -> Result<bool, StoreError> {
+        self.truth.rename_positions(former, present, partitions).await
+    }
 }

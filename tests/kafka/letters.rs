@@ -51,3 +51,47 @@ fn a_dead_letter_whose_key_leaves_no_room_has_it_cut_and_says_so() {
     server.get(&format!("/order/{}", id(9))).expect(200);
     topic.stop(&mut server);
 }
+
+/// A compacted topic takes nothing without a key. All intake waited for such a letter, for ever.
+#[test]
+fn a_dead_letter_without_a_key_that_its_topic_refuses_is_given_one_and_says_so() {
+    let Some(topic) = Topic::create(1) else { return };
+    topic.make_topic(&topic.dlq, 1, &[("cleanup.policy", "compact")]);
+    let mut server = Server::start(&topic.flags());
+    let keyed = Message::new("rubbish with a key").key("k");
+    let places = topic.send(&[keyed.clone(), Message::new("rubbish"), keyed]);
+    let mut sent = Sent::default();
+    sent.send(&topic.sender(), 0..10);
+    topic.wait_acknowledged();
+    let letters = topic.letters();
+    assert_eq!(letters.len(), 3, "{letters:?}");
+    for letter in &letters {
+        let is_without = letter.origin() == places[1];
+        let (_, offset) = letter.origin();
+        let key = if is_without { format!("{}-0-{offset}", topic.name) } else { "k".into() };
+        assert_eq!(letter.key(), key);
+        assert_eq!(letter.has("orders.key.added"), is_without, "{:?}", letter.headers);
+    }
+    server.get(&format!("/order/{}", id(9))).expect(200);
+    topic.stop(&mut server);
+}
+
+/// Each of them was a panic, and all headers were lost.
+#[test]
+fn a_header_whose_name_is_not_text_is_kept_with_the_others() {
+    let Some(topic) = Topic::create(1) else { return };
+    let mut server = Server::start(&topic.flags());
+    topic.send_with_header_names("rubbish", &[b"before", b"na\xffme", b"after"]);
+    let mut sent = Sent::default();
+    sent.send(&topic.sender(), 0..10);
+    topic.wait_acknowledged();
+    let letters = topic.letters();
+    assert_eq!(letters.len(), 1, "{letters:?}");
+    for name in ["before", "na\u{fffd}me", "after"] {
+        assert_eq!(letters[0].header(name), "a value");
+    }
+    for line in server.log() {
+        assert!(serde_json::from_str::<serde_json::Value>(&line).is_ok(), "{line}");
+    }
+    topic.stop(&mut server);
+}

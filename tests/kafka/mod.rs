@@ -8,6 +8,8 @@ mod messages;
 mod outbox;
 pub mod proxy;
 mod rebalance;
+mod remade;
+mod rights;
 mod stall;
 pub mod topic;
 mod work;

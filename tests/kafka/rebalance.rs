@@ -1,11 +1,10 @@
 //! Several instances share the partitions of a topic and a database: they come, go, die and wake up from the dead. With
-//! NATS there is nothing to share (`nats::standby`). And topics that are deleted and made again, whose offsets begin
-//! again under the same numbers; streams of NATS are told apart by the time at which they were made (`nats::faults`).
+//! NATS there is nothing to share (`nats::standby`).
 
 use rustix::process::Signal;
 
 use super::topic::Topic;
-use crate::broker::ledger::{Pace, Sent, Steady, logged, metric, positions};
+use crate::broker::ledger::{Pace, Steady, logged, metric};
 use crate::broker::{Channel, RECOVERY, in_turn};
 use crate::database::Database;
 use crate::server::{Server, until};
@@ -124,45 +123,4 @@ fn a_quick_restart_under_a_name_of_its_own_moves_no_partition() {
     topic.stop(&mut first);
     topic.stop(&mut second);
     topic.stop(&mut third);
-}
-
-#[test]
-fn a_topic_that_was_deleted_and_made_again_ends_the_start_with_advice() {
-    let (Some(database), Some(topic)) = (Database::create(), Topic::create(1)) else { return };
-    let url = database.url();
-    let flags = topic.flags_with(&["--postgres", &url, "--batch-rows-max", "16"]);
-    let mut server = Server::start(&flags);
-    let mut sent = Sent::default();
-    sent.send(&topic.sender(), 0..20);
-    sent.check(&[&server], &database, &topic);
-    topic.stop(&mut server);
-    topic.delete();
-    topic.make(1);
-    let mut other = Sent::default();
-    other.send(&topic.sender(), 100..110);
-    server.start_again_cold();
-    let status = server.wait();
-    assert_eq!(status.code(), Some(1), "{:?}", server.log());
-    let told = until("it says why", RECOVERY, || server.log().into_iter().find(|line| line.contains("order-service:")));
-    for part in [&*topic.name, "ends at 10", "up to 20", "use another group"] {
-        assert!(told.contains(part), "{part} is not in {told}");
-    }
-    assert_eq!(positions(&database, &topic)[&0], 20, "and nothing was changed");
-}
-
-#[test]
-fn a_topic_that_is_made_again_under_a_running_service_is_not_read_from_the_middle() {
-    let (Some(database), Some(topic)) = (Database::create(), Topic::create(1)) else { return };
-    let url = database.url();
-    let mut server = Server::start(&topic.flags_with(&["--postgres", &url, "--batch-rows-max", "16"]));
-    let mut sent = Sent::default();
-    sent.send(&topic.sender(), 0..20);
-    sent.check(&[&server], &database, &topic);
-    topic.delete();
-    topic.make(1);
-    let mut other = Sent::default();
-    other.send(&topic.sender(), 100..110);
-    let status = server.wait();
-    assert_eq!(status.code(), Some(1), "{:?}", server.log());
-    assert_eq!(positions(&database, &topic)[&0], 20, "and nothing was changed");
 }

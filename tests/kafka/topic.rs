@@ -7,11 +7,13 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use order_service::kafka::broker_watch::{BrokerWatch, STATISTICS_EVERY, Watched};
+use order_service::kafka::topic_look::TopicLook;
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::bindings::rd_kafka_header_add;
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::KafkaResult;
+use rdkafka::error::{IsError as _, KafkaResult};
 use rdkafka::message::{Header, Headers, Message as _, OwnedHeaders};
 use rdkafka::producer::{DeliveryFuture, FutureProducer, FutureRecord, Producer as _};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
@@ -118,6 +120,31 @@ impl Topic {
     fn delete_topic(&self, name: &str) {
         let deleted = self.sender.runtime.block_on(self.admin.delete_topics(&[name], &options())).unwrap();
         assert!(deleted.iter().all(Result::is_ok), "{deleted:?}");
+    }
+
+    /// Sends a message with headers of these names, which need not be text.
+    #[expect(unsafe_code, reason = "the binding takes text for names")]
+    pub fn send_with_header_names(&self, value: &str, names: &[&[u8]]) {
+        let headers = OwnedHeaders::new();
+        let native = std::ptr::from_ref(headers.as_borrowed()).cast_mut().cast();
+        for name in names {
+            let (value, length) = (b"a value", name.len().cast_signed());
+            // SAFETY: the headers live until they are sent, and the library copies name and value.
+            let added = unsafe {
+                rd_kafka_header_add(
+                    native,
+                    name.as_ptr().cast(),
+                    length,
+                    value.as_ptr().cast(),
+                    value.len().cast_signed(),
+                )
+            };
+            assert!(!added.is_error(), "{added:?}");
+        }
+        let mut record = FutureRecord::<[u8], [u8]>::to(&self.name).headers(headers);
+        record.payload = Some(value.as_bytes());
+        let delivery = self.sender.producer.send_result(record).map_err(|(error, _)| error).unwrap();
+        self.sender.runtime.block_on(self.sender.delivered(delivery));
     }
 
     /// Sends these in a transaction, which is then committed or aborted.
@@ -240,7 +267,11 @@ impl Channel for Topic {
     }
 
     fn source(&self) -> String {
-        format!("kafka:{}:{}", self.group, self.name)
+        let id = until("the topic is there", ASK, || {
+            let look = TopicLook::ask(self.sender.producer.client(), &self.name, ASK);
+            until("Kafka says which topic it is", ASK, || look.take()).ok()?.id
+        });
+        format!("kafka:{}:{}#{id}", self.group, self.name)
     }
 
     fn ends(&self) -> BTreeMap<u32, u64> {

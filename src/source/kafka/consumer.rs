@@ -5,7 +5,6 @@
 //! record before it. When the other side is slow the queue is full, fetching pauses, and polling goes on.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,23 +14,25 @@ use bytes::Bytes;
 use rdkafka::client::ClientContext;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
-use rdkafka::message::{BorrowedHeaders, BorrowedMessage, Headers as _, Message};
+use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::statistics::Statistics;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use rdkafka::types::RDKafkaRespErr;
 use tokio::sync::mpsc::Sender;
 use tokio::sync::mpsc::error::TrySendError;
 
-use crate::kafka::Config;
 use crate::kafka::broker_watch::{self, BrokerWatch};
+use crate::kafka::topic_look::{TopicId, TopicLook};
+use crate::kafka::{Config, headers};
 use crate::lifecycle::Gate;
 use crate::metrics::Kafka as Metrics;
-use crate::record::{Checkpoint, Headers, Position, Record};
+use crate::record::{Checkpoint, Position, Record};
 
 /// What the thread says.
 pub(super) enum Event {
     Records(Vec<Record>),
-    Assigned(Vec<u32>),
+    /// Partitions of the topic with this id.
+    Assigned(Vec<u32>, Option<TopicId>),
     Revoked(Vec<u32>),
     Failed(String),
 }
@@ -40,6 +41,8 @@ pub(super) enum Event {
 pub(super) enum Command {
     /// Hand over these assigned partitions from here on.
     Start(Vec<u32>, Checkpoint),
+    /// The partitions started next are of a topic that was deleted and made again.
+    Replaced,
     /// What came of the revoked partitions is durable.
     Release,
     /// The position of this partition was moved by another process.
@@ -69,6 +72,8 @@ const LAG_EVERY: Duration = Duration::from_secs(1);
 const ASK_WAIT: Duration = Duration::from_secs(2);
 /// Between two tries at a start.
 const POSTPONE: Duration = Duration::from_millis(300);
+/// Between two looks at a position that the topic does not reach.
+const STOPPED_PAUSE: Duration = Duration::from_secs(5);
 /// The same trouble is told this often.
 const WARN_EVERY: Duration = Duration::from_secs(10);
 
@@ -154,6 +159,32 @@ impl Active {
     }
 }
 
+/// Partitions whose stored positions the topic does not reach.
+#[derive(Debug)]
+struct Stopped {
+    partitions: Vec<u32>,
+    reason: String,
+    /// When it is looked at again: the positions or the topic may have been put right.
+    due: Instant,
+}
+
+/// What the brokers refuse, by what takes it back.
+#[derive(Debug, Default)]
+struct Refused {
+    /// Until any of them answers.
+    connection: Option<String>,
+    /// Until the topic may be read.
+    topic: Option<String>,
+    /// Until partitions are assigned.
+    group: Option<String>,
+}
+
+impl Refused {
+    fn reason(&self) -> Option<&str> {
+        self.connection.as_deref().or(self.topic.as_deref()).or(self.group.as_deref())
+    }
+}
+
 pub(super) struct Consumer {
     config: Config,
     metrics: Metrics,
@@ -161,13 +192,29 @@ pub(super) struct Consumer {
     events: Sender<Event>,
     commands: Receiver<Command>,
     rebalances: Arc<Mutex<VecDeque<Rebalance>>>,
-    client: BaseConsumer<Context>,
     /// Said and not yet taken. While there is something, nothing is fetched.
     queue: VecDeque<Event>,
     is_paused: bool,
     active: BTreeMap<u32, Active>,
+    /// Which topic the partitions are of.
+    topic_id: Option<TopicId>,
+    /// A question about the topic, under way. Before the client, which has to outlive it.
+    look: Option<TopicLook>,
+    client: BaseConsumer<Context>,
     /// Assigned partitions whose start is not known yet.
     offered: Vec<u32>,
+    /// They are offered to the other side once it is known which topic they are of.
+    is_offer_due: bool,
+    /// Partitions that are not read, because the topic ends before their stored positions.
+    stopped: Vec<Stopped>,
+    /// What the brokers refuse this member, as far as they have said so.
+    refused: Refused,
+    /// The gate is closed for something that the brokers refuse.
+    was_refused: bool,
+    /// The topic does not exist: there is nothing to be behind of.
+    is_missing: bool,
+    /// Other members of the group have all partitions.
+    is_spare: bool,
     /// Starts at which the brokers did not say where the partitions end. Several, when partitions were fenced one by one.
     postponed: Vec<(Instant, Vec<u32>, Checkpoint)>,
     /// Since when the other side has had no room.
@@ -204,11 +251,19 @@ impl Consumer {
             events,
             commands,
             rebalances,
-            client,
             queue: VecDeque::new(),
             is_paused: false,
             active: BTreeMap::new(),
+            topic_id: None,
+            look: None,
+            client,
             offered: Vec::new(),
+            is_offer_due: false,
+            stopped: Vec::new(),
+            refused: Refused::default(),
+            was_refused: false,
+            is_missing: false,
+            is_spare: false,
             postponed: Vec::new(),
             full_since: None,
             releasing: None,
@@ -237,6 +292,7 @@ impl Consumer {
             self.client.context().brokers.recover(self.client.client(), self.config.bootstrap());
             self.take_rebalances();
             self.release_when_due();
+            self.take_look();
             self.measure();
         }
         // What is durable is told to the broker, and the others need not wait for this member's time-out.
@@ -254,6 +310,7 @@ impl Consumer {
             };
             match command {
                 Command::Start(partitions, from) => self.start(&partitions, &from),
+                Command::Replaced => self.tell_of_another(),
                 Command::Release => self.release(),
                 Command::Fenced(partition) => self.fenced(partition),
                 Command::Committed(upto) => committed = Some(upto),
@@ -270,7 +327,7 @@ impl Consumer {
                     active.durable = active.durable.max(next);
                 }
             }
-            self.told_lag();
+            self.tell_lag();
         }
         if self.committed_at.elapsed() >= COMMIT_EVERY {
             self.committed_at = Instant::now();
@@ -357,18 +414,34 @@ impl Consumer {
     }
 
     fn trouble(&mut self, error: &KafkaError) {
+        use RDKafkaErrorCode as Code;
+        let Config { topic, group, .. } = &self.config;
         match error.rdkafka_error_code() {
-            Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic) => {
-                if self.active.is_empty() {
-                    // Nothing to be behind of.
-                    self.gate.open();
-                }
+            Some(Code::UnknownTopicOrPartition | Code::UnknownTopic) => {
+                self.is_missing |= self.active.is_empty();
                 self.warn("the topic does not exist yet", error);
             }
-            Some(RDKafkaErrorCode::Fatal | RDKafkaErrorCode::FencedInstanceId) => {
+            Some(Code::TopicAuthorizationFailed) => self.refused.topic = Some(unreadable(topic)),
+            Some(Code::Authentication | Code::SaslAuthenticationFailed) => {
+                self.refused.connection = Some("Kafka refuses the credentials".into());
+            }
+            Some(Code::GroupAuthorizationFailed) => {
+                self.refused.group = Some(format!("Kafka does not let this user join the group {group}"));
+            }
+            Some(Code::InconsistentGroupProtocol) => {
+                self.refused.group =
+                    Some(format!("a member of the group {group} uses another way to assign partitions"));
+            }
+            Some(Code::GroupMaxSizeReached) => {
+                self.refused.group = Some(format!("the group {group} has as many members as Kafka lets it have"));
+            }
+            Some(Code::InvalidSessionTimeout) => {
+                self.refused.group = Some("Kafka does not allow the session time-out that is set".into());
+            }
+            Some(Code::Fatal | Code::FencedInstanceId) => {
                 self.queue.push_back(Event::Failed(format!("{error}; is another member using the same instance id?")));
             }
-            Some(RDKafkaErrorCode::AutoOffsetReset) => {
+            Some(Code::AutoOffsetReset) => {
                 self.warn("the topic does not reach where it was read", error);
                 self.begin_again();
             }
@@ -386,10 +459,17 @@ impl Consumer {
     }
 
     fn warn(&mut self, what: &str, error: &KafkaError) {
-        if self.warned_at.is_none_or(|last| last.elapsed() >= WARN_EVERY) {
-            self.warned_at = Some(Instant::now());
+        if self.may_warn() {
             tracing::warn!(%error, brokers = self.config.brokers, topic = self.config.topic, "{what}");
         }
+    }
+
+    fn may_warn(&mut self) -> bool {
+        let may = self.warned_at.is_none_or(|last| last.elapsed() >= WARN_EVERY);
+        if may {
+            self.warned_at = Some(Instant::now());
+        }
+        may
     }
 
     fn take_rebalances(&mut self) {
@@ -401,19 +481,22 @@ impl Consumer {
                     self.metrics.rebalances.inc();
                     tracing::info!(?partitions, topic = self.config.topic, "partitions assigned");
                     self.has_joined = true;
-                    if partitions.is_empty() {
+                    self.refused.group = None;
+                    self.is_spare = partitions.is_empty();
+                    if self.is_spare {
                         let _ = self.client.assign(&TopicPartitionList::new());
-                        self.gate.open(); // others have them all
                     } else {
-                        self.offered.clone_from(&partitions);
-                        self.queue.push_back(Event::Assigned(partitions));
+                        self.offer(partitions);
                     }
                 }
                 Some(Rebalance::Revoked(partitions)) => {
                     self.metrics.rebalances.inc();
                     tracing::info!(?partitions, topic = self.config.topic, "partitions revoked");
                     // An assignment that was not yet taken up is void.
-                    self.queue.retain(|event| !matches!(event, Event::Assigned(_)));
+                    self.queue.retain(|event| !matches!(event, Event::Assigned(..)));
+                    self.is_spare = false;
+                    self.is_offer_due = false;
+                    self.stopped.clear();
                     self.offered.clear();
                     self.again.clear();
                     self.postponed.clear();
@@ -444,9 +527,18 @@ impl Consumer {
             self.warn("cannot give partitions back", &error);
         }
         if !self.again.is_empty() {
-            self.offered = std::mem::take(&mut self.again);
-            self.queue.push_back(Event::Assigned(self.offered.clone()));
+            let again = std::mem::take(&mut self.again);
+            self.offer(again);
         }
+    }
+
+    /// Has partitions started once it is known which topic they are of.
+    fn offer(&mut self, partitions: Vec<u32>) {
+        self.offered = partitions;
+        self.is_offer_due = true;
+        // An answer that is under way may be from before they were assigned.
+        self.look = None;
+        self.look_at_topic();
     }
 
     /// Begins to hand over partitions. Those that are active already are ones whose position was moved.
@@ -464,8 +556,12 @@ impl Consumer {
                     self.postponed.push((Instant::now() + POSTPONE, partitions.to_vec(), from.clone()));
                     return;
                 }
-                Err(failure) => {
-                    self.queue.push_back(Event::Failed(failure));
+                Err(reason) => {
+                    tracing::error!(partition, topic = self.config.topic, "{reason}");
+                    let due = Instant::now() + STOPPED_PAUSE;
+                    self.stopped.push(Stopped { partitions: partitions.to_vec(), reason, due });
+                    self.metrics.stopped.set(1);
+                    self.tell_lag();
                     return;
                 }
             }
@@ -476,7 +572,7 @@ impl Consumer {
                 self.offered.clear();
                 self.active.extend(started);
                 self.received_at = Instant::now();
-                self.told_lag();
+                self.tell_lag();
             }
             Err(error) => {
                 self.warn("cannot start at the stored positions, trying again", &error);
@@ -490,6 +586,10 @@ impl Consumer {
         while let Some(due) = self.postponed.iter().position(|(at, ..)| now >= *at) {
             let (_, partitions, from) = self.postponed.remove(due);
             self.start(&partitions, &from);
+        }
+        while let Some(due) = self.stopped.iter().position(|stopped| now >= stopped.due) {
+            let Stopped { partitions, .. } = self.stopped.remove(due);
+            self.queue.push_back(Event::Assigned(partitions, self.topic_id));
         }
     }
 
@@ -532,16 +632,19 @@ impl Consumer {
             None => first,
             Some(stored) if stored > end => {
                 return Err(format!(
-                    "partition {partition} of {topic} ends at {end}, and orders up to {stored} are stored: the topic was \
-                     made anew or lost messages; use another group to read it from its start, or restore it"
+                    "partition {partition} of {topic} ends at {end}, and orders up to {stored} are stored: the topic lost \
+                     messages, or the store is of another cluster; restore the topic, or use another group to read it from \
+                     its start"
                 ));
             }
             Some(stored) if stored < first => {
+                let lost = first - stored;
                 tracing::error!(
                     partition,
-                    lost = first - stored,
+                    lost,
                     "messages were deleted from the topic before they were read; going on after them"
                 );
+                self.metrics.lost.inc_by(lost);
                 first
             }
             Some(stored) => stored,
@@ -561,7 +664,7 @@ impl Consumer {
         if let Err(error) = self.client.pause(&list) {
             self.warn("cannot pause", &error);
         }
-        self.queue.push_back(Event::Assigned(vec![partition]));
+        self.queue.push_back(Event::Assigned(vec![partition], self.topic_id));
     }
 
     /// Offsets for lag tools; nothing is read from them.
@@ -598,10 +701,8 @@ impl Consumer {
                 is_waiting |= active.end > active.next.max(active.reached);
             }
         }
-        self.told_lag();
-        if !self.has_joined && self.active.is_empty() {
-            self.look_for_topic();
-        }
+        self.look_at_topic();
+        self.tell_lag();
         let is_ours_to_wait = self.is_paused || !self.queue.is_empty() || self.releasing.is_some();
         if !is_waiting || is_ours_to_wait {
             self.received_at = Instant::now().max(self.received_at);
@@ -611,13 +712,50 @@ impl Consumer {
         }
     }
 
-    /// A topic that is not there is nothing to be behind of.
-    fn look_for_topic(&mut self) {
-        let metadata = self.client.fetch_metadata(Some(&self.config.topic), Duration::from_secs(1));
-        let Ok(metadata) = metadata else { return };
-        if metadata.topics().iter().all(|topic| topic.partitions().is_empty()) {
-            self.gate.open();
+    fn look_at_topic(&mut self) {
+        if self.look.is_none() {
+            self.look = Some(TopicLook::ask(self.client.client(), &self.config.topic, ASK_WAIT));
         }
+    }
+
+    /// What the brokers say of the topic: that it may be read, and which one it is. A topic that was deleted and made
+    /// again is another one, and the positions of the former one say nothing about it.
+    fn take_look(&mut self) {
+        use RDKafkaErrorCode as Code;
+        let Some(answer) = self.look.as_ref().and_then(TopicLook::take) else { return };
+        self.look = None;
+        match answer {
+            Ok(look) => {
+                self.refused.connection = None;
+                self.refused.topic = (!look.is_readable).then(|| unreadable(&self.config.topic));
+                self.is_missing = false;
+                if look.id != self.topic_id {
+                    self.topic_id = look.id;
+                    self.begin_again();
+                }
+                if self.is_offer_due && self.releasing.is_none() {
+                    self.is_offer_due = false;
+                    self.queue.push_back(Event::Assigned(self.offered.clone(), self.topic_id));
+                }
+            }
+            Err(Code::TopicAuthorizationFailed) => {
+                self.refused.connection = None;
+                self.refused.topic = Some(unreadable(&self.config.topic));
+            }
+            Err(Code::UnknownTopicOrPartition | Code::UnknownTopic) => {
+                self.refused = Refused { connection: None, topic: None, group: self.refused.group.take() };
+                self.is_missing = self.active.is_empty();
+            }
+            // It is asked again in a moment.
+            Err(code) => tracing::debug!(%code, topic = self.config.topic, "cannot look at the topic"),
+        }
+        self.tell_lag();
+    }
+
+    fn tell_of_another(&self) {
+        let (topic, id) = (&self.config.topic, self.topic_id.map(tracing::field::display));
+        tracing::warn!(topic, id, "the topic was deleted and made again, reading it from its start");
+        self.metrics.remade.inc();
     }
 
     /// The consumer is behind and delivers nothing: another one may do better.
@@ -628,6 +766,7 @@ impl Consumer {
         match subscribe(&self.config, &self.rebalances) {
             Ok(consumer) => {
                 close(&self.client);
+                self.look = None;
                 let stalled = std::mem::replace(&mut self.client, consumer);
                 // To leave the group waits for brokers that may not answer; the thread that polls must not.
                 let leave = std::thread::Builder::new().name("kafka-leave".into()).spawn(move || drop(stalled));
@@ -643,20 +782,33 @@ impl Consumer {
         }
     }
 
-    fn told_lag(&mut self) {
+    /// Tells how far behind it is, and whether that or anything else keeps the service from being ready.
+    fn tell_lag(&mut self) {
         let mut total = 0;
         for (partition, active) in &self.active {
             let lag = active.end.saturating_sub(active.done());
             total += lag;
             self.metrics.lag.with_label_values(&[&partition.to_string()]).set(i64::try_from(lag).unwrap_or(i64::MAX));
         }
-        if self.active.is_empty() {
-            return;
-        }
-        if total <= self.config.lag_max {
+        self.metrics.stopped.set(i64::from(!self.stopped.is_empty()));
+        let stopped = self.stopped.first().map(|stopped| &*stopped.reason);
+        if let Some(reason) = self.refused.reason().or(stopped).map(str::to_owned) {
+            self.gate.close(&reason);
+            if self.refused.reason().is_some() && self.may_warn() {
+                tracing::warn!(topic = self.config.topic, group = self.config.group, "{reason}");
+            }
+            self.was_refused = true;
+        } else if !self.active.is_empty() {
+            self.was_refused = false;
+            if total <= self.config.lag_max {
+                self.gate.open();
+            } else {
+                self.gate.close(&format!("{total} messages behind"));
+            }
+        } else if self.is_spare || self.is_missing {
             self.gate.open();
-        } else {
-            self.gate.close(&format!("{total} messages behind"));
+        } else if std::mem::take(&mut self.was_refused) {
+            self.gate.close("no partition is assigned yet");
         }
     }
 
@@ -668,6 +820,10 @@ impl Consumer {
         }
         list
     }
+}
+
+fn unreadable(topic: &str) -> String {
+    format!("Kafka does not let this user read the topic {topic}")
 }
 
 fn subscribe(config: &Config, rebalances: &Arc<Mutex<VecDeque<Rebalance>>>) -> KafkaResult<BaseConsumer<Context>> {
@@ -691,23 +847,14 @@ fn close(consumer: &BaseConsumer<Context>) {
 }
 
 fn record(message: &BorrowedMessage<'_>) -> Record {
-    let headers = message.headers().and_then(headers);
     Record {
         position: Position { partition: message.partition().unsigned_abs(), offset: message.offset().unsigned_abs() },
         payload: message.payload().map(Bytes::copy_from_slice),
         key: message.key().map(Bytes::copy_from_slice),
         idempotency: None,
         timestamp_ms: message.timestamp().to_millis(),
-        headers,
+        headers: headers(message).map(Box::new),
     }
-}
-
-/// Copies headers. A name that is not UTF-8 makes the library panic; such headers are left out.
-fn headers(headers: &BorrowedHeaders) -> Option<Box<Headers>> {
-    let named =
-        |header: rdkafka::message::Header<'_, &[u8]>| (header.key.to_owned(), header.value.map(Bytes::copy_from_slice));
-    let copied = std::panic::catch_unwind(AssertUnwindSafe(|| headers.iter().map(named).collect()));
-    copied.map(Box::new).inspect_err(|_| tracing::warn!("headers with illegal names left out")).ok()
 }
 
 fn signed(partition: u32) -> i32 {

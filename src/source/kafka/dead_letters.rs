@@ -2,12 +2,11 @@
 //! topic is away.
 
 use std::pin::Pin;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
-use rdkafka::client::DefaultClientContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{FutureProducer, FutureRecord, Producer as _};
@@ -61,7 +60,8 @@ impl DeadLetters {
 
     /// Begins to deliver at once. The future is done when every replica in sync has the message.
     pub(super) fn keep(&self, record: &Record, rejection: &Rejection) -> Kept {
-        let letter = Outgoing { letter: Letter::new(&self.config.topic, record, rejection), refused_ms: None };
+        let letter =
+            Outgoing { letter: Letter::new(&self.config.topic, record, rejection), refused_ms: None, key: None };
         let (config, producer) = (Arc::clone(&self.config), self.producer.clone());
         let (in_flight, has_topic) = (Arc::clone(&self.in_flight), Arc::clone(&self.has_topic));
         let lone_producer = Arc::clone(&self.lone_producer);
@@ -79,34 +79,69 @@ impl DeadLetters {
     }
 }
 
-/// A producer, and whether it still knows a broker.
+/// A producer that is made again where it has failed for good: once the library has called an error fatal, such as a
+/// right that was missing, it sends nothing any more.
 #[derive(Clone)]
 struct Producer {
+    settings: ClientConfig,
+    made: Arc<Mutex<Made>>,
+}
+
+/// A producer, and whether it still knows a broker.
+#[derive(Clone)]
+struct Made {
     client: FutureProducer<Watched>,
     brokers: BrokerWatch,
 }
 
+impl Made {
+    fn new(settings: &ClientConfig) -> Result<Self, KafkaError> {
+        let brokers = BrokerWatch::new("dead letters");
+        let client = settings.create_with_context(Watched { brokers: brokers.clone() })?;
+        Ok(Self { client, brokers })
+    }
+}
+
 impl Producer {
     fn new(config: &Config, settings: ClientConfig) -> Result<Self, KafkaError> {
-        let brokers = BrokerWatch::new("dead letters");
-        let context = Watched { brokers: brokers.clone() };
-        Ok(Self { client: config.watched(settings).create_with_context(context)?, brokers })
+        let settings = config.watched(settings);
+        let made = Arc::new(Mutex::new(Made::new(&settings)?));
+        Ok(Self { settings, made })
+    }
+
+    fn made(&self) -> Made {
+        self.made.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Sends, and has the client connect again where it has lost every broker meanwhile.
     async fn send(&self, config: &Config, message: FutureRecord<'_, [u8], [u8]>) -> Result<(), KafkaError> {
-        let sending = self.client.send(message, Timeout::After(Duration::from_secs(30)));
+        let Made { client, .. } = self.made();
+        let sending = client.send(message, Timeout::After(Duration::from_secs(30)));
         tokio::pin!(sending);
         loop {
             match tokio::time::timeout(WATCH_EVERY, &mut sending).await {
-                Ok(sent) => return sent.map(drop).map_err(|(error, _)| error),
+                Ok(sent) => {
+                    if sent.is_err() {
+                        self.recover(config);
+                    }
+                    return sent.map(drop).map_err(|(error, _)| error);
+                }
                 Err(_) => self.recover(config),
             }
         }
     }
 
     fn recover(&self, config: &Config) {
-        self.brokers.recover(self.client.client(), config.bootstrap());
+        let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some((error, reason)) = made.client.client().fatal_error() else {
+            made.brokers.recover(made.client.client(), config.bootstrap());
+            return;
+        };
+        tracing::warn!(%error, reason, "the producer of dead letters has failed for good, making another one");
+        match Made::new(&self.settings) {
+            Ok(another) => *made = another,
+            Err(error) => tracing::warn!(%error, "cannot make a producer"),
+        }
     }
 }
 
@@ -115,6 +150,8 @@ struct Outgoing {
     letter: Letter,
     /// When it was sent, once the topic has refused that time.
     refused_ms: Option<i64>,
+    /// Where it came from, once the topic has refused it without a key.
+    key: Option<String>,
 }
 
 impl Outgoing {
@@ -131,11 +168,24 @@ impl Outgoing {
             let sent_ms = sent_ms.to_string();
             headers = headers.insert(Header { key: dead::TIMESTAMP_MS, value: Some(&sent_ms) });
         }
+        if self.key.is_some() {
+            headers = headers.insert(Header { key: dead::KEY_ADDED, value: Some("yes") });
+        }
         let mut message = FutureRecord::to(topic);
-        message.key = record.key.as_deref();
+        message.key = record.key.as_deref().or(self.key.as_deref().map(str::as_bytes));
         message.payload = record.payload.as_deref();
         message.timestamp = record.timestamp_ms;
         message.headers(headers)
+    }
+
+    /// Gives it a key if it has none: a compacted topic takes nothing without. Returns whether that is new.
+    fn add_key(&mut self, topic: &str) -> bool {
+        let (record, position) = (&self.letter.record, self.letter.record.position);
+        if record.key.is_some() || self.key.is_some() {
+            return false;
+        }
+        self.key = Some(format!("{topic}-{}-{}", position.partition, position.offset));
+        true
     }
 
     /// Takes the time of delivery instead of the original one, which goes into a header. Returns whether that is new.
@@ -157,6 +207,7 @@ async fn deliver(config: &Config, together: &Producer, alone: &OnceLock<Producer
             Some(
                 RDKafkaErrorCode::MessageSizeTooLarge
                 | RDKafkaErrorCode::InvalidTimestamp
+                | RDKafkaErrorCode::InvalidRecord
                 | RDKafkaErrorCode::InvalidDifferentRecord,
             ) if std::ptr::eq(producer, together) => {
                 match lone(config, alone) {
@@ -178,6 +229,7 @@ async fn deliver(config: &Config, together: &Producer, alone: &OnceLock<Producer
                 );
                 continue;
             }
+            Some(RDKafkaErrorCode::InvalidRecord) if outgoing.add_key(&config.topic) => continue,
             Some(RDKafkaErrorCode::UnknownTopic | RDKafkaErrorCode::UnknownTopicOrPartition) => {
                 make_topic(config).await;
             }
@@ -204,7 +256,7 @@ fn lone<'a>(config: &Config, made: &'a OnceLock<Producer>) -> Result<&'a Produce
 /// would take half a minute to fail.
 async fn see_topic(config: &Arc<Config>, producer: &Producer) {
     loop {
-        let (client, topic) = (producer.client.clone(), config.dlq_topic.clone());
+        let (Made { client, .. }, topic) = (producer.made(), config.dlq_topic.clone());
         let look = move || client.client().fetch_metadata(Some(&topic), Duration::from_secs(5));
         match tokio::task::spawn_blocking(look).await {
             Ok(Ok(metadata)) if metadata.topics().iter().any(|topic| !topic.partitions().is_empty()) => return,
@@ -221,7 +273,9 @@ async fn see_topic(config: &Arc<Config>, producer: &Producer) {
 
 /// Best effort: whoever runs the brokers may not allow it, and then has to make the topic.
 async fn make_topic(config: &Config) {
-    let Ok(admin) = config.admin().create::<AdminClient<DefaultClientContext>>() else { return };
+    let Ok(admin) = config.admin().create_with_context::<_, AdminClient<_>>(Watched::new("dead letters")) else {
+        return;
+    };
     let topic = NewTopic {
         name: &config.dlq_topic,
         num_partitions: 1,

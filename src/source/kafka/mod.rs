@@ -34,7 +34,10 @@ const LEAVE_WAIT: Duration = Duration::from_secs(5);
 
 /// The topic, as a source.
 pub struct KafkaSource {
+    /// What positions are stored under: the group, the topic, and which topic of this name it is.
     name: Arc<str>,
+    /// The same without the last: what they were stored under before topics had ids.
+    plain_name: Arc<str>,
     events: mpsc::Receiver<Event>,
     commands: commands::SyncSender<Command>,
     dead_letters: DeadLetters,
@@ -52,7 +55,8 @@ impl KafkaSource {
     /// # Errors
     /// When the settings are not what the library takes.
     pub fn start(config: &Config, metrics: metrics::Kafka, gate: Gate, letters: Gate) -> anyhow::Result<Self> {
-        let name: Arc<str> = format!("kafka:{}:{}", config.group, config.topic).into();
+        let plain_name: Arc<str> = format!("kafka:{}:{}", config.group, config.topic).into();
+        let name = Arc::clone(&plain_name);
         let dead_letters = DeadLetters::new(config, letters)?;
         let (sender, events) = mpsc::channel(CHUNKS_MAX);
         let (commands, orders) = commands::sync_channel(COMMANDS_MAX);
@@ -62,7 +66,16 @@ impl KafkaSource {
             consumer.run();
             drop(leaving);
         })?;
-        Ok(Self { name, events, commands, dead_letters, muted: HashSet::new(), is_stopping: false, has_left })
+        Ok(Self {
+            name,
+            plain_name,
+            events,
+            commands,
+            dead_letters,
+            muted: HashSet::new(),
+            is_stopping: false,
+            has_left,
+        })
     }
 
     fn tell(&self, command: Command) {
@@ -74,6 +87,10 @@ impl KafkaSource {
 impl Source for KafkaSource {
     fn name(&self) -> Arc<str> {
         Arc::clone(&self.name)
+    }
+
+    fn former_name(&self) -> Option<Arc<str>> {
+        (self.name != self.plain_name).then(|| Arc::clone(&self.plain_name))
     }
 
     fn is_log(&self) -> bool {
@@ -98,7 +115,12 @@ impl Source for KafkaSource {
                 }
                 Ok(Received::Records)
             }
-            Some(Event::Assigned(partitions)) => {
+            Some(Event::Assigned(partitions, topic)) => {
+                // Nothing of the former topic is under way when there is another one: its partitions were revoked.
+                self.name = match topic {
+                    Some(topic) => format!("{}#{topic}", self.plain_name).into(),
+                    None => Arc::clone(&self.plain_name),
+                };
                 self.muted.retain(|partition| !partitions.contains(partition));
                 Ok(Received::Assigned(partitions))
             }
@@ -122,6 +144,10 @@ impl Source for KafkaSource {
 
     fn start(&mut self, partitions: &[u32], from: &Checkpoint) {
         self.tell(Command::Start(partitions.to_vec(), from.clone()));
+    }
+
+    fn replaced(&mut self) {
+        self.tell(Command::Replaced);
     }
 
     fn release(&mut self) {

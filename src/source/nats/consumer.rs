@@ -37,7 +37,6 @@ pub(super) enum Event {
     Records(Vec<Record>),
     Assigned(u32),
     Revoked(u32),
-    Failed(String),
 }
 
 /// Records handed over at once.
@@ -59,6 +58,8 @@ const CATCH_UP: Duration = Duration::from_secs(1);
 /// Between two looks at a position that another process moves, while that one waits for messages and while it does not.
 const STANDBY_LONG: Duration = Duration::from_secs(5);
 const STANDBY_SHORT: Duration = Duration::from_secs(1);
+/// Between two looks at a position that the stream does not reach.
+const STOPPED_PAUSE: Duration = Duration::from_secs(5);
 /// How long what was received of a stream that is gone may take to become durable.
 const RELEASE_WAIT: Duration = Duration::from_secs(10);
 /// How long acknowledgements may take to be handed to the connection, and to be sent at the end.
@@ -120,6 +121,8 @@ pub(super) struct Consumer {
     queued_bytes: usize,
     reading: Reading,
     partition: Option<u32>,
+    /// Why the stream is not read, though it is there.
+    stopped: Option<String>,
     /// A stored position that is to be started from at the next look.
     starting: Option<Option<u64>>,
     sequence: Sequence,
@@ -165,6 +168,7 @@ impl Consumer {
             queued_bytes: 0,
             reading: Reading::Nothing,
             partition: None,
+            stopped: None,
             starting: None,
             sequence: Sequence::default(),
             numbered: 0,
@@ -310,6 +314,7 @@ impl Consumer {
         if let Some(former) = self.partition {
             if !matches!(self.reading, Reading::Releasing { .. }) {
                 tracing::warn!(stream = self.config.stream, "the stream was made anew, reading it from its start");
+                self.metrics.remade.inc();
                 self.queue.push_back(Event::Revoked(former));
                 self.reading = Reading::Releasing { until: Instant::now() + RELEASE_WAIT };
             }
@@ -636,13 +641,19 @@ impl Consumer {
         if let Some(stored) = self.starting.take() {
             self.start(stored, look);
         } else if self.reading == Reading::Active && next > look.last + 1 {
-            self.fail(next, look);
+            self.stop_reading(next, look);
         }
         let lag = look.undelivered + self.held.len() as u64;
         self.metrics.lag.set(i64::try_from(lag).unwrap_or(i64::MAX));
-        self.metrics.standby.set(i64::from(matches!(self.reading, Reading::Standby { .. })));
+        let is_standby = matches!(self.reading, Reading::Standby { .. }) && self.stopped.is_none();
+        self.metrics.standby.set(i64::from(is_standby));
+        self.metrics.stopped.set(i64::from(self.stopped.is_some()));
         if self.reading == Reading::Offered {
             return Ok(()); // not before its position is known
+        }
+        if let Some(reason) = &self.stopped {
+            self.gate.close(reason);
+            return Ok(());
         }
         if lag <= self.config.lag_max {
             self.gate.open();
@@ -688,9 +699,10 @@ impl Consumer {
             _ => return,
         };
         if next > look.last + 1 {
-            self.fail(next, look);
+            self.stop_reading(next, look);
             return;
         }
+        self.stopped = None;
         if is_taken {
             if self.reading == Reading::Offered {
                 tracing::info!(durable = self.config.durable, "another process reads already, standing by");
@@ -699,11 +711,13 @@ impl Consumer {
             return;
         }
         if stored.is_some() && look.first > next {
+            let lost = look.first - next;
             tracing::error!(
                 partition = self.partition,
-                lost = look.first - next,
+                lost,
                 "messages were deleted from the stream before they were read; going on after them"
             );
+            self.metrics.lost.inc_by(lost);
         }
         let Config { stream, durable, .. } = &self.config;
         tracing::info!(stream, durable, next, end = look.last, "reading the stream");
@@ -717,14 +731,18 @@ impl Consumer {
         }
     }
 
-    fn fail(&mut self, next: u64, look: &Look) {
+    /// The stream ends before the stored position. Looks again later: one of them may have been put right.
+    fn stop_reading(&mut self, next: u64, look: &Look) {
         let Config { stream, .. } = &self.config;
-        self.queue.push_back(Event::Failed(format!(
-            "stream {stream} ends at {}, and orders up to {} are stored: it lost messages; name another durable to read \
-             it from its start, or restore it",
+        let reason = format!(
+            "stream {stream} ends at {}, and orders up to {} are stored: it lost messages, or the store is of another \
+             server; restore the stream, or name another durable to read it from its start",
             look.last,
             next - 1
-        )));
+        );
+        tracing::error!(stream, "{reason}");
+        self.stopped = Some(reason);
+        self.stand_by(Some(next), STOPPED_PAUSE);
     }
 
     /// Leaves the stream to another process, and looks after it.
@@ -759,6 +777,7 @@ impl Consumer {
     fn release(&mut self) {
         self.drop_received();
         self.partition = None;
+        self.stopped = None;
         self.reading = Reading::Nothing;
     }
 
@@ -784,7 +803,7 @@ fn bytes(event: &Event) -> usize {
         Event::Records(records) => {
             records.iter().map(|record| record.payload.as_ref().map_or(0, Bytes::len) + size_of::<Record>()).sum()
         }
-        Event::Assigned(_) | Event::Revoked(_) | Event::Failed(_) => 0,
+        Event::Assigned(_) | Event::Revoked(_) => 0,
     }
 }
 

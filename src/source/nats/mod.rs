@@ -105,7 +105,6 @@ impl Source for NatsSource {
                 Ok(Received::Assigned(vec![partition]))
             }
             Some(Event::Revoked(partition)) => Ok(Received::Revoked(vec![partition])),
-            Some(Event::Failed(cause)) => Err(self.failed(cause)),
             None if self.is_stopping => Ok(Received::End),
             None => Err(self.failed("the consumer's thread ended")),
         }

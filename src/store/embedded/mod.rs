@@ -85,8 +85,20 @@ struct Inner {
 }
 
 enum Job {
-    Commit { batch: Arc<Batch>, reply: oneshot::Sender<Result<Vec<Outcome>, StoreError>> },
-    Forget { tickets: Vec<i64>, reply: oneshot::Sender<Result<(), StoreError>> },
+    Commit {
+        batch: Arc<Batch>,
+        reply: oneshot::Sender<Result<Vec<Outcome>, StoreError>>,
+    },
+    Forget {
+        tickets: Vec<i64>,
+        reply: oneshot::Sender<Result<(), StoreError>>,
+    },
+    Rename {
+        former: Arc<str>,
+        present: Arc<str>,
+        partitions: Vec<u32>,
+        reply: oneshot::Sender<Result<bool, StoreError>>,
+    },
 }
 
 impl Embedded {
@@ -205,11 +217,29 @@ fn write_jobs(mut connection: Connection, mut jobs: mpsc::Receiver<Job>) {
             Job::Forget { tickets, reply } => {
                 let _ = reply.send(outbox::forget(&mut connection, &tickets).map_err(classify));
             }
+            Job::Rename { former, present, partitions, reply } => {
+                let _ = reply.send(rename(&mut connection, &former, &present, &partitions).map_err(classify));
+            }
         }
     }
     if let Err(error) = schema::close(connection) {
         tracing::warn!(%error, "store did not close cleanly; the next start recovers it");
     }
+}
+
+/// See [`Store::rename_positions`].
+fn rename(connection: &mut Connection, former: &str, present: &str, partitions: &[u32]) -> rusqlite::Result<bool> {
+    let transaction = connection.transaction()?;
+    for partition in partitions {
+        // What is there under the present name stays.
+        let rename = "UPDATE OR IGNORE positions SET source = ?2 WHERE source = ?1 AND partition = ?3";
+        transaction.prepare_cached(rename)?.execute(rusqlite::params![former, present, partition])?;
+    }
+    let others =
+        "SELECT EXISTS (SELECT 1 FROM positions WHERE substr(source, 1, length(?1) + 1) = ?1 || '#' AND source <> ?2)";
+    let has_others = transaction.query_row(others, [former, present], |row| row.get(0))?;
+    transaction.commit()?;
+    Ok(has_others)
 }
 
 /// Tells passing trouble from damage.
@@ -315,6 +345,19 @@ impl Store for Embedded {
         let (reply, result) = oneshot::channel();
         let gone = || StoreError::Damaged("the writer thread has ended".into());
         self.0.writer.send(Job::Forget { tickets, reply }).await.map_err(|_| gone())?;
+        result.await.map_err(|_| gone())?
+    }
+
+    async fn rename_positions(
+        &self,
+        former: Arc<str>,
+        present: Arc<str>,
+        partitions: Vec<u32>,
+    ) -> Result<bool, StoreError> {
+        let (reply, result) = oneshot::channel();
+        let gone = || StoreError::Damaged("the writer thread has ended".into());
+        let job = Job::Rename { former, present, partitions, reply };
+        self.0.writer.send(job).await.map_err(|_| gone())?;
         result.await.map_err(|_| gone())?
     }
 

@@ -249,6 +249,23 @@ impl Store for Postgres {
         rows.iter().map(position).collect::<Result<_, _>>().map(Checkpoint).map_err(unreadable)
     }
 
+    async fn rename_positions(
+        &self,
+        former: Arc<str>,
+        present: Arc<str>,
+        partitions: Vec<u32>,
+    ) -> Result<bool, StoreError> {
+        let partitions: Vec<i32> =
+            partitions.into_iter().map(|partition| i32::try_from(partition).unwrap_or(i32::MAX)).collect();
+        let session = self.0.writers.get().await?;
+        let rename = "UPDATE positions p SET source = $2 WHERE source = $1 AND partition = ANY ($3) \
+                      AND NOT EXISTS (SELECT FROM positions n WHERE n.source = $2 AND n.partition = p.partition)";
+        session.execute(rename, &[&&*former, &&*present, &partitions]).await.map_err(classify)?;
+        let others = "SELECT EXISTS (SELECT FROM positions WHERE starts_with(source, $1 || '#') AND source <> $2)";
+        let row = session.query_one(others, &[&&*former, &&*present]).await.map_err(classify)?;
+        row.try_get(0).map_err(unreadable)
+    }
+
     async fn unpublished(&self, age: Duration, limit: usize) -> Result<Vec<Unpublished>, StoreError> {
         self.claim_unpublished(age, limit).await
     }

@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
-use rdkafka::message::{BorrowedMessage, Headers, Message};
+use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::Place;
-use crate::kafka::Config;
-use crate::record::dead;
+use crate::kafka::{Config, headers};
+use crate::record::{Headers, dead};
 use crate::tools::cluster::{self, CONNECT_TIME};
 
 /// How long the brokers may send nothing while there is something left to read.
@@ -37,7 +37,7 @@ pub(super) struct Letter {
     pub timestamp_ms: Option<i64>,
     pub key: Option<Vec<u8>>,
     pub value: Option<Vec<u8>>,
-    pub headers: Vec<(String, Option<Vec<u8>>)>,
+    pub headers: Headers,
 }
 
 impl Letters {
@@ -137,13 +137,12 @@ impl Letters {
 }
 
 fn letter(message: &BorrowedMessage<'_>) -> Letter {
-    let headers = message.headers().into_iter().flat_map(Headers::iter);
     Letter {
         place: Place { partition: message.partition(), offset: message.offset() },
         timestamp_ms: message.timestamp().to_millis(),
         key: message.key().map(<[u8]>::to_vec),
         value: message.payload().map(<[u8]>::to_vec),
-        headers: headers.map(|header| (header.key.to_owned(), header.value.map(<[u8]>::to_vec))).collect(),
+        headers: headers(message).unwrap_or_default(),
     }
 }
 
@@ -157,6 +156,8 @@ impl Letter {
     /// The headers the message came with.
     pub(super) fn original_headers(&self) -> impl Iterator<Item = (&str, Option<&[u8]>)> {
         let headers = self.headers.iter().map(|(name, value)| (name.as_str(), value.as_deref()));
-        headers.filter(|(name, _)| !name.starts_with(dead::PREFIX) && *name != dead::TIMESTAMP_MS)
+        headers.filter(|(name, _)| {
+            !name.starts_with(dead::PREFIX) && ![dead::TIMESTAMP_MS, dead::KEY_ADDED].contains(name)
+        })
     }
 }

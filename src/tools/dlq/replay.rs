@@ -66,7 +66,8 @@ pub(super) fn send(
             Err(error) => return Ok(Err(error.clone())),
             Ok(partition_count) => {
                 let partition = partition_of(letter, target, *partition_count);
-                let (key, value) = (letter.key.as_deref(), letter.value.as_deref());
+                let key = letter.key.as_deref().filter(|_| letter.header(dead::KEY_ADDED).is_none());
+                let value = letter.value.as_deref();
                 sender.send(Message { topic: target, partition, key, value, headers: headers(letter) })?;
             }
         }
@@ -165,7 +166,7 @@ mod tests {
     use super::*;
 
     fn letter(headers: &[(&str, &str)]) -> Letter {
-        let headers = headers.iter().map(|(name, value)| ((*name).to_owned(), Some(value.as_bytes().to_vec())));
+        let headers = headers.iter().map(|(name, value)| ((*name).to_owned(), Some(value.as_bytes().to_vec().into())));
         let place = Place { partition: 0, offset: 0 };
         Letter { place, timestamp_ms: None, key: None, value: None, headers: headers.collect() }
     }

@@ -1,0 +1,142 @@
+//! What the brokers say of a topic: which one of its name it is, and what this client may do with it.
+
+use std::ffi::CString;
+use std::fmt;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use rdkafka::bindings as c;
+use rdkafka::client::{Client, ClientContext};
+use rdkafka::error::{IsError as _, RDKafkaErrorCode};
+use rdkafka::types::RDKafkaRespErr;
+
+/// Which topic of a name it is: one that was deleted and made again has another id. Shown as Kafka's tools show it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TopicId([u8; 16]);
+
+impl fmt::Display for TopicId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&URL_SAFE_NO_PAD.encode(self.0))
+    }
+}
+
+/// A topic that is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Look {
+    /// `None` from brokers that know no ids (Kafka before 2.8).
+    pub id: Option<TopicId>,
+    /// Whether this client may read it; brokers that do not say so do not forbid it.
+    pub is_readable: bool,
+}
+
+/// A question about a topic, under way.
+///
+/// Asking and [`TopicLook::take`] do not block. It has to be dropped before the client that was asked.
+#[derive(Debug)]
+pub struct TopicLook {
+    queue: *mut c::rd_kafka_queue_t,
+}
+
+// SAFETY: the library's queues may be used by any thread, and this one is used by one at a time.
+#[expect(unsafe_code, reason = "a pointer of the library says nothing of threads")]
+unsafe impl Send for TopicLook {}
+
+impl TopicLook {
+    /// Asks the brokers of this client about a topic. There is an answer after `within` at the latest.
+    ///
+    /// # Panics
+    /// Where the name has a zero byte; no client is made for such a topic.
+    #[expect(unsafe_code, reason = "the library has the call, its binding for Rust does not")]
+    pub fn ask<C: ClientContext>(client: &Client<C>, topic: &str, within: Duration) -> Self {
+        let name = CString::new(topic).expect("a name without a zero byte");
+        let mut names = [name.as_ptr()];
+        let milliseconds = i32::try_from(within.as_millis()).unwrap_or(i32::MAX);
+        let mut why = [0; 128];
+        // SAFETY: the client outlives the calls, the library copies names and options, and both are given back once.
+        unsafe {
+            let rk = client.native_ptr();
+            let queue = c::rd_kafka_queue_new(rk);
+            let options = c::rd_kafka_AdminOptions_new(rk, c::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBETOPICS);
+            // Neither can fail for this operation and a positive time.
+            c::rd_kafka_AdminOptions_set_request_timeout(options, milliseconds, why.as_mut_ptr(), why.len());
+            c::rd_kafka_AdminOptions_set_include_authorized_operations(options, 1);
+            let topics = c::rd_kafka_TopicCollection_of_topic_names(names.as_mut_ptr(), names.len());
+            c::rd_kafka_DescribeTopics(rk, topics, options, queue);
+            c::rd_kafka_TopicCollection_destroy(topics);
+            c::rd_kafka_AdminOptions_destroy(options);
+            Self { queue }
+        }
+    }
+
+    /// The answer, once it is there.
+    ///
+    /// # Errors
+    /// Why the topic cannot be looked at: it is not there, it may not be looked at, or no broker answers.
+    #[expect(unsafe_code, reason = "the library has the call, its binding for Rust does not")]
+    pub fn take(&self) -> Option<Result<Look, RDKafkaErrorCode>> {
+        // SAFETY: the queue lives as long as this, and what an event holds is read before the event is given back.
+        unsafe {
+            let event = c::rd_kafka_queue_poll(self.queue, 0);
+            if event.is_null() {
+                return None;
+            }
+            let answer = answer(event);
+            c::rd_kafka_event_destroy(event);
+            Some(answer)
+        }
+    }
+}
+
+impl Drop for TopicLook {
+    #[expect(unsafe_code, reason = "the library has the call, its binding for Rust does not")]
+    fn drop(&mut self) {
+        // SAFETY: it was made with this and is given back once. What is still under way is thrown away by the library.
+        unsafe { c::rd_kafka_queue_destroy(self.queue) }
+    }
+}
+
+#[expect(unsafe_code, reason = "the library has the call, its binding for Rust does not")]
+unsafe fn answer(event: *mut c::rd_kafka_event_t) -> Result<Look, RDKafkaErrorCode> {
+    // SAFETY: the caller has an event that lives until this returns; all pointers below are into it.
+    unsafe {
+        checked(c::rd_kafka_event_error(event))?;
+        let result = c::rd_kafka_event_DescribeTopics_result(event);
+        if result.is_null() {
+            return Err(RDKafkaErrorCode::BadMessage); // the answer to something else
+        }
+        let mut count = 0;
+        let topics = c::rd_kafka_DescribeTopics_result_topics(result, &raw mut count);
+        if count != 1 {
+            return Err(RDKafkaErrorCode::UnknownTopicOrPartition);
+        }
+        let topic = *topics;
+        let error = c::rd_kafka_TopicDescription_error(topic);
+        if !error.is_null() {
+            checked(c::rd_kafka_error_code(error))?;
+        }
+        let uuid = c::rd_kafka_TopicDescription_topic_id(topic);
+        let bits = (c::rd_kafka_Uuid_most_significant_bits(uuid), c::rd_kafka_Uuid_least_significant_bits(uuid));
+        let id = (bits != (0, 0)).then(|| {
+            let mut bytes = [0; 16];
+            bytes[..8].copy_from_slice(&bits.0.to_be_bytes());
+            bytes[8..].copy_from_slice(&bits.1.to_be_bytes());
+            TopicId(bytes)
+        });
+        let mut count = 0;
+        let operations = c::rd_kafka_TopicDescription_authorized_operations(topic, &raw mut count);
+        let mut is_readable = operations.is_null() || count == 0;
+        for n in 0..count {
+            is_readable |= matches!(
+                *operations.add(n),
+                c::rd_kafka_AclOperation_t::RD_KAFKA_ACL_OPERATION_READ
+                    | c::rd_kafka_AclOperation_t::RD_KAFKA_ACL_OPERATION_ALL
+            );
+        }
+        Ok(Look { id, is_readable })
+    }
+}
+
+fn checked(code: RDKafkaRespErr) -> Result<(), RDKafkaErrorCode> {
+    if code.is_error() { Err(code.into()) } else { Ok(()) }
+}
