@@ -1,6 +1,7 @@
 //! A database of its own for each test, on the PostgreSQL server that all tests share.
 
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use order_service::store::postgres::{Config, Postgres};
 use tokio_postgres::{Client, NoTls};
@@ -41,7 +42,10 @@ impl Database {
 
     /// The settings of a store on it.
     pub fn config(&self) -> Config {
-        Config::parse(&self.url()).unwrap()
+        let mut config = Config::parse(&self.url()).unwrap();
+        // Who asks a store itself does not try again; a slow machine may take its time for a connection.
+        config.wait = Duration::from_mins(1);
+        config
     }
 
     /// A store on it.
