@@ -42,10 +42,7 @@ impl Database {
 
     /// The settings of a store on it.
     pub fn config(&self) -> Config {
-        let mut config = Config::parse(&self.url()).unwrap();
-        // Who asks a store itself does not try again; a slow machine may take its time for a connection.
-        config.wait = Duration::from_mins(1);
-        config
+        config(&self.url())
     }
 
     /// A store on it.
@@ -95,4 +92,12 @@ fn run(url: &str, sql: &str) -> Vec<String> {
     })
     .join()
     .unwrap()
+}
+
+/// The settings of a store that is asked by a test itself, which does not try again: a slow machine may take its time
+/// for a connection.
+pub fn config(url: &str) -> Config {
+    let mut config = Config::parse(url).unwrap();
+    config.wait = Duration::from_mins(1);
+    config
 }
