@@ -1,6 +1,7 @@
 //! A database of its own for each test, on the PostgreSQL server that all tests share.
 
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use order_service::store::postgres::{Config, Postgres};
 use tokio_postgres::{Client, NoTls};
@@ -41,7 +42,7 @@ impl Database {
 
     /// The settings of a store on it.
     pub fn config(&self) -> Config {
-        Config::parse(&self.url()).unwrap()
+        config(&self.url())
     }
 
     /// A store on it.
@@ -91,4 +92,12 @@ fn run(url: &str, sql: &str) -> Vec<String> {
     })
     .join()
     .unwrap()
+}
+
+/// The settings of a store that is asked by a test itself, which does not try again: a slow machine may take its time
+/// for a connection.
+pub fn config(url: &str) -> Config {
+    let mut config = Config::parse(url).unwrap();
+    config.wait = Duration::from_mins(1);
+    config
 }

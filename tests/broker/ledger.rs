@@ -288,7 +288,8 @@ pub struct Pace {
 
 impl Default for Pace {
     fn default() -> Self {
-        Self { ids: 500, rate: 600, rubbish: 1, burst: 100 }
+        // A slow machine stores as many in batches of 16.
+        Self { ids: 500, rate: 300, rubbish: 1, burst: 100 }
     }
 }
 

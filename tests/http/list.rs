@@ -71,8 +71,12 @@ fn the_newest_orders_come_first_as_they_were_posted() {
         let list = server.get("/api/orders").expect(200);
         assert_eq!(list.header("Content-Length"), Some(expected.len().to_string().as_str()));
         assert_eq!((list.header("Link"), list.header("Cache-Control")), (None, Some("no-cache")));
-        let etag = list.header("ETag").expect("a tag");
-        assert_eq!(server.request("GET", "/api/orders", &[("If-None-Match", etag)], "").status, 304);
+        // Right after a start the same list may be made once more, with another tag.
+        until("its tag is known", SIGNAL_TIME, || {
+            let list = server.get("/api/orders");
+            let etag = list.header("ETag").expect("a tag");
+            (server.request("GET", "/api/orders", &[("If-None-Match", etag)], "").status == 304).then_some(())
+        });
         let lines = server.request("GET", "/api/orders", &[("Accept", "application/x-ndjson")], "").expect(200);
         let lines: HashSet<&str> = lines.text().lines().collect();
         assert_eq!(lines, bodies.iter().map(String::as_str).collect());

@@ -69,7 +69,7 @@ fn an_instance_that_was_held_past_its_session_is_fenced_and_comes_back_by_itself
     let _turn = in_turn();
     let (Some(database), Some(topic)) = (Database::create(), Topic::create(PARTITIONS)) else { return };
     let url = database.url();
-    let flags = topic.flags_with(&["--postgres", &url, "--batch-rows-max", "16", "--kafka-session-timeout", "2s"]);
+    let flags = topic.flags_with(&["--postgres", &url, "--kafka-session-timeout", "2s"]);
     let (mut zombie, mut other) = (Server::start(&flags), Server::start(&flags));
     wait_shared(&[&zombie, &other]);
     let steady = Steady::start(&topic, Pace::default());

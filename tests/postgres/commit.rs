@@ -6,12 +6,12 @@ use std::sync::{Arc, Mutex};
 use order_service::id::OrderId;
 use order_service::record::Idempotency;
 use order_service::snapshot::{Snapshot, State};
-use order_service::store::postgres::{Config, Maintenance, Postgres};
+use order_service::store::postgres::{Maintenance, Postgres};
 use order_service::store::{Batch, Outcome, Pass, Ranks, Store, StoreError, Turn, Wait};
 use tokio::task::JoinHandle;
 
 use super::{batch, decode, entry, id, moved, sample_order, until_it_waits, wb};
-use crate::database::Database;
+use crate::database::{Database, config};
 
 /// Every stored order, by a scan.
 async fn scan(store: &Postgres) -> BTreeMap<String, Snapshot> {
@@ -32,7 +32,7 @@ async fn orders_are_read_from_whichever_of_several_hosts_answers() {
     database.store().commit(batch((0..300).map(sample_order))).await.unwrap();
     let several = database.url().replacen("@127.0.0.1:", "@127.0.0.1:1,127.0.0.1:", 1);
     assert_ne!(several, database.url());
-    let store = Postgres::new(Config::parse(&several).unwrap());
+    let store = Postgres::new(config(&several));
     assert_eq!(scan(&store).await.len(), 300);
 }
 

@@ -5,14 +5,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::time::Duration;
 
-use order_service::store::postgres::{Config, Postgres};
+use order_service::store::postgres::Postgres;
 use order_service::store::{Outcome, Store, StoreError};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 
 use super::{LONG, batch, id, moved, wb};
-use crate::database::Database;
+use crate::database::{Database, config};
 
 /// What the proxy does with the next COMMIT.
 const PASS: u8 = 0;
@@ -92,7 +92,7 @@ async fn behind_proxy(database: &Database) -> (Postgres, Arc<AtomicU8>) {
     let (_, place) = url.split_once('@').unwrap();
     let (server, name) = place.split_once('/').unwrap();
     let through = proxy(server.parse().unwrap(), Arc::clone(&mode)).await;
-    (Postgres::new(Config::parse(&format!("postgres://postgres@{through}/{name}")).unwrap()), mode)
+    (Postgres::new(config(&format!("postgres://postgres@{through}/{name}"))), mode)
 }
 
 #[tokio::test(flavor = "multi_thread")]
