@@ -128,6 +128,9 @@ struct Start {
     is_replaced: bool,
 }
 
+/// 2000-01-01. An earlier time stamp is of a producer that has no clock, and says nothing of how long its message took.
+const CLOCKS_SINCE_MS: u128 = 946_684_800_000;
+
 /// The stored positions of partitions that were assigned.
 type Starting = Pin<Box<dyn Future<Output = Result<(Vec<u32>, Start), IngestError>> + Send>>;
 
@@ -590,9 +593,9 @@ impl<S: Source, T: Store> Ingest<S, T> {
         for ((outcome, arrived), owner) in outcomes.iter().zip(&filled.arrived).zip(&filled.owners) {
             self.count(outcome);
             self.metrics.visible.observe(now.duration_since(*arrived).as_secs_f64());
-            if let Some(sent_ms) = filled.records[*owner].timestamp_ms {
+            let sent_ms = filled.records[*owner].timestamp_ms.and_then(|sent_ms| u128::try_from(sent_ms).ok());
+            if let Some(sent_ms) = sent_ms.filter(|sent_ms| *sent_ms >= CLOCKS_SINCE_MS) {
                 // Clocks of producers may be ahead of ours.
-                let sent_ms = u128::try_from(sent_ms).unwrap_or_default();
                 self.metrics.end_to_end.observe(seconds(now_ms.saturating_sub(sent_ms)));
             }
         }

@@ -60,6 +60,10 @@ fn lag_and_delay_are_measured() {
     sent.wait_seen(&server, &topic);
     let late = delay_sum(&server) - sum;
     assert!(late > 3500.0, "{late} seconds");
+    // A producer without a clock.
+    topic.send_one(Message { timestamp: Some(1), ..sent.order(61) });
+    sent.wait_seen(&server, &topic);
+    assert!(delay_sum(&server) - sum - late < 1.0, "{} seconds", delay_sum(&server));
     assert_eq!(metric(&server, "kafka_rebalances_total")[""], 1);
     sent.check_letters(&topic, true);
     assert_eq!(server.get("/readyz").status, 200);

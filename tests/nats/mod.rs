@@ -4,6 +4,7 @@
 
 mod faults;
 mod messages;
+mod rights;
 mod settings;
 mod standby;
 pub mod subject;

@@ -283,10 +283,13 @@ async fn make_topic(config: &Config) {
         config: Vec::new(),
     };
     let options = AdminOptions::new().request_timeout(Some(Duration::from_secs(10)));
-    match admin.create_topics([&topic], &options).await {
-        Ok(results) if results.iter().all(Result::is_ok) => {
-            tracing::info!(topic = config.dlq_topic, "dead letter topic made");
-        }
-        Ok(_) | Err(_) => tracing::warn!(topic = config.dlq_topic, "dead letter topic is missing and cannot be made"),
+    let made = admin.create_topics([&topic], &options).await.map(|results| results.into_iter().find_map(Result::err));
+    let topic = &config.dlq_topic;
+    match made {
+        Ok(None) => tracing::info!(topic, "dead letter topic made"),
+        // By another instance, at the same time.
+        Ok(Some((_, RDKafkaErrorCode::TopicAlreadyExists))) => {}
+        Ok(Some((_, error))) => tracing::warn!(topic, %error, "dead letter topic is missing and cannot be made"),
+        Err(error) => tracing::warn!(topic, %error, "dead letter topic is missing and cannot be made"),
     }
 }

@@ -17,7 +17,7 @@ use async_nats::jetstream::context::ContextBuilder;
 use async_nats::jetstream::message::StreamMessage;
 use async_nats::jetstream::stream::Stream;
 use async_nats::jetstream::{AckKind, Context, Message};
-use async_nats::{Client, ConnectOptions, HeaderMap, Subject};
+use async_nats::{Client, ConnectErrorKind, ConnectOptions, HeaderMap, Subject};
 use bytes::Bytes;
 use futures_util::{FutureExt as _, StreamExt as _};
 use time::OffsetDateTime as DateTime;
@@ -198,7 +198,15 @@ impl Consumer {
                     let connecting = Box::pin(async move { config.connect(options).await });
                     match self.meanwhile(None, connecting).await {
                         None => break,
-                        Some(Err(error)) => Trouble(format!("NATS cannot be reached: {error}")),
+                        Some(Err(error)) => {
+                            let is_refused = matches!(
+                                error.kind(),
+                                ConnectErrorKind::AuthorizationViolation | ConnectErrorKind::Authentication
+                            );
+                            let why = if is_refused { "NATS refuses the credentials" } else { "NATS cannot be reached" };
+                            self.gate.close(why);
+                            Trouble(format!("{why}: {error}"))
+                        }
                         Some(Ok(made)) => {
                             let context = ContextBuilder::new().timeout(LOOK_TIME).build(made.clone());
                             self.connected.send_replace(Some(context.clone()));

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, PullConsumer, pull};
-use async_nats::jetstream::context::{GetStreamByNameErrorKind, GetStreamErrorKind};
+use async_nats::jetstream::context::{
+    GetStreamByNameError, GetStreamByNameErrorKind, GetStreamErrorKind, RequestError, RequestErrorKind,
+};
 use async_nats::jetstream::stream::{RawMessageErrorKind, StorageType, Stream};
 use async_nats::jetstream::{Context, ErrorCode, message::StreamMessage, stream};
 use futures_util::{StreamExt as _, TryStreamExt as _};
@@ -27,6 +29,12 @@ const WAITING_MAX: i64 = 512;
 /// Messages asked for at once where deliveries are missing.
 const FETCH_MAX: u64 = 32;
 
+/// Whether there is no one to answer: JetStream is off, or not for this account.
+fn is_unanswered(error: &GetStreamByNameError) -> bool {
+    let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<RequestError>());
+    cause.is_some_and(|cause| cause.kind() == RequestErrorKind::NoResponders)
+}
+
 /// The stream that takes `subject`; where there is none, one of this name is made.
 pub(super) async fn take(context: &Context, subject: &str, name: &str) -> Result<Stream, Trouble> {
     match context.stream_by_subject(subject).await {
@@ -35,6 +43,9 @@ pub(super) async fn take(context: &Context, subject: &str, name: &str) -> Result
             return found.map_err(|error| Trouble::new(&format!("stream {name} cannot be looked at"), &error));
         }
         Err(error) if error.kind() == GetStreamByNameErrorKind::NotFound => {}
+        Err(error) if is_unanswered(&error) => {
+            return Err(Trouble("NATS has no JetStream for this user (nats-server -js)".into()));
+        }
         Err(error) => return Err(Trouble::new("JetStream cannot be asked for its streams", &error)),
     }
     let config = stream::Config {
