@@ -13,8 +13,6 @@ use rdkafka::bindings as c;
 use rdkafka::error::IsError as _;
 use rdkafka::message::BorrowedMessage;
 
-use crate::record::Headers;
-
 /// Where Kafka is, and what is read from and written to it.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -209,9 +207,9 @@ pub fn header<'a>(message: &'a BorrowedMessage<'_>, name: &str) -> Option<&'a [u
 /// in place of what is none.
 #[expect(unsafe_code, reason = "the binding takes every name for UTF-8")]
 #[must_use]
-pub fn headers(message: &BorrowedMessage<'_>) -> Option<Headers> {
+pub fn headers(message: &BorrowedMessage<'_>) -> Option<Vec<(String, Option<Bytes>)>> {
     let mut headers = std::ptr::null_mut();
-    let mut copied = Headers::new();
+    let mut copied = Vec::new();
     // SAFETY: the message lives until this returns, and with it all that is pointed to.
     unsafe {
         if c::rd_kafka_message_headers(message.ptr(), &raw mut headers).is_error() {
