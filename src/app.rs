@@ -166,7 +166,7 @@ pub fn serve(config: Config) -> anyhow::Result<()> {
 /// The longest the end waits for the store: beyond the grace period, which usually is not used up by then.
 const CLOSE_TIME: Duration = Duration::from_secs(10);
 
-/// Closes the store, once nobody writes any more.
+/// Closes the store, once nothing is written any more.
 async fn close(store: AnyStore) -> anyhow::Result<()> {
     match tokio::time::timeout(CLOSE_TIME, store.close()).await {
         Ok(closed) => Ok(closed?),

@@ -3,7 +3,7 @@
 
 use std::fs::{File, Metadata, TryLockError};
 use std::io;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -163,16 +163,42 @@ pub(super) fn check_writable(config: &Config) -> Result<(), OpenError> {
             check_access(&path, Access::READ_OK | Access::WRITE_OK)?;
         }
     }
-    let path = config.file();
-    // SQLite would take it for a new database, and drop the log beside it.
-    if std::fs::metadata(&path).is_ok_and(|found| found.len() == 0) {
+    check_content(&config.file())
+}
+
+/// What SQLite would take for something else: an empty file for a new database, which drops the log beside it, and the log
+/// of another file for that of this one.
+fn check_content(file: &Path) -> Result<(), OpenError> {
+    if std::fs::metadata(file).is_ok_and(|found| found.len() == 0) {
         let source = io::Error::new(
             io::ErrorKind::InvalidData,
             "the file is empty; put back a backup, or remove the file to start without orders",
         );
-        return Err(OpenError::Io { path, source });
+        return Err(OpenError::Io { path: file.to_owned(), source });
     }
-    Ok(())
+    check_log(file)
+}
+
+/// Where a file says how it is written and read: 2 for a database with a log beside it, 1 for one without.
+const FORMAT_OFFSET: u64 = 18;
+
+/// Whether the log that a crash left belongs to the database. SQLite takes it for granted and would put pages of one into
+/// the other. A backup is a database without a log, and the file of a store becomes one with a log before it has any.
+fn check_log(file: &Path) -> Result<(), OpenError> {
+    let [_, log, _] = database(file);
+    if !std::fs::metadata(&log).is_ok_and(|found| found.len() > 0) {
+        return Ok(());
+    }
+    let mut format = [0; 2];
+    let read = File::open(file).and_then(|file| file.read_exact_at(&mut format, FORMAT_OFFSET));
+    if read.is_err() || format != [1, 1] {
+        return Ok(()); // SQLite says what else is wrong with it
+    }
+    let source = io::Error::new(
+        io::ErrorKind::InvalidData,
+        "it is the log of another file than the orders.db beside it; remove it to start with that one",
+    );
+    Err(OpenError::Io { path: log, source })
 }
 
 /// The same for a database that is only read, and must be there.
@@ -182,7 +208,8 @@ pub(super) fn check_readable(config: &Config) -> Result<(), OpenError> {
     if found.is_dir() {
         return Err(OpenError::Io { path, source: io::ErrorKind::IsADirectory.into() });
     }
-    check_access(&path, Access::READ_OK)
+    check_access(&path, Access::READ_OK)?;
+    check_content(&path)
 }
 
 fn check_access(path: &Path, wanted: Access) -> Result<(), OpenError> {

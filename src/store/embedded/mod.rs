@@ -148,10 +148,6 @@ impl Embedded {
         })?;
         let io = |source| OpenError::Io { path: path.clone(), source };
         let files = Arc::new(OpenFiles::new(&path).map_err(io)?);
-        // Two batches: one being written, one waiting.
-        let (sender, jobs) = mpsc::channel(2);
-        let writer = WriterThread { path: path.clone(), connection, files: Arc::clone(&files), is_folded: false };
-        std::thread::Builder::new().name("store-writer".into()).spawn(move || writer.run(jobs)).map_err(io)?;
         let reading = Arc::new(Semaphore::new(config.readers_max));
         // The first reads shall not wait until there is a connection that knows the tables.
         let ready = || {
@@ -163,6 +159,10 @@ impl Embedded {
             (0..config.readers_max).map(|_| ready()).collect::<rusqlite::Result<_>>().map_err(unusable)?;
         let interrupts = Mutex::new(readers.iter().map(Connection::get_interrupt_handle).collect());
         let readers = Mutex::new(readers);
+        // Two batches: one being written, one waiting.
+        let (sender, jobs) = mpsc::channel(2);
+        let writer = WriterThread { path: path.clone(), connection, files: Arc::clone(&files), is_folded: false };
+        std::thread::Builder::new().name("store-writer".into()).spawn(move || writer.run(jobs)).map_err(io)?;
         Ok(Self(Arc::new(Inner { config, writer: sender, readers, interrupts, reading, files, _lock: lock })))
     }
 
@@ -185,7 +185,7 @@ impl Embedded {
     /// is then found by the next start all the same.
     pub async fn close(&self) -> Result<(), StoreError> {
         let all = u32::try_from(self.0.config.readers_max).unwrap_or(u32::MAX);
-        // The log is folded and removed by whoever closes the database last, and readers have no right to do it.
+        // The log is folded and removed by the connection that closes last, and readers have no right to do it.
         let mut ended = std::pin::pin!(self.0.reading.acquire_many(all));
         let _permits = loop {
             tokio::select! {
