@@ -420,8 +420,23 @@ fn a_store_that_cannot_be_used_ends_every_command_with_its_name_and_the_reason()
             let line = done.err.lines().last().unwrap_or_default();
             assert!(line.contains("orders.db") && line.contains(reason), "{what}, {command:?}: {}", done.err);
             assert!(!home.path().join("copy").exists(), "{what}");
+            if what == "another application's database" {
+                let mode = Database::open(&file).unwrap().pragma_query_value(None, "journal_mode", |row| row.get(0));
+                assert_eq!(mode, Ok("delete".to_owned()), "it is left as it is");
+            }
         }
     }
+}
+
+#[test]
+fn a_first_start_that_was_cut_short_is_no_damage() {
+    let home = Home::new();
+    fs::create_dir(home.path().join("data")).unwrap();
+    home.write("data/lock", "");
+    home.write("data/orders.db", "");
+    home.write("some.ndjson", wb_lines("x", 3));
+    home.run(&["import", "some.ndjson"]).expect(0);
+    assert_eq!(one_file(&home.path().join("data")), 3);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //! lead to what it has open. Knows nothing of what is in them.
 
 use std::fs::{File, Metadata, TryLockError};
-use std::io;
+use std::io::{self, Write};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -64,7 +64,12 @@ impl Config {
     /// Every name that the store gives to files in its directory: the database, its log, the index of that, the lock.
     pub(super) fn names(&self) -> [PathBuf; 4] {
         let [file, log, index] = database(&self.file());
-        [file, log, index, self.dir.join("lock")]
+        [file, log, index, self.lock()]
+    }
+
+    /// Held by the process that writes.
+    fn lock(&self) -> PathBuf {
+        self.dir.join("lock")
     }
 }
 
@@ -134,7 +139,8 @@ impl OpenFiles {
 }
 
 /// Takes the directory for this process, making it where it is missing.
-pub(super) fn lock_dir(dir: &Path) -> Result<File, OpenError> {
+pub(super) fn lock_dir(config: &Config) -> Result<File, OpenError> {
+    let dir = &config.dir;
     let io = |path: &Path| {
         let path = path.to_owned();
         move |source| OpenError::Io { path, source }
@@ -143,7 +149,7 @@ pub(super) fn lock_dir(dir: &Path) -> Result<File, OpenError> {
         return Err(io(dir)(io::ErrorKind::NotADirectory.into()));
     }
     std::fs::create_dir_all(dir).map_err(io(dir))?;
-    let path = dir.join("lock");
+    let path = config.lock();
     let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(io(&path))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
@@ -163,13 +169,25 @@ pub(super) fn check_writable(config: &Config) -> Result<(), OpenError> {
             check_access(&path, Access::READ_OK | Access::WRITE_OK)?;
         }
     }
-    check_content(&config.file())
+    check_content(config)
+}
+
+/// Notes in the lock that there is a store, so that an empty file is known to be none of a first start that was cut short.
+pub(super) fn note_made(config: &Config, mut lock: &File) -> Result<(), OpenError> {
+    let written = match lock.metadata() {
+        Ok(found) if found.len() == 0 => lock.write_all(b"orders.db was made\n"),
+        Ok(_) => Ok(()),
+        Err(error) => Err(error),
+    };
+    written.map_err(|source| OpenError::Io { path: config.lock(), source })
 }
 
 /// What SQLite would take for something else: an empty file for a new database, which drops the log beside it, and the log
 /// of another file for that of this one.
-fn check_content(file: &Path) -> Result<(), OpenError> {
-    if std::fs::metadata(file).is_ok_and(|found| found.len() == 0) {
+fn check_content(config: &Config) -> Result<(), OpenError> {
+    let file = &config.file();
+    let is_empty = |path: &Path| std::fs::metadata(path).is_ok_and(|found| found.len() == 0);
+    if is_empty(file) && !is_empty(&config.lock()) {
         let source = io::Error::new(
             io::ErrorKind::InvalidData,
             "the file is empty; put back a backup, or remove the file to start without orders",
@@ -209,7 +227,7 @@ pub(super) fn check_readable(config: &Config) -> Result<(), OpenError> {
         return Err(OpenError::Io { path, source: io::ErrorKind::IsADirectory.into() });
     }
     check_access(&path, Access::READ_OK)?;
-    check_content(&path)
+    check_content(config)
 }
 
 fn check_access(path: &Path, wanted: Access) -> Result<(), OpenError> {

@@ -83,6 +83,14 @@ impl OpenError {
         }
     }
 
+    /// What is wrong with the schema, or what SQLite said on the way.
+    fn of_migration(path: &Path, error: MigrateError) -> Self {
+        match error {
+            MigrateError::Sqlite(error) => Self::of_sqlite(path, error),
+            source => Self::Unusable { path: path.to_owned(), source },
+        }
+    }
+
     /// Whether only another setting or another right helps: the data directory is not what the setting says it is.
     #[must_use]
     pub fn is_configuration(&self) -> bool {
@@ -136,16 +144,13 @@ impl Embedded {
     /// # Errors
     /// [`OpenError`] names the path and the reason.
     pub fn open(config: Config) -> Result<Self, OpenError> {
-        let lock = files::lock_dir(&config.dir)?;
+        let lock = files::lock_dir(&config)?;
         files::check_writable(&config)?;
         let path = config.file();
         let unusable = |error| OpenError::of_sqlite(&path, error);
-        let mut connection = Connection::open(&path).map_err(unusable)?;
-        schema::configure(&connection).map_err(unusable)?;
-        schema::migrate_up(&mut connection).map_err(|source| match source {
-            MigrateError::Sqlite(error) => unusable(error),
-            source => OpenError::Unusable { path: path.clone(), source },
-        })?;
+        let mut connection = open_writer(&path)?;
+        schema::migrate_up(&mut connection).map_err(|error| OpenError::of_migration(&path, error))?;
+        files::note_made(&config, &lock)?;
         let io = |source| OpenError::Io { path: path.clone(), source };
         let files = Arc::new(OpenFiles::new(&path).map_err(io)?);
         let reading = Arc::new(Semaphore::new(config.readers_max));
@@ -268,6 +273,15 @@ const INTERRUPT_EVERY: Duration = Duration::from_millis(10);
 
 fn gone() -> StoreError {
     StoreError::Damaged("the writer thread has ended".into())
+}
+
+/// Opens a database for writing, making it where it is missing. One that is not ours is left as it is.
+fn open_writer(path: &Path) -> Result<Connection, OpenError> {
+    let unusable = |error| OpenError::of_sqlite(path, error);
+    let connection = Connection::open(path).map_err(unusable)?;
+    schema::migrations(&connection).map_err(|error| OpenError::of_migration(path, error))?;
+    schema::configure(&connection).map_err(unusable)?;
+    Ok(connection)
 }
 
 /// Opens a database for reading only, beside a running service if there is one.

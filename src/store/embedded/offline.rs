@@ -9,7 +9,7 @@ use rusqlite::backup::{Backup, StepResult};
 use rusqlite::{Connection, OpenFlags};
 
 use super::schema::{self, MigrateError, Migration};
-use super::{Config, FileError, OpenError, files, open_reading};
+use super::{Config, FileError, OpenError, files, open_reading, open_writer};
 
 /// All live orders, as they stand when this is opened. Another process may have the store open.
 pub struct Live {
@@ -68,7 +68,7 @@ impl Live {
         connection.pragma_update(None, "query_only", true).map_err(unusable)?;
         // One transaction, which begins with its first read: every later read sees the same state.
         connection.execute_batch("BEGIN; SELECT count(*) FROM sqlite_schema").map_err(unusable)?;
-        schema::migrations(&connection).map_err(|source| OpenError::Unusable { path: path.clone(), source })?;
+        schema::migrations(&connection).map_err(|error| OpenError::of_migration(&path, error))?;
         Ok(Self { config: config.clone(), connection })
     }
 
@@ -195,12 +195,9 @@ impl Maintenance {
     /// # Errors
     /// [`OpenError`]; most often that a service has it open.
     pub fn open(config: &Config) -> Result<Self, OpenError> {
-        let lock = files::lock_dir(&config.dir)?;
+        let lock = files::lock_dir(config)?;
         files::check_writable(config)?;
-        let path = config.file();
-        let unusable = |error| OpenError::of_sqlite(&path, error);
-        let connection = Connection::open(&path).map_err(unusable)?;
-        schema::configure(&connection).map_err(unusable)?;
+        let connection = open_writer(&config.file())?;
         Ok(Self { connection, _lock: lock })
     }
 
