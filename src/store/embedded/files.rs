@@ -127,11 +127,11 @@ impl OpenFiles {
                     self.bytes.store(u64::MAX, Ordering::Relaxed);
                     return lost(Harm::Truncated);
                 }
-                Ok(_) => {}
                 Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
                     return lost(Harm::Removed);
                 }
-                Err(_) => {} // it cannot be told, and most likely is only out of sight
+                // What cannot be looked at most likely is only out of sight.
+                Ok(_) | Err(_) => {}
             }
         }
         Ok(())
