@@ -261,7 +261,7 @@ fn damage_middle(file: &Path) {
     let mut database = fs::File::options().write(true).open(file).unwrap();
     let pages = database.metadata().unwrap().len() / 8192;
     database.seek(SeekFrom::Start(pages / 2 * 8192)).unwrap();
-    database.write_all(&[0xa5; 4 * 8192]).unwrap();
+    database.write_all(&vec![0xa5; 4 * 8192]).unwrap();
 }
 
 /// What is done to the files of a running service, and what it then says.
@@ -318,7 +318,8 @@ fn without_its_files_a_service_stores_nothing_says_so_and_still_reads() {
         Home::new().run(&["backup", backup.to_str().unwrap(), "--data", data.to_str().unwrap()]).expect(0);
         post_lines(&server, &wb_lines("x", 100));
         let stats = server.get("/api/stats").expect(200).json();
-        assert_eq!(server.metric(&format!("store_lost{{harm=\"{harm}\"}}")), 0.0);
+        let is_lost = format!("store_lost{{harm=\"{harm}\"}}");
+        assert!(server.metric(&is_lost) < 0.5);
         commit(&data);
         let refused = server.post("/orders", wb_posted("lost")).expect(503);
         assert_eq!(refused.json()["code"], "store_lost", "{harm} {named}");
@@ -332,8 +333,8 @@ fn without_its_files_a_service_stores_nothing_says_so_and_still_reads() {
             (reply.status == 503).then(|| reply.text().to_owned())
         });
         assert!(reason.contains(&format!("{named} was {harm}")), "{reason}");
-        assert_eq!(server.metric(&format!("store_lost{{harm=\"{harm}\"}}")), 1.0);
-        assert_eq!(server.metric("service_ready"), 0.0);
+        assert!(server.metric(&is_lost) > 0.5);
+        assert!(server.metric("service_ready") < 0.5);
         assert_eq!(server.get("/order/x-99").expect(200).text(), wb_answered("x-99"));
         server.get("/order/lost").expect(404);
         assert_eq!(server.get("/api/stats").expect(200).json()["total_orders"], stats["total_orders"]);
