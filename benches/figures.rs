@@ -124,7 +124,7 @@ fn warm_up(dir: &Path, orders: u64, payload: u64) {
         let (_trigger, shutdown) = lifecycle::shutdown();
         let gate = lifecycle::Readiness::default().gate("warm-up", "");
         // The store stays open: what it gives back would make up for some of what the view takes.
-        warmup::run(Arc::clone(&view), store.clone(), gate, shutdown).await;
+        warmup::run(Arc::clone(&view), store.clone(), gate, shutdown).await.expect("a sound store");
         let rate = per_second(orders, started);
         assert!(view.is_complete());
         assert_eq!(view.size().live, orders);

@@ -258,7 +258,7 @@ fn start(url: &str) {
         let started = Instant::now();
         let (_trigger, shutdown) = lifecycle::shutdown();
         let gate = Readiness::default().gate("warm-up", "");
-        warmup::run(Arc::clone(&view), store, gate, shutdown).await;
+        warmup::run(Arc::clone(&view), store, gate, shutdown).await.expect("a sound store");
         let live = view.size().live;
         println!("{live} {}", per_second(live, started));
     });

@@ -192,7 +192,7 @@ impl Service {
                 let loading = self.serving.spawn(async {
                     // All of it is to be seen by reads that are measured.
                     tokio::time::sleep(NOT_MEASURED).await;
-                    warm_up.await;
+                    warm_up.await.expect("a sound store");
                 });
                 let result = read();
                 self.client.block_on(loading).expect("no panic");

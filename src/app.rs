@@ -147,15 +147,35 @@ pub fn serve(config: Config) -> anyhow::Result<()> {
     let runtime = runtime.build().context("cannot start the runtime")?;
     let mut loads = tokio::runtime::Builder::new_multi_thread();
     let loads = loads.worker_threads(1).thread_name("load").enable_all().build().context("cannot start the runtime")?;
-    let result = runtime.block_on(run(config, loads.handle().clone()));
+    let result = runtime.block_on(async {
+        let mut opened = None;
+        let result = run(config, loads.handle().clone(), &mut opened).await;
+        // However it ended: what is stored is left as one file.
+        let closed = match opened {
+            Some(store) => close(store).await,
+            None => Ok(()),
+        };
+        result.and(closed)
+    });
     // What is left is idle or over its time.
     runtime.shutdown_background();
     loads.shutdown_background();
     result
 }
 
-/// `loads` is where reads wait for the store.
-async fn run(config: Config, loads: Handle) -> anyhow::Result<()> {
+/// The longest the end waits for the store: beyond the grace period, which usually is not used up by then.
+const CLOSE_TIME: Duration = Duration::from_secs(10);
+
+/// Closes the store, once nothing is written any more.
+async fn close(store: AnyStore) -> anyhow::Result<()> {
+    match tokio::time::timeout(CLOSE_TIME, store.close()).await {
+        Ok(closed) => Ok(closed?),
+        Err(_) => anyhow::bail!("the store did not close within {CLOSE_TIME:?}; nothing acknowledged is lost"),
+    }
+}
+
+/// `loads` is where reads wait for the store. `opened` is what is to be closed at the end, however it ends.
+async fn run(config: Config, loads: Handle, opened: &mut Option<AnyStore>) -> anyhow::Result<()> {
     let stop = stop_signal()?;
     let metrics = Metrics::new(route::ENDPOINTS, route::METHODS);
     let readiness = Readiness::default();
@@ -186,6 +206,7 @@ async fn run(config: Config, loads: Handle) -> anyhow::Result<()> {
         move || AnyStore::open(&config)
     })
     .await??;
+    *opened = Some(store.clone());
     let store_place = store.place();
     #[cfg(feature = "postgres")]
     watch_pool(&metrics, &store);
@@ -193,6 +214,8 @@ async fn run(config: Config, loads: Handle) -> anyhow::Result<()> {
     watch_view(&metrics, &view);
     let redis = start_redis(&config, &metrics);
     let (trigger, shutdown) = lifecycle::shutdown();
+    #[cfg(feature = "embedded")]
+    watch_files(&metrics, &readiness, &store, shutdown.clone());
     let (inbox, inbox_source) = inbox::inbox(&config.inbox);
     #[cfg(feature = "kafka")]
     let bus = Bus::start(&config, &store, &view, redis.as_ref(), &metrics)?;
@@ -308,6 +331,38 @@ fn watch_pool(metrics: &Metrics, store: &AnyStore) {
     metrics.gauges(name, help, "state", vec![("busy", Box::new(read(true))), ("idle", Box::new(read(false)))]);
 }
 
+/// How often is looked whether the files of the store are still there. Writes find it out by themselves.
+#[cfg(feature = "embedded")]
+const FILES_EVERY: Duration = Duration::from_millis(250);
+
+/// Says on `/readyz` and in the metrics when the files of the store were taken away.
+#[cfg(feature = "embedded")]
+fn watch_files(metrics: &Metrics, readiness: &Readiness, store: &AnyStore, mut shutdown: Shutdown) {
+    use crate::store::embedded::Harm;
+    let Some(store) = store.embedded().cloned() else { return };
+    let read = |harm: Harm| {
+        let store = store.clone();
+        let read = move || f64::from(u8::from(store.check().is_err_and(|lost| lost.harm == harm)));
+        (harm.code(), Box::new(read) as crate::metrics::ReadGauge)
+    };
+    let (name, help) = ("store_lost", "1 while a file of the embedded store is not there any more, by what happened.");
+    metrics.gauges(name, help, "harm", Harm::ALL.map(read).into());
+    let gate = readiness.gate("store", "not looked at");
+    gate.open();
+    tokio::spawn(async move {
+        loop {
+            match store.check() {
+                Ok(()) => gate.open(),
+                Err(lost) => gate.close(&format!("{lost}; orders are read from memory, and none is stored")),
+            }
+            tokio::select! {
+                () = shutdown.wait() => return,
+                () = tokio::time::sleep(FILES_EVERY) => {}
+            }
+        }
+    });
+}
+
 fn watch_view(metrics: &Metrics, view: &Arc<View>) {
     #[expect(clippy::cast_precision_loss, reason = "sizes stay below 2^53")]
     let gauge = |name: &str, help: &str, read: fn(cache::Size) -> u64| {
@@ -379,7 +434,7 @@ impl Plane {
         if has_begun.await.is_err() {
             return Ok(()); // stopped before the store could be reached
         }
-        warmup::count(view, store, shutdown.clone()).await;
+        warmup::count(view, store, shutdown.clone()).await?;
         tokio::spawn(warmup::keep_bounds(Arc::clone(view), store.clone(), shutdown.clone()));
         tokio::spawn(lists::keep_fresh(Arc::clone(view), store.clone(), shutdown.clone()));
         if view.config().list_compress {
@@ -387,11 +442,12 @@ impl Plane {
         }
         let (redis, warming) =
             (self.redis.clone(), warmup::run(Arc::clone(view), store.clone(), warm, shutdown.clone()));
-        tokio::spawn(async move {
-            warming.await;
+        let warming = tokio::spawn(async move {
+            warming.await?;
             if let Some(redis) = redis {
                 redis.begin();
             }
+            anyhow::Ok(())
         });
         let ingest = self.ingest(inbox, self.http_outbox.as_ref()).await?;
         #[cfg(feature = "kafka")]
@@ -432,7 +488,8 @@ impl Plane {
             tracing::info!(source = "http", ?ledger, "intake ended");
             Ok(())
         };
-        tokio::try_join!(http, kafka, nats, samples)?;
+        let warming = async { warming.await.context("the warm-up panicked")? };
+        tokio::try_join!(http, kafka, nats, samples, warming)?;
         Ok(())
     }
 

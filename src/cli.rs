@@ -4,12 +4,15 @@
 use std::io::Write;
 use std::process::ExitCode;
 
+use tokio::signal::unix::{SignalKind, signal};
+
 use crate::settings::commands::{Task, command, task};
 use crate::settings::{Outside, Settings, Wrong};
+use crate::store::any::OpenError;
 #[cfg(feature = "kafka")]
 use crate::tools::dlq;
 use crate::tools::load::Json;
-use crate::tools::{export, healthcheck, import, load, migrate, publish};
+use crate::tools::{backup, export, healthcheck, import, load, migrate, publish};
 use crate::{app, lifecycle, log};
 
 /// Settings that cannot be used (`EX_CONFIG` of sysexits.h).
@@ -24,6 +27,10 @@ pub fn main() -> ExitCode {
     };
     match run(task, settings) {
         Ok(()) => ExitCode::SUCCESS,
+        // A store that the settings lead to and that cannot be used is a fault of the settings.
+        Err(error) if error.downcast_ref().is_some_and(OpenError::is_configuration) => {
+            refuse(&Wrong(vec![format!("{error:#}")]))
+        }
         Err(error) => {
             eprintln!("order-service: {error:#}");
             ExitCode::FAILURE
@@ -48,6 +55,7 @@ fn run(task: Task, settings: Settings) -> anyhow::Result<()> {
             run_import(import)
         }
         Task::Export(export) => runtime(1)?.block_on(export::run(&export)).map(|_| ()),
+        Task::Backup(backup) => runtime(1)?.block_on(backup::run(&backup)),
         Task::Publish(publish) => runtime(2)?.block_on(publish::run(publish)).map(|_| ()),
         #[cfg(feature = "kafka")]
         Task::DeadLetters(dlq) => dlq::run(&dlq),
@@ -89,14 +97,17 @@ fn runtime(threads: usize) -> std::io::Result<tokio::runtime::Runtime> {
 
 fn run_import(import: import::Config) -> anyhow::Result<()> {
     runtime(1)?.block_on(async {
+        let mut terminate = signal(SignalKind::terminate())?;
         let (trigger, shutdown) = lifecycle::shutdown();
         let import = tokio::spawn(import::run(import, shutdown));
         tokio::spawn(async move {
             // Without a signal the trigger must live as long as the import.
-            match tokio::signal::ctrl_c().await {
-                Ok(()) => trigger.fire(),
-                Err(_) => std::future::pending().await,
+            tokio::select! {
+                Ok(()) = tokio::signal::ctrl_c() => {}
+                Some(()) = terminate.recv() => {}
+                else => std::future::pending().await,
             }
+            trigger.fire();
         });
         import.await?
     })

@@ -26,17 +26,22 @@ const PAGE_ROWS: usize = 1000;
 
 /// Learns how many live orders there are, where the view does not hold them all. Before the first order is taken in, and
 /// for as long as it takes, until `shutdown`.
-pub async fn count<T: Store>(view: &View, store: &T, mut shutdown: Shutdown) {
+///
+/// # Errors
+/// [`StoreError::Damaged`].
+pub async fn count<T: Store>(view: &View, store: &T, mut shutdown: Shutdown) -> Result<(), StoreError> {
     while view.is_bounded() {
         match recount(view, store).await {
-            Ok(()) => return,
+            Ok(()) => break,
+            Err(error @ StoreError::Damaged(_)) => return Err(error),
             Err(error) => tracing::warn!(error = %crate::log::causes(&error), "cannot count orders, trying again"),
         }
         tokio::select! {
-            () = shutdown.wait() => return,
+            () = shutdown.wait() => break,
             () = tokio::time::sleep(RETRY) => {}
         }
     }
+    Ok(())
 }
 
 /// Keeps a bounded view in bounds and its table whole as time passes, and its count of orders right while others write to
@@ -73,20 +78,24 @@ async fn recount<T: Store>(view: &View, store: &T) -> Result<(), StoreError> {
 
 /// Fills the view from the store, then opens the gate. If all orders are loaded the view is complete from then on. A
 /// store that fails is tried again until `shutdown`.
-pub async fn run<T: Store>(view: Arc<View>, store: T, gate: Gate, mut shutdown: Shutdown) {
+///
+/// # Errors
+/// [`StoreError::Damaged`], which no further try would change.
+pub async fn run<T: Store>(view: Arc<View>, store: T, gate: Gate, mut shutdown: Shutdown) -> Result<(), StoreError> {
     loop {
         tokio::select! {
-            () = shutdown.wait() => return,
-            is_done = warm(&view, &store, &gate) => if is_done { return },
+            () = shutdown.wait() => return Ok(()),
+            is_done = warm(&view, &store, &gate) => if is_done? { return Ok(()) },
         }
         tokio::select! {
-            () = shutdown.wait() => return,
+            () = shutdown.wait() => return Ok(()),
             () = tokio::time::sleep(RETRY) => {}
         }
     }
 }
 
-async fn warm<T: Store>(view: &Arc<View>, store: &T, gate: &Gate) -> bool {
+/// Says whether it is done.
+async fn warm<T: Store>(view: &Arc<View>, store: &T, gate: &Gate) -> Result<bool, StoreError> {
     let started = Instant::now();
     let expected = store.estimate().await.unwrap_or_default();
     let loaded = Arc::new(AtomicU64::new(0));
@@ -126,12 +135,16 @@ async fn warm<T: Store>(view: &Arc<View>, store: &T, gate: &Gate) -> bool {
             )]
             let per_second = (orders as f64 / seconds.max(1e-9)) as u64;
             tracing::info!(orders, is_complete, seconds, per_second, "warm");
-            true
+            Ok(true)
+        }
+        Err(error @ StoreError::Damaged(_)) => {
+            gate.close("warming up: the store is damaged");
+            Err(error)
         }
         Err(error) => {
             tracing::warn!(error = %crate::log::causes(&error), "warm-up failed, trying again");
             gate.close("warming up: the store cannot be read");
-            false
+            Ok(false)
         }
     }
 }

@@ -244,6 +244,18 @@ fn a_document_that_is_no_envelope_is_its_own_payload() {
     assert_eq!(status.code(), Code::FailedPrecondition, "{status}");
 }
 
+#[cfg(feature = "embedded")]
+#[test]
+fn without_the_file_of_its_store_a_service_stores_nothing() {
+    let orders = Orders::start(&[]);
+    let id = orders.upsert(new_order("{}")).unwrap().into_inner().order_id;
+    std::fs::remove_file(orders.server.data().join("orders.db")).unwrap();
+    let status = orders.upsert(new_order("{}")).unwrap_err();
+    assert_eq!(status.code(), Code::Unavailable, "{status}");
+    assert!(status.message().contains("not stored: the file of the store was removed"), "{status}");
+    assert_eq!(orders.get(&id).unwrap().order_id, id);
+}
+
 #[test]
 fn what_is_invalid_is_named_field_by_field() {
     let orders = Orders::start(&[]);

@@ -22,7 +22,8 @@ const FLOORS: &[&[&str]] = &[
 /// Whom each module may import.
 const EDGES: &[(&str, &[&str])] = &[
     ("main", &["cli"]),
-    ("cli", &["settings", "app", "tools", "lifecycle", "log"]),
+    // What an error of a store means for the exit code.
+    ("cli", &["settings", "app", "tools", "store", "lifecycle", "log"]),
     // A server's URL is parsed by the store that connects to it.
     ("settings", &["app", "tools", "store", "kafka", "nats", "redis", "lifecycle"]),
     (

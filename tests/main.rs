@@ -9,6 +9,8 @@ mod cli;
 #[cfg(feature = "postgres")]
 mod database;
 mod deploy;
+#[cfg(feature = "embedded")]
+mod embedded;
 #[cfg(feature = "grpc")]
 mod grpc;
 mod http;

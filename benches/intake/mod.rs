@@ -43,7 +43,7 @@ impl Running {
             runtime().block_on(async move {
                 let gate = Readiness::default().gate("warm-up", "");
                 let store = Postgres::new(database);
-                warmup::run(Arc::clone(&seen), store.clone(), gate, shutdown.clone()).await;
+                warmup::run(Arc::clone(&seen), store.clone(), gate, shutdown.clone()).await.expect("a sound store");
                 ingest(store, seen, shutdown).await
             })
         });

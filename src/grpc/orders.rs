@@ -95,6 +95,7 @@ impl<T: Store> OrdersService for Orders<T> {
             Reply::WasDeleted { .. } => return Err(status::was_deleted()),
             Reply::Refused { refusal, .. } => return Err(status::refused(refusal)),
             Reply::Rejected(rejection) => return Err(status::rejected(&rejection)),
+            Reply::StoreLost => return Err(status::store_lost()),
         };
         if let Some(worker) = worker {
             version = self.worked(&id, worker, deadline).await.unwrap_or(version);

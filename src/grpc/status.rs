@@ -8,7 +8,7 @@ use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 use crate::id::{IdError, Version};
 use crate::read::ReadError;
 use crate::record::{Rejection, RejectionKind};
-use crate::source::inbox::{NoReply, SubmitError};
+use crate::source::inbox::{NoReply, STORE_LOST, SubmitError};
 use crate::store::Refusal;
 
 /// When to try again what was not taken.
@@ -103,6 +103,11 @@ fn try_again(message: String) -> Status {
 /// What was not taken.
 pub fn not_taken(error: SubmitError) -> Status {
     try_again(error.to_string())
+}
+
+/// The store lost its file.
+pub fn store_lost() -> Status {
+    try_again(STORE_LOST.into())
 }
 
 /// What was taken and may be durable: not UNAVAILABLE with a time to try again, or libraries would do so unasked.

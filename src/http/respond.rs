@@ -16,7 +16,7 @@ use crate::id::{OrderId, Version};
 use crate::read::ReadError;
 use crate::record::{Fault, Rejection, RejectionKind};
 use crate::snapshot::{Snapshot, State};
-use crate::source::inbox::{NoReply, Reply, SubmitError};
+use crate::source::inbox::{NoReply, Reply, STORE_LOST, SubmitError};
 
 /// An answer.
 pub type Answer = Response<Body>;
@@ -320,6 +320,7 @@ impl From<Reply> for Written {
                 Self::Done { status: StatusCode::CONFLICT, id, word: "deleted", version }
             }
             Reply::Rejected(rejection) => Self::Failed(Problem::from(&rejection)),
+            Reply::StoreLost => Self::Failed(Problem::unavailable("store_lost", STORE_LOST)),
             Reply::Refused { refusal, .. } => {
                 let (status, code) = match refusal {
                     Refusal::Unknown => (StatusCode::NOT_FOUND, "not_found"),

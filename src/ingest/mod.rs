@@ -140,6 +140,8 @@ enum Stuck {
     GiveUp(u32),
     /// These entries can never be stored.
     Reject(Vec<(usize, Refusal)>),
+    /// None of it can be stored, and its senders are to know.
+    Refuse(IngestError),
     Fatal(IngestError),
 }
 
@@ -435,6 +437,7 @@ impl<S: Source, T: Store> Ingest<S, T> {
                     }
                     Verdict::GiveUp { partition } => return Err(Stuck::GiveUp(partition)),
                     Verdict::Reject(refused) => return Err(Stuck::Reject(refused)),
+                    Verdict::Refuse { advice } => return Err(Stuck::Refuse(IngestError::Store { advice, source })),
                     Verdict::Stop { advice } => return Err(Stuck::Fatal(IngestError::Store { advice, source })),
                 }
             }
@@ -460,6 +463,15 @@ impl<S: Source, T: Store> Ingest<S, T> {
         stopped.extend(self.writing.drain(..).map(Write::stop));
         match stuck {
             Stuck::Fatal(_) => unreachable!("returned above"),
+            Stuck::Refuse(error) => {
+                let filled = stopped.remove(0);
+                if !filled.records.iter().all(|record| self.source.refuse(record)) {
+                    return Err(error);
+                }
+                let count = filled.entries.len() as u64;
+                self.ledger.refused += count;
+                self.metrics.processed.with_label_values(&["refused"]).inc_by(count);
+            }
             Stuck::GiveUp(partition) => {
                 tracing::warn!(partition, "another process has this partition now");
                 for filled in &mut stopped {

@@ -18,6 +18,11 @@ pub enum Verdict {
         /// The partition.
         partition: u32,
     },
+    /// Tell the senders that nothing is stored, and go on; stop where none of them waits.
+    Refuse {
+        /// What the operator can do.
+        advice: &'static str,
+    },
     /// Keep these entries elsewhere, then try without them.
     Reject(Vec<(usize, Refusal)>),
     /// End the process and let the operator look.
@@ -33,7 +38,10 @@ pub fn judge(error: &StoreError, is_broker: bool, attempt: u32, jitter: f64) -> 
     match error {
         StoreError::Fenced { partition } if is_broker => Verdict::GiveUp { partition: *partition },
         StoreError::Unstorable(refused) => Verdict::Reject(refused.clone()),
-        StoreError::Unavailable(_) => {
+        StoreError::Lost(_) if !is_broker => {
+            Verdict::Refuse { advice: "put the file of the store back where it was, and start again" }
+        }
+        StoreError::Unavailable(_) | StoreError::Lost(_) => {
             let pause = PAUSE_FIRST.saturating_mul(1 << attempt.min(10)).min(PAUSE_MAX);
             Verdict::Retry(pause.mul_f64(0.5 + jitter.clamp(0.0, 1.0) / 2.0))
         }
@@ -67,6 +75,13 @@ mod tests {
         for error in [StoreError::Fenced { partition: 1 }, StoreError::Damaged("torn page".into())] {
             assert!(matches!(judge(&error, false, 0, 0.5), Verdict::Stop { .. }));
         }
+    }
+
+    #[test]
+    fn without_its_file_senders_are_told_and_messages_wait() {
+        let lost = StoreError::Lost("removed".into());
+        assert!(matches!(judge(&lost, false, 0, 0.5), Verdict::Refuse { .. }));
+        assert!(matches!(judge(&lost, true, 0, 0.5), Verdict::Retry(_)));
     }
 
     #[test]

@@ -17,7 +17,7 @@ use crate::tools::cluster::Cluster;
 use crate::tools::dlq::{self, Place, Which};
 use crate::tools::load::Json;
 use crate::tools::migrate::Direction;
-use crate::tools::{export, import, load, publish};
+use crate::tools::{backup, export, import, load, publish};
 
 /// What the process is to do.
 pub enum Task {
@@ -30,6 +30,8 @@ pub enum Task {
     Import(import::Config),
     /// Write every live order.
     Export(export::Config),
+    /// Copy the embedded store into one file.
+    Backup(backup::Config),
     /// Send orders to a running service.
     Publish(publish::Config),
     /// Look at dead letters or send them back.
@@ -78,6 +80,13 @@ pub fn task(matches: &ArgMatches, outside: &Outside) -> Result<(Settings, Task),
         Some(("export", arguments)) => {
             let output = arguments.get_one("output").cloned();
             Task::Export(export::Config { store: settings.config.store.clone(), output })
+        }
+        Some(("backup", arguments)) => {
+            let store = settings.config.store.clone();
+            if store.is_shareable() {
+                return Err(Wrong::one("backup", "copies the embedded store; pg_dump backs a PostgreSQL database up"));
+            }
+            Task::Backup(backup::Config { store, path: one(arguments, "file") })
         }
         Some(("publish", arguments)) => {
             Task::Publish(publish_of(arguments, &settings).map_err(|error| wrong("publish", &error))?)
@@ -156,6 +165,18 @@ fn service_command() -> Command {
                     .value_name("FILE")
                     .value_parser(value_parser!(PathBuf))
                     .help("Instead of standard output"),
+            ),
+        )
+        .subcommand(
+            with_flags(
+                Command::new("backup").about("Copy the embedded store into one file, also while the service runs"),
+            )
+            .arg(
+                Arg::new("file")
+                    .value_name("FILE")
+                    .value_parser(value_parser!(PathBuf))
+                    .required(true)
+                    .help("Replaced once the copy is whole, sound and on the disk"),
             ),
         )
         .subcommand(publish_command())

@@ -60,7 +60,12 @@ pub enum Reply {
     },
     /// No valid order.
     Rejected(Rejection),
+    /// The store lost its file, so that what is written would not last.
+    StoreLost,
 }
+
+/// What a sender is told by [`Reply::StoreLost`]; which file it is, and where, is for the operator.
+pub const STORE_LOST: &str = "the order is not stored: the file of the store was removed or replaced";
 
 /// There is no room; try again shortly.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -229,6 +234,11 @@ impl Source for InboxSource {
     fn reject(&mut self, record: &Record, rejection: &Rejection) -> Kept {
         self.reply(record.position, Reply::Rejected(rejection.clone()));
         Kept::Now(Ok(()))
+    }
+
+    fn refuse(&mut self, record: &Record) -> bool {
+        self.reply(record.position, Reply::StoreLost);
+        true
     }
 
     fn stop(&mut self) {

@@ -93,6 +93,11 @@ pub trait Source: Send + 'static {
     /// A record is no order, and is to be kept elsewhere. Its position is passed once it is safe there.
     fn reject(&mut self, record: &Record, rejection: &Rejection) -> Kept;
 
+    /// Nothing of a record can be stored now. Says whether its sender waits and is told so; else it may not be passed.
+    fn refuse(&mut self, _record: &Record) -> bool {
+        false
+    }
+
     /// Has the last word on an order before it is stored. Returns the version that it was made from, where the record
     /// says so: nothing newer is then changed by it.
     fn prepare(&self, _record: &Record, _order: &mut Order) -> Option<Version> {

@@ -1,5 +1,6 @@
 //! Whichever store the settings choose, behind one type: the only place that knows them all.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -41,9 +42,27 @@ pub enum OpenError {
     #[cfg(feature = "embedded")]
     #[error(transparent)]
     Embedded(#[from] embedded::OpenError),
+    /// PostgreSQL.
+    #[cfg(feature = "postgres")]
+    #[error(transparent)]
+    Postgres(#[from] StoreError),
     /// None is set, and none is built in that needs no setting.
     #[error("no store is set; name a PostgreSQL server with --postgres")]
     NotSet,
+}
+
+impl OpenError {
+    /// Whether only another setting helps, and trying again never does.
+    #[must_use]
+    pub fn is_configuration(&self) -> bool {
+        match self {
+            #[cfg(feature = "embedded")]
+            Self::Embedded(error) => error.is_configuration(),
+            #[cfg(feature = "postgres")]
+            Self::Postgres(_) => false,
+            Self::NotSet => true,
+        }
+    }
 }
 
 /// One step of a schema.
@@ -115,6 +134,30 @@ impl AnyStore {
     #[must_use]
     pub fn place(&self) -> String {
         on!(self, store => store.place())
+    }
+
+    /// Ends reads and writes, and leaves a store on this machine as one file. What comes later is refused.
+    ///
+    /// # Errors
+    /// [`StoreError`]; nothing acknowledged is lost, unless its file was.
+    pub async fn close(&self) -> Result<(), StoreError> {
+        match self {
+            #[cfg(feature = "embedded")]
+            Self::Embedded(store) => store.close().await,
+            #[cfg(feature = "postgres")]
+            Self::Postgres(_) => Ok(()), // its server closes it
+        }
+    }
+
+    /// The embedded store, whose files may be taken away.
+    #[cfg(feature = "embedded")]
+    #[must_use]
+    pub fn embedded(&self) -> Option<&Embedded> {
+        match self {
+            Self::Embedded(store) => Some(store),
+            #[cfg(feature = "postgres")]
+            Self::Postgres(_) => None,
+        }
     }
 
     /// The connections to a server.
@@ -226,7 +269,7 @@ impl Live {
     ///
     /// # Errors
     /// When there is no store or it cannot be read.
-    pub async fn open(config: &Config) -> Result<Self, AnyError> {
+    pub async fn open(config: &Config) -> Result<Self, OpenError> {
         #[cfg(feature = "postgres")]
         if let Some(postgres) = &config.postgres {
             return Ok(Self::Postgres(postgres::Live::open(postgres).await?));
@@ -234,7 +277,7 @@ impl Live {
         #[cfg(feature = "embedded")]
         return Ok(Self::Embedded(embedded::Live::open(&config.embedded)?));
         #[cfg(not(feature = "embedded"))]
-        Err(OpenError::NotSet.into())
+        Err(OpenError::NotSet)
     }
 
     /// How many there are.
@@ -247,6 +290,21 @@ impl Live {
             Self::Embedded(live) => Ok(live.count()?),
             #[cfg(feature = "postgres")]
             Self::Postgres(live) => Ok(live.count().await?),
+        }
+    }
+
+    /// Writes a store on this machine into one file. `on_progress` is told of bytes: those copied, and all of them. Returns
+    /// how many the file has.
+    ///
+    /// # Errors
+    /// When the store cannot be read or the file not written; what was there under its name is then as it was.
+    #[cfg_attr(not(feature = "embedded"), expect(unused_variables, reason = "a server has tools of its own for it"))]
+    pub fn back_up(&self, to: &Path, on_progress: impl FnMut(u64, u64)) -> Result<u64, AnyError> {
+        match self {
+            #[cfg(feature = "embedded")]
+            Self::Embedded(live) => Ok(live.back_up(to, on_progress)?),
+            #[cfg(feature = "postgres")]
+            Self::Postgres(_) => Err("a database on a server is backed up with pg_dump".into()),
         }
     }
 
@@ -279,7 +337,7 @@ impl Maintenance {
     ///
     /// # Errors
     /// When it cannot be opened; for the embedded store most often because a service has it open.
-    pub async fn open(config: &Config) -> Result<Self, AnyError> {
+    pub async fn open(config: &Config) -> Result<Self, OpenError> {
         #[cfg(feature = "postgres")]
         if let Some(postgres) = &config.postgres {
             return Ok(Self::Postgres(postgres::Maintenance::open(postgres).await?));
@@ -287,7 +345,7 @@ impl Maintenance {
         #[cfg(feature = "embedded")]
         return Ok(Self::Embedded(embedded::Maintenance::open(&config.embedded)?));
         #[cfg(not(feature = "embedded"))]
-        Err(OpenError::NotSet.into())
+        Err(OpenError::NotSet)
     }
 
     /// Applies what is missing, all or nothing; the optional steps only when asked for. Returns the numbers applied.

@@ -147,6 +147,10 @@ pub enum StoreError {
     /// Busy, full or away: the same call may succeed later.
     #[error("store is unavailable")]
     Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// Its file was taken away, so that the next start would not find what is written: removed, or replaced by another.
+    /// The same call may succeed once the file is back.
+    #[error("store is lost")]
+    Lost(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// Another process moved the position of this source.
     #[error("position of partition {partition} was moved by another process")]
     Fenced {

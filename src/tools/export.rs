@@ -22,7 +22,7 @@ pub struct Config {
 /// # Errors
 /// When the store cannot be read or the output not written.
 pub async fn run(config: &Config) -> anyhow::Result<u64> {
-    let live = Live::open(&config.store).await.map_err(anyhow::Error::from_boxed)?;
+    let live = Live::open(&config.store).await?;
     let mut output: Box<dyn Write> = match &config.output {
         None => Box::new(std::io::stdout().lock()),
         Some(path) => {

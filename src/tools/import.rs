@@ -35,6 +35,14 @@ pub struct Config {
 pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     let name = file::name_of(&config.path).with_context(|| format!("cannot read {}", config.path.display()))?;
     let store = AnyStore::open(&config.store)?;
+    let imported = import(&config, name, &store, shutdown).await;
+    // Also after an error: what is stored is left as one file.
+    let closed = store.close().await;
+    imported?;
+    Ok(closed?)
+}
+
+async fn import(config: &Config, name: Arc<str>, store: &AnyStore, shutdown: Shutdown) -> anyhow::Result<()> {
     let from = store.positions(Arc::clone(&name)).await?.next(0);
     let is_file = config.path != Path::new("-");
     let len = if is_file { Some(std::fs::metadata(&config.path)?.len()) } else { None };
@@ -67,7 +75,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
         bail!("interrupted; the same command goes on from here");
     }
     if is_file {
-        forget_position(&store, name).await?;
+        forget_position(store, name).await?;
     }
     if ledger.rejected > 0 {
         let rejects = config.rejects.display();

@@ -32,7 +32,7 @@ pub async fn run(store: &any::Config, direction: Direction) -> anyhow::Result<()
         bail!("a step back deletes the orders in it; say --yes to do so");
     }
     let failed = |error| Error::from_boxed(error).context("not migrated");
-    let mut store = Maintenance::open(store).await.map_err(Error::from_boxed)?;
+    let mut store = Maintenance::open(store).await?;
     let mut out = std::io::stdout().lock();
     match direction {
         Direction::Up { is_with_optional } => match store.up(is_with_optional).await.map_err(failed)?.as_slice() {

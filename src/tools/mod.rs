@@ -1,5 +1,6 @@
 //! Subcommands that are not the service.
 
+pub mod backup;
 pub mod client;
 #[cfg(feature = "kafka")]
 pub mod cluster;

@@ -79,9 +79,9 @@ impl Bench {
     async fn restarted(&self, config: cache::Config) -> Arc<View> {
         let view = Arc::new(View::new(config, 0));
         let (_trigger, shutdown) = lifecycle::shutdown();
-        warmup::count(&view, &self.store, shutdown.clone()).await;
+        warmup::count(&view, &self.store, shutdown.clone()).await.unwrap();
         let gate = Readiness::default().gate("warm-up", "");
-        warmup::run(Arc::clone(&view), self.store.clone(), gate, shutdown).await;
+        warmup::run(Arc::clone(&view), self.store.clone(), gate, shutdown).await.unwrap();
         view
     }
 }

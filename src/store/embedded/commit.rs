@@ -1,11 +1,11 @@
 //! One batch, one transaction: decides each entry's outcome and assigns versions, inside SQLite.
 
+use std::path::Path;
 use std::time::SystemTime;
 
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
 use time::OffsetDateTime;
 
-use super::classify;
 use crate::id::OrderId;
 use crate::lifecycle::step;
 use crate::order::Change as Asked;
@@ -24,12 +24,16 @@ pub(super) struct Purge {
 /// Commits a batch; see [`crate::store::Store::commit`].
 pub(super) fn commit(
     connection: &mut Connection,
+    path: &Path,
     batch: &Batch,
     purge: &mut Purge,
 ) -> Result<Vec<Outcome>, StoreError> {
+    let classify = |error| super::classify(path, error);
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(classify)?;
     for step in &batch.moves {
-        move_position(&transaction, &batch.source, step)?;
+        if !move_position(&transaction, &batch.source, step).map_err(classify)? {
+            return Err(StoreError::Fenced { partition: step.partition });
+        }
     }
     let mut writer = Writer::new(&transaction);
     let mut outcomes = Vec::with_capacity(batch.entries.len());
@@ -46,7 +50,8 @@ pub(super) fn commit(
     Ok(outcomes)
 }
 
-fn move_position(connection: &Connection, source: &str, step: &Move) -> Result<(), StoreError> {
+/// Moves a position, unless it is not where the step begins.
+fn move_position(connection: &Connection, source: &str, step: &Move) -> rusqlite::Result<bool> {
     let Move { partition, from, to } = *step;
     let (from, to) = (signed(from), signed(to));
     let moved = connection
@@ -55,9 +60,8 @@ fn move_position(connection: &Connection, source: &str, step: &Move) -> Result<(
              SELECT ?1, ?2, ?4 WHERE ?3 = 0 OR EXISTS (SELECT 1 FROM positions WHERE source = ?1 AND partition = ?2)
              ON CONFLICT (source, partition) DO UPDATE SET next_offset = ?4 WHERE next_offset = ?3",
         )
-        .and_then(|mut statement| statement.execute(params![source, partition, from, to]))
-        .map_err(classify)?;
-    if moved == 0 { Err(StoreError::Fenced { partition }) } else { Ok(()) }
+        .and_then(|mut statement| statement.execute(params![source, partition, from, to]))?;
+    Ok(moved > 0)
 }
 
 struct Writer<'c> {

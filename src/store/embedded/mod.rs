@@ -1,16 +1,18 @@
 //! The store that needs nothing installed: SQLite in one directory. One writer thread, a few reading connections.
 
 mod commit;
+mod files;
 mod offline;
 mod outbox;
 mod schema;
 
 use std::fs::File;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, params};
+use rusqlite::{Connection, ErrorCode, InterruptHandle, OpenFlags, OptionalExtension, Row, params};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use super::{Batch, Outcome, Page, Store, StoreError, Unpublished};
@@ -20,7 +22,9 @@ use crate::record::Checkpoint;
 use crate::snapshot::Snapshot;
 use crate::store::rules::column;
 
-pub use offline::{Live, Maintenance};
+use files::OpenFiles;
+pub use files::{Harm, LostFile};
+pub use offline::{BackupError, Live, Maintenance};
 pub use schema::{MigrateError, Migration};
 
 /// Where and how the embedded store keeps its files.
@@ -37,10 +41,6 @@ impl Config {
     #[must_use]
     pub fn new(dir: impl Into<PathBuf>) -> Self {
         Self { dir: dir.into(), readers_max: 4 }
-    }
-
-    fn file(&self) -> PathBuf {
-        self.dir.join("orders.db")
     }
 }
 
@@ -67,8 +67,42 @@ pub enum OpenError {
         /// The database file.
         path: PathBuf,
         /// Why not.
-        source: Box<dyn std::error::Error + Send + Sync>,
+        source: MigrateError,
     },
+}
+
+impl OpenError {
+    /// What SQLite said, or what it did not say.
+    fn of_sqlite(path: &Path, error: rusqlite::Error) -> Self {
+        let path = path.to_owned();
+        match error.sqlite_error_code() {
+            Some(ErrorCode::DiskFull | ErrorCode::SystemIoFailure) if files::is_disk_full(&path) => {
+                Self::Io { path, source: io::ErrorKind::StorageFull.into() }
+            }
+            _ => Self::Unusable { path, source: error.into() },
+        }
+    }
+
+    /// What is wrong with the schema, or what SQLite said on the way.
+    fn of_migration(path: &Path, error: MigrateError) -> Self {
+        match error {
+            MigrateError::Sqlite(error) => Self::of_sqlite(path, error),
+            source => Self::Unusable { path: path.to_owned(), source },
+        }
+    }
+
+    /// Whether only another setting or another right helps: the data directory is not what the setting says it is.
+    #[must_use]
+    pub fn is_configuration(&self) -> bool {
+        use io::ErrorKind::{IsADirectory, NotADirectory, PermissionDenied, ReadOnlyFilesystem};
+        match self {
+            Self::Io { source, .. } => {
+                matches!(source.kind(), IsADirectory | NotADirectory | PermissionDenied | ReadOnlyFilesystem)
+            }
+            Self::Locked { .. } => false,
+            Self::Unusable { source, .. } => matches!(source, MigrateError::Newer { .. } | MigrateError::Foreign),
+        }
+    }
 }
 
 /// The embedded store. Clones share one writer.
@@ -79,7 +113,11 @@ struct Inner {
     config: Config,
     writer: mpsc::Sender<Job>,
     readers: Mutex<Vec<Connection>>,
+    /// Each cuts short what one of the readers does.
+    interrupts: Mutex<Vec<InterruptHandle>>,
+    /// Closed with the store.
     reading: Arc<Semaphore>,
+    files: Arc<OpenFiles>,
     /// Held as long as any clone lives: one process per directory.
     _lock: File,
 }
@@ -99,6 +137,11 @@ enum Job {
         partitions: Vec<u32>,
         reply: oneshot::Sender<Result<bool, StoreError>>,
     },
+    /// A file was taken away: saves what can be saved.
+    Fold,
+    Close {
+        reply: oneshot::Sender<Result<(), StoreError>>,
+    },
 }
 
 impl Embedded {
@@ -107,19 +150,15 @@ impl Embedded {
     /// # Errors
     /// [`OpenError`] names the path and the reason.
     pub fn open(config: Config) -> Result<Self, OpenError> {
-        let lock = lock_dir(&config.dir)?;
+        let lock = files::lock_dir(&config)?;
+        files::check_writable(&config)?;
         let path = config.file();
-        let unusable = |source: rusqlite::Error| OpenError::Unusable { path: path.clone(), source: source.into() };
-        let mut connection = Connection::open(&path).map_err(unusable)?;
-        schema::configure(&connection).map_err(unusable)?;
-        schema::migrate_up(&mut connection)
-            .map_err(|source| OpenError::Unusable { path: path.clone(), source: source.into() })?;
-        // Two batches: one being written, one waiting.
-        let (writer, jobs) = mpsc::channel(2);
-        std::thread::Builder::new()
-            .name("store-writer".into())
-            .spawn(move || write_jobs(connection, jobs))
-            .map_err(|source| OpenError::Io { path: config.dir.clone(), source })?;
+        let unusable = |error| OpenError::of_sqlite(&path, error);
+        let mut connection = open_writer(&path)?;
+        schema::migrate_up(&mut connection).map_err(|error| OpenError::of_migration(&path, error))?;
+        files::note_made(&config, &lock)?;
+        let io = |source| OpenError::Io { path: path.clone(), source };
+        let files = Arc::new(OpenFiles::new(&path).map_err(io)?);
         let reading = Arc::new(Semaphore::new(config.readers_max));
         // The first reads shall not wait until there is a connection that knows the tables.
         let ready = || {
@@ -127,8 +166,54 @@ impl Embedded {
             reader.prepare_cached(FETCH)?;
             Ok(reader)
         };
-        let readers = (0..config.readers_max).map(|_| ready()).collect::<rusqlite::Result<_>>().map_err(unusable)?;
-        Ok(Self(Arc::new(Inner { config, writer, readers: Mutex::new(readers), reading, _lock: lock })))
+        let readers: Vec<Connection> =
+            (0..config.readers_max).map(|_| ready()).collect::<rusqlite::Result<_>>().map_err(unusable)?;
+        let interrupts = Mutex::new(readers.iter().map(Connection::get_interrupt_handle).collect());
+        let readers = Mutex::new(readers);
+        // Two batches: one being written, one waiting.
+        let (sender, jobs) = mpsc::channel(2);
+        let writer = WriterThread { path: path.clone(), connection, files: Arc::clone(&files), is_folded: false };
+        std::thread::Builder::new().name("store-writer".into()).spawn(move || writer.run(jobs)).map_err(io)?;
+        Ok(Self(Arc::new(Inner { config, writer: sender, readers, interrupts, reading, files, _lock: lock })))
+    }
+
+    /// Whether what is written now would be found by the next start.
+    ///
+    /// # Errors
+    /// The file that is not there any more. What was committed is then folded into the database, wherever that is now.
+    pub fn check(&self) -> Result<(), LostFile> {
+        self.0.files.check().inspect_err(|_| {
+            // Where the queue is full the writer finds out by itself.
+            let _ = self.0.writer.try_send(Job::Fold);
+        })
+    }
+
+    /// Ends reads and writes, folds the log into the database and closes it, which then is one file that can be copied.
+    /// What still runs is cut short, and what comes later is refused.
+    ///
+    /// # Errors
+    /// [`StoreError::Lost`] where the file is not there any more, else what SQLite says; everything that was committed
+    /// is then found by the next start all the same.
+    pub async fn close(&self) -> Result<(), StoreError> {
+        let all = u32::try_from(self.0.config.readers_max).unwrap_or(u32::MAX);
+        // The log is folded and removed by the connection that closes last, and readers have no right to do it.
+        let mut ended = std::pin::pin!(self.0.reading.acquire_many(all));
+        let _permits = loop {
+            tokio::select! {
+                permits = &mut ended => break permits,
+                () = tokio::time::sleep(INTERRUPT_EVERY) => {
+                    let interrupts = self.0.interrupts.lock().unwrap_or_else(PoisonError::into_inner);
+                    interrupts.iter().for_each(InterruptHandle::interrupt);
+                }
+            }
+        };
+        self.0.reading.close();
+        self.0.readers.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        let (reply, closed) = oneshot::channel();
+        match self.0.writer.send(Job::Close { reply }).await {
+            Ok(()) => closed.await.unwrap_or_else(|_| Err(gone())),
+            Err(_) => Ok(()), // closed before
+        }
     }
 
     /// Where it is, for people.
@@ -142,8 +227,8 @@ impl Embedded {
         &self,
         read: impl FnOnce(&mut Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, StoreError> {
-        match tokio::task::spawn_blocking(self.reading(read).await).await {
-            Ok(result) => result.map_err(classify),
+        match tokio::task::spawn_blocking(self.reading(read).await?).await {
+            Ok(result) => result,
             Err(panicked) => Err(StoreError::Unavailable(panicked.into())),
         }
     }
@@ -153,77 +238,146 @@ impl Embedded {
         &self,
         read: impl FnOnce(&mut Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, StoreError> {
-        let result = background::spawn("scan", self.reading(read).await).await;
-        result.map_err(|error| StoreError::Unavailable(error.into()))?.map_err(classify)
+        let result = background::spawn("scan", self.reading(read).await?).await;
+        result.map_err(|error| StoreError::Unavailable(error.into()))?
     }
 
     /// Waits until one more may read. What is returned reads on the thread that calls it.
-    async fn reading<T, R>(&self, read: R) -> impl FnOnce() -> rusqlite::Result<T> + use<T, R>
+    async fn reading<T, R>(&self, read: R) -> Result<impl FnOnce() -> Result<T, StoreError> + use<T, R>, StoreError>
     where
         R: FnOnce(&mut Connection) -> rusqlite::Result<T>,
     {
-        let permit = Arc::clone(&self.0.reading).acquire_owned().await.expect("never closed");
+        let permit = Arc::clone(&self.0.reading).acquire_owned().await;
+        let permit = permit.map_err(|_| StoreError::Unavailable("the store is closed".into()))?;
         let store = self.clone();
-        move || {
+        Ok(move || {
             let _permit = permit;
+            let path = store.0.config.file();
             let pooled = store.0.readers.lock().unwrap_or_else(PoisonError::into_inner).pop();
             let mut connection = match pooled {
                 Some(connection) => connection,
-                None => open_reader(&store.0.config.file())?,
+                None => store.another_reader()?,
             };
-            let result = read(&mut connection)?;
+            let result = read(&mut connection).map_err(|error| classify(&path, error));
             store.0.readers.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
-            Ok(result)
-        }
+            result
+        })
     }
+
+    /// A reader in the place of one that a panic took along.
+    fn another_reader(&self) -> Result<Connection, StoreError> {
+        self.check().map_err(|lost| StoreError::Lost(lost.into()))?; // or it would read another file
+        let path = self.0.config.file();
+        let connection = open_reader(&path).map_err(|error| classify(&path, error))?;
+        self.0.interrupts.lock().unwrap_or_else(PoisonError::into_inner).push(connection.get_interrupt_handle());
+        Ok(connection)
+    }
+}
+
+/// How often what still reads is cut short while the store closes: a statement may begin just after it was tried.
+const INTERRUPT_EVERY: Duration = Duration::from_millis(10);
+
+fn gone() -> StoreError {
+    StoreError::Damaged("the writer thread has ended".into())
+}
+
+/// Opens a database for writing, making it where it is missing. One that is not ours is left as it is.
+fn open_writer(path: &Path) -> Result<Connection, OpenError> {
+    let unusable = |error| OpenError::of_sqlite(path, error);
+    let connection = Connection::open(path).map_err(unusable)?;
+    schema::migrations(&connection).map_err(|error| OpenError::of_migration(path, error))?;
+    schema::configure(&connection).map_err(unusable)?;
+    Ok(connection)
 }
 
 /// Opens a database for reading only, beside a running service if there is one.
 ///
 /// # Errors
 /// Whatever SQLite says.
-pub fn open_reader(path: &Path) -> rusqlite::Result<Connection> {
-    let connection =
-        Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+fn open_reader(path: &Path) -> rusqlite::Result<Connection> {
+    open_reading(path, OpenFlags::SQLITE_OPEN_READ_ONLY)
+}
+
+fn open_reading(path: &Path, access: OpenFlags) -> rusqlite::Result<Connection> {
+    let connection = Connection::open_with_flags(path, access | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
     connection.busy_timeout(Duration::from_secs(5))?;
     // Mapped pages are shared with the page cache; a scan then copies each body once.
     connection.pragma_update(None, "mmap_size", 1_i64 << 40)?;
     Ok(connection)
 }
 
-fn lock_dir(dir: &Path) -> Result<File, OpenError> {
-    let io = |path: &Path| {
-        let path = path.to_owned();
-        move |source| OpenError::Io { path, source }
-    };
-    std::fs::create_dir_all(dir).map_err(io(dir))?;
-    let path = dir.join("lock");
-    let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(io(&path))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(std::fs::TryLockError::WouldBlock) => Err(OpenError::Locked { dir: dir.to_owned() }),
-        Err(std::fs::TryLockError::Error(source)) => Err(io(&path)(source)),
-    }
+/// The thread that writes.
+struct WriterThread {
+    path: PathBuf,
+    connection: Connection,
+    files: Arc<OpenFiles>,
+    /// What was committed before a file was taken away is folded.
+    is_folded: bool,
 }
 
-fn write_jobs(mut connection: Connection, mut jobs: mpsc::Receiver<Job>) {
-    let mut purge = commit::Purge::default();
-    while let Some(job) = jobs.blocking_recv() {
-        // The caller may be gone; what is committed stays committed.
-        match job {
-            Job::Commit { batch, reply } => {
-                let _ = reply.send(commit::commit(&mut connection, &batch, &mut purge));
-            }
-            Job::Forget { tickets, reply } => {
-                let _ = reply.send(outbox::forget(&mut connection, &tickets).map_err(classify));
-            }
-            Job::Rename { former, present, partitions, reply } => {
-                let _ = reply.send(rename(&mut connection, &former, &present, &partitions).map_err(classify));
+impl WriterThread {
+    fn run(mut self, mut jobs: mpsc::Receiver<Job>) {
+        let mut purge = commit::Purge::default();
+        while let Some(job) = jobs.blocking_recv() {
+            // The caller may be gone; what is committed stays committed.
+            match job {
+                Job::Commit { batch, reply } => {
+                    let _ =
+                        reply.send(self.write(|connection, path| commit::commit(connection, path, &batch, &mut purge)));
+                }
+                Job::Forget { tickets, reply } => {
+                    let _ = reply.send(self.write(|connection, path| {
+                        outbox::forget(connection, &tickets).map_err(|error| classify(path, error))
+                    }));
+                }
+                Job::Rename { former, present, partitions, reply } => {
+                    let _ = reply.send(self.write(|connection, path| {
+                        rename(connection, &former, &present, &partitions).map_err(|error| classify(path, error))
+                    }));
+                }
+                Job::Fold => drop(self.check()),
+                Job::Close { reply } => {
+                    let _ = reply.send(self.close());
+                    return;
+                }
             }
         }
+        if let Err(error) = self.close() {
+            tracing::warn!(error = %crate::log::causes(&error), "store did not close cleanly; the next start recovers it");
+        }
     }
-    if let Err(error) = schema::close(connection) {
-        tracing::warn!(%error, "store did not close cleanly; the next start recovers it");
+
+    /// Writes, and makes sure that it was written where the next start looks.
+    fn write<T>(
+        &mut self,
+        write: impl FnOnce(&mut Connection, &Path) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        self.check()?;
+        let written = write(&mut self.connection, &self.path)?;
+        self.check()?;
+        Ok(written)
+    }
+
+    fn check(&mut self) -> Result<(), StoreError> {
+        let Err(lost) = self.files.check() else {
+            self.is_folded = false;
+            return Ok(());
+        };
+        if !std::mem::replace(&mut self.is_folded, true) {
+            tracing::error!(error = %lost, "orders cannot be stored");
+            // A log that lost its name would go with this process, and one that kept it would spoil another database
+            // that was put in the place of this one.
+            if let Err(error) = schema::fold(&self.connection) {
+                tracing::warn!(%error, "the log cannot be folded");
+            }
+        }
+        Err(StoreError::Lost(lost.into()))
+    }
+
+    fn close(mut self) -> Result<(), StoreError> {
+        let lost = self.check();
+        schema::close(self.connection).map_err(|error| classify(&self.path, error))?;
+        lost
     }
 }
 
@@ -243,20 +397,34 @@ fn rename(connection: &mut Connection, former: &str, present: &str, partitions: 
 }
 
 /// Tells passing trouble from damage.
-fn classify(error: rusqlite::Error) -> StoreError {
-    use rusqlite::ErrorCode;
-    match error.sqlite_error_code() {
-        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase | ErrorCode::TypeMismatch) => {
-            StoreError::Damaged(error.into())
+fn classify(path: &Path, error: rusqlite::Error) -> StoreError {
+    use rusqlite::Error::{FromSqlConversionFailure, IntegralValueOutOfRange, InvalidColumnType, Utf8Error};
+    let is_damage = match error.sqlite_error_code() {
+        Some(code) => {
+            matches!(code, ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase | ErrorCode::TypeMismatch)
         }
-        _ => StoreError::Unavailable(error.into()),
-    }
+        None => matches!(
+            error,
+            FromSqlConversionFailure(..) | IntegralValueOutOfRange(..) | InvalidColumnType(..) | Utf8Error(..)
+        ),
+    };
+    let source = FileError { path: path.to_owned(), source: error }.into();
+    if is_damage { StoreError::Damaged(source) } else { StoreError::Unavailable(source) }
+}
+
+/// An error of SQLite, which does not name the file.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", path.display())]
+pub struct FileError {
+    /// The database.
+    pub path: PathBuf,
+    /// What SQLite says.
+    pub source: rusqlite::Error,
 }
 
 impl Store for Embedded {
     async fn commit(&self, batch: Arc<Batch>) -> Result<Vec<Outcome>, StoreError> {
         let (reply, result) = oneshot::channel();
-        let gone = || StoreError::Damaged("the writer thread has ended".into());
         self.0.writer.send(Job::Commit { batch, reply }).await.map_err(|_| gone())?;
         result.await.map_err(|_| gone())?
     }
@@ -343,7 +511,6 @@ impl Store for Embedded {
 
     async fn published(&self, tickets: Vec<i64>) -> Result<(), StoreError> {
         let (reply, result) = oneshot::channel();
-        let gone = || StoreError::Damaged("the writer thread has ended".into());
         self.0.writer.send(Job::Forget { tickets, reply }).await.map_err(|_| gone())?;
         result.await.map_err(|_| gone())?
     }

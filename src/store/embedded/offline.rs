@@ -1,12 +1,58 @@
-//! The store without the service: reading it beside one, and keeping its schema.
+//! The store without the service: reading and copying it beside one, and keeping its schema.
 
-use rusqlite::Connection;
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rusqlite::backup::{Backup, StepResult};
+use rusqlite::{Connection, OpenFlags};
 
 use super::schema::{self, MigrateError, Migration};
-use super::{Config, OpenError, lock_dir, open_reader};
+use super::{Config, FileError, OpenError, files, open_reading, open_writer};
 
 /// All live orders, as they stand when this is opened. Another process may have the store open.
-pub struct Live(Connection);
+pub struct Live {
+    config: Config,
+    connection: Connection,
+}
+
+/// Why there is no backup; what was there under its name is as it was.
+#[derive(Debug, thiserror::Error)]
+pub enum BackupError {
+    /// The copy would take the place of the store.
+    #[error("{path} belongs to the store itself; name another file")]
+    Itself {
+        /// The name that was given.
+        path: PathBuf,
+    },
+    /// The copy cannot be written, or not be given its name.
+    #[error("cannot write {path}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// SQLite failed on one of the two.
+    #[error("cannot copy {from} to {to}")]
+    Copy {
+        /// The store.
+        from: PathBuf,
+        /// The copy.
+        to: PathBuf,
+        /// Why not.
+        source: rusqlite::Error,
+    },
+    /// The copy was read again, and is no sound database, so the store is none.
+    #[error("{from} is damaged: {finding}")]
+    Damaged {
+        /// The store.
+        from: PathBuf,
+        /// The first thing that is wrong.
+        finding: String,
+    },
+}
 
 impl Live {
     /// Opens for reading only.
@@ -14,46 +60,133 @@ impl Live {
     /// # Errors
     /// When there is no store or it cannot be read.
     pub fn open(config: &Config) -> Result<Self, OpenError> {
+        files::check_readable(config)?;
         let path = config.file();
-        if !path.exists() {
-            let source = std::io::ErrorKind::NotFound.into();
-            return Err(OpenError::Io { path, source });
-        }
-        let unusable = |source: rusqlite::Error| OpenError::Unusable { path: path.clone(), source: source.into() };
-        let connection = open_reader(&path).map_err(unusable)?;
-        // One transaction: every later read sees the same state.
-        connection.execute_batch("BEGIN").map_err(unusable)?;
-        Ok(Self(connection))
+        let unusable = |error| OpenError::of_sqlite(&path, error);
+        // Nothing is written. But who closes the database last folds and removes its log, which takes the right to.
+        let connection = open_reading(&path, OpenFlags::SQLITE_OPEN_READ_WRITE).map_err(unusable)?;
+        connection.pragma_update(None, "query_only", true).map_err(unusable)?;
+        // One transaction, which begins with its first read: every later read sees the same state.
+        connection.execute_batch("BEGIN; SELECT count(*) FROM sqlite_schema").map_err(unusable)?;
+        schema::migrations(&connection).map_err(|error| OpenError::of_migration(&path, error))?;
+        Ok(Self { config: config.clone(), connection })
     }
 
     /// How many there are.
     ///
     /// # Errors
     /// Whatever SQLite says.
-    pub fn count(&self) -> rusqlite::Result<u64> {
-        self.0
+    pub fn count(&self) -> Result<u64, FileError> {
+        self.connection
             .query_row("SELECT count(*) FROM orders WHERE state = 0", [], |row| row.get::<_, i64>(0))
             .map(i64::unsigned_abs)
+            .map_err(|source| self.failed(source))
+    }
+
+    fn failed(&self, source: rusqlite::Error) -> FileError {
+        FileError { path: self.config.file(), source }
     }
 
     /// Hands over each body, newest order first.
     ///
     /// # Errors
     /// Whatever SQLite says, or the first error of `emit`.
-    pub fn for_each<E: From<rusqlite::Error>>(&self, mut emit: impl FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
-        let mut statement = self.0.prepare("SELECT body FROM orders WHERE state = 0 ORDER BY seq DESC")?;
-        let mut rows = statement.query([])?;
-        while let Some(row) = rows.next()? {
-            emit(row.get_ref(0)?.as_blob().map_err(rusqlite::Error::from)?)?;
+    pub fn for_each<E: From<FileError>>(&self, mut emit: impl FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
+        let failed = |source| self.failed(source);
+        let newest = "SELECT body FROM orders WHERE state = 0 ORDER BY seq DESC";
+        let mut statement = self.connection.prepare(newest).map_err(failed)?;
+        let mut rows = statement.query([]).map_err(failed)?;
+        while let Some(row) = rows.next().map_err(failed)? {
+            let body = row.get_ref(0).map_err(failed)?;
+            emit(body.as_blob().map_err(|error| failed(error.into()))?)?;
         }
         Ok(())
+    }
+}
+
+/// Pages copied between two reports, of 8 KB each.
+const BACKUP_PAGES: i32 = 1024;
+
+impl Live {
+    /// Writes the store as it stood when this was opened into one file, which takes its name only once it is whole, sound
+    /// and on the disk. `on_progress` is told of bytes: those copied, and all of them. Returns how many the file has.
+    ///
+    /// # Errors
+    /// [`BackupError`].
+    pub fn back_up(&self, to: &Path, on_progress: impl FnMut(u64, u64)) -> Result<u64, BackupError> {
+        if self.is_own(to) {
+            return Err(BackupError::Itself { path: to.to_owned() });
+        }
+        let io = |source| BackupError::Io { path: to.to_owned(), source };
+        if to.is_dir() {
+            return Err(io(io::ErrorKind::IsADirectory.into()));
+        }
+        let mut partial = to.as_os_str().to_owned();
+        partial.push(".partial");
+        let partial = PathBuf::from(partial);
+        File::create(&partial).map_err(|source| BackupError::Io { path: partial.clone(), source })?;
+        let written = self.copy(&partial, to, on_progress).and_then(|()| {
+            let file = File::open(&partial).map_err(io)?;
+            file.sync_all().map_err(io)?;
+            std::fs::rename(&partial, to).map_err(io)?;
+            let dir = to.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            File::open(dir).and_then(|dir| dir.sync_all()).map_err(io)?;
+            Ok(file.metadata().map_err(io)?.len())
+        });
+        if written.is_err() {
+            let _ = std::fs::remove_file(&partial); // or it was given its name
+        }
+        written
+    }
+
+    /// Whether a name is one of the store's own.
+    fn is_own(&self, to: &Path) -> bool {
+        let dir = to.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let place = |dir: &Path| dir.canonicalize().ok();
+        let is_there = place(dir).is_some() && place(dir) == place(&self.config.dir);
+        let target = to.canonicalize().ok();
+        self.config.names().iter().any(|own| {
+            (is_there && own.file_name() == to.file_name()) || (target.is_some() && own.canonicalize().ok() == target)
+        })
+    }
+
+    fn copy(&self, partial: &Path, to: &Path, mut on_progress: impl FnMut(u64, u64)) -> Result<(), BackupError> {
+        let from = self.config.file();
+        let failed = |source| BackupError::Copy { from: from.clone(), to: to.to_owned(), source };
+        let page_bytes: u32 =
+            self.connection.pragma_query_value(None, "page_size", |row| row.get(0)).map_err(failed)?;
+        let mut copy = Connection::open(partial).map_err(failed)?;
+        // Until it is whole nothing needs to be taken back, and then all of it is synced at once.
+        copy.execute_batch("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF").map_err(failed)?;
+        {
+            let backup = Backup::new(&self.connection, &mut copy).map_err(failed)?;
+            // Nothing that is committed meanwhile has it begin again: it reads in the transaction of this connection.
+            loop {
+                let step = backup.step(BACKUP_PAGES).map_err(failed)?;
+                let (all, left) = (backup.progress().pagecount, backup.progress().remaining);
+                let bytes = |pages: i32| u64::from(pages.unsigned_abs()) * u64::from(page_bytes);
+                on_progress(bytes(all - left), bytes(all));
+                match step {
+                    StepResult::Done => break,
+                    StepResult::More => {}
+                    _ => std::thread::sleep(Duration::from_millis(10)), // another process has it locked for a moment
+                }
+            }
+        }
+        // Without a log beside it: one file, also where it can only be read.
+        copy.query_row("PRAGMA journal_mode = DELETE", [], |_| Ok(())).map_err(failed)?;
+        let finding: String = copy.query_row("PRAGMA quick_check(1)", [], |row| row.get(0)).map_err(failed)?;
+        if finding != "ok" {
+            return Err(BackupError::Damaged { from, finding });
+        }
+        copy.close().map_err(|(_, error)| failed(error))
     }
 }
 
 /// The schema of a store that no service has open.
 pub struct Maintenance {
     connection: Connection,
-    _lock: std::fs::File,
+    _lock: File,
 }
 
 impl Maintenance {
@@ -62,11 +195,9 @@ impl Maintenance {
     /// # Errors
     /// [`OpenError`]; most often that a service has it open.
     pub fn open(config: &Config) -> Result<Self, OpenError> {
-        let lock = lock_dir(&config.dir)?;
-        let path = config.file();
-        let unusable = |source: rusqlite::Error| OpenError::Unusable { path: path.clone(), source: source.into() };
-        let connection = Connection::open(&path).map_err(unusable)?;
-        schema::configure(&connection).map_err(unusable)?;
+        let lock = files::lock_dir(config)?;
+        files::check_writable(config)?;
+        let connection = open_writer(&config.file())?;
         Ok(Self { connection, _lock: lock })
     }
 

@@ -121,11 +121,23 @@ pub(super) fn configure(connection: &Connection) -> rusqlite::Result<()> {
     connection.busy_timeout(std::time::Duration::from_secs(5))
 }
 
-/// Folds the log into the file and closes it.
+/// Folds the log into the file and leaves it empty.
 ///
 /// # Errors
 /// Whatever SQLite says; the data is safe either way.
+pub(super) fn fold(connection: &Connection) -> rusqlite::Result<()> {
+    let is_busy: bool = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))?;
+    if is_busy {
+        tracing::info!("another process reads the store, and folds the log when it ends");
+    }
+    Ok(())
+}
+
+/// The same, and closes it.
+///
+/// # Errors
+/// As [`fold`].
 pub(super) fn close(connection: Connection) -> rusqlite::Result<()> {
-    connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
+    fold(&connection)?;
     connection.close().map_err(|(_, error)| error)
 }
