@@ -8,7 +8,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use crate::http::{wb_answered, wb_lines, wb_posted};
-use crate::server::{Server, binary, process_status};
+use crate::server::{Server, binary, limited, process_status};
 
 /// A command may take this long.
 const TIME: Duration = Duration::from_mins(3);
@@ -242,6 +242,29 @@ fn what_was_imported_is_exported() {
     // From standard input too.
     home.run_fed(&["import", "-", "--data", "fed"], &exported).expect(0);
     assert_eq!(home.run(&["export", "--data", "fed"]).expect(0).out, copy);
+}
+
+#[test]
+fn an_export_that_cannot_go_on_says_how_far_it_came_and_leaves_no_file_that_looks_whole() {
+    let home = Home::new();
+    home.write("orders.ndjson", wb_lines("e", 3000));
+    home.run(&["import", "orders.ndjson"]).expect(0);
+    home.write("out.ndjson", "what was there before\n");
+    let before = || fs::read_to_string(home.path().join("out.ndjson")).unwrap();
+    // A third of it is as large as a file may be.
+    let arguments = ["export", "-o", "out.ndjson"];
+    let mut command = limited(home.path(), "trap '' XFSZ && ulimit -f 2048");
+    let done = Done::wait(command.args(arguments).stdout(Stdio::piped()).spawn().unwrap(), &arguments).expect(1);
+    assert_eq!(before(), "what was there before\n");
+    let part = fs::read_to_string(home.path().join("out.ndjson.part")).unwrap();
+    let told = done.err.split("ended after ").nth(1).and_then(|rest| rest.split_once(" of 3000 orders"));
+    let (orders, rest) = told.unwrap_or_else(|| panic!("{}", done.err));
+    let orders: usize = orders.parse().unwrap();
+    assert!(orders > 0 && part.lines().count() >= orders && rest.contains("out.ndjson.part"), "{}", done.err);
+    // The next one takes its place.
+    home.run(&arguments).expect(0);
+    assert_eq!(before().lines().count(), 3000);
+    assert!(!home.path().join("out.ndjson.part").exists());
 }
 
 #[test]
