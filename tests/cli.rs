@@ -132,6 +132,73 @@ fn configuration_errors_are_78_and_name_each() {
     }
 }
 
+#[cfg(feature = "postgres")]
+#[test]
+fn a_database_that_nothing_can_connect_to_is_a_configuration_error() {
+    let home = Home::new();
+    for (url, named) in [
+        ("host=a,b port=1,2,3", "3 ports for 2 hosts"),
+        ("host=a,b hostaddr=127.0.0.1", "1 hostaddrs for 2 hosts"),
+        ("postgres://me:secret@a/orders?channel_binding=require", "channel_binding"),
+        ("postgres://me:secret@a/orders?sslmode=require", "sslmode"),
+        ("postgres://me:secret@a:port/orders", "--postgres"),
+    ] {
+        for command in
+            [&["serve", "--listen", "127.0.0.1:0"][..], &["export"], &["migrate", "status"], &["config", "check"]]
+        {
+            let done = home.run(&[command, &["--postgres", url]].concat()).expect(78);
+            assert!(done.err.lines().count() == 1 && done.err.contains(named), "{url}: {}", done.err);
+            assert!(!done.err.contains("secret"), "{}", done.err);
+        }
+    }
+}
+
+/// Properties that librdkafka refuses ended `serve` with a panic, and every other command with 1.
+#[cfg(feature = "kafka")]
+#[test]
+fn what_a_library_refuses_is_a_configuration_error() {
+    let home = Home::new();
+    let mut refused = vec![
+        ("no.such.property=1", "no.such.property"),
+        ("acks=many", "acks"),
+        ("session.timeout.ms=-5", "session.timeout.ms"),
+        ("max.poll.interval.ms=1000", "max.poll.interval.ms"),
+        ("bootstrap.servers=nowhere", "nowhere"),
+        ("log_cb=x", "log_cb"),
+        ("=x", "kafka"),
+        ("x", "NAME=VALUE"),
+    ];
+    if cfg!(not(feature = "kafka-tls")) {
+        refused.push(("security.protocol=SSL", "kafka-tls"));
+        refused.push(("security.protocol=SASL_PLAINTEXT", "kafka-tls"));
+        refused.push(("ssl.key.password=secret", "ssl.key.password"));
+    }
+    let kafka = ["--kafka", "127.0.0.1:1"];
+    let serve = ["serve", "--listen", "127.0.0.1:0"];
+    let mut commands =
+        vec![serve.to_vec(), vec!["healthcheck"], vec!["publish"], vec!["dlq", "list"], vec!["config", "check"]];
+    if cfg!(feature = "postgres") {
+        commands.push(vec!["worker", "--postgres", "host=127.0.0.1"]);
+    }
+    for (n, (property, name)) in refused.iter().enumerate() {
+        for (m, command) in commands.iter().enumerate() {
+            // Each command sees some, and `serve` all: they read their settings in the same way.
+            if m == 0 || n % 3 == m % 3 {
+                let done = home.run(&[command, &kafka[..], &["--kafka-property", property]].concat()).expect(78);
+                assert!(done.err.lines().count() == 1 && done.err.contains(name), "{command:?}: {}", done.err);
+                assert!(!done.err.contains("secret"), "{}", done.err);
+            }
+        }
+    }
+    home.write("nul.toml", "[kafka]\nbrokers = \"127.0.0.1:1\"\nproperty = [\"sasl.password=secret\\u0000\"]\n");
+    for command in &commands {
+        let done = home.run_with(command, &[("CONFIG_PATH", "nul.toml")]).expect(78);
+        assert!(done.err.contains("NUL") && !done.err.contains("secret"), "{}", done.err);
+    }
+    let good = ["--kafka-property", "linger.ms=5", "--kafka-property", "session.timeout.ms=20000"];
+    home.run(&[&["config", "check"], &kafka[..], &good].concat()).expect(0);
+}
+
 #[test]
 fn settings_are_checked_and_shown() {
     let home = Home::new();
