@@ -279,7 +279,11 @@ impl<T: Store> Server<T> {
             service.api.metrics.connections.inc();
             let _permit = permit;
             let _open = Open(service.api.metrics.connections.clone());
-            std::future::poll_fn(|context| Poll::Ready(registered.conn.set_waker(context.waker()))).await;
+            std::future::poll_fn(|context| {
+                registered.conn.set_waker(context.waker());
+                Poll::Ready(())
+            })
+            .await;
             serve_connection(service, socket, registered).await;
         });
         conn.set_abort(task.abort_handle());
