@@ -341,7 +341,7 @@ fn a_client_that_sends_on_keeps_its_last_answer() {
     connection.ask("GET", "/order/x", &[("Connection", "close")], "");
     connection.until_read();
     for _ in 0..16 {
-        connection.send([b'x'; 1 << 16]);
+        connection.send(vec![b'x'; 1 << 16]);
     }
     assert_eq!(connection.reply("GET").expect(200).text(), wb_answered("x"));
     assert!(connection.is_ended(), "closed in order");

@@ -26,10 +26,10 @@ fn an_export_whose_database_goes_away_fails_and_says_how_far_it_came() {
     let ended = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
                  WHERE datname = current_database() AND query LIKE 'SELECT body FROM orders%'";
     until("the export's connection is ended", SIGNAL_TIME, || (!database.query(ended).is_empty()).then_some(()));
-    let mut lines = Vec::new();
-    out.read_to_end(&mut lines).unwrap();
+    let mut lines = String::new();
+    out.read_to_string(&mut lines).unwrap();
     let done = Done::wait(child, &arguments).expect(1);
-    let whole = lines.iter().filter(|byte| **byte == b'\n').count();
-    assert!(whole < ORDERS && lines.ends_with(b"\n"), "{whole}");
+    let whole = lines.lines().count();
+    assert!(whole < ORDERS && lines.ends_with('\n'), "{whole}");
     assert!(done.err.contains(&format!("ended after {whole} of {ORDERS} orders")), "{}", done.err);
 }
