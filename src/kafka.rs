@@ -10,8 +10,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use rdkafka::ClientConfig;
 use rdkafka::bindings as c;
-use rdkafka::error::IsError as _;
+use rdkafka::client::{Client, DefaultClientContext};
+use rdkafka::error::{IsError as _, KafkaError};
 use rdkafka::message::BorrowedMessage;
+use rdkafka::types::RDKafkaType;
 
 /// Where Kafka is, and what is read from and written to it.
 #[derive(Debug, Clone)]
@@ -44,6 +46,29 @@ pub struct Config {
     pub workers: Workers,
     /// Further properties of librdkafka, for security and tuning. They have the last word.
     pub properties: BTreeMap<String, String>,
+}
+
+/// Properties that say where the brokers are.
+pub const BROKERS: [&str; 2] = ["bootstrap.servers", "metadata.broker.list"];
+
+/// Why the library makes no client, in one line.
+fn refused(error: KafkaError) -> String {
+    let reason = match error {
+        KafkaError::ClientConfig(_, _, name, _) if is_secret(&name) => {
+            format!("{name}: librdkafka does not take this value, or not in this build")
+        }
+        KafkaError::ClientConfig(_, reason, name, _) => format!("{name}: {reason}"),
+        KafkaError::ClientCreation(reason) => reason,
+        other => other.to_string(),
+    };
+    let line = reason.split_ascii_whitespace().collect::<Vec<_>>().join(" ");
+    let is_left_out = ["not available at build time", "recompile librdkafka"].iter().any(|part| line.contains(part));
+    if is_left_out { format!("{line}; a build with the feature kafka-tls has it") } else { line }
+}
+
+/// Whether the value of a property may be a secret.
+fn is_secret(name: &str) -> bool {
+    ["password", "secret", "key", "pem", "config", "token"].iter().any(|part| name.contains(part))
 }
 
 /// Whether there are workers that process what is written over HTTP.
@@ -81,6 +106,28 @@ impl Config {
         }
     }
 
+    /// Whether the library takes these settings, for each kind of client. No broker is asked.
+    ///
+    /// # Errors
+    /// What it says of one that it does not take, without values of properties that may be secrets.
+    pub fn check(&self) -> Result<(), String> {
+        let reading = RDKafkaType::RD_KAFKA_CONSUMER;
+        let writing = RDKafkaType::RD_KAFKA_PRODUCER;
+        for (mut client, kind) in [
+            (self.consumer(), reading),
+            (self.watched(self.reader()), reading),
+            (self.watched(self.producer()), writing),
+            (self.admin(), writing),
+        ] {
+            for brokers in BROKERS {
+                client.remove(brokers);
+            }
+            let made = client.create_native_config();
+            made.and_then(|native| Client::new(&client, native, kind, DefaultClientContext)).map_err(refused)?;
+        }
+        Ok(())
+    }
+
     /// For any client of these brokers.
     fn client(&self) -> ClientConfig {
         let mut client = ClientConfig::new();
@@ -98,8 +145,7 @@ impl Config {
     /// The brokers that a client asks first.
     #[must_use]
     pub fn bootstrap(&self) -> &str {
-        let named =
-            ["bootstrap.servers", "metadata.broker.list"].into_iter().find_map(|name| self.properties.get(name));
+        let named = BROKERS.into_iter().find_map(|name| self.properties.get(name));
         named.unwrap_or(&self.brokers)
     }
 

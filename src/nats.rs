@@ -46,7 +46,7 @@ impl Config {
         for (index, url) in urls.split([',', ' ']).filter(|url| !url.is_empty()).enumerate() {
             let wrong = || format!("URL {} is none such as nats://127.0.0.1:4222", index + 1);
             let server: ServerAddr = url.parse().map_err(|_| wrong())?;
-            if server.is_websocket() || server.host().is_empty() {
+            if server.is_websocket() || server.host().is_empty() || server.port() == 0 {
                 return Err(wrong());
             }
             servers.push(server);
@@ -149,7 +149,7 @@ mod tests {
     fn urls_are_taken_apart_and_secrets_are_not_told() {
         let config = Config::new("nats://me:p%40ss@one:4223, two").unwrap();
         assert_eq!(config.place(), "one:4223,two:4222");
-        for wrong in ["", "http://one", "ws://one:80", "nats://me:secret@:4222", "nats://"] {
+        for wrong in ["", "http://one", "ws://one:80", "nats://me:secret@:4222", "nats://", "one:0"] {
             let error = Config::new(wrong).unwrap_err();
             assert!(!error.contains("secret"), "{error}");
         }

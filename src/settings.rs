@@ -114,6 +114,9 @@ impl Settings {
         for setting in SETTINGS {
             match look_up(setting, flags, outside, &file) {
                 Err(error) => wrong.extend(error.0),
+                Ok(value) if value.values.iter().any(|text| text.contains('\0')) => {
+                    wrong.push(format!("{}: contains a NUL byte", place(setting, &value.origin)));
+                }
                 Ok(value) => {
                     if value.origin != Origin::Default
                         && let Err(message) = (setting.apply)(&mut config, &value.values)

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use crate::http::{wb_answered, wb_lines, wb_posted};
-use crate::server::{Server, binary, process_status};
+use crate::server::{Server, binary, limited, process_status};
 
 /// A command may take this long.
 const TIME: Duration = Duration::from_mins(3);
@@ -132,6 +132,73 @@ fn configuration_errors_are_78_and_name_each() {
     }
 }
 
+#[cfg(feature = "postgres")]
+#[test]
+fn a_database_that_nothing_can_connect_to_is_a_configuration_error() {
+    let home = Home::new();
+    for (url, named) in [
+        ("host=a,b port=1,2,3", "3 ports for 2 hosts"),
+        ("host=a,b hostaddr=127.0.0.1", "1 hostaddrs for 2 hosts"),
+        ("postgres://me:secret@a/orders?channel_binding=require", "channel_binding"),
+        ("postgres://me:secret@a/orders?sslmode=require", "sslmode"),
+        ("postgres://me:secret@a:port/orders", "--postgres"),
+    ] {
+        for command in
+            [&["serve", "--listen", "127.0.0.1:0"][..], &["export"], &["migrate", "status"], &["config", "check"]]
+        {
+            let done = home.run(&[command, &["--postgres", url]].concat()).expect(78);
+            assert!(done.err.lines().count() == 1 && done.err.contains(named), "{url}: {}", done.err);
+            assert!(!done.err.contains("secret"), "{}", done.err);
+        }
+    }
+}
+
+/// Properties that librdkafka refuses ended `serve` with a panic, and every other command with 1.
+#[cfg(feature = "kafka")]
+#[test]
+fn what_a_library_refuses_is_a_configuration_error() {
+    let home = Home::new();
+    let mut refused = vec![
+        ("no.such.property=1", "no.such.property"),
+        ("acks=many", "acks"),
+        ("session.timeout.ms=-5", "session.timeout.ms"),
+        ("max.poll.interval.ms=1000", "max.poll.interval.ms"),
+        ("bootstrap.servers=nowhere", "nowhere"),
+        ("log_cb=x", "log_cb"),
+        ("=x", "kafka"),
+        ("x", "NAME=VALUE"),
+    ];
+    if cfg!(not(feature = "kafka-tls")) {
+        refused.push(("security.protocol=SSL", "kafka-tls"));
+        refused.push(("security.protocol=SASL_PLAINTEXT", "kafka-tls"));
+        refused.push(("ssl.key.password=secret", "ssl.key.password"));
+    }
+    let kafka = ["--kafka", "127.0.0.1:1"];
+    let serve = ["serve", "--listen", "127.0.0.1:0"];
+    let mut commands =
+        vec![serve.to_vec(), vec!["healthcheck"], vec!["publish"], vec!["dlq", "list"], vec!["config", "check"]];
+    if cfg!(feature = "postgres") {
+        commands.push(vec!["worker", "--postgres", "host=127.0.0.1"]);
+    }
+    for (n, (property, name)) in refused.iter().enumerate() {
+        for (m, command) in commands.iter().enumerate() {
+            // Each command sees some, and `serve` all: they read their settings in the same way.
+            if m == 0 || n % 3 == m % 3 {
+                let done = home.run(&[command, &kafka[..], &["--kafka-property", property]].concat()).expect(78);
+                assert!(done.err.lines().count() == 1 && done.err.contains(name), "{command:?}: {}", done.err);
+                assert!(!done.err.contains("secret"), "{}", done.err);
+            }
+        }
+    }
+    home.write("nul.toml", "[kafka]\nbrokers = \"127.0.0.1:1\"\nproperty = [\"sasl.password=secret\\u0000\"]\n");
+    for command in &commands {
+        let done = home.run_with(command, &[("CONFIG_PATH", "nul.toml")]).expect(78);
+        assert!(done.err.contains("NUL") && !done.err.contains("secret"), "{}", done.err);
+    }
+    let good = ["--kafka-property", "linger.ms=5", "--kafka-property", "session.timeout.ms=20000"];
+    home.run(&[&["config", "check"], &kafka[..], &good].concat()).expect(0);
+}
+
 #[test]
 fn settings_are_checked_and_shown() {
     let home = Home::new();
@@ -242,6 +309,29 @@ fn what_was_imported_is_exported() {
     // From standard input too.
     home.run_fed(&["import", "-", "--data", "fed"], &exported).expect(0);
     assert_eq!(home.run(&["export", "--data", "fed"]).expect(0).out, copy);
+}
+
+#[test]
+fn an_export_that_cannot_go_on_says_how_far_it_came_and_leaves_no_file_that_looks_whole() {
+    let home = Home::new();
+    home.write("orders.ndjson", wb_lines("e", 3000));
+    home.run(&["import", "orders.ndjson"]).expect(0);
+    home.write("out.ndjson", "what was there before\n");
+    let before = || fs::read_to_string(home.path().join("out.ndjson")).unwrap();
+    // A third of it is as large as a file may be.
+    let arguments = ["export", "-o", "out.ndjson"];
+    let mut command = limited(home.path(), "trap '' XFSZ && ulimit -f 2048");
+    let done = Done::wait(command.args(arguments).stdout(Stdio::piped()).spawn().unwrap(), &arguments).expect(1);
+    assert_eq!(before(), "what was there before\n");
+    let part = fs::read_to_string(home.path().join("out.ndjson.part")).unwrap();
+    let told = done.err.split("ended after ").nth(1).and_then(|rest| rest.split_once(" of 3000 orders"));
+    let (orders, rest) = told.unwrap_or_else(|| panic!("{}", done.err));
+    let orders: usize = orders.parse().unwrap();
+    assert!(orders > 0 && part.lines().count() >= orders && rest.contains("out.ndjson.part"), "{}", done.err);
+    // The next one takes its place.
+    home.run(&arguments).expect(0);
+    assert_eq!(before().lines().count(), 3000);
+    assert!(!home.path().join("out.ndjson.part").exists());
 }
 
 #[test]

@@ -505,6 +505,17 @@ fn a_stop_answers_what_is_in_flight_and_ends_what_has_no_end() {
     let status = orders.server.stop();
     assert!(status.success(), "{status}: {:?}", orders.server.log());
     assert_ne!(first.status(), ServingStatus::ServiceUnknown);
+    let end = orders.runtime.block_on(async {
+        loop {
+            match watch.message().await {
+                Ok(Some(_)) => {}
+                end => break end,
+            }
+        }
+    });
+    // Its connection broke off, which tells a client nothing.
+    let end = end.expect_err("a status");
+    assert_eq!((end.code(), end.message()), (Code::Unavailable, "the service is stopping"));
     orders.server.start_again();
     let orders = Orders::of(orders.server);
     let mut count = 0;

@@ -20,6 +20,8 @@ pub struct Script {
     pub orders: Mutex<HashMap<OrderId, Snapshot>>,
     /// How many live orders there are.
     pub live: AtomicU64,
+    /// Reads do not get their answer yet.
+    pub is_held: AtomicBool,
     /// Looks for changes by others fail.
     pub is_cut_off: AtomicBool,
     /// Batches that were left behind.
@@ -34,6 +36,15 @@ pub struct Script {
 #[derive(Clone, Default)]
 pub struct Scripted(pub Arc<Script>);
 
+impl Scripted {
+    /// Waits as long as reads are held.
+    async fn release(&self) {
+        while self.0.is_held.load(Ordering::SeqCst) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+}
+
 fn failure<T>() -> Result<T, StoreError> {
     Err(StoreError::Unavailable("as the script has it".into()))
 }
@@ -47,6 +58,7 @@ impl Store for Scripted {
         let found = self.0.orders.lock().unwrap().get(&id).cloned();
         // True when it was looked up, and perhaps no more when it arrives.
         tokio::task::yield_now().await;
+        self.release().await;
         Ok(found)
     }
 
@@ -55,6 +67,7 @@ impl Store for Scripted {
     }
 
     async fn page(&self, _: Option<u64>, _: usize) -> Result<Page, StoreError> {
+        self.release().await;
         match self.0.pages.lock().unwrap().pop_front() {
             Some(None) => failure(),
             Some(Some(page)) => Ok(page),

@@ -1,6 +1,7 @@
 //! Runs the real binary for a test and speaks to it in bytes. Owns starting, stopping and a raw HTTP/1.1 client; knows
 //! nothing of what the answers mean. Every wait has a limit.
 
+use std::collections::HashMap;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::process::ExitStatusExt;
@@ -42,6 +43,15 @@ pub fn binary(directory: &Path) -> Command {
     command
 }
 
+/// The same after a command of the shell that limits it.
+pub fn limited(directory: &Path, limit: &str) -> Command {
+    let binary = binary(directory);
+    let mut command = Command::new("/bin/sh");
+    command.env_clear().current_dir(directory).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    command.arg("-c").arg(format!("{limit} && exec \"$0\" \"$@\"")).arg(binary.get_program());
+    command
+}
+
 /// A running service on a data directory of its own.
 pub struct Server {
     child: Child,
@@ -49,6 +59,7 @@ pub struct Server {
     log: Arc<Mutex<Vec<String>>>,
     flags: Vec<String>,
     environment: Vec<(String, String)>,
+    files_max: Option<u32>,
     home: TempDir,
     /// Where its orders are, if not in its data directory.
     _database: Option<Database>,
@@ -92,15 +103,26 @@ impl Server {
         Self::start_in(flags, &[])
     }
 
+    /// Starts where the system gives so many files, and waits until it is ready.
+    pub fn start_with_files(files_max: u32, flags: &[&str]) -> Self {
+        let server = Self::start_as(flags, &[], Some(files_max));
+        server.wait_ready();
+        server
+    }
+
     /// Starts with these environment variables, and waits only until connections are taken or the process has ended.
     pub fn start_in(flags: &[&str], environment: &[(&str, &str)]) -> Self {
+        Self::start_as(flags, environment, None)
+    }
+
+    fn start_as(flags: &[&str], environment: &[(&str, &str)], files_max: Option<u32>) -> Self {
         let home = tempfile::tempdir().expect("a temporary directory");
         let mut flags: Vec<String> = flags.iter().map(|&flag| flag.to_owned()).collect();
         let database = chosen_store(&mut flags);
         let own = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
         let environment: Vec<_> = environment.iter().map(own).collect();
-        let (child, address, log) = spawn(home.path(), &flags, &environment);
-        Self { child, address, log, flags, environment, home, _database: database }
+        let (child, address, log) = spawn(home.path(), &flags, &environment, files_max);
+        Self { child, address, log, flags, environment, files_max, home, _database: database }
     }
 
     /// The next start has these environment variables.
@@ -181,7 +203,7 @@ impl Server {
 
     /// Starts on the data of a process that ended, and waits only until connections are taken.
     pub fn start_again_cold(&mut self) {
-        (self.child, self.address, self.log) = spawn(self.home.path(), &self.flags, &self.environment);
+        (self.child, self.address, self.log) = spawn(self.home.path(), &self.flags, &self.environment, self.files_max);
     }
 
     /// SIGKILL, and no start.
@@ -259,10 +281,14 @@ impl Drop for Server {
 
 type Running = (Child, SocketAddr, Arc<Mutex<Vec<String>>>);
 
-fn spawn(home: &Path, flags: &[String], environment: &[(String, String)]) -> Running {
+fn spawn(home: &Path, flags: &[String], environment: &[(String, String)], files_max: Option<u32>) -> Running {
     let directory = home.join("work");
     std::fs::create_dir_all(&directory).expect("a temporary directory");
-    let mut child = binary(&directory)
+    let mut command = match files_max {
+        None => binary(&directory),
+        Some(files_max) => limited(&directory, &format!("ulimit -n {files_max}")),
+    };
+    let mut child = command
         .args(["serve", "--listen", "127.0.0.1:0", "--log", "json", "--data"])
         .arg(home.join("data"))
         .args(flags)
@@ -407,19 +433,34 @@ impl Connection {
 
     /// Waits until the service has read all that was sent: none of it is on its way, and none waits in the system.
     pub fn until_read(&self) {
-        let ends =
-            [self.socket().local_addr(), self.socket().peer_addr()].map(|end| end.expect("a live socket").port());
-        until("what was sent is read", SIGNAL_TIME, || {
+        Self::until_all_read(&[self]);
+    }
+
+    /// The same for many, for which the system is asked once.
+    pub fn until_all_read(connections: &[&Self]) {
+        Self::until_passed_on("what was sent is read", connections, |to_send, to_read| to_send + to_read == 0);
+    }
+
+    /// Waits until all that was sent has arrived at the service's end, where it may wait in the system.
+    pub fn until_all_arrived(connections: &[&Self]) {
+        Self::until_passed_on("what was sent has arrived", connections, |to_send, _| to_send == 0);
+    }
+
+    /// Waits until this is true of the bytes that each connection has to send and the service has to read.
+    fn until_passed_on(what: &str, connections: &[&Self], is_done: impl Fn(u32, u32) -> bool) {
+        let ports = |connection: &&Self| {
+            [connection.socket().local_addr(), connection.socket().peer_addr()]
+                .map(|end| end.expect("a live socket").port())
+        };
+        let wanted: Vec<[u16; 2]> = connections.iter().map(ports).collect();
+        until(what, SIGNAL_TIME, || {
             let sockets = std::fs::read_to_string("/proc/net/tcp").expect("the system's sockets");
-            // After its number: the address of this end and that of the other, the state, bytes to send and to read.
-            let sockets: Vec<Vec<&str>> = sockets.lines().map(|line| line.split_whitespace().collect()).collect();
-            let queues = |from: u16, to: u16| {
-                let is_port = |end: &str, port: u16| end.ends_with(&format!(":{port:04X}"));
-                let mut of_both = sockets.iter().filter(|socket| is_port(socket[1], from) && is_port(socket[2], to));
-                of_both.next().and_then(|socket| socket[4].split_once(':'))
+            let sockets: HashMap<_, _> = sockets.lines().filter_map(queues).collect();
+            let is_done = |[here, there]: &[u16; 2]| {
+                let (sent, read) = (sockets.get(&[*here, *there]), sockets.get(&[*there, *here]));
+                sent.zip(read).is_some_and(|((to_send, _), (_, to_read))| is_done(*to_send, *to_read))
             };
-            let ((to_send, _), (_, to_read)) = (queues(ends[0], ends[1])?, queues(ends[1], ends[0])?);
-            [to_send, to_read].iter().all(|bytes| bytes.bytes().all(|digit| digit == b'0')).then_some(())
+            wanted.iter().all(is_done).then_some(())
         });
     }
 
@@ -487,6 +528,11 @@ impl Connection {
         }
     }
 
+    /// Whether the other side closes the connection in order, with nothing more to say.
+    pub fn is_ended(&mut self) -> bool {
+        self.stream.read(&mut [0; 1]).is_ok_and(|count| count == 0)
+    }
+
     /// Whether the other side closes the connection, with nothing more to say, within this time.
     pub fn is_closed_within(&mut self, time: Duration) -> bool {
         self.socket().set_read_timeout(Some(time)).expect("a legal time");
@@ -495,6 +541,16 @@ impl Connection {
             Err(error) => error.kind() == io::ErrorKind::ConnectionReset,
         }
     }
+}
+
+/// A line of the system's sockets: the ports of both ends, and the bytes to send and to read.
+fn queues(line: &str) -> Option<([u16; 2], (u32, u32))> {
+    // After its number: the address of this end and that of the other, the state, the queues.
+    let mut words = line.split_ascii_whitespace().skip(1);
+    let mut port = || u16::from_str_radix(words.next()?.rsplit_once(':')?.1, 16).ok();
+    let ports = [port()?, port()?];
+    let (to_send, to_read) = words.nth(1)?.split_once(':')?;
+    Some((ports, (u32::from_str_radix(to_send, 16).ok()?, u32::from_str_radix(to_read, 16).ok()?)))
 }
 
 /// The bytes of a request.

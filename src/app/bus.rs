@@ -119,9 +119,10 @@ impl Instance {
             || broker_watch::recoveries() as f64,
         );
         let (done, relayed) = oneshot::channel();
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let relay = Relay::new(config, store, &self.origin, &self.store, metrics.outbox.clone());
         let relay = relay.context("cannot use Kafka")?.with_redis(redis);
+        // The last that can fail: a runtime must not be dropped in another.
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         std::thread::Builder::new().name("relay".into()).spawn(move || {
             runtime.block_on(relay.run(batches));
             let _ = done.send(());

@@ -9,6 +9,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use hyper::HeaderMap;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
@@ -35,8 +36,7 @@ const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 /// How often a connection is looked at.
 const SWEEP_TIME: Duration = Duration::from_millis(500);
-/// What a connection that is to close has for its last bytes once nothing is being answered. It also ends the streams of
-/// those who watch the health service, which have no end of their own.
+/// What a connection that is to close has for its last bytes once nothing is being answered.
 const FLUSH_TIME: Duration = Duration::from_secs(1);
 /// What the names of our calls begin with.
 const PREFIX: &str = "/orders.service.v1.OrdersService/";
@@ -95,6 +95,7 @@ impl Door {
         self,
         mut request: Request<Incoming>,
         activity: Arc<Activity>,
+        shutdown: Shutdown,
     ) -> Result<Response<Held>, Infallible> {
         let now = Instant::now();
         let path = request.uri().path();
@@ -111,7 +112,8 @@ impl Door {
         };
         let code = status::name(code_of(&response));
         self.metrics.grpc.with_label_values(&[method.unwrap_or("other"), code]).inc();
-        Ok(response.map(|body| Held { body, _call: call }))
+        let end = call.is_none().then(|| stopped(shutdown));
+        Ok(response.map(|body| Held { body, _call: call, end }))
     }
 }
 
@@ -164,8 +166,8 @@ async fn serve_connection(config: &Config, door: Door, socket: TcpStream, mut sh
     // Every call is answered by then, so whoever is still at one does not read its answer.
     let stuck_time = door.call_time + config.idle_time;
     let service = service_fn({
-        let activity = Arc::clone(&activity);
-        move |request| door.clone().answer(request, Arc::clone(&activity))
+        let (activity, shutdown) = (Arc::clone(&activity), shutdown.clone());
+        move |request| door.clone().answer(request, Arc::clone(&activity), shutdown.clone())
     });
     let connection = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
@@ -256,6 +258,12 @@ impl Drop for Call {
 struct Held {
     body: tonic::body::Body,
     _call: Option<Call>,
+    /// A stop, which ends the streams of the standard services: they have no end of their own.
+    end: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+}
+
+fn stopped(mut shutdown: Shutdown) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+    Box::pin(async move { shutdown.wait().await })
 }
 
 impl Body for Held {
@@ -263,7 +271,17 @@ impl Body for Held {
     type Error = Status;
 
     fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        Pin::new(&mut self.body).poll_frame(context)
+        let frame = Pin::new(&mut self.body).poll_frame(context);
+        if frame.is_pending()
+            && let Some(end) = &mut self.end
+            && end.as_mut().poll(context).is_ready()
+        {
+            (self.body, self.end) = (tonic::body::Body::empty(), None);
+            let mut trailers = HeaderMap::new();
+            Status::unavailable("the service is stopping").add_header(&mut trailers)?;
+            return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
+        }
+        frame
     }
 
     fn is_end_stream(&self) -> bool {

@@ -22,10 +22,9 @@ enum Content {
     Order(SnapshotBytes),
     Ready(Bytes),
     Stream(mpsc::Receiver<Bytes>),
-    Finite(mpsc::Receiver<Bytes>),
 }
 
-/// The sender of a finite stream went away before its end. The connection is closed in the middle of the body, which is
+/// The sender of a stream went away before its end. The connection is closed in the middle of the body, which is
 /// how a client learns that something is missing.
 #[derive(Debug, thiserror::Error)]
 #[error("the stream was cut short")]
@@ -46,16 +45,11 @@ impl Body {
         Content::Empty.into()
     }
 
-    /// Chunks as they come, for as long as there is a sender; a full channel holds it back.
+    /// Chunks as they come; a full channel holds the sender back. Its end must be told from a failure: it is an empty
+    /// chunk, and a sender that is gone without one cuts the body short.
     #[must_use]
     pub fn stream(chunks: mpsc::Receiver<Bytes>) -> Self {
         Content::Stream(chunks).into()
-    }
-
-    /// The same for a body whose end must be told from a failure: it ends with an empty chunk, and only so.
-    #[must_use]
-    pub fn finite(chunks: mpsc::Receiver<Bytes>) -> Self {
-        Content::Finite(chunks).into()
     }
 
     /// Marks the connection busy for as long as this body lives.
@@ -101,8 +95,7 @@ impl HttpBody for Body {
     fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Chunk>, CutShort>>> {
         let data = |bytes| Some(Ok(Frame::data(Chunk::Ready(bytes))));
         match &mut self.content {
-            Content::Stream(chunks) => return chunks.poll_recv(context).map(|chunk| chunk.and_then(data)),
-            Content::Finite(chunks) => {
+            Content::Stream(chunks) => {
                 return match std::task::ready!(chunks.poll_recv(context)) {
                     Some(bytes) if bytes.is_empty() => Poll::Ready(None),
                     Some(bytes) => Poll::Ready(data(bytes)),
@@ -114,7 +107,7 @@ impl HttpBody for Body {
         let chunk = match std::mem::replace(&mut self.content, Content::Empty) {
             Content::Order(order) => Chunk::Order(order),
             Content::Ready(bytes) => Chunk::Ready(bytes),
-            Content::Empty | Content::Stream(_) | Content::Finite(_) => return Poll::Ready(None),
+            Content::Empty | Content::Stream(_) => return Poll::Ready(None),
         };
         Poll::Ready(Some(Ok(Frame::data(chunk))))
     }
@@ -124,7 +117,7 @@ impl HttpBody for Body {
             Content::Empty => true,
             Content::Order(order) => !order.has_remaining(),
             Content::Ready(bytes) => bytes.is_empty(),
-            Content::Stream(_) | Content::Finite(_) => false,
+            Content::Stream(_) => false,
         }
     }
 
@@ -133,7 +126,7 @@ impl HttpBody for Body {
             Content::Empty => SizeHint::with_exact(0),
             Content::Order(order) => SizeHint::with_exact(order.remaining() as u64),
             Content::Ready(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            Content::Stream(_) | Content::Finite(_) => SizeHint::default(),
+            Content::Stream(_) => SizeHint::default(),
         }
     }
 }
@@ -164,6 +157,27 @@ impl Buf for Chunk {
         match self {
             Self::Order(order) => order.advance(count),
             Self::Ready(bytes) => bytes.advance(count),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::BodyExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_stream_is_whole_if_its_sender_says_so() {
+        for is_whole in [true, false] {
+            let (sender, chunks) = mpsc::channel(2);
+            sender.send("a".into()).await.unwrap();
+            if is_whole {
+                sender.send(Bytes::new()).await.unwrap();
+            }
+            drop(sender);
+            let read = Body::stream(chunks).collect().await;
+            assert_eq!(read.is_ok(), is_whole, "a sender that is gone ends no stream");
         }
     }
 }

@@ -5,7 +5,7 @@ use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -48,12 +48,21 @@ const READS_MAX: usize = 16;
 /// The longest beginning of a request that hyper does not see yet. hyper's buffer has room for twice as much.
 const PART_BYTES_MAX: usize = 4 << 10;
 
+/// How long after its last answer a connection that is closed still takes what its client sends, to throw it away:
+/// bytes that are not read have the system end the connection with a reset, which takes the answer away from a client
+/// that has not read it yet. At a stop, also how long the rest of a request's headers is waited for.
+pub const LINGER_TIME: Duration = Duration::from_secs(1);
+
 /// A request's headers are being read.
 const HEAD: u8 = 0;
 /// A request is being answered.
 const BUSY: u8 = 1;
 /// Between requests.
 const IDLE: u8 = 2;
+/// Nothing has come yet.
+const FRESH: u8 = 3;
+/// Nothing is sent any more, and what comes is thrown away.
+const CLOSING: u8 = 4;
 
 /// One connection, as the sweep sees it. Times are sweeps since the start; 0 is never.
 pub struct Conn {
@@ -62,6 +71,11 @@ pub struct Conn {
     blocked_since: AtomicU32,
     /// The answer is a stream that may be quiet for long, so that only a look at the socket shows a client that left.
     is_watched: AtomicBool,
+    /// It is to close once nothing of a request is there.
+    is_unwanted: AtomicBool,
+    /// Its end is all that tells a client of an older HTTP where the answer ends.
+    is_end_the_mark: AtomicBool,
+    waker: OnceLock<Waker>,
     abort: OnceLock<AbortHandle>,
     registry: Arc<Registry>,
 }
@@ -71,7 +85,10 @@ pub struct Registry {
     limits: Limits,
     now: AtomicU32,
     connections: Mutex<Slots>,
-    is_stopping: AtomicBool,
+    /// The sweep at which a stop began; 0 is none.
+    stopping_since: AtomicU32,
+    /// Listeners that may bring further connections.
+    accepting: AtomicU32,
     /// Listeners that wait for room.
     waiting: AtomicU32,
     sweep_now: Notify,
@@ -104,7 +121,8 @@ impl Registry {
             limits,
             now: AtomicU32::new(1),
             connections: Mutex::default(),
-            is_stopping: AtomicBool::new(false),
+            stopping_since: AtomicU32::new(0),
+            accepting: AtomicU32::new(0),
             waiting: AtomicU32::new(0),
             sweep_now: Notify::new(),
         })
@@ -113,10 +131,13 @@ impl Registry {
     /// Adds a connection; it is removed when the returned value is dropped.
     pub fn register(self: &Arc<Self>) -> Registered {
         let conn = Arc::new(Conn {
-            phase: AtomicU8::new(HEAD),
+            phase: AtomicU8::new(FRESH),
             since: AtomicU32::new(self.now()),
             blocked_since: AtomicU32::new(0),
             is_watched: AtomicBool::new(false),
+            is_unwanted: AtomicBool::new(self.is_stopping()),
+            is_end_the_mark: AtomicBool::new(false),
+            waker: OnceLock::new(),
             abort: OnceLock::new(),
             registry: Arc::clone(self),
         });
@@ -132,25 +153,34 @@ impl Registry {
     /// Whether answers are to be the last of their connections.
     #[must_use]
     pub fn is_stopping(&self) -> bool {
-        self.is_stopping.load(Ordering::Relaxed)
+        self.stopping_since.load(Ordering::Relaxed) != 0
     }
 
-    /// Closes idle connections from now on, and every other after its answer.
+    /// Closes connections from now on: at once where nothing of a request is there, every other after its answer.
     pub fn stop(&self) {
-        self.is_stopping.store(true, Ordering::Relaxed);
+        self.stopping_since.store(self.now(), Ordering::Relaxed);
         self.sweep_now.notify_one();
     }
 
-    /// Requests being answered or read.
+    /// A listener brings connections until the returned value is dropped.
     #[must_use]
-    pub fn busy(&self) -> usize {
+    pub fn accept(self: &Arc<Self>) -> Accepting {
+        self.accepting.fetch_add(1, Ordering::Relaxed);
+        Accepting(Arc::clone(self))
+    }
+
+    /// Whether a stop has to wait: for every connection, as each closes by itself, but no longer than [`LINGER_TIME`]
+    /// for those whose request is still to come.
+    #[must_use]
+    pub fn is_busy(&self) -> bool {
+        let is_late = self.is_over(self.stopping_since.load(Ordering::Relaxed), LINGER_TIME);
+        let holds = |conn: &Arc<Conn>| !is_late || conn.phase.load(Ordering::Relaxed) != HEAD || conn.is_blocked();
         let slots = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
-        slots
-            .used
-            .iter()
-            .flatten()
-            .filter(|conn| conn.phase.load(Ordering::Relaxed) == BUSY || conn.is_blocked())
-            .count()
+        slots.used.iter().flatten().any(holds) || self.accepting.load(Ordering::Relaxed) > 0
+    }
+
+    fn is_over(&self, since: u32, limit: Duration) -> bool {
+        since != 0 && SWEEP_EVERY * self.now().saturating_sub(since) > limit
     }
 
     /// There is no room for another connection: sweeps make some by closing those idle for longest, until the returned
@@ -178,18 +208,27 @@ impl Registry {
 
     fn sweep(&self) -> Closed {
         let mut closed = Closed::default();
-        let now = self.now();
-        let is_stopping = self.is_stopping();
-        let is_over = |since: u32, limit: Duration| since != 0 && SWEEP_EVERY * now.saturating_sub(since) > limit;
+        let (is_stopping, is_full) = (self.is_stopping(), self.waiting.load(Ordering::Relaxed) > 0);
+        let is_over = |since: u32, limit: Duration| self.is_over(since, limit);
         let mut idle = Vec::new();
         let slots = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
         for conn in slots.used.iter().flatten() {
             let since = conn.since.load(Ordering::Relaxed);
-            let count = match conn.phase.load(Ordering::Relaxed) {
-                HEAD if is_over(since, self.limits.header_time) => &mut closed.header,
+            let phase = conn.phase.load(Ordering::Relaxed);
+            let count = match phase {
+                HEAD | FRESH if is_over(since, self.limits.header_time) => &mut closed.header,
                 _ if is_over(conn.blocked_since.load(Ordering::Relaxed), self.limits.write_time) => &mut closed.write,
                 _ if conn.is_blocked() => continue,
-                IDLE if is_over(since, self.limits.idle_time) || is_stopping => &mut closed.idle,
+                CLOSING => {
+                    if is_full || is_over(since, LINGER_TIME) {
+                        conn.close();
+                    }
+                    continue;
+                }
+                IDLE | FRESH if is_stopping || (phase == IDLE && is_over(since, self.limits.idle_time)) => {
+                    closed.idle += u64::from(conn.dismiss());
+                    continue;
+                }
                 IDLE => {
                     idle.push((since, conn));
                     continue;
@@ -199,11 +238,10 @@ impl Registry {
             *count += 1;
             conn.close();
         }
-        if self.waiting.load(Ordering::Relaxed) > 0 && closed == Closed::default() {
+        if is_full && closed == Closed::default() {
             idle.sort_unstable_by_key(|(since, _)| *since);
             for (_, conn) in idle.iter().take(slots.used.len().div_ceil(100)) {
-                closed.evicted += 1;
-                conn.close();
+                closed.evicted += u64::from(conn.dismiss());
             }
         }
         closed
@@ -218,6 +256,7 @@ impl Conn {
     /// A request's headers are complete; it is being answered until the returned value is dropped.
     #[must_use]
     pub fn begin(self: &Arc<Self>) -> InFlight {
+        self.is_unwanted.store(false, Ordering::Relaxed);
         self.phase.store(BUSY, Ordering::Relaxed);
         InFlight(Arc::clone(self))
     }
@@ -227,10 +266,35 @@ impl Conn {
         self.is_watched.store(true, Ordering::Relaxed);
     }
 
+    /// The answer has no end of its own: HTTP/1.0 has no chunks.
+    pub fn end_is_the_mark(&self) {
+        self.is_end_the_mark.store(true, Ordering::Relaxed);
+    }
+
+    /// Sets what has the connection's task look again.
+    pub fn set_waker(&self, waker: &Waker) {
+        let _ = self.waker.set(waker.clone()); // once, when the task begins: it has the same to its end
+    }
+
     /// Sets what ends the connection's task.
     pub fn set_abort(&self, abort: AbortHandle) {
         // Set once, right after the task is spawned.
         let _ = self.abort.set(abort);
+    }
+
+    /// Has the connection close in order unless a request has come. Says whether that is news.
+    fn dismiss(&self) -> bool {
+        let is_news = !self.is_unwanted.swap(true, Ordering::Relaxed);
+        if let Some(waker) = self.waker.get() {
+            waker.wake_by_ref();
+        }
+        is_news
+    }
+
+    /// Whether a client may still have to read its last answer, and there is room to wait for that.
+    fn lingers(&self) -> bool {
+        let is_read = self.registry.is_over(self.since.load(Ordering::Relaxed), LINGER_TIME);
+        !is_read && self.registry.waiting.load(Ordering::Relaxed) == 0
     }
 
     fn close(&self) {
@@ -240,14 +304,17 @@ impl Conn {
     }
 
     fn has_read(&self) {
-        if self.phase.load(Ordering::Relaxed) == IDLE {
-            self.since.store(self.registry.now(), Ordering::Relaxed);
-            self.phase.store(HEAD, Ordering::Relaxed);
+        match self.phase.load(Ordering::Relaxed) {
+            IDLE => self.since.store(self.registry.now(), Ordering::Relaxed),
+            FRESH => {}
+            _ => return,
         }
+        self.phase.store(HEAD, Ordering::Relaxed);
     }
 
     /// A request came and was answered at once.
     fn has_answered(&self) {
+        self.is_unwanted.store(false, Ordering::Relaxed);
         self.since.store(self.registry.now(), Ordering::Relaxed);
         self.phase.store(IDLE, Ordering::Relaxed);
     }
@@ -264,6 +331,15 @@ impl Conn {
         } else if !is_blocked && blocked_since != 0 {
             self.blocked_since.store(0, Ordering::Relaxed);
         }
+    }
+}
+
+/// A listener that may bring connections.
+pub struct Accepting(Arc<Registry>);
+
+impl Drop for Accepting {
+    fn drop(&mut self) {
+        self.0.accepting.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -372,6 +448,15 @@ impl<F: FnMut(&[u8], &mut Vec<u8>) -> Taken> Tracked<F> {
         self.turn == Turn::Ours
     }
 
+    /// Whether the connection is to close and nothing has come that is to be answered before. The system is asked: what
+    /// tokio knows of the socket may be older than that.
+    fn is_dismissed(&self) -> bool {
+        self.registered.conn.is_unwanted.load(Ordering::Relaxed)
+            && socket2::SockRef::from(&self.socket)
+                .peek(&mut [std::mem::MaybeUninit::uninit()])
+                .is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+    }
+
     /// Answers what comes until there is no more of it, or something for hyper, which is left in `into`.
     fn poll_quick(&mut self, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let from = into.filled().len();
@@ -386,10 +471,12 @@ impl<F: FnMut(&[u8], &mut Vec<u8>) -> Taken> Tracked<F> {
                 Poll::Pending => {
                     into.set_filled(from);
                     // What is held leaves now. If it cannot yet, this is called again when it can.
-                    return match self.poll_send(context) {
-                        Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
-                        Poll::Ready(Ok(())) | Poll::Pending => Poll::Pending,
-                    };
+                    std::task::ready!(self.poll_send(context))?;
+                    if self.part.is_empty() && self.is_dismissed() {
+                        self.turn = Turn::Given;
+                        return Poll::Ready(Ok(())); // to hyper, the end of what the client sends
+                    }
+                    return Poll::Pending;
                 }
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
                 Poll::Ready(Ok(())) if into.filled().len() == known => {
@@ -477,10 +564,16 @@ impl<F: FnMut(&[u8], &mut Vec<u8>) -> Taken + Unpin> AsyncRead for Tracked<F> {
         if into.filled().len() > before {
             self.turn = Turn::Given;
             self.registered.conn.has_read();
-        } else if !self.held.is_empty() {
-            // hyper wants a request and there is none: the pipeline is empty.
-            if let Poll::Ready(Err(error)) = self.poll_send(context) {
+        } else {
+            if !self.held.is_empty()
+                // hyper wants a request and there is none: the pipeline is empty.
+                && let Poll::Ready(Err(error)) = self.poll_send(context)
+            {
                 return Poll::Ready(Err(error));
+            }
+            let is_idle = self.registered.conn.phase.load(Ordering::Relaxed) == IDLE;
+            if result.is_pending() && is_idle && self.held.is_empty() && self.is_dismissed() {
+                return Poll::Ready(Ok(()));
             }
         }
         result
@@ -537,8 +630,36 @@ impl<F: FnMut(&[u8], &mut Vec<u8>) -> Taken + Unpin> AsyncWrite for Tracked<F> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        std::task::ready!(self.poll_send(context))?;
-        Pin::new(&mut self.socket).poll_shutdown(context)
+        if self.registered.conn.phase.load(Ordering::Relaxed) != CLOSING {
+            std::task::ready!(self.poll_send(context))?;
+            std::task::ready!(Pin::new(&mut self.socket).poll_shutdown(context))?;
+            let conn = &self.registered.conn;
+            conn.is_end_the_mark.store(false, Ordering::Relaxed);
+            if !conn.lingers() {
+                return Poll::Ready(Ok(()));
+            }
+            conn.phase.store(CLOSING, Ordering::Relaxed);
+        }
+        // Until the client closes too, or a sweep finds that it had long enough.
+        for _ in 0..READS_MAX {
+            let mut scratch = [0; 4096];
+            let mut into = ReadBuf::new(&mut scratch);
+            let read = std::task::ready!(Pin::new(&mut self.socket).poll_read(context, &mut into));
+            if read.is_err() || into.filled().is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    }
+}
+
+impl<F> Drop for Tracked<F> {
+    fn drop(&mut self) {
+        if self.registered.conn.is_end_the_mark.load(Ordering::Relaxed) {
+            // Closed in order, it would pass for a whole answer. A socket that cannot be set is broken already.
+            let _ = socket2::SockRef::from(&self.socket).set_linger(Some(Duration::ZERO));
+        }
     }
 }
 
@@ -549,19 +670,29 @@ mod tests {
     #[test]
     fn a_client_that_takes_up_nothing_of_its_answers_keeps_a_stop_waiting() {
         let registry = Registry::new(Limits::default());
+        assert!(!registry.is_busy());
+        let accepting = registry.accept();
+        assert!(registry.is_busy(), "there may be more to come");
+        drop(accepting);
         let registered = registry.register();
         let conn = &registered.conn;
-        assert_eq!(registry.busy(), 0);
-        // Answered at once, which leaves no request under way, and held back because the client does not read.
         conn.has_read();
+        assert!(registry.is_busy(), "the rest of a request is waited for");
+        registry.stop();
+        registry.now.fetch_add(100, Ordering::Relaxed);
+        assert!(!registry.is_busy(), "but not for long");
+        // Answered at once, which leaves no request under way, and held back because the client does not read.
         conn.has_answered();
+        conn.has_read();
         conn.has_written(true);
-        assert_eq!(registry.busy(), 1, "it would lose answers");
+        assert!(registry.is_busy(), "it would lose answers");
         conn.has_written(false);
-        assert_eq!(registry.busy(), 0);
+        assert!(!registry.is_busy());
         let in_flight = conn.begin();
-        assert_eq!(registry.busy(), 1);
+        assert!(registry.is_busy());
         drop(in_flight);
-        assert_eq!(registry.busy(), 0);
+        assert!(registry.is_busy(), "it closes by itself");
+        drop(registered);
+        assert!(!registry.is_busy());
     }
 }

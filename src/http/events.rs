@@ -52,7 +52,8 @@ pub fn events<T: Store>(api: Arc<Api<T>>, request: &Request<Incoming>) -> Result
     let wanted = Wanted { order, is_with_body };
     tokio::spawn(async move {
         let _permit = permit;
-        stream(api, wanted, from, sender).await;
+        stream(api, wanted, from, &sender).await;
+        let _ = sender.send(Bytes::new()).await; // the end, if the client still waits for it
     });
     let mut answer = respond::content("text/event-stream", Body::stream(chunks));
     // Proxies that buffer would hold events back.
@@ -60,7 +61,7 @@ pub fn events<T: Store>(api: Arc<Api<T>>, request: &Request<Incoming>) -> Result
     Ok(answer)
 }
 
-async fn stream<T: Store>(api: Arc<Api<T>>, wanted: Wanted, from: Option<u64>, sender: mpsc::Sender<Bytes>) {
+async fn stream<T: Store>(api: Arc<Api<T>>, wanted: Wanted, from: Option<u64>, sender: &mpsc::Sender<Bytes>) {
     let feed = api.reader.view().feed();
     let mut head = feed.watch();
     let mut shutdown = api.shutdown.clone();

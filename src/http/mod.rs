@@ -28,10 +28,10 @@ use hyper::header::{
     ORIGIN,
 };
 use hyper::service::Service;
-use hyper::{Method, Request, Response, StatusCode};
+use hyper::{Method, Request, Response, StatusCode, Version};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::lifecycle::{Readiness, Shutdown};
 use crate::metrics::Metrics;
@@ -193,12 +193,12 @@ impl<T: Store> Server<T> {
         let sweeper = (!self.is_swept.swap(true, Ordering::Relaxed)).then(|| tokio::spawn(sweep(Arc::clone(&self))));
         let mut accepting = tokio::task::JoinSet::new();
         for listener in listeners {
-            accepting.spawn(accept(Arc::clone(&self), TcpListener::from_std(listener)?));
+            let listener = TcpListener::from_std(listener)?;
+            accepting.spawn(accept(Arc::clone(&self), listener, shutdown.clone(), self.registry.accept()));
         }
         shutdown.wait().await;
-        accepting.shutdown().await;
         self.registry.stop();
-        while self.registry.busy() > 0 {
+        while self.registry.is_busy() {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         if let Some(sweeper) = sweeper {
@@ -220,33 +220,70 @@ async fn sweep<T>(server: Arc<Server<T>>) {
     server.registry.sweep_for_ever(report).await;
 }
 
-async fn accept<T: Store>(server: Arc<Server<T>>, listener: TcpListener) {
-    let Server { api, registry, room, .. } = &*server;
+/// Takes connections until `shutdown`, and then those that the system has taken by then.
+async fn accept<T: Store>(
+    server: Arc<Server<T>>,
+    listener: TcpListener,
+    mut shutdown: Shutdown,
+    _accepting: conn::Accepting,
+) {
     loop {
-        let permit = if let Ok(permit) = Arc::clone(room).try_acquire_owned() {
-            permit
-        } else {
-            let _waiting = registry.make_room();
-            Arc::clone(room).acquire_owned().await.expect("never closed")
+        let permit = server.permit().await;
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = shutdown.wait() => break,
         };
-        let socket = match listener.accept().await {
-            Ok((socket, _)) => socket,
+        match accepted {
+            Ok((socket, _)) => server.take(socket, permit),
             Err(error) => {
                 // Out of file descriptors, most likely: serving those we have is the way out.
                 tracing::warn!(%error, "accept failed");
                 tokio::time::sleep(Duration::from_millis(50)).await;
-                continue;
             }
+        }
+    }
+    // The system is asked: what tokio knows of the listener may be older than the last client.
+    let Ok(listener) = listener.into_std() else { return };
+    loop {
+        let permit = server.permit().await;
+        let socket = match listener.accept() {
+            Ok((socket, _)) => socket.set_nonblocking(true).and_then(|()| TcpStream::from_std(socket)),
+            Err(error) if error.kind() == std::io::ErrorKind::ConnectionAborted => continue,
+            Err(_) => return,
         };
+        if let Ok(socket) = socket {
+            server.take(socket, permit);
+        }
+    }
+}
+
+impl<T: Store> Server<T> {
+    /// Room for one connection.
+    async fn permit(&self) -> OwnedSemaphorePermit {
+        if let Ok(permit) = Arc::clone(&self.room).try_acquire_owned() {
+            return permit;
+        }
+        let _waiting = self.registry.make_room();
+        Arc::clone(&self.room).acquire_owned().await.expect("never closed")
+    }
+
+    /// Serves a connection in a task of its own.
+    fn take(&self, socket: TcpStream, permit: OwnedSemaphorePermit) {
         // A client that is gone already shows at the first read.
         let _ = socket.set_nodelay(true);
-        let registered = registry.register();
+        let registered = self.registry.register();
         let conn = Arc::clone(&registered.conn);
-        let service = ConnService { api: Arc::clone(api), conn: Arc::clone(&conn), registry: Arc::clone(registry) };
+        let (api, registry) = (Arc::clone(&self.api), Arc::clone(&self.registry));
+        let service = ConnService { api, conn: Arc::clone(&conn), registry };
         let task = tokio::spawn(async move {
             service.api.metrics.connections.inc();
             let _permit = permit;
             let _open = Open(service.api.metrics.connections.clone());
+            std::future::poll_fn(|context| {
+                registered.conn.set_waker(context.waker());
+                Poll::Ready(())
+            })
+            .await;
             serve_connection(service, socket, registered).await;
         });
         conn.set_abort(task.abort_handle());
@@ -340,6 +377,9 @@ impl<T: Store> Service<Request<Incoming>> for ConnService<T> {
             _ => {
                 if route == Route::Events {
                     self.conn.watch();
+                }
+                if request.version() < Version::HTTP_11 {
+                    self.conn.end_is_the_mark();
                 }
                 let origin = cors(&api.config, headers);
                 let (api, conn) = (Arc::clone(api), in_flight);

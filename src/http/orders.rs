@@ -252,7 +252,7 @@ fn link_next(answer: &mut Answer, shown: &[Snapshot], limit: usize) {
 /// cuts the stream short.
 async fn all<T: Store>(reader: Reader<T>) -> Result<Answer, Problem> {
     // One that fails before that is an answer.
-    let mut page = reader.page(None, STREAM_ROWS).await?;
+    let mut page = reader.next_page(None, STREAM_ROWS).await?;
     let (sender, chunks) = mpsc::channel(2);
     tokio::spawn(async move {
         while let Some((_, last)) = page.last() {
@@ -265,7 +265,7 @@ async fn all<T: Store>(reader: Reader<T>) -> Result<Answer, Problem> {
             if sender.send(Bytes::from(lines)).await.is_err() {
                 return; // the client hung up
             }
-            page = match reader.page(before, STREAM_ROWS).await {
+            page = match reader.next_page(before, STREAM_ROWS).await {
                 Ok(page) => page,
                 Err(error) => {
                     tracing::warn!(error = %crate::log::causes(&error), "stream of all orders failed");
@@ -275,7 +275,7 @@ async fn all<T: Store>(reader: Reader<T>) -> Result<Answer, Problem> {
         }
         let _ = sender.send(Bytes::new()).await; // the end, if the client still waits for it
     });
-    Ok(respond::content("application/x-ndjson", Body::finite(chunks)))
+    Ok(ndjson(chunks))
 }
 
 /// `POST /api/orders/lookup`

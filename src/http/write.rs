@@ -138,8 +138,9 @@ fn many<T: Store>(api: &Api<T>, request: Request<Incoming>) -> Answer {
         is_ended: false,
         is_skipping: false,
     };
-    tokio::spawn(take_lines(lines, api.inbox.clone(), waiting));
-    tokio::spawn(give_results(replies, results, api.config.write_wait));
+    let (inbox, wait) = (api.inbox.clone(), api.config.write_wait);
+    // One task: should either side panic, the answer is cut short.
+    tokio::spawn(async move { tokio::join!(take_lines(lines, inbox, waiting), give_results(replies, results, wait)) });
     ndjson(chunks)
 }
 
@@ -190,9 +191,8 @@ async fn give_results(mut replies: mpsc::Receiver<Pending>, results: mpsc::Sende
             return;
         }
     }
-    if !text.is_empty() {
-        let _ = results.send(text.into()).await;
-    }
+    // Nothing is left to be sent: each text was, once no reply was at hand.
+    let _ = results.send(Bytes::new()).await; // the end, if the client still waits for it
 }
 
 /// Cuts a request body into lines as it arrives.

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinHandle;
+use tokio::time::{Instant, timeout_at};
 
 use super::ReadError;
 use crate::id::OrderId;
@@ -14,11 +15,15 @@ use crate::snapshot::Snapshot;
 
 type Loaded = Result<Option<Snapshot>, ReadError>;
 
+/// Pages of streams read at once. Half of the connections that either store reads with are left to loads.
+const PAGES_MAX: usize = 2;
+
 /// Loads under way.
 #[derive(Clone)]
 pub struct Flight {
     loads: Arc<Mutex<HashMap<OrderId, watch::Receiver<Option<Loaded>>>>>,
     turns: Arc<Semaphore>,
+    page_turns: Arc<Semaphore>,
     runtime: Option<Handle>,
 }
 
@@ -26,7 +31,8 @@ impl Flight {
     /// At most `loads_max` loads at once, in the runtime of whoever asks.
     #[must_use]
     pub fn new(loads_max: usize) -> Self {
-        Self { loads: Arc::default(), turns: Arc::new(Semaphore::new(loads_max)), runtime: None }
+        let [turns, page_turns] = [loads_max, PAGES_MAX].map(|count| Arc::new(Semaphore::new(count)));
+        Self { loads: Arc::default(), turns, page_turns, runtime: None }
     }
 
     /// Loads in this runtime instead.
@@ -43,24 +49,33 @@ impl Flight {
         }
     }
 
-    /// A turn at the store.
+    /// A turn at the store, in the order of those who ask. Cancel-safe.
     ///
     /// # Errors
-    /// [`ReadError::Busy`] when none is free.
-    pub fn turn(&self) -> Result<OwnedSemaphorePermit, ReadError> {
-        Arc::clone(&self.turns).try_acquire_owned().map_err(|_| ReadError::Busy)
+    /// [`ReadError::Busy`] when none is free before `end`.
+    pub async fn turn(&self, end: Instant) -> Result<OwnedSemaphorePermit, ReadError> {
+        turn_of(&self.turns, end).await
     }
 
-    /// Waits for the load of `id`, starting it with `load` if there is none. Cancel-safe.
+    /// A turn of those for the pages of streams, which may be many and wait for long.
+    ///
+    /// # Errors
+    /// [`ReadError::Busy`] when none is free before `end`.
+    pub async fn page_turn(&self, end: Instant) -> Result<OwnedSemaphorePermit, ReadError> {
+        turn_of(&self.page_turns, end).await
+    }
+
+    /// Waits for the load of `id` until `end`, starting it with `load` if there is none. Cancel-safe.
     ///
     /// `answer` makes of what was loaded what all who wait are told. It is called once no caller can join this load any
     /// more: who asks later, and may know of something newer, is told of what is found later.
     ///
     /// # Errors
-    /// Whatever the load said, or [`ReadError::Busy`].
+    /// Whatever the load said, [`ReadError::Busy`] or [`ReadError::Slow`].
     pub async fn join<R, F>(
         &self,
         id: &OrderId,
+        end: Instant,
         load: impl FnOnce() -> F,
         answer: impl FnOnce(R) -> Loaded + Send + 'static,
     ) -> Loaded
@@ -68,28 +83,36 @@ impl Flight {
         R: Send + 'static,
         F: Future<Output = R> + Send + 'static,
     {
-        let mut result = self.start(id, load, answer)?;
-        match result.wait_for(Option::is_some).await {
-            Ok(loaded) => loaded.clone().expect("waited for"),
-            Err(_) => Err(ReadError::Slow), // the load panicked
+        let running = self.running(id);
+        let mut result = match running {
+            Some(running) => running,
+            None => self.start(id, self.turn(end).await?, load, answer),
+        };
+        match timeout_at(end, result.wait_for(Option::is_some)).await {
+            Ok(Ok(loaded)) => loaded.clone().expect("waited for"),
+            Ok(Err(_)) | Err(_) => Err(ReadError::Slow), // the load panicked, or takes longer
         }
+    }
+
+    fn running(&self, id: &OrderId) -> Option<watch::Receiver<Option<Loaded>>> {
+        self.loads.lock().unwrap_or_else(PoisonError::into_inner).get(id).cloned()
     }
 
     fn start<R, F>(
         &self,
         id: &OrderId,
+        turn: OwnedSemaphorePermit,
         load: impl FnOnce() -> F,
         answer: impl FnOnce(R) -> Loaded + Send + 'static,
-    ) -> Result<watch::Receiver<Option<Loaded>>, ReadError>
+    ) -> watch::Receiver<Option<Loaded>>
     where
         R: Send + 'static,
         F: Future<Output = R> + Send + 'static,
     {
         let mut loads = self.loads.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(running) = loads.get(id) {
-            return Ok(running.clone());
+            return running.clone(); // started while this one waited for its turn
         }
-        let turn = self.turn()?;
         let (sender, receiver) = watch::channel(None);
         loads.insert(id.clone(), receiver.clone());
         let landing = Landing { flight: self.clone(), id: id.clone(), _turn: turn };
@@ -99,8 +122,13 @@ impl Flight {
             drop(landing);
             sender.send_replace(Some(answer(loaded)));
         });
-        Ok(receiver)
+        receiver
     }
+}
+
+async fn turn_of(turns: &Arc<Semaphore>, end: Instant) -> Result<OwnedSemaphorePermit, ReadError> {
+    let turn = timeout_at(end, Arc::clone(turns).acquire_owned()).await.map_err(|_| ReadError::Busy)?;
+    Ok(turn.expect("never closed"))
 }
 
 /// Ends a load whatever happens to its task.
@@ -121,9 +149,15 @@ mod tests {
     use super::*;
     use std::convert::identity;
     use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::Duration;
 
     fn id() -> OrderId {
         OrderId::parse(b"a").unwrap()
+    }
+
+    /// Longer than any of these takes.
+    fn end() -> Instant {
+        Instant::now() + Duration::from_mins(1)
     }
 
     #[tokio::test]
@@ -139,7 +173,7 @@ mod tests {
                     let _ = hold.wait_for(|released| *released).await;
                     Ok(None)
                 };
-                flight.join(&id(), load, identity).await
+                flight.join(&id(), end(), load, identity).await
             })
         };
         let first = join();
@@ -152,7 +186,27 @@ mod tests {
             assert!(matches!(other.await.unwrap(), Ok(None)));
         }
         assert_eq!(loads.load(Ordering::Relaxed), 1);
-        assert!(flight.turn().is_ok(), "the turn is given back");
+        assert!(flight.turn(end()).await.is_ok(), "the turn is given back");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_has_no_turn_waits_for_it_and_streams_keep_no_load_waiting() {
+        // A read beyond the limit was refused at once, whatever it was a part of.
+        let flight = Flight::new(1);
+        let pages: Vec<_> = [flight.page_turn(end()).await, flight.page_turn(end()).await].into();
+        assert!(matches!(flight.page_turn(end()).await, Err(ReadError::Busy)));
+        let held = flight.turn(end()).await.unwrap();
+        let refused = flight.join(&id(), end(), || async { Ok(None) }, identity).await;
+        assert!(matches!(refused, Err(ReadError::Busy)), "in time it is told");
+        let waiting = tokio::spawn({
+            let flight = flight.clone();
+            async move { flight.join(&id(), end(), || async { Ok(None) }, identity).await }
+        });
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert!(!waiting.is_finished());
+        drop(held);
+        assert!(matches!(waiting.await.unwrap(), Ok(None)));
+        drop(pages);
     }
 
     #[tokio::test]
@@ -165,27 +219,27 @@ mod tests {
             assert!(joined.loads.lock().unwrap().is_empty(), "a caller could join and be told of the past");
             Ok(None)
         };
-        assert!(matches!(flight.join(&id(), || async {}, answer).await, Ok(None)));
+        assert!(matches!(flight.join(&id(), end(), || async {}, answer).await, Ok(None)));
     }
 
     #[test]
     fn loads_run_where_they_are_told_to() {
         let mut elsewhere = tokio::runtime::Builder::new_multi_thread();
         let elsewhere = elsewhere.worker_threads(1).thread_name("elsewhere").build().unwrap();
-        let here = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let here = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         let flight = Flight::new(1).with_runtime(elsewhere.handle().clone());
         let load = || async {
             assert_eq!(std::thread::current().name(), Some("elsewhere"));
             Ok(None)
         };
-        assert!(matches!(here.block_on(flight.join(&id(), load, identity)), Ok(None)));
+        assert!(matches!(here.block_on(flight.join(&id(), end(), load, identity)), Ok(None)));
     }
 
     #[tokio::test]
     async fn a_load_that_panics_leaves_nothing_behind() {
         let flight = Flight::new(1);
-        let failed = flight.join(&id(), || async { panic!("on purpose") }, identity).await;
+        let failed = flight.join(&id(), end(), || async { panic!("on purpose") }, identity).await;
         assert!(matches!(failed, Err(ReadError::Slow)));
-        assert!(matches!(flight.join(&id(), || async { Ok(None) }, identity).await, Ok(None)));
+        assert!(matches!(flight.join(&id(), end(), || async { Ok(None) }, identity).await, Ok(None)));
     }
 }

@@ -21,17 +21,24 @@ use flight::Flight;
 /// How reads that miss the view are bounded.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Loads from the store at once; further misses are told to try again.
+    /// Loads from the store at once; further misses wait for their turn.
     pub loads_max: usize,
-    /// How long a reader waits for a load.
+    /// How long a reader waits for its turn and for the load.
     pub load_wait: Duration,
+    /// How long a stream waits for its turn at the next page: as long as a client may well wait for a stream to go on.
+    pub page_wait: Duration,
     /// How long a read for a minimum version waits for it to become visible before it asks the store.
     pub version_wait: Duration,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { loads_max: 64, load_wait: Duration::from_secs(2), version_wait: Duration::from_millis(200) }
+        Self {
+            loads_max: 64,
+            load_wait: Duration::from_secs(2),
+            page_wait: Duration::from_secs(30),
+            version_wait: Duration::from_millis(200),
+        }
     }
 }
 
@@ -49,7 +56,7 @@ pub enum Found {
 /// Why a read could not be answered.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum ReadError {
-    /// Too many loads are under way.
+    /// Too many loads are under way, and its turn did not come in time.
     #[error("too many reads wait for the store")]
     Busy,
     /// The store did not answer in time.
@@ -151,8 +158,7 @@ impl<T: Store> Reader<T> {
                 Ok(newest)
             }
         };
-        let load = self.flight.join(id, load, answer);
-        tokio::time::timeout(self.config.load_wait, load).await.unwrap_or(Err(ReadError::Slow))
+        self.flight.join(id, self.end(), load, answer).await
     }
 
     /// A copy at least as new as `version`: from memory, else after a short wait, else from the store. `None` when
@@ -220,12 +226,32 @@ impl<T: Store> Reader<T> {
         self.bounded(self.store.page(before, limit)).await
     }
 
+    /// The same for the next page of a stream, which is patient: it waits for its turn for longer, and keeps no other
+    /// reader from its own.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    pub async fn next_page(&self, before: Option<u64>, limit: usize) -> Result<Page, ReadError> {
+        let _turn = self.flight.page_turn(Instant::now() + self.config.page_wait).await?;
+        until(self.end(), self.store.page(before, limit)).await
+    }
+
     async fn bounded<R>(&self, read: impl Future<Output = Result<R, StoreError>>) -> Result<R, ReadError> {
-        let _turn = self.flight.turn()?;
-        match tokio::time::timeout(self.config.load_wait, read).await {
-            Ok(result) => result.map_err(|error| ReadError::Store(Arc::new(error))),
-            Err(_) => Err(ReadError::Slow),
-        }
+        let end = self.end();
+        let _turn = self.flight.turn(end).await?;
+        until(end, read).await
+    }
+
+    /// Until when a read that begins now may take.
+    fn end(&self) -> Instant {
+        Instant::now() + self.config.load_wait
+    }
+}
+
+async fn until<R>(end: Instant, read: impl Future<Output = Result<R, StoreError>>) -> Result<R, ReadError> {
+    match tokio::time::timeout_at(end, read).await {
+        Ok(result) => result.map_err(|error| ReadError::Store(Arc::new(error))),
+        Err(_) => Err(ReadError::Slow),
     }
 }
 

@@ -66,7 +66,7 @@ impl Config {
             format!("redis://{text}")
         };
         let server = url.into_connection_info().map_err(|_| WRONG.to_owned())?;
-        if !matches!(server.addr(), ConnectionAddr::Tcp(..)) {
+        if !matches!(server.addr(), ConnectionAddr::Tcp(_, 1..)) {
             return Err(WRONG.into());
         }
         Ok(Self {

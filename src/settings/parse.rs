@@ -3,6 +3,11 @@
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::time::Duration;
 
+/// No setting is larger: what is computed from it and from the time of day never overflows, and no library refuses it.
+const DURATION_MAX: Duration = Duration::from_hours(24 * 365 * 10);
+const BYTES_MAX: usize = 1 << 50;
+const COUNT_MAX: usize = 1 << 40;
+
 /// `250ms`, `10s`, `5m`, `24h`; a bare number is seconds.
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
     let text = text.trim();
@@ -17,7 +22,8 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
         _ => return Err(format!("{text:?} is no duration such as 250ms, 10s, 5m or 24h")),
     };
     let number: f64 = number.parse().map_err(|_| format!("{text:?} is no duration such as 250ms, 10s, 5m or 24h"))?;
-    Duration::try_from_secs_f64(number * seconds).map_err(|_| format!("{text:?} is too long"))
+    let duration = Duration::try_from_secs_f64(number * seconds).ok().filter(|duration| *duration <= DURATION_MAX);
+    duration.ok_or_else(|| format!("{text:?} is too long"))
 }
 
 /// `1048576`, `512KiB`, `16MiB`, `2GiB`, in bytes.
@@ -33,12 +39,13 @@ pub(super) fn bytes(text: &str) -> Result<usize, String> {
         _ => return Err(format!("{text:?} is no size such as 65536, 512KiB or 16MiB")),
     };
     let number: usize = number.parse().map_err(|_| format!("{text:?} is no size such as 65536, 512KiB or 16MiB"))?;
-    number.checked_mul(scale).ok_or_else(|| format!("{text:?} is too large"))
+    number.checked_mul(scale).filter(|bytes| *bytes <= BYTES_MAX).ok_or_else(|| format!("{text:?} is too large"))
 }
 
 /// A whole number of at least `least`.
 pub(super) fn count(text: &str, least: usize) -> Result<usize, String> {
     match text.trim().parse() {
+        Ok(number) if number > COUNT_MAX => Err(format!("{text:?} is too large")),
         Ok(number) if number >= least => Ok(number),
         _ => Err(format!("{text:?} is no whole number of at least {least}")),
     }
@@ -63,7 +70,7 @@ pub(super) fn brokers(text: &str) -> Result<String, String> {
     let brokers: Vec<&str> = text.split([',', ' ']).filter(|broker| !broker.is_empty()).collect();
     for broker in &brokers {
         let port = broker.rsplit_once(':').and_then(|(host, port)| (!host.is_empty()).then_some(port));
-        if port.and_then(|port| port.parse::<u16>().ok()).is_none() {
+        if !port.is_some_and(|port| matches!(port.parse::<u16>(), Ok(1..))) {
             return Err(format!("{broker:?} is no broker such as kafka-1:9092"));
         }
     }

@@ -327,7 +327,11 @@ pub const SETTINGS: &[Setting] = &[
         value: "N",
         help: "Threads that serve requests; as many as there are cores when not set",
         apply: |config, values| {
-            config.threads = Some(count(one(values)?, 1)?);
+            let threads = count(one(values)?, 1)?;
+            if threads > 1024 {
+                return Err("at most 1024".into());
+            }
+            config.threads = Some(threads);
             Ok(())
         },
         ..DETAIL
@@ -940,9 +944,11 @@ pub const SETTINGS: &[Setting] = &[
         apply: |config, values| {
             for value in values {
                 let (name, value) = value.split_once('=').ok_or("must be NAME=VALUE")?;
-                on_kafka(config, |kafka| {
-                    kafka.properties.insert(name.trim().to_owned(), value.trim().to_owned());
-                });
+                let (name, mut value) = (name.trim().to_owned(), value.trim().to_owned());
+                if crate::kafka::BROKERS.contains(&name.as_str()) {
+                    value = brokers(&value)?;
+                }
+                on_kafka(config, |kafka| _ = kafka.properties.insert(name, value));
             }
             Ok(())
         },
@@ -1163,7 +1169,7 @@ pub const SETTINGS: &[Setting] = &[
         flag: "read-loads-max",
         env: &["ORDER_READ_LOADS_MAX"],
         value: "N",
-        help: "Reads of the store at once; more are answered 503",
+        help: "Reads of the store at once; more wait for their turn, 2 s at most",
         default: "64",
         apply: |config, values| {
             config.read.loads_max = count(one(values)?, 1)?;
@@ -1194,6 +1200,10 @@ pub(super) fn contradictions(config: &Config) -> Vec<String> {
     }
     if config.admin.is_some_and(|admin| config.http.listen.contains(&admin)) {
         wrong.push("admin: must be another address than listen".into());
+    }
+    #[cfg(feature = "kafka")]
+    if let Some(Err(refused)) = config.kafka.as_ref().map(crate::kafka::Config::check) {
+        wrong.push(format!("kafka: {refused}"));
     }
     if config.cache.warm_max.is_some() && !config.cache.is_bounded() {
         wrong.push("cache.warm_max: needs cache.bytes_max or cache.ttl, or all orders stay in memory".into());

@@ -80,3 +80,62 @@ fn what_is_printed_brings_about_the_same_settings() {
     let again = again.unwrap_or_else(|wrong| panic!("{wrong}\n{}", settings.print()));
     assert_eq!(format!("{:?}", again.config), format!("{:?}", settings.config));
 }
+
+#[test]
+fn no_value_of_any_setting_panics() {
+    const ODD: &[&str] = &[
+        "",
+        " ",
+        "-1",
+        "0",
+        "1",
+        "yes",
+        "\u{0}",
+        "a\u{0}b",
+        "é",
+        "=",
+        "=x",
+        "x=",
+        "x=y",
+        "://",
+        "[",
+        "[::1",
+        "@",
+        ":",
+        "%",
+        "%zz",
+        "18446744073709551615",
+        "99999999999999999999",
+        "1e308",
+        "1e308h",
+        "99999999999h",
+        "0.0000001us",
+        "16777216GiB",
+        "1099511627776",
+        "{",
+        "\"",
+        "nats://:@:0",
+        "redis://[/",
+        "postgres://[",
+        "host='",
+        "host=a port=x",
+        "a:99999",
+        "*",
+    ];
+    for setting in SETTINGS {
+        for odd in ODD {
+            let mut config = app::Config::default();
+            // Most of these are refused; what is accepted must be so without a panic too.
+            let _ = (setting.apply)(&mut config, &[(*odd).to_owned()]);
+            let flag = format!("--{}={odd}", setting.flag);
+            let all = ["--kafka=127.0.0.1:1", "--nats=127.0.0.1:1", "--redis=127.0.0.1:1", "--postgres=host=a", &flag];
+            let own = ["kafka", "nats", "redis", "postgres"].iter().position(|name| *name == setting.flag);
+            let flags: Vec<&str> = (0..all.len()).filter(|n| Some(*n) != own).map(|n| all[n]).collect();
+            if let Err(wrong) = load(&flags, &[]) {
+                assert!(!wrong.0.is_empty() && wrong.0.iter().all(|line| !line.contains('\n')), "{flag}: {wrong}");
+            }
+        }
+        let wrong = load(&[&format!("--{}=a\u{0}b", setting.flag)], &[]).unwrap_err();
+        assert!(wrong.0[0].ends_with("contains a NUL byte"), "{wrong}");
+    }
+}

@@ -1,7 +1,9 @@
-//! `export`: every live order as a line, newest first. Runs beside a service that has the same store open.
+//! `export`: every live order as a line, newest first. Runs beside a service that has the same store open. A file gets
+//! its name once it is whole.
 
+use std::fs::File;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 
@@ -20,36 +22,91 @@ pub struct Config {
 /// Writes one consistent picture of the store. Returns the number of orders.
 ///
 /// # Errors
-/// When the store cannot be read or the output not written.
+/// When the store cannot be read or the output not written. Says how many orders were written by then, and where.
 pub async fn run(config: &Config) -> anyhow::Result<u64> {
     let live = Live::open(&config.store).await?;
-    let mut output: Box<dyn Write> = match &config.output {
-        None => Box::new(std::io::stdout().lock()),
-        Some(path) => {
-            Box::new(std::fs::File::create(path).with_context(|| format!("cannot write {}", path.display()))?)
-        }
-    };
-    let progress = Progress::new("export", Some(live.count().await.map_err(anyhow::Error::from_boxed)?));
-    let (mut orders, mut told) = (0_u64, 0_u64);
+    let count = live.count().await.map_err(anyhow::Error::from_boxed)?;
+    let progress = Progress::new("export", Some(count));
+    let mut output = Output::open(config.output.as_deref())?;
+    let written = write(&live, &mut output, &progress).await;
+    let written = written.and_then(|()| match output.orders {
+        orders if orders == count => output.finish(),
+        _ => Err(anyhow::anyhow!("the store gave out fewer orders than it counted")),
+    });
+    written.with_context(|| format!("ended after {} of {count} orders{}", output.orders, output.remains()))?;
+    progress.finish(format!("{count} orders"));
+    Ok(count)
+}
+
+async fn write(live: &Live, output: &mut Output, progress: &Progress) -> anyhow::Result<()> {
     let mut lines = Vec::with_capacity(BLOCK_BYTES * 2);
+    let mut orders = 0;
     live.for_each(|body| {
         lines.extend_from_slice(body);
         lines.push(b'\n');
         orders += 1;
         if lines.len() >= BLOCK_BYTES {
-            output.write_all(&lines)?;
+            output.write(&lines, std::mem::take(&mut orders), progress)?;
             lines.clear();
-            progress.add(orders - std::mem::replace(&mut told, orders));
         }
         Ok(())
     })
     .await
     .map_err(anyhow::Error::from_boxed)?;
-    output.write_all(&lines)?;
-    output.flush()?;
-    progress.add(orders - told);
-    progress.finish(format!("{orders} orders"));
-    Ok(orders)
+    Ok(output.write(&lines, orders, progress)?)
 }
 
 const BLOCK_BYTES: usize = 256 << 10;
+
+/// Where the lines go.
+struct Output {
+    to: Box<dyn Write>,
+    /// The file under the name it has until it is whole, and its own.
+    names: Option<(PathBuf, PathBuf)>,
+    /// Orders written.
+    orders: u64,
+}
+
+impl Output {
+    fn open(path: Option<&Path>) -> anyhow::Result<Self> {
+        let create = |path: &Path| File::create(path).with_context(|| format!("cannot write {}", path.display()));
+        let (to, names): (Box<dyn Write>, _) = match path {
+            None => (Box::new(std::io::stdout().lock()), None),
+            // A pipe or a device has no other name.
+            Some(path) if path.metadata().is_ok_and(|known| !known.is_file()) => (Box::new(create(path)?), None),
+            Some(path) => {
+                // Through a link, to the file that it leads to.
+                let whole = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+                let mut name =
+                    whole.file_name().with_context(|| format!("{} names no file", path.display()))?.to_owned();
+                name.push(".part");
+                let part = whole.with_file_name(name);
+                (Box::new(create(&part)?), Some((part, whole)))
+            }
+        };
+        Ok(Self { to, names, orders: 0 })
+    }
+
+    fn write(&mut self, lines: &[u8], orders: u64, progress: &Progress) -> std::io::Result<()> {
+        self.to.write_all(lines)?;
+        self.orders += orders;
+        progress.add(orders);
+        Ok(())
+    }
+
+    fn finish(&mut self) -> anyhow::Result<()> {
+        self.to.flush()?;
+        if let Some((part, whole)) = &self.names {
+            // Under its own name it is whole, also after the machine was switched off.
+            File::open(part)?.sync_all()?;
+            std::fs::rename(part, whole)
+                .with_context(|| format!("cannot rename {} to {}", part.display(), whole.display()))?;
+        }
+        Ok(())
+    }
+
+    /// Where to find what was written, for one that did not come to its end.
+    fn remains(&self) -> String {
+        self.names.as_ref().map(|(part, _)| format!(", which are in {}", part.display())).unwrap_or_default()
+    }
+}

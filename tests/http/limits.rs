@@ -4,6 +4,8 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
+
 use super::*;
 use crate::server::{Connection, SIGNAL_TIME, Server, until};
 
@@ -171,9 +173,7 @@ fn slow_clients_leave_other_readers_alone() {
     for connection in &mut idle {
         connection.get("/ping").expect(200);
     }
-    for connection in &slow {
-        connection.until_read();
-    }
+    Connection::until_all_read(&slow.iter().collect::<Vec<_>>());
     // Whatever waited for one of them would wait for minutes.
     let mut reader = server.connect();
     let mut times: Vec<Duration> = (0..1000)
@@ -286,6 +286,88 @@ fn a_stop_answers_what_is_in_flight_and_loses_nothing() {
             all.unanswered.len()
         );
     }
+}
+
+/// A stop reset connections whose request had arrived, and that were not yet accepted: most of those that are new here.
+#[test]
+fn what_has_arrived_before_a_stop_is_answered() {
+    const EACH: usize = 50;
+    // More than the service accepts before others have their turn.
+    const NEW: usize = 500;
+    let mut server = Server::start(&[]);
+    let mut known: Vec<Connection> = (0..EACH).map(|_| server.connect()).collect();
+    for connection in &mut known {
+        connection.get("/ping").expect(200);
+    }
+    let silent: Vec<Connection> = (0..EACH).map(|_| server.connect()).collect();
+    // All of it arrives while the service does nothing; then it is told to stop.
+    server.signal(Signal::STOP);
+    let new = (0..NEW).map(|_| server.connect());
+    let mut all: Vec<Connection> = known.into_iter().chain(silent).chain(new).collect();
+    for (n, connection) in all.iter_mut().enumerate() {
+        match n % 5 {
+            0 => connection.ask("GET", "/ping", &[], ""),
+            _ => connection.ask("POST", "/orders", &[], wb_answered(&format!("arrived-{n}"))),
+        }
+    }
+    Connection::until_all_arrived(&all.iter().collect::<Vec<_>>());
+    server.terminate();
+    server.signal(Signal::CONT);
+    let mut stored = Vec::new();
+    for (n, connection) in all.iter_mut().enumerate() {
+        let reply = connection.reply("POST");
+        match reply.status {
+            200 if n % 5 == 0 => {}
+            201 => stored.push(n),
+            503 => assert!(reply.header("Retry-After").is_some()),
+            _ => panic!("{}", reply.line),
+        }
+        assert!(connection.is_ended(), "closed in order");
+    }
+    assert_eq!(server.wait().code(), Some(0), "{:?}", server.log());
+    server.start_again();
+    assert_eq!(server.get("/api/stats").json()["total_orders"], stored.len());
+    for n in stored {
+        server.get(&format!("/order/arrived-{n}")).expect(200);
+    }
+}
+
+/// What the service does not read had the system reset the connection, and the answer was gone with it.
+#[test]
+fn a_client_that_sends_on_keeps_its_last_answer() {
+    let server = Server::start(&[]);
+    created(&server, wb_posted("x"));
+    let mut connection = server.connect();
+    connection.ask("GET", "/order/x", &[("Connection", "close")], "");
+    connection.until_read();
+    for _ in 0..16 {
+        connection.send(vec![b'x'; 1 << 16]);
+    }
+    assert_eq!(connection.reply("GET").expect(200).text(), wb_answered("x"));
+    assert!(connection.is_ended(), "closed in order");
+}
+
+#[test]
+fn clients_leave_files_for_the_store_and_for_each_other() {
+    // It took all files there were for connections, so that neither new clients nor the store had any.
+    const FILES: u32 = 200;
+    let mut server = Server::start_with_files(FILES, &[]);
+    let is_said = |line: &String| line.contains("allows fewer connections than are set");
+    let said: Vec<String> = server.log().into_iter().filter(is_said).collect();
+    assert!(said.len() == 1 && said[0].contains("\"http_connections_max\":100"), "{said:?}");
+    let mut connections = Vec::new();
+    for n in 0..FILES {
+        let mut connection = server.connect();
+        connection.get("/ping").expect(200);
+        if n % 20 == 0 {
+            created(&server, wb_posted(&format!("files-{n}")));
+        }
+        connections.push(connection);
+    }
+    assert!(closed(&server, "evicted") >= 50.0);
+    assert!(!server.log().iter().any(|line| line.contains("accept failed")), "{:?}", server.log());
+    drop(connections);
+    assert_eq!(server.stop().code(), Some(0));
 }
 
 #[test]

@@ -3,6 +3,7 @@
 #[cfg(feature = "kafka")]
 mod bounded;
 mod commit;
+mod export;
 mod instances;
 mod lost_answer;
 #[cfg(feature = "embedded")]

@@ -522,7 +522,6 @@ impl Store for Embedded {
         partitions: Vec<u32>,
     ) -> Result<bool, StoreError> {
         let (reply, result) = oneshot::channel();
-        let gone = || StoreError::Damaged("the writer thread has ended".into());
         let job = Job::Rename { former, present, partitions, reply };
         self.0.writer.send(job).await.map_err(|_| gone())?;
         result.await.map_err(|_| gone())?

@@ -63,6 +63,18 @@ impl Config {
         if server.get_hosts().is_empty() {
             return Err("names no host".into());
         }
+        // What the client says only when it is to connect, and what no retry changes.
+        let hosts = server.get_hosts().len();
+        for (count, least, what) in
+            [(server.get_ports().len(), 1, "ports"), (server.get_hostaddrs().len(), 0, "hostaddrs")]
+        {
+            if count > least && count != hosts {
+                return Err(format!("names {count} {what} for {hosts} hosts"));
+            }
+        }
+        if server.get_channel_binding() == tokio_postgres::config::ChannelBinding::Require {
+            return Err("channel_binding=require: this build has no TLS".into());
+        }
         server.ssl_mode(tokio_postgres::config::SslMode::Disable);
         if server.get_application_name().is_none() {
             server.application_name("order-service");
