@@ -5,9 +5,11 @@ mod bounded;
 mod commit;
 mod instances;
 mod lost_answer;
+mod refusals;
 #[cfg(feature = "embedded")]
 mod same_rules;
 mod schema;
+mod standby;
 
 use std::sync::Arc;
 use std::time::Duration;
