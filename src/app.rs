@@ -33,8 +33,8 @@ use crate::source::kafka::KafkaSource;
 use crate::source::lines::Lines;
 #[cfg(feature = "nats")]
 use crate::source::nats::NatsSource;
-use crate::store::Store;
 use crate::store::any::{self, AnyStore};
+use crate::store::{Store, StoreError};
 use crate::{follow, log, warmup};
 
 #[cfg(feature = "kafka")]
@@ -172,6 +172,15 @@ async fn close(store: AnyStore) -> anyhow::Result<()> {
         Ok(closed) => Ok(closed?),
         Err(_) => anyhow::bail!("the store did not close within {CLOSE_TIME:?}; nothing acknowledged is lost"),
     }
+}
+
+/// Whether an error says that the store named in the settings is not one for this program.
+#[must_use]
+pub fn is_unfit(error: &anyhow::Error) -> bool {
+    let is_unfit = |cause: &(dyn std::error::Error + 'static)| {
+        matches!(cause.downcast_ref::<StoreError>(), Some(StoreError::Unfit(_)))
+    };
+    error.chain().any(is_unfit)
 }
 
 /// `loads` is where reads wait for the store. `opened` is what is to be closed at the end, however it ends.
@@ -429,11 +438,15 @@ impl Plane {
         let (view, store, shutdown) = (&self.view, &self.store, &self.shutdown);
         let (begun, has_begun) = tokio::sync::oneshot::channel();
         let (redis, news) = (self.redis.clone(), self.news.clone());
-        tokio::spawn(follow::run(Arc::clone(view), store.clone(), redis, news, begun, shutdown.clone()));
         warm.close("the store cannot be reached");
-        if has_begun.await.is_err() {
-            return Ok(()); // stopped before the store could be reached
+        let begun = (begun, warm.clone());
+        tokio::spawn(follow::run(Arc::clone(view), store.clone(), redis, news, begun, shutdown.clone()));
+        match has_begun.await {
+            Ok(begun) => begun?,
+            Err(_) => return Ok(()), // stopped before the store could be reached
         }
+        #[cfg(feature = "postgres")]
+        tokio::spawn(watch_rights(store.clone(), self.readiness.gate("rights", "not checked"), shutdown.clone()));
         warmup::count(view, store, shutdown.clone()).await?;
         tokio::spawn(warmup::keep_bounds(Arc::clone(view), store.clone(), shutdown.clone()));
         tokio::spawn(lists::keep_fresh(Arc::clone(view), store.clone(), shutdown.clone()));
@@ -517,6 +530,38 @@ impl Plane {
             .await?;
         tracing::info!(orders = ledger.stored, "sample orders stored");
         Ok(())
+    }
+}
+
+/// How often the rights in the database are looked at, and how many looks a line in the log stands for.
+#[cfg(feature = "postgres")]
+const RIGHTS_EVERY: Duration = Duration::from_secs(2);
+#[cfg(feature = "postgres")]
+const RIGHTS_LOGGED_LOOKS: u32 = 30;
+
+/// Says which rights in the database are missing, for as long as they are: writes wait for them.
+#[cfg(feature = "postgres")]
+async fn watch_rights(store: AnyStore, gate: Gate, mut shutdown: Shutdown) {
+    let mut looks = 0_u32;
+    loop {
+        match store.missing_rights().await {
+            Ok(None) => {
+                gate.open();
+                looks = 0;
+            }
+            Ok(Some(missing)) => {
+                gate.close(&format!("the role lacks rights in the database: {missing}"));
+                if looks.is_multiple_of(RIGHTS_LOGGED_LOOKS) {
+                    tracing::warn!(missing, "the role lacks rights in the database; writes wait for them");
+                }
+                looks = looks.wrapping_add(1);
+            }
+            Err(error) => tracing::debug!(error = %log::causes(&error), "cannot look for missing rights"),
+        }
+        tokio::select! {
+            () = shutdown.wait() => return,
+            () = tokio::time::sleep(RIGHTS_EVERY) => {}
+        }
     }
 }
 

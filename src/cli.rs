@@ -33,7 +33,7 @@ pub fn main() -> ExitCode {
         }
         Err(error) => {
             eprintln!("order-service: {error:#}");
-            ExitCode::FAILURE
+            if app::is_unfit(&error) { ExitCode::from(EXIT_CONFIG) } else { ExitCode::FAILURE }
         }
     }
 }

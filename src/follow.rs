@@ -9,10 +9,10 @@ use tokio::sync::oneshot;
 use crate::cache::View;
 use crate::cache::feed::Event;
 use crate::id::OrderId;
-use crate::lifecycle::{Shutdown, Switch};
+use crate::lifecycle::{Gate, Shutdown, Switch};
 use crate::redis::Redis;
 use crate::snapshot::Snapshot;
-use crate::store::Store;
+use crate::store::{Store, StoreError};
 
 /// How often the store is asked. An order changed elsewhere that nobody told of is shown this much later, far within
 /// the second that a copy may be kept.
@@ -26,13 +26,14 @@ const NEWS_WAIT: Duration = Duration::from_secs(5);
 /// stored, so that an unknown id is looked up in the store.
 ///
 /// `news` is what others tell of their changes; what it hears it shows by itself. `begun` is told once everything from here on will be seen, and once the others can be sure to know of this process:
-/// only then may it scan the store and write to it.
+/// only then may it scan the store and write to it. Until then the gate says what the store is waited for; a store that is
+/// not for this program is not waited for.
 pub async fn run<T: Store>(
     view: Arc<View>,
     store: T,
     redis: Option<Redis>,
     news: Switch,
-    begun: oneshot::Sender<()>,
+    (begun, gate): (oneshot::Sender<Result<(), StoreError>>, Gate),
     mut shutdown: Shutdown,
 ) {
     let mut begun = Some(begun);
@@ -73,14 +74,21 @@ pub async fn run<T: Store>(
                         };
                         let _ = tokio::time::timeout(NEWS_WAIT, heard).await;
                     }
-                    let _ = begun.send(());
+                    let _ = begun.send(Ok(()));
                     if !store.is_shareable() {
                         return;
                     }
                 }
                 view.set_shared(was_shared && !news.is_live());
             }
+            Err(error @ StoreError::Unfit(_)) if begun.is_some() => {
+                let _ = begun.take().map(|begun| begun.send(Err(error)));
+                return;
+            }
             Err(error) => {
+                if begun.is_some() {
+                    gate.close(&format!("the store cannot be reached: {}", crate::log::causes(&error)));
+                }
                 if !std::mem::replace(&mut is_failing, true) {
                     tracing::warn!(error = %crate::log::causes(&error), "cannot ask the store what others changed");
                 }

@@ -64,6 +64,11 @@ impl Private {
         postgres().map(|_| Self::start("postgres", 1))
     }
 
+    /// Two PostgreSQL servers, of which the second is a hot standby of the first. The URL is both, with a space between.
+    pub fn postgres_with_standby() -> Option<Self> {
+        postgres().map(|_| Self::start("postgres", 2))
+    }
+
     /// A Kafka cluster of so many nodes; `None` where there is none to be had.
     pub fn kafka(nodes: usize) -> Option<Self> {
         kafka().map(|_| Self::start("kafka", nodes))

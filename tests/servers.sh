@@ -8,7 +8,8 @@ usage() {
 usage: tests/servers.sh COMMAND
   install KIND|all              fetch what is missing, and say so: postgres, kafka, nats, redis
   fetch COMMAND PACKAGE...      install Debian packages unless COMMAND is there, without starting their services
-  start KIND NAME [NODES]       start an instance, or what is down of it; prints its address (kafka takes 1 or more NODES)
+  start KIND NAME [NODES]       start an instance, or what is down of it; prints its address (kafka takes 1 or more NODES;
+                                of two of postgres the second is a hot standby)
   stop KIND NAME                stop it in order; its data and ports stay
   kill KIND NAME [NODE]         SIGKILL, children too; its data and ports stay
   restart KIND NAME [NODE]      start what is down again, on the same ports and data; prints its address
@@ -45,7 +46,7 @@ stop_seconds_max=20
 #   signal                the signal that stops it in order
 
 postgres() {
-    local question=$1 dir=${2:-}
+    local question=$1 dir=${2:-} node
     case $question in
     install)
         { postgres_bin && command -v psql; } >/dev/null && return
@@ -53,7 +54,7 @@ postgres() {
         postgres_bin >/dev/null || fail "postgresql was installed, but there is no initdb"
         ;;
     create)
-        [ "$3" = 1 ] || fail "postgres has one node"
+        [[ $3 = [12] ]] || fail "postgres has one node, or two with a standby"
         local home=$dir/1 bin
         bin=$(postgres_bin) || fail "no PostgreSQL here; tests/servers.sh install postgres fetches it"
         mkdir "$home"
@@ -78,7 +79,22 @@ postgres() {
         } >"$dir/1/settings"
         sed -n 's/^port = //p' "$dir/1/settings" >"$dir/1/port"
         cat "$dir/1/settings" >>"$home/data/postgresql.conf"
-        printf 'local all all trust\nhost all all 127.0.0.1/32 trust\n' >"$home/data/pg_hba.conf"
+        printf '%s all all 127.0.0.1/32 trust\n' host >"$home/data/pg_hba.conf"
+        printf 'local all all trust\nhost replication all 127.0.0.1/32 trust\n' >>"$home/data/pg_hba.conf"
+        if [ "$3" = 2 ]; then
+            # Nothing has run on it yet, so a copy is a base backup.
+            mkdir "$dir/2"
+            echo "$home/standby" >"$dir/2/home"
+            free_port >"$dir/2/port"
+            as_postgres mkdir "$home/standby"
+            as_postgres cp -a "$home/data" "$home/standby/data"
+            as_postgres touch "$home/standby/data/standby.signal"
+            {
+                echo "port = $(cat "$dir/2/port")"
+                echo "unix_socket_directories = '$home/standby'"
+                echo "primary_conninfo = 'host=127.0.0.1 port=$(cat "$dir/1/port") user=postgres'"
+            } >>"$home/standby/data/postgresql.conf"
+        fi
         ;;
     command)
         # A killed server that nobody has waited for yet still counts as running for the next one.
@@ -90,12 +106,13 @@ postgres() {
         command=("$(postgres_bin)/postgres" -D "$home/data")
         if [ "$(id -u)" = 0 ]; then command=("${drop_root[@]}" "${command[@]}"); fi
         ;;
-    is_ready) [ "$(psql -XAtq -c 'select 1' "$(postgres address "$(dirname "$dir")")" 2>/dev/null)" = 1 ] ;;
-    address) echo "postgres://postgres@127.0.0.1:$(cat "$dir/1/port")/postgres" ;;
+    is_ready) [ "$(psql -XAtq -c 'select 1' "$(postgres_url "$dir")" 2>/dev/null)" = 1 ] ;;
+    address) for node in "$dir"/[1-9]; do postgres_url "$node"; done | paste -sd' ' ;;
     signal) echo INT ;;
     esac
 }
 
+postgres_url() { echo "postgres://postgres@127.0.0.1:$(cat "$1/port")/postgres"; } # postgres_url NODE_DIR
 drop_root=(setpriv --reuid=postgres --regid=postgres --init-groups)
 postgres_user() { if [ "$(id -u)" = 0 ]; then echo postgres; else id -un; fi; }
 # The server refuses to run as root.

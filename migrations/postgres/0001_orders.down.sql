@@ -12,4 +12,4 @@ DROP TABLE IF EXISTS idempotency;
 DROP TABLE IF EXISTS positions;
 DROP TABLE IF EXISTS orders;
 DROP SEQUENCE IF EXISTS orders_rank;
-DELETE FROM schema_migrations WHERE number = 1;
+DELETE FROM order_service_migrations WHERE number = 1;

@@ -1,20 +1,20 @@
 -- Orders, how far each source has come, and the answers given to idempotent requests.
 --
 -- Applied by the service under an advisory lock, or by hand: psql -1 -v ON_ERROR_STOP=1 -f 0001_orders.up.sql
--- Applying it twice changes nothing.
+-- What has one of these names already was not made by it, or it was applied before: either way it changes nothing then.
 
-CREATE TABLE IF NOT EXISTS schema_migrations (
+CREATE TABLE IF NOT EXISTS order_service_migrations (
     number     integer     PRIMARY KEY,
     name       text        NOT NULL,
     applied_at timestamptz NOT NULL DEFAULT now()
 );
 
 -- Ranks are handed out in blocks of 4096: one call of the sequence serves a batch.
-CREATE SEQUENCE IF NOT EXISTS orders_rank AS bigint;
+CREATE SEQUENCE orders_rank AS bigint;
 
 -- One wide row an order. Its parts stay inside the body and are read through the views below: as tables of their own
 -- they would make ingest two to three times slower.
-CREATE TABLE IF NOT EXISTS orders (
+CREATE TABLE orders (
     order_uid          text COLLATE "C"  NOT NULL,  -- canonical id
     seq                bigint            NOT NULL,  -- creation order; larger is newer
     version            bigint            NOT NULL,  -- 1 at creation, +1 per change
@@ -44,25 +44,25 @@ CREATE TABLE IF NOT EXISTS orders (
     PRIMARY KEY (order_uid)
 ) PARTITION BY HASH (order_uid);
 
-CREATE TABLE IF NOT EXISTS orders_p0 PARTITION OF orders FOR VALUES WITH (MODULUS 4, REMAINDER 0);
-CREATE TABLE IF NOT EXISTS orders_p1 PARTITION OF orders FOR VALUES WITH (MODULUS 4, REMAINDER 1);
-CREATE TABLE IF NOT EXISTS orders_p2 PARTITION OF orders FOR VALUES WITH (MODULUS 4, REMAINDER 2);
-CREATE TABLE IF NOT EXISTS orders_p3 PARTITION OF orders FOR VALUES WITH (MODULUS 4, REMAINDER 3);
+CREATE TABLE orders_p0 PARTITION OF orders FOR VALUES WITH (MODULUS 4, REMAINDER 0);
+CREATE TABLE orders_p1 PARTITION OF orders FOR VALUES WITH (MODULUS 4, REMAINDER 1);
+CREATE TABLE orders_p2 PARTITION OF orders FOR VALUES WITH (MODULUS 4, REMAINDER 2);
+CREATE TABLE orders_p3 PARTITION OF orders FOR VALUES WITH (MODULUS 4, REMAINDER 3);
 
 -- Rows are appended in order of all three, so these are a few pages each and cost a write nothing.
-CREATE INDEX IF NOT EXISTS orders_created_at ON orders USING brin (created_at);
-CREATE INDEX IF NOT EXISTS orders_seq ON orders USING brin (seq) WITH (pages_per_range = 32);
-CREATE INDEX IF NOT EXISTS orders_changed_in ON orders USING brin (changed_in) WITH (pages_per_range = 32);
-CREATE INDEX IF NOT EXISTS orders_external ON orders (user_id, external_id, seq) WHERE external_id IS NOT NULL;
+CREATE INDEX orders_created_at ON orders USING brin (created_at);
+CREATE INDEX orders_seq ON orders USING brin (seq) WITH (pages_per_range = 32);
+CREATE INDEX orders_changed_in ON orders USING brin (changed_in) WITH (pages_per_range = 32);
+CREATE INDEX orders_external ON orders (user_id, external_id, seq) WHERE external_id IS NOT NULL;
 
-CREATE TABLE IF NOT EXISTS positions (
+CREATE TABLE positions (
     source      text    COLLATE "C" NOT NULL,
     partition   integer NOT NULL,
     next_offset bigint  NOT NULL,
     PRIMARY KEY (source, partition)
 ) WITH (fillfactor = 50);
 
-CREATE TABLE IF NOT EXISTS idempotency (
+CREATE TABLE idempotency (
     key        text     COLLATE "C" PRIMARY KEY,
     digest     bytea    NOT NULL,                   -- SHA-256 of the request body
     order_uid  text     COLLATE "C" NOT NULL,
@@ -71,27 +71,27 @@ CREATE TABLE IF NOT EXISTS idempotency (
     created_at bigint   NOT NULL                    -- Unix seconds
 );
 
-CREATE INDEX IF NOT EXISTS idempotency_created_at ON idempotency (created_at);
+CREATE INDEX idempotency_created_at ON idempotency (created_at);
 
 -- Text that is a whole number as one; anything else, which only the lenient profile lets in, as null.
-CREATE OR REPLACE FUNCTION order_whole(value text) RETURNS bigint
+CREATE FUNCTION order_whole(value text) RETURNS bigint
     LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
     AS $$ SELECT CASE WHEN value ~ '^-?[0-9]{1,18}$' THEN value::bigint END $$;
 
 -- The body of a live WB order. As json, not jsonb: jsonb refuses numbers that JSON allows.
-CREATE OR REPLACE VIEW order_documents AS
+CREATE VIEW order_documents AS
 SELECT order_uid, convert_from(body, 'UTF8')::json AS document
 FROM orders
 WHERE kind = 0 AND state = 0;
 
-CREATE OR REPLACE VIEW delivery AS
+CREATE VIEW delivery AS
 SELECT o.order_uid, part.name, part.phone, part.zip, part.city, part.address, part.region, part.email
 FROM order_documents o
 CROSS JOIN LATERAL json_to_record(
     CASE json_typeof(o.document -> 'delivery') WHEN 'object' THEN o.document -> 'delivery' ELSE '{}' END
 ) AS part (name text, phone text, zip text, city text, address text, region text, email text);
 
-CREATE OR REPLACE VIEW payment AS
+CREATE VIEW payment AS
 SELECT o.order_uid, part.transaction, part.request_id, part.currency, part.provider,
        order_whole(part.amount) AS amount, order_whole(part.payment_dt) AS payment_dt, part.bank,
        order_whole(part.delivery_cost) AS delivery_cost, order_whole(part.goods_total) AS goods_total,
@@ -102,9 +102,9 @@ CROSS JOIN LATERAL json_to_record(
 ) AS part (transaction text, request_id text, currency text, provider text, amount text, payment_dt text, bank text,
            delivery_cost text, goods_total text, custom_fee text);
 
-CREATE OR REPLACE VIEW payments AS SELECT * FROM payment;
+CREATE VIEW payments AS SELECT * FROM payment;
 
-CREATE OR REPLACE VIEW items AS
+CREATE VIEW items AS
 SELECT o.order_uid, element.position, order_whole(part.chrt_id) AS chrt_id, part.track_number,
        order_whole(part.price) AS price, part.rid, part.name, order_whole(part.sale) AS sale, part.size,
        order_whole(part.total_price) AS total_price, order_whole(part.nm_id) AS nm_id, part.brand,
@@ -118,4 +118,4 @@ CROSS JOIN LATERAL json_to_record(
 ) AS part (chrt_id text, track_number text, price text, rid text, name text, sale text, size text, total_price text,
            nm_id text, brand text, status text);
 
-INSERT INTO schema_migrations (number, name) VALUES (1, 'orders') ON CONFLICT DO NOTHING;
+INSERT INTO order_service_migrations (number, name) VALUES (1, 'orders');

@@ -1,4 +1,4 @@
 -- What is not yet published never will be.
 DROP TABLE IF EXISTS outbox;
 DROP TABLE IF EXISTS store_identity;
-DELETE FROM schema_migrations WHERE number = 2;
+DELETE FROM order_service_migrations WHERE number = 2;

@@ -12,8 +12,8 @@ use crate::metrics::Metrics;
 use crate::outbox;
 use crate::record::Contents;
 use crate::source::kafka::KafkaSource;
-use crate::store::Store;
 use crate::store::any::AnyStore;
+use crate::store::{Store, StoreError};
 use crate::worker::Events;
 
 /// How often the instances that serve are told that somebody else writes to their store, and how long they may take to
@@ -50,7 +50,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
     let (trigger, shutdown) = lifecycle::shutdown();
     tracing::info!(topic = kafka.topic, group = kafka.group, store = store.place(), "working");
     let mut working = std::pin::pin!(async {
-        if !announce(&store, &shutdown).await {
+        if !announce(&store, &shutdown).await? {
             return anyhow::Ok(());
         }
         let gates = ["kafka", "dead-letters"].map(|name| readiness.gate(name, "not started"));
@@ -90,15 +90,16 @@ async fn run(config: Config) -> anyhow::Result<()> {
 
 /// Makes sure that whoever serves this store's orders looks for changes by others, now and from now on. Returns
 /// whether there is anything to do.
-async fn announce(store: &AnyStore, shutdown: &Shutdown) -> bool {
+async fn announce(store: &AnyStore, shutdown: &Shutdown) -> anyhow::Result<bool> {
     let mut waiting = shutdown.clone();
     loop {
         let announced = tokio::select! {
-            () = waiting.wait() => return false,
+            () = waiting.wait() => return Ok(false),
             announced = store.announce() => announced,
         };
         match announced {
             Ok(()) => break,
+            Err(error @ StoreError::Unfit(_)) => return Err(error.into()),
             Err(error) => tracing::warn!(error = %crate::log::causes(&error), "the store cannot be reached"),
         }
         tokio::time::sleep(ANNOUNCE_EVERY).await;
@@ -116,5 +117,5 @@ async fn announce(store: &AnyStore, shutdown: &Shutdown) -> bool {
             }
         }
     });
-    true
+    Ok(true)
 }

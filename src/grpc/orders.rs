@@ -93,7 +93,7 @@ impl<T: Store> OrdersService for Orders<T> {
         let (id, mut version, change, worker) = match reply {
             Reply::Stored { id, version, change, worker } => (id, version, change, worker),
             Reply::WasDeleted { .. } => return Err(status::was_deleted()),
-            Reply::Refused { refusal, .. } => return Err(status::refused(refusal)),
+            Reply::Refused { refusal, .. } => return Err(status::refused(&refusal)),
             Reply::Rejected(rejection) => return Err(status::rejected(&rejection)),
             Reply::StoreLost => return Err(status::store_lost()),
         };

@@ -86,10 +86,12 @@ fn cut(text: &str) -> &str {
 }
 
 /// Why a valid order is not stored.
-pub fn refused(refusal: Refusal) -> Status {
+pub fn refused(refusal: &Refusal) -> Status {
     match refusal {
         Refusal::Unknown => Status::not_found(refusal.to_string()),
-        Refusal::OtherKind | Refusal::KeyReused => Status::failed_precondition(refusal.to_string()),
+        Refusal::OtherKind | Refusal::KeyReused | Refusal::Database { .. } => {
+            Status::failed_precondition(refusal.public())
+        }
         Refusal::NoUser => wrong_field("user_id", refusal.to_string()),
         Refusal::NoPayload => wrong_field("payload_json", refusal.to_string()),
     }

@@ -327,8 +327,9 @@ impl From<Reply> for Written {
                     Refusal::OtherKind => (StatusCode::UNPROCESSABLE_ENTITY, "other_kind"),
                     Refusal::NoUser | Refusal::NoPayload => (StatusCode::UNPROCESSABLE_ENTITY, "invalid"),
                     Refusal::KeyReused => (StatusCode::UNPROCESSABLE_ENTITY, "idempotency_key_reused"),
+                    Refusal::Database { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "refused_by_database"),
                 };
-                Self::Failed(Problem::new(status, code, refusal.to_string()))
+                Self::Failed(Problem::new(status, code, refusal.public()))
             }
         }
     }

@@ -30,6 +30,9 @@ use policy::Verdict;
 /// Orders decoded before other tasks get a turn: readers on the same cores see no pause longer than these take.
 const DECODE_BURST: usize = 16;
 
+/// Failed tries at a batch that are logged each; of more, one in as many.
+const LOGGED_TRIES: u32 = 12;
+
 /// How orders are taken in.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -430,7 +433,10 @@ impl<S: Source, T: Store> Ingest<S, T> {
                 };
                 match policy::judge(&source, is_broker, attempt, fastrand::f64()) {
                     Verdict::Retry(pause) => {
-                        tracing::warn!(error = %causes(&source), attempt, ?pause, "commit failed");
+                        // At the longest pause that is once a minute.
+                        if attempt < LOGGED_TRIES || attempt.is_multiple_of(LOGGED_TRIES) {
+                            tracing::warn!(error = %causes(&source), attempt, ?pause, "commit failed");
+                        }
                         metrics.retries.inc();
                         attempt += 1;
                         tokio::time::sleep(pause).await;
@@ -490,7 +496,7 @@ impl<S: Source, T: Store> Ingest<S, T> {
                 // A message that holds several of them is kept once.
                 let mut by_owner: BTreeMap<usize, Vec<Refusal>> = BTreeMap::new();
                 for (index, refusal) in &refused {
-                    by_owner.entry(filled.owners[*index]).or_default().push(*refusal);
+                    by_owner.entry(filled.owners[*index]).or_default().push(refusal.clone());
                 }
                 for (owner, refusals) in by_owner {
                     let mut rejection = Rejection::whole(RejectionKind::Invalid, refusals[0].to_string());
@@ -542,6 +548,7 @@ impl<S: Source, T: Store> Ingest<S, T> {
                         attempt += 1;
                         tokio::time::sleep(pause).await;
                     }
+                    Verdict::Stop { advice } => return Err(IngestError::Store { advice, source }),
                     _ => return Err(IngestError::Store { advice: "positions cannot be read", source }),
                 }
             }

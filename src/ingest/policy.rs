@@ -48,6 +48,9 @@ pub fn judge(error: &StoreError, is_broker: bool, attempt: u32, jitter: f64) -> 
         StoreError::Fenced { .. } => {
             Verdict::Stop { advice: "another process reads the same source; stop one of them" }
         }
+        StoreError::Unfit(_) => {
+            Verdict::Stop { advice: "the store is not damaged, but not one that this order-service can use" }
+        }
         StoreError::Damaged(_) => {
             Verdict::Stop { advice: "restore the store from a copy, or repair it, before a restart" }
         }
@@ -72,8 +75,10 @@ mod tests {
 
     #[test]
     fn what_cannot_get_better_stops() {
-        for error in [StoreError::Fenced { partition: 1 }, StoreError::Damaged("torn page".into())] {
-            assert!(matches!(judge(&error, false, 0, 0.5), Verdict::Stop { .. }));
+        let unfit = StoreError::Unfit("a table of another program".into());
+        for error in [StoreError::Fenced { partition: 1 }, StoreError::Damaged("torn page".into()), unfit] {
+            let Verdict::Stop { advice } = judge(&error, false, 0, 0.5) else { panic!("{error:?} must stop") };
+            assert_eq!(advice.contains("restore"), matches!(error, StoreError::Damaged(_)), "{advice}");
         }
     }
 

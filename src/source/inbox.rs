@@ -252,7 +252,7 @@ fn reply_to(outcome: &Outcome) -> Reply {
         Outcome::Unchanged { id, snapshot } => (id, Answer::Unchanged, snapshot.version()),
         Outcome::WasDeleted { id, snapshot } => (id, Answer::WasDeleted, snapshot.version()),
         Outcome::Repeated { id, answer, version, .. } => (id, *answer, *version),
-        Outcome::Refused { id, refusal } => return Reply::Refused { id: id.clone(), refusal: *refusal },
+        Outcome::Refused { id, refusal } => return Reply::Refused { id: id.clone(), refusal: refusal.clone() },
     };
     let id = id.clone();
     match answer {

@@ -160,6 +160,19 @@ impl AnyStore {
         }
     }
 
+    /// The rights that the role lacks on a server, in words.
+    ///
+    /// # Errors
+    /// When the server cannot be asked.
+    #[cfg(feature = "postgres")]
+    pub async fn missing_rights(&self) -> Result<Option<String>, StoreError> {
+        match self {
+            Self::Postgres(store) => store.missing_rights().await,
+            #[cfg(feature = "embedded")]
+            Self::Embedded(_) => Ok(None),
+        }
+    }
+
     /// The connections to a server.
     #[cfg(feature = "postgres")]
     #[must_use]

@@ -122,7 +122,7 @@ pub enum Answer {
 }
 
 /// Why a valid order was not stored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// The id is unknown, and the request only changes or deletes.
     #[error("no order has this id")]
@@ -139,6 +139,14 @@ pub enum Refusal {
     /// The idempotency key came with another body before.
     #[error("the idempotency key was used with another request body")]
     KeyReused,
+    /// A rule of the database itself: a constraint, a trigger or a type of its owner's.
+    #[error("the database refuses the order: {message} ({sqlstate})")]
+    Database {
+        /// The server's code.
+        sqlstate: Arc<str>,
+        /// What the server says. For the operator: it names tables, and what it says is up to the owner.
+        message: Arc<str>,
+    },
 }
 
 /// Why the store did not do what it was asked. What was asked has then not happened, unless said otherwise.
@@ -160,7 +168,10 @@ pub enum StoreError {
     /// Entries, by their index, that can never be stored, of a batch that is to be stored whole or not at all.
     #[error("{} orders of the batch cannot be stored", .0.len())]
     Unstorable(Vec<(usize, Refusal)>),
-    /// Damaged or incompatible: trying again cannot help.
+    /// Not a store that this program can use, with nothing in it damaged: trying again cannot help.
+    #[error("store cannot be used as it is")]
+    Unfit(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// Damaged: trying again cannot help.
     #[error("store is damaged")]
     Damaged(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
@@ -341,19 +352,29 @@ pub trait Store: Clone + Send + Sync + 'static {
 impl Refusal {
     /// Whether the order it refuses would be lost if nobody kept it. An unknown order that is to be deleted would not.
     #[must_use]
-    pub fn is_loss(self) -> bool {
-        self != Self::Unknown
+    pub fn is_loss(&self) -> bool {
+        *self != Self::Unknown
     }
 
     /// The stable word for metrics and dead letters.
     #[must_use]
-    pub fn code(self) -> &'static str {
+    pub fn code(&self) -> &'static str {
         match self {
             Self::Unknown => "unknown",
             Self::OtherKind => "other_kind",
             Self::NoUser => "no_user",
             Self::NoPayload => "no_payload",
             Self::KeyReused => "key_reused",
+            Self::Database { .. } => "database",
+        }
+    }
+
+    /// What the sender may know of it: nothing of the inside of the database.
+    #[must_use]
+    pub fn public(&self) -> String {
+        match self {
+            Self::Database { sqlstate, .. } => format!("the database refuses the order (SQLSTATE {sqlstate})"),
+            other => other.to_string(),
         }
     }
 }
@@ -361,7 +382,7 @@ impl Refusal {
 /// What stops a batch that is to be stored whole or not at all.
 fn unstorable(batch: &Batch, outcomes: &[Outcome]) -> Result<(), StoreError> {
     let lost = |(index, outcome): (usize, &Outcome)| match outcome {
-        Outcome::Refused { refusal, .. } if refusal.is_loss() => Some((index, *refusal)),
+        Outcome::Refused { refusal, .. } if refusal.is_loss() => Some((index, refusal.clone())),
         _ => None,
     };
     let lost: Vec<_> = outcomes.iter().enumerate().filter_map(lost).collect();

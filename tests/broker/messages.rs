@@ -184,6 +184,23 @@ pub fn an_array_whose_orders_are_refused_is_one_dead_letter<C: Channel>() {
     assert_eq!((ledger["read"], ledger["stored"], ledger["rejected"]), (5, 3, 2), "{ledger:?}");
 }
 
+pub fn an_order_that_the_database_refuses_is_a_dead_letter_and_the_others_are_stored<C: Channel>() {
+    let (Some(database), Some(channel)) = (Database::create(), C::create(1)) else { return };
+    let url = database.url();
+    let mut server = Server::start(&channel.flags_with(&["--postgres", &url]));
+    database.query(&format!("ALTER TABLE orders ADD CONSTRAINT owners_rule CHECK (order_uid <> '{}')", wb_id(7)));
+    let places = channel.send(&(0..20).map(|n| Message::new(wb(n))).collect::<Vec<_>>());
+    channel.wait_acknowledged();
+    let letters = channel.letters();
+    assert_eq!(letters.iter().map(Letter::origin).collect::<Vec<_>>(), [places[7]], "{letters:?}");
+    let why = letters[0].header("__connect.errors.exception.message");
+    assert!(why.contains("\"owners_rule\"") && why.contains("23514"), "{why}");
+    let others: Vec<_> = (0..20).filter(|n| *n != 7).map(|n| (wb_id(n), wb(n), 1)).collect();
+    wait_orders(&server, &others);
+    let ledger = channel.stop(&mut server);
+    assert_eq!((ledger["read"], ledger["stored"], ledger["rejected"]), (20, 19, 1), "{ledger:?}");
+}
+
 /// Orders gather in the batch behind one that cannot be stored yet.
 pub fn versions_of_one_order_that_meet_in_a_batch_are_one_change<C: Channel>() {
     let (Some(database), Some(channel)) = (Database::create(), C::create(2)) else { return };

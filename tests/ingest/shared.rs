@@ -28,8 +28,9 @@ async fn while_the_store_cannot_say_what_others_changed_the_view_is_not_all_ther
     let (_trigger, shutdown) = lifecycle::shutdown();
     let (begun, has_begun) = tokio::sync::oneshot::channel();
     let news = Switch::default();
-    tokio::spawn(follow::run(Arc::clone(&view), store.clone(), None, news, begun, shutdown));
-    has_begun.await.unwrap();
+    let gate = lifecycle::Readiness::default().gate("store", "not started");
+    tokio::spawn(follow::run(Arc::clone(&view), store.clone(), None, news, (begun, gate), shutdown));
+    has_begun.await.unwrap().unwrap();
     view.set_complete();
     for round in 0..3 {
         until("an unknown id exists nowhere", || view.is_complete()).await;

@@ -6,9 +6,11 @@ mod commit;
 mod export;
 mod instances;
 mod lost_answer;
+mod refusals;
 #[cfg(feature = "embedded")]
 mod same_rules;
 mod schema;
+mod standby;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -20,7 +20,7 @@ async fn many_instances_migrate_at_once() {
         started.await.unwrap().unwrap();
     }
     assert_eq!(database.query("SELECT count(*) FROM orders"), ["8"]);
-    assert_eq!(database.query("SELECT number FROM schema_migrations ORDER BY 1"), ["1", "2"]);
+    assert_eq!(database.query("SELECT number FROM order_service_migrations ORDER BY 1"), ["1", "2"]);
 }
 
 #[tokio::test]
@@ -36,7 +36,11 @@ async fn forward_and_back_and_forward_again() {
     assert_eq!(maintenance.down().await.unwrap(), Some(2));
     assert_eq!(maintenance.down().await.unwrap(), Some(1));
     assert_eq!(maintenance.down().await.unwrap(), None);
-    assert_eq!(database.query(relations), ["schema_migrations", "schema_migrations_pkey"], "nothing is left");
+    assert_eq!(
+        database.query(relations),
+        ["order_service_migrations", "order_service_migrations_pkey"],
+        "nothing is left"
+    );
     assert_eq!(database.query("SELECT proname FROM pg_proc WHERE pronamespace = 'public'::regnamespace"), [""; 0]);
     assert_eq!(maintenance.up(false).await.unwrap(), [1, 2]);
     let status = maintenance.status().await.unwrap();
@@ -47,7 +51,7 @@ async fn forward_and_back_and_forward_again() {
 }
 
 #[test]
-fn plain_psql_can_run_every_file_twice() {
+fn plain_psql_can_run_every_file_and_a_second_time_changes_nothing() {
     let Some(database) = Database::create() else { return };
     let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/migrations/postgres");
     let files = |suffix: &str| {
@@ -60,19 +64,22 @@ fn plain_psql_can_run_every_file_twice() {
         let mut command = Command::new("psql");
         command.args(["-q", "-1", "-v", "ON_ERROR_STOP=1", "-d", &database.url(), "-f"]).arg(file);
         let output = command.output().expect("psql is there with the server");
-        assert!(output.status.success(), "{}: {}", file.display(), String::from_utf8_lossy(&output.stderr));
+        (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
     };
     let (up, mut down) = (files(".up.sql"), files(".down.sql"));
     assert_eq!((up.len(), down.len()), (3, 3));
-    for file in up.iter().flat_map(|file| [file, file]) {
-        psql(file);
+    for file in &up {
+        assert_eq!(psql(file), (true, String::new()), "{}", file.display());
+        let (is_done, error) = psql(file);
+        assert!(!is_done && error.contains("already exists"), "{}: {error}", file.display());
     }
-    assert_eq!(database.query("SELECT number FROM schema_migrations ORDER BY 1"), ["1", "2", "1001"]);
+    assert_eq!(database.query("SELECT number FROM order_service_migrations ORDER BY 1"), ["1", "2", "1001"]);
     down.reverse();
     for file in down.iter().flat_map(|file| [file, file]) {
-        psql(file);
+        let (is_done, error) = psql(file);
+        assert!(is_done, "{}: {error}", file.display());
     }
-    assert_eq!(database.query("SELECT count(*) FROM schema_migrations"), ["0"]);
+    assert_eq!(database.query("SELECT count(*) FROM order_service_migrations"), ["0"]);
 }
 
 #[tokio::test]
@@ -80,9 +87,48 @@ async fn a_schema_from_the_future_is_left_alone() {
     let Some(database) = Database::create() else { return };
     let mut maintenance = Maintenance::open(&database.config()).await.unwrap();
     maintenance.up(false).await.unwrap();
-    database.query("INSERT INTO schema_migrations (number, name) VALUES (900, 'later')");
+    database.query("INSERT INTO order_service_migrations (number, name) VALUES (900, 'later')");
     let error = maintenance.up(false).await.unwrap_err();
     assert!(matches!(error, MigrateError::Newer { found: 900, known: 2 }), "{error:?}");
     let error = database.store().commit(batch([wb("a", 1)])).await.unwrap_err();
-    assert!(matches!(error, StoreError::Damaged(_)), "waiting cannot help: {error:?}");
+    assert!(matches!(error, StoreError::Unfit(_)), "waiting cannot help: {error:?}");
+}
+
+#[tokio::test]
+async fn a_schema_whose_migrations_have_the_former_name_goes_on_working() {
+    let Some(database) = Database::create() else { return };
+    let mut maintenance = Maintenance::open(&database.config()).await.unwrap();
+    maintenance.up(false).await.unwrap();
+    database.query("ALTER TABLE order_service_migrations RENAME TO schema_migrations");
+    assert!(maintenance.up(false).await.unwrap().is_empty(), "all of it is there");
+    database.store().commit(batch([wb("a", 1)])).await.unwrap();
+    assert_eq!(maintenance.up(true).await.unwrap(), [1001]);
+    assert_eq!(database.query("SELECT number FROM order_service_migrations ORDER BY 1"), ["1", "2", "1001"]);
+    assert_eq!(database.query("SELECT count(*) FROM orders"), ["1"]);
+}
+
+#[tokio::test]
+async fn a_table_of_migrations_of_another_program_is_left_alone() {
+    let Some(database) = Database::create() else { return };
+    database.query("CREATE TABLE schema_migrations (version bigint PRIMARY KEY, dirty boolean NOT NULL)");
+    database.query("INSERT INTO schema_migrations VALUES (7, false)");
+    database.store().commit(batch([wb("a", 1)])).await.unwrap();
+    assert_eq!(database.query("SELECT version FROM schema_migrations"), ["7"]);
+}
+
+/// They were taken for the partitions of the new table, which then had none.
+#[tokio::test]
+async fn partitions_left_behind_by_a_rename_are_not_taken_over() {
+    let Some(database) = Database::create() else { return };
+    let mut maintenance = Maintenance::open(&database.config()).await.unwrap();
+    maintenance.up(false).await.unwrap();
+    database.query(
+        "ALTER TABLE orders RENAME TO orders_before; DROP TABLE order_service_migrations, positions, idempotency, outbox,
+         store_identity; DROP SEQUENCE orders_rank; DROP VIEW items, payments, payment, delivery, order_documents;
+         DROP FUNCTION order_whole; ALTER INDEX orders_pkey RENAME TO orders_before_pkey",
+    );
+    let error = maintenance.up(false).await.unwrap_err();
+    assert!(matches!(error, MigrateError::Foreign(_)), "{error:?}");
+    assert!(format!("{error:?}").contains("\\\"orders_p0\\\" already exists"), "{error:?}");
+    assert_eq!(database.query("SELECT to_regclass('order_service_migrations')"), ["NULL"], "nothing is recorded");
 }

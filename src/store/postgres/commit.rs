@@ -12,7 +12,7 @@ use tokio_postgres::error::{DbError, Severity, SqlState};
 use tokio_postgres::{CopyInSink, SimpleQueryMessage, Statement};
 
 use super::copy::{Common, Encoder};
-use super::errors::{classify, is_conflict, unreadable};
+use super::errors::{classify, is_conflict, refusal, unreadable};
 use super::session::Session;
 use super::{Postgres, order_id, outbox};
 use crate::id::{OrderId, Version};
@@ -44,12 +44,17 @@ enum Failure {
         transaction: i64,
         outcomes: Vec<Outcome>,
     },
+    /// The database does not take one of the orders, or something else that the batch writes.
+    Refused(Refusal),
     Store(StoreError),
 }
 
 impl From<tokio_postgres::Error> for Failure {
     fn from(error: tokio_postgres::Error) -> Self {
-        if is_conflict(&error) { Self::Conflict } else { Self::Store(classify(error)) }
+        if is_conflict(&error) {
+            return Self::Conflict;
+        }
+        refusal(&error).map_or_else(|| Self::Store(classify(error)), Self::Refused)
     }
 }
 
@@ -60,19 +65,50 @@ impl From<StoreError> for Failure {
 }
 
 impl Postgres {
+    /// What the database refuses is found and left out, or named where no sender waits.
     pub(super) async fn commit_batch(&self, batch: &Batch, turn: &mut Turn) -> Result<Vec<Outcome>, StoreError> {
+        let cause = match self.commit_whole(batch, turn).await? {
+            Ok(outcomes) => return Ok(outcomes),
+            Err(refusal) => refusal,
+        };
+        turn.wait().await;
+        let refused = super::refused::find(self, batch).await?;
+        if refused.is_empty() {
+            // It was about something else, or all together.
+            return Err(StoreError::Unavailable(cause.to_string().into()));
+        }
+        tracing::warn!(orders = refused.len(), first = %refused[0].1, "orders are refused by the database");
+        if batch.is_all_or_none {
+            return Err(StoreError::Unstorable(refused));
+        }
+        let mut refused: HashMap<usize, Refusal> = refused.into_iter().collect();
+        let mut rest = batch.clone();
+        let mut index = 0..;
+        rest.entries.retain(|_| !index.next().is_some_and(|index| refused.contains_key(&index)));
+        let stored = self.commit_whole(&rest, turn).await?;
+        let mut stored = stored.map_err(|refusal| StoreError::Unavailable(refusal.to_string().into()))?.into_iter();
+        let outcome = |(index, entry): (usize, &Entry)| match refused.remove(&index) {
+            Some(refusal) => Outcome::Refused { id: entry.order.id.clone(), refusal },
+            None => stored.next().expect("an outcome for each entry that was not refused"),
+        };
+        Ok(batch.entries.iter().enumerate().map(outcome).collect())
+    }
+
+    /// The inner error is that the database refuses something of it.
+    async fn commit_whole(&self, batch: &Batch, turn: &mut Turn) -> Result<Result<Vec<Outcome>, Refusal>, StoreError> {
         turn.may_begin().await;
         let mut trusts_hints = true;
         for _ in 0..CONFLICTS_MAX {
-            match self.attempt(batch, trusts_hints, turn).await {
-                Ok(outcomes) => return Ok(outcomes),
+            match self.attempt(batch, trusts_hints, turn, false).await {
+                Ok(outcomes) => return Ok(Ok(outcomes)),
+                Err(Failure::Refused(refusal)) => return Ok(Err(refusal)),
                 Err(Failure::Store(error)) => return Err(error),
                 Err(Failure::Conflict) => trusts_hints = false,
                 Err(Failure::Early) => turn.wait().await,
                 Err(Failure::Unknown { transaction, outcomes }) => {
                     tracing::warn!(transaction, "the answer to a commit was lost, asking what became of it");
                     if self.was_committed(transaction, batch, &outcomes).await? {
-                        return Ok(outcomes);
+                        return Ok(Ok(outcomes));
                     }
                     return Err(StoreError::Unavailable("the connection was lost before the commit".into()));
                 }
@@ -81,10 +117,37 @@ impl Postgres {
         Err(StoreError::Unavailable("other instances keep storing the same orders".into()))
     }
 
-    async fn attempt(&self, batch: &Batch, trusts_hints: bool, turn: &mut Turn) -> Result<Vec<Outcome>, Failure> {
+    /// What the database refuses of a batch without positions, if anything: it is written and taken back.
+    pub(super) async fn try_out(&self, batch: &Batch) -> Result<Option<Refusal>, StoreError> {
+        for _ in 0..CONFLICTS_MAX {
+            match self.attempt(batch, false, &mut Turn::default(), true).await {
+                Ok(_) => return Ok(None),
+                Err(Failure::Refused(refusal)) => return Ok(Some(refusal)),
+                Err(Failure::Store(error)) => return Err(error),
+                Err(Failure::Conflict | Failure::Early | Failure::Unknown { .. }) => {}
+            }
+        }
+        Err(StoreError::Unavailable("other instances keep storing the same orders".into()))
+    }
+
+    async fn attempt(
+        &self,
+        batch: &Batch,
+        trusts_hints: bool,
+        turn: &mut Turn,
+        is_trial: bool,
+    ) -> Result<Vec<Outcome>, Failure> {
         let mut session = self.0.writers.get().await?;
         session.is_open = true; // until it is known to be over
-        let result = self.transact(&session, batch, trusts_hints, turn).await;
+        let result = match self.transact(&session, batch, trusts_hints, turn).await {
+            Ok((_, outcomes)) if is_trial => {
+                // Constraints that wait for the end have their say too.
+                let taken_back = session.batch_execute("SET CONSTRAINTS ALL IMMEDIATE; ROLLBACK").await;
+                taken_back.map(|()| outcomes).map_err(Failure::from)
+            }
+            Ok((transaction, outcomes)) => commit(&session, transaction, outcomes).await,
+            Err(failure) => Err(failure),
+        };
         let is_over = match &result {
             Ok(_) => true,
             // A COPY may have been broken off with it.
@@ -101,7 +164,7 @@ impl Postgres {
         batch: &Batch,
         trusts_hints: bool,
         turn: &mut Turn,
-    ) -> Result<Vec<Outcome>, Failure> {
+    ) -> Result<(i64, Vec<Outcome>), Failure> {
         // Positions move one batch after the other. Where it is this one's turn already, a lost race shows at once.
         let is_early = !turn.has_come();
         let now = OffsetDateTime::from(SystemTime::now());
@@ -157,8 +220,7 @@ impl Postgres {
         }
         let changed = changed.finish().await?;
         if changed > 0 && affected(&session.simple_query(&statements.apply_changed).await?) != changed {
-            // The rows are locked, so this is a fault of ours; better no batch than half of one.
-            return Err(StoreError::Damaged("a locked row was changed by somebody else".into()).into());
+            return Err(dropped()); // the rows are locked, so no other transaction changed them
         }
         self.remember(session, &batch.entries, &outcomes, now).await?;
         if is_early {
@@ -169,11 +231,7 @@ impl Postgres {
             move_positions(session, batch).await??;
         }
         step("store-written");
-        match session.batch_execute("COMMIT").await {
-            Ok(()) => Ok(outcomes),
-            Err(error) if is_last_word(&error) => Err(Failure::Unknown { transaction, outcomes }),
-            Err(error) => Err(error.into()),
-        }
+        Ok((transaction, outcomes))
     }
 
     /// Keeps the answers to requests that may be repeated, and now and then drops old ones.
@@ -236,6 +294,20 @@ impl Postgres {
             tokio::time::sleep(RESOLVE_PAUSE).await;
         }
     }
+}
+
+async fn commit(session: &Session, transaction: i64, outcomes: Vec<Outcome>) -> Result<Vec<Outcome>, Failure> {
+    match session.batch_execute("COMMIT").await {
+        Ok(()) => Ok(outcomes),
+        Err(error) if is_last_word(&error) => Err(Failure::Unknown { transaction, outcomes }),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// A trigger has a row that was written disappear without a word.
+fn dropped() -> Failure {
+    let (sqlstate, message) = (SqlState::NO_DATA.code().into(), "a trigger dropped the row".into());
+    Failure::Refused(Refusal::Database { sqlstate, message })
 }
 
 /// Whether a connection ended with this error. A server that goes down may say so after a commit has become durable
@@ -398,7 +470,9 @@ impl<'s> Copy<'s> {
             self.encoder.finish();
             self.send().await?;
             if let Some(mut sink) = self.sink {
-                sink.as_mut().finish().await?;
+                if sink.as_mut().finish().await? != self.count {
+                    return Err(dropped());
+                }
             }
         }
         Ok(self.count)

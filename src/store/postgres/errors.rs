@@ -1,52 +1,87 @@
-//! What a failure of PostgreSQL means: the one table of errors that may pass by themselves.
+//! What a failure of PostgreSQL means: the one table of what may pass, what is about one order, and what stays.
 
-use tokio_postgres::error::SqlState;
+use tokio_postgres::error::{DbError, SqlState};
 
 use super::StoreError;
+use crate::store::Refusal;
 
-/// Whether the same statement may succeed later without anybody changing it.
-///
-/// The connection broke, the server is starting, stopping, full or read-only for a while, or another transaction was in
-/// the way. Anything else is a fault of the schema, of the rights or of this program, and stays one.
-pub(super) fn may_pass(error: &tokio_postgres::Error) -> bool {
-    error.code().is_none_or(state_may_pass) // without one it never reached the server, or never came back
+/// What is to be done about an error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Meaning {
+    /// The same statement may succeed later: the connection broke, the server is starting, stopping, full, read-only or
+    /// at fault for a while, a right is missing that may be granted, or another transaction was in the way.
+    MayPass,
+    /// A value, or a rule that the owner of the database made. Other orders may be taken.
+    OfOneOrder,
+    /// The schema is not the one this program knows.
+    Unfit,
+    /// The server found its own data damaged.
+    Damaged,
 }
 
-fn state_may_pass(code: &SqlState) -> bool {
-    matches!(
-        &code.code()[..2],
-        "08" // connection exception
-        | "40" // rollback: serialization, deadlock
-        | "53" // insufficient resources: disk, memory, connections
-        | "57" // operator intervention: shutdown, crash, start, statement timeout
-        | "58" // system error
-    ) || [
-        &SqlState::LOCK_NOT_AVAILABLE,
-        &SqlState::READ_ONLY_SQL_TRANSACTION, // a standby that is about to be promoted
-        &SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT,
-        &SqlState::INVALID_CATALOG_NAME, // the database is being made or restored
-        &SqlState::UNDEFINED_TABLE,      // the schema is being made, by hand or by another instance
+fn meaning(code: &SqlState) -> Meaning {
+    if [&SqlState::DATA_CORRUPTED, &SqlState::INDEX_CORRUPTED].contains(&code) {
+        return Meaning::Damaged;
+    }
+    if [
+        &SqlState::INSUFFICIENT_PRIVILEGE, // may be granted
+        &SqlState::UNDEFINED_TABLE,        // the schema is being made, by hand or by another instance
     ]
     .contains(&code)
+    {
+        return Meaning::MayPass;
+    }
+    match &code.code()[..2] {
+        "22" // data exception
+        | "23" // integrity constraint violation
+        | "44" // a view's check
+        | "P0" // raised by a trigger
+        => Meaning::OfOneOrder,
+        "42" // no such column, function or type, or another kind of thing
+        => Meaning::Unfit,
+        _ => Meaning::MayPass,
+    }
 }
 
-/// A key that a batch took for new is there.
+/// A key that a batch took for new is there. Keys of ours end like this; other unique indexes are the owner's.
 pub(super) fn is_conflict(error: &tokio_postgres::Error) -> bool {
-    error.code() == Some(&SqlState::UNIQUE_VIOLATION)
+    let constraint = error.as_db_error().and_then(DbError::constraint);
+    error.code() == Some(&SqlState::UNIQUE_VIOLATION) && constraint.is_some_and(|name| name.ends_with("_pkey"))
+}
+
+/// Why the database does not take an order, if that is what an error says.
+pub(super) fn refusal(error: &tokio_postgres::Error) -> Option<Refusal> {
+    let error = error.as_db_error().filter(|error| meaning(error.code()) == Meaning::OfOneOrder)?;
+    Some(Refusal::Database { sqlstate: error.code().code().into(), message: error.message().into() })
+}
+
+/// Whether something in the database is not what the schema says.
+pub(super) fn is_unfit(error: &tokio_postgres::Error) -> bool {
+    error.code().is_some_and(|code| meaning(code) == Meaning::Unfit)
+}
+
+fn store_error(code: Option<&SqlState>, error: Box<dyn std::error::Error + Send + Sync>) -> StoreError {
+    // Without a code it never reached the server, or never came back.
+    match code.map_or(Meaning::MayPass, meaning) {
+        Meaning::MayPass | Meaning::OfOneOrder => StoreError::Unavailable(error),
+        Meaning::Unfit => StoreError::Unfit(error),
+        Meaning::Damaged => StoreError::Damaged(error),
+    }
 }
 
 /// The store's word for an error.
 pub(super) fn classify(error: tokio_postgres::Error) -> StoreError {
-    if may_pass(&error) { StoreError::Unavailable(error.into()) } else { StoreError::Damaged(error.into()) }
+    store_error(error.code().cloned().as_ref(), error.into())
 }
 
 /// The same for an error that was read off a connection as its code and what it says.
 pub(super) fn classify_code(code: &str, message: &str) -> StoreError {
-    let error = format!("{message} ({code})").into();
-    if state_may_pass(&SqlState::from_code(code)) { StoreError::Unavailable(error) } else { StoreError::Damaged(error) }
+    // An answer without a code is no answer of PostgreSQL's.
+    let state = (code.len() == 5).then(|| SqlState::from_code(code));
+    store_error(state.as_ref(), format!("{message} ({code})").into())
 }
 
 /// A column is not what the schema says.
 pub(super) fn unreadable(error: tokio_postgres::Error) -> StoreError {
-    StoreError::Damaged(error.into())
+    StoreError::Unfit(error.into())
 }

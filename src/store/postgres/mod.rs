@@ -7,6 +7,8 @@ mod errors;
 mod offline;
 mod others;
 mod outbox;
+mod refused;
+mod rights;
 mod scan;
 mod schema;
 mod session;
@@ -24,7 +26,7 @@ use super::{Batch, Changes, Outcome, Page, Store, StoreError, Turn, Unpublished}
 use crate::id::{OrderId, Version};
 use crate::record::Checkpoint;
 use crate::snapshot::Snapshot;
-use errors::{classify, unreadable};
+use errors::{classify, is_unfit, unreadable};
 use session::{ConnectError, Failures, Manager, Session};
 
 pub use offline::{Live, Maintenance};
@@ -185,7 +187,7 @@ impl Postgres {
 }
 
 impl Connections {
-    /// A free connection, or why there is none. All of that may pass, but for a schema of a newer version.
+    /// A free connection, or why there is none. All of that may pass, but for a database that is not for this program.
     async fn get(&self) -> Result<bb8::PooledConnection<'_, Manager>, StoreError> {
         let failure = self.failures.next();
         let error = tokio::select! {
@@ -196,11 +198,11 @@ impl Connections {
             },
             error = failure => error,
         };
-        if matches!(*error, ConnectError::Migrate(MigrateError::Newer { .. })) {
-            Err(StoreError::Damaged(error.into()))
-        } else {
-            Err(StoreError::Unavailable(error.into()))
-        }
+        let may_pass = match &*error {
+            ConnectError::Connect(error) => !is_unfit(error),
+            ConnectError::Migrate(error) => error.may_pass(),
+        };
+        Err(if may_pass { StoreError::Unavailable(error.into()) } else { StoreError::Unfit(error.into()) })
     }
 }
 

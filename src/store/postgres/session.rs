@@ -14,8 +14,8 @@ pub(super) struct Manager {
     inner: PostgresConnectionManager<NoTls>,
     config: Arc<Config>,
     is_for_reading: bool,
-    /// Set once this pool knows that the schema is there.
-    migrated: OnceCell<()>,
+    /// Set once this pool knows that the database can be used and the schema is there.
+    checked: OnceCell<()>,
 }
 
 /// Why a connection could not be made.
@@ -66,7 +66,7 @@ impl bb8::ErrorSink<ConnectError> for Failures {
 impl Manager {
     pub(super) fn new(config: &Config, is_for_reading: bool) -> Self {
         let inner = PostgresConnectionManager::new(config.server.clone(), NoTls);
-        Self { inner, config: Arc::new(config.clone()), is_for_reading, migrated: OnceCell::new() }
+        Self { inner, config: Arc::new(config.clone()), is_for_reading, checked: OnceCell::new() }
     }
 }
 
@@ -76,9 +76,14 @@ impl bb8::ManageConnection for Manager {
 
     async fn connect(&self) -> Result<Session, ConnectError> {
         let mut client = self.inner.connect().await?;
-        if self.config.is_migrating {
-            self.migrated.get_or_try_init(|| async { schema::up(&mut client).await.map(|_| ()) }).await?;
-        }
+        let check = async {
+            if self.config.is_migrating {
+                schema::up(&mut client).await.map(drop)
+            } else {
+                schema::check(&client).await
+            }
+        };
+        self.checked.get_or_try_init(|| check).await?;
         Ok(Session::new(client, &self.config, self.is_for_reading).await?)
     }
 
@@ -137,11 +142,12 @@ impl Session {
                  SET synchronous_commit = on;
                  SET plan_cache_mode = {plans};
                  SET TimeZone = 'UTC';
-                 SET client_min_messages = warning;
-                 CREATE TEMPORARY TABLE orders_changed (LIKE orders) ON COMMIT DELETE ROWS"
+                 SET client_min_messages = warning"
             ))
             .await?;
         if !is_for_reading {
+            // Not where orders are only read, which a standby does too.
+            client.batch_execute("CREATE TEMPORARY TABLE orders_changed (LIKE orders) ON COMMIT DELETE ROWS").await?;
             others::announce_writer(&client, config.instance).await?;
         }
         let columns = copy::COLUMNS.join(", ");

@@ -211,10 +211,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_nobody_may_read_is_no_outage() {
+    async fn what_may_not_be_read_says_so() {
         let denied = message(b'E', b"SERROR\0C42501\0Mpermission denied for table orders_p0\0\0");
         let (_, result) = told(vec![denied]).await;
-        let Err(StoreError::Damaged(error)) = result else { panic!("{result:?}") };
+        let Err(StoreError::Unavailable(error)) = result else { panic!("{result:?}") };
         assert_eq!(error.to_string(), "permission denied for table orders_p0 (42501)");
     }
 

@@ -1,0 +1,144 @@
+//! What the database refuses: single orders, for want of a right, and altogether.
+
+use std::sync::Arc;
+
+use order_service::store::{Outcome, Refusal, Store, StoreError};
+
+use super::{LONG, batch, id, moved, wb};
+use crate::database::Database;
+use crate::server::{Server, until};
+use crate::servers::Private;
+
+/// Rules of the owner's: a CHECK, a trigger that raises, one that drops, one that waits for the COMMIT.
+const RULES: &str = "
+    ALTER TABLE orders ADD CONSTRAINT owners_check CHECK (order_uid <> 'checked');
+    CREATE FUNCTION owners_rule() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+        IF NEW.order_uid = 'raised' THEN RAISE EXCEPTION 'not this one'; END IF;
+        IF NEW.order_uid = 'dropped' THEN RETURN NULL; END IF;
+        RETURN NEW; END $$;
+    CREATE TRIGGER owners_rule BEFORE INSERT ON orders FOR EACH ROW EXECUTE FUNCTION owners_rule();
+    CREATE FUNCTION owners_late_rule() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+        IF NEW.order_uid = 'late' THEN RAISE EXCEPTION 'not this one either'; END IF;
+        RETURN NULL; END $$;
+    CREATE CONSTRAINT TRIGGER owners_late_rule AFTER INSERT ON orders DEFERRABLE INITIALLY DEFERRED
+        FOR EACH ROW EXECUTE FUNCTION owners_late_rule()";
+const REFUSED: [(&str, &str); 4] = [("checked", "23514"), ("raised", "P0001"), ("dropped", "02000"), ("late", "P0001")];
+
+#[tokio::test]
+async fn orders_that_the_database_refuses_are_found_and_the_others_stored() {
+    let Some(database) = Database::create() else { return };
+    let store = database.store();
+    store.commit(batch([wb("known", 1)])).await.unwrap();
+    database.query(RULES);
+    for (n, (uid, expected)) in REFUSED.into_iter().enumerate() {
+        let orders: Vec<_> = (0..20).map(|other| wb(&format!("o{n}-{other}"), 1)).collect();
+        let all = orders.iter().take(13).cloned().chain([wb(uid, 1), wb("known", 2 + n as u64)]);
+        let all: Vec<_> = all.chain(orders.iter().skip(13).cloned()).collect();
+        // A broker is told which one, with nothing stored.
+        let mut of_broker = Arc::unwrap_or_clone(moved(n as u64, n as u64 + 1, all.clone()));
+        of_broker.is_all_or_none = true;
+        let error = store.commit(Arc::new(of_broker)).await.unwrap_err();
+        let StoreError::Unstorable(refused) = error else { panic!("{uid}: {error:?}") };
+        let [(13, Refusal::Database { sqlstate, .. })] = &refused[..] else { panic!("{uid}: {refused:?}") };
+        assert_eq!(&**sqlstate, expected, "{uid}");
+        assert!(store.fetch(id(&format!("o{n}-0"))).await.unwrap().is_none());
+        // Senders that wait are told one by one, and the position moves.
+        let outcomes = store.commit(moved(n as u64, n as u64 + 1, all)).await.unwrap();
+        for (index, outcome) in outcomes.iter().enumerate() {
+            let is_refused = matches!(outcome, Outcome::Refused { refusal: Refusal::Database { .. }, .. });
+            assert_eq!(is_refused, index == 13, "{uid}: {index} {outcome:?}");
+        }
+        assert!(store.fetch(id(uid)).await.unwrap().is_none());
+        assert_eq!(store.fetch(id("known")).await.unwrap().unwrap().version(), 2 + n as u64);
+        assert_eq!(store.positions("test".into()).await.unwrap().next(3), n as u64 + 1);
+    }
+    assert_eq!(database.query("SELECT count(*) FROM orders"), ["81"]);
+}
+
+#[test]
+fn a_write_over_http_that_the_database_refuses_gets_422() {
+    let Some(database) = Database::create() else { return };
+    let server = Server::start(&["--postgres", &database.url(), "--profile", "lenient"]);
+    database.query(RULES);
+    for (uid, sqlstate) in REFUSED {
+        let reply = server.post("/orders", format!(r#"{{"order_uid":"{uid}"}}"#)).expect(422);
+        assert_eq!(reply.json()["code"], "refused_by_database");
+        assert!(reply.text().contains(sqlstate) && !reply.text().contains("orders_p"), "{}", reply.text());
+        server.post("/orders", format!(r#"{{"order_uid":"after-{uid}"}}"#)).expect(201);
+    }
+    server.get("/readyz").expect(200);
+}
+
+/// The service of a role that owns nothing but what it makes.
+fn url_of_role(database: &Database) -> String {
+    database.query("CREATE ROLE app LOGIN");
+    database.query(&format!("REVOKE TEMPORARY ON DATABASE {} FROM PUBLIC", database.name()));
+    database.query("REVOKE CREATE ON SCHEMA public FROM PUBLIC");
+    database.url().replacen("postgres@", "app@", 1)
+}
+
+fn wait_reason(server: &Server, reason: &str) {
+    until(reason, LONG, || {
+        let reply = server.get("/readyz");
+        (reply.status == 503 && reply.text().contains(reason)).then_some(())
+    });
+}
+
+#[test]
+fn rights_that_are_missing_are_named_and_waited_for() {
+    let Some(postgres) = Private::postgres() else { return };
+    let database = Database::create_on(postgres.url());
+    let server = Server::start_cold(&["--postgres", &url_of_role(&database), "--profile", "lenient"]);
+    wait_reason(&server, "permission denied for schema public");
+    database.query("GRANT CREATE ON SCHEMA public TO app");
+    wait_reason(&server, "TEMPORARY on the database");
+    database.query(&format!("GRANT TEMPORARY ON DATABASE {} TO app", database.name()));
+    server.wait_ready();
+    server.post("/orders", r#"{"order_uid":"a"}"#).expect(201);
+    database.query("REVOKE INSERT ON orders FROM app");
+    wait_reason(&server, "INSERT on orders");
+    let is_logged = |what: &str| server.log().iter().any(|line| line.contains(what));
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| server.post("/orders", r#"{"order_uid":"b"}"#).status);
+        until("the write waits", LONG, || is_logged("commit failed").then_some(()));
+        server.get("/order/a").expect(200);
+        database.query("GRANT INSERT ON orders TO app");
+        assert!([201, 503].contains(&waiting.join().unwrap()));
+    });
+    until("the write is stored", LONG, || (server.get("/order/b").status == 200).then_some(()));
+    server.wait_ready();
+    assert!(is_logged("INSERT on orders") && !is_logged("restore"), "{:#?}", server.log());
+}
+
+/// The start ends with 78 and says why.
+fn assert_refused(database: &Database, why: &str) {
+    // Told to die: it may do so before it serves.
+    let mut server = Server::start_in(&["--postgres", &database.url()], &[("RUST_BACKTRACE", "0")]);
+    let status = until("the start ends", LONG, || server.ended());
+    until(why, LONG, || server.log().iter().any(|line| line.contains(why)).then_some(()));
+    assert_eq!(status.code(), Some(78), "{:#?}", server.log());
+    assert!(!server.log().iter().any(|line| line.contains("restore")), "{:#?}", server.log());
+}
+
+#[test]
+fn a_start_in_a_database_of_others_ends_with_78_and_names_what_is_in_the_way() {
+    for name in ["orders", "delivery", "order_service_migrations"] {
+        let Some(database) = Database::create() else { return };
+        database.query(&format!("CREATE TABLE {name} (id bigint)"));
+        let exists = format!("relation \"{name}\" already exists");
+        let why = if name.ends_with("migrations") { "order_service_migrations.number does not exist" } else { &exists };
+        assert_refused(&database, why);
+        assert_eq!(database.query("SELECT count(*) FROM pg_class WHERE relnamespace = 'public'::regnamespace"), ["1"]);
+    }
+}
+
+#[test]
+fn a_start_in_a_database_that_is_not_utf8_ends_with_78() {
+    let Some(postgres) = Private::postgres() else { return };
+    let database = Database::create_on(postgres.url());
+    // In the place of the one of the test, so that it is named alike.
+    let (server, name) = (Database::create_on(postgres.url()), database.name().to_owned());
+    server.query(&format!("DROP DATABASE {name}"));
+    server.query(&format!("CREATE DATABASE {name} ENCODING LATIN1 TEMPLATE template0 LC_COLLATE 'C' LC_CTYPE 'C'"));
+    assert_refused(&database, "the encoding of the database is LATIN1");
+}
