@@ -72,7 +72,7 @@ mod tests {
         assert_eq!(Deadline(None).wait(most), most);
         assert_eq!(Deadline(Some(now + Duration::from_hours(2))).wait(most), most);
         let until_deadline = |seconds| Deadline(Some(now + Duration::from_secs(seconds))).wait(most);
-        assert!(until_deadline(1000) <= Duration::from_secs(900), "a tenth is the answer's");
+        assert!(until_deadline(1000) <= Duration::from_mins(15), "a tenth is the answer's");
         assert_eq!(Deadline(Some(now)).wait(most), Duration::ZERO);
     }
 }
