@@ -469,10 +469,10 @@ impl<'s> Copy<'s> {
         if self.count > 0 {
             self.encoder.finish();
             self.send().await?;
-            if let Some(mut sink) = self.sink {
-                if sink.as_mut().finish().await? != self.count {
-                    return Err(dropped());
-                }
+            if let Some(mut sink) = self.sink
+                && sink.as_mut().finish().await? != self.count
+            {
+                return Err(dropped());
             }
         }
         Ok(self.count)
