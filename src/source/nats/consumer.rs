@@ -203,7 +203,8 @@ impl Consumer {
                                 error.kind(),
                                 ConnectErrorKind::AuthorizationViolation | ConnectErrorKind::Authentication
                             );
-                            let why = if is_refused { "NATS refuses the credentials" } else { "NATS cannot be reached" };
+                            let why =
+                                if is_refused { "NATS refuses the credentials" } else { "NATS cannot be reached" };
                             self.gate.close(why);
                             Trouble(format!("{why}: {error}"))
                         }
