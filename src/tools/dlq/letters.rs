@@ -20,8 +20,7 @@ const SILENCE_MAX: Duration = Duration::from_secs(30);
 
 /// The topic of dead letters.
 pub(super) struct Letters {
-    consumer: BaseConsumer,
-    brokers: String,
+    config: Config,
     topic: String,
     all: Ranges,
 }
@@ -43,7 +42,7 @@ pub(super) struct Letter {
 impl Letters {
     /// Connects, and takes note of what is there.
     pub(super) fn open(config: &Config) -> anyhow::Result<Self> {
-        let consumer: BaseConsumer = config.reader().create().context("no client can be made for Kafka")?;
+        let consumer = reader(config)?;
         let topic = config.dlq_topic.clone();
         let metadata = cluster::look_up(consumer.client(), &config.brokers, &topic)?;
         let mut all = Ranges::new();
@@ -53,7 +52,7 @@ impl Letters {
                 .with_context(|| format!("what there is in {topic}, partition {partition}"))?;
             all.insert(partition, low..high);
         }
-        Ok(Self { consumer, brokers: config.brokers.clone(), topic, all })
+        Ok(Self { config: config.clone(), topic, all })
     }
 
     pub(super) fn topic(&self) -> &str {
@@ -103,10 +102,12 @@ impl Letters {
         for (&partition, range) in &left {
             start.add_partition_offset(&self.topic, partition, Offset::Offset(range.start))?;
         }
-        self.consumer.assign(&start)?;
+        // Its own client: one that has read before may still have the end of a partition to tell.
+        let consumer = reader(&self.config)?;
+        consumer.assign(&start)?;
         let (mut heard, mut last_error) = (Instant::now(), None);
         while !left.is_empty() {
-            match self.consumer.poll(Duration::from_millis(100)) {
+            match consumer.poll(Duration::from_millis(100)) {
                 Some(Ok(message)) => {
                     heard = Instant::now();
                     let Some(range) = left.get(&message.partition()) else { continue };
@@ -126,14 +127,17 @@ impl Letters {
                 Some(Err(error)) => last_error = Some(error),
                 None if heard.elapsed() > SILENCE_MAX => {
                     let error = last_error.map(|error| format!(": {error}")).unwrap_or_default();
-                    bail!("{} sent nothing for {} s{error}", self.brokers, SILENCE_MAX.as_secs());
+                    bail!("{} sent nothing for {} s{error}", self.config.brokers, SILENCE_MAX.as_secs());
                 }
                 None => {}
             }
         }
-        self.consumer.unassign()?;
         Ok(())
     }
+}
+
+fn reader(config: &Config) -> anyhow::Result<BaseConsumer> {
+    config.reader().create().context("no client can be made for Kafka")
 }
 
 fn letter(message: &BorrowedMessage<'_>) -> Letter {
