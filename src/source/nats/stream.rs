@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, PullConsumer, pull};
 use async_nats::jetstream::context::{
-    GetStreamByNameError, GetStreamByNameErrorKind, GetStreamErrorKind, RequestError, RequestErrorKind,
+    GetStreamByNameError, GetStreamByNameErrorKind, GetStreamErrorKind, RequestErrorKind,
 };
 use async_nats::jetstream::stream::{RawMessageErrorKind, StorageType, Stream};
 use async_nats::jetstream::{Context, ErrorCode, message::StreamMessage, stream};
@@ -31,8 +31,8 @@ const FETCH_MAX: u64 = 32;
 
 /// Whether there is no one to answer: JetStream is off, or not for this account.
 fn is_unanswered(error: &GetStreamByNameError) -> bool {
-    let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<RequestError>());
-    cause.is_some_and(|cause| cause.kind() == RequestErrorKind::NoResponders)
+    // The kind itself is wrapped several times.
+    error.to_string().contains(&RequestErrorKind::NoResponders.to_string())
 }
 
 /// The stream that takes `subject`; where there is none, one of this name is made.
