@@ -203,10 +203,13 @@ impl Consumer {
                                 error.kind(),
                                 ConnectErrorKind::AuthorizationViolation | ConnectErrorKind::Authentication
                             );
-                            let why =
-                                if is_refused { "NATS refuses the credentials" } else { "NATS cannot be reached" };
-                            self.gate.close(why);
-                            Trouble(format!("{why}: {error}"))
+                            let (state, what) = if is_refused {
+                                ("NATS refuses the credentials", "NATS refuses the credentials")
+                            } else {
+                                ("not connected to NATS", "NATS cannot be reached")
+                            };
+                            self.gate.close(state);
+                            Trouble(format!("{what}: {error}"))
                         }
                         Some(Ok(made)) => {
                             let context = ContextBuilder::new().timeout(LOOK_TIME).build(made.clone());
