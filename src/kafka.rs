@@ -1,4 +1,5 @@
-//! How Kafka is reached: broker settings become client configurations. Knows no topic's content.
+//! How Kafka is reached: broker settings become client configurations; what the binding cannot do is asked of the library
+//! itself (brokers, topic ids, headers). Knows no topic's content.
 
 pub mod broker_watch;
 pub mod topic_look;

@@ -20,7 +20,7 @@
 //! second surface over the same reader and inbox.
 //!
 //! **One rule for everybody**: a copy enters the view only if it is newer ([`snapshot::Snapshot::supersedes`]),
-//! whoever brings it. It makes ingest, warm-up and read-through safe beside each other; `tests/model.rs` and
+//! wherever it comes from. It makes ingest, warm-up and read-through safe beside each other; `tests/model.rs` and
 //! `tests/races.rs` check it.
 //!
 //! Floors look down only: `tests/layers.rs` holds the table of who may import whom and fails on any other edge.

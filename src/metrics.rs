@@ -198,7 +198,7 @@ impl Metrics {
         };
         let kafka = Kafka {
             lag,
-            stalls: counter("kafka_stalls_total", "Consumers that delivered nothing and were made anew."),
+            stalls: counter("kafka_stalls_total", "Consumers that delivered nothing and were replaced."),
             rebalances: counter("kafka_rebalances_total", "Times that partitions were given or taken."),
             stopped: gauge("kafka_stopped", "1 while a partition is not read: it ends before its stored position."),
             lost: counter("kafka_lost_messages_total", "Messages deleted from the topic before they were read."),
@@ -209,7 +209,7 @@ impl Metrics {
             redelivered: counter("nats_redelivered_total", "Messages of NATS that were delivered before."),
             filled: counter("nats_filled_total", "Messages read from the stream because their delivery was missing."),
             reconnects: counter("nats_reconnects_total", "Connections to NATS made after the first."),
-            stalls: counter("nats_stalls_total", "NATS consumers that delivered nothing and were made anew."),
+            stalls: counter("nats_stalls_total", "NATS consumers that delivered nothing and were replaced."),
             standby: gauge("nats_standby", "1 while another process reads the NATS stream into the same store."),
             stopped: gauge("nats_stopped", "1 while the NATS stream is not read: it ends before its stored position."),
             lost: counter("nats_lost_messages_total", "Messages deleted from the NATS stream before they were read."),

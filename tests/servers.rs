@@ -46,6 +46,11 @@ fn shared(variable: &str) -> Option<String> {
 /// Says aloud that this test goes without something; where `CI` is set nothing is skipped.
 pub fn skip(why: &str) {
     assert!(std::env::var_os("CI").is_none(), "{why}, and nothing is skipped where CI is set");
+    skip_anywhere(why);
+}
+
+/// The same for what a machine may rightly not allow, where `CI` is set too.
+pub fn skip_anywhere(why: &str) {
     let test = std::thread::current().name().unwrap_or("a test").to_owned();
     // Not `eprintln!`, which the harness keeps to itself as long as the test does not fail.
     let _ = std::io::stderr().write_all(format!("SKIPPED: {test}: {why}\n").as_bytes());

@@ -33,6 +33,9 @@ const DECODE_BURST: usize = 16;
 /// Failed tries at a batch that are logged each; of more, one in as many.
 const LOGGED_TRIES: u32 = 12;
 
+/// 2000-01-01. An earlier time stamp is of a producer that has no clock, and says nothing of how long its message took.
+const CLOCKS_SINCE_MS: u128 = 946_684_800_000;
+
 /// How orders are taken in.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -123,6 +126,7 @@ struct Write {
 
 /// What is to be published of a stored batch, what became of each entry, and since when nobody else could change them.
 type Stored = (Option<Parcel>, Vec<Outcome>, Instant);
+
 /// What is stored of partitions that were assigned.
 struct Start {
     /// Their positions.
@@ -131,10 +135,7 @@ struct Start {
     is_replaced: bool,
 }
 
-/// 2000-01-01. An earlier time stamp is of a producer that has no clock, and says nothing of how long its message took.
-const CLOCKS_SINCE_MS: u128 = 946_684_800_000;
-
-/// The stored positions of partitions that were assigned.
+/// Looks up where partitions start.
 type Starting = Pin<Box<dyn Future<Output = Result<(Vec<u32>, Start), IngestError>> + Send>>;
 
 /// Why a batch is not stored as it is.

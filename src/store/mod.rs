@@ -279,7 +279,7 @@ pub trait Store: Clone + Send + Sync + 'static {
     /// also `former#…`: of what was there before that which the source reads now.
     ///
     /// # Errors
-    /// [`StoreError::Unavailable`] or [`StoreError::Damaged`]; nothing is renamed then.
+    /// [`StoreError`]; nothing is renamed then.
     fn rename_positions(
         &self,
         former: Arc<str>,

@@ -9,11 +9,13 @@ use crate::database::Database;
 use crate::server::{Server, until};
 use crate::servers::Private;
 
-/// Rules of the owner's: a CHECK, a trigger that raises, one that drops, one that waits for the COMMIT.
+/// Rules of the owner's: a CHECK, a trigger that raises, also what a limit of the server is told by, one that drops, one
+/// that waits for the COMMIT.
 const RULES: &str = "
     ALTER TABLE orders ADD CONSTRAINT owners_check CHECK (order_uid <> 'checked');
     CREATE FUNCTION owners_rule() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
         IF NEW.order_uid = 'raised' THEN RAISE EXCEPTION 'not this one'; END IF;
+        IF NEW.order_uid = 'large' THEN RAISE EXCEPTION 'too large' USING ERRCODE = '54000'; END IF;
         IF NEW.order_uid = 'dropped' THEN RETURN NULL; END IF;
         RETURN NEW; END $$;
     CREATE TRIGGER owners_rule BEFORE INSERT ON orders FOR EACH ROW EXECUTE FUNCTION owners_rule();
@@ -22,7 +24,8 @@ const RULES: &str = "
         RETURN NULL; END $$;
     CREATE CONSTRAINT TRIGGER owners_late_rule AFTER INSERT ON orders DEFERRABLE INITIALLY DEFERRED
         FOR EACH ROW EXECUTE FUNCTION owners_late_rule()";
-const REFUSED: [(&str, &str); 4] = [("checked", "23514"), ("raised", "P0001"), ("dropped", "02000"), ("late", "P0001")];
+const REFUSED: [(&str, &str); 5] =
+    [("checked", "23514"), ("raised", "P0001"), ("large", "54000"), ("dropped", "02000"), ("late", "P0001")];
 
 #[tokio::test]
 async fn orders_that_the_database_refuses_are_found_and_the_others_stored() {
@@ -52,7 +55,7 @@ async fn orders_that_the_database_refuses_are_found_and_the_others_stored() {
         assert_eq!(store.fetch(id("known")).await.unwrap().unwrap().version(), 2 + n as u64);
         assert_eq!(store.positions("test".into()).await.unwrap().next(3), n as u64 + 1);
     }
-    assert_eq!(database.query("SELECT count(*) FROM orders"), ["81"]);
+    assert_eq!(database.query("SELECT count(*) FROM orders"), ["101"]);
 }
 
 #[test]

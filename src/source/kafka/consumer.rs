@@ -560,7 +560,6 @@ impl Consumer {
                     tracing::error!(partition, topic = self.config.topic, "{reason}");
                     let due = Instant::now() + STOPPED_PAUSE;
                     self.stopped.push(Stopped { partitions: partitions.to_vec(), reason, due });
-                    self.metrics.stopped.set(1);
                     self.tell_lag();
                     return;
                 }
@@ -732,6 +731,9 @@ impl Consumer {
                 if look.id != self.topic_id {
                     self.topic_id = look.id;
                     self.begin_again();
+                    // What is not started yet was offered as partitions of the former topic.
+                    self.is_offer_due |= !self.offered.is_empty();
+                    self.stopped.clear();
                 }
                 if self.is_offer_due && self.releasing.is_none() {
                     self.is_offer_due = false;

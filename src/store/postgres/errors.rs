@@ -35,6 +35,7 @@ fn meaning(code: &SqlState) -> Meaning {
         "22" // data exception
         | "23" // integrity constraint violation
         | "44" // a view's check
+        | "54" // larger than something there can be, such as an entry of the owner's index
         | "P0" // raised by a trigger
         => Meaning::OfOneOrder,
         "42" // no such column, function or type, or another kind of thing
