@@ -53,22 +53,6 @@ pub struct Outbox {
     batches: mpsc::Sender<Committed>,
 }
 
-/// The same without keeping the relay waiting for more: it ends once nobody holds an [`Outbox`].
-pub struct WeakOutbox {
-    contents: Contents,
-    pending: Arc<Mutex<Vec<Ack>>>,
-    batches: mpsc::WeakSender<Committed>,
-}
-
-impl WeakOutbox {
-    /// The outbox, while there is one.
-    #[must_use]
-    pub fn upgrade(&self) -> Option<Outbox> {
-        let batches = self.batches.upgrade()?;
-        Some(Outbox { contents: self.contents, pending: Arc::clone(&self.pending), batches })
-    }
-}
-
 /// The relay's end.
 pub type Batches = mpsc::Receiver<Committed>;
 
@@ -84,13 +68,6 @@ impl Outbox {
     #[must_use]
     pub fn with(&self, contents: Contents) -> Self {
         Self { contents, ..self.clone() }
-    }
-
-    /// The same without keeping the relay waiting.
-    #[must_use]
-    pub fn downgrade(&self) -> WeakOutbox {
-        let batches = self.batches.downgrade();
-        WeakOutbox { contents: self.contents, pending: Arc::clone(&self.pending), batches }
     }
 
     /// What is to be recorded with the next batch; `None` when there is nothing to publish.

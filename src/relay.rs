@@ -1,14 +1,19 @@
-//! Publishes what was committed: from memory as it is committed, and from the store what nobody looked after, because
-//! its instance died, Kafka was away, or there was more than there was room for.
+//! Publishes what was committed: from memory as it is committed, and from the store what was left behind, because its
+//! instance died, Kafka was away, or there was more than there was room for.
+//!
+//! A batch stays recorded until all of it has arrived and its orders were looked up after that: where another instance
+//! has changed one of them meanwhile, the newest copy may have reached the topic before this one, and is published
+//! again. So the last snapshot of an order in the topic is its newest, whichever instance ends when.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use time::OffsetDateTime;
 use tokio::sync::mpsc;
 
-use crate::id::OrderId;
+use crate::id::{OrderId, Version};
 use crate::kafka::Config;
 use crate::lifecycle::step;
 use crate::log::causes;
@@ -16,27 +21,43 @@ use crate::metrics;
 use crate::order::envelope::{Stamp, stamp};
 use crate::order::message;
 use crate::outbox::{Ack, Batches, Changed, Committed};
-use crate::record::Parcel;
+use crate::record::{Contents, Parcel};
 use crate::redis::Redis;
 use crate::snapshot::{Change, Kind, Snapshot, State};
-use crate::store::{Store, StoreError, Unpublished};
+use crate::store::{Page, Store, StoreError, Unpublished};
 use crate::topics::publisher::{Fate, Message, Publisher, Tracking};
 use crate::topics::{self, header};
 
-/// A batch that was recorded this long ago, and that nobody set out to publish since, is published from the store.
+/// A batch that was recorded this long ago, and was not taken over since, is published from the store.
 const ABANDONED: Duration = Duration::from_secs(3);
 /// How often is looked for such batches.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How many of them are taken at once.
-const TAKEN_MAX: usize = 16;
+const TAKEN_MAX: usize = 64;
 /// Batches on their way at once.
 const OUTGOING_MAX: usize = 1024;
-/// Published batches are forgotten together, this often.
-const FORGET_EVERY: Duration = Duration::from_millis(50);
+/// Batches that have arrived are settled together, this often.
+const SETTLE_EVERY: Duration = Duration::from_millis(10);
+/// Orders that are looked up together, but for those of one batch.
+const SETTLED_MAX: usize = 2000;
 /// Between two tries at something that is away.
 const PAUSE: Duration = Duration::from_secs(1);
 /// How long an end waits for what is on its way.
 const FLUSH: Duration = Duration::from_secs(5);
+
+/// What was published of the orders of a batch.
+type Versions = Vec<(OrderId, Version)>;
+
+/// What became of batches that have arrived.
+struct Settled {
+    /// How many are forgotten.
+    published: usize,
+    /// Those that cannot be yet, with their orders that are newer than what arrived.
+    newer: Vec<(i64, Page)>,
+}
+
+/// The same, or why it is not known, with the batches.
+type Settling = Result<Settled, (StoreError, Vec<(i64, Versions)>)>;
 
 /// What publishes.
 pub struct Relay<T> {
@@ -49,9 +70,13 @@ pub struct Relay<T> {
     /// What followers tell this store and this instance from others by.
     identity: Arc<OnceLock<String>>,
     origin: Arc<str>,
-    /// Batches of this instance on their way, and whether each came from the store.
-    outgoing: HashMap<i64, Vec<(OrderId, Snapshot)>>,
+    /// Batches on their way, and the versions of their orders that are.
+    outgoing: HashMap<i64, Versions>,
     crowded: HashSet<i64>,
+    /// Batches that were taken over and are still to be sent.
+    left_behind: VecDeque<Unpublished>,
+    /// Batches that have arrived and are still to be settled.
+    arrived: VecDeque<(i64, Versions)>,
     /// Where acknowledgements can be read, and those on their way.
     redis: Option<Redis>,
     results: HashMap<i64, Vec<(OrderId, String)>>,
@@ -82,6 +107,8 @@ impl<T: Store> Relay<T> {
             origin: Arc::clone(origin),
             outgoing: HashMap::new(),
             crowded: HashSet::new(),
+            left_behind: VecDeque::new(),
+            arrived: VecDeque::new(),
             redis: None,
             results: HashMap::new(),
             told,
@@ -96,24 +123,34 @@ impl<T: Store> Relay<T> {
         self
     }
 
-    /// Publishes until nobody can hand over anything any more.
+    /// Publishes until nothing can be handed over any more.
     pub async fn run(mut self, mut batches: Batches) {
         // Until the topics are there, what is committed waits in the store.
         if !self.begin(&mut batches).await {
             return;
         }
-        let mut forget = tokio::time::interval(FORGET_EVERY);
+        let mut settle = tokio::time::interval(SETTLE_EVERY);
         let mut look = tokio::time::interval(LOOK_EVERY);
-        for timer in [&mut forget, &mut look] {
+        for timer in [&mut settle, &mut look] {
             timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         }
-        let mut arrived = Vec::new();
+        let mut settling: Option<Pin<Box<dyn Future<Output = Settling> + Send>>> = None;
         loop {
+            let has_room = self.outgoing.len() < OUTGOING_MAX;
             tokio::select! {
                 biased;
-                Some((ticket, fate)) = self.fates.recv() => self.ended(ticket, fate, &mut arrived).await,
-                _ = forget.tick(), if !arrived.is_empty() => self.forget(&mut arrived).await,
-                committed = batches.recv(), if self.outgoing.len() < OUTGOING_MAX => match committed {
+                Some((ticket, fate)) = self.fates.recv() => self.ended(ticket, fate),
+                settled = async { settling.as_mut().expect("there is one").await }, if settling.is_some() => {
+                    settling = None;
+                    if settled.is_err() {
+                        settle.reset_after(PAUSE);
+                    }
+                    self.settled(settled).await;
+                }
+                _ = settle.tick(), if settling.is_none() && !self.arrived.is_empty() => {
+                    settling = Some(Box::pin(settled(self.store.clone(), self.take_arrived())));
+                }
+                committed = batches.recv(), if has_room => match committed {
                     Some(committed) => self.publish(committed).await,
                     None => break,
                 },
@@ -122,14 +159,27 @@ impl<T: Store> Relay<T> {
                     self.alone.recover();
                     self.take_over().await;
                 }
+                () = std::future::ready(()), if has_room && !self.left_behind.is_empty() => {
+                    self.send_left_behind().await;
+                }
             }
         }
         let publisher = self.publisher.clone();
         let _ = tokio::task::spawn_blocking(move || publisher.flush(FLUSH)).await;
-        while let Ok((ticket, fate)) = self.fates.try_recv() {
-            self.ended(ticket, fate, &mut arrived).await;
+        if let Some(settling) = settling {
+            self.settled(settling.await).await;
         }
-        self.forget(&mut arrived).await;
+        while let Ok((ticket, fate)) = self.fates.try_recv() {
+            self.ended(ticket, fate);
+        }
+        // What is newer is published by another instance, or by the next start.
+        while !self.arrived.is_empty() {
+            let arrived = self.take_arrived();
+            match settled(self.store.clone(), arrived).await {
+                Ok(Settled { published, .. }) => self.metrics.published.inc_by(published as u64),
+                Err(_) => return,
+            }
+        }
     }
 
     /// Finds out who this is and has the topics made. Returns whether there is anything left to do.
@@ -167,14 +217,17 @@ impl<T: Store> Relay<T> {
     async fn publish(&mut self, committed: Committed) {
         let Committed { parcel, changes, acks } = committed;
         step("publishing");
-        self.outgoing.insert(parcel.ticket, Vec::new());
-        self.metrics.outgoing.set(len(self.outgoing.len()));
         self.send(parcel, &changes, &acks).await;
     }
 
     /// Sends what is in a parcel. What became of it is told once all of it has arrived or failed.
     async fn send(&mut self, parcel: Parcel, changes: &[Changed], acks: &[Ack]) {
         let Parcel { ticket, contents } = parcel;
+        // Without snapshots it does not matter which version comes last.
+        let versions = changes.iter().filter(|_| contents.snapshots);
+        let versions = versions.map(|Changed { id, snapshot, .. }| (id.clone(), snapshot.version())).collect();
+        self.outgoing.insert(ticket, versions);
+        self.metrics.outgoing.set(len(self.outgoing.len()));
         let tracking = Tracking::new(ticket, self.told.clone());
         let identity = self.identity.get().map_or("", String::as_str);
         let publisher = if self.crowded.contains(&ticket) { &self.alone } else { &self.publisher };
@@ -225,8 +278,8 @@ impl<T: Store> Relay<T> {
     }
 
     /// A parcel has arrived, or not.
-    async fn ended(&mut self, ticket: i64, fate: Fate, arrived: &mut Vec<i64>) {
-        let Some(orders) = self.outgoing.remove(&ticket) else { return };
+    fn ended(&mut self, ticket: i64, fate: Fate) {
+        let Some(versions) = self.outgoing.remove(&ticket) else { return };
         self.metrics.outgoing.set(len(self.outgoing.len()));
         let results = self.results.remove(&ticket).unwrap_or_default();
         match fate {
@@ -236,25 +289,8 @@ impl<T: Store> Relay<T> {
                         redis.result(id, json);
                     }
                 }
-                // Somebody else may have changed and published some of what came from the store between our reading it
-                // and our publishing it. The newest must be the last of its order in the topic.
-                match self.changed_since(&orders).await {
-                    Ok(newer) if newer.is_empty() => {
-                        self.crowded.remove(&ticket);
-                        self.metrics.published.inc();
-                        arrived.push(ticket);
-                    }
-                    Ok(newer) => {
-                        let mut parcel = Parcel { ticket, contents: crate::record::Contents::default() };
-                        parcel.contents.snapshots = true;
-                        self.send_stored(parcel, newer).await;
-                    }
-                    // It stays recorded too: nobody knows whether it was the newest.
-                    Err(error) => {
-                        tracing::debug!(error = %causes(&error), "cannot look for newer copies");
-                        self.metrics.failures.inc();
-                    }
-                }
+                self.crowded.remove(&ticket);
+                self.arrived.push_back((ticket, versions));
             }
             // It stays recorded, and is taken up again.
             Fate::Crowded => drop(self.crowded.insert(ticket)),
@@ -262,56 +298,116 @@ impl<T: Store> Relay<T> {
         }
     }
 
-    async fn changed_since(&self, orders: &[(OrderId, Snapshot)]) -> Result<Vec<(OrderId, Snapshot)>, StoreError> {
-        let mut newer = Vec::new();
-        for (id, published) in orders {
-            let stored = self.store.fetch(id.clone()).await?;
-            newer.extend(stored.filter(|stored| stored.supersedes(published)).map(|stored| (id.clone(), stored)));
+    /// The next batches to settle together.
+    fn take_arrived(&mut self) -> Vec<(i64, Versions)> {
+        let mut orders = 0;
+        let first = self.arrived.iter().take_while(|(_, versions)| {
+            orders += versions.len();
+            orders <= SETTLED_MAX
+        });
+        let count = first.count().max(1).min(self.arrived.len());
+        self.arrived.drain(..count).collect()
+    }
+
+    async fn settled(&mut self, settled: Settling) {
+        match settled {
+            Ok(Settled { newer, published }) => {
+                self.metrics.published.inc_by(published as u64);
+                for (ticket, orders) in newer {
+                    let contents = Contents { snapshots: true, ..Contents::default() };
+                    self.send_stored(Parcel { ticket, contents }, orders).await;
+                }
+            }
+            Err((StoreError::Unavailable(_), arrived)) => {
+                for batch in arrived.into_iter().rev() {
+                    self.arrived.push_front(batch); // another time
+                }
+            }
+            Err((error, _)) => {
+                tracing::warn!(error = %causes(&error), "cannot forget what is published; it is published again");
+            }
         }
-        Ok(newer)
     }
 
     /// What an earlier process or a try of before left unpublished.
     async fn take_over(&mut self) {
-        if self.outgoing.len() >= OUTGOING_MAX {
+        if self.outgoing.len() >= OUTGOING_MAX || !self.left_behind.is_empty() {
             return;
         }
-        let taken = match self.store.unpublished(ABANDONED, TAKEN_MAX).await {
-            Ok(taken) => taken,
-            Err(error) => {
-                tracing::debug!(error = %causes(&error), "cannot look for unpublished batches");
-                return;
+        match self.store.unpublished(ABANDONED, TAKEN_MAX).await {
+            Ok(taken) => {
+                let is_waiting = |batch: &Unpublished| self.is_under_way(batch.parcel.ticket);
+                self.left_behind = taken.into_iter().filter(|batch| !is_waiting(batch)).collect();
             }
-        };
-        for Unpublished { parcel, orders } in taken {
-            if !self.outgoing.contains_key(&parcel.ticket) {
+            Err(error) => tracing::debug!(error = %causes(&error), "cannot look for unpublished batches"),
+        }
+    }
+
+    fn is_under_way(&self, ticket: i64) -> bool {
+        self.outgoing.contains_key(&ticket) || self.arrived.iter().any(|(arrived, _)| *arrived == ticket)
+    }
+
+    /// One after the other, so that no more of them than one and the producer's queue is in memory.
+    async fn send_left_behind(&mut self) {
+        let Some(Unpublished { parcel, ids }) = self.left_behind.pop_front() else { return };
+        let is_last = self.left_behind.is_empty();
+        match self.store.newer(ids.into_iter().map(|id| (id, 0)).collect()).await {
+            Ok(orders) => {
                 tracing::info!(orders = orders.len(), "publishing a batch that was left behind");
                 self.metrics.taken_over.inc();
                 self.send_stored(parcel, orders).await;
             }
-        }
-    }
-
-    async fn send_stored(&mut self, parcel: Parcel, orders: Vec<(OrderId, Snapshot)>) {
-        let changed = |(id, snapshot): &(OrderId, Snapshot)| {
-            let (id, snapshot) = (id.clone(), snapshot.clone());
-            Changed { change: snapshot.apparent_change(), id, snapshot }
-        };
-        let changes: Vec<Changed> = orders.iter().map(changed).collect();
-        let acks = if parcel.contents.acks { changes.iter().map(ack_of_stored).collect() } else { Vec::new() };
-        self.outgoing.insert(parcel.ticket, orders);
-        self.send(parcel, &changes, &acks).await;
-    }
-
-    async fn forget(&self, arrived: &mut Vec<i64>) {
-        match self.store.published(arrived.clone()).await {
-            Ok(()) => arrived.clear(),
-            Err(StoreError::Unavailable(_)) => {} // another time
             Err(error) => {
-                tracing::warn!(error = %causes(&error), "cannot forget what is published; it is published again");
-                arrived.clear();
+                tracing::debug!(error = %causes(&error), "cannot read what was left behind");
+                self.left_behind.clear(); // it is taken over again
+                return;
             }
         }
+        if is_last {
+            self.take_over().await; // there may be more
+        }
+    }
+
+    async fn send_stored(&mut self, parcel: Parcel, orders: Page) {
+        let changed = |(id, snapshot): (OrderId, Snapshot)| {
+            Changed { change: snapshot.apparent_change(), id, snapshot }
+        };
+        let changes: Vec<Changed> = orders.into_iter().map(changed).collect();
+        let acks = if parcel.contents.acks { changes.iter().map(ack_of_stored).collect() } else { Vec::new() };
+        self.send(parcel, &changes, &acks).await;
+    }
+}
+
+/// Looks up the orders of batches that have arrived, and forgets those of which nothing is newer by now. What another
+/// instance published before one of them had arrived was committed by then, and is found.
+///
+/// Dropped, it may have forgotten them all the same.
+async fn settled<T: Store>(store: T, arrived: Vec<(i64, Versions)>) -> Settling {
+    let known: Vec<_> = arrived.iter().flat_map(|(_, versions)| versions).cloned().collect();
+    let found = if known.is_empty() { Ok(Page::new()) } else { store.newer(known).await };
+    let newest: HashMap<OrderId, Snapshot> = match found {
+        Ok(found) => found.into_iter().collect(),
+        Err(error) => return Err((error, arrived)),
+    };
+    let of_batch = |versions: &Versions| -> Page {
+        let newer = versions.iter().filter_map(|(id, version)| {
+            let snapshot = newest.get(id).filter(|snapshot| snapshot.version() > *version)?;
+            Some((id.clone(), snapshot.clone()))
+        });
+        newer.collect()
+    };
+    let mut newer = Vec::new();
+    let mut published = Vec::new();
+    for (ticket, versions) in &arrived {
+        match of_batch(versions) {
+            orders if orders.is_empty() => published.push(*ticket),
+            orders => newer.push((*ticket, orders)),
+        }
+    }
+    let count = published.len();
+    match store.published(published).await {
+        Ok(()) => Ok(Settled { published: count, newer }),
+        Err(error) => Err((error, arrived)),
     }
 }
 

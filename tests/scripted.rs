@@ -26,7 +26,9 @@ pub struct Script {
     pub is_cut_off: AtomicBool,
     /// Batches that were left behind.
     pub unpublished: Mutex<VecDeque<Unpublished>>,
-    /// How often some of those were taken.
+    /// How often was looked for some.
+    pub looks: AtomicUsize,
+    /// How often some were taken.
     pub claims: AtomicUsize,
     /// Batches that are published.
     pub published: Mutex<Vec<i64>>,
@@ -101,8 +103,18 @@ impl Store for Scripted {
     async fn unpublished(&self, _: Duration, limit: usize) -> Result<Vec<Unpublished>, StoreError> {
         let mut left = self.0.unpublished.lock().unwrap();
         let count = limit.min(left.len());
+        self.0.looks.fetch_add(1, Ordering::SeqCst);
         self.0.claims.fetch_add(usize::from(count > 0), Ordering::SeqCst);
         Ok(left.drain(..count).collect())
+    }
+
+    async fn newer(&self, known: Vec<(OrderId, Version)>) -> Result<Page, StoreError> {
+        let orders = self.0.orders.lock().unwrap();
+        let newer = known.into_iter().filter_map(|(id, version)| {
+            let stored = orders.get(&id).filter(|stored| stored.version() > version)?.clone();
+            Some((id, stored))
+        });
+        Ok(newer.collect())
     }
 
     async fn published(&self, tickets: Vec<i64>) -> Result<(), StoreError> {

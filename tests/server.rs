@@ -379,11 +379,16 @@ pub struct Connection {
 impl Connection {
     /// Connects.
     pub fn open(address: SocketAddr) -> Self {
-        let stream = TcpStream::connect_timeout(&address, READ_TIME).expect("connected");
-        stream.set_read_timeout(Some(READ_TIME)).expect("a legal time");
-        stream.set_write_timeout(Some(READ_TIME)).expect("a legal time");
-        stream.set_nodelay(true).expect("a live socket");
-        Self { stream: BufReader::new(stream) }
+        Self::try_open(address).expect("connected")
+    }
+
+    /// Connects; the other side may be gone.
+    pub fn try_open(address: SocketAddr) -> io::Result<Self> {
+        let stream = TcpStream::connect_timeout(&address, READ_TIME)?;
+        stream.set_read_timeout(Some(READ_TIME))?;
+        stream.set_write_timeout(Some(READ_TIME))?;
+        stream.set_nodelay(true)?;
+        Ok(Self { stream: BufReader::new(stream) })
     }
 
     /// The socket.
@@ -410,6 +415,18 @@ impl Connection {
     pub fn request(&mut self, method: &str, path: &str, headers: &[(&str, &str)], body: impl AsRef<[u8]>) -> Reply {
         self.ask(method, path, headers, body);
         self.reply(method)
+    }
+
+    /// Sends a request and reads its answer; the other side may be gone.
+    pub fn try_request(
+        &mut self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: impl AsRef<[u8]>,
+    ) -> io::Result<Reply> {
+        self.try_send(request(method, path, headers, body.as_ref()))?;
+        self.try_reply(method)
     }
 
     /// `GET`.

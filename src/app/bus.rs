@@ -1,8 +1,7 @@
 //! How the instances of a service speak to each other and to workers: what they publish, and what they hear.
 
-use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::Context;
 use tokio::sync::oneshot;
@@ -16,7 +15,7 @@ use crate::kafka::{self, Workers, broker_watch};
 use crate::lifecycle::Switch;
 use crate::metrics::Metrics;
 use crate::order::message;
-use crate::outbox::{self, Batches, Changed, Outbox, WeakOutbox};
+use crate::outbox::{self, Batches, Outbox};
 use crate::record::Contents;
 use crate::redis::Redis;
 use crate::relay::Relay;
@@ -28,10 +27,6 @@ use crate::topics::{Groups, header};
 
 /// Writes that may wait for a worker at once; one more is answered 202 at once.
 const WAITERS_MAX: usize = 16_384;
-/// How long an order's last snapshot may be older than the order is.
-const LATE: Duration = Duration::from_secs(1);
-/// Orders of which that is watched at once; under more the topic is behind as a whole.
-const LATE_MAX: usize = 10_000;
 /// How often is looked whether there are workers.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
@@ -65,15 +60,8 @@ impl Bus {
         if let Some(topic) = &kafka.snapshots_topic
             && store.is_shareable()
         {
-            let mut following = Following {
-                view: Arc::clone(view),
-                redis: redis.cloned(),
-                instance: instance.clone(),
-                outbox: outbox.downgrade(),
-                late: HashMap::new(),
-                looked: Instant::now(),
-                scratch: Vec::new(),
-            };
+            let (view, redis, instance) = (Arc::clone(view), redis.cloned(), instance.clone());
+            let mut following = Following { view, redis, instance, scratch: Vec::new() };
             let tail = Tail::start(kafka, topic, news.clone(), move |message| following.hear(message));
             std::mem::forget(tail.context("cannot use Kafka")?); // for as long as the process lives
         }
@@ -137,57 +125,28 @@ impl Instance {
     }
 }
 
-/// Shows what others tell of their changes, and sees to it that the last snapshot of an order in the topic is its
-/// newest: two instances that change an order one right after the other may publish in the other order.
+/// Shows what others tell of their changes.
 struct Following {
     view: Arc<View>,
     redis: Option<Redis>,
     instance: Instance,
-    outbox: WeakOutbox,
-    /// Orders whose last snapshot is older than the order is, and since when. As a rule a newer one is on its way.
-    late: HashMap<OrderId, Instant>,
-    looked: Instant,
     scratch: Vec<u8>,
 }
 
 impl Following {
-    fn hear(&mut self, message: Option<&tail::Message<'_>>) {
-        if let Some(message) = message.filter(|message| self.instance.is_ours(message))
-            && let Some((id, snapshot)) = order(message, &mut self.scratch)
-        {
-            if self.view.peek(&id).is_some_and(|shown| shown.supersedes(&snapshot)) {
-                if self.late.len() < LATE_MAX {
-                    self.late.entry(id).or_insert_with(Instant::now);
-                }
-            } else {
-                self.late.remove(&id);
-                if message.header(header::ORIGIN) != Some(&self.instance.origin) {
-                    if let Some(redis) = &self.redis {
-                        redis.note(&id, &snapshot); // whoever tells of it has written it
-                    }
-                    let change = snapshot.apparent_change();
-                    self.view.hear(Event { id, snapshot, change });
-                }
-            }
+    fn hear(&mut self, message: &tail::Message<'_>) {
+        if !self.instance.is_ours(message) || message.header(header::ORIGIN) == Some(&self.instance.origin) {
+            return;
         }
-        if self.looked.elapsed() >= LATE / 4 {
-            self.looked = Instant::now();
-            self.publish_late();
+        let Some((id, snapshot)) = order(message, &mut self.scratch) else { return };
+        if self.view.peek(&id).is_some_and(|shown| shown.supersedes(&snapshot)) {
+            return;
         }
-    }
-
-    fn publish_late(&mut self) {
-        let overdue = self.late.extract_if(|_, since| since.elapsed() >= LATE);
-        let newest = overdue.filter_map(|(id, _)| self.view.peek(&id).map(|snapshot| (id, snapshot)));
-        let changed =
-            |(id, snapshot): (OrderId, Snapshot)| Changed { change: snapshot.apparent_change(), id, snapshot };
-        let changes: Vec<_> = newest.map(changed).collect();
-        if let Some(outbox) = self.outbox.upgrade().filter(|_| !changes.is_empty())
-            && let Some(parcel) = outbox.parcel()
-        {
-            tracing::debug!(orders = changes.len(), "snapshots overtook one another, publishing the newest again");
-            outbox.hand_over(parcel, changes);
+        if let Some(redis) = &self.redis {
+            redis.note(&id, &snapshot); // the instance that tells of it has written it
         }
+        let change = snapshot.apparent_change();
+        self.view.hear(Event { id, snapshot, change });
     }
 }
 
@@ -209,7 +168,6 @@ fn listen(config: &kafka::Config, acks: &Acks, instance: Instance) -> anyhow::Re
     let switch = Switch::default();
     let told = acks.clone();
     let tail = Tail::start(config, &config.ack_topic, switch.clone(), move |message| {
-        let Some(message) = message else { return };
         let store = message.header(header::STORE);
         let is_ours = store.is_none() || store == instance.store.get().map(String::as_str);
         let of = || message.value().and_then(message::acknowledged);

@@ -238,6 +238,10 @@ impl Store for AnyStore {
         on!(self, store => store.unpublished(age, limit).await)
     }
 
+    async fn newer(&self, known: Vec<(OrderId, Version)>) -> Result<Page, StoreError> {
+        on!(self, store => store.newer(known).await)
+    }
+
     async fn published(&self, tickets: Vec<i64>) -> Result<(), StoreError> {
         on!(self, store => store.published(tickets).await)
     }

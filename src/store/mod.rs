@@ -190,8 +190,8 @@ pub struct Changes {
 pub struct Unpublished {
     /// What was to be published of it.
     pub parcel: Parcel,
-    /// The orders that it was the last to change, as it left them.
-    pub orders: Page,
+    /// The orders that it is about. What it did not change after all may be among them.
+    pub ids: Vec<OrderId>,
 }
 
 /// A page of live orders, newest first.
@@ -298,6 +298,14 @@ pub trait Store: Clone + Send + Sync + 'static {
         _limit: usize,
     ) -> impl Future<Output = Result<Vec<Unpublished>, StoreError>> + Send {
         std::future::ready(Ok(Vec::new()))
+    }
+
+    /// Those of these orders that are stored in a newer version than is said here, as they are, in no particular order.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] or [`StoreError::Damaged`].
+    fn newer(&self, _known: Vec<(OrderId, Version)>) -> impl Future<Output = Result<Page, StoreError>> + Send {
+        std::future::ready(Ok(Page::new()))
     }
 
     /// Forgets batches that are published.

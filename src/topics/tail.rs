@@ -57,7 +57,7 @@ impl Message<'_> {
 }
 
 impl Tail {
-    /// Starts a thread that hands each message to `take`, and `None` when there was none for a moment, while `switch` is wanted; live is when everything written to
+    /// Starts a thread that hands each message to `take`, while `switch` is wanted; live is when everything written to
     /// the topic from a moment after it was wanted has been handed over or is about to be. Neither the brokers nor the
     /// topic need be there yet.
     ///
@@ -67,7 +67,7 @@ impl Tail {
         config: &Config,
         topic: &str,
         switch: Switch,
-        take: impl FnMut(Option<&Message<'_>>) + Send + 'static,
+        take: impl FnMut(&Message<'_>) + Send + 'static,
     ) -> anyhow::Result<Self> {
         let is_over = Arc::new(AtomicBool::new(false));
         let mut settings = config.watched(config.reader());
@@ -109,7 +109,7 @@ struct Reading {
 }
 
 impl Reading {
-    fn run(mut self, mut take: impl FnMut(Option<&Message<'_>>)) {
+    fn run(mut self, mut take: impl FnMut(&Message<'_>)) {
         while !self.is_over.load(Ordering::Acquire) {
             self.client.context().brokers.recover(self.client.client(), self.config.bootstrap());
             let is_wanted = self.switch.is_wanted();
@@ -126,10 +126,10 @@ impl Reading {
                 continue;
             }
             match self.client.poll(POLL) {
-                None => take(None),
+                None => {}
                 Some(Ok(message)) => {
                     self.next.insert(message.partition(), message.offset() + 1);
-                    take(Some(&Message(message)));
+                    take(&Message(message));
                 }
                 Some(Err(error)) => self.trouble(&error),
             }

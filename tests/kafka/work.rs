@@ -445,14 +445,9 @@ impl Load {
                 while !is_over.load(Ordering::Relaxed) {
                     n += 1;
                     let address = addresses.lock().unwrap()[n as usize % 2];
-                    let asked = std::panic::catch_unwind(|| {
-                        Connection::open(address).request(
-                            "POST",
-                            "/orders",
-                            &[("Content-Type", "application/json")],
-                            order(n),
-                        )
-                    });
+                    let json = [("Content-Type", "application/json")];
+                    let asked = Connection::try_open(address)
+                        .and_then(|mut connection| connection.try_request("POST", "/orders", &json, order(n)));
                     match asked {
                         Ok(reply) if matches!(reply.status, 201 | 202) => {
                             late += u64::from(reply.status == 202);
@@ -575,6 +570,32 @@ fn what_a_dead_instance_did_not_publish_is_published_by_another() {
         });
     }
     flow.wait_published();
+}
+
+#[test]
+fn an_event_that_a_dead_instance_did_not_publish_is_published_whatever_became_of_its_order() {
+    let Some(flow) = Flow::new() else { return };
+    let environment = [&flow.environment()[..], &[("ORDER_DIE_AT", "committed:1")]].concat();
+    let mut dying = Server::start_in(&flow.flags(&["--kafka-workers", "auto"]), &environment);
+    dying.wait_ready();
+    let json = [("Content-Type", "application/json")];
+    let asked = Connection::open(dying.address()).try_request("POST", "/orders", &json, order(9));
+    assert!(asked.is_err(), "it is not answered for");
+    dying.wait();
+    // Another writer, such as the topic of orders, comes first.
+    let change = "UPDATE orders SET version = 2, changed_in = pg_current_xact_id()::text::bigint RETURNING order_uid";
+    let changed = flow.database.query(change);
+    let other = flow.start(&[]);
+    for topic in [&flow.names.events, &flow.names.snapshots] {
+        until("it is published", RECOVERY, || {
+            let letters = flow.read(topic);
+            let of_order = letters.iter().find(|letter| letter.key() == changed[0])?;
+            assert_eq!(of_order.header("version"), "2", "as it is now");
+            Some(())
+        });
+    }
+    flow.wait_published();
+    drop(other);
 }
 
 #[test]

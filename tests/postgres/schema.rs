@@ -20,19 +20,20 @@ async fn many_instances_migrate_at_once() {
         started.await.unwrap().unwrap();
     }
     assert_eq!(database.query("SELECT count(*) FROM orders"), ["8"]);
-    assert_eq!(database.query("SELECT number FROM order_service_migrations ORDER BY 1"), ["1", "2"]);
+    assert_eq!(database.query("SELECT number FROM order_service_migrations ORDER BY 1"), ["1", "2", "3"]);
 }
 
 #[tokio::test]
 async fn forward_and_back_and_forward_again() {
     let Some(database) = Database::create() else { return };
     let mut maintenance = Maintenance::open(&database.config()).await.unwrap();
-    assert_eq!(maintenance.up(true).await.unwrap(), [1, 2, 1001]);
+    assert_eq!(maintenance.up(true).await.unwrap(), [1, 2, 3, 1001]);
     assert!(maintenance.up(true).await.unwrap().is_empty(), "twice changes nothing");
     let relations = "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace ORDER BY relname";
     let all = database.query(relations);
     assert!(all.contains(&"orders_p3".into()) && all.contains(&"orders_customer_id".into()), "{all:?}");
     assert_eq!(maintenance.down().await.unwrap(), Some(1001));
+    assert_eq!(maintenance.down().await.unwrap(), Some(3));
     assert_eq!(maintenance.down().await.unwrap(), Some(2));
     assert_eq!(maintenance.down().await.unwrap(), Some(1));
     assert_eq!(maintenance.down().await.unwrap(), None);
@@ -42,11 +43,11 @@ async fn forward_and_back_and_forward_again() {
         "nothing is left"
     );
     assert_eq!(database.query("SELECT proname FROM pg_proc WHERE pronamespace = 'public'::regnamespace"), [""; 0]);
-    assert_eq!(maintenance.up(false).await.unwrap(), [1, 2]);
+    assert_eq!(maintenance.up(false).await.unwrap(), [1, 2, 3]);
     let status = maintenance.status().await.unwrap();
     assert_eq!(
         status.iter().map(|(step, applied)| (step.number, *applied)).collect::<Vec<_>>(),
-        [(1, true), (2, true), (1001, false)]
+        [(1, true), (2, true), (3, true), (1001, false)]
     );
 }
 
@@ -67,13 +68,13 @@ fn plain_psql_can_run_every_file_and_a_second_time_changes_nothing() {
         (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
     };
     let (up, mut down) = (files(".up.sql"), files(".down.sql"));
-    assert_eq!((up.len(), down.len()), (3, 3));
+    assert_eq!((up.len(), down.len()), (4, 4));
     for file in &up {
         assert_eq!(psql(file), (true, String::new()), "{}", file.display());
         let (is_done, error) = psql(file);
         assert!(!is_done && error.contains("already exists"), "{}: {error}", file.display());
     }
-    assert_eq!(database.query("SELECT number FROM order_service_migrations ORDER BY 1"), ["1", "2", "1001"]);
+    assert_eq!(database.query("SELECT number FROM order_service_migrations ORDER BY 1"), ["1", "2", "3", "1001"]);
     down.reverse();
     for file in down.iter().flat_map(|file| [file, file]) {
         let (is_done, error) = psql(file);
@@ -89,7 +90,7 @@ async fn a_schema_from_the_future_is_left_alone() {
     maintenance.up(false).await.unwrap();
     database.query("INSERT INTO order_service_migrations (number, name) VALUES (900, 'later')");
     let error = maintenance.up(false).await.unwrap_err();
-    assert!(matches!(error, MigrateError::Newer { found: 900, known: 2 }), "{error:?}");
+    assert!(matches!(error, MigrateError::Newer { found: 900, known: 3 }), "{error:?}");
     let error = database.store().commit(batch([wb("a", 1)])).await.unwrap_err();
     assert!(matches!(error, StoreError::Unfit(_)), "waiting cannot help: {error:?}");
 }
@@ -103,7 +104,7 @@ async fn a_schema_whose_migrations_have_the_former_name_goes_on_working() {
     assert!(maintenance.up(false).await.unwrap().is_empty(), "all of it is there");
     database.store().commit(batch([wb("a", 1)])).await.unwrap();
     assert_eq!(maintenance.up(true).await.unwrap(), [1001]);
-    assert_eq!(database.query("SELECT number FROM order_service_migrations ORDER BY 1"), ["1", "2", "1001"]);
+    assert_eq!(database.query("SELECT number FROM order_service_migrations ORDER BY 1"), ["1", "2", "3", "1001"]);
     assert_eq!(database.query("SELECT count(*) FROM orders"), ["1"]);
 }
 

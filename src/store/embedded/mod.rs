@@ -17,7 +17,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use super::{Batch, Outcome, Page, Store, StoreError, Unpublished};
 use crate::background;
-use crate::id::OrderId;
+use crate::id::{OrderId, Version};
 use crate::record::Checkpoint;
 use crate::snapshot::Snapshot;
 use crate::store::rules::column;
@@ -507,6 +507,10 @@ impl Store for Embedded {
 
     async fn unpublished(&self, age: Duration, limit: usize) -> Result<Vec<Unpublished>, StoreError> {
         self.read(move |connection| outbox::unpublished(connection, age, limit)).await
+    }
+
+    async fn newer(&self, known: Vec<(OrderId, Version)>) -> Result<Page, StoreError> {
+        self.read(move |connection| outbox::newer(connection, &known)).await
     }
 
     async fn published(&self, tickets: Vec<i64>) -> Result<(), StoreError> {

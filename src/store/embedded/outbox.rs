@@ -5,10 +5,10 @@ use std::time::{Duration, SystemTime};
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::snapshot;
-use crate::id::OrderId;
+use crate::id::{OrderId, Version};
 use crate::record::Parcel;
-use crate::store::Unpublished;
-use crate::store::rules::column;
+use crate::store::rules::{column, signed};
+use crate::store::{Page, Unpublished};
 
 /// See [`crate::store::Store::unpublished`]. No other process can have set out to publish anything.
 pub(super) fn unpublished(connection: &Connection, age: Duration, limit: usize) -> rusqlite::Result<Vec<Unpublished>> {
@@ -18,23 +18,28 @@ pub(super) fn unpublished(connection: &Connection, age: Duration, limit: usize) 
     let mut recorded = connection.prepare_cached(
         "SELECT ticket, contents, uids FROM outbox WHERE created_at <= ? ORDER BY created_at, rowid LIMIT ?",
     )?;
-    let mut fetch =
-        connection.prepare_cached("SELECT seq, state + 4 * kind, version, body FROM orders WHERE uid = ?")?;
-    let mut scratch = Vec::new();
     let mut batches = Vec::new();
     let mut rows = recorded.query(params![before, limit])?;
     while let Some(row) = rows.next()? {
         let parcel = Parcel { ticket: row.get(0)?, contents: column::to_contents(row.get(1)?) };
-        let mut orders = Vec::new();
-        for uid in row.get_ref(2)?.as_str()?.lines() {
-            let stored = fetch.query_row([uid], |row| snapshot(row, &mut scratch)).optional()?;
-            if let (Some(stored), Ok(id)) = (stored, OrderId::parse(uid.as_bytes())) {
-                orders.push((id, stored));
-            }
-        }
-        batches.push(Unpublished { parcel, orders });
+        let uids = row.get_ref(2)?.as_str()?;
+        let ids = uids.lines().filter_map(|uid| OrderId::parse(uid.as_bytes()).ok()).collect();
+        batches.push(Unpublished { parcel, ids });
     }
     Ok(batches)
+}
+
+/// See [`crate::store::Store::newer`].
+pub(super) fn newer(connection: &Connection, known: &[(OrderId, Version)]) -> rusqlite::Result<Page> {
+    let mut fetch = connection
+        .prepare_cached("SELECT seq, state + 4 * kind, version, body FROM orders WHERE uid = ? AND version > ?")?;
+    let mut scratch = Vec::new();
+    let mut found = Page::new();
+    for (id, version) in known {
+        let stored = fetch.query_row(params![&*id.text(), signed(*version)], |row| snapshot(row, &mut scratch));
+        found.extend(stored.optional()?.map(|stored| (id.clone(), stored)));
+    }
+    Ok(found)
 }
 
 /// See [`crate::store::Store::published`].

@@ -179,7 +179,7 @@ impl Postgres {
             async { if is_early { Ok(Ok(())) } else { move_positions(session, batch).await } },
             load_keys(session, &work.keys, now),
             load_rows(session, &work.maybe_known),
-            outbox::record(session, batch.parcel),
+            outbox::record(session, batch),
         )?;
         moved?;
         work.known(known)?;

@@ -284,6 +284,10 @@ impl Store for Postgres {
         self.claim_unpublished(age, limit).await
     }
 
+    async fn newer(&self, known: Vec<(OrderId, Version)>) -> Result<Page, StoreError> {
+        self.newer_than(&known).await
+    }
+
     async fn published(&self, tickets: Vec<i64>) -> Result<(), StoreError> {
         self.forget_published(tickets).await
     }

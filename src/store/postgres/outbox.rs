@@ -1,4 +1,4 @@
-//! Batches that are committed and not yet published. Shared by all instances: whoever finds one that nobody has looked
+//! Batches that are committed and not yet published. Shared by all instances: one that finds a batch that was not looked
 //! after for a while takes it over.
 
 use std::time::Duration;
@@ -6,15 +6,18 @@ use std::time::Duration;
 use super::errors::{classify, unreadable};
 use super::session::Session;
 use super::{Postgres, order_id, snapshot};
+use crate::id::{OrderId, Version};
 use crate::record::Parcel;
 use crate::store::rules::{column, signed};
-use crate::store::{StoreError, Unpublished};
+use crate::store::{Batch, Page, StoreError, Unpublished};
 
-/// Notes in the transaction under way what is to be published of it.
-pub(super) async fn record<E: From<tokio_postgres::Error>>(session: &Session, parcel: Option<Parcel>) -> Result<(), E> {
-    if let Some(Parcel { ticket, contents }) = parcel {
+/// Notes in the transaction under way what is to be published of it: of every order that the batch names, since what
+/// becomes of them is not known yet.
+pub(super) async fn record<E: From<tokio_postgres::Error>>(session: &Session, batch: &Batch) -> Result<(), E> {
+    if let Some(Parcel { ticket, contents }) = batch.parcel {
         let contents = column::of_contents(contents);
-        session.execute(&session.statements.record, &[&ticket, &contents]).await?;
+        let uids: Vec<String> = batch.entries.iter().map(|entry| entry.order.id.to_string()).collect();
+        session.execute(&session.statements.record, &[&ticket, &contents, &uids]).await?;
     }
     Ok(())
 }
@@ -25,19 +28,27 @@ impl Postgres {
         let limit = signed(limit as u64);
         let claimed =
             session.query(&session.statements.claim, &[&age.as_secs_f64(), &limit]).await.map_err(classify)?;
-        let mut scratch = Vec::new();
         let mut batches = Vec::with_capacity(claimed.len());
         for row in &claimed {
             let contents = column::to_contents(row.try_get(1).map_err(unreadable)?);
             let parcel = Parcel { ticket: row.try_get(0).map_err(unreadable)?, contents };
             let changed_in: i64 = row.try_get(2).map_err(unreadable)?;
-            let rows = session.query(&session.statements.changed_by, &[&changed_in]).await.map_err(classify)?;
-            let orders = rows.iter().map(|row| Ok((order_id(row)?, snapshot(row, &mut scratch)?)));
-            let orders = orders.collect::<Result<_, StoreError>>()?;
-            batches.push((changed_in, Unpublished { parcel, orders }));
+            let uids: Vec<&str> = row.try_get(3).map_err(unreadable)?;
+            let ids = uids.into_iter().map(|uid| OrderId::parse(uid.as_bytes()));
+            let ids = ids.collect::<Result<_, _>>().map_err(|error| StoreError::Damaged(error.into()))?;
+            batches.push((changed_in, Unpublished { parcel, ids }));
         }
         batches.sort_unstable_by_key(|(changed_in, _)| *changed_in);
         Ok(batches.into_iter().map(|(_, batch)| batch).collect())
+    }
+
+    pub(super) async fn newer_than(&self, known: &[(OrderId, Version)]) -> Result<Page, StoreError> {
+        let session = self.reader().await?;
+        let uids: Vec<String> = known.iter().map(|(id, _)| id.to_string()).collect();
+        let versions: Vec<i64> = known.iter().map(|(_, version)| signed(*version)).collect();
+        let rows = session.query(&session.statements.newer, &[&uids, &versions]).await.map_err(classify)?;
+        let mut scratch = Vec::new();
+        rows.iter().map(|row| Ok((order_id(row)?, snapshot(row, &mut scratch)?))).collect()
     }
 
     pub(super) async fn forget_published(&self, tickets: Vec<i64>) -> Result<(), StoreError> {

@@ -34,6 +34,13 @@ const MIGRATIONS: &[Migration] = &[
         down: include_str!("../../../migrations/postgres/0002_outbox.down.sql"),
     },
     Migration {
+        number: 3,
+        name: "outbox_orders",
+        is_optional: false,
+        up: include_str!("../../../migrations/postgres/0003_outbox_orders.up.sql"),
+        down: include_str!("../../../migrations/postgres/0003_outbox_orders.down.sql"),
+    },
+    Migration {
         number: 1001,
         name: "search_indexes",
         is_optional: true,

@@ -124,7 +124,7 @@ pub(super) struct Statements {
     pub(super) purge: Statement,
     pub(super) record: Statement,
     pub(super) claim: Statement,
-    pub(super) changed_by: Statement,
+    pub(super) newer: Statement,
     pub(super) forget: Statement,
 }
 
@@ -207,14 +207,17 @@ impl Session {
                (SELECT key FROM idempotency WHERE created_at <= $1 ORDER BY created_at LIMIT 10000
                 FOR UPDATE SKIP LOCKED)"),
         )?;
-        let (record, claim, changed_by, forget) = tokio::try_join!(
-            p("INSERT INTO outbox (ticket, changed_in, contents)
-               VALUES ($1, pg_current_xact_id()::text::bigint, $2)"),
+        let (record, claim, newer, forget) = tokio::try_join!(
+            p("INSERT INTO outbox (ticket, changed_in, contents, order_uids)
+               VALUES ($1, pg_current_xact_id()::text::bigint, $2, $3)"),
             p("UPDATE outbox SET claimed_at = clock_timestamp() WHERE ticket IN
                (SELECT ticket FROM outbox WHERE claimed_at <= clock_timestamp() - make_interval(secs => $1)
                 ORDER BY changed_in LIMIT $2 FOR UPDATE SKIP LOCKED)
-               RETURNING ticket, contents, changed_in"),
-            p("SELECT seq, (state + 4 * kind)::smallint, version, body, order_uid FROM orders WHERE changed_in = $1"),
+               RETURNING ticket, contents, changed_in,
+               coalesce(order_uids, ARRAY(SELECT order_uid FROM orders WHERE orders.changed_in = outbox.changed_in))"),
+            p("SELECT seq, (state + 4 * kind)::smallint, version, body, order_uid FROM orders
+               JOIN unnest($1::text[], $2::bigint[]) AS known (uid, known_version) ON order_uid = uid
+               WHERE version > known_version"),
             p("DELETE FROM outbox WHERE ticket = ANY ($1)"),
         )?;
         let statements = Statements {
@@ -236,7 +239,7 @@ impl Session {
             purge,
             record,
             claim,
-            changed_by,
+            newer,
             forget,
         };
         Ok(Self { client, statements, is_open: false })
