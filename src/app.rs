@@ -227,7 +227,7 @@ async fn run(config: Config, loads: Handle, opened: &mut Option<AnyStore>) -> an
     watch_files(&metrics, &readiness, &store, shutdown.clone());
     let (inbox, inbox_source) = inbox::inbox(&config.inbox);
     #[cfg(feature = "kafka")]
-    let bus = Bus::start(&config, &store, &view, redis.as_ref(), &metrics)?;
+    let bus = Bus::start(&config, &store, &view, redis.as_ref(), &metrics, &readiness)?;
     #[cfg(not(feature = "kafka"))]
     let bus = Bus::default();
     let relayed = bus.relayed;

@@ -2,6 +2,7 @@
 //! itself (brokers, topic ids, headers). Knows no topic's content.
 
 pub mod broker_watch;
+pub mod producer;
 pub mod topic_look;
 
 use std::collections::BTreeMap;

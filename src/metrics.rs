@@ -133,6 +133,8 @@ pub struct Outbox {
     pub failures: IntCounter,
     /// Batches published for an instance that did not, or by a later try.
     pub taken_over: IntCounter,
+    /// How long the oldest batch that is overdue has been waiting.
+    pub overdue: IntGauge,
 }
 
 impl Metrics {
@@ -223,6 +225,10 @@ impl Metrics {
             published: counter("outbox_published_batches_total", "Committed batches that are published."),
             failures: counter("outbox_failed_batches_total", "Batches that did not arrive, to be published again."),
             taken_over: counter("outbox_taken_over_batches_total", "Batches published for an instance that did not."),
+            overdue: gauge(
+                "outbox_overdue_seconds",
+                "Age of the oldest batch not published in time; 0 when there is none.",
+            ),
         };
         for reason in ["malformed", "too_large", "invalid", "other_kind", "no_user", "no_payload"] {
             ingest.dead_lettered.with_label_values(&[reason]); // counts from 0, so that the first one shows as a rise

@@ -5,17 +5,17 @@
 //! has changed one of them meanwhile, the newest copy may have reached the topic before this one, and is published
 //! again. So the last snapshot of an order in the topic is its newest, whichever instance ends when.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use time::OffsetDateTime;
 use tokio::sync::mpsc;
 
 use crate::id::{OrderId, Version};
 use crate::kafka::Config;
-use crate::lifecycle::step;
+use crate::lifecycle::{Gate, step};
 use crate::log::causes;
 use crate::metrics;
 use crate::order::envelope::{Stamp, stamp};
@@ -40,6 +40,10 @@ const OUTGOING_MAX: usize = 1024;
 const SETTLE_EVERY: Duration = Duration::from_millis(10);
 /// Orders that are looked up together, but for those of one batch.
 const SETTLED_MAX: usize = 2000;
+/// A batch that is on its way for this long, or has failed and was not published since, is overdue.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// That it is, is said this often.
+const WARN_EVERY: Duration = Duration::from_secs(10);
 /// Between two tries at something that is away.
 const PAUSE: Duration = Duration::from_secs(1);
 /// How long an end waits for what is on its way.
@@ -62,17 +66,16 @@ type Settling = Result<Settled, (StoreError, Vec<(i64, Versions)>)>;
 /// What publishes.
 pub struct Relay<T> {
     config: Config,
+    contents: Contents,
     store: T,
     publisher: Publisher,
-    /// For what may be refused for the company it is in.
-    alone: Publisher,
     metrics: metrics::Outbox,
+    health: Health,
     /// What followers tell this store and this instance from others by.
     identity: Arc<OnceLock<String>>,
     origin: Arc<str>,
-    /// Batches on their way, and the versions of their orders that are.
-    outgoing: HashMap<i64, Versions>,
-    crowded: HashSet<i64>,
+    /// Batches on their way, since when, and the versions of their orders that are.
+    outgoing: HashMap<i64, (Instant, Versions)>,
     /// Batches that were taken over and are still to be sent.
     left_behind: VecDeque<Unpublished>,
     /// Batches that have arrived and are still to be settled.
@@ -85,28 +88,31 @@ pub struct Relay<T> {
 }
 
 impl<T: Store> Relay<T> {
-    /// Nothing is connected to yet. `origin` is this instance; `identity` is filled once the store could be asked.
+    /// Nothing is connected to yet. `contents` is all that this process publishes of its own; `origin` is this instance;
+    /// `identity` is filled once the store could be asked; `gate` is closed while batches are overdue.
     ///
     /// # Errors
     /// When the settings of Kafka are not what its library takes.
     pub fn new(
         config: &Config,
+        contents: Contents,
         store: T,
         origin: &Arc<str>,
         identity: &Arc<OnceLock<String>>,
         metrics: metrics::Outbox,
+        gate: Gate,
     ) -> anyhow::Result<Self> {
         let (told, fates) = mpsc::channel(OUTGOING_MAX + TAKEN_MAX);
         Ok(Self {
             config: config.clone(),
+            contents,
             store,
-            publisher: Publisher::new(config, false)?,
-            alone: Publisher::new(config, true)?,
+            publisher: Publisher::new(config)?,
             metrics,
+            health: Health::new(gate),
             identity: Arc::clone(identity),
             origin: Arc::clone(origin),
             outgoing: HashMap::new(),
-            crowded: HashSet::new(),
             left_behind: VecDeque::new(),
             arrived: VecDeque::new(),
             redis: None,
@@ -156,8 +162,8 @@ impl<T: Store> Relay<T> {
                 },
                 _ = look.tick() => {
                     self.publisher.recover();
-                    self.alone.recover();
                     self.take_over().await;
+                    self.look_for_overdue();
                 }
                 () = std::future::ready(()), if has_room && !self.left_behind.is_empty() => {
                     self.send_left_behind().await;
@@ -184,25 +190,32 @@ impl<T: Store> Relay<T> {
 
     /// Finds out who this is and has the topics made. Returns whether there is anything left to do.
     async fn begin(&mut self, batches: &mut Batches) -> bool {
+        let began = Instant::now();
         let mut last = String::new();
         loop {
             let ready = async {
                 let identity = self.store.identity().await.map_err(|error| causes(&error))?;
                 let _ = self.identity.set(identity); // once is enough
                 let Config { snapshots_topic, events_topic, ack_topic, .. } = &self.config;
-                let wanted =
-                    [(snapshots_topic.as_deref(), true), (Some(events_topic), false), (Some(ack_topic), false)];
-                let wanted: Vec<_> = wanted.into_iter().filter_map(|(name, is)| Some((name?, is))).collect();
+                let Contents { snapshots, events, acks } = self.contents;
+                let mut wanted = Vec::new();
+                wanted.extend(snapshots_topic.as_deref().filter(|_| snapshots).map(|name| (name, true)));
+                if events || acks {
+                    wanted.extend([(events_topic.as_str(), false), (ack_topic, false)]);
+                }
                 topics::make(&self.config, &wanted).await
             };
             match ready.await {
                 Ok(()) => return true,
-                Err(error) if error == last => {}
                 Err(error) => {
-                    tracing::warn!(error, "cannot publish yet; what is committed is recorded");
-                    last = error;
+                    self.health.look(Some(began.elapsed()), &error);
+                    if error != last {
+                        tracing::warn!(error, "cannot publish yet; what is committed is recorded");
+                        last = error;
+                    }
                 }
             }
+            self.metrics.overdue.set(self.health.overdue_seconds());
             let pause = tokio::time::sleep(PAUSE);
             tokio::pin!(pause);
             loop {
@@ -226,11 +239,11 @@ impl<T: Store> Relay<T> {
         // Without snapshots it does not matter which version comes last.
         let versions = changes.iter().filter(|_| contents.snapshots);
         let versions = versions.map(|Changed { id, snapshot, .. }| (id.clone(), snapshot.version())).collect();
-        self.outgoing.insert(ticket, versions);
+        self.outgoing.insert(ticket, (Instant::now(), versions));
         self.metrics.outgoing.set(len(self.outgoing.len()));
         let tracking = Tracking::new(ticket, self.told.clone());
         let identity = self.identity.get().map_or("", String::as_str);
-        let publisher = if self.crowded.contains(&ticket) { &self.alone } else { &self.publisher };
+        let publisher = &self.publisher;
         for change in changes {
             let Changed { id, snapshot, change } = change;
             let version = snapshot.version().to_string();
@@ -279,23 +292,36 @@ impl<T: Store> Relay<T> {
 
     /// A parcel has arrived, or not.
     fn ended(&mut self, ticket: i64, fate: Fate) {
-        let Some(versions) = self.outgoing.remove(&ticket) else { return };
+        let Some((_, versions)) = self.outgoing.remove(&ticket) else { return };
         self.metrics.outgoing.set(len(self.outgoing.len()));
         let results = self.results.remove(&ticket).unwrap_or_default();
         match fate {
-            Fate::Arrived => {
+            Fate::Arrived { .. } => {
                 if let Some(redis) = &self.redis {
                     for (id, json) in results {
                         redis.result(id, json);
                     }
                 }
-                self.crowded.remove(&ticket);
+                self.health.failed.remove(&ticket);
                 self.arrived.push_back((ticket, versions));
             }
             // It stays recorded, and is taken up again.
-            Fate::Crowded => drop(self.crowded.insert(ticket)),
-            Fate::Failed => self.metrics.failures.inc(),
+            Fate::Failed(reason) => {
+                self.metrics.failures.inc();
+                self.health.fail(ticket, reason);
+            }
         }
+    }
+
+    fn look_for_overdue(&mut self) {
+        let Self { outgoing, health, .. } = self;
+        // What was not taken up again for so long was published by another instance.
+        health.failed.retain(|ticket, failed| outgoing.contains_key(ticket) || failed.last.elapsed() < PATIENCE);
+        let first = health.failed.values().map(|failed| failed.first);
+        let oldest = outgoing.values().map(|(since, _)| *since).chain(first).min();
+        let reason = format!("{} committed batches wait to be published: {}", outgoing.len(), health.reason);
+        health.look(oldest.map(|since| since.elapsed()), &reason);
+        self.metrics.overdue.set(health.overdue_seconds());
     }
 
     /// The next batches to settle together.
@@ -369,12 +395,59 @@ impl<T: Store> Relay<T> {
     }
 
     async fn send_stored(&mut self, parcel: Parcel, orders: Page) {
-        let changed = |(id, snapshot): (OrderId, Snapshot)| {
-            Changed { change: snapshot.apparent_change(), id, snapshot }
-        };
+        let changed =
+            |(id, snapshot): (OrderId, Snapshot)| Changed { change: snapshot.apparent_change(), id, snapshot };
         let changes: Vec<Changed> = orders.into_iter().map(changed).collect();
         let acks = if parcel.contents.acks { changes.iter().map(ack_of_stored).collect() } else { Vec::new() };
         self.send(parcel, &changes, &acks).await;
+    }
+}
+
+/// Whether what is committed gets to Kafka.
+struct Health {
+    gate: Gate,
+    /// Batches that did not arrive, as long as they are not known to have been published after all.
+    failed: HashMap<i64, Failed>,
+    /// Why the last one did not.
+    reason: String,
+    waiting: Duration,
+    warned_at: Option<Instant>,
+}
+
+struct Failed {
+    first: Instant,
+    last: Instant,
+}
+
+impl Health {
+    fn new(gate: Gate) -> Self {
+        gate.open();
+        let reason = "no broker has answered".into();
+        Self { gate, failed: HashMap::new(), reason, waiting: Duration::ZERO, warned_at: None }
+    }
+
+    fn fail(&mut self, ticket: i64, reason: String) {
+        let now = Instant::now();
+        self.failed.entry(ticket).or_insert(Failed { first: now, last: now }).last = now;
+        self.reason = reason;
+    }
+
+    /// Takes note of how long the oldest batch has been waiting, and why.
+    fn look(&mut self, oldest: Option<Duration>, reason: &str) {
+        self.waiting = oldest.unwrap_or_default();
+        if self.waiting < PATIENCE {
+            return self.gate.open();
+        }
+        self.gate.close(reason);
+        if self.warned_at.is_none_or(|warned_at| warned_at.elapsed() >= WARN_EVERY) {
+            self.warned_at = Some(Instant::now());
+            tracing::warn!(reason, "not published in time; what is committed is recorded");
+        }
+    }
+
+    /// 0 while nothing is overdue.
+    fn overdue_seconds(&self) -> i64 {
+        if self.waiting < PATIENCE { 0 } else { i64::try_from(self.waiting.as_secs()).unwrap_or(i64::MAX) }
     }
 }
 

@@ -12,7 +12,7 @@ use crate::cache::View;
 use crate::cache::feed::Event;
 use crate::id::OrderId;
 use crate::kafka::{self, Workers, broker_watch};
-use crate::lifecycle::Switch;
+use crate::lifecycle::{Gate, Readiness, Switch};
 use crate::metrics::Metrics;
 use crate::order::message;
 use crate::outbox::{self, Batches, Outbox};
@@ -48,32 +48,54 @@ impl Bus {
         view: &Arc<View>,
         redis: Option<&Redis>,
         metrics: &Metrics,
+        readiness: &Readiness,
     ) -> anyhow::Result<Self> {
         let Some(kafka) = &config.kafka else { return Ok(Self::default()) };
         let has_events = kafka.workers != Workers::Off;
         let snapshots = kafka.snapshots_topic.is_some();
-        let (outbox, batches) = outbox::outbox(Contents { snapshots, ..Contents::default() });
-        let http_outbox = outbox.with(Contents { snapshots, events: has_events, acks: false });
+        let contents = Contents { snapshots, ..Contents::default() };
+        let http_contents = Contents { events: has_events, ..contents };
+        let (outbox, batches) = outbox::outbox(contents);
+        let http_outbox = outbox.with(http_contents);
         let instance = Instance::default();
-        let relayed = instance.relay(kafka, store.clone(), redis.cloned(), metrics, batches)?;
+        let mut relayed = None;
+        if !http_contents.is_empty() {
+            let gate = readiness.gate("outbox", "not started");
+            relayed =
+                Some(instance.relay(kafka, http_contents, store.clone(), redis.cloned(), metrics, gate, batches)?);
+        }
         let news = Switch::default();
         if let Some(topic) = &kafka.snapshots_topic
             && store.is_shareable()
         {
             let (view, redis, instance) = (Arc::clone(view), redis.cloned(), instance.clone());
             let mut following = Following { view, redis, instance, scratch: Vec::new() };
-            let tail = Tail::start(kafka, topic, news.clone(), move |message| following.hear(message));
+            let gate = readiness.gate("snapshots", "not started");
+            let tail = Tail::start(kafka, topic, news.clone(), gate, move |message| following.hear(message));
+            tell_live(metrics, topic, &news);
             std::mem::forget(tail.context("cannot use Kafka")?); // for as long as the process lives
         }
         let acks = has_events.then(|| Acks::new(WAITERS_MAX));
         if let Some(acks) = &acks {
-            listen(kafka, acks, instance)?;
+            let switch = Switch::default();
+            tell_live(metrics, &kafka.ack_topic, &switch);
+            listen(kafka, acks, instance, switch, readiness.gate("acks", "not started"))?;
             let waiting = acks.clone();
             #[expect(clippy::cast_precision_loss, reason = "a figure for a gauge")]
             metrics.gauge("worker_waiting_writes", "Writes that wait for a worker.", move || waiting.len() as f64);
         }
-        Ok(Self { outbox: Some(outbox), http_outbox: Some(http_outbox), acks, news, relayed: Some(relayed) })
+        let outbox = Some(outbox).filter(|_| snapshots);
+        let http_outbox = Some(http_outbox).filter(|_| relayed.is_some());
+        Ok(Self { outbox, http_outbox, acks, news, relayed })
     }
+}
+
+/// Says whether a topic that should be followed is.
+fn tell_live(metrics: &Metrics, topic: &str, switch: &Switch) {
+    let switch = switch.clone();
+    let read = move || f64::from(u8::from(!switch.is_wanted() || switch.is_live()));
+    let help = "1 while the topic is read to its end, or need not be.";
+    metrics.gauges("kafka_topic_followed", help, "topic", vec![(topic, Box::new(read))]);
 }
 
 /// How this instance is told from others.
@@ -95,9 +117,11 @@ impl Instance {
     pub(super) fn relay(
         &self,
         config: &kafka::Config,
+        contents: Contents,
         store: AnyStore,
         redis: Option<Redis>,
         metrics: &Metrics,
+        gate: Gate,
         batches: Batches,
     ) -> anyhow::Result<oneshot::Receiver<()>> {
         #[expect(clippy::cast_precision_loss, reason = "a figure for a counter")]
@@ -107,7 +131,7 @@ impl Instance {
             || broker_watch::recoveries() as f64,
         );
         let (done, relayed) = oneshot::channel();
-        let relay = Relay::new(config, store, &self.origin, &self.store, metrics.outbox.clone());
+        let relay = Relay::new(config, contents, store, &self.origin, &self.store, metrics.outbox.clone(), gate);
         let relay = relay.context("cannot use Kafka")?.with_redis(redis);
         // The last that can fail: a runtime must not be dropped in another.
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -164,10 +188,9 @@ fn order(message: &tail::Message<'_>, scratch: &mut Vec<u8>) -> Option<(OrderId,
 }
 
 /// Hears acknowledgements, once there are workers to send any.
-fn listen(config: &kafka::Config, acks: &Acks, instance: Instance) -> anyhow::Result<()> {
-    let switch = Switch::default();
+fn listen(config: &kafka::Config, acks: &Acks, instance: Instance, switch: Switch, gate: Gate) -> anyhow::Result<()> {
     let told = acks.clone();
-    let tail = Tail::start(config, &config.ack_topic, switch.clone(), move |message| {
+    let tail = Tail::start(config, &config.ack_topic, switch.clone(), gate, move |message| {
         let store = message.header(header::STORE);
         let is_ours = store.is_none() || store == instance.store.get().map(String::as_str);
         let of = || message.value().and_then(message::acknowledged);

@@ -45,7 +45,8 @@ async fn run(config: Config) -> anyhow::Result<()> {
     let mut kafka = config.kafka.clone().context("a worker needs Kafka")?;
     let contents = Contents { snapshots: kafka.snapshots_topic.is_some(), events: false, acks: true };
     let (outbox, batches) = outbox::outbox(contents);
-    let relayed = Instance::default().relay(&kafka, store.clone(), redis.clone(), &metrics, batches)?;
+    let gate = readiness.gate("outbox", "not started");
+    let relayed = Instance::default().relay(&kafka, contents, store.clone(), redis.clone(), &metrics, gate, batches)?;
     (kafka.topic, kafka.group) = (kafka.events_topic.clone(), kafka.worker_group.clone());
     let (trigger, shutdown) = lifecycle::shutdown();
     tracing::info!(topic = kafka.topic, group = kafka.group, store = store.place(), "working");

@@ -1,18 +1,17 @@
 //! Kafka as the tools use it: brokers that may be written to, and messages that are waited for until they are there.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use rdkafka::client::{Client, ClientContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{DeliveryResult, Message as _, OwnedHeaders, OwnedMessage};
+use rdkafka::message::OwnedHeaders;
 use rdkafka::metadata::Metadata;
-use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext, PurgeConfig};
 
 use super::client::check_local;
 use crate::kafka;
+use crate::kafka::producer::{Producer, Told, outgoing};
 
 /// How long a broker is waited for before it counts as not there.
 pub(super) const CONNECT_TIME: Duration = Duration::from_secs(8);
@@ -67,14 +66,17 @@ impl Cluster {
     }
 }
 
-/// What the brokers know of a topic, which must be there.
-pub(super) fn look_up<C: ClientContext>(client: &Client<C>, brokers: &str, topic: &str) -> anyhow::Result<Metadata> {
+/// What the brokers know of a topic, which must be there. They are asked with the time that they may take.
+pub(super) fn look_up(
+    ask: impl Fn(Duration) -> Result<Metadata, KafkaError>,
+    brokers: &str,
+    topic: &str,
+) -> anyhow::Result<Metadata> {
     let started = Instant::now();
     loop {
         let left = CONNECT_TIME.saturating_sub(started.elapsed()).max(Duration::from_millis(1));
-        let metadata = client
-            .fetch_metadata(Some(topic), left)
-            .with_context(|| format!("no broker of {brokers} answers within {} s", CONNECT_TIME.as_secs()))?;
+        let metadata =
+            ask(left).with_context(|| format!("no broker of {brokers} answers within {} s", CONNECT_TIME.as_secs()))?;
         let known = metadata.topics().iter().find(|known| known.name() == topic);
         match known.map(|known| known.error().map(RDKafkaErrorCode::from)) {
             Some(None) => return Ok(metadata),
@@ -98,12 +100,11 @@ pub(super) fn partition_count(metadata: &Metadata) -> i32 {
 
 /// Messages on their way to Kafka. How many may wait is up to librdkafka's limits on its queue.
 pub struct Sender {
-    producer: BaseProducer<Deliveries>,
-    /// Made for the first message that was refused in company.
-    alone: Option<BaseProducer<Deliveries>>,
-    told: Arc<Told>,
+    producer: Producer,
+    told: Arc<Account>,
     config: kafka::Config,
     accepted: u64,
+    looked: Instant,
 }
 
 /// A message to send.
@@ -119,70 +120,35 @@ pub(super) struct Message<'a> {
 
 /// What became of the messages so far.
 #[derive(Default)]
-struct Told {
+struct Account {
     sent: AtomicU64,
     failed: AtomicU64,
     first_failure: Mutex<Option<String>>,
-    /// Refused in company, and not yet sent alone.
-    refused: Mutex<Vec<OwnedMessage>>,
-    /// Nobody took a message for as long as it was tried, or nothing more can be sent by this client.
+    /// No message was taken for as long as it was tried, or nothing more can be sent.
     is_over: AtomicBool,
 }
 
-impl Told {
-    fn fail(&self, error: &KafkaError) {
-        self.failed.fetch_add(1, Ordering::Relaxed);
+impl Account {
+    fn note(&self, result: Result<(), KafkaError>) {
+        let Err(error) = result else {
+            self.sent.fetch_add(1, Ordering::Release);
+            return;
+        };
         self.first_failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(|| error.to_string());
-        if is_final(error) {
+        if is_final(&error) {
             self.is_over.store(true, Ordering::Relaxed);
         }
+        self.failed.fetch_add(1, Ordering::Release);
     }
 
     fn is_over(&self) -> bool {
         self.is_over.load(Ordering::Relaxed)
     }
 
-    fn refused(&self) -> MutexGuard<'_, Vec<OwnedMessage>> {
-        self.refused.lock().unwrap_or_else(PoisonError::into_inner)
+    /// How many have arrived or failed.
+    fn ended(&self) -> u64 {
+        self.sent.load(Ordering::Acquire) + self.failed.load(Ordering::Acquire)
     }
-}
-
-/// Takes note of deliveries.
-pub(super) struct Deliveries {
-    told: Arc<Told>,
-    /// Each message is sent by itself.
-    is_alone: bool,
-}
-
-impl ClientContext for Deliveries {}
-
-impl ProducerContext for Deliveries {
-    type DeliveryOpaque = ();
-
-    fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
-        match result {
-            Ok(_) => {
-                self.told.sent.fetch_add(1, Ordering::Relaxed);
-            }
-            Err((error, message)) if !self.is_alone && is_for_company(error) => {
-                self.told.refused().push(message.detach());
-            }
-            Err((error, _)) => self.told.fail(error),
-        }
-    }
-}
-
-/// Whether all messages that were sent together may be refused for one of them.
-fn is_for_company(error: &KafkaError) -> bool {
-    matches!(
-        error.rdkafka_error_code(),
-        Some(
-            RDKafkaErrorCode::MessageSizeTooLarge
-                | RDKafkaErrorCode::InvalidTimestamp
-                | RDKafkaErrorCode::InvalidRecord
-                | RDKafkaErrorCode::InvalidDifferentRecord
-        )
-    )
 }
 
 /// Whether the next message would fare no better.
@@ -195,18 +161,18 @@ fn is_final(error: &KafkaError) -> bool {
 
 /// How often is looked whether there is room again, or whether the last message is there.
 const POLL_TIME: Duration = Duration::from_millis(1);
+/// How often is looked whether the producer has lost every broker.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 impl Sender {
-    /// A client that has not connected yet.
+    /// A producer that has not connected yet.
     pub(super) fn connect(config: &kafka::Config) -> anyhow::Result<Self> {
-        let told = Arc::default();
-        let context = Deliveries { told: Arc::clone(&told), is_alone: false };
-        let producer = config.producer().create_with_context(context).context("no client can be made for Kafka")?;
-        Ok(Self { producer, alone: None, told, config: config.clone(), accepted: 0 })
+        let producer = Producer::new("tool", config, config.producer()).context("no client can be made for Kafka")?;
+        Ok(Self { producer, told: Arc::default(), config: config.clone(), accepted: 0, looked: Instant::now() })
     }
 
     pub(super) fn look_up(&self, topic: &str) -> anyhow::Result<Metadata> {
-        look_up(self.producer.client(), &self.config.brokers, topic)
+        look_up(|time| self.producer.look_up(topic, time), &self.config.brokers, topic)
     }
 
     /// Hands a message over, and waits while there is no room for it. A message that can never be sent counts as
@@ -216,99 +182,69 @@ impl Sender {
     /// When no message gets through any more.
     pub(super) fn send(&mut self, message: Message<'_>) -> anyhow::Result<()> {
         self.accepted += 1;
-        let mut record = BaseRecord::<[u8], [u8]>::to(message.topic);
+        let account = Arc::clone(&self.told);
+        let told: Told = Box::new(move |result| account.note(result));
+        let mut record = outgoing(message.topic, told);
         record.partition = message.partition;
         record.key = message.key;
         record.payload = message.value;
         record.headers = message.headers;
-        self.hand_over(&self.producer, record);
-        self.check()
-    }
-
-    /// Waits for room.
-    fn hand_over(&self, producer: &BaseProducer<Deliveries>, mut record: BaseRecord<'_, [u8], [u8]>) {
         while !self.told.is_over() {
-            match producer.send(record) {
-                Ok(()) => return,
+            match self.producer.try_send(record) {
+                Ok(()) => return self.poll(),
                 Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), again)) => {
-                    producer.poll(POLL_TIME);
+                    self.look_after();
+                    std::thread::sleep(POLL_TIME);
                     record = again;
                 }
-                Err((error, _)) => return self.told.fail(&error),
+                Err((error, record)) => {
+                    Producer::refuse(record, error);
+                    return self.poll();
+                }
             }
         }
+        Producer::refuse(record, KafkaError::Canceled);
+        self.poll()
     }
 
-    fn check(&self) -> anyhow::Result<()> {
+    /// Whether messages still get through.
+    ///
+    /// # Errors
+    /// When none does any more.
+    pub(super) fn poll(&mut self) -> anyhow::Result<()> {
+        self.look_after();
         if self.told.is_over() {
             bail!("nothing gets through to {} any more", self.config.brokers);
         }
         Ok(())
     }
 
-    /// Takes note of what has arrived since. Without it nothing makes room.
-    ///
-    /// # Errors
-    /// When no message gets through any more.
-    pub(super) fn poll(&mut self) -> anyhow::Result<()> {
-        self.listen(Duration::ZERO)?;
-        self.check()
-    }
-
-    /// Sends alone what was refused in company, later than what followed it.
-    fn listen(&mut self, wait: Duration) -> anyhow::Result<()> {
-        self.producer.poll(wait);
-        let refused = std::mem::take(&mut *self.told.refused());
-        if self.alone.is_none() && !refused.is_empty() {
-            let context = Deliveries { told: Arc::clone(&self.told), is_alone: true };
-            let mut config = self.config.producer();
-            config.set("batch.num.messages", "1");
-            self.alone = Some(config.create_with_context(context).context("no client can be made for Kafka")?);
+    fn look_after(&mut self) {
+        if self.looked.elapsed() >= LOOK_EVERY {
+            self.looked = Instant::now();
+            self.producer.recover();
         }
-        let Some(alone) = &self.alone else { return Ok(()) };
-        for message in refused {
-            let mut record = BaseRecord::<[u8], [u8]>::to(message.topic()).partition(message.partition());
-            record.key = message.key();
-            record.payload = message.payload();
-            record.headers = message.headers().cloned();
-            self.hand_over(alone, record);
-        }
-        alone.poll(Duration::ZERO);
-        Ok(())
-    }
-
-    fn in_flight(&self) -> i32 {
-        let alone = self.alone.as_ref().map_or(0, Producer::in_flight_count);
-        self.producer.in_flight_count() + alone
     }
 
     /// How many are known to have arrived.
     pub(super) fn sent(&self) -> u64 {
-        self.told.sent.load(Ordering::Relaxed)
+        self.told.sent.load(Ordering::Acquire)
     }
 
     /// Waits until every message has arrived or failed, calling `told` meanwhile. Returns how many arrived and how
     /// many did not, with the first reason.
-    ///
-    /// # Errors
-    /// When what was refused in company cannot be sent alone.
-    pub(super) fn finish(mut self, mut told: impl FnMut(u64)) -> anyhow::Result<(u64, u64, Option<String>)> {
-        while self.in_flight() > 0 || !self.told.refused().is_empty() {
-            self.listen(POLL_TIME)?;
-            told(self.sent());
+    pub(super) fn finish(mut self, mut told: impl FnMut(u64)) -> (u64, u64, Option<String>) {
+        while self.told.ended() < self.accepted {
+            self.look_after();
             if self.told.is_over() {
-                for producer in std::iter::once(&self.producer).chain(&self.alone) {
-                    producer.purge(PurgeConfig::default().queue().inflight());
-                }
+                self.producer.purge();
             }
-        }
-        // The last reports may be in the queue when nothing is in flight any more.
-        for producer in std::iter::once(&self.producer).chain(&self.alone) {
-            producer.flush(POLL_TIME)?;
+            std::thread::sleep(POLL_TIME);
+            told(self.sent());
         }
         let sent = self.sent();
         told(sent);
         let failure = self.told.first_failure.lock().unwrap_or_else(PoisonError::into_inner).take();
-        Ok((sent, self.accepted - sent, failure))
+        (sent, self.accepted - sent, failure)
     }
 }

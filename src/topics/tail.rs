@@ -12,7 +12,7 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use crate::kafka::broker_watch::{BrokerWatch, Watched};
 use crate::kafka::{Config, header};
-use crate::lifecycle::Switch;
+use crate::lifecycle::{Gate, Switch};
 
 const POLL: Duration = Duration::from_millis(50);
 const ASK_WAIT: Duration = Duration::from_secs(2);
@@ -20,6 +20,8 @@ const ASK_WAIT: Duration = Duration::from_secs(2);
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Between two tries at a topic that is away.
 const PAUSE: Duration = Duration::from_millis(300);
+/// A topic that was not read for so long has the service not ready.
+const LIVE_PATIENCE: Duration = Duration::from_secs(10);
 const WARN_EVERY: Duration = Duration::from_secs(30);
 /// A topic that is about to be made is missing for a moment.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -58,8 +60,8 @@ impl Message<'_> {
 
 impl Tail {
     /// Starts a thread that hands each message to `take`, while `switch` is wanted; live is when everything written to
-    /// the topic from a moment after it was wanted has been handed over or is about to be. Neither the brokers nor the
-    /// topic need be there yet.
+    /// the topic from a moment after it was wanted has been handed over or is about to be. `gate` is closed where it is
+    /// wanted and has not been live for long. Neither the brokers nor the topic need be there yet.
     ///
     /// # Errors
     /// When the settings are not what the library takes.
@@ -67,6 +69,7 @@ impl Tail {
         config: &Config,
         topic: &str,
         switch: Switch,
+        gate: Gate,
         take: impl FnMut(&Message<'_>) + Send + 'static,
     ) -> anyhow::Result<Self> {
         let is_over = Arc::new(AtomicBool::new(false));
@@ -77,6 +80,9 @@ impl Tail {
             config: config.clone(),
             topic: topic.to_owned(),
             switch,
+            gate,
+            live_at: Instant::now(),
+            reason: "not read yet".into(),
             is_over: Arc::clone(&is_over),
             next: BTreeMap::new(),
             ends: BTreeMap::new(),
@@ -99,6 +105,11 @@ struct Reading {
     config: Config,
     topic: String,
     switch: Switch,
+    gate: Gate,
+    /// When it was live or not wanted for the last time.
+    live_at: Instant,
+    /// Why it is not live, as far as that is known.
+    reason: String,
     is_over: Arc<AtomicBool>,
     /// The next offset of each partition that is read.
     next: BTreeMap<i32, i64>,
@@ -113,6 +124,7 @@ impl Reading {
         while !self.is_over.load(Ordering::Acquire) {
             self.client.context().brokers.recover(self.client.client(), self.config.bootstrap());
             let is_wanted = self.switch.is_wanted();
+            self.keep_gate(is_wanted);
             if is_wanted == self.next.is_empty() {
                 let done = if is_wanted { self.begin() } else { self.end() };
                 if let Err(error) = done {
@@ -140,6 +152,15 @@ impl Reading {
                     Err(error) => self.trouble(&error),
                 }
             }
+        }
+    }
+
+    fn keep_gate(&mut self, is_wanted: bool) {
+        if !is_wanted || self.switch.is_live() {
+            self.live_at = Instant::now();
+            self.gate.open();
+        } else if self.live_at.elapsed() >= LIVE_PATIENCE {
+            self.gate.close(&format!("topic {} cannot be read: {}", self.topic, self.reason));
         }
     }
 
@@ -210,6 +231,7 @@ impl Reading {
 
     fn trouble(&mut self, error: &KafkaError) {
         self.switch.say(false);
+        self.reason = error.to_string();
         if self.may_warn_at <= Instant::now() {
             self.may_warn_at = Instant::now() + WARN_EVERY;
             tracing::warn!(%error, topic = self.topic, "cannot read the topic");

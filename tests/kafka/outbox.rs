@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use order_service::id::OrderId;
 use order_service::kafka::Config;
+use order_service::lifecycle::Readiness;
 use order_service::metrics::Metrics;
 use order_service::outbox::{self, Changed};
 use order_service::record::{Contents, Parcel};
@@ -51,8 +52,8 @@ fn publish(store: &Scripted, handed_over: Vec<(i64, Vec<Changed>)>, batches: usi
     runtime.block_on(async {
         let (outbox, receiver) = outbox::outbox(CONTENTS);
         let metrics = Metrics::new(&[], &[]).outbox;
-        let identity = Arc::default();
-        let relay = Relay::new(&config, store.clone(), &"test".into(), &identity, metrics).unwrap();
+        let (identity, gate) = (Arc::default(), Readiness::default().gate("outbox", "not started"));
+        let relay = Relay::new(&config, CONTENTS, store.clone(), &"test".into(), &identity, metrics, gate).unwrap();
         let running = tokio::spawn(relay.run(receiver));
         let end = Instant::now() + RECOVERY;
         let mut handed_over = Some(handed_over);

@@ -25,6 +25,11 @@ impl Site {
 
     /// Starts the service as a user who logs in.
     fn start(&self, password: &str, more: &[&str]) -> Server {
+        let own = ["--kafka-snapshots-topic", "off", "--kafka-workers", "off"];
+        self.start_with(password, &[&own, more].concat())
+    }
+
+    fn start_with(&self, password: &str, more: &[&str]) -> Server {
         let (url, brokers) = (self.database.url(), self.kafka.logins());
         let password = format!("sasl.password={password}");
         let mut properties = Vec::new();
@@ -33,8 +38,7 @@ impl Site {
         {
             properties.extend(["--kafka-property", property]);
         }
-        let own = ["--postgres", &url, "--kafka-snapshots-topic", "off", "--kafka-workers", "off"];
-        let mut flags = self.topic.flags_with(&[&own, more, &properties].concat());
+        let mut flags = self.topic.flags_with(&[&["--postgres", &url], more, &properties].concat());
         flags[1] = &brokers;
         Server::start_cold(&flags)
     }
@@ -141,5 +145,50 @@ fn dead_letters_are_kept_once_that_is_allowed() {
     site.topic_acl("--add", "Write", &topic.dlq);
     sent.check(&[&server], database, topic);
     Site::wait_ready(&server);
+    topic.stop(&mut server);
+}
+
+/// The same of what is published, by a topic that may not be seen, then not written to, and no more written to.
+#[test]
+fn what_is_committed_is_published_once_that_is_allowed() {
+    let Some(site) = Site::new() else { return };
+    let Site { topic, .. } = &site;
+    let snapshots = format!("{}.snapshots", topic.name);
+    topic.make_topic(&snapshots, 1, &[]);
+    site.topic_acl("--add", "Read", &topic.name);
+    site.group_acl("--add");
+    site.topic_acl("--add", "Write", &topic.dlq);
+    let mut server = site.start_with("secret", &["--kafka-snapshots-topic", &snapshots, "--kafka-workers", "off"]);
+    let published = |count: usize| {
+        until("they are published", RECOVERY, || (topic.read(&snapshots).len() >= count).then_some(()));
+        Site::wait_ready(&server);
+    };
+    let post = |n: u64| {
+        let mut body = Vec::new();
+        order_service::order::sample::wb(3, n, &mut body);
+        server.post("/orders", body).expect(201);
+    };
+    post(1);
+    Site::wait_refused(&server, &snapshots);
+    site.topic_acl("--add", "Describe", &snapshots);
+    until("the topic is seen", RECOVERY, || {
+        let answer = server.get("/readyz");
+        let text = answer.text();
+        (text.contains(&snapshots) && text.contains("wait to be published")).then_some(())
+    });
+    site.topic_acl("--add", "Write", &snapshots);
+    published(1);
+    site.topic_acl("--remove", "Write", &snapshots);
+    // It may take the broker a moment to know.
+    let mut n = 1;
+    until("it is refused", RECOVERY, || {
+        n += 1;
+        post(n);
+        let answer = server.get("/readyz");
+        let text = answer.text();
+        (text.contains(&snapshots) && text.contains("wait to be published")).then_some(())
+    });
+    site.topic_acl("--add", "Write", &snapshots);
+    published(usize::try_from(n).unwrap());
     topic.stop(&mut server);
 }

@@ -2,19 +2,17 @@
 //! topic is away.
 
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders};
-use rdkafka::producer::{FutureProducer, FutureRecord, Producer as _};
-use rdkafka::util::Timeout;
-use tokio::sync::{OnceCell, Semaphore};
+use tokio::sync::{OnceCell, Semaphore, oneshot};
 
 use crate::kafka::Config;
-use crate::kafka::broker_watch::{BrokerWatch, Watched};
+use crate::kafka::broker_watch::Watched;
+use crate::kafka::producer::{self, Producer, Told};
 use crate::lifecycle::Gate;
 use crate::record::{Record, Rejection, dead};
 use crate::source::SourceError;
@@ -34,8 +32,6 @@ type Kept = Pin<Box<dyn Future<Output = Result<(), SourceError>> + Send>>;
 pub(super) struct DeadLetters {
     config: Arc<Config>,
     producer: Producer,
-    /// Sends each message by itself: of several sent together all are refused when they are too large together.
-    lone_producer: Arc<OnceLock<Producer>>,
     in_flight: Arc<Semaphore>,
     /// Set once the topic was seen.
     has_topic: Arc<OnceCell<()>>,
@@ -45,13 +41,12 @@ pub(super) struct DeadLetters {
 impl DeadLetters {
     /// `gate` is closed while a letter takes long.
     pub(super) fn new(config: &Config, gate: Gate) -> Result<Self, KafkaError> {
-        let producer = Producer::new(config, config.producer())?;
+        let producer = Producer::new("dead letters", config, config.producer())?;
         let reason = format!("topic {} takes no dead letters; intake waits", config.dlq_topic);
         let overdue = Arc::new(Overdue::new(gate, reason));
         Ok(Self {
             config: Arc::new(config.clone()),
             producer,
-            lone_producer: Arc::default(),
             in_flight: Arc::new(Semaphore::new(IN_FLIGHT_MAX)),
             has_topic: Arc::default(),
             overdue,
@@ -64,84 +59,17 @@ impl DeadLetters {
             Outgoing { letter: Letter::new(&self.config.topic, record, rejection), refused_ms: None, key: None };
         let (config, producer) = (Arc::clone(&self.config), self.producer.clone());
         let (in_flight, has_topic) = (Arc::clone(&self.in_flight), Arc::clone(&self.has_topic));
-        let lone_producer = Arc::clone(&self.lone_producer);
         let overdue = Arc::clone(&self.overdue);
         let delivery = tokio::spawn(async move {
             let _turn = in_flight.acquire_owned().await;
             let delivery = async {
                 has_topic.get_or_init(|| see_topic(&config, &producer)).await;
-                deliver(&config, &producer, &lone_producer, letter).await;
+                deliver(&config, &producer, letter).await;
             };
             overdue.watch(delivery).await;
         });
         let name: Arc<str> = self.config.dlq_topic.as_str().into();
         Box::pin(async move { delivery.await.map_err(|error| SourceError { name, cause: error.into() }) })
-    }
-}
-
-/// A producer that is made again where it has failed for good: once the library has called an error fatal, such as a
-/// right that was missing, it sends nothing any more.
-#[derive(Clone)]
-struct Producer {
-    settings: ClientConfig,
-    made: Arc<Mutex<Made>>,
-}
-
-/// A producer, and whether it still knows a broker.
-#[derive(Clone)]
-struct Made {
-    client: FutureProducer<Watched>,
-    brokers: BrokerWatch,
-}
-
-impl Made {
-    fn new(settings: &ClientConfig) -> Result<Self, KafkaError> {
-        let brokers = BrokerWatch::new("dead letters");
-        let client = settings.create_with_context(Watched { brokers: brokers.clone() })?;
-        Ok(Self { client, brokers })
-    }
-}
-
-impl Producer {
-    fn new(config: &Config, settings: ClientConfig) -> Result<Self, KafkaError> {
-        let settings = config.watched(settings);
-        let made = Arc::new(Mutex::new(Made::new(&settings)?));
-        Ok(Self { settings, made })
-    }
-
-    fn made(&self) -> Made {
-        self.made.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// Sends, and has the client connect again where it has lost every broker meanwhile.
-    async fn send(&self, config: &Config, message: FutureRecord<'_, [u8], [u8]>) -> Result<(), KafkaError> {
-        let Made { client, .. } = self.made();
-        let sending = client.send(message, Timeout::After(Duration::from_secs(30)));
-        tokio::pin!(sending);
-        loop {
-            match tokio::time::timeout(WATCH_EVERY, &mut sending).await {
-                Ok(sent) => {
-                    if sent.is_err() {
-                        self.recover(config);
-                    }
-                    return sent.map(drop).map_err(|(error, _)| error);
-                }
-                Err(_) => self.recover(config),
-            }
-        }
-    }
-
-    fn recover(&self, config: &Config) {
-        let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some((error, reason)) = made.client.client().fatal_error() else {
-            made.brokers.recover(made.client.client(), config.bootstrap());
-            return;
-        };
-        tracing::warn!(%error, reason, "the producer of dead letters has failed for good, making another one");
-        match Made::new(&self.settings) {
-            Ok(another) => *made = another,
-            Err(error) => tracing::warn!(%error, "cannot make a producer"),
-        }
     }
 }
 
@@ -155,7 +83,7 @@ struct Outgoing {
 }
 
 impl Outgoing {
-    fn message<'a>(&'a self, topic: &'a str) -> FutureRecord<'a, [u8], [u8]> {
+    fn message<'a>(&'a self, topic: &'a str, told: Told) -> producer::Outgoing<'a> {
         let Letter { record, notes } = &self.letter;
         let mut headers = OwnedHeaders::new();
         for (key, value) in record.headers.iter().flat_map(|headers| headers.iter()) {
@@ -171,7 +99,7 @@ impl Outgoing {
         if self.key.is_some() {
             headers = headers.insert(Header { key: dead::KEY_ADDED, value: Some("yes") });
         }
-        let mut message = FutureRecord::to(topic);
+        let mut message = producer::outgoing(topic, told);
         message.key = record.key.as_deref().or(self.key.as_deref().map(str::as_bytes));
         message.payload = record.payload.as_deref();
         message.timestamp = record.timestamp_ms;
@@ -195,30 +123,12 @@ impl Outgoing {
     }
 }
 
-async fn deliver(config: &Config, together: &Producer, alone: &OnceLock<Producer>, mut outgoing: Outgoing) {
-    let mut producer = together;
+async fn deliver(config: &Config, producer: &Producer, mut outgoing: Outgoing) {
     let mut pause = PAUSE_FIRST;
     loop {
-        let sent = producer.send(config, outgoing.message(&config.dlq_topic)).await;
-        let Err(error) = sent else { return };
+        let Err(error) = send(config, producer, &outgoing).await else { return };
         let position = outgoing.letter.record.position;
         match error.rdkafka_error_code() {
-            // One of those sent together is at fault, or all of them together.
-            Some(
-                RDKafkaErrorCode::MessageSizeTooLarge
-                | RDKafkaErrorCode::InvalidTimestamp
-                | RDKafkaErrorCode::InvalidRecord
-                | RDKafkaErrorCode::InvalidDifferentRecord,
-            ) if std::ptr::eq(producer, together) => {
-                match lone(config, alone) {
-                    Ok(lone) => producer = lone,
-                    Err(error) => {
-                        tracing::warn!(%error, "cannot make a producer");
-                        tokio::time::sleep(pause).await;
-                    }
-                }
-                continue;
-            }
             Some(RDKafkaErrorCode::MessageSizeTooLarge) if outgoing.letter.cut() => continue,
             // Further from now than the topic allows.
             Some(RDKafkaErrorCode::InvalidTimestamp) if outgoing.retime() => {
@@ -241,28 +151,34 @@ async fn deliver(config: &Config, together: &Producer, alone: &OnceLock<Producer
     }
 }
 
-/// The producer of single messages, made when it is needed for the first time.
-fn lone<'a>(config: &Config, made: &'a OnceLock<Producer>) -> Result<&'a Producer, KafkaError> {
-    if let Some(producer) = made.get() {
-        return Ok(producer);
+/// Sends once, and looks after the producer as long as that takes.
+async fn send(config: &Config, producer: &Producer, outgoing: &Outgoing) -> Result<(), KafkaError> {
+    let (told, mut sent) = oneshot::channel();
+    let told: Told = Box::new(move |result| drop(told.send(result)));
+    producer.send(outgoing.message(&config.dlq_topic, told)).await;
+    loop {
+        match tokio::time::timeout(WATCH_EVERY, &mut sent).await {
+            Ok(Ok(Err(error))) => {
+                producer.recover();
+                return Err(error);
+            }
+            Ok(told) => return told.unwrap_or(Err(KafkaError::Canceled)),
+            Err(_) => producer.recover(),
+        }
     }
-    let mut settings = config.producer();
-    settings.set("batch.num.messages", "1");
-    let producer = Producer::new(config, settings)?;
-    Ok(made.get_or_init(|| producer))
 }
 
 /// Looks for the topic and makes it where it is missing, until it is there. Sending to a topic that does not exist
 /// would take half a minute to fail.
 async fn see_topic(config: &Arc<Config>, producer: &Producer) {
     loop {
-        let (Made { client, .. }, topic) = (producer.made(), config.dlq_topic.clone());
-        let look = move || client.client().fetch_metadata(Some(&topic), Duration::from_secs(5));
+        let (client, topic) = (producer.clone(), config.dlq_topic.clone());
+        let look = move || client.look_up(&topic, Duration::from_secs(5));
         match tokio::task::spawn_blocking(look).await {
             Ok(Ok(metadata)) if metadata.topics().iter().any(|topic| !topic.partitions().is_empty()) => return,
             Ok(Ok(_)) => make_topic(config).await,
             Ok(Err(error)) => {
-                producer.recover(config);
+                producer.recover();
                 tracing::warn!(%error, topic = config.dlq_topic, "dead letter topic is away");
             }
             Err(error) => tracing::warn!(%error, "cannot look for the dead letter topic"),

@@ -44,7 +44,7 @@ impl Letters {
     pub(super) fn open(config: &Config) -> anyhow::Result<Self> {
         let consumer = reader(config)?;
         let topic = config.dlq_topic.clone();
-        let metadata = cluster::look_up(consumer.client(), &config.brokers, &topic)?;
+        let metadata = cluster::look_up(|time| consumer.fetch_metadata(Some(&topic), time), &config.brokers, &topic)?;
         let mut all = Ranges::new();
         for partition in 0..cluster::partition_count(&metadata) {
             let (low, high) = consumer

@@ -34,7 +34,7 @@ pub(super) fn run(config: Config, cluster: &Cluster) -> anyhow::Result<Summary> 
     let mut tell = |sent| progress.add(sent - std::mem::replace(&mut told, sent));
     let end = send_all(&mut sender, cluster.topic(), &chunks, &mut tell);
     drop(chunks);
-    let (sent, failed, first_failure) = sender.finish(&mut tell)?;
+    let (sent, failed, first_failure) = sender.finish(&mut tell);
     let summary = Summary { sent, failed, ..Summary::default() };
     #[expect(clippy::cast_precision_loss, reason = "a figure for people")]
     let rate = sent as f64 / started.elapsed().as_secs_f64();
