@@ -168,7 +168,7 @@ fn relay(client: &kafka::Config, store: Postgres, metrics: order_service::metric
     let (outbox, batches) = outbox::outbox(contents);
     let client = kafka::Config { snapshots_topic: Some(format!("{}.snapshots", client.topic)), ..client.clone() };
     let gate = Readiness::default().gate("outbox", "");
-    let relay = Relay::new(&client, contents, store, &"bench".into(), &Arc::default(), metrics, gate).expect("a relay");
+    let relay = Relay::new(&client, store, &"bench".into(), &Arc::default(), metrics, gate).expect("a relay");
     std::thread::spawn(move || runtime().block_on(relay.run(batches)));
     outbox
 }

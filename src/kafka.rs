@@ -11,11 +11,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use rdkafka::ClientConfig;
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic};
 use rdkafka::bindings as c;
-use rdkafka::client::{Client, DefaultClientContext};
-use rdkafka::error::{IsError as _, KafkaError};
+use rdkafka::client::{Client, ClientContext, DefaultClientContext};
+use rdkafka::error::{IsError as _, KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::message::BorrowedMessage;
 use rdkafka::types::RDKafkaType;
+
+use broker_watch::Watched;
 
 /// Where Kafka is, and what is read from and written to it.
 #[derive(Debug, Clone)]
@@ -46,9 +49,14 @@ pub struct Config {
     pub worker_group: String,
     /// Whether there are workers for writes to wait for.
     pub workers: Workers,
+    /// The largest order, for which topics that are made have room.
+    pub order_bytes_max: usize,
     /// Further properties of librdkafka, for security and tuning. They have the last word.
     pub properties: BTreeMap<String, String>,
 }
+
+/// What a message may have besides an order: keys, headers, and what Kafka adds.
+const MESSAGE_ROOM_BYTES: usize = 64 << 10;
 
 /// Properties that say where the brokers are.
 pub const BROKERS: [&str; 2] = ["bootstrap.servers", "metadata.broker.list"];
@@ -104,6 +112,7 @@ impl Config {
             ack_topic: "orders.ack".into(),
             worker_group: "order-workers".into(),
             workers: Workers::default(),
+            order_bytes_max: 1 << 20,
             properties: BTreeMap::new(),
         }
     }
@@ -214,6 +223,12 @@ impl Config {
         self.finished(client)
     }
 
+    /// The largest message that a topic of the service must take, in bytes: an order with its headers.
+    #[must_use]
+    pub fn message_bytes_max(&self) -> usize {
+        self.order_bytes_max.saturating_add(MESSAGE_ROOM_BYTES)
+    }
+
     /// For looking at topics without being a member of a group.
     #[must_use]
     pub fn reader(&self) -> ClientConfig {
@@ -231,6 +246,60 @@ impl Config {
     #[must_use]
     pub fn admin(&self) -> ClientConfig {
         self.finished(self.client())
+    }
+}
+
+/// The property of a topic that says how many bytes a message may have.
+pub const ROOM: &str = "max.message.bytes";
+
+/// Makes a topic with room for the largest order, or for the brokers' default where they do not allow that much. Returns
+/// whether it was not there.
+///
+/// # Errors
+/// Why it is not there now.
+pub async fn make_topic(config: &Config, mut topic: NewTopic<'_>) -> Result<bool, KafkaError> {
+    let admin: AdminClient<_> = config.admin().create_with_context(Watched::new("topics"))?;
+    let options = AdminOptions::new().request_timeout(Some(Duration::from_secs(10)));
+    let room = config.message_bytes_max().to_string();
+    topic.config.push((ROOM, &room));
+    loop {
+        let made = admin.create_topics([&topic], &options).await?;
+        match made.into_iter().find_map(Result::err) {
+            None => return Ok(true),
+            // By another instance, at the same time.
+            Some((_, RDKafkaErrorCode::TopicAlreadyExists)) => return Ok(false),
+            Some((_, RDKafkaErrorCode::InvalidConfig | RDKafkaErrorCode::PolicyViolation))
+                if topic.config.iter().any(|(name, _)| *name == ROOM) =>
+            {
+                topic.config.retain(|(name, _)| *name != ROOM);
+            }
+            Some((_, error)) => return Err(KafkaError::AdminOp(error)),
+        }
+    }
+}
+
+/// Where a partition starts and ends. Blocks.
+///
+/// A partition that seems to be empty is asked about again: on a busy machine the library was seen to answer that of one
+/// with messages (it sends two requests, and looks at their answers without an error of the partition in them).
+///
+/// # Errors
+/// When its broker cannot be asked, or does not know.
+pub fn watermarks<C: ClientContext>(
+    client: &Client<C>,
+    topic: &str,
+    partition: i32,
+    time: Duration,
+) -> KafkaResult<(i64, i64)> {
+    let ask = || match client.fetch_watermarks(topic, partition, time)? {
+        (first, end) if first < 0 || end < first => {
+            Err(KafkaError::MetadataFetch(RDKafkaErrorCode::OffsetNotAvailable))
+        }
+        known => Ok(known),
+    };
+    match ask()? {
+        (first, end) if first == end => ask(),
+        known => Ok(known),
     }
 }
 

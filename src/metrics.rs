@@ -133,6 +133,8 @@ pub struct Outbox {
     pub failures: IntCounter,
     /// Batches published for an instance that did not, or by a later try.
     pub taken_over: IntCounter,
+    /// Tries at orders that are too large for a topic.
+    pub too_large: IntCounter,
     /// How long the oldest batch that is overdue has been waiting.
     pub overdue: IntGauge,
 }
@@ -225,6 +227,10 @@ impl Metrics {
             published: counter("outbox_published_batches_total", "Committed batches that are published."),
             failures: counter("outbox_failed_batches_total", "Batches that did not arrive, to be published again."),
             taken_over: counter("outbox_taken_over_batches_total", "Batches published for an instance that did not."),
+            too_large: counter(
+                "outbox_too_large_orders_total",
+                "Tries at publishing orders too large for their topic.",
+            ),
             overdue: gauge(
                 "outbox_overdue_seconds",
                 "Age of the oldest batch not published in time; 0 when there is none.",

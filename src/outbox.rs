@@ -1,6 +1,7 @@
 //! The way out of a committed batch: what is to be published is recorded with it, and handed to the relay afterwards
 //! from memory. What the relay has no room for stays recorded, and is published from the store later.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::mpsc;
@@ -11,6 +12,9 @@ use crate::snapshot::{Change, Snapshot};
 
 /// Committed batches that may wait for the relay. Their orders are those of the view, so they cost little.
 const WAITING_MAX: usize = 64;
+
+/// What an event has besides the payload of its order: ids, a time, headers, and what Kafka adds.
+const EVENT_ROOM_BYTES: usize = 2 << 10;
 
 /// A batch that is committed and to be published.
 pub struct Committed {
@@ -51,16 +55,42 @@ pub struct Outbox {
     contents: Contents,
     pending: Arc<Mutex<Vec<Ack>>>,
     batches: mpsc::Sender<Committed>,
+    event_bytes_max: Arc<AtomicUsize>,
 }
 
 /// The relay's end.
-pub type Batches = mpsc::Receiver<Committed>;
+pub struct Batches {
+    contents: Contents,
+    receiver: mpsc::Receiver<Committed>,
+    event_bytes_max: Arc<AtomicUsize>,
+}
 
-/// A way out for `contents`.
+impl Batches {
+    /// The next batch; `None` when there will be none any more. Cancel-safe.
+    pub async fn recv(&mut self) -> Option<Committed> {
+        self.receiver.recv().await
+    }
+
+    /// All that may be handed over.
+    #[must_use]
+    pub fn contents(&self) -> Contents {
+        self.contents
+    }
+
+    /// Where to say how many bytes an event may have.
+    #[must_use]
+    pub fn event_bytes_max(&self) -> Arc<AtomicUsize> {
+        Arc::clone(&self.event_bytes_max)
+    }
+}
+
+/// A way out for `contents`, or for a part of it: see [`Outbox::with`].
 #[must_use]
 pub fn outbox(contents: Contents) -> (Outbox, Batches) {
     let (batches, receiver) = mpsc::channel(WAITING_MAX);
-    (Outbox { contents, pending: Arc::default(), batches }, receiver)
+    let event_bytes_max = Arc::new(AtomicUsize::new(usize::MAX));
+    let ends = Batches { contents, receiver, event_bytes_max: Arc::clone(&event_bytes_max) };
+    (Outbox { contents, pending: Arc::default(), batches, event_bytes_max }, ends)
 }
 
 impl Outbox {
@@ -74,6 +104,16 @@ impl Outbox {
     #[must_use]
     pub fn parcel(&self) -> Option<Parcel> {
         (!self.contents.is_empty()).then(|| Parcel { ticket: fastrand::i64(1..), contents: self.contents })
+    }
+
+    /// How many bytes the payload of an envelope may have whose event is to get to a worker. What is larger must not be
+    /// stored: no worker would ever see it.
+    #[must_use]
+    pub fn payload_bytes_max(&self) -> usize {
+        if !self.contents.events {
+            return usize::MAX;
+        }
+        self.event_bytes_max.load(Ordering::Relaxed).saturating_sub(EVENT_ROOM_BYTES)
     }
 
     /// Notes that an order was worked on. It is acknowledged with the batch that is handed over next.

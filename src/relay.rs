@@ -5,8 +5,9 @@
 //! has changed one of them meanwhile, the newest copy may have reached the topic before this one, and is published
 //! again. So the last snapshot of an order in the topic is its newest, whichever instance ends when.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -42,6 +43,10 @@ const SETTLE_EVERY: Duration = Duration::from_millis(10);
 const SETTLED_MAX: usize = 2000;
 /// A batch that is on its way for this long, or has failed and was not published since, is overdue.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// What is too large for its topic is tried again after this time: the topic may have been given more room.
+const TOO_LARGE_PAUSE: Duration = Duration::from_secs(30);
+/// How often is looked how much room the topics have.
+const ROOM_EVERY: Duration = Duration::from_secs(30);
 /// That it is, is said this often.
 const WARN_EVERY: Duration = Duration::from_secs(10);
 /// Between two tries at something that is away.
@@ -66,7 +71,6 @@ type Settling = Result<Settled, (StoreError, Vec<(i64, Versions)>)>;
 /// What publishes.
 pub struct Relay<T> {
     config: Config,
-    contents: Contents,
     store: T,
     publisher: Publisher,
     metrics: metrics::Outbox,
@@ -88,14 +92,13 @@ pub struct Relay<T> {
 }
 
 impl<T: Store> Relay<T> {
-    /// Nothing is connected to yet. `contents` is all that this process publishes of its own; `origin` is this instance;
-    /// `identity` is filled once the store could be asked; `gate` is closed while batches are overdue.
+    /// Nothing is connected to yet. `origin` is this instance; `identity` is filled once the store could be asked; `gate`
+    /// is closed while batches are overdue.
     ///
     /// # Errors
     /// When the settings of Kafka are not what its library takes.
     pub fn new(
         config: &Config,
-        contents: Contents,
         store: T,
         origin: &Arc<str>,
         identity: &Arc<OnceLock<String>>,
@@ -105,7 +108,6 @@ impl<T: Store> Relay<T> {
         let (told, fates) = mpsc::channel(OUTGOING_MAX + TAKEN_MAX);
         Ok(Self {
             config: config.clone(),
-            contents,
             store,
             publisher: Publisher::new(config)?,
             metrics,
@@ -135,6 +137,8 @@ impl<T: Store> Relay<T> {
         if !self.begin(&mut batches).await {
             return;
         }
+        let room = watch_room(self.config.clone(), batches.contents(), batches.event_bytes_max());
+        let mut room = std::pin::pin!(room);
         let mut settle = tokio::time::interval(SETTLE_EVERY);
         let mut look = tokio::time::interval(LOOK_EVERY);
         for timer in [&mut settle, &mut look] {
@@ -145,7 +149,7 @@ impl<T: Store> Relay<T> {
             let has_room = self.outgoing.len() < OUTGOING_MAX;
             tokio::select! {
                 biased;
-                Some((ticket, fate)) = self.fates.recv() => self.ended(ticket, fate),
+                Some((ticket, fate)) = self.fates.recv() => self.ended(ticket, fate).await,
                 settled = async { settling.as_mut().expect("there is one").await }, if settling.is_some() => {
                     settling = None;
                     if settled.is_err() {
@@ -160,6 +164,7 @@ impl<T: Store> Relay<T> {
                     Some(committed) => self.publish(committed).await,
                     None => break,
                 },
+                () = &mut room => unreachable!("it goes on for ever"),
                 _ = look.tick() => {
                     self.publisher.recover();
                     self.take_over().await;
@@ -176,7 +181,7 @@ impl<T: Store> Relay<T> {
             self.settled(settling.await).await;
         }
         while let Ok((ticket, fate)) = self.fates.try_recv() {
-            self.ended(ticket, fate);
+            self.ended(ticket, fate).await;
         }
         // What is newer is published by another instance, or by the next start.
         while !self.arrived.is_empty() {
@@ -197,7 +202,7 @@ impl<T: Store> Relay<T> {
                 let identity = self.store.identity().await.map_err(|error| causes(&error))?;
                 let _ = self.identity.set(identity); // once is enough
                 let Config { snapshots_topic, events_topic, ack_topic, .. } = &self.config;
-                let Contents { snapshots, events, acks } = self.contents;
+                let Contents { snapshots, events, acks } = batches.contents();
                 let mut wanted = Vec::new();
                 wanted.extend(snapshots_topic.as_deref().filter(|_| snapshots).map(|name| (name, true)));
                 if events || acks {
@@ -291,25 +296,38 @@ impl<T: Store> Relay<T> {
     }
 
     /// A parcel has arrived, or not.
-    fn ended(&mut self, ticket: i64, fate: Fate) {
+    async fn ended(&mut self, ticket: i64, fate: Fate) {
         let Some((_, versions)) = self.outgoing.remove(&ticket) else { return };
         self.metrics.outgoing.set(len(self.outgoing.len()));
         let results = self.results.remove(&ticket).unwrap_or_default();
         match fate {
-            Fate::Arrived { .. } => {
+            Fate::Arrived { too_large } => {
                 if let Some(redis) = &self.redis {
                     for (id, json) in results {
                         redis.result(id, json);
                     }
                 }
                 self.health.failed.remove(&ticket);
-                self.arrived.push_back((ticket, versions));
+                if too_large.is_empty() {
+                    self.arrived.push_back((ticket, versions));
+                } else {
+                    self.keep_too_large(ticket, &too_large).await;
+                }
             }
             // It stays recorded, and is taken up again.
             Fate::Failed(reason) => {
                 self.metrics.failures.inc();
                 self.health.fail(ticket, reason);
             }
+        }
+    }
+
+    async fn keep_too_large(&mut self, ticket: i64, keys: &[String]) {
+        let ids: BTreeSet<OrderId> = keys.iter().filter_map(|key| OrderId::parse(key.as_bytes()).ok()).collect();
+        self.metrics.too_large.inc_by(ids.len() as u64);
+        let kept = self.store.narrow(ticket, ids.into_iter().collect(), TOO_LARGE_PAUSE).await;
+        if let Err(error) = kept {
+            tracing::debug!(error = %causes(&error), "all of a batch is published again, some of it is too large");
         }
     }
 
@@ -400,6 +418,39 @@ impl<T: Store> Relay<T> {
         let changes: Vec<Changed> = orders.into_iter().map(changed).collect();
         let acks = if parcel.contents.acks { changes.iter().map(ack_of_stored).collect() } else { Vec::new() };
         self.send(parcel, &changes, &acks).await;
+    }
+}
+
+/// Finds out how large messages may be, and says where that is too little for the largest order. Where the brokers do not
+/// tell, messages show it.
+async fn watch_room(config: Config, contents: Contents, event_bytes_max: Arc<AtomicUsize>) {
+    let mut wanted = Vec::new();
+    wanted.extend(config.snapshots_topic.as_deref().filter(|_| contents.snapshots));
+    wanted.extend(Some(config.events_topic.as_str()).filter(|_| contents.events));
+    let mut last = HashMap::new();
+    loop {
+        match topics::rooms(&config, &wanted).await {
+            Ok(rooms) => {
+                if let Some(room) = rooms.get(&config.events_topic) {
+                    event_bytes_max.store(*room, Ordering::Relaxed);
+                }
+                let needed = config.message_bytes_max();
+                for (topic, &room) in rooms.iter().filter(|(topic, room)| last.get(*topic) != Some(*room)) {
+                    if room < needed {
+                        tracing::warn!(
+                            topic,
+                            room,
+                            needed,
+                            "the topic has no room for the largest orders, which are not published there; set its \
+                             max.message.bytes to what is needed, or a smaller order_bytes_max"
+                        );
+                    }
+                }
+                last = rooms;
+            }
+            Err(error) => tracing::debug!(error, "the brokers do not say how much room the topics have"),
+        }
+        tokio::time::sleep(ROOM_EVERY).await;
     }
 }
 

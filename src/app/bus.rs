@@ -53,16 +53,14 @@ impl Bus {
         let Some(kafka) = &config.kafka else { return Ok(Self::default()) };
         let has_events = kafka.workers != Workers::Off;
         let snapshots = kafka.snapshots_topic.is_some();
-        let contents = Contents { snapshots, ..Contents::default() };
-        let http_contents = Contents { events: has_events, ..contents };
-        let (outbox, batches) = outbox::outbox(contents);
-        let http_outbox = outbox.with(http_contents);
+        let contents = Contents { snapshots, events: has_events, acks: false };
+        let (http_outbox, batches) = outbox::outbox(contents);
+        let outbox = http_outbox.with(Contents { events: false, ..contents });
         let instance = Instance::default();
         let mut relayed = None;
-        if !http_contents.is_empty() {
+        if !contents.is_empty() {
             let gate = readiness.gate("outbox", "not started");
-            relayed =
-                Some(instance.relay(kafka, http_contents, store.clone(), redis.cloned(), metrics, gate, batches)?);
+            relayed = Some(instance.relay(kafka, store.clone(), redis.cloned(), metrics, gate, batches)?);
         }
         let news = Switch::default();
         if let Some(topic) = &kafka.snapshots_topic
@@ -117,7 +115,6 @@ impl Instance {
     pub(super) fn relay(
         &self,
         config: &kafka::Config,
-        contents: Contents,
         store: AnyStore,
         redis: Option<Redis>,
         metrics: &Metrics,
@@ -131,7 +128,7 @@ impl Instance {
             || broker_watch::recoveries() as f64,
         );
         let (done, relayed) = oneshot::channel();
-        let relay = Relay::new(config, contents, store, &self.origin, &self.store, metrics.outbox.clone(), gate);
+        let relay = Relay::new(config, store, &self.origin, &self.store, metrics.outbox.clone(), gate);
         let relay = relay.context("cannot use Kafka")?.with_redis(redis);
         // The last that can fail: a runtime must not be dropped in another.
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

@@ -46,7 +46,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
     let contents = Contents { snapshots: kafka.snapshots_topic.is_some(), events: false, acks: true };
     let (outbox, batches) = outbox::outbox(contents);
     let gate = readiness.gate("outbox", "not started");
-    let relayed = Instance::default().relay(&kafka, contents, store.clone(), redis.clone(), &metrics, gate, batches)?;
+    let relayed = Instance::default().relay(&kafka, store.clone(), redis.clone(), &metrics, gate, batches)?;
     (kafka.topic, kafka.group) = (kafka.events_topic.clone(), kafka.worker_group.clone());
     let (trigger, shutdown) = lifecycle::shutdown();
     tracing::info!(topic = kafka.topic, group = kafka.group, store = store.place(), "working");

@@ -280,7 +280,10 @@ impl<S: Source, T: Store> Ingest<S, T> {
                 return Ok(());
             }
             let Some(record) = self.received.pop() else { return Ok(()) };
-            let (mut orders, rejection) = self.decode(&record);
+            let (mut orders, mut rejection) = self.decode(&record);
+            if let Some(too_large) = self.too_large_to_work_on(&orders) {
+                rejection = Some((too_large, std::mem::take(&mut orders).len() as u64));
+            }
             let must_exist = self.source.must_exist();
             if let Some((rejection, count)) = rejection {
                 self.ledger.read += count;
@@ -350,6 +353,18 @@ impl<S: Source, T: Store> Ingest<S, T> {
             }
         }
         (orders, rejected)
+    }
+
+    /// Why none of these orders is stored, where a worker is to see them and could not.
+    fn too_large_to_work_on(&self, orders: &[Order]) -> Option<Rejection> {
+        let bytes_max = self.outbox.as_ref()?.payload_bytes_max();
+        let payload = |order: &Order| match &order.change {
+            Asked::Envelope(envelope) => envelope.payload.as_ref().map_or(0, |payload| payload.len()),
+            _ => 0,
+        };
+        let is_too_large = orders.iter().any(|order| payload(order) > bytes_max);
+        let message = || format!("larger than the {bytes_max} bytes that get to a worker");
+        is_too_large.then(|| Rejection::whole(RejectionKind::TooLarge, message()))
     }
 
     /// Gives a record, or `count` orders of it, back to the source. Its position passes with the batch.

@@ -390,6 +390,8 @@ pub const SETTINGS: &[Setting] = &[
             let bytes = bytes(one(values)?)?;
             config.ingest.order_bytes_max = bytes;
             config.http.order_bytes_max = bytes;
+            #[cfg(feature = "kafka")]
+            on_kafka(config, |kafka| kafka.order_bytes_max = bytes);
             Ok(())
         },
         ..DETAIL

@@ -242,6 +242,10 @@ impl Store for AnyStore {
         on!(self, store => store.newer(known).await)
     }
 
+    async fn narrow(&self, ticket: i64, to: Vec<OrderId>, pause: Duration) -> Result<(), StoreError> {
+        on!(self, store => store.narrow(ticket, to, pause).await)
+    }
+
     async fn published(&self, tickets: Vec<i64>) -> Result<(), StoreError> {
         on!(self, store => store.published(tickets).await)
     }

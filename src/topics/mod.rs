@@ -4,14 +4,17 @@
 pub mod publisher;
 pub mod tail;
 
+use std::collections::HashMap;
 use std::time::Duration;
 
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::admin::{
+    AdminClient, AdminOptions, NewTopic, OwnedResourceSpecifier, ResourceSpecifier, TopicReplication,
+};
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::error::KafkaError;
 
-use crate::kafka::Config;
 use crate::kafka::broker_watch::Watched;
+use crate::kafka::{self, Config, ROOM};
 
 /// Consumer groups, as the brokers know them.
 pub struct Groups {
@@ -63,8 +66,8 @@ pub mod header {
     pub const NOW: &str = "now";
 }
 
-/// Makes topics that are missing, with the brokers' defaults but for `compacted` ones. Whoever runs the brokers may not
-/// allow it, and then has to make them.
+/// Makes topics that are missing, with the brokers' defaults but for `compacted` ones and for room for the largest order.
+/// Where the brokers do not allow it, their owner has to make them.
 ///
 /// # Errors
 /// The first topic that is not there afterwards, and why.
@@ -73,23 +76,39 @@ pub async fn make(config: &Config, topics: &[(&str, bool)]) -> Result<(), String
     if missing.is_empty() {
         return Ok(());
     }
-    let admin: AdminClient<_> =
-        config.admin().create_with_context(Watched::new("topics")).map_err(|error: KafkaError| error.to_string())?;
-    let wanted = missing.iter().map(|(name, is_compacted)| {
-        let topic = NewTopic::new(name, -1, TopicReplication::Fixed(-1)); // the brokers' defaults
-        if *is_compacted { topic.set("cleanup.policy", "compact") } else { topic }
-    });
-    let wanted: Vec<_> = wanted.collect();
-    let options = AdminOptions::new().request_timeout(Some(ASK_WAIT));
-    let made = admin.create_topics(&wanted, &options).await.map_err(|error| error.to_string())?;
-    for result in made {
-        match result {
-            Ok(topic) => tracing::info!(topic, "topic made"),
-            Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
-            Err((topic, error)) => return Err(format!("{topic}: {error}")),
+    for (name, is_compacted) in &missing {
+        let mut topic = NewTopic::new(name, -1, TopicReplication::Fixed(-1));
+        if *is_compacted {
+            topic = topic.set("cleanup.policy", "compact");
+        }
+        match kafka::make_topic(config, topic).await {
+            Ok(true) => tracing::info!(topic = name, "topic made"),
+            Ok(false) => {}
+            Err(error) => return Err(format!("{name}: {error}")),
         }
     }
     Ok(())
+}
+
+/// How many bytes a message of each of these topics may have, as far as the brokers say.
+///
+/// # Errors
+/// When they cannot be asked.
+pub async fn rooms(config: &Config, topics: &[&str]) -> Result<HashMap<String, usize>, String> {
+    let admin: AdminClient<_> =
+        config.admin().create_with_context(Watched::new("topics")).map_err(|error: KafkaError| error.to_string())?;
+    let options = AdminOptions::new().request_timeout(Some(ASK_WAIT));
+    let asked: Vec<_> = topics.iter().map(|topic| ResourceSpecifier::Topic(topic)).collect();
+    let described = admin.describe_configs(&asked, &options).await.map_err(|error| error.to_string())?;
+    let mut rooms = HashMap::new();
+    for resource in described {
+        let resource = resource.map_err(|error| error.to_string())?;
+        let room = resource.get(ROOM).and_then(|entry| entry.value.as_ref()?.parse().ok());
+        if let (OwnedResourceSpecifier::Topic(topic), Some(room)) = (&resource.specifier, room) {
+            rooms.insert(topic.clone(), room);
+        }
+    }
+    Ok(rooms)
 }
 
 /// Topics that the brokers do not know, asked of a client that makes none by asking.

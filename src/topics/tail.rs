@@ -11,7 +11,7 @@ use rdkafka::message::{BorrowedMessage, Message as _};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use crate::kafka::broker_watch::{BrokerWatch, Watched};
-use crate::kafka::{Config, header};
+use crate::kafka::{Config, header, watermarks};
 use crate::lifecycle::{Gate, Switch};
 
 const POLL: Duration = Duration::from_millis(50);
@@ -168,7 +168,7 @@ impl Reading {
     fn begin(&mut self) -> KafkaResult<()> {
         let mut ends = BTreeMap::new();
         for partition in self.partitions()? {
-            let (_, end) = self.client.fetch_watermarks(&self.topic, partition, ASK_WAIT)?;
+            let (_, end) = watermarks(self.client.client(), &self.topic, partition, ASK_WAIT)?;
             ends.insert(partition, end);
         }
         self.next.clone_from(&ends);
@@ -193,7 +193,7 @@ impl Reading {
         let mut is_live = true;
         let mut is_moved = false;
         for partition in self.partitions()? {
-            let (first, end) = self.client.fetch_watermarks(&self.topic, partition, ASK_WAIT)?;
+            let (first, end) = watermarks(self.client.client(), &self.topic, partition, ASK_WAIT)?;
             let before = self.ends.insert(partition, end).unwrap_or(first);
             let next = self.next.entry(partition).or_insert_with(|| {
                 is_moved = true;

@@ -17,6 +17,7 @@ use order_service::store::Unpublished;
 use super::topic::Topic;
 use crate::broker::{Channel, Letter, RECOVERY};
 use crate::scripted::Scripted;
+use crate::server::{Server, until};
 use crate::servers;
 
 const CONTENTS: Contents = Contents { snapshots: true, events: false, acks: false };
@@ -53,7 +54,7 @@ fn publish(store: &Scripted, handed_over: Vec<(i64, Vec<Changed>)>, batches: usi
         let (outbox, receiver) = outbox::outbox(CONTENTS);
         let metrics = Metrics::new(&[], &[]).outbox;
         let (identity, gate) = (Arc::default(), Readiness::default().gate("outbox", "not started"));
-        let relay = Relay::new(&config, CONTENTS, store.clone(), &"test".into(), &identity, metrics, gate).unwrap();
+        let relay = Relay::new(&config, store.clone(), &"test".into(), &identity, metrics, gate).unwrap();
         let running = tokio::spawn(relay.run(receiver));
         let end = Instant::now() + RECOVERY;
         let mut handed_over = Some(handed_over);
@@ -113,4 +114,67 @@ fn batches_that_were_left_behind_are_taken_over_until_there_are_no_more() {
     // One after the other without a pause: at one look a second a backlog of an hour of writes would never end.
     let taken = store.0.claims.load(Ordering::SeqCst);
     assert_eq!(taken, 4, "looks at the store that took some of them");
+}
+
+#[test]
+fn what_is_too_large_for_its_topic_stays_recorded_and_is_published_once_there_is_room() {
+    let Some(topic) = Topic::create(1) else { return };
+    let snapshots = format!("{}.snapshots", topic.name);
+    topic.make_topic(&snapshots, 1, &[("max.message.bytes", "3000")]);
+    let mut server = Server::start(&topic.flags_with(&["--kafka-snapshots-topic", &snapshots]));
+    let order = |name: &str, bytes: usize| {
+        let mut body = Vec::new();
+        order_service::order::sample::wb(3, bytes as u64, &mut body);
+        let mut order: serde_json::Value = serde_json::from_slice(&body).unwrap();
+        (order["order_uid"], order["more"]) = (name.into(), "x".repeat(bytes).into());
+        order.to_string()
+    };
+    let lines = format!("{}\n{}\n", order("large", 4000), order("small", 10));
+    server.request("POST", "/orders", &[("Content-Type", "application/x-ndjson")], lines).expect(200);
+    let published = |name: &str| topic.read(&snapshots).iter().any(|letter| letter.key() == name);
+    until("what fits is published", RECOVERY, || published("small").then_some(()));
+    until("what does not is counted and named", RECOVERY, || {
+        let is_named = |line: &String| line.contains("too large for its topic") && line.contains("large");
+        (server.metric("outbox_too_large_orders_total") >= 1.0 && server.log().iter().any(is_named)).then_some(())
+    });
+    assert!(!published("large"));
+    // Another process finds it recorded, and the topic with more room.
+    topic.stop(&mut server);
+    topic.alter(&snapshots, &[("max.message.bytes", "20000")]);
+    server.start_again();
+    until("it is published once there is room", RECOVERY, || published("large").then_some(()));
+    topic.stop(&mut server);
+}
+
+#[test]
+fn topics_that_are_made_have_room_for_the_largest_order_and_others_are_named() {
+    let Some(topic) = Topic::create(1) else { return };
+    let name = |suffix: &str| format!("{}.{suffix}", topic.name);
+    topic.make_topic(&name("events"), 1, &[]);
+    let (snapshots, events, acks) = (name("snapshots"), name("events"), name("ack"));
+    let own = ["--kafka-snapshots-topic", &snapshots, "--order-bytes-max", "4MiB"];
+    let environment = [("ORDERS_EVENTS_TOPIC", events.as_str()), ("ORDERS_ACK_TOPIC", &acks)];
+    let mut server = Server::start_in(&topic.flags_with(&own), &environment);
+    until("the topic with too little room is named", RECOVERY, || {
+        let is_named = |line: &String| line.contains("no room for the largest orders") && line.contains(&events);
+        server.log().iter().any(is_named).then_some(())
+    });
+    assert!(!server.log().iter().any(|line| line.contains("no room") && line.contains(&snapshots)));
+    let mut body = Vec::new();
+    order_service::order::sample::wb(3, 1, &mut body);
+    let mut order: serde_json::Value = serde_json::from_slice(&body).unwrap();
+    order["more"] = "x".repeat(4_000_000).into();
+    server.post("/orders", order.to_string()).expect(201);
+    until("the largest order is published", RECOVERY, || (topic.read(&snapshots).len() == 1).then_some(()));
+    // No worker would ever see it.
+    let envelope = |bytes: usize| {
+        let payload = serde_json::json!({ "x": "x".repeat(bytes) });
+        serde_json::json!({ "user_id": "0190163d-8694-739b-aea5-966c26f8ad91", "payload": payload }).to_string()
+    };
+    let refused = server.post("/orders", envelope(2_000_000)).expect(413);
+    assert!(refused.text().contains("that get to a worker"), "{}", refused.text());
+    server.post("/orders", envelope(1_000_000)).expect(202); // there is none
+    until("its event is published", RECOVERY, || (topic.read(&events).len() == 1).then_some(()));
+    assert_eq!(server.get("/api/stats").json()["total_orders"], 2);
+    topic.stop(&mut server);
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use order_service::kafka::broker_watch::{BrokerWatch, STATISTICS_EVERY, Watched};
 use order_service::kafka::topic_look::TopicLook;
 use rdkafka::ClientConfig;
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::bindings::rd_kafka_header_add;
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -110,6 +110,16 @@ impl Topic {
             let has_leaders = found.partitions().iter().all(|partition| partition.leader() >= 0);
             (found.partitions().len() == partitions as usize && has_leaders).then_some(())
         });
+    }
+
+    /// Gives a topic these properties, and no others.
+    pub fn alter(&self, name: &str, properties: &[(&str, &str)]) {
+        let mut config = AlterConfig::new(ResourceSpecifier::Topic(name));
+        for (property, value) in properties {
+            config = config.set(property, value);
+        }
+        let altered = self.sender.runtime.block_on(self.admin.alter_configs([&config], &options())).unwrap();
+        assert!(altered.iter().all(Result::is_ok), "{altered:?}");
     }
 
     /// Deletes the topic.

@@ -23,7 +23,7 @@ use tokio::sync::mpsc::error::TrySendError;
 
 use crate::kafka::broker_watch::{self, BrokerWatch};
 use crate::kafka::topic_look::{TopicId, TopicLook};
-use crate::kafka::{Config, headers};
+use crate::kafka::{Config, headers, watermarks};
 use crate::lifecycle::Gate;
 use crate::metrics::Kafka as Metrics;
 use crate::record::{Checkpoint, Position, Record};
@@ -619,7 +619,7 @@ impl Consumer {
 
     /// Where a partition with this stored position starts. `None` when the brokers do not say.
     fn find_start(&mut self, partition: u32, stored: Option<u64>) -> Result<Option<Active>, String> {
-        let (first, end) = match self.client.fetch_watermarks(&self.config.topic, signed(partition), ASK_WAIT) {
+        let (first, end) = match watermarks(self.client.client(), &self.config.topic, signed(partition), ASK_WAIT) {
             Ok((first, end)) => (first.unsigned_abs(), end.unsigned_abs()),
             Err(error) => {
                 self.warn("cannot ask where a partition starts and ends", &error);
@@ -688,7 +688,7 @@ impl Consumer {
             std::mem::take(&mut *self.client.context().reached.lock().unwrap_or_else(PoisonError::into_inner));
         let partitions: Vec<u32> = self.active.keys().copied().collect();
         for partition in partitions {
-            let end = self.client.fetch_watermarks(&self.config.topic, signed(partition), Duration::from_secs(1));
+            let end = watermarks(self.client.client(), &self.config.topic, signed(partition), Duration::from_secs(1));
             let Ok((_, end)) = end else {
                 // A partition that nothing can be learned of may have anything in it.
                 is_waiting = true;

@@ -5,14 +5,13 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::admin::{NewTopic, TopicReplication};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders};
 use tokio::sync::{OnceCell, Semaphore, oneshot};
 
-use crate::kafka::Config;
-use crate::kafka::broker_watch::Watched;
 use crate::kafka::producer::{self, Producer, Told};
+use crate::kafka::{self, Config};
 use crate::lifecycle::Gate;
 use crate::record::{Record, Rejection, dead};
 use crate::source::SourceError;
@@ -189,23 +188,11 @@ async fn see_topic(config: &Arc<Config>, producer: &Producer) {
 
 /// Best effort: whoever runs the brokers may not allow it, and then has to make the topic.
 async fn make_topic(config: &Config) {
-    let Ok(admin) = config.admin().create_with_context::<_, AdminClient<_>>(Watched::new("dead letters")) else {
-        return;
-    };
-    let topic = NewTopic {
-        name: &config.dlq_topic,
-        num_partitions: 1,
-        replication: TopicReplication::Fixed(-1), // the brokers' default
-        config: Vec::new(),
-    };
-    let options = AdminOptions::new().request_timeout(Some(Duration::from_secs(10)));
-    let made = admin.create_topics([&topic], &options).await.map(|results| results.into_iter().find_map(Result::err));
-    let topic = &config.dlq_topic;
-    match made {
-        Ok(None) => tracing::info!(topic, "dead letter topic made"),
-        // By another instance, at the same time.
-        Ok(Some((_, RDKafkaErrorCode::TopicAlreadyExists))) => {}
-        Ok(Some((_, error))) => tracing::warn!(topic, %error, "dead letter topic is missing and cannot be made"),
-        Err(error) => tracing::warn!(topic, %error, "dead letter topic is missing and cannot be made"),
+    let name = config.dlq_topic.as_str();
+    // One partition, with the brokers' default of replicas.
+    match kafka::make_topic(config, NewTopic::new(name, 1, TopicReplication::Fixed(-1))).await {
+        Ok(true) => tracing::info!(topic = name, "dead letter topic made"),
+        Ok(false) => {}
+        Err(error) => tracing::warn!(topic = name, %error, "dead letter topic is missing and cannot be made"),
     }
 }

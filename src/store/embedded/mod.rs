@@ -131,6 +131,12 @@ enum Job {
         tickets: Vec<i64>,
         reply: oneshot::Sender<Result<(), StoreError>>,
     },
+    Narrow {
+        ticket: i64,
+        to: Vec<OrderId>,
+        pause: Duration,
+        reply: oneshot::Sender<Result<(), StoreError>>,
+    },
     Rename {
         former: Arc<str>,
         present: Arc<str>,
@@ -330,6 +336,11 @@ impl WriterThread {
                         outbox::forget(connection, &tickets).map_err(|error| classify(path, error))
                     }));
                 }
+                Job::Narrow { ticket, to, pause, reply } => {
+                    let _ = reply.send(self.write(|connection, path| {
+                        outbox::narrow(connection, ticket, &to, pause).map_err(|error| classify(path, error))
+                    }));
+                }
                 Job::Rename { former, present, partitions, reply } => {
                     let _ = reply.send(self.write(|connection, path| {
                         rename(connection, &former, &present, &partitions).map_err(|error| classify(path, error))
@@ -511,6 +522,12 @@ impl Store for Embedded {
 
     async fn newer(&self, known: Vec<(OrderId, Version)>) -> Result<Page, StoreError> {
         self.read(move |connection| outbox::newer(connection, &known)).await
+    }
+
+    async fn narrow(&self, ticket: i64, to: Vec<OrderId>, pause: Duration) -> Result<(), StoreError> {
+        let (reply, result) = oneshot::channel();
+        self.0.writer.send(Job::Narrow { ticket, to, pause, reply }).await.map_err(|_| gone())?;
+        result.await.map_err(|_| gone())?
     }
 
     async fn published(&self, tickets: Vec<i64>) -> Result<(), StoreError> {

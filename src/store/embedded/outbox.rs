@@ -42,6 +42,15 @@ pub(super) fn newer(connection: &Connection, known: &[(OrderId, Version)]) -> ru
     Ok(found)
 }
 
+/// See [`crate::store::Store::narrow`].
+pub(super) fn narrow(connection: &Connection, ticket: i64, to: &[OrderId], pause: Duration) -> rusqlite::Result<()> {
+    let uids: String = to.iter().map(|id| format!("{id}\n")).collect();
+    let from = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default() + pause;
+    let from = i64::try_from(from.as_millis()).unwrap_or(i64::MAX);
+    connection.execute("UPDATE outbox SET uids = ?, created_at = ? WHERE ticket = ?", params![uids, from, ticket])?;
+    Ok(())
+}
+
 /// See [`crate::store::Store::published`].
 pub(super) fn forget(connection: &mut Connection, tickets: &[i64]) -> rusqlite::Result<()> {
     let transaction = connection.transaction()?;

@@ -288,6 +288,10 @@ impl Store for Postgres {
         self.newer_than(&known).await
     }
 
+    async fn narrow(&self, ticket: i64, to: Vec<OrderId>, pause: Duration) -> Result<(), StoreError> {
+        self.narrow_unpublished(ticket, &to, pause).await
+    }
+
     async fn published(&self, tickets: Vec<i64>) -> Result<(), StoreError> {
         self.forget_published(tickets).await
     }

@@ -51,6 +51,20 @@ impl Postgres {
         rows.iter().map(|row| Ok((order_id(row)?, snapshot(row, &mut scratch)?))).collect()
     }
 
+    pub(super) async fn narrow_unpublished(
+        &self,
+        ticket: i64,
+        to: &[OrderId],
+        pause: Duration,
+    ) -> Result<(), StoreError> {
+        let session = self.reader().await?;
+        let uids: Vec<String> = to.iter().map(OrderId::to_string).collect();
+        let narrow = "UPDATE outbox SET order_uids = $2, claimed_at = clock_timestamp() + make_interval(secs => $3) \
+                      WHERE ticket = $1";
+        session.execute(narrow, &[&ticket, &uids, &pause.as_secs_f64()]).await.map_err(classify)?;
+        Ok(())
+    }
+
     pub(super) async fn forget_published(&self, tickets: Vec<i64>) -> Result<(), StoreError> {
         let mut session = self.reader().await?;
         session.is_open = true;

@@ -11,7 +11,7 @@ use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::Place;
-use crate::kafka::{Config, headers};
+use crate::kafka::{Config, headers, watermarks};
 use crate::record::{Headers, dead};
 use crate::tools::cluster::{self, CONNECT_TIME};
 
@@ -47,8 +47,7 @@ impl Letters {
         let metadata = cluster::look_up(|time| consumer.fetch_metadata(Some(&topic), time), &config.brokers, &topic)?;
         let mut all = Ranges::new();
         for partition in 0..cluster::partition_count(&metadata) {
-            let (low, high) = consumer
-                .fetch_watermarks(&topic, partition, CONNECT_TIME)
+            let (low, high) = watermarks(consumer.client(), &topic, partition, CONNECT_TIME)
                 .with_context(|| format!("what there is in {topic}, partition {partition}"))?;
             all.insert(partition, low..high);
         }
