@@ -94,6 +94,9 @@ pub struct View {
     has_let_go: AtomicBool,
     is_shared: AtomicBool,
     is_making_room: AtomicBool,
+    /// Milliseconds from `made` to when the store last told of changes by others, and 1; 0 before the first time.
+    heard: AtomicU64,
+    made: Instant,
 }
 
 /// The map, pinned.
@@ -148,6 +151,8 @@ impl View {
             has_let_go: AtomicBool::new(false),
             is_shared: AtomicBool::new(false),
             is_making_room: AtomicBool::new(false),
+            heard: AtomicU64::new(0),
+            made: Instant::now(),
             config,
         }
     }
@@ -483,6 +488,19 @@ impl View {
     /// Says whether other processes may store orders that this view does not show yet.
     pub fn set_shared(&self, is_shared: bool) {
         self.is_shared.store(is_shared, Ordering::Release);
+    }
+
+    /// The store has just told all that others changed.
+    pub fn heard(&self) {
+        let millis = u64::try_from(self.made.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.heard.store(millis.saturating_add(1), Ordering::Relaxed);
+    }
+
+    /// For how long the store told nothing of what others may have changed; since the start where it never did.
+    #[must_use]
+    pub fn silence(&self) -> Duration {
+        let heard = Duration::from_millis(self.heard.load(Ordering::Relaxed).saturating_sub(1));
+        self.made.elapsed().saturating_sub(heard)
     }
 
     /// Whether a copy is newer than the visible one.

@@ -60,7 +60,7 @@ pub enum ReadError {
     #[error("too many reads wait for the store")]
     Busy,
     /// The store did not answer in time.
-    #[error("the store did not answer in time")]
+    #[error("the store did not answer in time: it is silent or slow, or what was asked waits for a lock")]
     Slow,
     /// The store failed.
     #[error("the store cannot be read")]
@@ -104,6 +104,12 @@ impl<T: Store> Reader<T> {
     #[must_use]
     pub fn view(&self) -> &Arc<View> {
         &self.view
+    }
+
+    /// Whether other processes may write to the same store.
+    #[must_use]
+    pub fn is_shareable(&self) -> bool {
+        self.store.is_shareable()
     }
 
     /// What the view knows. Never waits, allocates nothing on a hit.

@@ -6,10 +6,12 @@ mod commit;
 mod export;
 mod instances;
 mod lost_answer;
+mod proxy;
 mod refusals;
 #[cfg(feature = "embedded")]
 mod same_rules;
 mod schema;
+mod silent;
 mod standby;
 
 use std::sync::Arc;

@@ -3,7 +3,9 @@
 
 use std::time::Duration;
 
-use super::errors::{classify, unreadable};
+use tokio_postgres::types::ToSql;
+
+use super::errors::unreadable;
 use super::session::Session;
 use super::{Postgres, order_id, snapshot};
 use crate::record::Parcel;
@@ -23,15 +25,18 @@ impl Postgres {
     pub(super) async fn claim_unpublished(&self, age: Duration, limit: usize) -> Result<Vec<Unpublished>, StoreError> {
         let session = self.reader().await?;
         let limit = signed(limit as u64);
-        let claimed =
-            session.query(&session.statements.claim, &[&age.as_secs_f64(), &limit]).await.map_err(classify)?;
+        let time = self.0.config.patience();
+        let age = age.as_secs_f64();
+        let parameters: [&(dyn ToSql + Sync); 2] = [&age, &limit];
+        let claimed = session.ask(time, session.query(&session.statements.claim, &parameters)).await?;
         let mut scratch = Vec::new();
         let mut batches = Vec::with_capacity(claimed.len());
         for row in &claimed {
             let contents = column::to_contents(row.try_get(1).map_err(unreadable)?);
             let parcel = Parcel { ticket: row.try_get(0).map_err(unreadable)?, contents };
             let changed_in: i64 = row.try_get(2).map_err(unreadable)?;
-            let rows = session.query(&session.statements.changed_by, &[&changed_in]).await.map_err(classify)?;
+            let parameters: [&(dyn ToSql + Sync); 1] = [&changed_in];
+            let rows = session.ask(time, session.query(&session.statements.changed_by, &parameters)).await?;
             let orders = rows.iter().map(|row| Ok((order_id(row)?, snapshot(row, &mut scratch)?)));
             let orders = orders.collect::<Result<_, StoreError>>()?;
             batches.push((changed_in, Unpublished { parcel, orders }));
@@ -43,15 +48,17 @@ impl Postgres {
     pub(super) async fn forget_published(&self, tickets: Vec<i64>) -> Result<(), StoreError> {
         let mut session = self.reader().await?;
         session.is_open = true;
-        let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 1] = [&tickets];
+        let parameters: [&(dyn ToSql + Sync); 1] = [&tickets];
         // What a crash brings back is published once more, so nobody waits for the disk.
-        let done = tokio::try_join!(
-            biased;
-            session.batch_execute("BEGIN; SET LOCAL synchronous_commit = off"),
-            session.execute(&session.statements.forget, &parameters),
-            session.batch_execute("COMMIT"),
-        );
-        done.map_err(classify)?;
+        let done = async {
+            tokio::try_join!(
+                biased;
+                session.batch_execute("BEGIN; SET LOCAL synchronous_commit = off"),
+                session.execute(&session.statements.forget, &parameters),
+                session.batch_execute("COMMIT"),
+            )
+        };
+        session.ask(self.0.config.patience(), done).await?;
         session.is_open = false;
         Ok(())
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Buf;
 use tokio_postgres::{Client, NoTls};
 
-use super::errors::classify;
+use super::errors::{classify, silent};
 use super::wire::Wire;
 use super::{Config, StoreError};
 use crate::background;
@@ -46,10 +46,14 @@ pub(super) async fn scan(config: &Config, emit: Arc<Emit>) -> Result<u64, StoreE
 
 /// A connection of its own, for statements that take as long as they take.
 pub(super) async fn connect(config: &Config) -> Result<Client, StoreError> {
-    let (client, connection) = config.server.connect(NoTls).await.map_err(classify)?;
-    tokio::spawn(connection);
-    client.batch_execute("SET statement_timeout = 0").await.map_err(classify)?;
-    Ok(client)
+    let time = config.login_time();
+    let connect = async {
+        let (client, connection) = config.server.connect(NoTls).await?;
+        tokio::spawn(connection);
+        client.batch_execute("SET statement_timeout = 0").await?;
+        Ok(client)
+    };
+    tokio::time::timeout(time, connect).await.map_err(|_| silent(time))?.map_err(classify)
 }
 
 async fn scan_tables(config: &Config, snapshot: &str, tables: &[&str], emit: &Emit) -> Result<u64, StoreError> {

@@ -12,12 +12,14 @@ use tokio_postgres::NoTls;
 use tokio_postgres::config::Host;
 
 use super::StoreError;
-use super::errors::{classify, classify_code};
+use super::errors::{classify, classify_code, silent};
 
 /// What is read at once.
 const READ_BYTES: usize = 256 << 10;
 /// The server sends nothing longer.
 const MESSAGE_BYTES_MAX: usize = 1 << 30;
+/// The longest a COPY may say nothing. It is a matter of milliseconds where the server reads on.
+const SILENCE_MAX: Duration = Duration::from_mins(1);
 const DEFAULT_PORT: u16 = 5432;
 /// A tag and a length, which counts itself.
 const HEAD_BYTES: usize = 5;
@@ -100,7 +102,8 @@ impl Wire {
             self.unread = 0..self.unread.len();
             self.buffer.resize(self.buffer.len().max(needed), 0);
         }
-        match self.socket.read(&mut self.buffer[self.unread.end..]).await.map_err(broken)? {
+        let read = tokio::time::timeout(SILENCE_MAX, self.socket.read(&mut self.buffer[self.unread.end..])).await;
+        match read.map_err(|_| silent(SILENCE_MAX))?.map_err(broken)? {
             0 => Err(unavailable("the server closed the connection")),
             count => {
                 self.unread.end += count;
