@@ -3,9 +3,10 @@
 //! Each instance holds a shared advisory lock on a connection of its own for as long as it lives, and one on each
 //! connection that it writes on: those outlive it until the server has ended what it had sent last. Whoever counts locks
 //! that are not its own knows of the others. What they changed is found by transaction: every row says which one wrote
-//! it, and a snapshot's `xmin` is the oldest that was still under way (PostgreSQL documentation, "Transaction ID and
-//! Snapshot Information Functions"). So nothing committed between two looks is missed, whatever order it was committed
-//! in.
+//! it, and the snapshot of a look says which had begun by then and which of those were still under way (PostgreSQL
+//! documentation, "Transaction ID and Snapshot Information Functions"). The next look asks for those that began later and
+//! for those that have ended since. So nothing committed between two looks is missed, whatever order it was committed in,
+//! and nothing is read twice, however long a transaction stays open on the server.
 
 use std::time::{Duration, Instant};
 
@@ -23,6 +24,18 @@ const LOCK: (i32, i32) = (0x6f72_6473, 0x6865_7265);
 /// The first half of the lock of those who write ("ordw"). The other half is the instance's own.
 const WRITERS: i32 = 0x6f72_6477;
 const SHARED_LOOKS: u8 = 3;
+/// The transactions that had ended, begun and not ended, and whether others are there. In recovery a server does not say
+/// which had not ended, so all since the oldest count as not begun.
+const LOOK: &str = "
+    WITH now AS (SELECT pg_current_snapshot() AS snapshot)
+    SELECT pg_snapshot_xmin(snapshot)::text::bigint,
+           CASE WHEN pg_is_in_recovery() THEN pg_snapshot_xmin(snapshot) ELSE pg_snapshot_xmax(snapshot) END::text::bigint,
+           ARRAY(SELECT pg_snapshot_xip(snapshot)::text::bigint),
+           (SELECT count(*) FILTER (WHERE classid = $1::int::oid AND objid = $2::int::oid) > 1
+                   OR count(*) FILTER (WHERE classid = $3::int::oid AND objid <> $4::int::oid) > 0
+            FROM pg_locks WHERE locktype = 'advisory' AND granted AND objsubid = 2
+            AND database = (SELECT oid FROM pg_database WHERE datname = current_database()))
+    FROM now";
 /// Changes handed over at once.
 const ROWS: usize = 256;
 /// How often the BRIN indexes are told of new pages; PostgreSQL itself does so only when it vacuums.
@@ -50,12 +63,22 @@ pub(super) async fn announce_writer(client: &Client, instance: i32) -> Result<()
     client.execute("SELECT pg_advisory_lock_shared($1, $2)", &[&WRITERS, &instance]).await.map(drop)
 }
 
+/// What a snapshot says of the transactions on the server.
+struct Seen {
+    /// The first that had not begun: all that was written by it or later was not seen.
+    begun: i64,
+    /// Those that had begun and not ended: what they wrote was not seen either.
+    running: Vec<i64>,
+    /// All before this one had ended.
+    oldest: i64,
+}
+
 /// This instance's lock, and how far it has seen.
 #[derive(Default)]
 pub(super) struct Others {
     here: Option<Client>,
-    /// Everything by transactions before this one has been seen. `None` before the first look.
-    seen: Option<i64>,
+    /// What the last look saw. `None` before the first one.
+    seen: Option<Seen>,
     /// How many looks still count as shared after the others were last seen: what they committed just before they
     /// went may be missing from the snapshot that did not see them any more.
     shared_looks: u8,
@@ -97,15 +120,20 @@ impl Others {
     async fn appear(&mut self, config: &Config) -> Result<(), StoreError> {
         if self.here.as_ref().is_none_or(Client::is_closed) {
             let client = scan::connect(config).await?;
-            let set = "SET statement_timeout = '60s'; SET lock_timeout = '1s'; SET client_min_messages = error";
+            // Before the tables are analyzed for the first time all of them would be read for a few changes.
+            let set = "SET statement_timeout = '60s'; SET lock_timeout = '1s'; SET client_min_messages = error;
+                       SET enable_seqscan = off";
             let patience = Patience(config.login_time());
             patience.wait(client.batch_execute(set)).await?;
             let lock: [&(dyn ToSql + Sync); 2] = [&LOCK.0, &LOCK.1];
             patience.wait(client.execute("SELECT pg_advisory_lock_shared($1, $2)", &lock)).await?;
             self.here = Some(client);
-            // Whoever came, wrote and went while this instance was cut off left no lock behind.
-            if self.seen.is_some() {
+            // Who came, wrote and went while this instance was cut off left no lock behind.
+            if let Some(seen) = &mut self.seen {
                 self.shared_looks = SHARED_LOOKS;
+                // The server may have crashed, and gives the numbers of transactions that were lost out again.
+                seen.begun = seen.oldest;
+                seen.running.clear();
             }
         }
         Ok(())
@@ -121,25 +149,18 @@ impl Others {
     ) -> Result<Changes, StoreError> {
         patience.wait(client.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")).await?;
         let parameters: [&(dyn ToSql + Sync); 4] = [&LOCK.0, &LOCK.1, &WRITERS, &config.instance];
-        let row = client.query_one(
-            "SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint,
-                        count(*) FILTER (WHERE classid = $1::int::oid AND objid = $2::int::oid) > 1
-                        OR count(*) FILTER (WHERE classid = $3::int::oid AND objid <> $4::int::oid) > 0
-                 FROM pg_locks WHERE locktype = 'advisory' AND granted AND objsubid = 2
-                 AND database = (SELECT oid FROM pg_database WHERE datname = current_database())",
-            &parameters,
-        );
-        let row = patience.wait(row).await?;
-        let running: i64 = row.try_get(0).map_err(unreadable)?;
-        let has_others: bool = row.try_get(1).map_err(unreadable)?;
+        let row = patience.wait(client.query_one(LOOK, &parameters)).await?;
+        let read = || Ok((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?, row.try_get::<_, bool>(3)?));
+        let (oldest, begun, running, has_others) = read().map_err(unreadable)?;
+        let now = Seen { begun, running, oldest };
         self.shared_looks = if has_others { SHARED_LOOKS } else { self.shared_looks.saturating_sub(1) };
         let is_shared = self.shared_looks > 0;
         let mut count = 0;
-        if let Some(seen) = self.seen.filter(|_| is_shared) {
-            count = changed_since(client, patience, seen, is_news, emit).await?;
+        if let Some(seen) = self.seen.as_ref().filter(|_| is_shared) {
+            count = changed_between(client, patience, seen, &now, is_news, emit).await?;
         }
         patience.wait(client.batch_execute("COMMIT")).await?;
-        self.seen = Some(running);
+        self.seen = Some(now);
         if self.summarized.is_none_or(|last| last.elapsed() >= SUMMARIZE_EVERY) {
             self.summarized = Some(Instant::now());
             patience.wait(summarize(client)).await?;
@@ -150,15 +171,22 @@ impl Others {
 
 /// Most of what is found is this instance's own or was heard of otherwise, so the orders themselves are read only where
 /// they are news.
-async fn changed_since(
+async fn changed_between(
     client: &Client,
     patience: Patience,
-    seen: i64,
+    seen: &Seen,
+    now: &Seen,
     is_news: &IsNews,
     emit: &scan::Emit,
 ) -> Result<u64, StoreError> {
-    let changed = "SELECT order_uid, version FROM orders WHERE changed_in >= $1";
-    let mut rows = std::pin::pin!(patience.wait(client.query_raw(changed, [seen])).await?);
+    let ended: Vec<i64> = seen.running.iter().filter(|id| !now.running.contains(id)).copied().collect();
+    let mut changed = String::from("SELECT order_uid, version FROM orders WHERE changed_in >= $1");
+    let mut parameters: Vec<&(dyn ToSql + Sync)> = vec![&seen.begun];
+    if !ended.is_empty() {
+        changed += " OR changed_in = ANY ($2)";
+        parameters.push(&ended);
+    }
+    let mut rows = std::pin::pin!(patience.wait(client.query_raw(&changed, parameters)).await?);
     let mut news: Vec<String> = Vec::new();
     while let Some(row) = patience.wait(rows.try_next()).await? {
         let (uid, version): (&str, i64) = (row.try_get(0).map_err(unreadable)?, row.try_get(1).map_err(unreadable)?);
