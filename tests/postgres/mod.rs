@@ -5,6 +5,7 @@ mod bounded;
 mod commit;
 mod export;
 mod instances;
+mod limits;
 mod lost_answer;
 mod proxy;
 mod refusals;

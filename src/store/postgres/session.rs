@@ -12,6 +12,12 @@ use tokio_postgres::{Client, NoTls, Statement};
 use super::errors::{classify, silent};
 use super::{Config, StoreError, copy, others, schema};
 
+/// What is said first on every connection: limits that the owner of the server or of the database sets for clients would
+/// end a transaction between two of our statements, or a connection between two of our questions.
+pub(super) const SET_UP: &str = "
+    SET idle_in_transaction_session_timeout = 0; SET statement_timeout = 0; SET lock_timeout = 0;
+    SELECT set_config(name, '0', false) FROM pg_settings WHERE name IN ('idle_session_timeout', 'transaction_timeout')";
+
 /// Makes connections for a pool.
 pub(super) struct Manager {
     inner: PostgresConnectionManager<NoTls>,
@@ -83,6 +89,7 @@ impl bb8::ManageConnection for Manager {
         // A server that takes a connection may still say nothing on it.
         let time = self.config.login_time();
         let mut client = tokio::time::timeout(time, self.inner.connect()).await.map_err(|_| silent(time))??;
+        tokio::time::timeout(time, client.batch_execute(SET_UP)).await.map_err(|_| silent(time))??;
         let check = async {
             if self.config.is_migrating {
                 schema::up(&mut client).await.map(drop)
