@@ -9,6 +9,7 @@ mod limits;
 mod lost_answer;
 mod proxy;
 mod refusals;
+mod restored;
 #[cfg(feature = "embedded")]
 mod same_rules;
 mod schema;

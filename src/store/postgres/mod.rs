@@ -8,6 +8,7 @@ mod offline;
 mod others;
 mod outbox;
 mod refused;
+mod restored;
 mod rights;
 mod scan;
 mod schema;

@@ -180,10 +180,11 @@ async fn changed_between(
     emit: &scan::Emit,
 ) -> Result<u64, StoreError> {
     let ended: Vec<i64> = seen.running.iter().filter(|id| !now.running.contains(id)).copied().collect();
-    let mut changed = String::from("SELECT order_uid, version FROM orders WHERE changed_in >= $1");
-    let mut parameters: Vec<&(dyn ToSql + Sync)> = vec![&seen.begun];
+    // What seems to be written by a transaction that has not begun came from another server, in a dump.
+    let mut changed = String::from("SELECT order_uid, version FROM orders WHERE changed_in >= $1 AND changed_in < $2");
+    let mut parameters: Vec<&(dyn ToSql + Sync)> = vec![&seen.begun, &now.begun];
     if !ended.is_empty() {
-        changed += " OR changed_in = ANY ($2)";
+        changed += " OR changed_in = ANY ($3)";
         parameters.push(&ended);
     }
     let mut rows = std::pin::pin!(patience.wait(client.query_raw(&changed, parameters)).await?);

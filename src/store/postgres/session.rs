@@ -10,7 +10,7 @@ use tokio::sync::{OnceCell, watch};
 use tokio_postgres::{Client, NoTls, Statement};
 
 use super::errors::{classify, silent};
-use super::{Config, StoreError, copy, others, schema};
+use super::{Config, StoreError, copy, others, restored, schema};
 
 /// What is said first on every connection: limits that the owner of the server or of the database sets for clients would
 /// end a transaction between two of our statements, or a connection between two of our questions.
@@ -92,10 +92,11 @@ impl bb8::ManageConnection for Manager {
         tokio::time::timeout(time, client.batch_execute(SET_UP)).await.map_err(|_| silent(time))??;
         let check = async {
             if self.config.is_migrating {
-                schema::up(&mut client).await.map(drop)
+                schema::up(&mut client).await?;
             } else {
-                schema::check(&client).await
+                schema::check(&client).await?;
             }
+            restored::adopt(&mut client).await
         };
         self.checked.get_or_try_init(|| check).await?;
         let session = Session::new(client, &self.config, self.is_for_reading);
