@@ -7,6 +7,7 @@ mod export;
 mod instances;
 mod limits;
 mod lost_answer;
+mod pooler;
 mod proxy;
 mod refusals;
 mod restored;

@@ -7,6 +7,7 @@ mod errors;
 mod offline;
 mod others;
 mod outbox;
+mod pooler;
 mod refused;
 mod restored;
 mod rights;
@@ -234,6 +235,7 @@ impl Connections {
         let may_pass = match &*error {
             ConnectError::Connect(error) => !is_unfit(error),
             ConnectError::Silent(_) => true,
+            ConnectError::Pooled => false,
             ConnectError::Migrate(error) => error.may_pass(),
         };
         Err(if may_pass { StoreError::Unavailable(error.into()) } else { StoreError::Unfit(error.into()) })

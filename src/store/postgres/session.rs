@@ -10,7 +10,7 @@ use tokio::sync::{OnceCell, watch};
 use tokio_postgres::{Client, NoTls, Statement};
 
 use super::errors::{classify, silent};
-use super::{Config, StoreError, copy, others, restored, schema};
+use super::{Config, StoreError, copy, others, pooler, restored, schema};
 
 /// What is said first on every connection: limits that the owner of the server or of the database sets for clients would
 /// end a transaction between two of our statements, or a connection between two of our questions.
@@ -34,6 +34,11 @@ pub(super) enum ConnectError {
     Connect(#[from] tokio_postgres::Error),
     #[error("cannot connect to PostgreSQL")]
     Silent(#[from] super::errors::Silent),
+    #[error(
+        "a pooler hands each transaction to another connection of PostgreSQL: set pool_mode = session there (PgBouncer), or \
+         name the server itself"
+    )]
+    Pooled,
     #[error("cannot bring the schema up to date")]
     Migrate(#[from] schema::MigrateError),
 }
@@ -89,6 +94,9 @@ impl bb8::ManageConnection for Manager {
         // A server that takes a connection may still say nothing on it.
         let time = self.config.login_time();
         let mut client = tokio::time::timeout(time, self.inner.connect()).await.map_err(|_| silent(time))??;
+        if !self.checked.initialized() && pooler::is_between(&self.config, &client).await {
+            return Err(ConnectError::Pooled);
+        }
         tokio::time::timeout(time, client.batch_execute(SET_UP)).await.map_err(|_| silent(time))??;
         let check = async {
             if self.config.is_migrating {
