@@ -377,6 +377,10 @@ fn watch_files(metrics: &Metrics, readiness: &Readiness, store: &AnyStore, mut s
 
 fn watch_view(metrics: &Metrics, view: &Arc<View>, is_shareable: bool) {
     if is_shareable {
+        let replaced = Arc::clone(view);
+        let help = "Orders replaced by older copies, because the store went back.";
+        #[expect(clippy::cast_precision_loss, reason = "counts stay below 2^53")]
+        metrics.total("store_went_back_orders_total", help, move || replaced.orders_put_back() as f64);
         let view = Arc::clone(view);
         let help = "Seconds since the store last told what others changed.";
         metrics.gauge("store_silent_seconds", help, move || view.silence().as_secs_f64());

@@ -1,6 +1,8 @@
 //! Keeps the view true where other instances write to the same store: they tell of what they change as they change it,
 //! and the store is asked a few times a second, so that nothing depends on being told.
 
+mod reload;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -40,6 +42,9 @@ pub async fn run<T: Store>(
     needed: Option<Gate>,
     mut shutdown: Shutdown,
 ) {
+    if store.is_shareable() {
+        tokio::spawn(reload::run(Arc::clone(&view), store.clone(), shutdown.clone()));
+    }
     let mut begun = Some(begun);
     let mut was_shared = false;
     let mut is_failing = false;
@@ -79,6 +84,9 @@ pub async fn run<T: Store>(
                 }
                 was_shared = changes.is_shared;
                 is_failing = false;
+                if changes.is_restarted {
+                    view.doubt();
+                }
                 view.heard();
                 if let Some(needed) = &needed {
                     needed.open();

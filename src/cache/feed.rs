@@ -69,6 +69,15 @@ impl Feed {
         self.head.send_replace(head);
     }
 
+    /// Every reader has lost something: what was told is not true any more.
+    pub fn reset(&self) {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let head = kept.first + kept.events.len() as u64 + 1;
+        *kept = Kept { first: head, ..Kept::default() };
+        drop(kept);
+        self.head.send_replace(head);
+    }
+
     /// The offset of the next event.
     #[must_use]
     pub fn head(&self) -> u64 {
@@ -111,6 +120,16 @@ mod tests {
         let Read::Events(events) = feed.read(3, 9) else { panic!("kept") };
         assert_eq!(events.iter().map(|event| event.snapshot.seq()).collect::<Vec<_>>(), [3, 4]);
         assert!(matches!(feed.read(5, 9), Read::Events(events) if events.is_empty()));
+    }
+
+    #[test]
+    fn after_a_reset_every_reader_is_told_that_it_lost_events() {
+        let feed = Feed::new(9, 1 << 20);
+        feed.append((0..3).map(event));
+        feed.reset();
+        assert!(matches!(feed.read(3, 9), Read::Lost(4)), "also one that had read all");
+        feed.append([event(7)]);
+        assert!(matches!(feed.read(4, 9), Read::Events(events) if events.len() == 1));
     }
 
     #[test]

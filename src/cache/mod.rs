@@ -15,8 +15,9 @@ use std::time::{Duration, Instant};
 use foldhash::quality::RandomState;
 use papaya::{Compute, HashMap, Operation, ResizeMode};
 use tokio::sync::futures::Notified;
+use tokio::sync::watch;
 
-use crate::id::OrderId;
+use crate::id::{OrderId, Version};
 use crate::snapshot::{Change as Committed, Snapshot, State};
 use absent::Absent;
 use evict::{Evict, Verdict};
@@ -97,6 +98,9 @@ pub struct View {
     /// Milliseconds from `made` to when the store last told of changes by others, and 1; 0 before the first time.
     heard: AtomicU64,
     made: Instant,
+    /// How often there was reason to doubt it.
+    doubts: watch::Sender<u64>,
+    is_doubted: AtomicBool,
 }
 
 /// The map, pinned.
@@ -109,6 +113,7 @@ struct Tally {
     entries: AtomicUsize,
     bytes: AtomicI64,
     evicted: AtomicU64,
+    put_back: AtomicU64,
 }
 
 /// How much the view holds.
@@ -153,6 +158,8 @@ impl View {
             is_making_room: AtomicBool::new(false),
             heard: AtomicU64::new(0),
             made: Instant::now(),
+            doubts: watch::Sender::new(0),
+            is_doubted: AtomicBool::new(false),
             config,
         }
     }
@@ -483,11 +490,92 @@ impl View {
         self.is_complete.load(Ordering::Acquire)
             && !self.is_shared.load(Ordering::Acquire)
             && !self.has_let_go.load(Ordering::SeqCst)
+            && !self.is_doubted.load(Ordering::Acquire)
     }
 
     /// Says whether other processes may store orders that this view does not show yet.
     pub fn set_shared(&self, is_shared: bool) {
         self.is_shared.store(is_shared, Ordering::Release);
+    }
+
+    /// The version of an order that is shown.
+    #[must_use]
+    pub fn version(&self, id: &OrderId) -> Option<Version> {
+        self.orders.pin().get(id).map(Snapshot::version)
+    }
+
+    /// The ids of all orders that are here, in no particular order.
+    #[must_use]
+    pub fn ids(&self) -> Vec<OrderId> {
+        self.orders.pin().keys().cloned().collect()
+    }
+
+    /// Replaces a copy by what the store has, older as it may be: the one exception to newest wins. `seen` was visible
+    /// before the store was asked. What was visible had been durable, so a store that has less went back: a failover that
+    /// lost commits, or a backup. Only `seen` itself is replaced; another copy came since. Returns whether it was.
+    pub fn put_back(&self, id: &OrderId, seen: &Snapshot, stored: Option<&Snapshot>) -> bool {
+        if self.evict.is_some() && stored.is_none() {
+            self.has_let_go.store(true, Ordering::SeqCst);
+        }
+        let map = self.orders.pin();
+        let replaced = map.compute(id.clone(), |visible| match (visible, stored) {
+            (Some((_, visible)), Some(stored)) if visible.is(seen) => Operation::Insert(stored.clone()),
+            (Some((_, visible)), None) if visible.is(seen) => Operation::Remove,
+            _ => Operation::Abort(()),
+        });
+        let mut change = match replaced {
+            Compute::Updated { old: (_, old), new: (_, new) } => Change::between(Some(old), new),
+            Compute::Removed(_, old) => Change::of_removal(old),
+            Compute::Inserted(..) | Compute::Aborted(()) => return false,
+        };
+        if self.evict.is_some() {
+            change.live = 0; // counted by events, and by the store
+        }
+        self.tally.add(&change);
+        self.tally.put_back.fetch_add(1, Ordering::Relaxed);
+        self.recent.forget(seen.seq());
+        if let Some(stored) = stored.filter(|stored| self.external.wants(stored)) {
+            self.external.note(id.clone(), stored);
+        }
+        self.recent.apply([id].into_iter(), |id| map.get(id).cloned());
+        true
+    }
+
+    /// Copies that were replaced by what the store has instead.
+    #[must_use]
+    pub fn orders_put_back(&self) -> u64 {
+        self.tally.put_back.load(Ordering::Relaxed)
+    }
+
+    /// There is reason to doubt that the store still has what is shown. Until it is settled the view counts as a part of
+    /// what is stored.
+    pub fn doubt(&self) {
+        self.doubts.send_modify(|doubts| {
+            *doubts += 1;
+            self.is_doubted.store(true, Ordering::Release);
+        });
+    }
+
+    /// Completes when there is a doubt, and says which. For one waiter. Cancel-safe.
+    pub async fn doubted(&self) -> u64 {
+        let mut doubts = self.doubts.subscribe();
+        loop {
+            let doubt = *doubts.borrow_and_update();
+            if self.is_doubted.load(Ordering::Acquire) {
+                return doubt;
+            }
+            let _ = doubts.changed().await; // cannot fail: `self` holds the sender
+        }
+    }
+
+    /// The view was held against the store since this doubt. Later ones stay.
+    pub fn settle_doubt(&self, doubt: u64) {
+        self.doubts.send_if_modified(|doubts| {
+            if *doubts == doubt {
+                self.is_doubted.store(false, Ordering::Release);
+            }
+            false
+        });
     }
 
     /// The store has just told all that others changed.
@@ -571,17 +659,25 @@ const fn resize_mode(config: &Config) -> ResizeMode {
 #[derive(Default)]
 struct Change {
     live: i64,
-    entries: usize,
+    entries: isize,
     bytes: i64,
 }
 
 impl Change {
+    fn of_removal(old: &Snapshot) -> Self {
+        Self {
+            live: -i64::from(old.state() == State::Live),
+            entries: -1,
+            bytes: -i64::try_from(old.resident_bytes()).unwrap_or(i64::MAX),
+        }
+    }
+
     fn between(old: Option<&Snapshot>, new: &Snapshot) -> Self {
         let live = |snapshot: &Snapshot| i64::from(snapshot.state() == State::Live);
         let bytes = |snapshot: &Snapshot| i64::try_from(snapshot.resident_bytes()).unwrap_or(i64::MAX);
         Self {
             live: live(new) - old.map_or(0, live),
-            entries: usize::from(old.is_none()),
+            entries: isize::from(old.is_none()),
             bytes: bytes(new) - old.map_or(0, bytes),
         }
     }
@@ -590,7 +686,8 @@ impl Change {
 impl Tally {
     fn add(&self, change: &Change) {
         self.live.fetch_add(change.live, Ordering::Relaxed);
-        self.entries.fetch_add(change.entries, Ordering::Relaxed);
+        // Adds what is negative, too: it wraps around.
+        self.entries.fetch_add(change.entries.cast_unsigned(), Ordering::Relaxed);
         self.bytes.fetch_add(change.bytes, Ordering::Relaxed);
     }
 

@@ -16,6 +16,7 @@ mod same_rules;
 mod schema;
 mod silent;
 mod standby;
+mod went_back;
 
 use std::sync::Arc;
 use std::time::Duration;

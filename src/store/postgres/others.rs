@@ -34,7 +34,8 @@ const LOOK: &str = "
            (SELECT count(*) FILTER (WHERE classid = $1::int::oid AND objid = $2::int::oid) > 1
                    OR count(*) FILTER (WHERE classid = $3::int::oid AND objid <> $4::int::oid) > 0
             FROM pg_locks WHERE locktype = 'advisory' AND granted AND objsubid = 2
-            AND database = (SELECT oid FROM pg_database WHERE datname = current_database()))
+            AND database = (SELECT oid FROM pg_database WHERE datname = current_database())),
+           pg_postmaster_start_time()::text
     FROM now";
 /// Changes handed over at once.
 const ROWS: usize = 256;
@@ -71,6 +72,8 @@ struct Seen {
     running: Vec<i64>,
     /// All before this one had ended.
     oldest: i64,
+    /// Which process of a server said so.
+    server: String,
 }
 
 /// This instance's lock, and how far it has seen.
@@ -150,13 +153,17 @@ impl Others {
         patience.wait(client.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")).await?;
         let parameters: [&(dyn ToSql + Sync); 4] = [&LOCK.0, &LOCK.1, &WRITERS, &config.instance];
         let row = patience.wait(client.query_one(LOOK, &parameters)).await?;
-        let read = || Ok((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?, row.try_get::<_, bool>(3)?));
-        let (oldest, begun, running, has_others) = read().map_err(unreadable)?;
-        let now = Seen { begun, running, oldest };
+        let read = || {
+            let [oldest, begun] = [row.try_get(0)?, row.try_get(1)?];
+            Ok((Seen { oldest, begun, running: row.try_get(2)?, server: row.try_get(4)? }, row.try_get::<_, bool>(3)?))
+        };
+        let (now, has_others) = read().map_err(unreadable)?;
+        // Its numbers say nothing of those of the former one, which may have been ahead.
+        let is_restarted = self.seen.as_ref().is_some_and(|seen| seen.server != now.server || now.begun < seen.begun);
         self.shared_looks = if has_others { SHARED_LOOKS } else { self.shared_looks.saturating_sub(1) };
         let is_shared = self.shared_looks > 0;
         let mut count = 0;
-        if let Some(seen) = self.seen.as_ref().filter(|_| is_shared) {
+        if let Some(seen) = self.seen.as_ref().filter(|_| is_shared && !is_restarted) {
             count = changed_between(client, patience, seen, &now, is_news, emit).await?;
         }
         patience.wait(client.batch_execute("COMMIT")).await?;
@@ -165,7 +172,7 @@ impl Others {
             self.summarized = Some(Instant::now());
             patience.wait(summarize(client)).await?;
         }
-        Ok(Changes { is_shared, count })
+        Ok(Changes { is_shared, count, is_restarted })
     }
 }
 
