@@ -56,7 +56,7 @@ pub async fn run<T: Store>(
         };
         let is_news = {
             let view = Arc::clone(&view);
-            move |id: &OrderId, version| view.peek(id).is_none_or(|shown| shown.version() < version)
+            move |id: &OrderId, version| view.is_untold(id, version)
         };
         // What is found was true when the store was asked.
         let held = view.hold();
@@ -137,7 +137,7 @@ pub async fn run<T: Store>(
 
 /// Shows orders that were changed elsewhere, unless the view has newer ones: what the store said when it was `asked`.
 fn show(view: &View, redis: Option<&Redis>, asked: Instant, orders: Vec<(OrderId, Snapshot)>) {
-    let news: Vec<_> = orders.into_iter().filter(|(id, snapshot)| view.is_news(id, snapshot)).collect();
+    let news: Vec<_> = orders.into_iter().filter(|(id, snapshot)| view.is_untold(id, snapshot.version())).collect();
     // Before readers see it: what they have seen must not come back older from there.
     if let Some(redis) = redis {
         redis.hand_over(news.iter().map(|(id, snapshot)| (id, snapshot)), asked);

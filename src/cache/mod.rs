@@ -8,8 +8,8 @@ pub mod feed;
 pub mod forms;
 pub mod recent;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use foldhash::quality::RandomState;
@@ -18,7 +18,7 @@ use tokio::sync::futures::Notified;
 use tokio::sync::watch;
 
 use crate::id::{OrderId, Version};
-use crate::snapshot::{Change as Committed, Snapshot, State};
+use crate::snapshot::{Snapshot, State};
 use absent::Absent;
 use evict::{Evict, Verdict};
 use external::{External, KeyOf, NotKept};
@@ -80,6 +80,9 @@ impl Default for Config {
     }
 }
 
+/// More orders than are loaded between two looks at what others changed.
+const BROUGHT_MAX: usize = 10_000;
+
 /// The in-memory view of all orders.
 pub struct View {
     config: Config,
@@ -101,6 +104,10 @@ pub struct View {
     /// How often there was reason to doubt it.
     doubts: watch::Sender<u64>,
     is_doubted: AtomicBool,
+    /// Versions that came from the store for a reader, and were announced by nothing: since the last look at what others
+    /// changed, and between that and the one before.
+    brought: Mutex<[std::collections::HashMap<OrderId, Version>; 2]>,
+    has_brought: AtomicBool,
 }
 
 /// The map, pinned.
@@ -160,6 +167,8 @@ impl View {
             made: Instant::now(),
             doubts: watch::Sender::new(0),
             is_doubted: AtomicBool::new(false),
+            brought: Mutex::default(),
+            has_brought: AtomicBool::new(false),
             config,
         }
     }
@@ -341,21 +350,58 @@ impl View {
         // Warm-up or read-through may have brought a copy already; it is news all the same.
         self.fill_all(events.iter().map(|event| (event.id.clone(), event.snapshot.clone())));
         self.absent.forget(events.iter().map(|event| &event.id));
+        let live = self.announce(events);
         if self.evict.is_some() {
-            let live = events.iter().map(|event| match event.change {
-                Committed::Created => 1,
-                Committed::Updated => 0,
-                Committed::Deleted => -1,
-            });
-            self.tally.live.fetch_add(live.sum(), Ordering::Relaxed);
+            // An order that has left may be told of once more, which makes it no second one.
+            self.tally.live.fetch_add(live, Ordering::Relaxed);
         }
-        self.announce(events);
     }
 
-    fn announce(&self, events: Vec<Event>) {
+    /// Returns by how much the number of live orders changes.
+    fn announce(&self, events: Vec<Event>) -> i64 {
+        self.forget_brought(&events);
         let map = self.orders.pin();
         self.recent.apply(events.iter().map(|event| &event.id), |id| map.get(id).cloned());
-        self.feed.append(events);
+        self.feed.append(events)
+    }
+
+    /// Makes a copy visible that was read from the store, as [`View::fill`] does, where another process may have written it:
+    /// it was announced to nobody yet.
+    pub fn bring(&self, id: OrderId, snapshot: Snapshot) {
+        let version = snapshot.version();
+        if self.fill(id.clone(), snapshot) {
+            let mut brought = self.brought.lock().unwrap_or_else(PoisonError::into_inner);
+            if brought[0].len() < BROUGHT_MAX {
+                brought[0].insert(id, version);
+                self.has_brought.store(true, Ordering::SeqCst);
+            }
+        }
+    }
+
+    /// Whether readers of events were not told of this version of an order, or it is not shown.
+    #[must_use]
+    pub fn is_untold(&self, id: &OrderId, version: Version) -> bool {
+        self.version(id).is_none_or(|shown| shown < version) || self.was_brought(id, version)
+    }
+
+    fn was_brought(&self, id: &OrderId, version: Version) -> bool {
+        self.has_brought.load(Ordering::SeqCst) && {
+            let brought = self.brought.lock().unwrap_or_else(PoisonError::into_inner);
+            brought.iter().any(|brought| brought.get(id) == Some(&version))
+        }
+    }
+
+    fn forget_brought(&self, events: &[Event]) {
+        if self.has_brought.load(Ordering::SeqCst) {
+            let mut brought = self.brought.lock().unwrap_or_else(PoisonError::into_inner);
+            for event in events {
+                for brought in &mut *brought {
+                    if brought.get(&event.id).is_some_and(|version| *version <= event.snapshot.version()) {
+                        brought.remove(&event.id);
+                    }
+                }
+            }
+        }
     }
 
     /// Takes what another process told of a change, which may be late by now: where orders may leave it replaces only
@@ -385,7 +431,7 @@ impl View {
             true
         });
         if is_news {
-            self.announce(vec![event]);
+            let _ = self.announce(vec![event]); // counted by the store
         }
         is_news
     }
@@ -580,6 +626,13 @@ impl View {
 
     /// The store has just told all that others changed.
     pub fn heard(&self) {
+        if self.has_brought.load(Ordering::SeqCst) {
+            // What came before this look began was told of by it, or is older than the last one. A look sees what came
+            // before it, so what came during this one is kept for the next.
+            let mut brought = self.brought.lock().unwrap_or_else(PoisonError::into_inner);
+            brought[1] = std::mem::take(&mut brought[0]);
+            self.has_brought.store(!brought[1].is_empty(), Ordering::SeqCst);
+        }
         let millis = u64::try_from(self.made.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.heard.store(millis.saturating_add(1), Ordering::Relaxed);
     }
@@ -728,7 +781,7 @@ fn update(map: &Orders<'_>, id: &OrderId, snapshot: &Snapshot) -> Option<Change>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::snapshot::Kind;
+    use crate::snapshot::{Change as Committed, Kind};
 
     fn id(text: &str) -> OrderId {
         OrderId::parse(text.as_bytes()).unwrap()

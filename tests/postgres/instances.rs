@@ -141,3 +141,39 @@ fn an_order_written_on_one_instance_is_read_on_the_others() {
     until("it is alone", LONG, || a.get("/api/stats").text().contains("\"view_complete\":true").then_some(()));
     a.get("/order/never").expect(404);
 }
+
+/// What a read had brought from the store before the others' changes were asked for was told of to no reader of events,
+/// and what two had told of was told twice.
+#[test]
+fn readers_of_events_are_told_of_what_others_changed_once_and_in_order() {
+    const ORDERS: usize = 30;
+    let Some(database) = Database::create() else { return };
+    let url = database.url();
+    let flags = ["--postgres", url.as_str(), "--profile", "lenient"];
+    let (writer, reader) = (Server::start(&flags), Server::start(&flags));
+    let mut stream = reader.connect();
+    stream.ask("GET", "/events", &[], "");
+    stream.try_head().unwrap();
+    let mut text = String::from_utf8(stream.chunk().unwrap().unwrap()).unwrap();
+    for version in 1..=3 {
+        for n in 0..ORDERS {
+            writer.post("/orders", format!(r#"{{"order_uid":"told-{n}","n":{version}}}"#));
+            let version = version.to_string();
+            // From memory where the change was seen, and from the store where it was not.
+            reader.request("GET", &format!("/order/told-{n}"), &[("X-Min-Version", &version)], "").expect(200);
+        }
+    }
+    let newest = |n: usize| format!(r#""order_uid":"told-{n}","version":3,"#);
+    let end = Instant::now() + LONG;
+    while !(0..ORDERS).all(|n| text.contains(&newest(n))) {
+        assert!(Instant::now() < end, "not told of: {:?}", (0..ORDERS).find(|n| !text.contains(&newest(*n))));
+        text += std::str::from_utf8(&stream.chunk().unwrap().unwrap()).unwrap();
+    }
+    let mut told = std::collections::HashMap::new();
+    for event in text.lines().filter_map(|line| line.strip_prefix("data: ")) {
+        let event: serde_json::Value = serde_json::from_str(event).unwrap();
+        let (id, version) = (event["order_uid"].to_string(), event["version"].as_u64().unwrap());
+        let before = told.insert(id, version).unwrap_or_default();
+        assert!(before < version, "{event} after version {before}");
+    }
+}
