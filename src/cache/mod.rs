@@ -366,7 +366,7 @@ impl View {
     }
 
     /// Makes a copy visible that was read from the store, as [`View::fill`] does, where another process may have written it:
-    /// it was announced to nobody yet.
+    /// it was not announced yet.
     pub fn bring(&self, id: OrderId, snapshot: Snapshot) {
         let version = snapshot.version();
         if self.fill(id.clone(), snapshot) {

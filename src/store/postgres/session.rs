@@ -158,7 +158,7 @@ pub(super) struct Statements {
 impl Session {
     async fn new(client: Client, config: &Config, is_for_reading: bool) -> Result<Self, tokio_postgres::Error> {
         let timeout = config.statement_timeout.as_millis();
-        // Whoever waits for this connection is to be told that a table is locked.
+        // Who waits for this connection is to be told that a table is locked.
         let lock_timeout = (config.wait / 2).as_millis();
         // A plan that is kept was made for the tables as they were, which may be empty, and stays until somebody analyzes
         // them. Writes are only ever by key, one row after the other, and so well planned whatever there is.
