@@ -79,6 +79,8 @@ pub struct Config {
     pub runtime: Runtime,
     /// Whether memory may be in huge pages.
     pub huge_pages: bool,
+    /// Whether an instance is ready only while its store answers.
+    pub ready_needs_store: bool,
     /// How long a stop may take.
     pub grace: Duration,
     /// How log lines look.
@@ -119,6 +121,7 @@ impl Default for Config {
             threads: None,
             runtime: Runtime::default(),
             huge_pages: false,
+            ready_needs_store: false,
             grace: Duration::from_secs(30),
             log: log::Format::default(),
             log_filter: "info".into(),
@@ -220,7 +223,7 @@ async fn run(config: Config, loads: Handle, opened: &mut Option<AnyStore>) -> an
     #[cfg(feature = "postgres")]
     watch_pool(&metrics, &store);
     let view = Arc::new(View::new(config.cache.clone(), 0));
-    watch_view(&metrics, &view);
+    watch_view(&metrics, &view, store.is_shareable());
     let redis = start_redis(&config, &metrics);
     let (trigger, shutdown) = lifecycle::shutdown();
     #[cfg(feature = "embedded")]
@@ -372,7 +375,16 @@ fn watch_files(metrics: &Metrics, readiness: &Readiness, store: &AnyStore, mut s
     });
 }
 
-fn watch_view(metrics: &Metrics, view: &Arc<View>) {
+fn watch_view(metrics: &Metrics, view: &Arc<View>, is_shareable: bool) {
+    if is_shareable {
+        let replaced = Arc::clone(view);
+        let help = "Orders replaced by older copies, because the store went back.";
+        #[expect(clippy::cast_precision_loss, reason = "counts stay below 2^53")]
+        metrics.total("store_went_back_orders_total", help, move || replaced.orders_put_back() as f64);
+        let view = Arc::clone(view);
+        let help = "Seconds since the store last told what others changed.";
+        metrics.gauge("store_silent_seconds", help, move || view.silence().as_secs_f64());
+    }
     #[expect(clippy::cast_precision_loss, reason = "sizes stay below 2^53")]
     let gauge = |name: &str, help: &str, read: fn(cache::Size) -> u64| {
         let view = Arc::clone(view);
@@ -440,7 +452,9 @@ impl Plane {
         let (redis, news) = (self.redis.clone(), self.news.clone());
         warm.close("the store cannot be reached");
         let begun = (begun, warm.clone());
-        tokio::spawn(follow::run(Arc::clone(view), store.clone(), redis, news, begun, shutdown.clone()));
+        let is_needed = self.config.ready_needs_store && store.is_shareable();
+        let needed = is_needed.then(|| self.readiness.gate("postgres", "not reached"));
+        tokio::spawn(follow::run(Arc::clone(view), store.clone(), redis, news, begun, needed, shutdown.clone()));
         match has_begun.await {
             Ok(begun) => begun?,
             Err(_) => return Ok(()), // stopped before the store could be reached

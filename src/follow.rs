@@ -1,6 +1,8 @@
 //! Keeps the view true where other instances write to the same store: they tell of what they change as they change it,
 //! and the store is asked a few times a second, so that nothing depends on being told.
 
+mod reload;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -19,6 +21,9 @@ use crate::store::{Store, StoreError};
 const EVERY: Duration = Duration::from_millis(200);
 /// As long as they are heard themselves.
 const EVERY_BESIDE_NEWS: Duration = Duration::from_millis(600);
+/// How long the store may take to say what others changed. After that the view counts as a part of what is stored, though
+/// the answer is still waited for.
+const LOOK_TIME: Duration = Duration::from_secs(2);
 /// How long a start waits to hear the others. Without that the store is asked.
 const NEWS_WAIT: Duration = Duration::from_secs(5);
 
@@ -27,18 +32,23 @@ const NEWS_WAIT: Duration = Duration::from_secs(5);
 ///
 /// `news` is what others tell of their changes; what it hears it shows by itself. `begun` is told once everything from here on will be seen, and once the others can be sure to know of this process:
 /// only then may it scan the store and write to it. Until then the gate says what the store is waited for; a store that is
-/// not for this program is not waited for.
+/// not for this program is not waited for. `needed` is closed for as long as the store does not answer later on.
 pub async fn run<T: Store>(
     view: Arc<View>,
     store: T,
     redis: Option<Redis>,
     news: Switch,
     (begun, gate): (oneshot::Sender<Result<(), StoreError>>, Gate),
+    needed: Option<Gate>,
     mut shutdown: Shutdown,
 ) {
+    if store.is_shareable() {
+        tokio::spawn(reload::run(Arc::clone(&view), store.clone(), shutdown.clone()));
+    }
     let mut begun = Some(begun);
     let mut was_shared = false;
     let mut is_failing = false;
+    let mut is_silent = false;
     loop {
         let emit = {
             let (view, redis, asked) = (Arc::clone(&view), redis.clone(), Instant::now());
@@ -46,13 +56,25 @@ pub async fn run<T: Store>(
         };
         let is_news = {
             let view = Arc::clone(&view);
-            move |id: &OrderId, version| view.peek(id).is_none_or(|shown| shown.version() < version)
+            move |id: &OrderId, version| view.is_untold(id, version)
         };
         // What is found was true when the store was asked.
         let held = view.hold();
-        let looked = tokio::select! {
-            () = shutdown.wait() => return,
-            looked = store.changes(is_news, emit) => looked,
+        let mut look = std::pin::pin!(store.changes(is_news, emit));
+        let looked = loop {
+            tokio::select! {
+                () = shutdown.wait() => return,
+                looked = &mut look => break looked,
+                () = tokio::time::sleep(LOOK_TIME), if !is_silent => {
+                    is_silent = true;
+                    view.set_shared(true); // it cannot be known
+                    tracing::warn!("the store does not answer, so what others change is not seen");
+                    let gate = if begun.is_some() { Some(&gate) } else { needed.as_ref() };
+                    if let Some(gate) = gate {
+                        gate.close("the store does not answer");
+                    }
+                }
+            }
         };
         drop(held);
         match looked {
@@ -62,6 +84,16 @@ pub async fn run<T: Store>(
                 }
                 was_shared = changes.is_shared;
                 is_failing = false;
+                if changes.is_restarted {
+                    view.doubt();
+                }
+                view.heard();
+                if let Some(needed) = &needed {
+                    needed.open();
+                }
+                if std::mem::take(&mut is_silent) {
+                    tracing::info!("the store answers again");
+                }
                 news.want(was_shared);
                 if let Some(begun) = begun.take() {
                     if was_shared {
@@ -86,13 +118,14 @@ pub async fn run<T: Store>(
                 return;
             }
             Err(error) => {
-                if begun.is_some() {
+                let gate = if begun.is_some() { Some(&gate) } else { needed.as_ref() };
+                if let Some(gate) = gate {
                     gate.close(&format!("the store cannot be reached: {}", crate::log::causes(&error)));
                 }
                 if !std::mem::replace(&mut is_failing, true) {
                     tracing::warn!(error = %crate::log::causes(&error), "cannot ask the store what others changed");
                 }
-                view.set_shared(true); // nobody knows
+                view.set_shared(true); // it cannot be known
             }
         }
         tokio::select! {
@@ -104,7 +137,7 @@ pub async fn run<T: Store>(
 
 /// Shows orders that were changed elsewhere, unless the view has newer ones: what the store said when it was `asked`.
 fn show(view: &View, redis: Option<&Redis>, asked: Instant, orders: Vec<(OrderId, Snapshot)>) {
-    let news: Vec<_> = orders.into_iter().filter(|(id, snapshot)| view.is_news(id, snapshot)).collect();
+    let news: Vec<_> = orders.into_iter().filter(|(id, snapshot)| view.is_untold(id, snapshot.version())).collect();
     // Before readers see it: what they have seen must not come back older from there.
     if let Some(redis) = redis {
         redis.hand_over(news.iter().map(|(id, snapshot)| (id, snapshot)), asked);

@@ -245,6 +245,20 @@ impl Snapshot {
         self.version() > visible.version()
     }
 
+    /// Whether this is that very copy, and not one that says the same.
+    #[must_use]
+    pub fn is(&self, other: &Self) -> bool {
+        std::ptr::eq(self.0.ptr(), other.0.ptr())
+    }
+
+    /// Whether this says the same as the other copy.
+    #[must_use]
+    pub fn says_same(&self, other: &Self) -> bool {
+        self.version() == other.version()
+            && self.state() == other.state()
+            && self.wrapped().whole() == other.wrapped().whole()
+    }
+
     /// What a reader who did not see this copy before takes it for.
     #[must_use]
     pub fn apparent_change(&self) -> Change {

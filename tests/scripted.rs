@@ -134,6 +134,6 @@ impl Store for Scripted {
         if self.0.is_cut_off.load(Ordering::SeqCst) {
             return failure();
         }
-        Ok(Changes { is_shared: false, count: 0 })
+        Ok(Changes { is_shared: false, count: 0, is_restarted: false })
     }
 }

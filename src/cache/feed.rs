@@ -1,11 +1,14 @@
-//! Committed changes in the order they became visible, the newest few kept so that a reader who was away can resume.
+//! Committed changes in the order they became visible, the newest few kept so that a reader who was away can resume. Of each
+//! order versions only rise: several may tell of one change, and one that tells of an older one may come last.
 
-use std::collections::VecDeque;
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, PoisonError};
 
+use foldhash::fast::RandomState;
 use tokio::sync::watch;
 
-use crate::id::OrderId;
+use crate::id::{OrderId, Version};
 use crate::snapshot::{Change, Snapshot};
 
 /// One committed change.
@@ -32,6 +35,8 @@ pub struct Feed {
 struct Kept {
     events: VecDeque<Event>,
     bytes: usize,
+    /// The newest version of each order among them.
+    newest: HashMap<OrderId, Version, RandomState>,
     /// The offset of the first kept event.
     first: u64,
 }
@@ -52,19 +57,44 @@ impl Feed {
         Self { events_max, bytes_max, kept: Mutex::default(), head: watch::Sender::new(0) }
     }
 
-    /// Appends a batch of changes; readers wake once.
-    pub fn append(&self, events: impl IntoIterator<Item = Event>) {
+    /// Appends a batch of changes, but for those that were told of already, or that a newer one was; readers wake once.
+    /// Returns by how much the number of live orders changes with what was appended.
+    pub fn append(&self, events: impl IntoIterator<Item = Event>) -> i64 {
+        let mut live = 0;
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         for event in events {
+            match kept.newest.entry(event.id.clone()) {
+                Entry::Occupied(newest) if *newest.get() >= event.snapshot.version() => continue,
+                Entry::Occupied(mut newest) => drop(newest.insert(event.snapshot.version())),
+                Entry::Vacant(first) => drop(first.insert(event.snapshot.version())),
+            }
+            live += match event.change {
+                Change::Created => 1,
+                Change::Updated => 0,
+                Change::Deleted => -1,
+            };
             kept.bytes += event.snapshot.resident_bytes();
             kept.events.push_back(event);
         }
         while kept.events.len() > self.events_max || (kept.bytes > self.bytes_max && kept.events.len() > 1) {
             let Some(oldest) = kept.events.pop_front() else { break };
             kept.bytes -= oldest.snapshot.resident_bytes();
+            if kept.newest.get(&oldest.id) == Some(&oldest.snapshot.version()) {
+                kept.newest.remove(&oldest.id);
+            }
             kept.first += 1;
         }
         let head = kept.first + kept.events.len() as u64;
+        drop(kept);
+        self.head.send_replace(head);
+        live
+    }
+
+    /// Every reader has lost something: what was told is not true any more.
+    pub fn reset(&self) {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let head = kept.first + kept.events.len() as u64 + 1;
+        *kept = Kept { first: head, ..Kept::default() };
         drop(kept);
         self.head.send_replace(head);
     }
@@ -99,7 +129,8 @@ mod tests {
 
     fn event(seq: u64) -> Event {
         let snapshot = Snapshot::new(1, seq, Kind::Wb, State::Live, b"{}", &mut Vec::new());
-        Event { id: OrderId::parse(b"a").unwrap(), snapshot, change: Change::Created }
+        let id = OrderId::parse(format!("o{seq}").as_bytes()).unwrap();
+        Event { id, snapshot, change: Change::Created }
     }
 
     #[test]
@@ -111,6 +142,36 @@ mod tests {
         let Read::Events(events) = feed.read(3, 9) else { panic!("kept") };
         assert_eq!(events.iter().map(|event| event.snapshot.seq()).collect::<Vec<_>>(), [3, 4]);
         assert!(matches!(feed.read(5, 9), Read::Events(events) if events.is_empty()));
+    }
+
+    /// Of two that tell of changes of one order, the one with the older change may come last.
+    #[test]
+    fn versions_of_an_order_only_rise_and_none_is_told_twice() {
+        let feed = Feed::new(3, 1 << 20);
+        let change = |version, change| {
+            let snapshot = Snapshot::new(version, 1, Kind::Wb, State::Live, b"{}", &mut Vec::new());
+            Event { id: OrderId::parse(b"a").unwrap(), snapshot, change }
+        };
+        assert_eq!(feed.append([change(1, Change::Created), change(1, Change::Created)]), 1);
+        assert_eq!(
+            feed.append([change(3, Change::Updated), change(2, Change::Updated), change(3, Change::Updated)]),
+            0
+        );
+        let Read::Events(events) = feed.read(0, 9) else { panic!("kept") };
+        assert_eq!(events.iter().map(|event| event.snapshot.version()).collect::<Vec<_>>(), [1, 3]);
+        feed.append((5..8).map(event));
+        assert!(matches!(feed.read(0, 9), Read::Lost(5)));
+        assert_eq!(feed.kept.lock().unwrap().newest.len(), 3, "what is not kept takes no room");
+    }
+
+    #[test]
+    fn after_a_reset_every_reader_is_told_that_it_lost_events() {
+        let feed = Feed::new(9, 1 << 20);
+        feed.append((0..3).map(event));
+        feed.reset();
+        assert!(matches!(feed.read(3, 9), Read::Lost(4)), "also one that had read all");
+        feed.append([event(7)]);
+        assert!(matches!(feed.read(4, 9), Read::Events(events) if events.len() == 1));
     }
 
     #[test]

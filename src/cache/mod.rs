@@ -8,16 +8,17 @@ pub mod feed;
 pub mod forms;
 pub mod recent;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use foldhash::quality::RandomState;
 use papaya::{Compute, HashMap, Operation, ResizeMode};
 use tokio::sync::futures::Notified;
+use tokio::sync::watch;
 
-use crate::id::OrderId;
-use crate::snapshot::{Change as Committed, Snapshot, State};
+use crate::id::{OrderId, Version};
+use crate::snapshot::{Snapshot, State};
 use absent::Absent;
 use evict::{Evict, Verdict};
 use external::{External, KeyOf, NotKept};
@@ -79,6 +80,9 @@ impl Default for Config {
     }
 }
 
+/// More orders than are loaded between two looks at what others changed.
+const BROUGHT_MAX: usize = 10_000;
+
 /// The in-memory view of all orders.
 pub struct View {
     config: Config,
@@ -94,6 +98,16 @@ pub struct View {
     has_let_go: AtomicBool,
     is_shared: AtomicBool,
     is_making_room: AtomicBool,
+    /// Milliseconds from `made` to when the store last told of changes by others, and 1; 0 before the first time.
+    heard: AtomicU64,
+    made: Instant,
+    /// How often there was reason to doubt it.
+    doubts: watch::Sender<u64>,
+    is_doubted: AtomicBool,
+    /// Versions that came from the store for a reader, and were announced by nothing: since the last look at what others
+    /// changed, and between that and the one before.
+    brought: Mutex<[std::collections::HashMap<OrderId, Version>; 2]>,
+    has_brought: AtomicBool,
 }
 
 /// The map, pinned.
@@ -106,6 +120,7 @@ struct Tally {
     entries: AtomicUsize,
     bytes: AtomicI64,
     evicted: AtomicU64,
+    put_back: AtomicU64,
 }
 
 /// How much the view holds.
@@ -148,6 +163,12 @@ impl View {
             has_let_go: AtomicBool::new(false),
             is_shared: AtomicBool::new(false),
             is_making_room: AtomicBool::new(false),
+            heard: AtomicU64::new(0),
+            made: Instant::now(),
+            doubts: watch::Sender::new(0),
+            is_doubted: AtomicBool::new(false),
+            brought: Mutex::default(),
+            has_brought: AtomicBool::new(false),
             config,
         }
     }
@@ -329,21 +350,58 @@ impl View {
         // Warm-up or read-through may have brought a copy already; it is news all the same.
         self.fill_all(events.iter().map(|event| (event.id.clone(), event.snapshot.clone())));
         self.absent.forget(events.iter().map(|event| &event.id));
+        let live = self.announce(events);
         if self.evict.is_some() {
-            let live = events.iter().map(|event| match event.change {
-                Committed::Created => 1,
-                Committed::Updated => 0,
-                Committed::Deleted => -1,
-            });
-            self.tally.live.fetch_add(live.sum(), Ordering::Relaxed);
+            // An order that has left may be told of once more, which makes it no second one.
+            self.tally.live.fetch_add(live, Ordering::Relaxed);
         }
-        self.announce(events);
     }
 
-    fn announce(&self, events: Vec<Event>) {
+    /// Returns by how much the number of live orders changes.
+    fn announce(&self, events: Vec<Event>) -> i64 {
+        self.forget_brought(&events);
         let map = self.orders.pin();
         self.recent.apply(events.iter().map(|event| &event.id), |id| map.get(id).cloned());
-        self.feed.append(events);
+        self.feed.append(events)
+    }
+
+    /// Makes a copy visible that was read from the store, as [`View::fill`] does, where another process may have written it:
+    /// it was not announced yet.
+    pub fn bring(&self, id: OrderId, snapshot: Snapshot) {
+        let version = snapshot.version();
+        if self.fill(id.clone(), snapshot) {
+            let mut brought = self.brought.lock().unwrap_or_else(PoisonError::into_inner);
+            if brought[0].len() < BROUGHT_MAX {
+                brought[0].insert(id, version);
+                self.has_brought.store(true, Ordering::SeqCst);
+            }
+        }
+    }
+
+    /// Whether readers of events were not told of this version of an order, or it is not shown.
+    #[must_use]
+    pub fn is_untold(&self, id: &OrderId, version: Version) -> bool {
+        self.version(id).is_none_or(|shown| shown < version) || self.was_brought(id, version)
+    }
+
+    fn was_brought(&self, id: &OrderId, version: Version) -> bool {
+        self.has_brought.load(Ordering::SeqCst) && {
+            let brought = self.brought.lock().unwrap_or_else(PoisonError::into_inner);
+            brought.iter().any(|brought| brought.get(id) == Some(&version))
+        }
+    }
+
+    fn forget_brought(&self, events: &[Event]) {
+        if self.has_brought.load(Ordering::SeqCst) {
+            let mut brought = self.brought.lock().unwrap_or_else(PoisonError::into_inner);
+            for event in events {
+                for brought in &mut *brought {
+                    if brought.get(&event.id).is_some_and(|version| *version <= event.snapshot.version()) {
+                        brought.remove(&event.id);
+                    }
+                }
+            }
+        }
     }
 
     /// Takes what another process told of a change, which may be late by now: where orders may leave it replaces only
@@ -373,7 +431,7 @@ impl View {
             true
         });
         if is_news {
-            self.announce(vec![event]);
+            let _ = self.announce(vec![event]); // counted by the store
         }
         is_news
     }
@@ -478,11 +536,112 @@ impl View {
         self.is_complete.load(Ordering::Acquire)
             && !self.is_shared.load(Ordering::Acquire)
             && !self.has_let_go.load(Ordering::SeqCst)
+            && !self.is_doubted.load(Ordering::Acquire)
     }
 
     /// Says whether other processes may store orders that this view does not show yet.
     pub fn set_shared(&self, is_shared: bool) {
         self.is_shared.store(is_shared, Ordering::Release);
+    }
+
+    /// The version of an order that is shown.
+    #[must_use]
+    pub fn version(&self, id: &OrderId) -> Option<Version> {
+        self.orders.pin().get(id).map(Snapshot::version)
+    }
+
+    /// The ids of all orders that are here, in no particular order.
+    #[must_use]
+    pub fn ids(&self) -> Vec<OrderId> {
+        self.orders.pin().keys().cloned().collect()
+    }
+
+    /// Replaces a copy by what the store has, older as it may be: the one exception to newest wins. `seen` was visible
+    /// before the store was asked. What was visible had been durable, so a store that has less went back: a failover that
+    /// lost commits, or a backup. Only `seen` itself is replaced; another copy came since. Returns whether it was.
+    pub fn put_back(&self, id: &OrderId, seen: &Snapshot, stored: Option<&Snapshot>) -> bool {
+        if self.evict.is_some() && stored.is_none() {
+            self.has_let_go.store(true, Ordering::SeqCst);
+        }
+        let map = self.orders.pin();
+        let replaced = map.compute(id.clone(), |visible| match (visible, stored) {
+            (Some((_, visible)), Some(stored)) if visible.is(seen) => Operation::Insert(stored.clone()),
+            (Some((_, visible)), None) if visible.is(seen) => Operation::Remove,
+            _ => Operation::Abort(()),
+        });
+        let mut change = match replaced {
+            Compute::Updated { old: (_, old), new: (_, new) } => Change::between(Some(old), new),
+            Compute::Removed(_, old) => Change::of_removal(old),
+            Compute::Inserted(..) | Compute::Aborted(()) => return false,
+        };
+        if self.evict.is_some() {
+            change.live = 0; // counted by events, and by the store
+        }
+        self.tally.add(&change);
+        self.tally.put_back.fetch_add(1, Ordering::Relaxed);
+        self.recent.forget(seen.seq());
+        if let Some(stored) = stored.filter(|stored| self.external.wants(stored)) {
+            self.external.note(id.clone(), stored);
+        }
+        self.recent.apply([id].into_iter(), |id| map.get(id).cloned());
+        true
+    }
+
+    /// Copies that were replaced by what the store has instead.
+    #[must_use]
+    pub fn orders_put_back(&self) -> u64 {
+        self.tally.put_back.load(Ordering::Relaxed)
+    }
+
+    /// There is reason to doubt that the store still has what is shown. Until it is settled the view counts as a part of
+    /// what is stored.
+    pub fn doubt(&self) {
+        self.doubts.send_modify(|doubts| {
+            *doubts += 1;
+            self.is_doubted.store(true, Ordering::Release);
+        });
+    }
+
+    /// Completes when there is a doubt, and says which. For one waiter. Cancel-safe.
+    pub async fn doubted(&self) -> u64 {
+        let mut doubts = self.doubts.subscribe();
+        loop {
+            let doubt = *doubts.borrow_and_update();
+            if self.is_doubted.load(Ordering::Acquire) {
+                return doubt;
+            }
+            let _ = doubts.changed().await; // cannot fail: `self` holds the sender
+        }
+    }
+
+    /// The view was held against the store since this doubt. Later ones stay.
+    pub fn settle_doubt(&self, doubt: u64) {
+        self.doubts.send_if_modified(|doubts| {
+            if *doubts == doubt {
+                self.is_doubted.store(false, Ordering::Release);
+            }
+            false
+        });
+    }
+
+    /// The store has just told all that others changed.
+    pub fn heard(&self) {
+        if self.has_brought.load(Ordering::SeqCst) {
+            // What came before this look began was told of by it, or is older than the last one. A look sees what came
+            // before it, so what came during this one is kept for the next.
+            let mut brought = self.brought.lock().unwrap_or_else(PoisonError::into_inner);
+            brought[1] = std::mem::take(&mut brought[0]);
+            self.has_brought.store(!brought[1].is_empty(), Ordering::SeqCst);
+        }
+        let millis = u64::try_from(self.made.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.heard.store(millis.saturating_add(1), Ordering::Relaxed);
+    }
+
+    /// For how long the store told nothing of what others may have changed; since the start where it never did.
+    #[must_use]
+    pub fn silence(&self) -> Duration {
+        let heard = Duration::from_millis(self.heard.load(Ordering::Relaxed).saturating_sub(1));
+        self.made.elapsed().saturating_sub(heard)
     }
 
     /// Whether a copy is newer than the visible one.
@@ -553,17 +712,25 @@ const fn resize_mode(config: &Config) -> ResizeMode {
 #[derive(Default)]
 struct Change {
     live: i64,
-    entries: usize,
+    entries: isize,
     bytes: i64,
 }
 
 impl Change {
+    fn of_removal(old: &Snapshot) -> Self {
+        Self {
+            live: -i64::from(old.state() == State::Live),
+            entries: -1,
+            bytes: -i64::try_from(old.resident_bytes()).unwrap_or(i64::MAX),
+        }
+    }
+
     fn between(old: Option<&Snapshot>, new: &Snapshot) -> Self {
         let live = |snapshot: &Snapshot| i64::from(snapshot.state() == State::Live);
         let bytes = |snapshot: &Snapshot| i64::try_from(snapshot.resident_bytes()).unwrap_or(i64::MAX);
         Self {
             live: live(new) - old.map_or(0, live),
-            entries: usize::from(old.is_none()),
+            entries: isize::from(old.is_none()),
             bytes: bytes(new) - old.map_or(0, bytes),
         }
     }
@@ -572,7 +739,8 @@ impl Change {
 impl Tally {
     fn add(&self, change: &Change) {
         self.live.fetch_add(change.live, Ordering::Relaxed);
-        self.entries.fetch_add(change.entries, Ordering::Relaxed);
+        // Adds what is negative, too: it wraps around.
+        self.entries.fetch_add(change.entries.cast_unsigned(), Ordering::Relaxed);
         self.bytes.fetch_add(change.bytes, Ordering::Relaxed);
     }
 
@@ -613,7 +781,7 @@ fn update(map: &Orders<'_>, id: &OrderId, snapshot: &Snapshot) -> Option<Change>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::snapshot::Kind;
+    use crate::snapshot::{Change as Committed, Kind};
 
     fn id(text: &str) -> OrderId {
         OrderId::parse(text.as_bytes()).unwrap()

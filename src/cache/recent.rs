@@ -110,6 +110,12 @@ impl Recent {
         self.dirty.notify_one();
     }
 
+    /// Lets an order of this rank go, which is not there any more.
+    pub(super) fn forget(&self, seq: u64) {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).orders.remove(&seq);
+        self.dirty.notify_one();
+    }
+
     /// What is missing below the kept orders, if the list could be longer.
     pub(super) fn shortfall(&self) -> Option<Shortfall> {
         let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);

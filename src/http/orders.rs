@@ -322,6 +322,9 @@ pub fn stats<T: Store>(api: &Api<T>) -> Answer {
         "uptime_seconds": api.started.elapsed().as_secs(),
         "version": env!("CARGO_PKG_VERSION"),
     });
+    if api.reader.is_shareable() {
+        stats["store_silent_seconds"] = view.silence().as_secs().into();
+    }
     if !view.is_bounded() {
         stats["deleted_orders"] = (size.entries as u64).saturating_sub(size.live).into();
     }

@@ -12,7 +12,7 @@ use std::time::{Instant, SystemTime};
 
 use crate::cache::feed::Event;
 use crate::cache::{Pinned, View};
-use crate::id::OrderId;
+use crate::id::{OrderId, Version};
 use crate::lifecycle::{Shutdown, step};
 use crate::log::causes;
 use crate::metrics;
@@ -116,6 +116,8 @@ struct Write {
     batch: Arc<Batch>,
     /// None of its orders leaves the view before it shows what became of them.
     pinned: Option<Pinned>,
+    /// The version of each order that was shown before; 0 for none.
+    shown: Vec<Version>,
     /// Lets it take effect, if it does not yet.
     pass: Option<Pass>,
     ranks: Ranks,
@@ -413,6 +415,10 @@ impl<S: Source, T: Store> Ingest<S, T> {
         self.mark_new(&mut entries);
         let ids = || entries.iter().map(|entry| entry.order.id.clone()).collect();
         let pinned = self.view.as_ref().filter(|view| view.is_bounded()).and_then(|view| view.pin(ids()));
+        let shown = match &self.view {
+            Some(view) => entries.iter().map(|entry| view.version(&entry.order.id).unwrap_or_default()).collect(),
+            None => Vec::new(),
+        };
         self.metrics.batch_rows.observe(rows(entries.len()));
         let is_broker = self.source.is_broker();
         let parcel = self.outbox.as_ref().filter(|_| !entries.is_empty()).and_then(Outbox::parcel);
@@ -464,7 +470,7 @@ impl<S: Source, T: Store> Ingest<S, T> {
                 }
             }
         });
-        self.writing.push_back(Write { filled, batch, pinned, pass, ranks, ended: None, under_way });
+        self.writing.push_back(Write { filled, batch, pinned, shown, pass, ranks, ended: None, under_way });
     }
 
     /// Takes the end of the oldest write. What is left of a batch that could not be stored as it was is written again.
@@ -474,6 +480,7 @@ impl<S: Source, T: Store> Ingest<S, T> {
                 if let Some(pass) = self.writing.front_mut().and_then(|next| next.pass.take()) {
                     pass.give();
                 }
+                self.put_back(&write.shown, &stored.1);
                 self.settle(write.filled, write.pinned, stored);
                 return Ok(());
             }
@@ -593,6 +600,30 @@ impl<S: Source, T: Store> Ingest<S, T> {
             for entry in entries {
                 entry.is_new = !view.contains(&entry.order.id);
             }
+        }
+    }
+
+    /// A change of an order is newer than what was shown before it, and what it leaves as it is no older. Where it is not,
+    /// the store has lost what was shown.
+    fn put_back(&self, shown: &[Version], outcomes: &[Outcome]) {
+        let Some(view) = &self.view else { return };
+        let mut count = 0;
+        for (outcome, shown) in outcomes.iter().zip(shown) {
+            let Some((id, snapshot, change)) = outcome.visible() else { continue };
+            let least = shown + Version::from(change.is_some());
+            if snapshot.version() < least {
+                count += 1;
+                if let Some(seen) = view.peek(id).filter(|seen| seen.version() == *shown) {
+                    view.put_back(id, &seen, Some(snapshot));
+                }
+            }
+        }
+        if count > 0 {
+            tracing::warn!(
+                orders = count,
+                "the store went back: what was shown of orders was newer than what it has now"
+            );
+            view.doubt();
         }
     }
 

@@ -60,7 +60,7 @@ pub enum ReadError {
     #[error("too many reads wait for the store")]
     Busy,
     /// The store did not answer in time.
-    #[error("the store did not answer in time")]
+    #[error("the store did not answer in time: it is silent or slow, or what was asked waits for a lock")]
     Slow,
     /// The store failed.
     #[error("the store cannot be read")]
@@ -106,6 +106,12 @@ impl<T: Store> Reader<T> {
         &self.view
     }
 
+    /// Whether other processes may write to the same store.
+    #[must_use]
+    pub fn is_shareable(&self) -> bool {
+        self.store.is_shareable()
+    }
+
     /// What the view knows. Never waits, allocates nothing on a hit.
     #[must_use]
     pub fn get(&self, id: &OrderId) -> Found {
@@ -124,14 +130,14 @@ impl<T: Store> Reader<T> {
     pub async fn load(&self, id: &OrderId) -> Result<Option<Snapshot>, ReadError> {
         let load = || {
             let (view, store, id) = (Arc::clone(&self.view), self.store.clone(), id.clone());
-            let redis = self.redis.clone();
+            let (redis, is_shareable) = (self.redis.clone(), self.is_shareable());
             async move {
                 // What is published while they are asked must still be there when the answer comes.
                 let pinned = view.pin(vec![id.clone()]);
                 if let Some(redis) = &redis
                     && let Some(found) = redis.get(&id).await
                 {
-                    bring(&view, &id, &found);
+                    bring(&view, &id, &found, is_shareable);
                     return Ok((Some(found), pinned));
                 }
                 let asked = Instant::now().into_std();
@@ -141,7 +147,7 @@ impl<T: Store> Reader<T> {
                         if let Some(redis) = &redis {
                             redis.fill(&id, snapshot, asked);
                         }
-                        bring(&view, &id, snapshot);
+                        bring(&view, &id, snapshot, is_shareable);
                     }
                     None => view.note_absent(id.clone(), asked),
                 }
@@ -197,7 +203,7 @@ impl<T: Store> Reader<T> {
             let stored = store.fetch(id.clone()).await?.filter(is_new_enough);
             if let Some(stored) = &stored {
                 redis.note(&id, stored);
-                bring(&view, &id, stored);
+                bring(&view, &id, stored, store.is_shareable());
             }
             Ok(stored)
         });
@@ -257,8 +263,13 @@ async fn until<R>(end: Instant, read: impl Future<Output = Result<R, StoreError>
 
 /// Puts into the view what was loaded, unless that would mean to wait until there is room for all orders of a start,
 /// one of which it is.
-fn bring(view: &View, id: &OrderId, loaded: &Snapshot) {
-    if !view.is_making_room() {
+fn bring(view: &View, id: &OrderId, loaded: &Snapshot, is_shareable: bool) {
+    if view.is_making_room() {
+        return;
+    }
+    if is_shareable {
+        view.bring(id.clone(), loaded.clone());
+    } else {
         view.fill(id.clone(), loaded.clone());
     }
 }

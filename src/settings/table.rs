@@ -367,6 +367,19 @@ pub const SETTINGS: &[Setting] = &[
         ..DETAIL
     },
     Setting {
+        key: "ready_needs_store",
+        flag: "ready-needs-store",
+        env: &["ORDER_READY_NEEDS_STORE"],
+        value: "yes|no",
+        help: "Whether /readyz says no while PostgreSQL does not answer; without it reads from memory go on",
+        default: "no",
+        apply: |config, values| {
+            config.ready_needs_store = yes_or_no(one(values)?)?;
+            Ok(())
+        },
+        ..DETAIL
+    },
+    Setting {
         key: "grace",
         flag: "grace",
         env: &["ORDER_GRACE"],

@@ -183,6 +183,9 @@ pub struct Changes {
     pub is_shared: bool,
     /// Orders handed over.
     pub count: u64,
+    /// The store is served by another process than before, which may be without what the former one had told: a view of
+    /// what it told has to be held against the whole store.
+    pub is_restarted: bool,
 }
 
 /// A batch that was committed and not yet published.
@@ -366,7 +369,7 @@ pub trait Store: Clone + Send + Sync + 'static {
         N: Fn(&OrderId, Version) -> bool + Send + Sync + 'static,
         F: Fn(Page) + Send + Sync + 'static,
     {
-        std::future::ready(Ok(Changes { is_shared: false, count: 0 }))
+        std::future::ready(Ok(Changes { is_shared: false, count: 0, is_restarted: false }))
     }
 }
 

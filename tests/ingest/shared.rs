@@ -29,7 +29,7 @@ async fn while_the_store_cannot_say_what_others_changed_the_view_is_not_all_ther
     let (begun, has_begun) = tokio::sync::oneshot::channel();
     let news = Switch::default();
     let gate = lifecycle::Readiness::default().gate("store", "not started");
-    tokio::spawn(follow::run(Arc::clone(&view), store.clone(), None, news, (begun, gate), shutdown));
+    tokio::spawn(follow::run(Arc::clone(&view), store.clone(), None, news, (begun, gate), None, shutdown));
     has_begun.await.unwrap().unwrap();
     view.set_complete();
     for round in 0..3 {

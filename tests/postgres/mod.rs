@@ -5,12 +5,18 @@ mod bounded;
 mod commit;
 mod export;
 mod instances;
+mod limits;
 mod lost_answer;
+mod pooler;
+mod proxy;
 mod refusals;
+mod restored;
 #[cfg(feature = "embedded")]
 mod same_rules;
 mod schema;
+mod silent;
 mod standby;
+mod went_back;
 
 use std::sync::Arc;
 use std::time::Duration;

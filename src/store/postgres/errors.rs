@@ -1,5 +1,7 @@
 //! What a failure of PostgreSQL means: the one table of what may pass, what is about one order, and what stays.
 
+use std::time::Duration;
+
 use tokio_postgres::error::{DbError, SqlState};
 
 use super::StoreError;
@@ -67,6 +69,22 @@ fn store_error(code: Option<&SqlState>, error: Box<dyn std::error::Error + Send 
         Meaning::MayPass | Meaning::OfOneOrder => StoreError::Unavailable(error),
         Meaning::Unfit => StoreError::Unfit(error),
         Meaning::Damaged => StoreError::Damaged(error),
+    }
+}
+
+/// The server said nothing for as long as it was waited for.
+#[derive(Debug, thiserror::Error)]
+#[error("PostgreSQL did not answer within {0:?}: it is silent or slow, or what was asked waits for a lock")]
+pub(super) struct Silent(Duration);
+
+/// The server said nothing for this long.
+pub(super) const fn silent(time: Duration) -> Silent {
+    Silent(time)
+}
+
+impl From<Silent> for StoreError {
+    fn from(silent: Silent) -> Self {
+        Self::Unavailable(silent.into())
     }
 }
 

@@ -7,7 +7,9 @@ mod errors;
 mod offline;
 mod others;
 mod outbox;
+mod pooler;
 mod refused;
+mod restored;
 mod rights;
 mod scan;
 mod schema;
@@ -19,14 +21,16 @@ use std::sync::atomic::AtomicI64;
 use std::time::Duration;
 
 use bb8::Pool;
+use tokio::sync::OnceCell;
 use tokio_postgres::Row;
+use tokio_postgres::types::ToSql;
 
 use super::rules::{column, signed};
 use super::{Batch, Changes, Outcome, Page, Store, StoreError, Turn, Unpublished};
 use crate::id::{OrderId, Version};
 use crate::record::Checkpoint;
 use crate::snapshot::Snapshot;
-use errors::{classify, is_unfit, unreadable};
+use errors::{is_unfit, unreadable};
 use session::{ConnectError, Failures, Manager, Session};
 
 pub use offline::{Live, Maintenance};
@@ -41,7 +45,7 @@ pub struct Config {
     pub readers_max: u32,
     /// Connections for batches: two for each source that writes at the same time.
     pub writers_max: u32,
-    /// How long a read waits for a connection.
+    /// How long a read waits for a connection, and then for the answer.
     pub wait: Duration,
     /// How long the server may take for one statement, and a transaction may stand still.
     pub statement_timeout: Duration,
@@ -97,6 +101,18 @@ impl Config {
         })
     }
 
+    /// How long a server may take to log in to, however many round trips that is.
+    fn login_time(&self) -> Duration {
+        let hosts = u32::try_from(self.server.get_hosts().len()).unwrap_or(u32::MAX);
+        let time = self.server.get_connect_timeout().copied().unwrap_or(Duration::from_secs(5));
+        time.saturating_mul(hosts.saturating_add(1))
+    }
+
+    /// How long one answer may take where its reader is patient: the server gives a statement up by itself before that.
+    fn patience(&self) -> Duration {
+        self.statement_timeout + self.wait
+    }
+
     /// Where it connects to, for people; without user and password.
     #[must_use]
     pub fn place(&self) -> String {
@@ -113,6 +129,9 @@ impl Config {
         )
     }
 }
+
+/// What a read is told that no connection became free for in time.
+const BUSY: &str = "no connection to PostgreSQL was free: it is silent or slow, or what was asked waits for a lock";
 
 /// A pool, and why it has no connection when it has none.
 struct Connections {
@@ -140,6 +159,8 @@ struct Inner {
     /// When expired idempotency keys were last dropped, in Unix seconds.
     purged_at: AtomicI64,
     others: tokio::sync::Mutex<others::Others>,
+    /// Set once a connection was made, and with it the schema.
+    reached: OnceCell<()>,
 }
 
 impl Postgres {
@@ -164,7 +185,14 @@ impl Postgres {
         };
         let (readers, writers) = (connections(config.readers_max, true), connections(config.writers_max, false));
         let others = tokio::sync::Mutex::default();
-        Self(Arc::new(Inner { config, readers, writers, purged_at: AtomicI64::new(0), others }))
+        Self(Arc::new(Inner {
+            config,
+            readers,
+            writers,
+            purged_at: AtomicI64::new(0),
+            others,
+            reached: OnceCell::new(),
+        }))
     }
 
     /// Where it connects to, for people.
@@ -184,6 +212,11 @@ impl Postgres {
     async fn reader(&self) -> Result<bb8::PooledConnection<'_, Manager>, StoreError> {
         self.0.readers.get().await
     }
+
+    /// Connects, and so migrates, if that was not done before.
+    async fn reach(&self) -> Result<(), StoreError> {
+        self.0.reached.get_or_try_init(|| async { self.reader().await.map(drop) }).await.copied()
+    }
 }
 
 impl Connections {
@@ -194,12 +227,15 @@ impl Connections {
             biased;
             pooled = self.pool.get() => match pooled {
                 Ok(session) => return Ok(session),
-                Err(error) => return Err(StoreError::Unavailable(error.into())),
+                Err(bb8::RunError::TimedOut) => return Err(StoreError::Unavailable(BUSY.into())),
+                Err(bb8::RunError::User(error)) => Arc::new(error),
             },
             error = failure => error,
         };
         let may_pass = match &*error {
             ConnectError::Connect(error) => !is_unfit(error),
+            ConnectError::Silent(_) => true,
+            ConnectError::Pooled => false,
             ConnectError::Migrate(error) => error.may_pass(),
         };
         Err(if may_pass { StoreError::Unavailable(error.into()) } else { StoreError::Unfit(error.into()) })
@@ -217,45 +253,50 @@ impl Store for Postgres {
 
     async fn fetch(&self, id: OrderId) -> Result<Option<Snapshot>, StoreError> {
         let session = self.reader().await?;
-        let row = session.query_opt(&session.statements.fetch, &[&&*id.text()]).await.map_err(classify)?;
+        let text = id.text();
+        let row = session.ask(self.0.config.wait, session.query_opt(&session.statements.fetch, &[&&*text])).await?;
         row.map(|row| snapshot(&row, &mut Vec::new())).transpose()
     }
 
     async fn fetch_external(&self, user_id: String, external: String) -> Result<Option<Snapshot>, StoreError> {
         let session = self.reader().await?;
-        let row =
-            session.query_opt(&session.statements.fetch_external, &[&user_id, &external]).await.map_err(classify)?;
+        let parameters: [&(dyn ToSql + Sync); 2] = [&user_id, &external];
+        let found = session.query_opt(&session.statements.fetch_external, &parameters);
+        let row = session.ask(self.0.config.wait, found).await?;
         row.map(|row| snapshot(&row, &mut Vec::new())).transpose()
     }
 
     async fn page(&self, before: Option<u64>, limit: usize) -> Result<Page, StoreError> {
         let session = self.reader().await?;
-        session.page(before.map_or(i64::MAX, signed), limit).await
+        session.page(before.map_or(i64::MAX, signed), limit, self.0.config.patience()).await
     }
 
     async fn scan<F>(&self, emit: F) -> Result<u64, StoreError>
     where
         F: Fn(Vec<(OrderId, Snapshot)>) + Send + Sync + 'static,
     {
-        self.reader().await?; // connects, and so migrates, if nobody did before
+        self.reach().await?;
         scan::scan(&self.0.config, Arc::new(emit)).await
     }
 
     async fn estimate(&self) -> Result<u64, StoreError> {
         let session = self.reader().await?;
-        let row = session.query_one(&session.statements.estimate, &[]).await.map_err(classify)?;
+        let row = session.ask(self.0.config.patience(), session.query_one(&session.statements.estimate, &[])).await?;
         row.try_get::<_, i64>(0).map(i64::unsigned_abs).map_err(unreadable)
     }
 
     async fn count_live(&self) -> Result<u64, StoreError> {
         let session = self.reader().await?;
-        let row = session.query_one("SELECT count(*) FROM orders WHERE state = 0", &[]).await.map_err(classify)?;
+        let counted = session.query_one("SELECT count(*) FROM orders WHERE state = 0", &[]);
+        let row = session.ask(self.0.config.patience(), counted).await?;
         row.try_get::<_, i64>(0).map(i64::unsigned_abs).map_err(unreadable)
     }
 
     async fn positions(&self, source: Arc<str>) -> Result<Checkpoint, StoreError> {
         let session = self.reader().await?;
-        let rows = session.query(&session.statements.positions, &[&&*source]).await.map_err(classify)?;
+        let parameters: [&(dyn ToSql + Sync); 1] = [&&*source];
+        let rows =
+            session.ask(self.0.config.patience(), session.query(&session.statements.positions, &parameters)).await?;
         let position = |row: &Row| {
             let partition: i32 = row.try_get(0)?;
             Ok((partition.unsigned_abs(), row.try_get::<_, i64>(1)?.unsigned_abs()))
@@ -274,9 +315,10 @@ impl Store for Postgres {
         let session = self.0.writers.get().await?;
         let rename = "UPDATE positions p SET source = $2 WHERE source = $1 AND partition = ANY ($3) \
                       AND NOT EXISTS (SELECT FROM positions n WHERE n.source = $2 AND n.partition = p.partition)";
-        session.execute(rename, &[&&*former, &&*present, &partitions]).await.map_err(classify)?;
+        let parameters: [&(dyn ToSql + Sync); 3] = [&&*former, &&*present, &partitions];
+        session.ask(self.0.config.patience(), session.execute(rename, &parameters)).await?;
         let others = "SELECT EXISTS (SELECT FROM positions WHERE starts_with(source, $1 || '#') AND source <> $2)";
-        let row = session.query_one(others, &[&&*former, &&*present]).await.map_err(classify)?;
+        let row = session.ask(self.0.config.patience(), session.query_one(others, &parameters[..2])).await?;
         row.try_get(0).map_err(unreadable)
     }
 
@@ -298,7 +340,8 @@ impl Store for Postgres {
 
     async fn identity(&self) -> Result<String, StoreError> {
         let session = self.reader().await?;
-        let row = session.query_one("SELECT id::text FROM store_identity", &[]).await.map_err(classify)?;
+        let found = session.query_one("SELECT id::text FROM store_identity", &[]);
+        let row = session.ask(self.0.config.patience(), found).await?;
         row.try_get(0).map_err(unreadable)
     }
 
@@ -311,7 +354,7 @@ impl Store for Postgres {
     }
 
     async fn announce(&self) -> Result<(), StoreError> {
-        self.reader().await?; // connects, and so migrates, if nobody did before
+        self.reach().await?;
         self.0.others.lock().await.announce(&self.0.config).await
     }
 
@@ -320,7 +363,7 @@ impl Store for Postgres {
         N: Fn(&OrderId, Version) -> bool + Send + Sync + 'static,
         F: Fn(Page) + Send + Sync + 'static,
     {
-        self.reader().await?; // connects, and so migrates, if nobody did before
+        self.reach().await?;
         self.0.others.lock().await.look(&self.0.config, &is_news, &emit).await
     }
 }
@@ -346,8 +389,8 @@ impl Session {
     ///
     /// There is no b-tree on `seq`, which would cost every write. The BRIN index finds the pages of a range of ranks;
     /// ranges grow until they hold enough.
-    async fn page(&self, before: i64, limit: usize) -> Result<Page, StoreError> {
-        let newest = self.query_one(&self.statements.last_seq, &[]).await.map_err(classify)?;
+    async fn page(&self, before: i64, limit: usize, time: Duration) -> Result<Page, StoreError> {
+        let newest = self.ask(time, self.query_one(&self.statements.last_seq, &[])).await?;
         let mut to = before.min(newest.try_get::<_, i64>(0).map_err(unreadable)?.saturating_add(1));
         let mut span = signed(limit as u64).max(commit::RANKS_PER_BLOCK);
         let mut page = Page::new();
@@ -355,7 +398,8 @@ impl Session {
         while to > 0 && page.len() < limit {
             let from = to.saturating_sub(span).max(0);
             let room = signed((limit - page.len()) as u64);
-            let rows = self.query(&self.statements.page, &[&from, &to, &room]).await.map_err(classify)?;
+            let parameters: [&(dyn ToSql + Sync); 3] = [&from, &to, &room];
+            let rows = self.ask(time, self.query(&self.statements.page, &parameters)).await?;
             for row in &rows {
                 page.push((order_id(row)?, snapshot(row, &mut scratch)?));
             }

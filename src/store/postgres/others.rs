@@ -3,16 +3,18 @@
 //! Each instance holds a shared advisory lock on a connection of its own for as long as it lives, and one on each
 //! connection that it writes on: those outlive it until the server has ended what it had sent last. Whoever counts locks
 //! that are not its own knows of the others. What they changed is found by transaction: every row says which one wrote
-//! it, and a snapshot's `xmin` is the oldest that was still under way (PostgreSQL documentation, "Transaction ID and
-//! Snapshot Information Functions"). So nothing committed between two looks is missed, whatever order it was committed
-//! in.
+//! it, and the snapshot of a look says which had begun by then and which of those were still under way (PostgreSQL
+//! documentation, "Transaction ID and Snapshot Information Functions"). The next look asks for those that began later and
+//! for those that have ended since. So nothing committed between two looks is missed, whatever order it was committed in,
+//! and nothing is read twice, however long a transaction stays open on the server.
 
 use std::time::{Duration, Instant};
 
 use futures_util::TryStreamExt;
 use tokio_postgres::Client;
+use tokio_postgres::types::ToSql;
 
-use super::errors::{classify, unreadable};
+use super::errors::{Silent, classify, silent, unreadable};
 use super::{Config, order_id, scan, snapshot};
 use crate::id::{OrderId, Version};
 use crate::store::{Changes, StoreError};
@@ -22,10 +24,37 @@ const LOCK: (i32, i32) = (0x6f72_6473, 0x6865_7265);
 /// The first half of the lock of those who write ("ordw"). The other half is the instance's own.
 const WRITERS: i32 = 0x6f72_6477;
 const SHARED_LOOKS: u8 = 3;
+/// The transactions that had ended, begun and not ended, and whether others are there. In recovery a server does not say
+/// which had not ended, so all since the oldest count as not begun.
+const LOOK: &str = "
+    WITH now AS (SELECT pg_current_snapshot() AS snapshot)
+    SELECT pg_snapshot_xmin(snapshot)::text::bigint,
+           CASE WHEN pg_is_in_recovery() THEN pg_snapshot_xmin(snapshot) ELSE pg_snapshot_xmax(snapshot) END::text::bigint,
+           ARRAY(SELECT pg_snapshot_xip(snapshot)::text::bigint),
+           (SELECT count(*) FILTER (WHERE classid = $1::int::oid AND objid = $2::int::oid) > 1
+                   OR count(*) FILTER (WHERE classid = $3::int::oid AND objid <> $4::int::oid) > 0
+            FROM pg_locks WHERE locktype = 'advisory' AND granted AND objsubid = 2
+            AND database = (SELECT oid FROM pg_database WHERE datname = current_database())),
+           pg_postmaster_start_time()::text
+    FROM now";
 /// Changes handed over at once.
 const ROWS: usize = 256;
 /// How often the BRIN indexes are told of new pages; PostgreSQL itself does so only when it vacuums.
 const SUMMARIZE_EVERY: Duration = Duration::from_secs(10);
+
+/// How long a look waits for the server to go on, the first time. Twice as long after each time in vain, so that a slow
+/// server has the time it takes and one that forgot a connection is asked on another.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long the server may take for the next thing it says.
+#[derive(Clone, Copy)]
+struct Patience(Duration);
+
+impl Patience {
+    async fn wait<R>(self, answer: impl Future<Output = Result<R, tokio_postgres::Error>>) -> Result<R, StoreError> {
+        tokio::time::timeout(self.0, answer).await.map_err(|_| silent(self.0))?.map_err(classify)
+    }
+}
 
 /// Whether a version of an order is newer than what is known.
 type IsNews = dyn Fn(&OrderId, Version) -> bool + Send + Sync;
@@ -35,15 +64,29 @@ pub(super) async fn announce_writer(client: &Client, instance: i32) -> Result<()
     client.execute("SELECT pg_advisory_lock_shared($1, $2)", &[&WRITERS, &instance]).await.map(drop)
 }
 
+/// What a snapshot says of the transactions on the server.
+struct Seen {
+    /// The first that had not begun: all that was written by it or later was not seen.
+    begun: i64,
+    /// Those that had begun and not ended: what they wrote was not seen either.
+    running: Vec<i64>,
+    /// All before this one had ended.
+    oldest: i64,
+    /// Which process of a server said so.
+    server: String,
+}
+
 /// This instance's lock, and how far it has seen.
 #[derive(Default)]
 pub(super) struct Others {
     here: Option<Client>,
-    /// Everything by transactions before this one has been seen. `None` before the first look.
-    seen: Option<i64>,
+    /// What the last look saw. `None` before the first one.
+    seen: Option<Seen>,
     /// How many looks still count as shared after the others were last seen: what they committed just before they
     /// went may be missing from the snapshot that did not see them any more.
     shared_looks: u8,
+    /// Looks in a row that ended because the server said nothing.
+    silent_looks: u32,
     summarized: Option<Instant>,
 }
 
@@ -55,9 +98,15 @@ impl Others {
         is_news: &IsNews,
         emit: &scan::Emit,
     ) -> Result<Changes, StoreError> {
-        let result = self.look_once(config, is_news, emit).await;
-        if result.is_err() {
-            self.here = None; // and with it the lock; a new connection takes it again
+        self.appear(config).await?;
+        // A connection is given up with the look, and with it the lock; a new one takes it again.
+        let client = self.here.take().expect("connected above");
+        let patience = Patience(PATIENCE.saturating_mul(1 << self.silent_looks.min(8)).min(config.patience()));
+        let result = self.look_once(&client, patience, config, is_news, emit).await;
+        match &result {
+            Ok(_) => (self.here, self.silent_looks) = (Some(client), 0),
+            Err(StoreError::Unavailable(error)) if error.is::<Silent>() => self.silent_looks += 1,
+            Err(_) => {}
         }
         result
     }
@@ -65,73 +114,89 @@ impl Others {
     /// Takes this instance's lock if it does not hold it, or finds out that it does not any more.
     pub(super) async fn announce(&mut self, config: &Config) -> Result<(), StoreError> {
         self.appear(config).await?;
-        let client = self.here.as_ref().expect("connected above");
-        let alive = client.batch_execute("SELECT 1").await.map_err(classify);
-        if alive.is_err() {
-            self.here = None;
-        }
-        alive
+        let client = self.here.take().expect("connected above");
+        Patience(PATIENCE).wait(client.batch_execute("SELECT 1")).await?;
+        self.here = Some(client);
+        Ok(())
     }
 
     async fn appear(&mut self, config: &Config) -> Result<(), StoreError> {
         if self.here.as_ref().is_none_or(Client::is_closed) {
             let client = scan::connect(config).await?;
-            client
-                .batch_execute(
-                    "SET statement_timeout = '60s'; SET lock_timeout = '1s'; SET client_min_messages = error",
-                )
-                .await
-                .map_err(classify)?;
-            client.execute("SELECT pg_advisory_lock_shared($1, $2)", &[&LOCK.0, &LOCK.1]).await.map_err(classify)?;
+            // Before the tables are analyzed for the first time all of them would be read for a few changes.
+            let set = "SET statement_timeout = '60s'; SET lock_timeout = '1s'; SET client_min_messages = error;
+                       SET enable_seqscan = off";
+            let patience = Patience(config.login_time());
+            patience.wait(client.batch_execute(set)).await?;
+            let lock: [&(dyn ToSql + Sync); 2] = [&LOCK.0, &LOCK.1];
+            patience.wait(client.execute("SELECT pg_advisory_lock_shared($1, $2)", &lock)).await?;
             self.here = Some(client);
-            // Whoever came, wrote and went while this instance was cut off left no lock behind.
-            if self.seen.is_some() {
+            // Who came, wrote and went while this instance was cut off left no lock behind.
+            if let Some(seen) = &mut self.seen {
                 self.shared_looks = SHARED_LOOKS;
+                // The server may have crashed, and gives the numbers of transactions that were lost out again.
+                seen.begun = seen.oldest;
+                seen.running.clear();
             }
         }
         Ok(())
     }
 
-    async fn look_once(&mut self, config: &Config, is_news: &IsNews, emit: &scan::Emit) -> Result<Changes, StoreError> {
-        self.appear(config).await?;
-        let client = self.here.as_ref().expect("connected above");
-        client.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await.map_err(classify)?;
-        let row = client
-            .query_one(
-                "SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint,
-                        count(*) FILTER (WHERE classid = $1::int::oid AND objid = $2::int::oid) > 1
-                        OR count(*) FILTER (WHERE classid = $3::int::oid AND objid <> $4::int::oid) > 0
-                 FROM pg_locks WHERE locktype = 'advisory' AND granted AND objsubid = 2
-                 AND database = (SELECT oid FROM pg_database WHERE datname = current_database())",
-                &[&LOCK.0, &LOCK.1, &WRITERS, &config.instance],
-            )
-            .await
-            .map_err(classify)?;
-        let running: i64 = row.try_get(0).map_err(classify)?;
-        let has_others: bool = row.try_get(1).map_err(classify)?;
+    async fn look_once(
+        &mut self,
+        client: &Client,
+        patience: Patience,
+        config: &Config,
+        is_news: &IsNews,
+        emit: &scan::Emit,
+    ) -> Result<Changes, StoreError> {
+        patience.wait(client.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")).await?;
+        let parameters: [&(dyn ToSql + Sync); 4] = [&LOCK.0, &LOCK.1, &WRITERS, &config.instance];
+        let row = patience.wait(client.query_one(LOOK, &parameters)).await?;
+        let read = || {
+            let [oldest, begun] = [row.try_get(0)?, row.try_get(1)?];
+            Ok((Seen { oldest, begun, running: row.try_get(2)?, server: row.try_get(4)? }, row.try_get::<_, bool>(3)?))
+        };
+        let (now, has_others) = read().map_err(unreadable)?;
+        // Its numbers say nothing of those of the former one, which may have been ahead.
+        let is_restarted = self.seen.as_ref().is_some_and(|seen| seen.server != now.server || now.begun < seen.begun);
         self.shared_looks = if has_others { SHARED_LOOKS } else { self.shared_looks.saturating_sub(1) };
         let is_shared = self.shared_looks > 0;
         let mut count = 0;
-        if let Some(seen) = self.seen.filter(|_| is_shared) {
-            count = changed_since(client, seen, is_news, emit).await?;
+        if let Some(seen) = self.seen.as_ref().filter(|_| is_shared && !is_restarted) {
+            count = changed_between(client, patience, seen, &now, is_news, emit).await?;
         }
-        client.batch_execute("COMMIT").await.map_err(classify)?;
-        self.seen = Some(running);
+        patience.wait(client.batch_execute("COMMIT")).await?;
+        self.seen = Some(now);
         if self.summarized.is_none_or(|last| last.elapsed() >= SUMMARIZE_EVERY) {
             self.summarized = Some(Instant::now());
-            summarize(client).await;
+            patience.wait(summarize(client)).await?;
         }
-        Ok(Changes { is_shared, count })
+        Ok(Changes { is_shared, count, is_restarted })
     }
 }
 
 /// Most of what is found is this instance's own or was heard of otherwise, so the orders themselves are read only where
 /// they are news.
-async fn changed_since(client: &Client, seen: i64, is_news: &IsNews, emit: &scan::Emit) -> Result<u64, StoreError> {
-    let changed = "SELECT order_uid, version FROM orders WHERE changed_in >= $1";
-    let mut rows = std::pin::pin!(client.query_raw(changed, [seen]).await.map_err(classify)?);
+async fn changed_between(
+    client: &Client,
+    patience: Patience,
+    seen: &Seen,
+    now: &Seen,
+    is_news: &IsNews,
+    emit: &scan::Emit,
+) -> Result<u64, StoreError> {
+    let ended: Vec<i64> = seen.running.iter().filter(|id| !now.running.contains(id)).copied().collect();
+    // What seems to be written by a transaction that has not begun came from another server, in a dump.
+    let mut changed = String::from("SELECT order_uid, version FROM orders WHERE changed_in >= $1 AND changed_in < $2");
+    let mut parameters: Vec<&(dyn ToSql + Sync)> = vec![&seen.begun, &now.begun];
+    if !ended.is_empty() {
+        changed += " OR changed_in = ANY ($3)";
+        parameters.push(&ended);
+    }
+    let mut rows = std::pin::pin!(patience.wait(client.query_raw(&changed, parameters)).await?);
     let mut news: Vec<String> = Vec::new();
-    while let Some(row) = rows.try_next().await.map_err(classify)? {
+    while let Some(row) = patience.wait(rows.try_next()).await? {
         let (uid, version): (&str, i64) = (row.try_get(0).map_err(unreadable)?, row.try_get(1).map_err(unreadable)?);
         let id = OrderId::parse(uid.as_bytes()).map_err(|error| StoreError::Damaged(error.into()))?;
         if is_news(&id, version.unsigned_abs()) {
@@ -142,7 +207,8 @@ async fn changed_since(client: &Client, seen: i64, is_news: &IsNews, emit: &scan
     for ids in news.chunks(ROWS) {
         let sql = "SELECT seq, (state + 4 * kind)::smallint, version, body, order_uid FROM orders
                    WHERE order_uid = ANY ($1)";
-        let rows = client.query(sql, &[&ids]).await.map_err(classify)?;
+        let parameters: [&(dyn ToSql + Sync); 1] = [&ids];
+        let rows = patience.wait(client.query(sql, &parameters)).await?;
         let read = rows.iter().map(|row| Ok((order_id(row)?, snapshot(row, &mut scratch)?)));
         emit(read.collect::<Result<_, StoreError>>()?);
     }
@@ -150,7 +216,7 @@ async fn changed_since(client: &Client, seen: i64, is_news: &IsNews, emit: &scan
 }
 
 /// Best effort: an index that is not up to date is slower, never wrong.
-async fn summarize(client: &Client) {
+async fn summarize(client: &Client) -> Result<(), tokio_postgres::Error> {
     let sql = "SELECT count(brin_summarize_new_values(i.indexrelid))
                FROM pg_inherits h JOIN pg_index i ON i.indrelid = h.inhrelid
                JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_am a ON a.oid = c.relam
@@ -158,4 +224,5 @@ async fn summarize(client: &Client) {
     if let Err(error) = client.execute(sql, &[]).await {
         tracing::debug!(error = %crate::log::causes(&error), "indexes not summarized");
     }
+    Ok(())
 }

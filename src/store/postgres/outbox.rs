@@ -3,7 +3,9 @@
 
 use std::time::Duration;
 
-use super::errors::{classify, unreadable};
+use tokio_postgres::types::ToSql;
+
+use super::errors::unreadable;
 use super::session::Session;
 use super::{Postgres, order_id, snapshot};
 use crate::id::{OrderId, Version};
@@ -26,8 +28,10 @@ impl Postgres {
     pub(super) async fn claim_unpublished(&self, age: Duration, limit: usize) -> Result<Vec<Unpublished>, StoreError> {
         let session = self.reader().await?;
         let limit = signed(limit as u64);
-        let claimed =
-            session.query(&session.statements.claim, &[&age.as_secs_f64(), &limit]).await.map_err(classify)?;
+        let age = age.as_secs_f64();
+        let parameters: [&(dyn ToSql + Sync); 2] = [&age, &limit];
+        let claim = session.query(&session.statements.claim, &parameters);
+        let claimed = session.ask(self.0.config.patience(), claim).await?;
         let mut batches = Vec::with_capacity(claimed.len());
         for row in &claimed {
             let contents = column::to_contents(row.try_get(1).map_err(unreadable)?);
@@ -46,7 +50,9 @@ impl Postgres {
         let session = self.reader().await?;
         let uids: Vec<String> = known.iter().map(|(id, _)| id.to_string()).collect();
         let versions: Vec<i64> = known.iter().map(|(_, version)| signed(*version)).collect();
-        let rows = session.query(&session.statements.newer, &[&uids, &versions]).await.map_err(classify)?;
+        let parameters: [&(dyn ToSql + Sync); 2] = [&uids, &versions];
+        let newer = session.query(&session.statements.newer, &parameters);
+        let rows = session.ask(self.0.config.patience(), newer).await?;
         let mut scratch = Vec::new();
         rows.iter().map(|row| Ok((order_id(row)?, snapshot(row, &mut scratch)?))).collect()
     }
@@ -61,22 +67,26 @@ impl Postgres {
         let uids: Vec<String> = to.iter().map(OrderId::to_string).collect();
         let narrow = "UPDATE outbox SET order_uids = $2, claimed_at = clock_timestamp() + make_interval(secs => $3) \
                       WHERE ticket = $1";
-        session.execute(narrow, &[&ticket, &uids, &pause.as_secs_f64()]).await.map_err(classify)?;
+        let pause = pause.as_secs_f64();
+        let parameters: [&(dyn ToSql + Sync); 3] = [&ticket, &uids, &pause];
+        session.ask(self.0.config.patience(), session.execute(narrow, &parameters)).await?;
         Ok(())
     }
 
     pub(super) async fn forget_published(&self, tickets: Vec<i64>) -> Result<(), StoreError> {
         let mut session = self.reader().await?;
         session.is_open = true;
-        let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 1] = [&tickets];
+        let parameters: [&(dyn ToSql + Sync); 1] = [&tickets];
         // What a crash brings back is published once more, so nobody waits for the disk.
-        let done = tokio::try_join!(
-            biased;
-            session.batch_execute("BEGIN; SET LOCAL synchronous_commit = off"),
-            session.execute(&session.statements.forget, &parameters),
-            session.batch_execute("COMMIT"),
-        );
-        done.map_err(classify)?;
+        let done = async {
+            tokio::try_join!(
+                biased;
+                session.batch_execute("BEGIN; SET LOCAL synchronous_commit = off"),
+                session.execute(&session.statements.forget, &parameters),
+                session.batch_execute("COMMIT"),
+            )
+        };
+        session.ask(self.0.config.patience(), done).await?;
         session.is_open = false;
         Ok(())
     }

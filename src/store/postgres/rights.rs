@@ -1,7 +1,7 @@
 //! Which rights the role of the service lacks. A right that is taken away may be given back, so writes wait for it; this is
 //! how the operator is told what they wait for.
 
-use super::errors::{classify, unreadable};
+use super::errors::unreadable;
 use super::{Postgres, StoreError};
 
 /// Each right that reading and writing take, as PostgreSQL names it. A relation that is not there lacks none.
@@ -28,7 +28,7 @@ impl Postgres {
     /// When the server cannot be asked.
     pub async fn missing_rights(&self) -> Result<Option<String>, StoreError> {
         let session = self.reader().await?;
-        let row = session.query_one(MISSING, &[]).await.map_err(classify)?;
+        let row = session.ask(self.0.config.patience(), session.query_one(MISSING, &[])).await?;
         row.try_get(0).map_err(unreadable)
     }
 }

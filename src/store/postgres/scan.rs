@@ -5,7 +5,8 @@ use std::sync::Arc;
 use bytes::Buf;
 use tokio_postgres::{Client, NoTls};
 
-use super::errors::classify;
+use super::errors::{classify, silent};
+use super::session::SET_UP;
 use super::wire::Wire;
 use super::{Config, StoreError};
 use crate::background;
@@ -15,6 +16,8 @@ use crate::store::rules::column;
 
 /// Orders handed over at once.
 const SCAN_ROWS: usize = 256;
+/// A table that is locked is tried again, and what was given up does not go on waiting for it.
+const LOCK_TIMEOUT: &str = "30s";
 const HALVES: [&[&str]; 2] = [&["orders_p0", "orders_p1"], &["orders_p2", "orders_p3"]];
 /// Signature, flags and the length of the extension.
 const HEADER_BYTES: usize = 19;
@@ -46,17 +49,22 @@ pub(super) async fn scan(config: &Config, emit: Arc<Emit>) -> Result<u64, StoreE
 
 /// A connection of its own, for statements that take as long as they take.
 pub(super) async fn connect(config: &Config) -> Result<Client, StoreError> {
-    let (client, connection) = config.server.connect(NoTls).await.map_err(classify)?;
-    tokio::spawn(connection);
-    client.batch_execute("SET statement_timeout = 0").await.map_err(classify)?;
-    Ok(client)
+    let time = config.login_time();
+    let connect = async {
+        let (client, connection) = config.server.connect(NoTls).await?;
+        tokio::spawn(connection);
+        client.batch_execute(SET_UP).await?;
+        Ok(client)
+    };
+    tokio::time::timeout(time, connect).await.map_err(|_| silent(time))?.map_err(classify)
 }
 
 async fn scan_tables(config: &Config, snapshot: &str, tables: &[&str], emit: &Emit) -> Result<u64, StoreError> {
     let setup = format!(
-        "SET statement_timeout = 0; BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT '{snapshot}'"
+        "SET lock_timeout = '{LOCK_TIMEOUT}';
+         BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT '{snapshot}'"
     );
-    let mut wire = Wire::connect(&config.server, &setup).await?;
+    let mut wire = Wire::connect(&config.server, &[SET_UP, &setup]).await?;
     let mut count = 0;
     for table in tables {
         let sql = format!(

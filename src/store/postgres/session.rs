@@ -2,12 +2,21 @@
 
 use std::ops::Deref;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use bb8_postgres::PostgresConnectionManager;
 use tokio::sync::{OnceCell, watch};
 use tokio_postgres::{Client, NoTls, Statement};
 
-use super::{Config, copy, others, schema};
+use super::errors::{classify, silent};
+use super::{Config, StoreError, copy, others, pooler, restored, schema};
+
+/// What is said first on every connection: limits that the owner of the server or of the database sets for clients would
+/// end a transaction between two of our statements, or a connection between two of our questions.
+pub(super) const SET_UP: &str = "
+    SET idle_in_transaction_session_timeout = 0; SET statement_timeout = 0; SET lock_timeout = 0;
+    SELECT set_config(name, '0', false) FROM pg_settings WHERE name IN ('idle_session_timeout', 'transaction_timeout')";
 
 /// Makes connections for a pool.
 pub(super) struct Manager {
@@ -23,6 +32,13 @@ pub(super) struct Manager {
 pub(super) enum ConnectError {
     #[error("cannot connect to PostgreSQL")]
     Connect(#[from] tokio_postgres::Error),
+    #[error("cannot connect to PostgreSQL")]
+    Silent(#[from] super::errors::Silent),
+    #[error(
+        "a pooler hands each transaction to another connection of PostgreSQL: set pool_mode = session there (PgBouncer), or \
+         name the server itself"
+    )]
+    Pooled,
     #[error("cannot bring the schema up to date")]
     Migrate(#[from] schema::MigrateError),
 }
@@ -75,16 +91,24 @@ impl bb8::ManageConnection for Manager {
     type Error = ConnectError;
 
     async fn connect(&self) -> Result<Session, ConnectError> {
-        let mut client = self.inner.connect().await?;
+        // A server that takes a connection may still say nothing on it.
+        let time = self.config.login_time();
+        let mut client = tokio::time::timeout(time, self.inner.connect()).await.map_err(|_| silent(time))??;
+        if !self.checked.initialized() && pooler::is_between(&self.config, &client).await {
+            return Err(ConnectError::Pooled);
+        }
+        tokio::time::timeout(time, client.batch_execute(SET_UP)).await.map_err(|_| silent(time))??;
         let check = async {
             if self.config.is_migrating {
-                schema::up(&mut client).await.map(drop)
+                schema::up(&mut client).await?;
             } else {
-                schema::check(&client).await
+                schema::check(&client).await?;
             }
+            restored::adopt(&mut client).await
         };
         self.checked.get_or_try_init(|| check).await?;
-        Ok(Session::new(client, &self.config, self.is_for_reading).await?)
+        let session = Session::new(client, &self.config, self.is_for_reading);
+        Ok(tokio::time::timeout(time, session).await.map_err(|_| silent(time))??)
     }
 
     async fn is_valid(&self, session: &mut Session) -> Result<(), ConnectError> {
@@ -92,7 +116,7 @@ impl bb8::ManageConnection for Manager {
     }
 
     fn has_broken(&self, session: &mut Session) -> bool {
-        session.is_open || session.client.is_closed()
+        session.is_open || session.is_abandoned.load(Ordering::Relaxed) || session.client.is_closed()
     }
 }
 
@@ -102,6 +126,9 @@ pub(super) struct Session {
     pub(super) statements: Statements,
     /// A transaction was begun and not ended. Such a connection goes back to no pool.
     pub(super) is_open: bool,
+    /// A question was given up before its answer, which would be in the way of others. Such a connection goes back to no
+    /// pool either.
+    is_abandoned: AtomicBool,
 }
 
 pub(super) struct Statements {
@@ -131,6 +158,8 @@ pub(super) struct Statements {
 impl Session {
     async fn new(client: Client, config: &Config, is_for_reading: bool) -> Result<Self, tokio_postgres::Error> {
         let timeout = config.statement_timeout.as_millis();
+        // Who waits for this connection is to be told that a table is locked.
+        let lock_timeout = (config.wait / 2).as_millis();
         // A plan that is kept was made for the tables as they were, which may be empty, and stays until somebody analyzes
         // them. Writes are only ever by key, one row after the other, and so well planned whatever there is.
         let plans = if is_for_reading { "force_custom_plan" } else { "auto" };
@@ -138,7 +167,7 @@ impl Session {
             .batch_execute(&format!(
                 "SET statement_timeout = {timeout};
                  SET idle_in_transaction_session_timeout = {timeout};
-                 SET lock_timeout = {timeout};
+                 SET lock_timeout = {lock_timeout};
                  SET synchronous_commit = on;
                  SET plan_cache_mode = {plans};
                  SET TimeZone = 'UTC';
@@ -220,6 +249,7 @@ impl Session {
                WHERE version > known_version"),
             p("DELETE FROM outbox WHERE ticket = ANY ($1)"),
         )?;
+        client.batch_execute(&format!("SET lock_timeout = {timeout}")).await?;
         let statements = Statements {
             fetch,
             fetch_external,
@@ -242,7 +272,44 @@ impl Session {
             newer,
             forget,
         };
-        Ok(Self { client, statements, is_open: false })
+        Ok(Self { client, statements, is_open: false, is_abandoned: AtomicBool::new(false) })
+    }
+
+    /// Waits for the answer to a question on this connection, for so long at most. Where it is given up, or its caller is,
+    /// the server is told to stop working on it.
+    ///
+    /// # Errors
+    /// What the server says, or that it said nothing.
+    pub(super) async fn ask<R>(
+        &self,
+        time: Duration,
+        question: impl Future<Output = Result<R, tokio_postgres::Error>>,
+    ) -> Result<R, StoreError> {
+        let mut asked = Asked { session: self, time, is_answered: false };
+        let answer = tokio::time::timeout(time, question).await.map_err(|_| silent(time))?;
+        asked.is_answered = true;
+        answer.map_err(classify)
+    }
+}
+
+/// A question that is under way.
+struct Asked<'s> {
+    session: &'s Session,
+    time: Duration,
+    is_answered: bool,
+}
+
+impl Drop for Asked<'_> {
+    fn drop(&mut self) {
+        if self.is_answered {
+            return;
+        }
+        self.session.is_abandoned.store(true, Ordering::Relaxed);
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            let (cancel, time) = (self.session.client.cancel_token(), self.time);
+            // Without this a statement that waits for a lock would outlive its connection, one for each try. Best effort.
+            runtime.spawn(async move { tokio::time::timeout(time, cancel.cancel_query(NoTls)).await });
+        }
     }
 }
 

@@ -12,12 +12,14 @@ use tokio_postgres::NoTls;
 use tokio_postgres::config::Host;
 
 use super::StoreError;
-use super::errors::{classify, classify_code};
+use super::errors::{classify, classify_code, silent};
 
 /// What is read at once.
 const READ_BYTES: usize = 256 << 10;
 /// The server sends nothing longer.
 const MESSAGE_BYTES_MAX: usize = 1 << 30;
+/// The longest a COPY may say nothing. It is a matter of milliseconds where the server reads on.
+const SILENCE_MAX: Duration = Duration::from_mins(1);
 const DEFAULT_PORT: u16 = 5432;
 /// A tag and a length, which counts itself.
 const HEAD_BYTES: usize = 5;
@@ -34,9 +36,9 @@ pub(super) struct Wire {
 }
 
 impl Wire {
-    /// Logs in to the first of the servers that takes `setup`, the statements to begin with. A server has the time of
+    /// Logs in to the first of the servers that takes `setup`, the statements to begin with, one message after the other. A server has the time of
     /// connecting for both.
-    pub(super) async fn connect(server: &tokio_postgres::Config, setup: &str) -> Result<Self, StoreError> {
+    pub(super) async fn connect(server: &tokio_postgres::Config, setup: &[&str]) -> Result<Self, StoreError> {
         let time = server.get_connect_timeout().copied().unwrap_or(Duration::MAX);
         let mut failure = unavailable("names no host");
         for n in 0..server.get_hosts().len() {
@@ -100,7 +102,8 @@ impl Wire {
             self.unread = 0..self.unread.len();
             self.buffer.resize(self.buffer.len().max(needed), 0);
         }
-        match self.socket.read(&mut self.buffer[self.unread.end..]).await.map_err(broken)? {
+        let read = tokio::time::timeout(SILENCE_MAX, self.socket.read(&mut self.buffer[self.unread.end..])).await;
+        match read.map_err(|_| silent(SILENCE_MAX))?.map_err(broken)? {
             0 => Err(unavailable("the server closed the connection")),
             count => {
                 self.unread.end += count;
@@ -111,7 +114,7 @@ impl Wire {
 }
 
 /// Logs in to the `n`th server. What is left is a socket on which the server waits for the next statement.
-async fn log_in(server: &tokio_postgres::Config, n: usize, setup: &str) -> Result<Box<dyn Socket>, StoreError> {
+async fn log_in(server: &tokio_postgres::Config, n: usize, setup: &[&str]) -> Result<Box<dyn Socket>, StoreError> {
     let ports = server.get_ports();
     let port = ports.get(n).or(ports.first()).copied().unwrap_or(DEFAULT_PORT);
     let mut socket: Box<dyn Socket> = match (&server.get_hosts()[n], server.get_hostaddrs().get(n)) {
@@ -123,8 +126,14 @@ async fn log_in(server: &tokio_postgres::Config, n: usize, setup: &str) -> Resul
     };
     let (client, connection) = server.connect_raw(&mut socket, NoTls).await.map_err(classify)?;
     // The connection is given up after its statements and the socket kept, on which nobody has taken leave.
+    let set_up = async {
+        for statements in setup {
+            client.batch_execute(statements).await?;
+        }
+        Ok(())
+    };
     tokio::select! {
-        result = client.batch_execute(setup) => result.map_err(classify)?,
+        result = set_up => result.map_err(classify)?,
         result = connection => return Err(result.map_or_else(classify, |()| unavailable("the server hung up"))),
     }
     Ok(socket)
