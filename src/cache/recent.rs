@@ -173,8 +173,7 @@ impl Recent {
 }
 
 /// `[a,b,…]` of flat orders, in one exact allocation.
-#[must_use]
-pub fn array(orders: &[Snapshot]) -> Bytes {
+fn array(orders: &[Snapshot]) -> Bytes {
     let bytes: usize = orders.iter().map(|order| order.flat().len() + 1).sum();
     let mut body = Vec::with_capacity(bytes + 2);
     body.push(b'[');

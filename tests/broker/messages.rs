@@ -249,3 +249,30 @@ pub fn a_stop_acknowledges_everything_and_the_next_start_goes_on_from_there<C: C
     let ledger = channel.stop(&mut server);
     assert_eq!(ledger["read"], 100, "nothing is read twice: {ledger:?}");
 }
+
+/// It cost 85 MiB, and a dead letter that named each of them.
+pub fn an_array_of_rubbish_costs_little_and_names_some_of_it<C: Channel>() {
+    const RUBBISH: usize = 400_000;
+    let Some(channel) = C::create(1) else { return };
+    let mut server = Server::start(&channel.flags());
+    channel.send_one(Message::new(wb(0)));
+    channel.wait_acknowledged();
+    let before = server.peak_bytes();
+    let mut document = b"[".to_vec();
+    document.extend(b"1,".repeat(RUBBISH));
+    document.extend(wb(1));
+    document.push(b']');
+    let place = channel.send_one(Message::new(document));
+    channel.wait_acknowledged();
+    let grown = (server.peak_bytes() - before) >> 20;
+    wait_orders(&server, &[(wb_id(1), wb(1), 1)]);
+    let letters = channel.letters();
+    let [letter] = &letters[..] else { panic!("{} dead letters", letters.len()) };
+    assert_eq!(letter.origin(), place);
+    let why = letter.header("__connect.errors.exception.message");
+    assert!(why.starts_with("/0: must be a JSON object; /1: ") && why.contains("/99: "), "{why}");
+    assert!(why.ends_with("; there are more faults") && !why.contains("/100: "), "{why}");
+    assert!(grown < 60, "grown by {grown} MiB");
+    let ledger = channel.stop(&mut server);
+    assert_eq!((ledger["read"], ledger["stored"], ledger["rejected"]), (2 + RUBBISH as u64, 2, RUBBISH as u64));
+}
