@@ -276,3 +276,34 @@ pub fn an_array_of_rubbish_costs_little_and_names_some_of_it<C: Channel>() {
     let ledger = channel.stop(&mut server);
     assert_eq!((ledger["read"], ledger["stored"], ledger["rejected"]), (2 + RUBBISH as u64, 2, RUBBISH as u64));
 }
+
+/// They are JSON, and were said not to be.
+pub fn numbers_beyond_double_precision_are_kept_as_they_are_spelled<C: Channel>() {
+    let Some(channel) = C::create(1) else { return };
+    let mut server = Server::start(&channel.flags());
+    let long = "1234567890".repeat(40);
+    let members = format!(r#"{{"x_huge":1e400,"x_more":[-1E+999,{long},-{long}.5,1e-400,"\n"],"#);
+    let order = |n: u64| String::from_utf8(wb(n)).unwrap().replacen('{', &members, 1).into_bytes();
+    let payload = format!(r#"{{"id":{long},"amount":1e400,"x":[{long},1e400]}}"#);
+    let ids = ["0195c7f0-7b2b-7b84-8b6b-000000000005", "0195c7f0-7b2b-7b84-8b6b-000000000006"];
+    let as_text = serde_json::to_string(&payload).unwrap();
+    channel.send(&[
+        Message::new(order(0)),
+        Message::new(array(&[&order(1), &order(2)])),
+        Message::new(envelope(ids[0], &payload)),
+        Message::new(format!(r#"{{"order_id":"{}","user_id":"{USER}","payload_json":{as_text}}}"#, ids[1])),
+    ]);
+    channel.wait_acknowledged();
+    wait_orders(&server, &[0, 1, 2].map(|n| (wb_id(n), order(n), 1)));
+    for id in ids {
+        let reply = server.get(&format!("/order/{id}")).expect(200);
+        assert!(
+            reply.text().contains(&format!(r#""amount":0,"status":"new","payload":{payload},"#)),
+            "{}",
+            reply.text()
+        );
+    }
+    server.restart();
+    wait_orders(&server, &[0, 1, 2].map(|n| (wb_id(n), order(n), 1)));
+    assert!(channel.letters().is_empty(), "{:?}", channel.letters());
+}

@@ -293,6 +293,7 @@ for_each_broker! {
         what_is_no_order_is_kept_as_it_came_with_the_reason,
         an_array_whose_orders_are_refused_is_one_dead_letter,
         an_array_of_rubbish_costs_little_and_names_some_of_it,
+        numbers_beyond_double_precision_are_kept_as_they_are_spelled,
         an_order_that_the_database_refuses_is_a_dead_letter_and_the_others_are_stored,
         versions_of_one_order_that_meet_in_a_batch_are_one_change,
         a_stop_acknowledges_everything_and_the_next_start_goes_on_from_there,
