@@ -38,6 +38,10 @@ const LOGGED_TRIES: u32 = 12;
 /// 2000-01-01. An earlier time stamp is of a producer that has no clock, and says nothing of how long its message took.
 const CLOCKS_SINCE_MS: u128 = 946_684_800_000;
 
+/// A day. What took longer is counted as that long: a clock that is years behind, or a message of last year that is read
+/// again, would be all that is left of the sum.
+const END_TO_END_MAX_MS: u128 = 86_400_000;
+
 /// How orders are taken in.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -665,7 +669,8 @@ impl<S: Source, T: Store> Ingest<S, T> {
             let sent_ms = filled.records[*owner].timestamp_ms.and_then(|sent_ms| u128::try_from(sent_ms).ok());
             if let Some(sent_ms) = sent_ms.filter(|sent_ms| *sent_ms >= CLOCKS_SINCE_MS) {
                 // Clocks of producers may be ahead of ours.
-                self.metrics.end_to_end.observe(seconds(now_ms.saturating_sub(sent_ms)));
+                let took_ms = now_ms.saturating_sub(sent_ms).min(END_TO_END_MAX_MS);
+                self.metrics.end_to_end.observe(seconds(took_ms));
             }
         }
         for (partition, next) in filled.upto.0 {

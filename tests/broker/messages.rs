@@ -307,3 +307,15 @@ pub fn numbers_beyond_double_precision_are_kept_as_they_are_spelled<C: Channel>(
     wait_orders(&server, &[0, 1, 2].map(|n| (wb_id(n), order(n), 1)));
     assert!(channel.letters().is_empty(), "{:?}", channel.letters());
 }
+
+/// One time stamp of 2001 added 25 years to the sum.
+pub fn a_time_stamp_that_means_nothing_does_not_drown_the_others<C: Channel>() {
+    let Some(channel) = C::create(1) else { return };
+    let mut server = Server::start(&channel.flags());
+    let at = |n: u64, timestamp: i64| Message { timestamp: Some(timestamp), ..Message::new(wb(n)) };
+    channel.send(&[at(0, 1), at(1, 978_307_200_000), at(2, 1_000_000_000_000), Message::new(wb(3))]);
+    channel.wait_acknowledged();
+    let sum: f64 = figures(&server, "order_end_to_end_seconds_sum")[""].parse().unwrap();
+    assert!(sum < 2.0 * 86_400.0 + RECOVERY.as_secs_f64() * 4.0, "{sum} seconds");
+    channel.stop(&mut server);
+}

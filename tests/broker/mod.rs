@@ -294,6 +294,7 @@ for_each_broker! {
         an_array_whose_orders_are_refused_is_one_dead_letter,
         an_array_of_rubbish_costs_little_and_names_some_of_it,
         numbers_beyond_double_precision_are_kept_as_they_are_spelled,
+        a_time_stamp_that_means_nothing_does_not_drown_the_others,
         an_order_that_the_database_refuses_is_a_dead_letter_and_the_others_are_stored,
         versions_of_one_order_that_meet_in_a_batch_are_one_change,
         a_stop_acknowledges_everything_and_the_next_start_goes_on_from_there,
