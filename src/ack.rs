@@ -92,6 +92,12 @@ impl Acks {
         }
     }
 
+    /// Whether a write of this order waits.
+    #[must_use]
+    pub fn awaits(&self, id: &OrderId) -> bool {
+        self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner).contains_key(id)
+    }
+
     fn forget_given_up(&self, id: &OrderId) {
         let mut waiting = self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(all) = waiting.get_mut(id) {

@@ -277,7 +277,7 @@ impl Metrics {
         for collector in collectors {
             self.registry.register(collector).expect("each metric has a name of its own");
         }
-        for reason in ["away", "no_room", "failed", "late"] {
+        for reason in ["away", "no_room", "failed", "late", "wrong_type"] {
             redis.lost.with_label_values(&[reason]); // counts from 0, so that the first one shows as a rise
         }
         redis

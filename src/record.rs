@@ -126,6 +126,31 @@ pub struct Fault {
     pub message: String,
 }
 
+/// How many faults of one message are named before the rest is only mentioned.
+pub const FAULTS_MAX: usize = 100;
+/// How many bytes of pointers and messages are written before the rest is only mentioned: a small document of long keys
+/// nested deep could otherwise ask for an answer a hundred times its size.
+pub const FAULT_BYTES_MAX: usize = 32 << 10;
+const MORE_FAULTS: &str = "there are more faults";
+
+impl Fault {
+    /// Says that not all are named.
+    #[must_use]
+    pub fn more() -> Self {
+        Self { pointer: String::new(), message: MORE_FAULTS.into() }
+    }
+
+    fn is_more(&self) -> bool {
+        self.pointer.is_empty() && self.message == MORE_FAULTS
+    }
+
+    /// What it counts for [`FAULT_BYTES_MAX`].
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.pointer.len() + self.message.len()
+    }
+}
+
 impl Rejection {
     /// A rejection of the whole document.
     #[must_use]
@@ -137,6 +162,24 @@ impl Rejection {
     pub fn within(&mut self, index: usize) {
         for fault in &mut self.faults {
             fault.pointer.insert_str(0, &format!("/{index}"));
+        }
+    }
+
+    /// Adds what is wrong with another part of the same message, unless enough is named.
+    pub fn join(&mut self, mut other: Self) {
+        if self.faults.last().is_some_and(Fault::is_more) {
+            return;
+        }
+        self.faults.append(&mut other.faults);
+        let mut bytes = 0;
+        let fits = |fault: &&Fault| {
+            bytes += fault.bytes();
+            bytes <= FAULT_BYTES_MAX
+        };
+        let fitting = self.faults.iter().take(FAULTS_MAX).take_while(fits).count();
+        if fitting < self.faults.len() {
+            self.faults.truncate(fitting);
+            self.faults.push(Fault::more());
         }
     }
 

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use order_service::grpc::proto;
+use rustix::process::Signal;
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 use tonic::transport::{Channel, Endpoint};
@@ -594,4 +595,55 @@ fn nothing_answers_grpc_unless_it_is_told_to() {
     let lines = server.log();
     let serving = lines.iter().find(|line| line.contains("\"serving\"")).expect("it serves");
     assert!(!serving.contains("grpc"), "{serving}");
+}
+
+/// A frame of HTTP/2.
+fn frame(kind: u8, flags: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    [&length[1..], &[kind, flags, 0, 0, 0, stream], payload].concat()
+}
+
+/// A stop reset connections that were not yet accepted, and the calls on them with it.
+#[test]
+fn what_has_arrived_before_a_stop_is_answered() {
+    let mut server = Server::start(&["--grpc", "127.0.0.1:0"]);
+    let address: std::net::SocketAddr = address(&server).trim_start_matches("http://").parse().unwrap();
+    let mut head = Vec::new();
+    for (name, value) in [
+        (":method", "POST"),
+        (":scheme", "http"),
+        (":path", "/orders.service.v1.OrdersService/Health"),
+        (":authority", "orders.test"),
+        ("content-type", "application/grpc"),
+        ("te", "trailers"),
+    ] {
+        // A literal that is not indexed, with a name of its own.
+        head.push(0);
+        for text in [name, value] {
+            head.push(u8::try_from(text.len()).unwrap());
+            head.extend(text.bytes());
+        }
+    }
+    let call = [
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(),
+        frame(4, 0, 0, &[]),
+        frame(1, 4, 1, &head),
+        frame(0, 1, 1, &[0; 5]),
+    ]
+    .concat();
+    // All of it arrives while the service does nothing; then it is told to stop.
+    server.signal(Signal::STOP);
+    let mut all: Vec<Connection> = (0..200).map(|_| Connection::open(address)).collect();
+    for connection in &mut all {
+        connection.send(&call);
+    }
+    Connection::until_all_arrived(&all.iter().collect::<Vec<_>>());
+    server.terminate();
+    server.signal(Signal::CONT);
+    for connection in &mut all {
+        let answer = connection.until_end().expect("closed in order");
+        let message = b"\0\0\0\0\x04\x0a\x02ok";
+        assert!(answer.windows(message.len()).any(|part| part == message), "{answer:?}");
+    }
+    assert_eq!(server.wait().code(), Some(0), "{:?}", server.log());
 }

@@ -25,7 +25,7 @@ use crate::servers::{self, Private};
 /// The longest that anything may take here. Long, for a machine that does much else at the same time.
 const SOON: Duration = Duration::from_mins(2);
 /// Why a write is lost.
-const LOST: [&str; 4] = ["away", "no_room", "failed", "late"];
+const LOST: [&str; 5] = ["away", "no_room", "failed", "late", "wrong_type"];
 
 fn name(name: &str) -> String {
     static MADE: AtomicU32 = AtomicU32::new(0);
@@ -528,4 +528,52 @@ fn wrong_settings_are_named_and_without_them_there_is_nothing() {
     assert!(!settings.print().contains("secret"));
     let server = Server::start(&[]);
     assert!(!server.get("/metrics").expect(200).text().contains("redis_"));
+}
+
+/// Three answers that a key is of another type had the server be left alone for all orders.
+#[test]
+fn a_key_of_another_type_is_no_fault_of_the_server() {
+    let Some(address) = servers::redis() else { return };
+    let server = Server::start(&["--redis", &address]);
+    wait_breaker(&server, 0);
+    let (strange, others) = (name("strange"), name("other"));
+    let marker = format!("order_version:{strange}");
+    let _: i64 = ask(&address, &["RPUSH", &marker, "not", "ours"]);
+    let lost = || figure(&server, "redis_lost_writes_total{reason=\"wrong_type\"}");
+    // Each has its own request, and more of them than it takes failures for the server to be left alone.
+    for n in 0..6 {
+        let order = wb_answered(&strange).replacen('{', &format!("{{\"n\":{n},"), 1);
+        let reply = server.post("/orders", order);
+        assert!(matches!(reply.status, 200 | 201), "{}", reply.text());
+        until("it is counted", SOON, || (lost() == n + 1).then_some(()));
+        let other = format!("{others}-{n}");
+        server.post("/orders", wb_answered(&other)).expect(201);
+        until("others are written", SOON, || body_of(&address, &other));
+    }
+    assert_eq!(figure(&server, "redis_breaker_open"), 0);
+    assert_eq!(figure(&server, "redis_requests_total{operation=\"write\",result=\"error\"}"), 0);
+    let said: Vec<String> = server.log().into_iter().filter(|line| line.contains("of another type")).collect();
+    assert!(said.len() == 1 && said[0].contains("WARN") && said[0].contains(&marker), "once, naming the key: {said:?}");
+    let theirs: Vec<String> = ask(&address, &["LRANGE", &marker, "0", "-1"]);
+    assert_eq!(theirs, ["not", "ours"], "what others made stays");
+    assert!(server.get(&format!("/order/{strange}")).expect(200).text().contains("\"n\":5"));
+    let _: i64 = ask(&address, &["DEL", &marker]);
+}
+
+/// The key that all instances share for the time was named in no document.
+#[test]
+fn the_clock_that_is_lost_is_made_again_and_costs_no_order() {
+    let Some(address) = servers::redis() else { return };
+    // A database of its own: what is done to its clock is nothing to other tests.
+    let address = format!("{address}/9");
+    let clock = "order_clock";
+    assert!(include_str!("../README.md").contains(&format!("`{clock}`")), "it is documented");
+    let server = Server::start(&["--redis", &format!("redis://{address}")]);
+    wait_breaker(&server, 0);
+    let _: i64 = ask(&address, &["DEL", clock]);
+    let order = name("clock");
+    server.post("/orders", wb_answered(&order)).expect(201);
+    until("it is written", SOON, || body_of(&address, &order));
+    assert!(ask::<Option<u64>>(&address, &["GET", clock]).is_some(), "it is made again");
+    assert_eq!(figure(&server, "redis_breaker_open"), 0);
 }

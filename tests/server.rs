@@ -545,6 +545,14 @@ impl Connection {
         }
     }
 
+    /// All that the other side sends until it closes the connection.
+    #[cfg(feature = "grpc")]
+    pub fn until_end(&mut self) -> io::Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        self.stream.read_to_end(&mut bytes)?;
+        Ok(bytes)
+    }
+
     /// Whether the other side closes the connection in order, with nothing more to say.
     pub fn is_ended(&mut self) -> bool {
         self.stream.read(&mut [0; 1]).is_ok_and(|count| count == 0)

@@ -1,5 +1,6 @@
 //! How the instances of a service speak to each other and to workers: what they publish, and what they hear.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -77,7 +78,7 @@ impl Bus {
         if let Some(acks) = &acks {
             let switch = Switch::default();
             tell_live(metrics, &kafka.ack_topic, &switch);
-            listen(kafka, acks, instance, switch, readiness.gate("acks", "not started"))?;
+            listen(kafka, acks, instance, switch, readiness.gate("acks", "not started"), metrics)?;
             let waiting = acks.clone();
             #[expect(clippy::cast_precision_loss, reason = "a figure for a gauge")]
             metrics.gauge("worker_waiting_writes", "Writes that wait for a worker.", move || waiting.len() as f64);
@@ -185,14 +186,38 @@ fn order(message: &tail::Message<'_>, scratch: &mut Vec<u8>) -> Option<(OrderId,
 }
 
 /// Hears acknowledgements, once there are workers to send any.
-fn listen(config: &kafka::Config, acks: &Acks, instance: Instance, switch: Switch, gate: Gate) -> anyhow::Result<()> {
+fn listen(
+    config: &kafka::Config,
+    acks: &Acks,
+    instance: Instance,
+    switch: Switch,
+    gate: Gate,
+    metrics: &Metrics,
+) -> anyhow::Result<()> {
+    let strange = Arc::new(AtomicU64::new(0));
+    #[expect(clippy::cast_precision_loss, reason = "a figure for a counter")]
+    metrics.total(
+        "worker_other_store_acks_total",
+        "Acknowledgements of orders that writes wait for here, by workers on another database.",
+        {
+            let strange = Arc::clone(&strange);
+            move || strange.load(Ordering::Relaxed) as f64
+        },
+    );
     let told = acks.clone();
     let tail = Tail::start(config, &config.ack_topic, switch.clone(), gate, move |message| {
         let store = message.header(header::STORE);
         let is_ours = store.is_none() || store == instance.store.get().map(String::as_str);
-        let of = || message.value().and_then(message::acknowledged);
-        if let Some(id) = is_ours.then(of).flatten() {
+        let Some(id) = message.value().and_then(message::acknowledged) else { return };
+        if is_ours {
             told.arrived(&id, message.number(header::VERSION), message.number(header::NOW));
+        } else if told.awaits(&id) && strange.fetch_add(1, Ordering::Relaxed) == 0 {
+            tracing::error!(
+                worker_store = store,
+                store = instance.store.get(),
+                "a worker works on another database than this instance: what it makes of orders is not seen here, and \
+                 writes are answered 202 after their wait"
+            );
         }
     });
     let tail = tail.context("cannot use Kafka")?;

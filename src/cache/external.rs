@@ -1,5 +1,5 @@
-//! Look-up by a user's own ids: which orders may have one. What an order is really called is read off the order when it
-//! is asked for, so nothing here has to be kept true. Not on the path of a look-up by id.
+//! Look-up by a user's own ids: which orders have one. What an order is really called is read off the order when it is asked
+//! for; what is kept here costs memory for as long as an order is called so, and no longer. Not on the path of a look-up by id.
 
 use std::collections::HashMap;
 use std::hash::BuildHasher;
@@ -16,10 +16,10 @@ pub type KeyOf = fn(&[u8]) -> Option<(String, Box<str>)>;
 /// Writers of different users do not wait for each other.
 const SHARDS: usize = 64;
 
-/// Orders that had a name when they were noted, newest last.
+/// Orders that have a name, newest last.
 type Named = Vec<(u64, OrderId)>;
 
-/// Orders by the hash of the user and the external id they had when they were noted.
+/// Orders by the hash of the user and the external id they have.
 pub(super) struct External {
     key_of: Option<KeyOf>,
     hasher: RandomState,
@@ -33,21 +33,37 @@ impl External {
         Self { key_of, hasher, shards }
     }
 
-    /// Whether an order may have an external id.
-    pub(super) fn wants(&self, snapshot: &Snapshot) -> bool {
-        snapshot.kind() == Kind::Envelope && snapshot.state() == State::Live && self.key_of.is_some()
+    /// Whether a copy that is made visible may change what an order is called.
+    pub(super) fn concerns(&self, snapshot: &Snapshot) -> bool {
+        self.key_of.is_some() && (snapshot.kind() == Kind::Envelope || snapshot.state() != State::Live)
     }
 
-    /// Notes what a copy that is now visible is called.
-    pub(super) fn note(&self, id: OrderId, snapshot: &Snapshot) {
-        let body = snapshot.flat().whole();
-        let Some((user, external)) = self.key_of.and_then(|key_of| key_of(&body)) else { return };
+    fn key(&self, snapshot: &Snapshot) -> Option<(String, Box<str>)> {
+        let may_have = snapshot.kind() == Kind::Envelope && snapshot.state() == State::Live;
+        self.key_of.filter(|_| may_have)?(&snapshot.flat().whole())
+    }
+
+    /// Notes what the copy of an order that `get` gives is called, where `snapshot`, which was made visible, has a name. To
+    /// be called for a copy once it is visible, and for the one that it took the place of: whoever comes last finds the
+    /// name that the order has.
+    pub(super) fn note(&self, id: &OrderId, snapshot: &Snapshot, get: impl Fn(&OrderId) -> Option<Snapshot>) {
+        let Some((user, external)) = self.key(snapshot) else { return };
         let hash = self.hash(&user, &external);
         let mut shard = self.shard(hash).lock().unwrap_or_else(PoisonError::into_inner);
-        let named = shard.entry(hash).or_default();
-        let at = named.partition_point(|(seq, _)| *seq < snapshot.seq());
-        if named.get(at).is_none_or(|(_, known)| *known != id) {
-            named.insert(at, (snapshot.seq(), id));
+        let is_called_so = get(id).is_some_and(|visible| {
+            visible.version() == snapshot.version() || self.key(&visible).is_some_and(|key| key == (user, external))
+        });
+        if is_called_so {
+            let named = shard.entry(hash).or_default();
+            let at = named.partition_point(|(seq, _)| *seq < snapshot.seq());
+            if named.get(at).is_none_or(|(_, known)| known != id) {
+                named.insert(at, (snapshot.seq(), id.clone()));
+            }
+        } else if let Some(named) = shard.get_mut(&hash) {
+            named.retain(|(_, known)| known != id);
+            if named.is_empty() {
+                shard.remove(&hash);
+            }
         }
     }
 
@@ -58,16 +74,11 @@ impl External {
         external: &str,
         get: impl Fn(&OrderId) -> Option<Snapshot>,
     ) -> Result<Option<Snapshot>, NotKept> {
-        let key_of = self.key_of.ok_or(NotKept)?;
+        self.key_of.ok_or(NotKept)?;
         let hash = self.hash(user, external);
-        let mut shard = self.shard(hash).lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(named) = shard.get_mut(&hash) else { return Ok(None) };
-        // Deleted orders never come back. One that is called otherwise now may be called this again.
-        named.retain(|(_, id)| get(id).is_none_or(|order| order.state() == State::Live));
-        let is_meant = |order: &Snapshot| {
-            order.state() == State::Live
-                && key_of(&order.flat().whole()).is_some_and(|(of, name)| (&*of, &*name) == (user, external))
-        };
+        let shard = self.shard(hash).lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(named) = shard.get(&hash) else { return Ok(None) };
+        let is_meant = |order: &Snapshot| self.key(order).is_some_and(|(of, name)| (&*of, &*name) == (user, external));
         Ok(named.iter().rev().find_map(|(_, id)| get(id).filter(is_meant)))
     }
 

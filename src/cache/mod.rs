@@ -219,19 +219,21 @@ impl View {
         let mut entered = Vec::new();
         let mut count = 0;
         for (id, snapshot) in orders {
-            let named = self.external.wants(&snapshot).then(|| snapshot.clone());
-            let queued = (named.is_some() || self.evict.is_some()).then(|| id.clone());
-            let Some(change) = fill(&map, id, snapshot) else { continue };
+            let named = self.external.concerns(&snapshot).then(|| (id.clone(), snapshot.clone()));
+            let queued = self.evict.is_some().then(|| id.clone());
+            let Some((change, before)) = fill(&map, id, snapshot) else { continue };
             count += 1;
             total.live += change.live;
             total.entries += change.entries;
             total.bytes += change.bytes;
-            let Some(id) = queued else { continue };
-            if let Some(snapshot) = named {
-                self.external.note(id, &snapshot);
-            } else if change.entries > 0 {
-                entered.push(id);
+            if let Some((id, snapshot)) = named {
+                let get = |id: &OrderId| map.get(id).cloned();
+                self.external.note(&id, &snapshot, get);
+                if let Some(before) = before {
+                    self.external.note(&id, before, get);
+                }
             }
+            entered.extend(queued.filter(|_| change.entries > 0));
         }
         if let Some(evict) = &self.evict {
             total.live = 0; // counted by events
@@ -580,8 +582,9 @@ impl View {
         self.tally.add(&change);
         self.tally.put_back.fetch_add(1, Ordering::Relaxed);
         self.recent.forget(seen.seq());
-        if let Some(stored) = stored.filter(|stored| self.external.wants(stored)) {
-            self.external.note(id.clone(), stored);
+        let get = |id: &OrderId| map.get(id).cloned();
+        for copy in stored.into_iter().chain([seen]) {
+            self.external.note(id, copy, get);
         }
         self.recent.apply([id].into_iter(), |id| map.get(id).cloned());
         true
@@ -752,15 +755,16 @@ impl Tally {
 }
 
 /// The one place where a copy enters the map: newest wins, whoever brings it.
-fn fill(map: &Orders<'_>, id: OrderId, snapshot: Snapshot) -> Option<Change> {
+/// Returns what that changed, and the copy that it took the place of.
+fn fill<'m>(map: &'m Orders<'_>, id: OrderId, snapshot: Snapshot) -> Option<(Change, Option<&'m Snapshot>)> {
     // The closure may run several times, so it decides and changes nothing.
     let result = map.compute(id, |visible| match visible {
         Some((_, visible)) if !snapshot.supersedes(visible) => Operation::Abort(()),
         _ => Operation::Insert(snapshot.clone()),
     });
     match result {
-        Compute::Inserted(_, new) => Some(Change::between(None, new)),
-        Compute::Updated { old: (_, old), new: (_, new) } => Some(Change::between(Some(old), new)),
+        Compute::Inserted(_, new) => Some((Change::between(None, new), None)),
+        Compute::Updated { old: (_, old), new: (_, new) } => Some((Change::between(Some(old), new), Some(old))),
         Compute::Removed(..) => unreachable!("nothing is removed here"),
         Compute::Aborted(()) => None,
     }

@@ -16,7 +16,7 @@ use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, MissedTickBehavior};
 use tonic::codegen::{BoxFuture, Service};
 use tonic::server::NamedService;
@@ -126,9 +126,19 @@ fn code_of<B>(response: &Response<B>) -> Code {
     }
 }
 
-/// Takes connections until `shutdown`, and returns when the last one is closed.
+/// Takes connections until `shutdown` and then those that the system has taken by then. Returns when the last one is
+/// closed.
 pub async fn accept(config: Arc<Config>, door: Door, listener: TcpListener, shutdown: Shutdown) {
     let room = Arc::new(Semaphore::new(config.connections_max as usize));
+    let serve = |socket: TcpStream, permit: OwnedSemaphorePermit| {
+        // A client that is gone already shows at the first read.
+        let _ = socket.set_nodelay(true);
+        let (config, door, shutdown) = (Arc::clone(&config), door.clone(), shutdown.clone());
+        tokio::spawn(async move {
+            let _permit = permit;
+            serve_connection(&config, door, socket, shutdown).await;
+        });
+    };
     let accepting = async {
         loop {
             let permit = Arc::clone(&room).acquire_owned().await.expect("never closed");
@@ -141,19 +151,27 @@ pub async fn accept(config: Arc<Config>, door: Door, listener: TcpListener, shut
                     continue;
                 }
             };
-            // A client that is gone already shows at the first read.
-            let _ = socket.set_nodelay(true);
-            let (config, door, shutdown) = (Arc::clone(&config), door.clone(), shutdown.clone());
-            tokio::spawn(async move {
-                let _permit = permit;
-                serve_connection(&config, door, socket, shutdown).await;
-            });
+            serve(socket, permit);
         }
     };
     let mut stop = shutdown.clone();
     tokio::select! {
         () = accepting => {}
         () = stop.wait() => {}
+    }
+    // And those that the system has taken by then. It is asked: what tokio knows of the listener may be older.
+    if let Ok(listener) = listener.into_std() {
+        loop {
+            let permit = Arc::clone(&room).acquire_owned().await.expect("never closed");
+            let socket = match listener.accept() {
+                Ok((socket, _)) => socket.set_nonblocking(true).and_then(|()| TcpStream::from_std(socket)),
+                Err(error) if error.kind() == std::io::ErrorKind::ConnectionAborted => continue,
+                Err(_) => break,
+            };
+            if let Ok(socket) = socket {
+                serve(socket, permit);
+            }
+        }
     }
     // Each connection holds one.
     let _closed = room.acquire_many(config.connections_max).await;

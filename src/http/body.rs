@@ -1,4 +1,4 @@
-//! Response bodies: an order's own bytes, ready bytes, or a stream with back-pressure. None is ever copied or boxed.
+//! Response bodies: an order's own bytes, ready bytes, or a stream with back-pressure. No large order is ever copied, and none is boxed.
 
 use std::io::IoSlice;
 use std::pin::Pin;
@@ -9,7 +9,12 @@ use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use tokio::sync::mpsc;
 
 use super::conn::InFlight;
-use crate::snapshot::SnapshotBytes;
+use crate::snapshot::{Snapshot, SnapshotBytes};
+
+/// Orders up to this size are gathered in an array's pieces; larger ones are pieces of their own, shared with the view.
+const GATHERED_ORDER_MAX: usize = 4 << 10;
+/// About the size of such a piece.
+const GATHERED_BYTES: usize = 16 << 10;
 
 /// A response body. Keeps its connection marked as busy until it is sent or dropped.
 pub struct Body {
@@ -20,6 +25,7 @@ pub struct Body {
 enum Content {
     Empty,
     Order(SnapshotBytes),
+    Array(Array),
     Ready(Bytes),
     Stream(mpsc::Receiver<Bytes>),
 }
@@ -29,6 +35,47 @@ enum Content {
 #[derive(Debug, thiserror::Error)]
 #[error("the stream was cut short")]
 pub struct CutShort;
+
+/// `[a,b,…]` of flat orders, made as it is sent: however often an order is in it, its bytes are those of the view.
+struct Array {
+    orders: std::vec::IntoIter<Snapshot>,
+    /// What stands before the next order; nothing once the array has ended.
+    separator: Option<u8>,
+    /// The next piece, where that is one order.
+    large: Option<SnapshotBytes>,
+    left: u64,
+}
+
+impl Array {
+    fn next(&mut self) -> Option<Chunk> {
+        if let Some(order) = self.large.take() {
+            self.left -= order.remaining() as u64;
+            return Some(Chunk::Order(order));
+        }
+        let mut piece = Vec::new();
+        while let Some(separator) = self.separator
+            && piece.len() < GATHERED_BYTES
+        {
+            let Some(order) = self.orders.next() else {
+                if separator == b'[' {
+                    piece.push(separator);
+                }
+                piece.push(b']');
+                self.separator = None;
+                break;
+            };
+            piece.push(separator);
+            self.separator = Some(b',');
+            if order.flat().len() > GATHERED_ORDER_MAX {
+                self.large = Some(order.into_flat());
+                break;
+            }
+            order.flat().append_to(&mut piece);
+        }
+        self.left -= piece.len() as u64;
+        (!piece.is_empty()).then(|| Chunk::Ready(piece.into()))
+    }
+}
 
 /// A piece of a body.
 pub enum Chunk {
@@ -43,6 +90,15 @@ impl Body {
     #[must_use]
     pub fn empty() -> Self {
         Content::Empty.into()
+    }
+
+    /// `[a,b,…]` of flat orders.
+    #[must_use]
+    pub fn array(orders: Vec<Snapshot>) -> Self {
+        let bytes: usize = orders.iter().map(|order| order.flat().len()).sum();
+        let separators = orders.len().saturating_sub(1) + 2;
+        let left = (bytes + separators) as u64;
+        Content::Array(Array { orders: orders.into_iter(), separator: Some(b'['), large: None, left }).into()
     }
 
     /// Chunks as they come; a full channel holds the sender back. Its end must be told from a failure: it is an empty
@@ -102,12 +158,13 @@ impl HttpBody for Body {
                     None => Poll::Ready(Some(Err(CutShort))),
                 };
             }
+            Content::Array(array) => return Poll::Ready(array.next().map(|chunk| Ok(Frame::data(chunk)))),
             Content::Empty | Content::Order(_) | Content::Ready(_) => {}
         }
         let chunk = match std::mem::replace(&mut self.content, Content::Empty) {
             Content::Order(order) => Chunk::Order(order),
             Content::Ready(bytes) => Chunk::Ready(bytes),
-            Content::Empty | Content::Stream(_) => return Poll::Ready(None),
+            Content::Empty | Content::Array(_) | Content::Stream(_) => return Poll::Ready(None),
         };
         Poll::Ready(Some(Ok(Frame::data(chunk))))
     }
@@ -116,6 +173,7 @@ impl HttpBody for Body {
         match &self.content {
             Content::Empty => true,
             Content::Order(order) => !order.has_remaining(),
+            Content::Array(array) => array.left == 0,
             Content::Ready(bytes) => bytes.is_empty(),
             Content::Stream(_) => false,
         }
@@ -125,6 +183,7 @@ impl HttpBody for Body {
         match &self.content {
             Content::Empty => SizeHint::with_exact(0),
             Content::Order(order) => SizeHint::with_exact(order.remaining() as u64),
+            Content::Array(array) => SizeHint::with_exact(array.left),
             Content::Ready(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Content::Stream(_) => SizeHint::default(),
         }
@@ -166,6 +225,23 @@ mod tests {
     use http_body_util::BodyExt;
 
     use super::*;
+    use crate::snapshot::{Kind, State};
+
+    #[tokio::test]
+    async fn an_array_is_as_long_as_it_says() {
+        let order = |bytes: usize| {
+            let body = format!("{{\"a\":\"{}\"}}", "x".repeat(bytes));
+            Snapshot::new(1, 1, Kind::Wb, State::Live, body.as_bytes(), &mut Vec::new())
+        };
+        for sizes in [vec![], vec![1], vec![100_000], vec![1, 5000, 5000, 2], vec![1000; 100], vec![4096; 9]] {
+            let orders: Vec<Snapshot> = sizes.iter().map(|&bytes| order(bytes)).collect();
+            let expected: Vec<Vec<u8>> = orders.iter().map(|order| order.flat().whole().into_owned()).collect();
+            let expected = [&b"["[..], &expected.join(&b','), b"]"].concat();
+            let body = Body::array(orders);
+            assert_eq!(body.size_hint().exact(), Some(expected.len() as u64), "{sizes:?}");
+            assert!(body.collect().await.unwrap().to_bytes() == expected, "{sizes:?}");
+        }
+    }
 
     #[tokio::test]
     async fn a_stream_is_whole_if_its_sender_says_so() {

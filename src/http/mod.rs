@@ -62,6 +62,8 @@ pub struct Config {
     pub limits: Limits,
     /// Bytes of one order.
     pub order_bytes_max: usize,
+    /// Bytes of one answer that has several orders.
+    pub answer_bytes_max: usize,
     /// Time for a request's body, or for the next piece of a streamed one.
     pub body_time: Duration,
     /// How long a write waits to become durable before its client is told to try again.
@@ -85,6 +87,7 @@ impl Default for Config {
             headers_max: HEADERS_MAX,
             limits: Limits::default(),
             order_bytes_max: 1 << 20,
+            answer_bytes_max: 64 << 20,
             body_time: Duration::from_secs(20),
             write_wait: Duration::from_secs(10),
             worker_wait: Duration::from_secs(5),

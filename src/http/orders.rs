@@ -20,7 +20,7 @@ use super::route::segment;
 use super::{Api, content_type};
 use crate::cache::View;
 use crate::cache::forms::{Coding, Form};
-use crate::cache::recent::{List, array};
+use crate::cache::recent::List;
 use crate::id::{IdError, OrderId, Version, parse_uuid};
 use crate::read::{Found, Reader};
 use crate::snapshot::{Snapshot, State};
@@ -30,8 +30,14 @@ use crate::store::Store;
 pub const IDS_MAX: usize = 1000;
 /// The longest list of ids in bytes: a thousand of the longest with their quotes and commas, and white space.
 const IDS_BYTES_MAX: usize = 256 << 10;
-/// Orders read from the store at once while everything is streamed.
-const STREAM_ROWS: usize = 256;
+/// Orders read from the store at once while everything is streamed, at most.
+const STREAM_ROWS_MAX: usize = 256;
+/// About the bytes that those may have: the larger the orders are, the fewer are read at once.
+const STREAM_BYTES: usize = 1 << 20;
+/// Lines are sent in pieces of about this size.
+const LINES_BYTES: usize = 64 << 10;
+/// Orders of a page that are read from the store at first; then twice as many each time, while they are small.
+const PAGE_ROWS: usize = 64;
 
 /// What the hit path came to.
 pub enum Quick {
@@ -144,16 +150,46 @@ pub async fn list<T: Store>(api: &Api<T>, query: &str, headers: &HeaderMap) -> R
     let Some(cursor) = parameter(query, "cursor") else { return Ok(newest(api, limit, headers).await) };
     let before = u64::from_str_radix(&cursor, 36)
         .map_err(|_| Problem::bad_request("invalid_cursor", "cursor must be one that a Link header gave"))?;
-    // One more than asked for tells whether there is a next page.
-    let page = api.reader.page(Some(before), limit + 1).await?;
-    let mut orders: Vec<Snapshot> = page.into_iter().map(|(_, snapshot)| snapshot).collect();
-    let has_more = orders.len() > limit;
-    orders.truncate(limit);
-    let mut answer = respond::json(array(&orders));
+    let (orders, has_more) = page(api, before, limit).await?;
+    let last = orders.last().map(Snapshot::seq);
+    let mut answer = respond::json(Body::array(orders));
     if has_more {
-        link_next(&mut answer, &orders, limit);
+        link_next(&mut answer, last, limit);
     }
     Ok(answer)
+}
+
+/// The newest orders before this one, as many as asked for or as an answer may have bytes, and whether there are more.
+async fn page<T: Store>(api: &Api<T>, before: u64, limit: usize) -> Result<(Vec<Snapshot>, bool), Problem> {
+    let mut orders: Vec<Snapshot> = Vec::new();
+    let mut rows = PAGE_ROWS;
+    loop {
+        let before = orders.last().map_or(before, Snapshot::seq);
+        // One more than asked for tells whether there is a next page.
+        let asked = rows.min(limit + 1 - orders.len());
+        let page = api.reader.page(Some(before), asked).await?;
+        let is_last = page.len() < asked;
+        orders.extend(page.into_iter().map(|(_, snapshot)| snapshot));
+        let fitting = fitting(api, &orders).min(limit);
+        if fitting < orders.len() {
+            orders.truncate(fitting);
+            return Ok((orders, true));
+        }
+        if is_last {
+            return Ok((orders, false));
+        }
+        rows *= 2;
+    }
+}
+
+/// How many of these orders one answer may have: one at least, and as many as it may have bytes.
+fn fitting<T>(api: &Api<T>, orders: &[Snapshot]) -> usize {
+    let mut bytes = 0;
+    let fit = |order: &&Snapshot| {
+        bytes += order.flat().len() + 1;
+        bytes <= api.config.answer_bytes_max
+    };
+    orders.iter().take_while(fit).count().max(1)
 }
 
 /// How long a client that takes nothing but a compressed list waits for one to be made.
@@ -211,7 +247,10 @@ async fn choose(view: &View, list: Arc<List>, accepted: &Accepted) -> Result<(Ar
 
 /// The answer with the newest orders of a list, or with one of its forms.
 fn listed<T: Store>(api: &Api<T>, list: &List, limit: usize, form: Option<Form<'_>>, headers: &HeaderMap) -> Answer {
-    let shown = &list.orders[..limit.min(list.orders.len())];
+    let mut shown = &list.orders[..limit.min(list.orders.len())];
+    if shown.len() < list.orders.len() {
+        shown = &shown[..fitting(api, shown).min(shown.len())];
+    }
     let is_whole = shown.len() == list.orders.len();
     let etag = format!("\"{}-{}-{}\"", api.epoch, list.generation, shown.len());
     let etag = HeaderValue::try_from(etag).expect("letters, digits and hyphens in quotes");
@@ -229,7 +268,7 @@ fn listed<T: Store>(api: &Api<T>, list: &List, limit: usize, form: Option<Form<'
             answer
         }
         None if is_whole => respond::json(list.body.clone()),
-        None => respond::json(array(shown)),
+        None => respond::json(Body::array(shown.to_vec())),
     };
     let etag = match &form {
         Some(form) => respond::form_etag(&etag, form),
@@ -237,14 +276,14 @@ fn listed<T: Store>(api: &Api<T>, list: &List, limit: usize, form: Option<Form<'
     };
     answer.headers_mut().insert(ETAG, etag);
     if list.has_more || !is_whole {
-        link_next(&mut answer, shown, limit);
+        link_next(&mut answer, shown.last().map(Snapshot::seq), limit);
     }
     answer
 }
 
-fn link_next(answer: &mut Answer, shown: &[Snapshot], limit: usize) {
-    let Some(last) = shown.last() else { return };
-    let link = format!("</api/orders?limit={limit}&cursor={}>; rel=\"next\"", base36(last.seq()));
+fn link_next(answer: &mut Answer, last: Option<u64>, limit: usize) {
+    let Some(last) = last else { return };
+    let link = format!("</api/orders?limit={limit}&cursor={}>; rel=\"next\"", base36(last));
     answer.headers_mut().insert(LINK, HeaderValue::try_from(link).expect("visible ASCII"));
 }
 
@@ -252,20 +291,25 @@ fn link_next(answer: &mut Answer, shown: &[Snapshot], limit: usize) {
 /// cuts the stream short.
 async fn all<T: Store>(reader: Reader<T>) -> Result<Answer, Problem> {
     // One that fails before that is an answer.
-    let mut page = reader.next_page(None, STREAM_ROWS).await?;
+    let mut page = reader.next_page(None, PAGE_ROWS).await?;
     let (sender, chunks) = mpsc::channel(2);
     tokio::spawn(async move {
         while let Some((_, last)) = page.last() {
             let before = Some(last.seq());
-            let mut lines = Vec::with_capacity(page.iter().map(|(_, order)| order.flat().len() + 1).sum());
-            for (_, order) in &page {
+            let bytes: usize = page.iter().map(|(_, order)| order.flat().len() + 1).sum();
+            let rows = (STREAM_BYTES * page.len() / bytes).clamp(1, STREAM_ROWS_MAX);
+            let mut lines = Vec::with_capacity(bytes.min(LINES_BYTES));
+            let mut orders = page.into_iter().peekable();
+            while let Some((_, order)) = orders.next() {
                 order.flat().append_to(&mut lines);
                 lines.push(b'\n');
+                if (lines.len() >= LINES_BYTES || orders.peek().is_none())
+                    && sender.send(std::mem::take(&mut lines).into()).await.is_err()
+                {
+                    return; // the client hung up
+                }
             }
-            if sender.send(Bytes::from(lines)).await.is_err() {
-                return; // the client hung up
-            }
-            page = match reader.next_page(before, STREAM_ROWS).await {
+            page = match reader.next_page(before, rows).await {
                 Ok(page) => page,
                 Err(error) => {
                     tracing::warn!(error = %crate::log::causes(&error), "stream of all orders failed");
@@ -284,7 +328,7 @@ pub async fn lookup<T: Store>(api: &Api<T>, request: Request<Incoming>) -> Resul
         let detail = "send a JSON array of ids as application/json";
         return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", detail));
     }
-    let body = read_body(request, IDS_BYTES_MAX, api.config.body_time).await?;
+    let body = read_body(api, request, IDS_BYTES_MAX).await?;
     let ids: Vec<String> = serde_json::from_slice(&body)
         .map_err(|error| Problem::bad_request("malformed", format!("the body must be a JSON array of ids: {error}")))?;
     some(api, &ids).await
@@ -296,17 +340,28 @@ async fn some<T: Store>(api: &Api<T>, ids: &[impl AsRef<str>]) -> Result<Answer,
         return Err(Problem::bad_request("too_many_ids", format!("at most {IDS_MAX} ids at once")));
     }
     let mut found = Vec::with_capacity(ids.len());
-    for id in ids {
+    let mut bytes = 0;
+    for (index, id) in ids.iter().enumerate() {
         let id = OrderId::parse(id.as_ref().as_bytes()).map_err(bad_id)?;
         let order = match api.reader.get(&id) {
             Found::Hit(snapshot) => Some(snapshot),
             Found::Absent => None,
             Found::Miss => api.reader.load(&id).await?,
         };
-        found.extend(order.filter(|order| order.state() == State::Live));
+        let Some(order) = order.filter(|order| order.state() == State::Live) else { continue };
+        bytes += order.flat().len() + 1;
+        if bytes > api.config.answer_bytes_max && !found.is_empty() {
+            let bytes_max = api.config.answer_bytes_max;
+            let detail = format!(
+                "these orders are more than {bytes_max} bytes; ask for the first {index} of them, then for the rest"
+            );
+            return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "answer_too_large", detail));
+        }
+        found.push(order);
     }
-    let mut answer = respond::json(array(&found));
-    answer.headers_mut().insert(X_MISSING, (ids.len() - found.len()).into());
+    let missing = ids.len() - found.len();
+    let mut answer = respond::json(Body::array(found));
+    answer.headers_mut().insert(X_MISSING, missing.into());
     Ok(answer)
 }
 
@@ -333,27 +388,36 @@ pub fn stats<T: Store>(api: &Api<T>) -> Answer {
 
 /// How much of a body that is too large is read and thrown away. A client that is still sending when the connection
 /// closes loses the answer with it; beyond this it may.
-const DISCARDED_BYTES_MAX: u64 = 16 << 20;
+const DISCARDED_BYTES_MAX: usize = 16 << 20;
 
 /// And for how long.
 const DISCARD_TIME: Duration = Duration::from_secs(1);
 
-/// A request's whole body, within a size and a time.
-pub async fn read_body(request: Request<Incoming>, bytes_max: usize, time: Duration) -> Result<Bytes, Problem> {
+/// A request's whole body, within a size and a time. What does not come in one piece has room among the bodies on their
+/// way: for all it says it will have at once, or for what has come of one that does not say.
+pub async fn read_body<T>(api: &Api<T>, request: Request<Incoming>, bytes_max: usize) -> Result<Bytes, Problem> {
     let too_large = || {
         let detail = format!("the body is larger than {bytes_max} bytes");
         Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", detail)
     };
     let is_asking = request.headers().contains_key(EXPECT);
     let mut body = request.into_body();
-    if is_asking && hyper::body::Body::size_hint(&body).lower() > bytes_max as u64 {
+    let said = usize::try_from(hyper::body::Body::size_hint(&body).lower()).unwrap_or(usize::MAX);
+    if is_asking && said > bytes_max {
         return Err(too_large()); // the client has not sent it yet, and need not
     }
     let whole = async {
         let (mut first, mut rest) = (Bytes::new(), BytesMut::new());
+        let mut room = api.inbox.coming();
         let mut total = 0;
+        let mut refused = (said > bytes_max).then(too_large);
         let mut enough = None;
         loop {
+            if refused.is_some() {
+                (first, rest) = Default::default();
+                room.clear();
+                enough.get_or_insert_with(|| tokio::time::Instant::now() + DISCARD_TIME);
+            }
             let frame = match enough {
                 None => body.frame().await,
                 Some(enough) => tokio::time::timeout_at(enough, body.frame()).await.unwrap_or(None),
@@ -361,25 +425,31 @@ pub async fn read_body(request: Request<Incoming>, bytes_max: usize, time: Durat
             let Some(frame) = frame else { break };
             let frame = frame.map_err(|_| Problem::bad_request("malformed", "the body ended early"))?;
             let Ok(data) = frame.into_data() else { continue };
-            total += data.len() as u64;
-            if total > bytes_max as u64 + DISCARDED_BYTES_MAX {
-                break;
-            } else if total > bytes_max as u64 {
-                (first, rest) = Default::default();
-                enough.get_or_insert_with(|| tokio::time::Instant::now() + DISCARD_TIME);
-            } else if first.is_empty() {
+            total += data.len();
+            if refused.is_some() {
+                if total > bytes_max + DISCARDED_BYTES_MAX {
+                    break;
+                }
+            } else if total > bytes_max {
+                refused = Some(too_large());
+            } else if total == said && rest.is_empty() {
                 first = data; // nearly every order comes in one piece
+            } else if let Err(full) = room.grow(said.max(total)) {
+                refused = Some(full.into());
             } else {
+                if rest.is_empty() {
+                    rest.reserve(said);
+                }
                 rest.extend_from_slice(&data);
             }
         }
-        match total {
-            _ if total > bytes_max as u64 => Err(too_large()),
-            _ if rest.is_empty() => Ok(first),
-            _ => Ok([&first[..], &rest[..]].concat().into()),
+        match refused {
+            Some(problem) => Err(problem),
+            None if rest.is_empty() => Ok(first),
+            None => Ok(rest.freeze()),
         }
     };
-    tokio::time::timeout(time, whole).await.unwrap_or_else(|_| {
+    tokio::time::timeout(api.config.body_time, whole).await.unwrap_or_else(|_| {
         Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "timeout", "the body did not arrive in time"))
     })
 }

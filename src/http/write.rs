@@ -10,13 +10,14 @@ use hyper::header::{HeaderMap, HeaderName, HeaderValue, ORIGIN};
 use hyper::{Request, StatusCode};
 use sha2::{Digest, Sha256};
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 
 use super::orders::{ndjson, read_body};
 use super::respond::{Answer, Problem, Written};
 use super::{Api, content_type};
 use crate::ack::{Waiter, Worked};
 use crate::record::{Idempotency, Rejection, RejectionKind};
-use crate::source::inbox::{self, Inbox, Reply};
+use crate::source::inbox::{self, Coming, Inbox, Reply};
 use crate::store::Store;
 
 const PREFER: HeaderName = HeaderName::from_static("prefer");
@@ -24,6 +25,8 @@ const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-appli
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 /// Lines of one request that may wait for their result. Enough to fill batches, small beside the queue.
 const LINES_MAX: usize = 1024;
+/// A line that is longer waits for room before the rest of it is read.
+const SHORT_LINE_BYTES: usize = 16 << 10;
 /// Result lines are sent in pieces of about this size.
 const RESULT_BYTES: usize = 16 << 10;
 
@@ -42,7 +45,7 @@ pub async fn write<T: Store>(api: Arc<Api<T>>, request: Request<Incoming>) -> Re
     }
     let headers = request.headers().clone();
     let key = idempotency_key(&headers)?;
-    let body = read_body(request, api.config.order_bytes_max, api.config.body_time).await?;
+    let body = read_body(&api, request, api.config.order_bytes_max).await?;
     let idempotency = key.map(|key| Idempotency { key, digest: Sha256::digest(&body).into() });
     let mut reply = inbox::replied(api.inbox.submit(body, idempotency)?, api.config.write_wait).await?;
     let Reply::Stored { worker, .. } = &mut reply else { return Ok(Written::from(reply).answer(&headers)) };
@@ -133,6 +136,8 @@ fn many<T: Store>(api: &Api<T>, request: Request<Incoming>) -> Answer {
     let lines = Lines {
         body: request.into_body(),
         buffer: BytesMut::new(),
+        room: api.inbox.coming(),
+        line_end: None,
         line_bytes_max: api.config.order_bytes_max,
         chunk_time: api.config.body_time,
         is_ended: false,
@@ -199,6 +204,10 @@ async fn give_results(mut replies: mpsc::Receiver<Pending>, results: mpsc::Sende
 struct Lines {
     body: Incoming,
     buffer: BytesMut,
+    /// For the line that is on its way, if that is a long one.
+    room: Coming,
+    /// When such a line must be here: it keeps room from others.
+    line_end: Option<Instant>,
     line_bytes_max: usize,
     chunk_time: Duration,
     is_ended: bool,
@@ -215,10 +224,13 @@ impl Lines {
     /// The next line that is not blank.
     async fn next(&mut self) -> Result<Option<Bytes>, LineError> {
         let mut searched = 0;
+        self.room.clear(); // the line before is in the queue
+        self.line_end = None;
         loop {
             if let Some(at) = memchr::memchr(b'\n', &self.buffer[searched..]) {
                 let line = self.buffer.split_to(searched + at + 1).freeze();
                 searched = 0;
+                self.line_end = None;
                 let is_rest = std::mem::take(&mut self.is_skipping);
                 if !is_rest && let Some(line) = self.whole(line.slice(..line.len() - 1))? {
                     return Ok(Some(line));
@@ -227,7 +239,9 @@ impl Lines {
             }
             searched = self.buffer.len();
             if searched > self.line_bytes_max {
-                self.buffer.clear();
+                self.buffer = BytesMut::new();
+                self.room.clear();
+                self.line_end = None;
                 searched = 0;
                 if !std::mem::replace(&mut self.is_skipping, true) {
                     return Err(LineError::Long);
@@ -236,6 +250,10 @@ impl Lines {
             if self.is_ended {
                 let rest = self.buffer.split().freeze();
                 return if self.is_skipping { Ok(None) } else { self.whole(rest) };
+            }
+            if self.buffer.len() > SHORT_LINE_BYTES && self.line_end.is_none() {
+                self.room.grow_when_free(self.line_bytes_max).await;
+                self.line_end = Some(Instant::now() + self.chunk_time);
             }
             self.read().await?;
         }
@@ -250,7 +268,8 @@ impl Lines {
     }
 
     async fn read(&mut self) -> Result<(), LineError> {
-        let frame = tokio::time::timeout(self.chunk_time, self.body.frame()).await.map_err(|_| {
+        let end = self.line_end.unwrap_or_else(|| Instant::now() + self.chunk_time);
+        let frame = tokio::time::timeout_at(end, self.body.frame()).await.map_err(|_| {
             LineError::Broken(Problem::new(
                 StatusCode::REQUEST_TIMEOUT,
                 "timeout",

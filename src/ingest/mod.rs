@@ -5,6 +5,8 @@ pub mod policy;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::future::{Future, poll_fn};
+use std::iter::Flatten;
+use std::option;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
@@ -16,10 +18,10 @@ use crate::id::{OrderId, Version};
 use crate::lifecycle::{Shutdown, step};
 use crate::log::causes;
 use crate::metrics;
-use crate::order::elements::Elements;
+use crate::order::elements::{Cut, Elements};
 use crate::order::{Change as Asked, Decoder, Order, Profile};
 use crate::outbox::{Changed, Outbox};
-use crate::record::{Checkpoint, Fault, Parcel, Record, Rejection, RejectionKind};
+use crate::record::{Checkpoint, Parcel, Record, Rejection, RejectionKind};
 use crate::redis::Redis;
 use crate::snapshot::Change;
 use crate::source::{Kept, Received, Source, SourceError};
@@ -35,6 +37,10 @@ const LOGGED_TRIES: u32 = 12;
 
 /// 2000-01-01. An earlier time stamp is of a producer that has no clock, and says nothing of how long its message took.
 const CLOCKS_SINCE_MS: u128 = 946_684_800_000;
+
+/// A day. What took longer is counted as that long: a clock that is years behind, or a message of last year that is read
+/// again, would be all that is left of the sum.
+const END_TO_END_MAX_MS: u128 = 86_400_000;
 
 /// How orders are taken in.
 #[derive(Debug, Clone)]
@@ -99,11 +105,51 @@ pub struct Ingest<S, T> {
     batcher: Batcher,
     /// Received and not yet decoded.
     received: Vec<Record>,
+    /// Received and partly decoded, before all of those.
+    parts: Option<Parts>,
     arrived: Instant,
     committed: Checkpoint,
     ledger: Ledger,
     /// Batches on their way into the store, oldest first: one, and a full one that comes after it.
     writing: VecDeque<Write>,
+}
+
+/// A record being decoded: an array of orders takes several turns.
+struct Parts {
+    record: Record,
+    /// What is left of an array. Nothing is left of a record that is none.
+    elements: Flatten<option::IntoIter<Cut>>,
+    /// How many elements were decoded, where it is an array.
+    index: Option<usize>,
+    orders: Vec<Order>,
+    /// What is wrong with the others, and how many those are.
+    rejected: Option<(Rejection, u64)>,
+}
+
+impl Parts {
+    fn new(record: Record, elements: Option<Cut>) -> Self {
+        let index = elements.is_some().then_some(0);
+        Self { record, elements: elements.into_iter().flatten(), index, orders: Vec::new(), rejected: None }
+    }
+
+    fn add(&mut self, decoded: Result<Order, Rejection>) {
+        let index = self.index;
+        self.index = index.map(|index| index + 1);
+        let mut rejection = match decoded {
+            Ok(order) => return self.orders.push(order),
+            Err(rejection) => rejection,
+        };
+        if let Some(index) = index {
+            rejection.within(index);
+        }
+        match &mut self.rejected {
+            Some((all, count)) => {
+                all.join(rejection);
+                *count += 1;
+            }
+            None => self.rejected = Some((rejection, 1)),
+        }
+    }
 }
 
 /// Batches written at once.
@@ -178,6 +224,7 @@ impl<S: Source, T: Store> Ingest<S, T> {
             batcher: Batcher::new(config.batch.clone(), source.is_broker(), committed.clone()),
             source,
             received: Vec::new(),
+            parts: None,
             arrived: Instant::now(),
             committed,
             ledger: Ledger::default(),
@@ -218,8 +265,8 @@ impl<S: Source, T: Store> Ingest<S, T> {
             if starting.is_none() && !assigned.is_empty() {
                 starting = Some(self.find_start(std::mem::take(&mut assigned)));
             }
-            let is_decoding = !self.received.is_empty() && !self.batcher.is_full();
-            let is_settled = self.writing.is_empty() && self.received.is_empty() && self.batcher.is_empty();
+            let is_decoding = self.has_undecoded() && !self.batcher.is_full();
+            let is_settled = self.writing.is_empty() && !self.has_undecoded() && self.batcher.is_empty();
             if is_settled && !revoked.is_empty() {
                 for partition in revoked.drain(..) {
                     self.forget(partition);
@@ -229,7 +276,7 @@ impl<S: Source, T: Store> Ingest<S, T> {
             if is_ended && is_settled {
                 return Ok(self.ledger);
             }
-            let is_receiving = !is_ended && self.received.is_empty() && revoked.is_empty();
+            let is_receiving = !is_ended && !self.has_undecoded() && revoked.is_empty();
             let deadline = if self.writing.is_empty() { self.batcher.deadline() } else { None };
             tokio::select! {
                 biased;
@@ -275,86 +322,91 @@ impl<S: Source, T: Store> Ingest<S, T> {
         }
     }
 
-    /// Decodes up to a burst of received records into the batch.
+    /// Whether something is received and not yet decoded.
+    fn has_undecoded(&self) -> bool {
+        !self.received.is_empty() || self.parts.is_some()
+    }
+
+    /// Decodes up to a burst of received records, or of the elements of one that is an array, into the batch.
     fn decode_some(&mut self) -> Result<(), SourceError> {
         for _ in 0..DECODE_BURST {
             if self.batcher.is_full() {
                 return Ok(());
             }
-            let Some(record) = self.received.pop() else { return Ok(()) };
-            let (mut orders, mut rejection) = self.decode(&record);
-            if let Some(too_large) = self.too_large_to_work_on(&orders) {
-                rejection = Some((too_large, std::mem::take(&mut orders).len() as u64));
+            let mut parts = match self.parts.take() {
+                Some(parts) => parts,
+                None => match self.received.pop() {
+                    Some(record) => self.take_apart(record),
+                    None => return Ok(()),
+                },
+            };
+            match parts.elements.next() {
+                Some(element) => {
+                    let decoded = self.decoder.decode(&element);
+                    parts.add(decoded);
+                    self.parts = Some(parts);
+                }
+                None => self.decoded(parts)?,
             }
-            let must_exist = self.source.must_exist();
-            if let Some((rejection, count)) = rejection {
-                self.ledger.read += count;
-                self.reject(&record, &rejection, rejection.kind.code(), count)?;
-            }
-            if orders.is_empty() {
-                continue;
-            }
-            self.ledger.read += orders.len() as u64;
-            let mut basis = None;
-            for order in &mut orders {
-                basis = self.source.prepare(&record, order);
-            }
-            let mut idempotency = record.idempotency.clone();
-            let entries = orders.into_iter().map(|order| Entry {
-                order,
-                must_exist,
-                idempotency: idempotency.take(),
-                basis,
-                is_new: false,
-            });
-            let coalesced = self.batcher.push(record, entries, self.arrived);
-            self.ledger.coalesced += coalesced;
-            self.metrics.coalesced.inc_by(coalesced);
         }
         Ok(())
     }
 
-    /// The orders of a record, and what is wrong with the rest of it and how many orders that is.
-    fn decode(&mut self, record: &Record) -> (Vec<Order>, Option<(Rejection, u64)>) {
-        let Some(payload) = &record.payload else {
-            let id = OrderId::parse(record.key.as_deref().unwrap_or_default());
-            return match id {
-                Ok(id) => (vec![Order::new(id, Asked::Delete)], None),
-                Err(error) => {
-                    let message = format!("null value whose key is no id: {error}");
-                    (Vec::new(), Some((Rejection::whole(RejectionKind::Invalid, message), 1)))
-                }
-            };
-        };
-        let elements = if self.source.is_broker() { self.elements.split(payload) } else { Ok(None) };
-        let elements = match elements {
-            Ok(Some(elements)) => elements,
-            Ok(None) => {
-                return match self.decoder.decode(payload) {
-                    Ok(order) => (vec![order], None),
-                    Err(rejection) => (Vec::new(), Some((rejection, 1))),
-                };
-            }
-            Err(rejection) => return (Vec::new(), Some((rejection, 1))),
-        };
-        let mut orders = Vec::with_capacity(elements.len());
-        let mut rejected: Option<(Rejection, u64)> = None;
-        for (index, element) in elements.iter().enumerate() {
-            match self.decoder.decode(element) {
-                Ok(order) => orders.push(order),
-                Err(mut rejection) => {
-                    rejection.within(index);
-                    match &mut rejected {
-                        Some((all, count)) => {
-                            all.faults.append(&mut rejection.faults);
-                            *count += 1;
-                        }
-                        None => rejected = Some((rejection, 1)),
-                    }
-                }
-            }
+    /// A record whose every element has been decoded.
+    fn decoded(&mut self, Parts { record, mut orders, mut rejected, .. }: Parts) -> Result<(), SourceError> {
+        if let Some(too_large) = self.too_large_to_work_on(&orders) {
+            rejected = Some((too_large, std::mem::take(&mut orders).len() as u64));
         }
-        (orders, rejected)
+        let must_exist = self.source.must_exist();
+        if let Some((rejection, count)) = rejected {
+            self.ledger.read += count;
+            self.reject(&record, &rejection, rejection.kind.code(), count)?;
+        }
+        if orders.is_empty() {
+            return Ok(());
+        }
+        self.ledger.read += orders.len() as u64;
+        let mut basis = None;
+        for order in &mut orders {
+            basis = self.source.prepare(&record, order);
+        }
+        let mut idempotency = record.idempotency.clone();
+        let entries = orders.into_iter().map(|order| Entry {
+            order,
+            must_exist,
+            idempotency: idempotency.take(),
+            basis,
+            is_new: false,
+        });
+        let coalesced = self.batcher.push(record, entries, self.arrived);
+        self.ledger.coalesced += coalesced;
+        self.metrics.coalesced.inc_by(coalesced);
+        Ok(())
+    }
+
+    /// The elements of a record that is an array of orders; of any other the order that it is, or why it is none.
+    fn take_apart(&mut self, record: Record) -> Parts {
+        let whole = match &record.payload {
+            None => {
+                let id = OrderId::parse(record.key.as_deref().unwrap_or_default());
+                let order = id.map(|id| Order::new(id, Asked::Delete));
+                order.map_err(|error| {
+                    let message = format!("null value whose key is no id: {error}");
+                    Rejection::whole(RejectionKind::Invalid, message)
+                })
+            }
+            Some(payload) => {
+                let elements = if self.source.is_broker() { self.elements.split(payload) } else { Ok(None) };
+                match elements {
+                    Ok(Some(elements)) => return Parts::new(record, Some(elements)),
+                    Ok(None) => self.decoder.decode(payload),
+                    Err(rejection) => Err(rejection),
+                }
+            }
+        };
+        let mut parts = Parts::new(record, None);
+        parts.add(whole);
+        parts
     }
 
     /// Why none of these orders is stored, where a worker is to see them and could not.
@@ -396,7 +448,7 @@ impl<S: Source, T: Store> Ingest<S, T> {
                 && self.batcher.is_full()
                 && self.batcher.is_apart(&last.batch.entries);
         }
-        let is_starved = self.received.is_empty();
+        let is_starved = !self.has_undecoded();
         let is_old = self.batcher.deadline().is_none_or(|deadline| deadline <= Instant::now());
         !self.batcher.is_empty() && (self.batcher.is_full() || (is_starved && (is_old || is_pressing)))
     }
@@ -511,6 +563,7 @@ impl<S: Source, T: Store> Ingest<S, T> {
                 }
                 self.ledger.read -= self.batcher.drop_partition(partition);
                 self.received.retain(|record| record.position.partition != partition);
+                self.parts.take_if(|parts| parts.record.position.partition == partition);
                 self.forget(partition);
                 self.source.fenced(partition);
             }
@@ -524,7 +577,7 @@ impl<S: Source, T: Store> Ingest<S, T> {
                 for (owner, refusals) in by_owner {
                     let mut rejection = Rejection::whole(RejectionKind::Invalid, refusals[0].to_string());
                     for refusal in &refusals[1..] {
-                        rejection.faults.push(Fault { pointer: String::new(), message: refusal.to_string() });
+                        rejection.join(Rejection::whole(RejectionKind::Invalid, refusal.to_string()));
                     }
                     let record = &filled.records[owner];
                     let kept = self.source.reject(record, &rejection);
@@ -662,7 +715,8 @@ impl<S: Source, T: Store> Ingest<S, T> {
             let sent_ms = filled.records[*owner].timestamp_ms.and_then(|sent_ms| u128::try_from(sent_ms).ok());
             if let Some(sent_ms) = sent_ms.filter(|sent_ms| *sent_ms >= CLOCKS_SINCE_MS) {
                 // Clocks of producers may be ahead of ours.
-                self.metrics.end_to_end.observe(seconds(now_ms.saturating_sub(sent_ms)));
+                let took_ms = now_ms.saturating_sub(sent_ms).min(END_TO_END_MAX_MS);
+                self.metrics.end_to_end.observe(seconds(took_ms));
             }
         }
         for (partition, next) in filled.upto.0 {

@@ -1,5 +1,7 @@
 //! Bytes in, a valid [`Order`] or every reason why not out. Parses once with simd-json and keeps the producer's bytes.
 
+use std::ops::Range;
+
 use bytes::Bytes;
 use memchr::memmem::Finder;
 use simd_json::tape::Node;
@@ -9,6 +11,7 @@ use super::columns;
 use super::compact::Tokens;
 use super::envelope::Envelope;
 use super::faults::Faults;
+use super::scan::scan;
 use super::validate::{self, Field, LENIENT, ORDER, Profile, Rule};
 use super::{Change, Order};
 use crate::id::OrderId;
@@ -80,28 +83,34 @@ impl Decoder {
             let message = format!("larger than {} bytes", self.order_bytes_max);
             return Err(Rejection::whole(RejectionKind::TooLarge, message));
         }
-        self.scratch.clear();
-        self.scratch.extend_from_slice(document);
-        self.scratch.resize(document.len() + INPUT_PADDING, b' '); // ends a number that ends the document
-        let scratch_at = self.scratch.as_ptr().addr();
-        let mut tape = self.tape.take().unwrap_or_else(|| Tape(Vec::new())).reset();
-        let parsed = simd_json::fill_tape_padded(&mut self.scratch, document.len(), &mut self.buffers, &mut tape);
-        let result = match parsed {
-            Err(error) => Err(malformed(&error, document, self.depth_max)),
-            Ok(()) => read(Decoding {
-                nodes: &tape.0,
-                tokens: Tokens::new(document, self.buffers.structural_indexes()),
-                scratch_at,
-                profile: self.profile,
-                wants_columns: self.wants_columns,
-                order_bytes_max: self.order_bytes_max,
-                has_nul: self.nul.find(document).is_some(),
-                faults: Faults::default(),
-                keys: Vec::new(),
-            }),
+        let space = self.tape.take().unwrap_or_else(|| Tape(Vec::new()));
+        let parsed = match fill(&mut self.scratch, document, &[], &mut self.buffers, space) {
+            Ok(filled) => Ok(filled),
+            Err((error, space)) => match refused(&error, document, self.depth_max) {
+                Ok(beyond) => fill(&mut self.scratch, document, &beyond, &mut self.buffers, space)
+                    .map_err(|(error, _)| malformed(&error, document, self.depth_max)),
+                Err(rejection) => Err(rejection),
+            },
+        };
+        let (result, space) = match parsed {
+            Err(rejection) => (Err(rejection), Tape(Vec::new())),
+            Ok((tape, scratch_at)) => {
+                let decoding = Decoding {
+                    nodes: &tape.0,
+                    tokens: Tokens::new(document, self.buffers.structural_indexes()),
+                    scratch_at,
+                    profile: self.profile,
+                    wants_columns: self.wants_columns,
+                    order_bytes_max: self.order_bytes_max,
+                    has_nul: self.nul.find(document).is_some(),
+                    faults: Faults::default(),
+                    keys: Vec::new(),
+                };
+                (read(decoding), tape.reset())
+            }
         };
         if document.len() <= KEPT_BYTES_MAX {
-            self.tape = Some(tape.reset());
+            self.tape = Some(space);
         } else {
             // One huge document must not hold on to thirty times its size for good.
             self.buffers = Buffers::with_max_depth(KEPT_BYTES_MAX, self.depth_max);
@@ -385,15 +394,59 @@ pub(super) fn without_bom(document: &Bytes) -> Bytes {
     if document.starts_with(b"\xef\xbb\xbf") { document.slice(3..) } else { document.clone() }
 }
 
+/// Parses a document in `scratch`, where the numbers `beyond` what the parser takes are put as 0.0 first: they stay what
+/// they are in the document. Also says where
+/// in memory it is; where it fails, gives the space of the tape back.
+fn fill<'i>(
+    scratch: &'i mut Vec<u8>,
+    document: &[u8],
+    beyond: &[Range<usize>],
+    buffers: &mut Buffers,
+    space: Tape<'static>,
+) -> Result<(Tape<'i>, usize), (simd_json::Error, Tape<'static>)> {
+    scratch.clear();
+    scratch.extend_from_slice(document);
+    for number in beyond {
+        let number = &mut scratch[number.clone()];
+        number.fill(b'0');
+        number[1] = b'.'; // the shortest are 1e309 and 1e-324
+    }
+    scratch.resize(document.len() + INPUT_PADDING, b' '); // ends a number that ends the document
+    let scratch_at = scratch.as_ptr().addr();
+    let mut tape = space.reset();
+    match simd_json::fill_tape_padded(scratch, document.len(), buffers, &mut tape) {
+        Ok(()) => Ok((tape, scratch_at)),
+        Err(error) => Err((error, tape.reset())),
+    }
+}
+
+/// What of a document the parser could not take although it is JSON.
+///
+/// # Errors
+/// It is none.
+fn refused(error: &simd_json::Error, document: &[u8], depth_max: usize) -> Result<Vec<Range<usize>>, Rejection> {
+    match error.error() {
+        ErrorType::InvalidUtf8 | ErrorType::DepthLimitExceeded => Err(malformed(error, document, depth_max)),
+        _ => match scan(document) {
+            Ok(beyond) if !beyond.is_empty() => Ok(beyond),
+            _ => Err(malformed(error, document, depth_max)),
+        },
+    }
+}
+
 fn malformed(error: &simd_json::Error, document: &[u8], depth_max: usize) -> Rejection {
     let message = match error.error() {
         _ if document.iter().all(u8::is_ascii_whitespace) => "is empty".into(),
         _ if document[0] == 0 => {
             "starts with a zero byte, as framed Avro, Protobuf and JSON Schema do; must be plain JSON".into()
         }
-        ErrorType::InvalidUtf8 => "is not valid UTF-8".into(),
+        ErrorType::InvalidUtf8 => {
+            let valid = std::str::from_utf8(document).map_or_else(|error| error.valid_up_to(), str::len);
+            format!("is not valid UTF-8 at byte {valid}")
+        }
         ErrorType::DepthLimitExceeded => format!("is nested deeper than {depth_max} levels"),
-        _ => format!("is not valid JSON near byte {}", error.index().min(document.len())),
+        // Of a string the parser does not say where in it.
+        _ => format!("is not valid JSON near byte {}", scan(document).err().unwrap_or_else(|| error.index())),
     };
     Rejection::whole(RejectionKind::Malformed, message)
 }

@@ -23,51 +23,52 @@ impl Elements {
     ///
     /// # Errors
     /// A [`Rejection`] of the whole when it is not JSON or has no element. What the elements are is not looked at.
-    pub fn split(&mut self, document: &Bytes) -> Result<Option<Vec<Bytes>>, Rejection> {
+    pub fn split(&mut self, document: &Bytes) -> Result<Option<Cut>, Rejection> {
         let document = without_bom(document);
         let Some(open) = document.iter().position(|byte| !byte.is_ascii_whitespace()) else { return Ok(None) };
         if document[open] != b'[' {
             return Ok(None);
         }
         self.whole.with_document(&document, |_| Ok(()))?;
-        let elements = cut(&document, open);
-        if elements.is_empty() {
+        let is_empty = document[open + 1..].trim_ascii_start().starts_with(b"]");
+        if is_empty {
             return Err(Rejection::whole(RejectionKind::Invalid, "is an array without orders"));
         }
-        Ok(Some(elements))
+        Ok(Some(Cut { document, at: open + 1 }))
     }
 }
 
-/// Cuts at the commas of the outermost array, which opens at `open`. The document is JSON.
-fn cut(document: &Bytes, open: usize) -> Vec<Bytes> {
-    let mut elements = Vec::new();
-    let mut push = |from: usize, to: usize| {
-        let element = document[from..to].trim_ascii();
-        if !element.is_empty() {
-            elements.push(document.slice_ref(element));
-        }
-    };
-    let (mut depth, mut from, mut at) = (0_usize, open + 1, open);
-    while at < document.len() {
-        match document[at] {
-            b'"' => at = end_of_string(document, at),
-            b'[' | b'{' => depth += 1,
-            b',' if depth == 1 => {
-                push(from, at);
-                from = at + 1;
-            }
-            b']' | b'}' => {
-                depth -= 1;
-                if depth == 0 {
-                    push(from, at);
-                    break;
+/// Cuts a document at the commas of its outermost array, one element at a time. It is JSON, and has elements.
+pub struct Cut {
+    document: Bytes,
+    /// Where the next element begins, with the white space before it; the end of the document after the last one.
+    at: usize,
+}
+
+impl Iterator for Cut {
+    type Item = Bytes;
+
+    fn next(&mut self) -> Option<Bytes> {
+        let (from, mut at, mut depth) = (self.at, self.at, 0_usize);
+        while at < self.document.len() {
+            match self.document[at] {
+                b'"' => at = end_of_string(&self.document, at),
+                b'[' | b'{' => depth += 1,
+                b',' if depth == 0 => {
+                    self.at = at + 1;
+                    return Some(self.document.slice_ref(self.document[from..at].trim_ascii()));
                 }
+                b']' if depth == 0 => {
+                    self.at = self.document.len();
+                    return Some(self.document.slice_ref(self.document[from..at].trim_ascii()));
+                }
+                b']' | b'}' => depth -= 1,
+                _ => {}
             }
-            _ => {}
+            at += 1;
         }
-        at += 1;
+        None
     }
-    elements
 }
 
 /// Where the string that opens at `at` closes.
@@ -89,7 +90,7 @@ mod tests {
     fn split(document: &'static str) -> Result<Option<Vec<String>>, String> {
         let elements = Elements::default().split(&Bytes::from_static(document.as_bytes()));
         let text = |bytes: Bytes| String::from_utf8(bytes.to_vec()).unwrap();
-        elements.map(|some| some.map(|all| all.into_iter().map(text).collect())).map_err(|rejection| rejection.line())
+        elements.map(|some| some.map(|all| all.map(text).collect())).map_err(|rejection| rejection.line())
     }
 
     #[test]
@@ -97,6 +98,7 @@ mod tests {
         let document = "\u{feff} [ {\"a\":[1,{\"b\":\"],}\\\"\"}]} ,2 , \"x,y\\\\\", [3,4] ] ";
         let expected = [r#"{"a":[1,{"b":"],}\""}]}"#, "2", r#""x,y\\""#, "[3,4]"];
         assert_eq!(split(document).unwrap().unwrap(), expected);
+        assert_eq!(split(" [ 1 ] ").unwrap().unwrap(), ["1"]);
         assert_eq!(split(r#" {"a":[1]}"#).unwrap(), None);
         assert_eq!(split("").unwrap(), None, "for the decoder to say what it is");
     }

@@ -2,13 +2,7 @@
 
 use std::fmt::Write;
 
-use crate::record::{Fault, Rejection, RejectionKind};
-
-/// How many faults of one order are named before the rest is only mentioned.
-const FAULTS_MAX: usize = 100;
-/// How many bytes of pointers and messages are written before the rest is only mentioned: a small document of long keys
-/// nested deep could otherwise ask for an answer a hundred times its size.
-const FAULT_BYTES_MAX: usize = 32 * 1024;
+use crate::record::{FAULT_BYTES_MAX, FAULTS_MAX, Fault, Rejection, RejectionKind};
 
 /// The faults of one document, and the path to the value being looked at.
 #[derive(Default)]
@@ -63,7 +57,7 @@ impl<'i> Faults<'i> {
     #[must_use]
     pub fn rejection(mut self) -> Rejection {
         if self.has_more {
-            self.found.push(Fault { pointer: String::new(), message: "there are more faults".into() });
+            self.found.push(Fault::more());
         }
         Rejection { kind: RejectionKind::Invalid, faults: self.found }
     }
@@ -77,8 +71,9 @@ impl<'i> Faults<'i> {
         if let Some(key) = key {
             push_key(&mut pointer, key);
         }
-        self.bytes += pointer.len() + message.len();
-        self.found.push(Fault { pointer, message: message.into() });
+        let fault = Fault { pointer, message: message.into() };
+        self.bytes += fault.bytes();
+        self.found.push(fault);
     }
 
     fn pointer(&self) -> String {

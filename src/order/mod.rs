@@ -14,6 +14,7 @@ pub mod validate;
 
 mod faults;
 mod request;
+mod scan;
 
 use bytes::Bytes;
 

@@ -161,19 +161,19 @@ impl Decoding<'_, '_> {
         (1..=EXTERNAL_ID_BYTES_MAX).contains(&id.len()).then_some(id)
     }
 
-    /// A member that is a number or a numeric string, in its own spelling.
+    /// A member that is a number or a numeric string, in its own spelling. None beyond double precision, in which
+    /// others calculate.
     fn number(&self, object: usize, name: &str) -> Option<Box<str>> {
-        match self.nodes[self.member_at(object, name)?] {
-            Node::Static(StaticNode::I64(_) | StaticNode::U64(_) | StaticNode::F64(_)) => {
-                Some(self.raw_text_of_member(object, name))
+        let text: Box<str> = match self.nodes[self.member_at(object, name)?] {
+            Node::Static(StaticNode::I64(_) | StaticNode::U64(_)) => {
+                return Some(self.raw_text_of_member(object, name));
             }
-            Node::String(text) => {
-                let text = text.trim();
-                let finite = text.parse::<f64>().is_ok_and(f64::is_finite);
-                (is_number(text) && finite).then(|| text.into())
-            }
-            _ => None,
-        }
+            Node::Static(StaticNode::F64(_)) => self.raw_text_of_member(object, name),
+            Node::String(text) => text.trim().into(),
+            _ => return None,
+        };
+        let is_finite = text.parse::<f64>().is_ok_and(f64::is_finite);
+        (is_number(&text) && is_finite).then_some(text)
     }
 
     /// The sum of `price * qty`: exact while its digits can be kept, in double precision otherwise.

@@ -29,6 +29,8 @@ const CONNECT_TIME: Duration = Duration::from_secs(1);
 const BEAT: Duration = Duration::from_secs(1);
 /// How long an end waits for what is still to be written.
 const DRAIN_TIME: Duration = Duration::from_millis(500);
+/// How often it is logged that keys are of another type.
+const TOLD_EVERY: Duration = Duration::from_mins(1);
 /// How long a worker's acknowledgement is kept.
 const RESULT_SECONDS: u64 = 600;
 
@@ -93,7 +95,13 @@ struct Tier {
     /// There is something to do for the task that keeps the connections.
     wake: Notify,
     reads: RwLock<Option<MultiplexedConnection>>,
+    /// When it was last logged that keys are of another type.
+    told: Mutex<Option<Instant>>,
 }
+
+/// What the script says: the server's time, how many orders were written and how many came too late, and which have a
+/// marker of another type.
+type Written = (u64, usize, usize, Vec<usize>);
 
 impl Redis {
     /// Connects in the background, for as long as the runtime lives.
@@ -110,6 +118,7 @@ impl Redis {
             queue: Mutex::default(),
             wake: Notify::new(),
             reads: RwLock::default(),
+            told: Mutex::default(),
         });
         tokio::spawn({
             let tier = Arc::clone(&tier);
@@ -257,7 +266,7 @@ impl Tier {
         let limits = AsyncConnectionConfig::new().set_connection_timeout(None).set_response_timeout(None);
         let reads = client.get_multiplexed_async_connection_with_config(&limits).await?;
         let mut writes = client.get_multiplexed_async_connection_with_config(&limits).await?;
-        let (stamp, ..) = self.script.key(CLOCK).arg(0).invoke_async::<(u64, u64, u64)>(&mut writes).await?;
+        let (stamp, ..) = self.script.key(CLOCK).arg(0).invoke_async::<Written>(&mut writes).await?;
         lock(&self.trust).seen(stamp, Instant::now(), false);
         *self.reads.write().unwrap_or_else(PoisonError::into_inner) = Some(reads);
         Ok(writes)
@@ -299,10 +308,11 @@ impl Tier {
         }
         let limit = self.config.write_timeout;
         if orders > 0 || batch.is_empty() {
-            match self.request("write", limit, call.invoke_async::<(u64, usize, usize)>(link)).await {
-                Some((stamp, _, late)) => {
+            match self.request("write", limit, call.invoke_async::<Written>(link)).await {
+                Some((stamp, _, late, wrong)) => {
                     lock(&self.trust).seen(stamp, Instant::now(), asks_time);
                     self.lost("late", late);
+                    self.wrong_type(batch, &wrong);
                 }
                 None => self.lost("failed", orders),
             }
@@ -310,6 +320,26 @@ impl Tier {
         let count = batch.len() - orders;
         if count > 0 && self.request("result", limit, results.query_async::<()>(link)).await.is_none() {
             self.lost("failed", count);
+        }
+    }
+
+    /// Keys of these orders of a batch are of another type: a fault of those keys and not of the server.
+    fn wrong_type(&self, batch: &[Write], wrong: &[usize]) {
+        self.lost("wrong_type", wrong.len());
+        let orders = batch.iter().filter_map(|write| match write {
+            Write::Order { id, .. } => Some(id),
+            Write::Result { .. } => None,
+        });
+        let Some(id) = wrong.first().and_then(|&first| orders.clone().nth(first)) else { return };
+        let mut told = lock(&self.told);
+        if told.is_none_or(|told| told.elapsed() >= TOLD_EVERY) {
+            *told = Some(Instant::now());
+            let key = marker_key(id);
+            tracing::warn!(
+                key,
+                orders = wrong.len(),
+                "keys in Redis are of another type, these orders are not kept there"
+            );
         }
     }
 

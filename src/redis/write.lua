@@ -2,7 +2,8 @@
 -- KEYS: the clock, then for each order its body and its marker.
 -- ARGV: how long they live, in ms; then for each order its version, what else its marker says, the time after which it
 -- is not to be written any more, and its body, empty for a deleted order.
--- Returns the time, and how many orders were written and how many came too late.
+-- Returns the time, how many orders were written and how many came too late; then which orders have a marker that is no
+-- text: others made that key, and what is theirs stays as it is.
 
 -- Microseconds that never go backwards as long as the data are there: a server's clock may.
 local time = redis.call('TIME')
@@ -18,15 +19,18 @@ local function is_newer(one, other)
   return one > other
 end
 
-local written, late = 0, 0
+local written, late, wrong = 0, 0, {}
 for order = 1, (#KEYS - 1) / 2 do
   local body, marker = KEYS[2 * order], KEYS[2 * order + 1]
   local version, rest = ARGV[4 * order - 2], ARGV[4 * order - 1]
   if now > tonumber(ARGV[4 * order]) then
     late = late + 1
   else
-    local there = string.match(redis.call('GET', marker) or '', '^%d+')
-    if not (there and is_newer(there, version)) then
+    local found = redis.pcall('GET', marker) or ''
+    local there = type(found) == 'string' and string.match(found, '^%d+')
+    if type(found) == 'table' then
+      table.insert(wrong, order - 1)
+    elseif not (there and is_newer(there, version)) then
       local json = ARGV[4 * order + 1]
       redis.call('SET', marker, version .. ' ' .. rest .. ' ' .. stamp, 'PX', ARGV[1])
       if json == '' then
@@ -38,4 +42,4 @@ for order = 1, (#KEYS - 1) / 2 do
     end
   end
 end
-return {now, written, late}
+return {now, written, late, wrong}

@@ -536,7 +536,7 @@ pub const SETTINGS: &[Setting] = &[
         flag: "queue-bytes-max",
         env: &["ORDER_QUEUE_BYTES_MAX"],
         value: "BYTES",
-        help: "Bytes of orders that may wait for their answer; more are answered 503",
+        help: "Bytes of orders that may wait for their answer, and again of bodies that may be on their way; more are answered 503",
         default: "64MiB",
         apply: |config, values| {
             config.inbox.queue_bytes_max = bytes(one(values)?)?;
@@ -606,6 +606,19 @@ pub const SETTINGS: &[Setting] = &[
         default: "75s",
         apply: |config, values| {
             config.http.limits.idle_time = duration(one(values)?)?;
+            Ok(())
+        },
+        ..DETAIL
+    },
+    Setting {
+        key: "http.answer_bytes_max",
+        flag: "http-answer-bytes-max",
+        env: &["ORDER_HTTP_ANSWER_BYTES_MAX"],
+        value: "BYTES",
+        help: "The largest answer with several orders: a page ends sooner, a look-up by ids beyond it is 413",
+        default: "64MiB",
+        apply: |config, values| {
+            config.http.answer_bytes_max = bytes(one(values)?)?;
             Ok(())
         },
         ..DETAIL

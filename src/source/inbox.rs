@@ -114,7 +114,16 @@ struct Letter {
 pub struct Inbox {
     letters: mpsc::Sender<Letter>,
     room: Arc<Semaphore>,
+    /// Bodies that are on their way. They have room of their own: a client that does not send the rest of its body keeps
+    /// none from being stored that is here.
+    coming: Arc<Semaphore>,
     queue_bytes_max: usize,
+}
+
+/// Room for the bytes of a body that is on its way, given back when it is dropped.
+pub struct Coming {
+    inbox: Inbox,
+    room: Option<OwnedSemaphorePermit>,
 }
 
 /// The receiving side, for the ingest loop.
@@ -131,10 +140,10 @@ pub struct InboxSource {
 pub fn inbox(config: &Config) -> (Inbox, InboxSource) {
     let (sender, receiver) = mpsc::channel(config.queue_rows_max);
     let queue_bytes_max = config.queue_bytes_max.min(Semaphore::MAX_PERMITS).min(u32::MAX as usize);
-    let room = Arc::new(Semaphore::new(queue_bytes_max));
+    let [room, coming] = [(); 2].map(|()| Arc::new(Semaphore::new(queue_bytes_max)));
     let source =
         InboxSource { letters: receiver, waiting: HashMap::default(), taken: Vec::new(), next_ticket: 0, acks: None };
-    (Inbox { letters: sender, room, queue_bytes_max }, source)
+    (Inbox { letters: sender, room, coming, queue_bytes_max }, source)
 }
 
 impl Inbox {
@@ -148,7 +157,8 @@ impl Inbox {
         payload: Bytes,
         idempotency: Option<Idempotency>,
     ) -> Result<oneshot::Receiver<Reply>, SubmitError> {
-        let room = Arc::clone(&self.room).try_acquire_many_owned(self.cost(&payload)).map_err(|_| SubmitError::Full)?;
+        let room =
+            Arc::clone(&self.room).try_acquire_many_owned(self.cost(payload.len())).map_err(|_| SubmitError::Full)?;
         let (reply, answer) = oneshot::channel();
         match self.letters.try_send(Letter { payload, idempotency, reply, room }) {
             Ok(()) => Ok(answer),
@@ -162,7 +172,7 @@ impl Inbox {
     /// # Errors
     /// [`SubmitError::Stopping`].
     pub async fn submit_when_free(&self, payload: Bytes) -> Result<oneshot::Receiver<Reply>, SubmitError> {
-        let cost = self.cost(&payload);
+        let cost = self.cost(payload.len());
         let room = Arc::clone(&self.room).acquire_many_owned(cost).await.map_err(|_| SubmitError::Stopping)?;
         let (reply, answer) = oneshot::channel();
         let letter = Letter { payload, idempotency: None, reply, room };
@@ -170,9 +180,57 @@ impl Inbox {
         Ok(answer)
     }
 
+    /// Room for a body that is on its way; for none of its bytes yet.
+    #[must_use]
+    pub fn coming(&self) -> Coming {
+        Coming { inbox: self.clone(), room: None }
+    }
+
     /// An order larger than the whole queue takes all of it rather than none.
-    fn cost(&self, payload: &Bytes) -> u32 {
-        u32::try_from(payload.len().min(self.queue_bytes_max)).expect("queue_bytes_max is at most u32::MAX")
+    fn cost(&self, bytes: usize) -> u32 {
+        u32::try_from(bytes.min(self.queue_bytes_max)).expect("queue_bytes_max is at most u32::MAX")
+    }
+}
+
+impl Coming {
+    /// Takes room for so many bytes in all, if there is some now.
+    ///
+    /// # Errors
+    /// [`SubmitError::Full`].
+    pub fn grow(&mut self, bytes: usize) -> Result<(), SubmitError> {
+        let more = self.more(bytes);
+        if more > 0 {
+            let room = Arc::clone(&self.inbox.coming).try_acquire_many_owned(more).map_err(|_| SubmitError::Full)?;
+            self.take(room);
+        }
+        Ok(())
+    }
+
+    /// As [`Coming::grow`], waiting for room. To be called once for all there may ever be: two that have some and wait for more
+    /// would wait for each other. Cancel-safe.
+    pub async fn grow_when_free(&mut self, bytes: usize) {
+        let more = self.more(bytes);
+        if more > 0 {
+            let room = Arc::clone(&self.inbox.coming).acquire_many_owned(more).await.expect("never closed");
+            self.take(room);
+        }
+    }
+
+    /// Gives it all back.
+    pub fn clear(&mut self) {
+        self.room = None;
+    }
+
+    fn more(&self, bytes: usize) -> u32 {
+        let taken = self.room.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
+        self.inbox.cost(bytes).saturating_sub(u32::try_from(taken).expect("was taken by the same limit"))
+    }
+
+    fn take(&mut self, room: OwnedSemaphorePermit) {
+        match &mut self.room {
+            Some(taken) => taken.merge(room),
+            None => self.room = Some(room),
+        }
     }
 }
 

@@ -249,3 +249,73 @@ pub fn a_stop_acknowledges_everything_and_the_next_start_goes_on_from_there<C: C
     let ledger = channel.stop(&mut server);
     assert_eq!(ledger["read"], 100, "nothing is read twice: {ledger:?}");
 }
+
+/// It cost 85 MiB, and a dead letter that named each of them.
+pub fn an_array_of_rubbish_costs_little_and_names_some_of_it<C: Channel>() {
+    const RUBBISH: usize = 400_000;
+    let Some(channel) = C::create(1) else { return };
+    let mut server = Server::start(&channel.flags());
+    channel.send_one(Message::new(wb(0)));
+    channel.wait_acknowledged();
+    let before = server.peak_bytes();
+    let mut document = b"[".to_vec();
+    document.extend(b"1,".repeat(RUBBISH));
+    document.extend(wb(1));
+    document.push(b']');
+    let place = channel.send_one(Message::new(document));
+    channel.wait_acknowledged();
+    let grown = (server.peak_bytes() - before) >> 20;
+    wait_orders(&server, &[(wb_id(1), wb(1), 1)]);
+    let letters = channel.letters();
+    let [letter] = &letters[..] else { panic!("{} dead letters", letters.len()) };
+    assert_eq!(letter.origin(), place);
+    let why = letter.header("__connect.errors.exception.message");
+    assert!(why.starts_with("/0: must be a JSON object; /1: ") && why.contains("/99: "), "{why}");
+    assert!(why.ends_with("; there are more faults") && !why.contains("/100: "), "{why}");
+    assert!(grown < 60, "grown by {grown} MiB");
+    let ledger = channel.stop(&mut server);
+    assert_eq!((ledger["read"], ledger["stored"], ledger["rejected"]), (2 + RUBBISH as u64, 2, RUBBISH as u64));
+}
+
+/// They are JSON, and were said not to be.
+pub fn numbers_beyond_double_precision_are_kept_as_they_are_spelled<C: Channel>() {
+    let Some(channel) = C::create(1) else { return };
+    let mut server = Server::start(&channel.flags());
+    let long = "1234567890".repeat(40);
+    let members = format!(r#"{{"x_huge":1e400,"x_more":[-1E+999,{long},-{long}.5,1e-400,"\n"],"#);
+    let order = |n: u64| String::from_utf8(wb(n)).unwrap().replacen('{', &members, 1).into_bytes();
+    let payload = format!(r#"{{"id":{long},"amount":1e400,"x":[{long},1e400]}}"#);
+    let ids = ["0195c7f0-7b2b-7b84-8b6b-000000000005", "0195c7f0-7b2b-7b84-8b6b-000000000006"];
+    let as_text = serde_json::to_string(&payload).unwrap();
+    channel.send(&[
+        Message::new(order(0)),
+        Message::new(array(&[&order(1), &order(2)])),
+        Message::new(envelope(ids[0], &payload)),
+        Message::new(format!(r#"{{"order_id":"{}","user_id":"{USER}","payload_json":{as_text}}}"#, ids[1])),
+    ]);
+    channel.wait_acknowledged();
+    wait_orders(&server, &[0, 1, 2].map(|n| (wb_id(n), order(n), 1)));
+    for id in ids {
+        let reply = server.get(&format!("/order/{id}")).expect(200);
+        assert!(
+            reply.text().contains(&format!(r#""amount":0,"status":"new","payload":{payload},"#)),
+            "{}",
+            reply.text()
+        );
+    }
+    server.restart();
+    wait_orders(&server, &[0, 1, 2].map(|n| (wb_id(n), order(n), 1)));
+    assert!(channel.letters().is_empty(), "{:?}", channel.letters());
+}
+
+/// One time stamp of 2001 added 25 years to the sum.
+pub fn a_time_stamp_that_means_nothing_does_not_drown_the_others<C: Channel>() {
+    let Some(channel) = C::create(1) else { return };
+    let mut server = Server::start(&channel.flags());
+    let at = |n: u64, timestamp: i64| Message { timestamp: Some(timestamp), ..Message::new(wb(n)) };
+    channel.send(&[at(0, 1), at(1, 978_307_200_000), at(2, 1_000_000_000_000), Message::new(wb(3))]);
+    channel.wait_acknowledged();
+    let sum: f64 = figures(&server, "order_end_to_end_seconds_sum")[""].parse().unwrap();
+    assert!(sum < 2.0 * 86_400.0 + RECOVERY.as_secs_f64() * 4.0, "{sum} seconds");
+    channel.stop(&mut server);
+}

@@ -405,3 +405,169 @@ fn a_client_that_holds_on_cannot_hold_a_stop_longer_than_the_grace_period() {
     assert_eq!(server.stop().code(), Some(1), "not a clean drain");
     assert!(started.elapsed() >= Duration::from_secs(1), "{:?}", started.elapsed());
 }
+
+/// A WB order of about so many bytes.
+fn large(id: &str, bytes: usize) -> String {
+    wb_answered(id).replacen('{', &format!("{{\"x_large\":\"{}\",", "x".repeat(bytes)), 1)
+}
+
+/// Each answer was a copy of all orders in it: 985 MiB for a request of 7 KB, and 4 GiB for six.
+#[test]
+fn an_answer_with_one_large_order_many_times_costs_no_copies() {
+    const TIMES: usize = 60;
+    let server = Server::start(&[]);
+    let order = large("large", 1_000_000);
+    created(&server, &order);
+    let ids = |times: usize| format!("[{}]", vec!["\"large\""; times].join(","));
+    let before = server.peak_bytes();
+    let mut clients: Vec<Connection> = (0..6).map(|_| server.connect()).collect();
+    for (n, client) in clients.iter_mut().enumerate() {
+        match n % 2 {
+            0 => client.ask("POST", "/api/orders/lookup", &[], ids(TIMES)),
+            _ => client.ask("GET", &format!("/api/orders?ids={}", vec!["large"; TIMES].join(",")), &[], ""),
+        }
+    }
+    for client in &mut clients {
+        assert!(client.is_answered());
+    }
+    let grown = (server.peak_bytes() - before) >> 20;
+    assert!(grown < 40, "grown by {grown} MiB for {} MB of answers", TIMES * 6);
+    let expected = format!("[{}]", vec![order.as_str(); TIMES].join(","));
+    for client in &mut clients {
+        let reply = client.reply("POST").expect(200);
+        assert!(reply.text() == expected, "the orders asked for, whole");
+        assert_eq!(reply.header("X-Missing"), Some("0"));
+    }
+    // Beyond the limit of an answer it is said which that is, and how many would fit.
+    let reply = server.post("/api/orders/lookup", ids(1000)).expect(413).json();
+    assert_eq!(reply["code"], "answer_too_large");
+    let detail = reply["detail"].as_str().unwrap();
+    assert!(detail.contains("67108864 bytes") && detail.contains("the first 67 of them"), "{detail}");
+}
+
+/// A page had as many orders as asked for, whatever their size.
+#[test]
+fn a_page_of_large_orders_ends_where_an_answer_may_and_links_to_the_rest() {
+    const BYTES_MAX: usize = 1 << 20;
+    let server = Server::start(&["--http-answer-bytes-max", "1MiB", "--list-max", "50"]);
+    for n in 0..20 {
+        created(&server, large(&format!("page-{n}"), if n % 3 == 0 { 10 } else { 250_000 }));
+    }
+    let mut listed = Vec::new();
+    let mut next = Some("/api/orders?limit=19".to_owned());
+    // The list of the newest trails the writes.
+    until("all are in the list", SIGNAL_TIME, || {
+        (server.get("/api/orders").json().as_array().unwrap().len() == 20).then_some(())
+    });
+    while let Some(path) = next {
+        let reply = server.get(&path).expect(200);
+        assert!(reply.body.len() <= BYTES_MAX, "{} bytes", reply.body.len());
+        let page: Vec<_> = reply.json().as_array().unwrap().iter().map(|order| order["order_uid"].clone()).collect();
+        assert!(!page.is_empty() && page.len() < 10);
+        listed.extend(page);
+        let path = |link: &str| link.strip_prefix('<').unwrap().split_once('>').unwrap().0.to_owned();
+        next = reply.header("Link").map(path);
+    }
+    assert_eq!(listed, (0..20).rev().map(|n| format!("page-{n}")).collect::<Vec<_>>(), "each once, newest first");
+}
+
+/// Bodies on their way were not counted: 300 of 1 MiB took 252 MiB where the queue may have 64.
+#[test]
+fn bodies_on_their_way_have_their_limit_and_hold_up_no_others() {
+    const BYTES: usize = 1_000_000;
+    let server = Server::start(&[&NO_OTHER_LIMIT[..], &["--queue-bytes-max", "8MiB"]].concat());
+    let orders: Vec<String> = (0..150).map(|n| large(&format!("half-{n}"), BYTES)).collect();
+    let before = server.peak_bytes();
+    let begun = |n: usize| {
+        let mut connection = server.connect();
+        let (order, kind) = (&orders[n], "application/json");
+        let half = &order[..order.len() - 1];
+        let length = format!("Content-Length: {}", order.len());
+        match n % 2 {
+            0 => connection.send(format!("POST /orders HTTP/1.1\r\nHost: x\r\nContent-Type: {kind}\r\n{length}\r\n\r\n{half}")),
+            _ => connection.send(format!(
+                "POST /orders HTTP/1.1\r\nHost: x\r\nContent-Type: {kind}\r\nTransfer-Encoding: chunked\r\n\r\n{:x}\r\n{half}\r\n",
+                half.len()
+            )),
+        }
+        connection.until_read();
+        connection
+    };
+    let mut admitted: Vec<Connection> = (0..8).map(begun).collect();
+    // There is no room for these: they are told so, whether or not the rest of the body comes.
+    let mut refused: Vec<Connection> = (8..orders.len()).map(begun).collect();
+    for connection in &mut refused {
+        let reply = connection.reply("POST").expect(503);
+        assert!(reply.header("Retry-After").is_some() && reply.json()["code"] == "queue_full");
+    }
+    let grown = (server.peak_bytes() - before) >> 20;
+    assert!(grown < 60, "grown by {grown} MiB");
+    // What comes in one piece needs no room among them.
+    created(&server, wb_posted("small"));
+    server.post("/api/orders/lookup", "[\"small\"]").expect(200);
+    for (n, connection) in admitted.iter_mut().enumerate() {
+        connection.send(if n % 2 == 0 { "}" } else { "1\r\n}\r\n0\r\n\r\n" });
+        connection.reply("POST").expect(201);
+        assert!(server.get(&format!("/order/half-{n}")).text() == orders[n]);
+    }
+    // And all of it is given back.
+    for order in &orders[8..20] {
+        created(&server, order);
+    }
+}
+
+/// So were lines: each could be as long as an order before it was counted.
+#[test]
+fn long_lines_on_their_way_wait_for_room() {
+    let server = Server::start(&["--queue-bytes-max", "4MiB", "--http-body-time", "3s"]);
+    let order = |n: usize| large(&format!("line-{n}"), 1_000_000);
+    let head =
+        "POST /orders HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let before = server.peak_bytes();
+    // More than fits into the system's buffers on the way, so sending waits for the service.
+    let halves: Vec<_> = (0..60)
+        .map(|n| {
+            let mut connection = server.connect();
+            let half = &order(n)[..1_000_000];
+            let chunk = format!("{head}{:x}\r\n{half}\r\n", half.len());
+            std::thread::spawn(move || {
+                connection.try_send(chunk)?;
+                connection.try_reply("POST")
+            })
+        })
+        .collect();
+    // A client whose lines are whole gets through all the same, in its turn.
+    let lines: String = (100..105).map(|n| order(n) + "\n").collect();
+    let reply = server.request("POST", "/orders", &[("Content-Type", "application/x-ndjson")], &lines).expect(200);
+    assert_eq!(reply.text().matches("\"created\"").count(), 5, "{}", reply.text());
+    for half in halves {
+        let reply = half.join().unwrap().expect("an answer").expect(200);
+        assert!(reply.text().contains("\"status\":408"), "{}", reply.text());
+    }
+    let grown = (server.peak_bytes() - before) >> 20;
+    assert!(grown < 50, "grown by {grown} MiB");
+}
+
+/// Each cost 258 bytes for ever: the name before stayed in the index.
+#[test]
+fn an_order_that_gets_other_external_ids_costs_no_more() {
+    const EACH: usize = 25_000;
+    let server = Server::start(&[]);
+    let id = created(&server, envelope("{\"id\":\"first\"}"));
+    let change = |from: usize| {
+        let line =
+            |n| format!("{{\"order_id\":\"{id}\",\"user_id\":\"{USER}\",\"payload\":{{\"id\":\"name-{n}\"}}}}\n");
+        let lines: String = (from..from + EACH).map(line).collect();
+        let reply = server.request("POST", "/orders", &[("Content-Type", "application/x-ndjson")], lines).expect(200);
+        assert_eq!(reply.text().matches("\"status\":\"updated\"").count(), EACH);
+        server.resident_bytes()
+    };
+    // What is kept of changes in any case is full after these.
+    let before = change(0);
+    let grown = change(EACH).saturating_sub(before) + change(EACH * 2).saturating_sub(before);
+    assert!(grown < 6 << 20, "grown by {} KiB", grown >> 10);
+    let named = |name: &str| server.get(&format!("/orders/by-external/{name}?user_id={USER}"));
+    named(&format!("name-{}", EACH * 3 - 1)).expect(200);
+    named("first").expect(404);
+    named("name-7").expect(404);
+}

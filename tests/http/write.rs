@@ -569,3 +569,59 @@ fn a_body_that_ends_early_stores_nothing() {
     connection.reply("POST").expect(400);
     server.get("/order/cut").expect(404);
 }
+
+/// They are JSON, and were said not to be.
+#[test]
+fn numbers_beyond_double_precision_are_kept_as_they_are_spelled() {
+    let mut server = Server::start(&[]);
+    let long = "1234567890".repeat(40);
+    let members = format!(r#"{{"x_huge":1e400,"x_more":[-1E+999,{long},-{long}.5,1e-400],"#);
+    let order = |id: &str| wb_answered(id).replacen('{', &members, 1);
+    created(&server, order("one"));
+    post_lines(&server, &(order("two") + "\n" + &order("three") + "\n"));
+    let payload = format!(r#"{{"id":{long},"amount":{long},"x":1e400}}"#);
+    let id = created(&server, envelope(&payload));
+    let check = |server: &Server| {
+        for id in ["one", "two", "three"] {
+            assert_eq!(server.get(&format!("/order/{id}")).expect(200).text(), order(id));
+        }
+        let reply = server.get(&format!("/order/{id}")).expect(200);
+        // An amount is a number that others can calculate with.
+        assert!(
+            reply.text().contains(&format!(r#""amount":0,"status":"new","payload":{payload},"#)),
+            "{}",
+            reply.text()
+        );
+        let found = server.get(&format!("/orders/by-external/{long}?user_id={USER}")).expect(200);
+        assert!(found.text().contains(&payload));
+    };
+    check(&server);
+    server.restart();
+    check(&server);
+    // A known field is held to its type.
+    let reply = server.post("/orders", wb_answered("four").replace("1817", "1e400")).expect(422).json();
+    assert_eq!(reply["errors"][0]["pointer"], "/payment/amount");
+    assert_eq!(reply["errors"][0]["message"], "must be a whole 64-bit number");
+}
+
+/// A fault inside a string was told as one near byte 0.
+#[test]
+fn what_is_no_json_is_told_where() {
+    let server = Server::start(&["--profile", "lenient"]);
+    for (broken, at) in [
+        ("{\"order_uid\":\"a\",\"b\":\"c\\x\"}", "near byte 23"),
+        ("{\"order_uid\":\"a\",\"b\":\"c\td\"}", "near byte 23"),
+        ("{\"order_uid\":\"a\",\"b\":\"\\ud800\"}", "near byte 22"),
+        ("{\"order_uid\":\"a\",\"b\\u00zz\":1}", "near byte 19"),
+        ("{\"order_uid\":\"a\",\"b\":\"c", "near byte 23"),
+        ("{\"order_uid\":\"a\",\"b\":01}", "near byte 21"),
+        ("{\"order_uid\":\"a\",\"b\":1e400,}", "near byte 27"),
+        ("{\"order_uid\" \"a\"}", "near byte 13"),
+    ] {
+        let reply = server.post("/orders", broken).expect(400).json();
+        assert_eq!(reply["code"], "malformed");
+        assert_eq!(reply["errors"][0]["message"], format!("is not valid JSON {at}"), "{broken}");
+    }
+    let reply = server.post("/orders", b"{\"order_uid\":\"a\xff\"}").expect(400).json();
+    assert_eq!(reply["errors"][0]["message"], "is not valid UTF-8 at byte 15");
+}

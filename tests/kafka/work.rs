@@ -620,3 +620,29 @@ fn what_is_committed_while_kafka_is_away_is_published_when_it_is_back() {
         more.iter().chain([&first]).all(|id| published.contains(id)).then_some(())
     });
 }
+
+/// Each write was answered 202 after five seconds, for ever and without a word.
+#[test]
+fn a_worker_on_another_database_is_named() {
+    let (Some(flow), Some(other), Some(topic)) = (Flow::new(), Database::create(), Topic::create(1)) else { return };
+    let Names { events, ack, snapshots, group, .. } = &flow.names;
+    let [events, ack, snapshots, group] = [events, ack, snapshots, group].map(String::clone);
+    let elsewhere = Flow { topic, names: Names { events, ack, snapshots, group, url: other.url() }, database: other };
+    let server = flow.start(&[]);
+    let _worker = elsewhere.work();
+    Flow::wait_joined(&[&server]);
+    let is_told = |line: &String| line.contains("works on another database");
+    until("it is said", RECOVERY, || {
+        let reply = server.post("/orders", format!(r#"{{"user_id":"{USER}","payload":{{}}}}"#));
+        assert!(matches!(reply.status, 201 | 202), "{}", reply.text());
+        server.log().iter().any(is_told).then_some(())
+    });
+    let reply = server.post("/orders", format!(r#"{{"user_id":"{USER}","payload":{{}}}}"#)).expect(202);
+    assert!(reply.header("Location").is_some());
+    until("each is counted", RECOVERY, || (server.metric("worker_other_store_acks_total") >= 2.0).then_some(()));
+    let told: Vec<String> = server.log().into_iter().filter(is_told).collect();
+    let [told] = &told[..] else { panic!("said once: {told:?}") };
+    let told: Value = serde_json::from_str(told).unwrap();
+    let (here, there) = (told["store"].as_str().unwrap(), told["worker_store"].as_str().unwrap());
+    assert!(!here.is_empty() && !there.is_empty() && here != there, "{told}");
+}

@@ -256,10 +256,11 @@ fn summarize(payload: &Json<'_>, into: &mut ExpectedEnvelope) {
     into.amount = if sum.is_finite() { Amount::Sum(sum, added) } else { Amount::Sum(0.0, 0.0) };
 }
 
-/// A number or a string that spells one, in its own spelling.
+/// A number or a string that spells one, in its own spelling, that is finite in double precision: readers that use
+/// doubles, JavaScript above all, would otherwise see an infinity or nothing.
 fn number<'a>(value: Option<&'a Json<'_>>) -> Option<&'a str> {
     let value = value?;
-    match &value.value {
+    let spelling = match &value.value {
         Value::Number => Some(value.raw),
         Value::Text(text) => {
             let text = text.trim();
@@ -267,5 +268,6 @@ fn number<'a>(value: Option<&'a Json<'_>>) -> Option<&'a str> {
             is_number.then_some(text)
         }
         _ => None,
-    }
+    };
+    spelling.filter(|spelling| spelling.parse::<f64>().is_ok_and(f64::is_finite))
 }
