@@ -55,7 +55,7 @@ pub struct Config {
     pub properties: BTreeMap<String, String>,
 }
 
-/// What a message may have besides an order: keys, headers, and what Kafka adds.
+/// What a message may have more than an order: keys, headers, and what Kafka adds.
 const MESSAGE_ROOM_BYTES: usize = 64 << 10;
 
 /// Properties that say where the brokers are.

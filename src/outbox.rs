@@ -13,7 +13,7 @@ use crate::snapshot::{Change, Snapshot};
 /// Committed batches that may wait for the relay. Their orders are those of the view, so they cost little.
 const WAITING_MAX: usize = 64;
 
-/// What an event has besides the payload of its order: ids, a time, headers, and what Kafka adds.
+/// What an event has more than the payload of its order: ids, a time, headers, and what Kafka adds.
 const EVENT_ROOM_BYTES: usize = 2 << 10;
 
 /// A batch that is committed and to be published.

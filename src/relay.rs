@@ -6,6 +6,7 @@
 //! again. So the last snapshot of an order in the topic is its newest, whichever instance ends when.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -45,8 +46,8 @@ const SETTLED_MAX: usize = 2000;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// What is too large for its topic is tried again after this time: the topic may have been given more room.
 const TOO_LARGE_PAUSE: Duration = Duration::from_secs(30);
-/// How often is looked how much room the topics have.
-const ROOM_EVERY: Duration = Duration::from_secs(30);
+/// How often is looked how the topics are set up.
+const TOPICS_EVERY: Duration = Duration::from_secs(30);
 /// That it is, is said this often.
 const WARN_EVERY: Duration = Duration::from_secs(10);
 /// Between two tries at something that is away.
@@ -137,8 +138,8 @@ impl<T: Store> Relay<T> {
         if !self.begin(&mut batches).await {
             return;
         }
-        let room = watch_room(self.config.clone(), batches.contents(), batches.event_bytes_max());
-        let mut room = std::pin::pin!(room);
+        let topics = watch_topics(self.config.clone(), batches.contents(), batches.event_bytes_max());
+        let mut topics = std::pin::pin!(topics);
         let mut settle = tokio::time::interval(SETTLE_EVERY);
         let mut look = tokio::time::interval(LOOK_EVERY);
         for timer in [&mut settle, &mut look] {
@@ -164,7 +165,7 @@ impl<T: Store> Relay<T> {
                     Some(committed) => self.publish(committed).await,
                     None => break,
                 },
-                () = &mut room => unreachable!("it goes on for ever"),
+                never = &mut topics => match never {},
                 _ = look.tick() => {
                     self.publisher.recover();
                     self.take_over().await;
@@ -421,36 +422,43 @@ impl<T: Store> Relay<T> {
     }
 }
 
-/// Finds out how large messages may be, and says where that is too little for the largest order. Where the brokers do not
-/// tell, messages show it.
-async fn watch_room(config: Config, contents: Contents, event_bytes_max: Arc<AtomicUsize>) {
-    let mut wanted = Vec::new();
-    wanted.extend(config.snapshots_topic.as_deref().filter(|_| contents.snapshots));
-    wanted.extend(Some(config.events_topic.as_str()).filter(|_| contents.events));
+/// Finds out how large messages may be and what becomes of old ones, and says where that is not what orders need. Where
+/// the brokers do not tell, messages show it.
+async fn watch_topics(config: Config, contents: Contents, event_bytes_max: Arc<AtomicUsize>) -> Infallible {
+    let snapshots = config.snapshots_topic.as_deref().filter(|_| contents.snapshots);
+    let events = Some(config.events_topic.as_str()).filter(|_| contents.events);
+    let wanted: Vec<&str> = snapshots.into_iter().chain(events).collect();
     let mut last = HashMap::new();
     loop {
-        match topics::rooms(&config, &wanted).await {
-            Ok(rooms) => {
-                if let Some(room) = rooms.get(&config.events_topic) {
-                    event_bytes_max.store(*room, Ordering::Relaxed);
+        match topics::describe(&config, &wanted).await {
+            Ok(described) => {
+                if let Some(events) = described.get(&config.events_topic) {
+                    event_bytes_max.store(events.room, Ordering::Relaxed);
                 }
                 let needed = config.message_bytes_max();
-                for (topic, &room) in rooms.iter().filter(|(topic, room)| last.get(*topic) != Some(*room)) {
-                    if room < needed {
+                for (topic, now) in described.iter().filter(|(topic, now)| last.get(*topic) != Some(*now)) {
+                    if now.room < needed {
                         tracing::warn!(
                             topic,
-                            room,
+                            room = now.room,
                             needed,
                             "the topic has no room for the largest orders, which are not published there; set its \
                              max.message.bytes to what is needed, or a smaller order_bytes_max"
                         );
                     }
+                    if Some(topic.as_str()) == snapshots && !now.is_compacted {
+                        tracing::warn!(
+                            topic,
+                            "the topic is not compacted: old snapshots go with their time, and what reads it from its \
+                             start does not find every order; set its cleanup.policy to compact"
+                        );
+                    }
                 }
-                last = rooms;
+                last = described;
             }
-            Err(error) => tracing::debug!(error, "the brokers do not say how much room the topics have"),
+            Err(error) => tracing::debug!(error, "the brokers do not say how the topics are set up"),
         }
-        tokio::time::sleep(ROOM_EVERY).await;
+        tokio::time::sleep(TOPICS_EVERY).await;
     }
 }
 

@@ -44,7 +44,7 @@ impl External {
     }
 
     /// Notes what the copy of an order that `get` gives is called, where `snapshot`, which was made visible, has a name. To
-    /// be called for a copy once it is visible, and for the one that it took the place of: whoever comes last finds the
+    /// be called for a copy once it is visible, and for the one that it took the place of: the last one to come finds the
     /// name that the order has.
     pub(super) fn note(&self, id: &OrderId, snapshot: &Snapshot, get: impl Fn(&OrderId) -> Option<Snapshot>) {
         let Some((user, external)) = self.key(snapshot) else { return };

@@ -1,7 +1,6 @@
 //! Committed changes in the order they became visible, the newest few kept so that a reader who was away can resume. Of each
 //! order versions only rise: several may tell of one change, and one that tells of an older one may come last.
 
-use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, PoisonError};
 
@@ -58,21 +57,26 @@ impl Feed {
     }
 
     /// Appends a batch of changes, but for those that were told of already, or that a newer one was; readers wake once.
-    /// Returns by how much the number of live orders changes with what was appended.
+    /// Returns by how much the number of live orders changes with what was not told of already: an order that was created
+    /// counts also where a newer change of it was told of first.
     pub fn append(&self, events: impl IntoIterator<Item = Event>) -> i64 {
         let mut live = 0;
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         for event in events {
-            match kept.newest.entry(event.id.clone()) {
-                Entry::Occupied(newest) if *newest.get() >= event.snapshot.version() => continue,
-                Entry::Occupied(mut newest) => drop(newest.insert(event.snapshot.version())),
-                Entry::Vacant(first) => drop(first.insert(event.snapshot.version())),
+            let version = event.snapshot.version();
+            let newest = kept.newest.get(&event.id).copied();
+            if newest == Some(version) {
+                continue;
             }
             live += match event.change {
                 Change::Created => 1,
                 Change::Updated => 0,
                 Change::Deleted => -1,
             };
+            if newest.is_some_and(|newest| newest > version) {
+                continue;
+            }
+            kept.newest.insert(event.id.clone(), version);
             kept.bytes += event.snapshot.resident_bytes();
             kept.events.push_back(event);
         }
@@ -159,6 +163,12 @@ mod tests {
         );
         let Read::Events(events) = feed.read(0, 9) else { panic!("kept") };
         assert_eq!(events.iter().map(|event| event.snapshot.version()).collect::<Vec<_>>(), [1, 3]);
+        let other = |version, kind| Event { id: OrderId::parse(b"b").unwrap(), ..change(version, kind) };
+        assert_eq!(
+            feed.append([other(2, Change::Updated), other(1, Change::Created)]),
+            1,
+            "it was created all the same"
+        );
         feed.append((5..8).map(event));
         assert!(matches!(feed.read(0, 9), Read::Lost(5)));
         assert_eq!(feed.kept.lock().unwrap().newest.len(), 3, "what is not kept takes no room");

@@ -78,6 +78,10 @@ pub struct Step {
     pub is_optional: bool,
 }
 
+/// How long such a command waits for a connection.
+#[cfg(feature = "postgres")]
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(30);
+
 impl Config {
     /// Whether several processes may use the store at once.
     #[must_use]
@@ -86,6 +90,18 @@ impl Config {
         return self.postgres.is_some();
         #[cfg(not(feature = "postgres"))]
         false
+    }
+
+    /// The same for a command that has one thing to do and no reader who waits: a server may take its time.
+    #[must_use]
+    pub fn patient(self) -> Self {
+        #[cfg(feature = "postgres")]
+        return Self {
+            postgres: self.postgres.map(|config| postgres::Config { wait: config.wait.max(PATIENCE), ..config }),
+            ..self
+        };
+        #[cfg(not(feature = "postgres"))]
+        self
     }
 }
 

@@ -34,7 +34,7 @@ pub struct Config {
 /// When the file or the store cannot be used, or when a line was rejected.
 pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     let name = file::name_of(&config.path).with_context(|| format!("cannot read {}", config.path.display()))?;
-    let store = AnyStore::open(&config.store)?;
+    let store = AnyStore::open(&config.store.clone().patient())?;
     let imported = import(&config, name, &store, shutdown).await;
     // Also after an error: what is stored is left as one file.
     let closed = store.close().await;

@@ -79,7 +79,7 @@ pub async fn make(config: &Config, topics: &[(&str, bool)]) -> Result<(), String
     for (name, is_compacted) in &missing {
         let mut topic = NewTopic::new(name, -1, TopicReplication::Fixed(-1));
         if *is_compacted {
-            topic = topic.set("cleanup.policy", "compact");
+            topic = topic.set(POLICY, COMPACTED);
         }
         match kafka::make_topic(config, topic).await {
             Ok(true) => tracing::info!(topic = name, "topic made"),
@@ -90,25 +90,35 @@ pub async fn make(config: &Config, topics: &[(&str, bool)]) -> Result<(), String
     Ok(())
 }
 
-/// How many bytes a message of each of these topics may have, as far as the brokers say.
+/// What the brokers say of a topic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Described {
+    /// How many bytes a message may have.
+    pub room: usize,
+    /// Whether the last message of each key stays.
+    pub is_compacted: bool,
+}
+
+/// What the brokers say of each of these topics, as far as they do.
 ///
 /// # Errors
-/// When they cannot be asked.
-pub async fn rooms(config: &Config, topics: &[&str]) -> Result<HashMap<String, usize>, String> {
+/// When they cannot be asked, or one of the topics may not be.
+pub async fn describe(config: &Config, topics: &[&str]) -> Result<HashMap<String, Described>, String> {
     let admin: AdminClient<_> =
         config.admin().create_with_context(Watched::new("topics")).map_err(|error: KafkaError| error.to_string())?;
     let options = AdminOptions::new().request_timeout(Some(ASK_WAIT));
     let asked: Vec<_> = topics.iter().map(|topic| ResourceSpecifier::Topic(topic)).collect();
-    let described = admin.describe_configs(&asked, &options).await.map_err(|error| error.to_string())?;
-    let mut rooms = HashMap::new();
-    for resource in described {
+    let resources = admin.describe_configs(&asked, &options).await.map_err(|error| error.to_string())?;
+    let mut described = HashMap::new();
+    for resource in resources {
         let resource = resource.map_err(|error| error.to_string())?;
-        let room = resource.get(ROOM).and_then(|entry| entry.value.as_ref()?.parse().ok());
-        if let (OwnedResourceSpecifier::Topic(topic), Some(room)) = (&resource.specifier, room) {
-            rooms.insert(topic.clone(), room);
+        let value = |name: &str| resource.get(name).and_then(|entry| entry.value.clone());
+        let (room, policy) = (value(ROOM).and_then(|room| room.parse().ok()), value(POLICY));
+        if let (OwnedResourceSpecifier::Topic(topic), Some(room), Some(policy)) = (&resource.specifier, room, policy) {
+            described.insert(topic.clone(), Described { room, is_compacted: policy.contains(COMPACTED) });
         }
     }
-    Ok(rooms)
+    Ok(described)
 }
 
 /// Topics that the brokers do not know, asked of a client that makes none by asking.
@@ -129,6 +139,10 @@ async fn missing(config: &Config, topics: &[(&str, bool)]) -> Result<Vec<(String
     let looked = tokio::task::spawn_blocking(look).await.map_err(|error| error.to_string())?;
     looked.map_err(|error: KafkaError| error.to_string())
 }
+
+/// The property of a topic that says what becomes of old messages, and the value for the last of each key to stay.
+const POLICY: &str = "cleanup.policy";
+const COMPACTED: &str = "compact";
 
 /// How long the brokers may take for an answer.
 const ASK_WAIT: Duration = Duration::from_secs(10);

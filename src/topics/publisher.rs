@@ -15,7 +15,7 @@ use crate::kafka::producer::{Producer, Told, outgoing};
 pub enum Fate {
     /// Every message is on every replica in sync, but for those of these keys, which are too large for their topic.
     Arrived {
-        /// None, as a rule.
+        /// Nearly always empty.
         too_large: Vec<String>,
     },
     /// At least one is not, and may get there another time: why.
