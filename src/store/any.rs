@@ -94,13 +94,12 @@ impl Config {
 
     /// The same for a command that has one thing to do and no reader who waits: a server may take its time.
     #[must_use]
-    pub fn patient(self) -> Self {
+    #[cfg_attr(not(feature = "postgres"), expect(unused_mut, reason = "only a server is waited for"))]
+    pub fn patient(mut self) -> Self {
         #[cfg(feature = "postgres")]
-        return Self {
-            postgres: self.postgres.map(|config| postgres::Config { wait: config.wait.max(PATIENCE), ..config }),
-            ..self
-        };
-        #[cfg(not(feature = "postgres"))]
+        if let Some(postgres) = &mut self.postgres {
+            postgres.wait = postgres.wait.max(PATIENCE);
+        }
         self
     }
 }
