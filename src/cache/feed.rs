@@ -170,7 +170,7 @@ mod tests {
             "it was created all the same"
         );
         feed.append((5..8).map(event));
-        assert!(matches!(feed.read(0, 9), Read::Lost(5)));
+        assert!(matches!(feed.read(0, 9), Read::Lost(6)));
         assert_eq!(feed.kept.lock().unwrap().newest.len(), 3, "what is not kept takes no room");
     }
 
