@@ -73,6 +73,10 @@ else
     missing promtool "the check of Prometheus's settings and alerts"
 fi
 
+# Its place is not on every user's path.
+PATH=$PATH:/usr/sbin
+fetch pgbouncer pgbouncer || missing PgBouncer "the tests behind a pooler"
+
 # They wait for servers more than they work.
 export RUST_TEST_THREADS=${RUST_TEST_THREADS:-$((3 * $(nproc)))}
 say "unit, contract, fault and crash tests"

@@ -150,11 +150,6 @@ impl Drop for Private {
     }
 }
 
-/// Installs a Debian package unless its command is there.
-pub fn fetch(command: &str, package: &str) {
-    script(&["fetch", command, package]).unwrap();
-}
-
 /// The line that `tests/servers.sh` prints.
 fn script(arguments: &[&str]) -> Result<String, String> {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/servers.sh");

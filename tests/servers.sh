@@ -259,6 +259,8 @@ apt_install() {
         sudo=(sudo)
     fi
     echo "servers: fetching $* through apt-get" >&2
+    exec 8>"$root/.apt.lock"
+    flock 8 # apt-get does not wait for another one
     # A package that starts its server would take the default port.
     if [ ! -e $deny ]; then
         trap '"${sudo[@]}" rm -f /usr/sbin/policy-rc.d' EXIT
