@@ -15,7 +15,7 @@ build: ## The binary, optimized: target/release/order-service
 run: build ## Serve on 127.0.0.1:8080 with 10,000 sample orders
 	$(BIN) serve --sample 10000
 
-test: ## All tests, against real servers; fetches PostgreSQL, Kafka, NATS, Redis and Chromium where they are missing
+test: ## All tests, against real servers; fetches PostgreSQL, Kafka, NATS, Redis, PgBouncer and Chromium where they are missing
 	tests/run.sh
 
 lint: ## Format and lints, as CI has them

@@ -36,20 +36,22 @@ const ABANDONED: Duration = Duration::from_secs(3);
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How many of them are taken at once.
 const TAKEN_MAX: usize = 64;
-/// Batches on their way at once.
+/// Batches on their way at once, but for those of which something newer is published again.
 const OUTGOING_MAX: usize = 1024;
 /// Batches that have arrived are settled together, this often.
 const SETTLE_EVERY: Duration = Duration::from_millis(10);
+/// So many batches at most.
+const SETTLED_BATCHES_MAX: usize = 256;
 /// Orders that are looked up together, but for those of one batch.
-const SETTLED_MAX: usize = 2000;
+const SETTLED_ORDERS_MAX: usize = 2000;
 /// A batch that is on its way for this long, or has failed and was not published since, is overdue.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// That one is, is said this often.
+const WARN_EVERY: Duration = Duration::from_secs(10);
 /// What is too large for its topic is tried again after this time: the topic may have been given more room.
 const TOO_LARGE_PAUSE: Duration = Duration::from_secs(30);
 /// How often is looked how the topics are set up.
 const TOPICS_EVERY: Duration = Duration::from_secs(30);
-/// That it is, is said this often.
-const WARN_EVERY: Duration = Duration::from_secs(10);
 /// Between two tries at something that is away.
 const PAUSE: Duration = Duration::from_secs(1);
 /// How long an end waits for what is on its way.
@@ -66,8 +68,8 @@ struct Settled {
     newer: Vec<(i64, Page)>,
 }
 
-/// The same, or why it is not known, with the batches.
-type Settling = Result<Settled, (StoreError, Vec<(i64, Versions)>)>;
+/// The first batches that have arrived, being settled: how many these are, and what became of them.
+type Settling = Pin<Box<dyn Future<Output = (usize, Result<Settled, StoreError>)> + Send>>;
 
 /// What publishes.
 pub struct Relay<T> {
@@ -83,7 +85,7 @@ pub struct Relay<T> {
     outgoing: HashMap<i64, (Instant, Versions)>,
     /// Batches that were taken over and are still to be sent.
     left_behind: VecDeque<Unpublished>,
-    /// Batches that have arrived and are still to be settled.
+    /// Batches that have arrived and are still to be settled, those that are being settled first.
     arrived: VecDeque<(i64, Versions)>,
     /// Where acknowledgements can be read, and those on their way.
     redis: Option<Redis>,
@@ -106,7 +108,7 @@ impl<T: Store> Relay<T> {
         metrics: metrics::Outbox,
         gate: Gate,
     ) -> anyhow::Result<Self> {
-        let (told, fates) = mpsc::channel(OUTGOING_MAX + TAKEN_MAX);
+        let (told, fates) = mpsc::channel(OUTGOING_MAX + SETTLED_BATCHES_MAX);
         Ok(Self {
             config: config.clone(),
             store,
@@ -145,21 +147,21 @@ impl<T: Store> Relay<T> {
         for timer in [&mut settle, &mut look] {
             timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         }
-        let mut settling: Option<Pin<Box<dyn Future<Output = Settling> + Send>>> = None;
+        let mut settling: Option<Settling> = None;
         loop {
             let has_room = self.outgoing.len() < OUTGOING_MAX;
             tokio::select! {
                 biased;
                 Some((ticket, fate)) = self.fates.recv() => self.ended(ticket, fate).await,
-                settled = async { settling.as_mut().expect("there is one").await }, if settling.is_some() => {
+                (count, settled) = async { settling.as_mut().expect("there is one").await }, if settling.is_some() => {
                     settling = None;
                     if settled.is_err() {
                         settle.reset_after(PAUSE);
                     }
-                    self.settled(settled).await;
+                    self.settled(count, settled).await;
                 }
-                _ = settle.tick(), if settling.is_none() && !self.arrived.is_empty() => {
-                    settling = Some(Box::pin(settled(self.store.clone(), self.take_arrived())));
+                _ = settle.tick(), if settling.is_none() && !self.arrived.is_empty() && has_room => {
+                    settling = Some(Box::pin(settled(self.store.clone(), self.next_arrived())));
                 }
                 committed = batches.recv(), if has_room => match committed {
                     Some(committed) => self.publish(committed).await,
@@ -178,19 +180,16 @@ impl<T: Store> Relay<T> {
         }
         let publisher = self.publisher.clone();
         let _ = tokio::task::spawn_blocking(move || publisher.flush(FLUSH)).await;
-        if let Some(settling) = settling {
-            self.settled(settling.await).await;
-        }
+        drop(settling);
         while let Ok((ticket, fate)) = self.fates.try_recv() {
             self.ended(ticket, fate).await;
         }
         // What is newer is published by another instance, or by the next start.
         while !self.arrived.is_empty() {
-            let arrived = self.take_arrived();
-            match settled(self.store.clone(), arrived).await {
-                Ok(Settled { published, .. }) => self.metrics.published.inc_by(published as u64),
-                Err(_) => return,
-            }
+            let (count, settled) = settled(self.store.clone(), self.next_arrived()).await;
+            let Ok(Settled { published, .. }) = settled else { return };
+            self.metrics.published.inc_by(published as u64);
+            self.arrived.drain(..count);
         }
     }
 
@@ -249,7 +248,6 @@ impl<T: Store> Relay<T> {
         self.metrics.outgoing.set(len(self.outgoing.len()));
         let tracking = Tracking::new(ticket, self.told.clone());
         let identity = self.identity.get().map_or("", String::as_str);
-        let publisher = &self.publisher;
         for change in changes {
             let Changed { id, snapshot, change } = change;
             let version = snapshot.version().to_string();
@@ -267,7 +265,7 @@ impl<T: Store> Relay<T> {
                 let state = state_word(snapshot.state());
                 let headers = [&common[..], &[(header::SEQ, &seq), (header::STATE, state)]].concat();
                 let value = (snapshot.state() != State::Gone).then_some(&*body);
-                publisher.send(Message { topic, key: &key, value, headers: &headers }, &tracking).await;
+                self.publisher.send(Message { topic, key: &key, value, headers: &headers }, &tracking).await;
             }
             if contents.events
                 && snapshot.kind() == Kind::Envelope
@@ -275,7 +273,7 @@ impl<T: Store> Relay<T> {
             {
                 let topic = &self.config.events_topic;
                 let message = Message { topic, key: &key, value: Some(&event), headers: &common };
-                publisher.send(message, &tracking).await;
+                self.publisher.send(message, &tracking).await;
             }
         }
         let now = now();
@@ -288,7 +286,7 @@ impl<T: Store> Relay<T> {
             let value = message::ack(id, change.as_str(), &now);
             let (topic, key) = (&self.config.ack_topic, id.text());
             let message = Message { topic, key: &key, value: Some(value.as_bytes()), headers: &headers };
-            publisher.send(message, &tracking).await;
+            self.publisher.send(message, &tracking).await;
             results.push((id.clone(), value));
         }
         if self.redis.is_some() && !results.is_empty() {
@@ -308,7 +306,7 @@ impl<T: Store> Relay<T> {
                         redis.result(id, json);
                     }
                 }
-                self.health.failed.remove(&ticket);
+                self.health.arrive(ticket);
                 if too_large.is_empty() {
                     self.arrived.push_back((ticket, versions));
                 } else {
@@ -323,10 +321,20 @@ impl<T: Store> Relay<T> {
         }
     }
 
-    async fn keep_too_large(&mut self, ticket: i64, keys: &[String]) {
-        let ids: BTreeSet<OrderId> = keys.iter().filter_map(|key| OrderId::parse(key.as_bytes()).ok()).collect();
+    /// What else was in the batch has arrived, and is not sent again with these messages.
+    async fn keep_too_large(&mut self, ticket: i64, too_large: &[(String, String)]) {
+        let ids = too_large.iter().filter_map(|(_, key)| OrderId::parse(key.as_bytes()).ok());
+        let ids: BTreeSet<OrderId> = ids.collect();
         self.metrics.too_large.inc_by(ids.len() as u64);
-        let kept = self.store.narrow(ticket, ids.into_iter().collect(), TOO_LARGE_PAUSE).await;
+        let Config { snapshots_topic, events_topic, ack_topic, .. } = &self.config;
+        let is_one_of = |topic: &str| too_large.iter().any(|(of, _)| of == topic);
+        let contents = Contents {
+            snapshots: snapshots_topic.as_deref().is_some_and(is_one_of),
+            events: is_one_of(events_topic),
+            acks: is_one_of(ack_topic),
+        };
+        let parcel = Parcel { ticket, contents };
+        let kept = self.store.narrow(parcel, ids.into_iter().collect(), TOO_LARGE_PAUSE).await;
         if let Err(error) = kept {
             tracing::debug!(error = %causes(&error), "all of a batch is published again, some of it is too large");
         }
@@ -338,37 +346,38 @@ impl<T: Store> Relay<T> {
         health.failed.retain(|ticket, failed| outgoing.contains_key(ticket) || failed.last.elapsed() < PATIENCE);
         let first = health.failed.values().map(|failed| failed.first);
         let oldest = outgoing.values().map(|(since, _)| *since).chain(first).min();
-        let reason = format!("{} committed batches wait to be published: {}", outgoing.len(), health.reason);
+        let failed = health.failed.keys().filter(|ticket| !outgoing.contains_key(ticket)).count();
+        let count = outgoing.len() + failed;
+        let reason = format!("{count} committed batches wait to be published: {}", health.reason);
         health.look(oldest.map(|since| since.elapsed()), &reason);
         self.metrics.overdue.set(health.overdue_seconds());
     }
 
     /// The next batches to settle together.
-    fn take_arrived(&mut self) -> Vec<(i64, Versions)> {
+    fn next_arrived(&self) -> Vec<(i64, Versions)> {
         let mut orders = 0;
-        let first = self.arrived.iter().take_while(|(_, versions)| {
+        let first = self.arrived.iter().take(SETTLED_BATCHES_MAX).take_while(|(_, versions)| {
             orders += versions.len();
-            orders <= SETTLED_MAX
+            orders <= SETTLED_ORDERS_MAX
         });
-        let count = first.count().max(1).min(self.arrived.len());
-        self.arrived.drain(..count).collect()
+        let count = first.count().max(1);
+        self.arrived.iter().take(count).cloned().collect()
     }
 
-    async fn settled(&mut self, settled: Settling) {
+    /// The first `count` batches that have arrived are settled.
+    async fn settled(&mut self, count: usize, settled: Result<Settled, StoreError>) {
         match settled {
             Ok(Settled { newer, published }) => {
+                self.arrived.drain(..count);
                 self.metrics.published.inc_by(published as u64);
                 for (ticket, orders) in newer {
                     let contents = Contents { snapshots: true, ..Contents::default() };
                     self.send_stored(Parcel { ticket, contents }, orders).await;
                 }
             }
-            Err((StoreError::Unavailable(_), arrived)) => {
-                for batch in arrived.into_iter().rev() {
-                    self.arrived.push_front(batch); // another time
-                }
-            }
-            Err((error, _)) => {
+            Err(StoreError::Unavailable(_)) => {} // another time
+            Err(error) => {
+                self.arrived.drain(..count);
                 tracing::warn!(error = %causes(&error), "cannot forget what is published; it is published again");
             }
         }
@@ -467,11 +476,15 @@ struct Health {
     gate: Gate,
     /// Batches that did not arrive, as long as they are not known to have been published after all.
     failed: HashMap<i64, Failed>,
-    /// Why the last one did not.
+    /// Why the last of them did not.
     reason: String,
+    /// How long the oldest batch has been waiting.
     waiting: Duration,
     warned_at: Option<Instant>,
 }
+
+/// Why batches wait as long as none has failed.
+const UNANSWERED: &str = "no broker has taken them yet";
 
 struct Failed {
     first: Instant,
@@ -481,8 +494,14 @@ struct Failed {
 impl Health {
     fn new(gate: Gate) -> Self {
         gate.open();
-        let reason = "no broker has answered".into();
-        Self { gate, failed: HashMap::new(), reason, waiting: Duration::ZERO, warned_at: None }
+        Self { gate, failed: HashMap::new(), reason: UNANSWERED.into(), waiting: Duration::ZERO, warned_at: None }
+    }
+
+    fn arrive(&mut self, ticket: i64) {
+        self.failed.remove(&ticket);
+        if self.failed.is_empty() && self.reason != UNANSWERED {
+            self.reason = UNANSWERED.into();
+        }
     }
 
     fn fail(&mut self, ticket: i64, reason: String) {
@@ -511,36 +530,32 @@ impl Health {
 }
 
 /// Looks up the orders of batches that have arrived, and forgets those of which nothing is newer by now. What another
-/// instance published before one of them had arrived was committed by then, and is found.
+/// instance published before one of them had arrived was committed by then, and is found. Returns how many batches these
+/// were, and what became of them.
 ///
 /// Dropped, it may have forgotten them all the same.
-async fn settled<T: Store>(store: T, arrived: Vec<(i64, Versions)>) -> Settling {
-    let known: Vec<_> = arrived.iter().flat_map(|(_, versions)| versions).cloned().collect();
-    let found = if known.is_empty() { Ok(Page::new()) } else { store.newer(known).await };
-    let newest: HashMap<OrderId, Snapshot> = match found {
-        Ok(found) => found.into_iter().collect(),
-        Err(error) => return Err((error, arrived)),
-    };
-    let of_batch = |versions: &Versions| -> Page {
-        let newer = versions.iter().filter_map(|(id, version)| {
-            let snapshot = newest.get(id).filter(|snapshot| snapshot.version() > *version)?;
-            Some((id.clone(), snapshot.clone()))
-        });
-        newer.collect()
-    };
-    let mut newer = Vec::new();
-    let mut published = Vec::new();
-    for (ticket, versions) in &arrived {
-        match of_batch(versions) {
-            orders if orders.is_empty() => published.push(*ticket),
-            orders => newer.push((*ticket, orders)),
+async fn settled<T: Store>(store: T, arrived: Vec<(i64, Versions)>) -> (usize, Result<Settled, StoreError>) {
+    let settle = async {
+        let known: Vec<_> = arrived.iter().flat_map(|(_, versions)| versions).cloned().collect();
+        let found = if known.is_empty() { Page::new() } else { store.newer(known).await? };
+        let newest: HashMap<OrderId, Snapshot> = found.into_iter().collect();
+        let mut newer = Vec::new();
+        let mut published = Vec::new();
+        for (ticket, versions) in &arrived {
+            let orders = versions.iter().filter_map(|(id, version)| {
+                let snapshot = newest.get(id).filter(|snapshot| snapshot.version() > *version)?;
+                Some((id.clone(), snapshot.clone()))
+            });
+            match orders.collect::<Page>() {
+                orders if orders.is_empty() => published.push(*ticket),
+                orders => newer.push((*ticket, orders)),
+            }
         }
-    }
-    let count = published.len();
-    match store.published(published).await {
-        Ok(()) => Ok(Settled { published: count, newer }),
-        Err(error) => Err((error, arrived)),
-    }
+        let count = published.len();
+        store.published(published).await?;
+        Ok(Settled { published: count, newer })
+    };
+    (arrived.len(), settle.await)
 }
 
 /// The acknowledgement of an order whose worker died before it could send it. Whoever works adds one version.

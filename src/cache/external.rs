@@ -1,5 +1,6 @@
-//! Look-up by a user's own ids: which orders have one. What an order is really called is read off the order when it is asked
-//! for; what is kept here costs memory for as long as an order is called so, and no longer. Not on the path of a look-up by id.
+//! Look-up by a user's own ids: which orders have one. What an order is really called is read off the order when it is
+//! asked for; what is kept here costs memory for as long as an order is called so, and no longer. Not on the path of a
+//! look-up by id.
 
 use std::collections::HashMap;
 use std::hash::BuildHasher;

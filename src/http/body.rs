@@ -1,4 +1,5 @@
-//! Response bodies: an order's own bytes, ready bytes, or a stream with back-pressure. No large order is ever copied, and none is boxed.
+//! Response bodies: an order's own bytes, an array of them, ready bytes, or a stream with back-pressure. No large order is
+//! ever copied, and none is boxed.
 
 use std::io::IoSlice;
 use std::pin::Pin;

@@ -56,8 +56,6 @@ pub fn outgoing(topic: &str, told: Told) -> Outgoing<'_> {
 pub struct Producer(Arc<Clients>);
 
 struct Clients {
-    /// What it is for, in the log.
-    name: &'static str,
     bootstrap: String,
     together: Client,
     alone: Arc<Client>,
@@ -75,7 +73,7 @@ impl Producer {
         let alone = Arc::new(Client { name, settings: one_by_one, alone: None, made: Mutex::default() });
         let together = Client { name, settings, alone: Some(Arc::clone(&alone)), made: Mutex::default() };
         together.made()?;
-        Ok(Self(Arc::new(Clients { name, bootstrap: config.bootstrap().to_owned(), together, alone })))
+        Ok(Self(Arc::new(Clients { bootstrap: config.bootstrap().to_owned(), together, alone })))
     }
 
     /// Hands a message to the library.
@@ -110,12 +108,16 @@ impl Producer {
     }
 
     /// Makes the producer whole again where it has failed for good or has lost every broker. To be called about once a
-    /// second. Blocks for a moment where another client is made.
+    /// second, from any thread. Blocks for a moment where another client is made.
     pub fn recover(&self) {
-        let Clients { name, bootstrap, together, alone } = &*self.0;
+        let Clients { bootstrap, together, alone } = &*self.0;
         for client in [together, &**alone] {
-            client.recover(name, bootstrap);
+            client.recover(bootstrap);
         }
+    }
+
+    fn made(&self) -> impl Iterator<Item = Made> {
+        [&self.0.together, &*self.0.alone].into_iter().filter_map(|client| client.lock().clone())
     }
 
     /// What the brokers know of a topic. Blocks.
@@ -129,8 +131,7 @@ impl Producer {
 
     /// Waits until everything has arrived, for at most `time`. Blocks.
     pub fn flush(&self, time: Duration) {
-        for made in [&self.0.together, &*self.0.alone].into_iter().filter_map(|client| client.made.lock().ok()?.clone())
-        {
+        for made in self.made() {
             if let Err(error) = made.producer.flush(Timeout::After(time)) {
                 tracing::debug!(%error, "not everything was sent in time");
             }
@@ -139,8 +140,7 @@ impl Producer {
 
     /// Gives up on everything that has not arrived.
     pub fn purge(&self) {
-        for made in [&self.0.together, &*self.0.alone].into_iter().filter_map(|client| client.made.lock().ok()?.clone())
-        {
+        for made in self.made() {
             made.producer.purge(PurgeConfig::default().queue().inflight());
         }
     }
@@ -148,6 +148,7 @@ impl Producer {
 
 /// A client of the library, made when it is needed, and made again where it has failed for good.
 struct Client {
+    /// What it is for, in the log.
     name: &'static str,
     settings: ClientConfig,
     /// Sends what this one was refused for its batch.
@@ -187,16 +188,20 @@ impl Client {
         }
     }
 
-    fn recover(&self, name: &str, bootstrap: &str) {
-        let Some(made) = self.lock().clone() else { return };
-        let Some((error, reason)) = made.producer.client().fatal_error() else {
-            made.brokers.recover(made.producer.client(), bootstrap);
+    fn recover(&self, bootstrap: &str) {
+        let mut made = self.lock();
+        let Some(Made { producer, brokers }) = &*made else { return };
+        let Some((error, reason)) = producer.client().fatal_error() else {
+            brokers.recover(producer.client(), bootstrap);
             return;
         };
-        tracing::warn!(producer = name, %error, reason, "a producer of Kafka has failed for good, making another one");
+        tracing::warn!(producer = self.name, %error, reason, "a producer of Kafka has failed for good, making another one");
         match self.make() {
-            // The former one tells of what it had once it is dropped, which is not under the lock.
-            Ok(another) => drop(self.lock().replace(another)),
+            Ok(another) => {
+                let former = made.replace(another);
+                drop(made);
+                drop(former); // it tells of what it had, to those who may send that again
+            }
             Err(error) => tracing::warn!(%error, "cannot make a producer"),
         }
     }

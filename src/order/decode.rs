@@ -395,8 +395,7 @@ pub(super) fn without_bom(document: &Bytes) -> Bytes {
 }
 
 /// Parses a document in `scratch`, where the numbers `beyond` what the parser takes are put as 0.0 first: they stay what
-/// they are in the document. Also says where
-/// in memory it is; where it fails, gives the space of the tape back.
+/// they are in the document. Also says where in memory it is; where it fails, gives the space of the tape back.
 fn fill<'i>(
     scratch: &'i mut Vec<u8>,
     document: &[u8],

@@ -10,7 +10,7 @@ use super::embedded::{self, Embedded};
 use super::postgres::{self, Postgres};
 use super::{Batch, Changes, Outcome, Page, Store, StoreError, Turn, Unpublished};
 use crate::id::{OrderId, Version};
-use crate::record::Checkpoint;
+use crate::record::{Checkpoint, Parcel};
 use crate::snapshot::Snapshot;
 
 /// Which store, and where.
@@ -257,8 +257,8 @@ impl Store for AnyStore {
         on!(self, store => store.newer(known).await)
     }
 
-    async fn narrow(&self, ticket: i64, to: Vec<OrderId>, pause: Duration) -> Result<(), StoreError> {
-        on!(self, store => store.narrow(ticket, to, pause).await)
+    async fn narrow(&self, parcel: Parcel, to: Vec<OrderId>, pause: Duration) -> Result<(), StoreError> {
+        on!(self, store => store.narrow(parcel, to, pause).await)
     }
 
     async fn published(&self, tickets: Vec<i64>) -> Result<(), StoreError> {

@@ -311,13 +311,13 @@ pub trait Store: Clone + Send + Sync + 'static {
         std::future::ready(Ok(Page::new()))
     }
 
-    /// Keeps a batch for these of its orders alone, and has it taken over again after `pause`.
+    /// Keeps a batch for these of its orders and these contents alone, and has it taken over again after `pause`.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`] or [`StoreError::Damaged`]; all of it may then be published again.
     fn narrow(
         &self,
-        _ticket: i64,
+        _parcel: Parcel,
         _to: Vec<OrderId>,
         _pause: Duration,
     ) -> impl Future<Output = Result<(), StoreError>> + Send {

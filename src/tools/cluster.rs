@@ -101,7 +101,7 @@ pub(super) fn partition_count(metadata: &Metadata) -> i32 {
 /// Messages on their way to Kafka. How many may wait is up to librdkafka's limits on its queue.
 pub struct Sender {
     producer: Producer,
-    told: Arc<Account>,
+    account: Arc<Account>,
     config: kafka::Config,
     accepted: u64,
     looked: Instant,
@@ -168,7 +168,7 @@ impl Sender {
     /// A producer that has not connected yet.
     pub(super) fn connect(config: &kafka::Config) -> anyhow::Result<Self> {
         let producer = Producer::new("tool", config, config.producer()).context("no client can be made for Kafka")?;
-        Ok(Self { producer, told: Arc::default(), config: config.clone(), accepted: 0, looked: Instant::now() })
+        Ok(Self { producer, account: Arc::default(), config: config.clone(), accepted: 0, looked: Instant::now() })
     }
 
     pub(super) fn look_up(&self, topic: &str) -> anyhow::Result<Metadata> {
@@ -182,14 +182,14 @@ impl Sender {
     /// When no message gets through any more.
     pub(super) fn send(&mut self, message: Message<'_>) -> anyhow::Result<()> {
         self.accepted += 1;
-        let account = Arc::clone(&self.told);
+        let account = Arc::clone(&self.account);
         let told: Told = Box::new(move |result| account.note(result));
         let mut record = outgoing(message.topic, told);
         record.partition = message.partition;
         record.key = message.key;
         record.payload = message.value;
         record.headers = message.headers;
-        while !self.told.is_over() {
+        while !self.account.is_over() {
             match self.producer.try_send(record) {
                 Ok(()) => return self.poll(),
                 Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), again)) => {
@@ -213,7 +213,7 @@ impl Sender {
     /// When none does any more.
     pub(super) fn poll(&mut self) -> anyhow::Result<()> {
         self.look_after();
-        if self.told.is_over() {
+        if self.account.is_over() {
             bail!("nothing gets through to {} any more", self.config.brokers);
         }
         Ok(())
@@ -228,15 +228,15 @@ impl Sender {
 
     /// How many are known to have arrived.
     pub(super) fn sent(&self) -> u64 {
-        self.told.sent.load(Ordering::Acquire)
+        self.account.sent.load(Ordering::Acquire)
     }
 
     /// Waits until every message has arrived or failed, calling `told` meanwhile. Returns how many arrived and how
     /// many did not, with the first reason.
     pub(super) fn finish(mut self, mut told: impl FnMut(u64)) -> (u64, u64, Option<String>) {
-        while self.told.ended() < self.accepted {
+        while self.account.ended() < self.accepted {
             self.look_after();
-            if self.told.is_over() {
+            if self.account.is_over() {
                 self.producer.purge();
             }
             std::thread::sleep(POLL_TIME);
@@ -244,7 +244,7 @@ impl Sender {
         }
         let sent = self.sent();
         told(sent);
-        let failure = self.told.first_failure.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let failure = self.account.first_failure.lock().unwrap_or_else(PoisonError::into_inner).take();
         (sent, self.accepted - sent, failure)
     }
 }

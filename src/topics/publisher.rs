@@ -13,10 +13,10 @@ use crate::kafka::producer::{Producer, Told, outgoing};
 /// What became of a parcel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fate {
-    /// Every message is on every replica in sync, but for those of these keys, which are too large for their topic.
+    /// Every message is on every replica in sync, but for those that are too large for their topic.
     Arrived {
-        /// Nearly always empty.
-        too_large: Vec<String>,
+        /// Those: topic and key. Nearly always empty.
+        too_large: Vec<(String, String)>,
     },
     /// At least one is not, and may get there another time: why.
     Failed(String),
@@ -33,7 +33,7 @@ struct Track {
 }
 
 impl Tracking {
-    /// Tells `told`, which must have room, what became of `ticket` once every clone is gone.
+    /// Tells `told` what became of `ticket` once every clone is gone. It must have room for each ticket that is on its way.
     #[must_use]
     pub fn new(ticket: i64, told: Sender<(i64, Fate)>) -> Self {
         Self(Arc::new(Track { ticket, fate: Mutex::new(Fate::Arrived { too_large: Vec::new() }), told }))
@@ -46,7 +46,7 @@ impl Tracking {
                 if error.rdkafka_error_code() == Some(RDKafkaErrorCode::MessageSizeTooLarge) =>
             {
                 tracing::error!(order = key, topic, "too large for its topic, not published; it stays recorded");
-                too_large.push(key.to_owned());
+                too_large.push((topic.to_owned(), key.to_owned()));
             }
             Fate::Arrived { .. } => *fate = Fate::Failed(format!("topic {topic}: {error}")),
             Fate::Failed(_) => {}

@@ -121,17 +121,19 @@ struct Reading {
 
 impl Reading {
     fn run(mut self, mut take: impl FnMut(&Message<'_>)) {
+        self.gate.open();
         while !self.is_over.load(Ordering::Acquire) {
             self.client.context().brokers.recover(self.client.client(), self.config.bootstrap());
             let is_wanted = self.switch.is_wanted();
-            self.keep_gate(is_wanted);
             if is_wanted == self.next.is_empty() {
                 let done = if is_wanted { self.begin() } else { self.end() };
                 if let Err(error) = done {
                     self.trouble(&error);
+                    self.keep_gate();
                     std::thread::sleep(PAUSE);
                     continue;
                 }
+                self.keep_gate();
             }
             if !is_wanted {
                 let _ = self.client.poll(POLL); // nothing is assigned, and what the library has to say is taken
@@ -151,12 +153,13 @@ impl Reading {
                     Ok(is_live) => self.switch.say(is_live),
                     Err(error) => self.trouble(&error),
                 }
+                self.keep_gate();
             }
         }
     }
 
-    fn keep_gate(&mut self, is_wanted: bool) {
-        if !is_wanted || self.switch.is_live() {
+    fn keep_gate(&mut self) {
+        if !self.switch.is_wanted() || self.switch.is_live() {
             self.live_at = Instant::now();
             self.gate.open();
         } else if self.live_at.elapsed() >= LIVE_PATIENCE {

@@ -121,7 +121,10 @@ fn what_is_too_large_for_its_topic_stays_recorded_and_is_published_once_there_is
     let Some(topic) = Topic::create(1) else { return };
     let snapshots = format!("{}.snapshots", topic.name);
     topic.make_topic(&snapshots, 1, &[("max.message.bytes", "3000"), ("cleanup.policy", "delete")]);
-    let mut server = Server::start(&topic.flags_with(&["--kafka-snapshots-topic", &snapshots]));
+    let (events, acks) = (format!("{}.events", topic.name), format!("{}.ack", topic.name));
+    let environment = [("ORDERS_EVENTS_TOPIC", events.as_str()), ("ORDERS_ACK_TOPIC", &acks)];
+    let flags = topic.flags_with(&["--kafka-snapshots-topic", &snapshots, "--http-worker-wait", "1ms"]);
+    let mut server = Server::start_in(&flags, &environment);
     let order = |name: &str, bytes: usize| {
         let mut body = Vec::new();
         order_service::order::sample::wb(3, bytes as u64, &mut body);
@@ -142,6 +145,15 @@ fn what_is_too_large_for_its_topic_stays_recorded_and_is_published_once_there_is
         let is_said = |line: &String| line.contains("the topic is not compacted") && line.contains(&snapshots);
         server.log().iter().any(is_said).then_some(())
     });
+    // What did arrive of its batch is not sent again with each try.
+    let payload = serde_json::json!({ "x": "x".repeat(4000) });
+    let envelope = serde_json::json!({ "user_id": "0190163d-8694-739b-aea5-966c26f8ad91", "payload": payload });
+    server.post("/orders", envelope.to_string()).expect(202);
+    let tries = || server.metric("outbox_too_large_orders_total");
+    until("its event is published", RECOVERY, || (topic.read(&events).len() == 1).then_some(()));
+    let before = tries();
+    until("both are tried again", RECOVERY, || (tries() >= before + 2.0).then_some(()));
+    assert_eq!(topic.read(&events).len(), 1, "one event, and another one with no try");
     // Another process finds it recorded, and the topic with more room.
     topic.stop(&mut server);
     topic.alter(&snapshots, &[("max.message.bytes", "20000")]);

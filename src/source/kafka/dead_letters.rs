@@ -55,7 +55,7 @@ impl DeadLetters {
     /// Begins to deliver at once. The future is done when every replica in sync has the message.
     pub(super) fn keep(&self, record: &Record, rejection: &Rejection) -> Kept {
         let letter =
-            Outgoing { letter: Letter::new(&self.config.topic, record, rejection), refused_ms: None, key: None };
+            Adjusted { letter: Letter::new(&self.config.topic, record, rejection), refused_ms: None, key: None };
         let (config, producer) = (Arc::clone(&self.config), self.producer.clone());
         let (in_flight, has_topic) = (Arc::clone(&self.in_flight), Arc::clone(&self.has_topic));
         let overdue = Arc::clone(&self.overdue);
@@ -72,8 +72,8 @@ impl DeadLetters {
     }
 }
 
-/// A message for the dead letter topic.
-struct Outgoing {
+/// A letter, adjusted to what its topic takes.
+struct Adjusted {
     letter: Letter,
     /// When it was sent, once the topic has refused that time.
     refused_ms: Option<i64>,
@@ -81,7 +81,7 @@ struct Outgoing {
     key: Option<String>,
 }
 
-impl Outgoing {
+impl Adjusted {
     fn message<'a>(&'a self, topic: &'a str, told: Told) -> producer::Outgoing<'a> {
         let Letter { record, notes } = &self.letter;
         let mut headers = OwnedHeaders::new();
@@ -122,23 +122,23 @@ impl Outgoing {
     }
 }
 
-async fn deliver(config: &Config, producer: &Producer, mut outgoing: Outgoing) {
+async fn deliver(config: &Config, producer: &Producer, mut adjusted: Adjusted) {
     let mut pause = PAUSE_FIRST;
     loop {
-        let Err(error) = send(config, producer, &outgoing).await else { return };
-        let position = outgoing.letter.record.position;
+        let Err(error) = send(config, producer, &adjusted).await else { return };
+        let position = adjusted.letter.record.position;
         match error.rdkafka_error_code() {
-            Some(RDKafkaErrorCode::MessageSizeTooLarge) if outgoing.letter.cut() => continue,
+            Some(RDKafkaErrorCode::MessageSizeTooLarge) if adjusted.letter.cut() => continue,
             // Further from now than the topic allows.
-            Some(RDKafkaErrorCode::InvalidTimestamp) if outgoing.retime() => {
+            Some(RDKafkaErrorCode::InvalidTimestamp) if adjusted.retime() => {
                 tracing::warn!(
                     ?position,
-                    sent_ms = outgoing.refused_ms,
+                    sent_ms = adjusted.refused_ms,
                     "time refused by the dead letter topic, in a header"
                 );
                 continue;
             }
-            Some(RDKafkaErrorCode::InvalidRecord) if outgoing.add_key(&config.topic) => continue,
+            Some(RDKafkaErrorCode::InvalidRecord) if adjusted.add_key(&config.topic) => continue,
             Some(RDKafkaErrorCode::UnknownTopic | RDKafkaErrorCode::UnknownTopicOrPartition) => {
                 make_topic(config).await;
             }
@@ -151,10 +151,10 @@ async fn deliver(config: &Config, producer: &Producer, mut outgoing: Outgoing) {
 }
 
 /// Sends once, and looks after the producer as long as that takes.
-async fn send(config: &Config, producer: &Producer, outgoing: &Outgoing) -> Result<(), KafkaError> {
+async fn send(config: &Config, producer: &Producer, adjusted: &Adjusted) -> Result<(), KafkaError> {
     let (told, mut sent) = oneshot::channel();
     let told: Told = Box::new(move |result| drop(told.send(result)));
-    producer.send(outgoing.message(&config.dlq_topic, told)).await;
+    producer.send(adjusted.message(&config.dlq_topic, told)).await;
     loop {
         match tokio::time::timeout(WATCH_EVERY, &mut sent).await {
             Ok(Ok(Err(error))) => {

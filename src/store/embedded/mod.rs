@@ -18,7 +18,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use super::{Batch, Outcome, Page, Store, StoreError, Unpublished};
 use crate::background;
 use crate::id::{OrderId, Version};
-use crate::record::Checkpoint;
+use crate::record::{Checkpoint, Parcel};
 use crate::snapshot::Snapshot;
 use crate::store::rules::column;
 
@@ -132,7 +132,7 @@ enum Job {
         reply: oneshot::Sender<Result<(), StoreError>>,
     },
     Narrow {
-        ticket: i64,
+        parcel: Parcel,
         to: Vec<OrderId>,
         pause: Duration,
         reply: oneshot::Sender<Result<(), StoreError>>,
@@ -336,9 +336,9 @@ impl WriterThread {
                         outbox::forget(connection, &tickets).map_err(|error| classify(path, error))
                     }));
                 }
-                Job::Narrow { ticket, to, pause, reply } => {
+                Job::Narrow { parcel, to, pause, reply } => {
                     let _ = reply.send(self.write(|connection, path| {
-                        outbox::narrow(connection, ticket, &to, pause).map_err(|error| classify(path, error))
+                        outbox::narrow(connection, parcel, &to, pause).map_err(|error| classify(path, error))
                     }));
                 }
                 Job::Rename { former, present, partitions, reply } => {
@@ -524,9 +524,9 @@ impl Store for Embedded {
         self.read(move |connection| outbox::newer(connection, &known)).await
     }
 
-    async fn narrow(&self, ticket: i64, to: Vec<OrderId>, pause: Duration) -> Result<(), StoreError> {
+    async fn narrow(&self, parcel: Parcel, to: Vec<OrderId>, pause: Duration) -> Result<(), StoreError> {
         let (reply, result) = oneshot::channel();
-        self.0.writer.send(Job::Narrow { ticket, to, pause, reply }).await.map_err(|_| gone())?;
+        self.0.writer.send(Job::Narrow { parcel, to, pause, reply }).await.map_err(|_| gone())?;
         result.await.map_err(|_| gone())?
     }
 

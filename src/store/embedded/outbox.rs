@@ -43,11 +43,13 @@ pub(super) fn newer(connection: &Connection, known: &[(OrderId, Version)]) -> ru
 }
 
 /// See [`crate::store::Store::narrow`].
-pub(super) fn narrow(connection: &Connection, ticket: i64, to: &[OrderId], pause: Duration) -> rusqlite::Result<()> {
+pub(super) fn narrow(connection: &Connection, parcel: Parcel, to: &[OrderId], pause: Duration) -> rusqlite::Result<()> {
     let uids: String = to.iter().map(|id| format!("{id}\n")).collect();
     let from = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default() + pause;
     let from = i64::try_from(from.as_millis()).unwrap_or(i64::MAX);
-    connection.execute("UPDATE outbox SET uids = ?, created_at = ? WHERE ticket = ?", params![uids, from, ticket])?;
+    let (contents, ticket) = (column::of_contents(parcel.contents), parcel.ticket);
+    let narrow = "UPDATE outbox SET uids = ?, contents = ?, created_at = ? WHERE ticket = ?";
+    connection.execute(narrow, params![uids, contents, from, ticket])?;
     Ok(())
 }
 

@@ -28,7 +28,7 @@ use tokio_postgres::types::ToSql;
 use super::rules::{column, signed};
 use super::{Batch, Changes, Outcome, Page, Store, StoreError, Turn, Unpublished};
 use crate::id::{OrderId, Version};
-use crate::record::Checkpoint;
+use crate::record::{Checkpoint, Parcel};
 use crate::snapshot::Snapshot;
 use errors::{is_unfit, unreadable};
 use session::{ConnectError, Failures, Manager, Session};
@@ -330,8 +330,8 @@ impl Store for Postgres {
         self.newer_than(&known).await
     }
 
-    async fn narrow(&self, ticket: i64, to: Vec<OrderId>, pause: Duration) -> Result<(), StoreError> {
-        self.narrow_unpublished(ticket, &to, pause).await
+    async fn narrow(&self, parcel: Parcel, to: Vec<OrderId>, pause: Duration) -> Result<(), StoreError> {
+        self.narrow_unpublished(parcel, &to, pause).await
     }
 
     async fn published(&self, tickets: Vec<i64>) -> Result<(), StoreError> {

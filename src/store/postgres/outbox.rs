@@ -59,16 +59,16 @@ impl Postgres {
 
     pub(super) async fn narrow_unpublished(
         &self,
-        ticket: i64,
+        parcel: Parcel,
         to: &[OrderId],
         pause: Duration,
     ) -> Result<(), StoreError> {
         let session = self.reader().await?;
         let uids: Vec<String> = to.iter().map(OrderId::to_string).collect();
-        let narrow = "UPDATE outbox SET order_uids = $2, claimed_at = clock_timestamp() + make_interval(secs => $3) \
-                      WHERE ticket = $1";
-        let pause = pause.as_secs_f64();
-        let parameters: [&(dyn ToSql + Sync); 3] = [&ticket, &uids, &pause];
+        let narrow = "UPDATE outbox SET order_uids = $2, contents = $3, \
+                      claimed_at = clock_timestamp() + make_interval(secs => $4) WHERE ticket = $1";
+        let (contents, pause) = (column::of_contents(parcel.contents), pause.as_secs_f64());
+        let parameters: [&(dyn ToSql + Sync); 4] = [&parcel.ticket, &uids, &contents, &pause];
         session.ask(self.0.config.patience(), session.execute(narrow, &parameters)).await?;
         Ok(())
     }

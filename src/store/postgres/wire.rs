@@ -36,8 +36,8 @@ pub(super) struct Wire {
 }
 
 impl Wire {
-    /// Logs in to the first of the servers that takes `setup`, the statements to begin with, one message after the other. A server has the time of
-    /// connecting for both.
+    /// Logs in to the first of the servers that takes `setup`, the statements to begin with, one message after the other.
+    /// A server has the time of connecting for both.
     pub(super) async fn connect(server: &tokio_postgres::Config, setup: &[&str]) -> Result<Self, StoreError> {
         let time = server.get_connect_timeout().copied().unwrap_or(Duration::MAX);
         let mut failure = unavailable("names no host");
