@@ -461,8 +461,8 @@ impl Plane {
         }
         #[cfg(feature = "postgres")]
         tokio::spawn(watch_rights(store.clone(), self.readiness.gate("rights", "not checked"), shutdown.clone()));
-        warmup::count(view, store, shutdown.clone()).await?;
-        tokio::spawn(warmup::keep_bounds(Arc::clone(view), store.clone(), shutdown.clone()));
+        follow::count(view, store, shutdown.clone()).await?;
+        tokio::spawn(warmup::keep_bounds(Arc::clone(view), shutdown.clone()));
         tokio::spawn(lists::keep_fresh(Arc::clone(view), store.clone(), shutdown.clone()));
         if view.config().list_compress {
             tokio::spawn(forms::keep_made(Arc::clone(view), shutdown.clone()));

@@ -1,12 +1,14 @@
 //! Keeps the view true where other instances write to the same store: they tell of what they change as they change it,
 //! and the store is asked a few times a second, so that nothing depends on being told.
 
+mod count;
 mod reload;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 
 use crate::cache::View;
 use crate::cache::feed::Event;
@@ -16,6 +18,8 @@ use crate::redis::Redis;
 use crate::snapshot::Snapshot;
 use crate::store::{Store, StoreError};
 
+pub use count::count;
+
 /// How often the store is asked. An order changed elsewhere that nobody told of is shown this much later, far within
 /// the second that a copy may be kept.
 const EVERY: Duration = Duration::from_millis(200);
@@ -24,6 +28,10 @@ const EVERY_BESIDE_NEWS: Duration = Duration::from_millis(600);
 /// How long the store may take to say what others changed. After that the view counts as a part of what is stored, though
 /// the answer is still waited for.
 const LOOK_TIME: Duration = Duration::from_secs(2);
+/// How often live orders are counted that others may store, where not all are in memory.
+const COUNT_EVERY: Duration = Duration::from_secs(10);
+/// How long a count waits until nothing is being committed, and what is to be committed for a count to begin.
+const COUNT_WAIT: Duration = Duration::from_millis(250);
 /// How long a start waits to hear the others. Without that the store is asked.
 const NEWS_WAIT: Duration = Duration::from_secs(5);
 
@@ -43,13 +51,23 @@ pub async fn run<T: Store>(
     mut shutdown: Shutdown,
 ) {
     if store.is_shareable() {
-        tokio::spawn(reload::run(Arc::clone(&view), store.clone(), shutdown.clone()));
+        tokio::spawn(reload::run(Arc::clone(&view), store.clone(), redis.clone(), shutdown.clone()));
     }
     let mut begun = Some(begun);
     let mut was_shared = false;
     let mut is_failing = false;
     let mut is_silent = false;
+    let mut counting: Option<JoinHandle<()>> = None;
+    let mut counted: Option<tokio::time::Instant> = None;
     loop {
+        let is_count_due = begun.is_none()
+            && view.is_bounded()
+            && counted.is_none_or(|at| at.elapsed() >= COUNT_EVERY)
+            && counting.as_ref().is_none_or(JoinHandle::is_finished);
+        // From here to the beginning of the count nothing is durable that is not visible: neither what is committed here,
+        // nor, after the look, what was committed elsewhere.
+        let mut paused =
+            if is_count_due { tokio::time::timeout(COUNT_WAIT, view.pause_commits()).await.ok() } else { None };
         let emit = {
             let (view, redis, asked) = (Arc::clone(&view), redis.clone(), Instant::now());
             move |orders: Vec<_>| show(&view, redis.as_ref(), asked, orders)
@@ -65,6 +83,7 @@ pub async fn run<T: Store>(
             tokio::select! {
                 () = shutdown.wait() => return,
                 looked = &mut look => break looked,
+                () = tokio::time::sleep(COUNT_WAIT), if paused.is_some() => paused = None, // another time
                 () = tokio::time::sleep(LOOK_TIME), if !is_silent => {
                     is_silent = true;
                     view.set_shared(true); // it cannot be known
@@ -88,6 +107,15 @@ pub async fn run<T: Store>(
                     view.doubt();
                 }
                 view.heard();
+                if let Some(paused) = paused {
+                    counted = Some(tokio::time::Instant::now());
+                    let (view, store) = (Arc::clone(&view), store.clone());
+                    counting = Some(tokio::spawn(async move {
+                        if let Err(error) = count::recount(&view, &store, paused).await {
+                            tracing::debug!(error = %crate::log::causes(&error), "cannot count orders");
+                        }
+                    }));
+                }
                 if let Some(needed) = &needed {
                     needed.open();
                 }

@@ -19,38 +19,12 @@ const RETRY: Duration = Duration::from_secs(1);
 const TICK: Duration = Duration::from_millis(500);
 /// Between steps of letting them go: more than 100,000 orders a second.
 const PAUSE: Duration = Duration::from_millis(1);
-/// How often orders are counted that others may store: every ten seconds.
-const COUNT_TICKS: u32 = 20;
 /// Orders read at once where not all are loaded.
 const PAGE_ROWS: usize = 1000;
 
-/// Learns how many live orders there are, where the view does not hold them all. Before the first order is taken in, and
-/// for as long as it takes, until `shutdown`.
-///
-/// # Errors
-/// [`StoreError::Damaged`].
-pub async fn count<T: Store>(view: &View, store: &T, mut shutdown: Shutdown) -> Result<(), StoreError> {
+/// Keeps a bounded view in bounds and its table whole as time passes.
+pub async fn keep_bounds(view: Arc<View>, mut shutdown: Shutdown) {
     while view.is_bounded() {
-        match recount(view, store).await {
-            Ok(()) => break,
-            Err(error @ StoreError::Damaged(_)) => return Err(error),
-            Err(error) => tracing::warn!(error = %crate::log::causes(&error), "cannot count orders, trying again"),
-        }
-        tokio::select! {
-            () = shutdown.wait() => break,
-            () = tokio::time::sleep(RETRY) => {}
-        }
-    }
-    Ok(())
-}
-
-/// Keeps a bounded view in bounds and its table whole as time passes, and its count of orders right while others write to
-/// the same store.
-pub async fn keep_bounds<T: Store>(view: Arc<View>, store: T, mut shutdown: Shutdown) {
-    if !view.is_bounded() {
-        return;
-    }
-    for ticks in 1_u32.. {
         tokio::select! {
             () = shutdown.wait() => return,
             () = tokio::time::sleep(TICK) => {}
@@ -61,19 +35,7 @@ pub async fn keep_bounds<T: Store>(view: Arc<View>, store: T, mut shutdown: Shut
         let settling = Arc::clone(&view);
         // Not waited for: what must leave leaves in time, and a second one would help the first.
         drop(background::spawn("settle", move || settling.settle()));
-        if store.is_shareable()
-            && ticks.is_multiple_of(COUNT_TICKS)
-            && let Err(error) = recount(&view, &store).await
-        {
-            tracing::debug!(error = %crate::log::causes(&error), "cannot count orders");
-        }
     }
-}
-
-async fn recount<T: Store>(view: &View, store: &T) -> Result<(), StoreError> {
-    let before = view.counting();
-    view.counted(before, store.count_live().await?);
-    Ok(())
 }
 
 /// Fills the view from the store, then opens the gate. If all orders are loaded the view is complete from then on. A

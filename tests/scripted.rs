@@ -88,7 +88,11 @@ impl Store for Scripted {
         Ok(self.0.live.load(Ordering::SeqCst))
     }
 
-    async fn count_live(&self) -> Result<u64, StoreError> {
+    async fn count_live<B>(&self, begun: B) -> Result<u64, StoreError>
+    where
+        B: FnOnce() + Send + 'static,
+    {
+        begun();
         Ok(self.0.live.load(Ordering::SeqCst))
     }
 

@@ -54,6 +54,8 @@ async fn run(config: Config) -> anyhow::Result<()> {
         if !announce(&store, &shutdown).await? {
             return anyhow::Ok(());
         }
+        #[cfg(feature = "postgres")]
+        tokio::spawn(super::watch_rights(store.clone(), readiness.gate("rights", "not checked"), shutdown.clone()));
         let gates = ["kafka", "dead-letters"].map(|name| readiness.gate(name, "not started"));
         let [gate, letters] = gates;
         let source = KafkaSource::start(&kafka, metrics.kafka.clone(), gate, letters).context("cannot use Kafka")?;

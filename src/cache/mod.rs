@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use foldhash::quality::RandomState;
 use papaya::{Compute, HashMap, Operation, ResizeMode};
 use tokio::sync::futures::Notified;
-use tokio::sync::watch;
+use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock, watch};
 
 use crate::id::{OrderId, Version};
 use crate::snapshot::{Snapshot, State};
@@ -108,7 +108,14 @@ pub struct View {
     /// changed, and between that and the one before.
     brought: Mutex<[std::collections::HashMap<OrderId, Version>; 2]>,
     has_brought: AtomicBool,
+    /// Held by each batch that may be durable and is not visible, and by a count that begins: what it finds is visible.
+    committing: Arc<RwLock<()>>,
 }
+
+/// A batch may be durable that is not visible. No count begins meanwhile.
+pub type Committing = OwnedRwLockReadGuard<()>;
+/// What is durable is visible, and no batch becomes durable.
+pub type Paused = OwnedRwLockWriteGuard<()>;
 
 /// The map, pinned.
 type Orders<'v> = papaya::HashMapRef<'v, OrderId, Snapshot, RandomState, papaya::LocalGuard<'v>>;
@@ -169,6 +176,7 @@ impl View {
             is_doubted: AtomicBool::new(false),
             brought: Mutex::default(),
             has_brought: AtomicBool::new(false),
+            committing: Arc::default(),
             config,
         }
     }
@@ -438,14 +446,26 @@ impl View {
         is_news
     }
 
-    /// To be called before live orders are counted anew, for [`View::counted`].
+    /// To be kept from before a batch is committed until it is visible. `None` where the view holds all orders, which are
+    /// counted as they come and go. Waits while a count begins. Cancel-safe, but loses its place in the queue.
+    pub async fn committing(&self) -> Option<Committing> {
+        if self.is_bounded() { Some(Arc::clone(&self.committing).read_owned().await) } else { None }
+    }
+
+    /// Waits until everything is visible that this process has committed; what comes next waits for the end of this. For
+    /// the beginning of a count. Cancel-safe.
+    pub async fn pause_commits(&self) -> Paused {
+        Arc::clone(&self.committing).write_owned().await
+    }
+
+    /// To be called before live orders are counted, while [`Paused`], for [`View::counted`].
     #[must_use]
     pub fn counting(&self) -> i64 {
         self.tally.live.load(Ordering::Relaxed)
     }
 
     /// Corrects the number of live orders by what is stored. `before` is what it was when the count began; what was
-    /// published since is added, so at rest it is right.
+    /// published since is added.
     pub fn counted(&self, before: i64, live: u64) {
         let correction = i64::try_from(live).unwrap_or(i64::MAX).saturating_sub(before);
         self.tally.live.fetch_add(correction, Ordering::Relaxed);

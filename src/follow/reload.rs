@@ -16,15 +16,19 @@ use crate::cache::feed::Event;
 use crate::id::OrderId;
 use crate::lifecycle::Shutdown;
 use crate::log::causes;
+use crate::redis::Redis;
 use crate::store::{Store, StoreError};
 
 const RETRY: Duration = Duration::from_secs(1);
 
 /// Reloads the view whenever it is doubted, until `shutdown`.
-pub(super) async fn run<T: Store>(view: Arc<View>, store: T, mut shutdown: Shutdown) {
+pub(super) async fn run<T: Store>(view: Arc<View>, store: T, redis: Option<Redis>, mut shutdown: Shutdown) {
     loop {
         let reloaded = async {
             let doubt = view.doubted().await;
+            if let Some(redis) = &redis {
+                redis.renew_trust();
+            }
             (doubt, reload(&view, &store).await)
         };
         let pause = tokio::select! {

@@ -13,7 +13,7 @@ use std::task::Poll;
 use std::time::{Instant, SystemTime};
 
 use crate::cache::feed::Event;
-use crate::cache::{Pinned, View};
+use crate::cache::{Committing, Pinned, View};
 use crate::id::{OrderId, Version};
 use crate::lifecycle::{Shutdown, step};
 use crate::log::causes;
@@ -172,8 +172,17 @@ struct Write {
     under_way: Pin<Box<dyn Future<Output = Result<Stored, Stuck>> + Send>>,
 }
 
-/// What is to be published of a stored batch, what became of each entry, and since when nobody else could change them.
-type Stored = (Option<Parcel>, Vec<Outcome>, Instant);
+/// A batch that is durable.
+struct Stored {
+    /// What is to be published of it.
+    parcel: Option<Parcel>,
+    /// What became of each entry.
+    outcomes: Vec<Outcome>,
+    /// Since when nobody else could change them.
+    asked: Instant,
+    /// Until they are visible.
+    committing: Option<Committing>,
+}
 
 /// What is stored of partitions that were assigned.
 struct Start {
@@ -477,7 +486,7 @@ impl<S: Source, T: Store> Ingest<S, T> {
         let batch = Arc::new(Batch { source: self.source.name(), entries, moves, is_all_or_none: is_broker, parcel });
         let rejects = std::mem::take(&mut filled.rejects);
         let store = self.store.clone();
-        let metrics = self.metrics.clone();
+        let (view, metrics) = (self.view.clone(), self.metrics.clone());
         let asked = Arc::clone(&batch);
         let under_way = Box::pin(async move {
             let batch = asked;
@@ -490,21 +499,27 @@ impl<S: Source, T: Store> Ingest<S, T> {
             }
             if batch.entries.is_empty() && batch.moves.is_empty() {
                 turn.wait().await;
-                return Ok((None, Vec::new(), Instant::now()));
+                return Ok(Stored { parcel: None, outcomes: Vec::new(), asked: Instant::now(), committing: None });
             }
             step("before-commit");
             let mut attempt = 0;
             loop {
+                // For each try: a count does not wait for the pauses between them.
+                let committing = match &view {
+                    Some(view) => view.committing().await,
+                    None => None,
+                };
                 let started = Instant::now();
                 let source = match store.commit_after(Arc::clone(&batch), &mut turn).await {
                     Ok(outcomes) => {
                         let begun = turn.came().map_or(started, |came| came.max(started));
                         metrics.commit.observe(begun.elapsed().as_secs_f64());
                         step("committed");
-                        return Ok((parcel, outcomes, begun));
+                        return Ok(Stored { parcel, outcomes, asked: begun, committing });
                     }
                     Err(source) => source,
                 };
+                drop(committing);
                 match policy::judge(&source, is_broker, attempt, fastrand::f64()) {
                     Verdict::Retry(pause) => {
                         // At the longest pause that is once a minute.
@@ -532,7 +547,7 @@ impl<S: Source, T: Store> Ingest<S, T> {
                 if let Some(pass) = self.writing.front_mut().and_then(|next| next.pass.take()) {
                     pass.give();
                 }
-                self.put_back(&write.shown, &stored.1);
+                self.put_back(&write.shown, &stored.outcomes);
                 self.settle(write.filled, write.pinned, stored);
                 return Ok(());
             }
@@ -682,7 +697,8 @@ impl<S: Source, T: Store> Ingest<S, T> {
 
     /// A batch is durable. The order of what follows is the correctness argument: readers never see what is not
     /// durable, and nobody is told of what readers do not see.
-    fn settle(&mut self, filled: Filled, pinned: Option<Pinned>, (parcel, outcomes, asked): Stored) {
+    fn settle(&mut self, filled: Filled, pinned: Option<Pinned>, stored: Stored) {
+        let Stored { parcel, outcomes, asked, committing } = stored;
         if let Some(redis) = &self.redis {
             // Before readers see it: what they have seen must not come back older from there.
             let is_news = |id: &OrderId, snapshot: &_| self.view.as_ref().is_none_or(|view| view.is_news(id, snapshot));
@@ -705,7 +721,7 @@ impl<S: Source, T: Store> Ingest<S, T> {
             });
             view.publish(events.collect());
         }
-        drop(pinned);
+        drop((pinned, committing));
         step("visible");
         let now = Instant::now();
         let now_ms = SystemTime::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_millis());

@@ -134,6 +134,12 @@ impl Redis {
         self.0.wake.notify_one();
     }
 
+    /// The store may have gone back: what is there may be newer than what it has now, and is not served any more.
+    pub fn renew_trust(&self) {
+        lock(&self.0.trust).renew();
+        self.0.wake.notify_one();
+    }
+
     /// The copy that is there, unless it may be older than what is stored. Takes `read_timeout` at most.
     pub async fn get(&self, id: &OrderId) -> Option<Snapshot> {
         let tier = &*self.0;

@@ -24,6 +24,11 @@ impl Trust {
         self.is_wanted = true;
     }
 
+    /// Nothing that is written so far is trusted any more.
+    pub(super) fn renew(&mut self) {
+        self.since = None;
+    }
+
     /// Whether the server is to be asked for the time.
     pub(super) fn wants_time(&self) -> bool {
         self.is_wanted && self.since.is_none()
@@ -91,6 +96,20 @@ mod tests {
         assert!(!trust.allows(60_000_000) && trust.wants_time());
         trust.seen(10_000_001, now, true);
         assert!(!trust.allows(12_000_001) && trust.allows(12_000_002));
+    }
+
+    #[test]
+    fn trust_that_is_renewed_begins_anew_but_not_before_its_time() {
+        let (mut trust, now) = (Trust::default(), Instant::now());
+        trust.renew();
+        assert!(!trust.wants_time(), "it has not begun");
+        trust.begin();
+        trust.seen(5_000_000, now, true);
+        assert!(trust.allows(7_000_001));
+        trust.renew();
+        assert!(!trust.allows(u64::MAX) && trust.wants_time());
+        trust.seen(30_000_000, now, true);
+        assert!(!trust.allows(32_000_000) && trust.allows(32_000_001));
     }
 
     #[test]

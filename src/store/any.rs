@@ -104,7 +104,8 @@ impl Config {
     }
 }
 
-type AnyError = Box<dyn std::error::Error + Send + Sync>;
+/// An error of one of the stores, or of what reads it.
+pub type AnyError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Writes to and reads from the chosen store.
 #[derive(Clone)]
@@ -232,8 +233,11 @@ impl Store for AnyStore {
         on!(self, store => store.estimate().await)
     }
 
-    async fn count_live(&self) -> Result<u64, StoreError> {
-        on!(self, store => store.count_live().await)
+    async fn count_live<B>(&self, begun: B) -> Result<u64, StoreError>
+    where
+        B: FnOnce() + Send + 'static,
+    {
+        on!(self, store => store.count_live(begun).await)
     }
 
     async fn positions(&self, source: Arc<str>) -> Result<Checkpoint, StoreError> {
@@ -358,6 +362,11 @@ impl Live {
     }
 }
 
+/// A store that is not for this program is known by [`StoreError::Unfit`], whoever finds out.
+fn of_migration(may_pass: bool, error: impl std::error::Error + Send + Sync + 'static) -> AnyError {
+    if may_pass { error.into() } else { StoreError::Unfit(error.into()).into() }
+}
+
 /// The schema of the chosen store.
 pub enum Maintenance {
     #[cfg(feature = "embedded")]
@@ -395,9 +404,11 @@ impl Maintenance {
     pub async fn up(&mut self, is_with_optional: bool) -> Result<Vec<u32>, AnyError> {
         match self {
             #[cfg(feature = "embedded")]
-            Self::Embedded(store) => Ok(store.up()?), // has no optional steps
+            Self::Embedded(store) => store.up().map_err(|error| of_migration(error.may_pass(), error)), // no optional steps
             #[cfg(feature = "postgres")]
-            Self::Postgres(store) => Ok(store.up(is_with_optional).await?),
+            Self::Postgres(store) => {
+                store.up(is_with_optional).await.map_err(|error| of_migration(error.may_pass(), error))
+            }
         }
     }
 

@@ -265,11 +265,14 @@ pub trait Store: Clone + Send + Sync + 'static {
     /// [`StoreError::Unavailable`] or [`StoreError::Damaged`].
     fn estimate(&self) -> impl Future<Output = Result<u64, StoreError>> + Send;
 
-    /// The number of live orders. Reads them all, so it is not for every day.
+    /// The number of live orders. Reads them all, so it is not for every day. `begun` is called once nothing is counted
+    /// that becomes durable from then on, which is long before the end.
     ///
     /// # Errors
-    /// [`StoreError::Unavailable`] or [`StoreError::Damaged`].
-    fn count_live(&self) -> impl Future<Output = Result<u64, StoreError>> + Send;
+    /// [`StoreError::Unavailable`] or [`StoreError::Damaged`]; `begun` may then be dropped instead.
+    fn count_live<B>(&self, begun: B) -> impl Future<Output = Result<u64, StoreError>> + Send
+    where
+        B: FnOnce() + Send + 'static;
 
     /// How far a source has come.
     ///

@@ -4,6 +4,7 @@ use std::io::Write;
 
 use anyhow::{Error, bail};
 
+use crate::store::StoreError;
 use crate::store::any::{self, Maintenance};
 
 /// What to do.
@@ -31,7 +32,11 @@ pub async fn run(store: &any::Config, direction: Direction) -> anyhow::Result<()
     if let Direction::Down { is_confirmed: false } = direction {
         bail!("a step back deletes the orders in it; say --yes to do so");
     }
-    let failed = |error| Error::from_boxed(error).context("not migrated");
+    // What it is stays known: a store that is not for this program is a fault of the settings.
+    let failed = |error: any::AnyError| match error.downcast::<StoreError>() {
+        Ok(error) => Error::new(*error).context("not migrated"),
+        Err(error) => Error::from_boxed(error).context("not migrated"),
+    };
     let mut store = Maintenance::open(store).await?;
     let mut out = std::io::stdout().lock();
     match direction {

@@ -19,9 +19,9 @@ use order_service::snapshot::{Kind, Snapshot, State};
 use order_service::source::inbox::{self, Inbox, Reply};
 use order_service::store::Store;
 use order_service::store::embedded::{Config, Embedded};
-use order_service::warmup;
+use order_service::{follow, warmup};
 
-use super::lying::{LONG, Lying};
+use super::lying::{LONG, Lie, Lying, settled};
 use crate::server::{Server, until};
 
 /// Room for nothing: whatever may leave does.
@@ -79,7 +79,7 @@ impl Bench {
     async fn restarted(&self, config: cache::Config) -> Arc<View> {
         let view = Arc::new(View::new(config, 0));
         let (_trigger, shutdown) = lifecycle::shutdown();
-        warmup::count(&view, &self.store, shutdown.clone()).await.unwrap();
+        follow::count(&view, &self.store, shutdown.clone()).await.unwrap();
         let gate = Readiness::default().gate("warm-up", "");
         warmup::run(Arc::clone(&view), self.store.clone(), gate, shutdown).await.unwrap();
         view
@@ -166,6 +166,28 @@ async fn what_others_tell_late_brings_nothing_back() {
 }
 
 #[tokio::test]
+async fn what_is_durable_and_not_yet_visible_is_counted_once() {
+    let bench = Bench::start(NO_ROOM).await;
+    bench.post("a", 1).await;
+    bench.store.lie(Lie::HoldAnswer);
+    let reply = bench.inbox.submit(document("b", 1), None).unwrap();
+    bench.store.written.reaches(1).await;
+    let (_trigger, shutdown) = lifecycle::shutdown();
+    let (view, store) = (Arc::clone(&bench.view), bench.store.clone());
+    let count = tokio::spawn(async move { follow::count(&view, &store, shutdown).await });
+    settled().await;
+    let late = bench.inbox.submit(document("c", 1), None).unwrap();
+    settled().await;
+    assert!(!count.is_finished(), "it would find an order that is counted again when it becomes visible");
+    bench.store.release();
+    for reply in [reply, late] {
+        assert!(matches!(reply.await.unwrap(), Reply::Stored { .. }));
+    }
+    count.await.unwrap().unwrap();
+    assert_eq!(bench.view.size().live, 3);
+}
+
+#[tokio::test]
 async fn warm_up_takes_the_newest_orders_that_fit_and_knows_whether_that_is_all() {
     let bench = Bench::start(bounds(None, Some(Duration::from_hours(1)))).await;
     let name = |n: u64| format!("o{n:05}");
@@ -203,10 +225,8 @@ async fn warm_up_takes_the_newest_orders_that_fit_and_knows_whether_that_is_all(
 #[tokio::test(start_paused = true)]
 async fn an_order_leaves_when_its_time_is_up_and_is_read_again() {
     let view = Arc::new(View::new(bounds(None, Some(Duration::from_mins(1))), 0));
-    let dir = tempfile::tempdir().unwrap();
-    let store = Embedded::open(Config::new(dir.path())).unwrap();
     let (_trigger, shutdown) = lifecycle::shutdown();
-    tokio::spawn(warmup::keep_bounds(Arc::clone(&view), store, shutdown));
+    tokio::spawn(warmup::keep_bounds(Arc::clone(&view), shutdown));
     let copy = |n| Snapshot::new(1, n, Kind::Wb, State::Live, b"{}", &mut Vec::new());
     view.set_complete();
     view.fill(id("a"), copy(1));

@@ -33,6 +33,8 @@ pub enum Lie {
     FailAfterWrite,
     /// Waits until [`Lying::release`] before it does anything.
     Hold,
+    /// Everything is written, and it says so after [`Lying::release`].
+    HoldAnswer,
     /// Says that it is damaged.
     Damaged,
 }
@@ -75,6 +77,8 @@ pub struct Lying {
     held: Arc<Semaphore>,
     /// Commits whose turn has come.
     pub commits: Calls,
+    /// Commits that are written, and whose answer is held back.
+    pub written: Tally,
     /// Fetches of one order.
     pub fetches: Calls,
     /// Batches that were asked for before their turn.
@@ -92,6 +96,7 @@ impl Lying {
             lies: Arc::new(Mutex::new(lies.into_iter().collect())),
             held: Arc::new(Semaphore::new(0)),
             commits: Calls::default(),
+            written: Tally::default(),
             fetches: Calls::default(),
             early: Tally::default(),
             refuses_early: Arc::default(),
@@ -108,6 +113,11 @@ impl Lying {
     /// Lets one held commit go on.
     pub fn release(&self) {
         self.held.add_permits(1);
+    }
+
+    /// What the next commit does, after those that are lied to already.
+    pub fn lie(&self, lie: Lie) {
+        self.lies.lock().unwrap().push_back(lie);
     }
 
     /// Lies not yet told.
@@ -128,6 +138,12 @@ impl Lying {
                 return Err(StoreError::Unavailable("the answer is lost on purpose".into()));
             }
             Some(Lie::Hold) => self.held.acquire().await.unwrap().forget(),
+            Some(Lie::HoldAnswer) => {
+                let told = self.truth.commit(batch).await;
+                self.written.add();
+                self.held.acquire().await.unwrap().forget();
+                return told;
+            }
         }
         self.truth.commit(batch).await
     }
@@ -181,8 +197,11 @@ impl Store for Lying {
         self.truth.estimate().await
     }
 
-    async fn count_live(&self) -> Result<u64, StoreError> {
-        self.truth.count_live().await
+    async fn count_live<B>(&self, begun: B) -> Result<u64, StoreError>
+    where
+        B: FnOnce() + Send + 'static,
+    {
+        self.truth.count_live(begun).await
     }
 
     async fn positions(&self, source: Arc<str>) -> Result<Checkpoint, StoreError> {

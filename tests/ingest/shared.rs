@@ -6,8 +6,8 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use order_service::cache::{self, View};
+use order_service::follow;
 use order_service::lifecycle::{self, Switch};
-use order_service::{follow, warmup};
 
 use crate::scripted::Scripted;
 
@@ -47,7 +47,10 @@ async fn live_orders_of_a_shared_store_are_counted_again_and_again() {
     let config = cache::Config { bytes_max: Some(1 << 20), ..cache::Config::default() };
     let (store, view) = (Scripted::default(), Arc::new(View::new(config, 0)));
     let (_trigger, shutdown) = lifecycle::shutdown();
-    tokio::spawn(warmup::keep_bounds(Arc::clone(&view), store.clone(), shutdown));
+    let (begun, _has_begun) = tokio::sync::oneshot::channel();
+    let gate = lifecycle::Readiness::default().gate("store", "not started");
+    let news = Switch::default();
+    tokio::spawn(follow::run(Arc::clone(&view), store.clone(), None, news, (begun, gate), None, shutdown));
     for live in [7, 12, 3] {
         // What others stored or deleted was never published here.
         store.0.live.store(live, Ordering::SeqCst);

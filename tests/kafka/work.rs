@@ -646,3 +646,25 @@ fn a_worker_on_another_database_is_named() {
     let (here, there) = (told["store"].as_str().unwrap(), told["worker_store"].as_str().unwrap());
     assert!(!here.is_empty() && !there.is_empty() && here != there, "{told}");
 }
+
+/// A role that may read and not write: the worker tried again for ever and did not say why.
+#[test]
+fn a_worker_says_which_right_it_lacks() {
+    let Some(mut flow) = Flow::new() else { return };
+    let server = flow.start(&[]); // makes the schema
+    let role = format!("{}_app", flow.database.name());
+    flow.database.query(&format!("CREATE ROLE {role} LOGIN"));
+    flow.database.query(&format!("GRANT SELECT ON ALL TABLES IN SCHEMA public TO {role}"));
+    flow.names.url = flow.names.url.replacen("postgres@", &format!("{role}@"), 1);
+    let worker = flow.work();
+    until("it is said", RECOVERY, || {
+        let log = worker.log.lock().unwrap();
+        log.iter().any(|line| line.contains("lacks rights") && line.contains("INSERT on orders")).then_some(())
+    });
+    flow.database.query(&format!("GRANT ALL ON ALL TABLES IN SCHEMA public TO {role}"));
+    flow.database.query(&format!("GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO {role}"));
+    Flow::wait_joined(&[&server]);
+    until("a write is processed", RECOVERY, || (server.post("/orders", order(1)).status == 201).then_some(()));
+    drop(worker);
+    flow.database.query(&format!("DROP OWNED BY {role}; DROP ROLE {role}"));
+}

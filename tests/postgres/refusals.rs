@@ -131,6 +131,12 @@ fn a_start_in_a_database_of_others_ends_with_78_and_names_what_is_in_the_way() {
         let exists = format!("relation \"{name}\" already exists");
         let why = if name.ends_with("migrations") { "order_service_migrations.number does not exist" } else { &exists };
         assert_refused(&database, why);
+        let migrate = std::process::Command::new(env!("CARGO_BIN_EXE_order-service"))
+            .args(["migrate", "up", "--postgres", &database.url()])
+            .output()
+            .unwrap();
+        let told = String::from_utf8_lossy(&migrate.stderr);
+        assert!(migrate.status.code() == Some(78) && told.contains(why), "{told}");
         assert_eq!(database.query("SELECT count(*) FROM pg_class WHERE relnamespace = 'public'::regnamespace"), ["1"]);
     }
 }

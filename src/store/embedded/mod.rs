@@ -100,7 +100,7 @@ impl OpenError {
                 matches!(source.kind(), IsADirectory | NotADirectory | PermissionDenied | ReadOnlyFilesystem)
             }
             Self::Locked { .. } => false,
-            Self::Unusable { source, .. } => matches!(source, MigrateError::Newer { .. } | MigrateError::Foreign),
+            Self::Unusable { source, .. } => !source.may_pass(),
         }
     }
 }
@@ -497,9 +497,15 @@ impl Store for Embedded {
         Ok(last.unsigned_abs())
     }
 
-    async fn count_live(&self) -> Result<u64, StoreError> {
+    async fn count_live<B>(&self, begun: B) -> Result<u64, StoreError>
+    where
+        B: FnOnce() + Send + 'static,
+    {
         self.read_all(|connection| {
-            connection.query_row("SELECT count(*) FROM orders WHERE state = 0", [], |row| row.get(0))
+            let transaction = connection.transaction()?;
+            last_seq(&transaction)?; // from here on it reads what there was
+            begun();
+            transaction.query_row("SELECT count(*) FROM orders WHERE state = 0", [], |row| row.get(0))
         })
         .await
         .map(i64::unsigned_abs)

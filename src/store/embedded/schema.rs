@@ -47,6 +47,14 @@ pub enum MigrateError {
     Foreign,
 }
 
+impl MigrateError {
+    /// Whether trying again may help.
+    #[must_use]
+    pub fn may_pass(&self) -> bool {
+        matches!(self, Self::Sqlite(_))
+    }
+}
+
 /// Marks the file as ours ("ORDS").
 const APPLICATION_ID: i32 = 0x4f52_4453;
 

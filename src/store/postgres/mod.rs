@@ -285,10 +285,21 @@ impl Store for Postgres {
         row.try_get::<_, i64>(0).map(i64::unsigned_abs).map_err(unreadable)
     }
 
-    async fn count_live(&self) -> Result<u64, StoreError> {
-        let session = self.reader().await?;
+    async fn count_live<B>(&self, begun: B) -> Result<u64, StoreError>
+    where
+        B: FnOnce() + Send + 'static,
+    {
+        let mut session = self.reader().await?;
+        let time = self.0.config.patience();
+        session.is_open = true;
+        // From the first statement on it reads what there was.
+        let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SELECT pg_current_snapshot()";
+        session.ask(time, session.batch_execute(begin)).await?;
+        begun();
         let counted = session.query_one("SELECT count(*) FROM orders WHERE state = 0", &[]);
-        let row = session.ask(self.0.config.patience(), counted).await?;
+        let row = session.ask(time, counted).await?;
+        session.ask(time, session.batch_execute("COMMIT")).await?;
+        session.is_open = false;
         row.try_get::<_, i64>(0).map(i64::unsigned_abs).map_err(unreadable)
     }
 

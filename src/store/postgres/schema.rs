@@ -89,7 +89,8 @@ impl From<tokio_postgres::Error> for MigrateError {
 
 impl MigrateError {
     /// Whether trying again may help.
-    pub(super) fn may_pass(&self) -> bool {
+    #[must_use]
+    pub fn may_pass(&self) -> bool {
         matches!(self, Self::Postgres(_))
     }
 }

@@ -1,0 +1,38 @@
+//! How many live orders there are, where the view does not hold them all: what is committed here is added as it becomes
+//! visible, and all are counted again every now and then, since not all that others change is seen here.
+
+use std::time::Duration;
+
+use crate::cache::{Paused, View};
+use crate::lifecycle::Shutdown;
+use crate::log::causes;
+use crate::store::{Store, StoreError};
+
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Learns how many live orders there are, where the view does not hold them all. Before the first order is taken in, and
+/// for as long as it takes, until `shutdown`.
+///
+/// # Errors
+/// [`StoreError::Damaged`].
+pub async fn count<T: Store>(view: &View, store: &T, mut shutdown: Shutdown) -> Result<(), StoreError> {
+    while view.is_bounded() {
+        match recount(view, store, view.pause_commits().await).await {
+            Ok(()) => break,
+            Err(error @ StoreError::Damaged(_)) => return Err(error),
+            Err(error) => tracing::warn!(error = %causes(&error), "cannot count orders, trying again"),
+        }
+        tokio::select! {
+            () = shutdown.wait() => break,
+            () = tokio::time::sleep(RETRY) => {}
+        }
+    }
+    Ok(())
+}
+
+/// Counts what is stored. What is committed here waits until that has begun.
+pub(super) async fn recount<T: Store>(view: &View, store: &T, paused: Paused) -> Result<(), StoreError> {
+    let before = view.counting();
+    view.counted(before, store.count_live(|| drop(paused)).await?);
+    Ok(())
+}
