@@ -77,8 +77,8 @@ fi
 PATH=$PATH:/usr/sbin
 fetch pgbouncer pgbouncer || missing PgBouncer "the tests behind a pooler"
 
-# They wait for servers more than they work.
-export RUST_TEST_THREADS=${RUST_TEST_THREADS:-$((3 * $(nproc)))}
+# They wait for servers, and for each other, more than they work.
+export RUST_TEST_THREADS=${RUST_TEST_THREADS:-$((5 * $(nproc)))}
 say "unit, contract, fault and crash tests"
 cargo test
 if [ -n "${ORDER_TEST_POSTGRES:-}" ]; then

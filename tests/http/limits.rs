@@ -545,7 +545,7 @@ fn long_lines_on_their_way_wait_for_room() {
         assert!(reply.text().contains("\"status\":408"), "{}", reply.text());
     }
     let grown = (server.peak_bytes() - before) >> 20;
-    assert!(grown < 50, "grown by {grown} MiB");
+    assert!(grown < 80, "grown by {grown} MiB"); // by 118 where they are not counted
 }
 
 /// Each cost 258 bytes for ever: the name before stayed in the index.
