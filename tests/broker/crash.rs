@@ -56,6 +56,12 @@ pub fn dying_after_the_commit_repeats_nothing<C: Channel>() {
     die_at::<C>(&["committed", "visible", "acknowledged"]);
 }
 
+/// Takes a hundredth of a second for each new order, where a batch becomes durable: the next one is ready by then.
+const SLOW_COMMIT: &str = "
+    CREATE FUNCTION slow_commit() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(0.01); RETURN NULL; END $$;
+    CREATE CONSTRAINT TRIGGER slow_commit AFTER INSERT ON orders DEFERRABLE INITIALLY DEFERRED
+        FOR EACH ROW EXECUTE FUNCTION slow_commit()";
+
 /// A backlog of distinct orders, so that full batches are written beside each other.
 pub fn dying_with_two_batches_under_way_loses_and_repeats_nothing<C: Channel>() {
     let _turn = in_turn();
@@ -64,6 +70,8 @@ pub fn dying_with_two_batches_under_way_loses_and_repeats_nothing<C: Channel>() 
     let own = ["--postgres", &url, "--batch-rows-max", "16"];
     let flags = channel.flags_with(&[&own, C::ALONE].concat());
     let (mut sent, sender) = (Sent::default(), channel.sender());
+    channel.stop(&mut Server::start(&flags)); // it has made the schema
+    database.query(SLOW_COMMIT);
     // Only a batch beside another one waits.
     for (round, at) in ["store-waiting:1", "store-waiting:5", "store-written:6", "visible:6"].into_iter().enumerate() {
         let from = round as u64 * 400;

@@ -67,6 +67,9 @@ const ACK_TIME: Duration = Duration::from_secs(2);
 /// Between two tries.
 const PAUSE_FIRST: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(2);
+/// A stream that was deleted is made again after this time. Made while it is still being deleted, it may never take a
+/// message (seen with nats-server 2.9).
+const MADE_AGAIN_AFTER: Duration = Duration::from_secs(2);
 /// The same trouble is told this often.
 const WARN_EVERY: Duration = Duration::from_secs(10);
 
@@ -121,6 +124,8 @@ pub(super) struct Consumer {
     queued_bytes: usize,
     reading: Reading,
     partition: Option<u32>,
+    /// Since when no stream takes the subject, after one did.
+    missing_since: Option<Instant>,
     /// Why the stream is not read, though it is there.
     stopped: Option<String>,
     /// A stored position that is to be started from at the next look.
@@ -168,6 +173,7 @@ impl Consumer {
             queued_bytes: 0,
             reading: Reading::Nothing,
             partition: None,
+            missing_since: None,
             stopped: None,
             starting: None,
             sequence: Sequence::default(),
@@ -292,14 +298,23 @@ impl Consumer {
     /// One time of stream and durable being there. `Ok` when it is time to leave.
     async fn session(&mut self, client: &Client, context: &Context) -> Result<(), Trouble> {
         let config = self.config.clone();
+        // A stream that was there is made by whoever has deleted it, most often.
+        let may_make =
+            self.partition.is_none() || self.missing_since.is_some_and(|since| since.elapsed() >= MADE_AGAIN_AFTER);
         let attaching = Box::pin(async {
-            let stream = stream::take(context, &config.subject, &config.stream).await?;
+            let Some(stream) = stream::take(context, &config.subject, &config.stream, may_make).await? else {
+                return Ok(None);
+            };
             let consumer = stream::durable(&stream, &config).await?;
             let look = stream::look(stream.clone(), consumer.clone()).await?;
-            Ok::<_, Trouble>((stream, consumer, look))
+            Ok::<_, Trouble>(Some((stream, consumer, look)))
         });
         let Some(attached) = self.meanwhile(Some(client), attaching).await else { return Ok(()) };
-        let (stream, consumer, look) = attached?;
+        let Some((stream, consumer, look)) = attached? else {
+            self.missing_since.get_or_insert_with(Instant::now);
+            return Err(Trouble(format!("no stream takes {}; one is made if none comes back", config.subject)));
+        };
+        self.missing_since = None;
         if !self.adopt(client, &look).await {
             return Ok(());
         }
@@ -610,6 +625,7 @@ impl Consumer {
             payload: Some(payload),
             key: None,
             idempotency: None,
+            condition: None,
             timestamp_ms: i64::try_from(published.unix_timestamp_nanos() / 1_000_000).ok(),
             headers: headers.filter(|headers| !headers.is_empty()).map(|headers| Box::new(copied(headers))),
         }

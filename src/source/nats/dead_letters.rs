@@ -122,7 +122,7 @@ async fn deliver(config: &Config, mut context: watch::Receiver<Option<Context>>,
             }
             (_, Some(ErrorCode::STREAM_HEADER_EXCEEDS_MAXIMUM)) if letter.cut_headers() => continue,
             (PublishErrorKind::StreamNotFound, _) => {
-                if let Err(error) = stream::take(&context, &config.dlq_subject, &config.dlq_stream()).await {
+                if let Err(error) = stream::take(&context, &config.dlq_subject, &config.dlq_stream(), true).await {
                     tracing::warn!(%error, subject = config.dlq_subject, "no stream takes dead letters");
                 } else {
                     continue;

@@ -35,13 +35,21 @@ fn is_unanswered(error: &GetStreamByNameError) -> bool {
     error.to_string().contains(&RequestErrorKind::NoResponders.to_string())
 }
 
-/// The stream that takes `subject`; where there is none, one of this name is made.
-pub(super) async fn take(context: &Context, subject: &str, name: &str) -> Result<Stream, Trouble> {
+/// The stream that takes `subject`; where there is none, one of this name is made if it `may_make` one.
+pub(super) async fn take(
+    context: &Context,
+    subject: &str,
+    name: &str,
+    may_make: bool,
+) -> Result<Option<Stream>, Trouble> {
     match context.stream_by_subject(subject).await {
         Ok(name) => {
             let found = context.get_stream(&name).await;
-            return found.map_err(|error| Trouble::new(&format!("stream {name} cannot be looked at"), &error));
+            return found
+                .map(Some)
+                .map_err(|error| Trouble::new(&format!("stream {name} cannot be looked at"), &error));
         }
+        Err(error) if error.kind() == GetStreamByNameErrorKind::NotFound && !may_make => return Ok(None),
         Err(error) if error.kind() == GetStreamByNameErrorKind::NotFound => {}
         Err(error) if is_unanswered(&error) => {
             return Err(Trouble("NATS has no JetStream for this user (nats-server -js)".into()));
@@ -57,11 +65,11 @@ pub(super) async fn take(context: &Context, subject: &str, name: &str) -> Result
     match context.create_stream(config).await {
         Ok(made) => {
             tracing::info!(stream = name, subject, "stream made");
-            Ok(made)
+            Ok(Some(made))
         }
         Err(error) => match context.get_stream(name).await {
             // Another instance may have made it at the same time.
-            Ok(found) if found.cached_info().config.subjects.iter().any(|taken| taken == subject) => Ok(found),
+            Ok(found) if found.cached_info().config.subjects.iter().any(|taken| taken == subject) => Ok(Some(found)),
             Ok(_) => Err(Trouble(format!("stream {name} is there and does not take subject {subject}"))),
             Err(missing) if !matches!(missing.kind(), GetStreamErrorKind::JetStream(_)) => {
                 Err(Trouble::new(&format!("stream {name} cannot be looked at"), &missing))
