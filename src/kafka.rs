@@ -262,12 +262,16 @@ pub async fn make_topic(config: &Config, mut topic: NewTopic<'_>) -> Result<bool
     let options = AdminOptions::new().request_timeout(Some(Duration::from_secs(10)));
     let room = config.message_bytes_max().to_string();
     topic.config.push((ROOM, &room));
+    let mut is_asked_again = false;
     loop {
         let made = admin.create_topics([&topic], &options).await?;
         match made.into_iter().find_map(Result::err) {
             None => return Ok(true),
-            // By another instance, at the same time.
-            Some((_, RDKafkaErrorCode::TopicAlreadyExists)) => return Ok(false),
+            // By another instance, at the same time, or by a broker that had no time left to say so.
+            Some((_, RDKafkaErrorCode::TopicAlreadyExists)) => return Ok(is_asked_again),
+            Some((_, RDKafkaErrorCode::RequestTimedOut | RDKafkaErrorCode::OperationTimedOut)) if !is_asked_again => {
+                is_asked_again = true;
+            }
             Some((_, RDKafkaErrorCode::InvalidConfig | RDKafkaErrorCode::PolicyViolation))
                 if topic.config.iter().any(|(name, _)| *name == ROOM) =>
             {

@@ -19,8 +19,11 @@ const RETRY: Duration = Duration::from_secs(1);
 const TICK: Duration = Duration::from_millis(500);
 /// Between steps of letting them go: more than 100,000 orders a second.
 const PAUSE: Duration = Duration::from_millis(1);
-/// Orders read at once where not all are loaded.
-const PAGE_ROWS: usize = 1000;
+/// Orders read at once where not all are loaded: at first, and at most.
+const PAGE_ROWS_FIRST: usize = 64;
+const PAGE_ROWS_MAX: usize = 1000;
+/// About how many bytes these may have.
+const PAGE_BYTES: u64 = 4 << 20;
 
 /// Keeps a bounded view in bounds and its table whole as time passes.
 pub async fn keep_bounds(view: Arc<View>, mut shutdown: Shutdown) {
@@ -156,16 +159,19 @@ async fn newest<T: Store>(
     let config = view.config();
     let wanted = config.warm_max.unwrap_or(u64::MAX);
     let mut before = None;
+    let mut rows = PAGE_ROWS_FIRST;
     loaded.store(0, Ordering::Relaxed);
     loop {
-        let limit = PAGE_ROWS.min(usize::try_from(wanted - loaded.load(Ordering::Relaxed)).unwrap_or(PAGE_ROWS));
+        let limit = rows.min(usize::try_from(wanted - loaded.load(Ordering::Relaxed)).unwrap_or(rows));
         if limit == 0 {
             return Ok(false);
         }
         let held = view.hold();
         let page = store.page(before, limit).await?;
+        let bytes: u64 = page.iter().map(|(_, order)| order.resident_bytes() as u64).sum();
+        let fitting = PAGE_BYTES.saturating_mul(page.len() as u64) / bytes.max(1);
+        rows = usize::try_from(fitting).unwrap_or(PAGE_ROWS_MAX).clamp(1, PAGE_ROWS_MAX);
         if before.is_none() {
-            let bytes: u64 = page.iter().map(|(_, order)| order.resident_bytes() as u64).sum();
             let each = View::cost(1, bytes.checked_div(page.len() as u64).unwrap_or_default());
             // The rest may be larger.
             let have_room = config.bytes_max.is_none_or(|max| expected.saturating_mul(each) < max / 10 * 9);

@@ -3,10 +3,14 @@
 
 use std::io::Read;
 use std::path::Path;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bytes::Bytes;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use order_service::grpc::proto;
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -595,6 +599,75 @@ fn nothing_answers_grpc_unless_it_is_told_to() {
     let lines = server.log();
     let serving = lines.iter().find(|line| line.contains("\"serving\"")).expect("it serves");
     assert!(!serving.contains("grpc"), "{serving}");
+}
+
+/// A message without its last byte, which never comes.
+struct Half(Option<Bytes>);
+
+impl hyper::body::Body for Half {
+    type Data = Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<hyper::body::Frame<Bytes>, Self::Error>>> {
+        self.0.take().map_or(Poll::Pending, |half| Poll::Ready(Some(Ok(hyper::body::Frame::data(half)))))
+    }
+}
+
+/// Each could be as large as an order before it was counted.
+#[test]
+fn messages_on_their_way_have_their_limit() {
+    const CONNECTIONS: usize = 6;
+    const CALLS: usize = 10;
+    const FIT: usize = 8;
+    let orders = Orders::start(&["--queue-bytes-max", "8MiB", "--http-body-time", "10m"]);
+    let large = || new_order(&format!(r#"{{"x":"{}"}}"#, "y".repeat(1_000_000)));
+    let message = prost::Message::encode_to_vec(&large());
+    let length = u32::try_from(message.len()).unwrap().to_be_bytes();
+    let half = Bytes::from([&[0], &length[..], &message[..message.len() - 1]].concat());
+    let address = address(&orders.server);
+    let before = orders.server.peak_bytes();
+    let (told, mut refusals) = tokio::sync::mpsc::channel(CONNECTIONS * CALLS);
+    let calls = orders.runtime.spawn(async move {
+        let mut calls = tokio::task::JoinSet::new();
+        for _ in 0..CONNECTIONS {
+            let socket = TokioIo::new(tokio::net::TcpStream::connect(&address).await.unwrap());
+            let (sender, connection) =
+                hyper::client::conn::http2::handshake::<_, _, Half>(TokioExecutor::new(), socket).await.unwrap();
+            tokio::spawn(connection);
+            for _ in 0..CALLS {
+                let (mut sender, told, half) = (sender.clone(), told.clone(), half.clone());
+                let address = address.clone();
+                calls.spawn(async move {
+                    let request = hyper::Request::post(format!("http://{address}/{SERVICE}/UpsertOrder"))
+                        .header("content-type", "application/grpc")
+                        .header("te", "trailers")
+                        .body(Half(Some(half)))
+                        .unwrap();
+                    if let Ok(answer) = sender.send_request(request).await {
+                        told.send(Status::from_header_map(answer.headers()).unwrap()).await.unwrap();
+                    }
+                });
+            }
+        }
+        std::future::pending::<()>().await; // the others stay as they are
+    });
+    orders.runtime.block_on(async {
+        for n in 0..CONNECTIONS * CALLS - FIT {
+            let refused = tokio::time::timeout(READ_TIME, refusals.recv()).await;
+            let Ok(Some(status)) = refused else { panic!("{n} were refused") };
+            assert_eq!(status.code(), Code::Unavailable, "{status}");
+            assert!(status.get_details_retry_info().is_some());
+        }
+    });
+    let grown = (orders.server.peak_bytes() - before) >> 20;
+    assert!(grown < 50, "grown by {grown} MiB");
+    // What comes in one piece needs no room among them.
+    orders.upsert(new_order("{}")).unwrap();
+    calls.abort();
+    until("there is room again", READ_TIME, || orders.upsert(large()).ok());
 }
 
 /// A frame of HTTP/2.

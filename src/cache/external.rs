@@ -68,19 +68,19 @@ impl External {
         }
     }
 
-    /// The newest live order of this name; `Err` when names are not noted.
+    /// The newest live order of this name, and its id; `Err` when names are not noted.
     pub(super) fn find(
         &self,
         user: &str,
         external: &str,
         get: impl Fn(&OrderId) -> Option<Snapshot>,
-    ) -> Result<Option<Snapshot>, NotKept> {
+    ) -> Result<Option<(OrderId, Snapshot)>, NotKept> {
         self.key_of.ok_or(NotKept)?;
         let hash = self.hash(user, external);
         let shard = self.shard(hash).lock().unwrap_or_else(PoisonError::into_inner);
         let Some(named) = shard.get(&hash) else { return Ok(None) };
         let is_meant = |order: &Snapshot| self.key(order).is_some_and(|(of, name)| (&*of, &*name) == (user, external));
-        Ok(named.iter().rev().find_map(|(_, id)| get(id).filter(is_meant)))
+        Ok(named.iter().rev().find_map(|(_, id)| Some((id.clone(), get(id).filter(is_meant)?))))
     }
 
     fn hash(&self, user: &str, external: &str) -> u64 {

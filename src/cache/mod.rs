@@ -31,6 +31,8 @@ use recent::{List, Recent, Shortfall};
 pub struct Config {
     /// Orders in the ready list. 1,000 orders of 1 KB are a megabyte, the most a browser likes.
     pub list_max: usize,
+    /// Bytes of the ready list, which ends sooner where its orders are large. One order is always in it.
+    pub list_bytes_max: usize,
     /// The list is made at most this often. 20 ms bounds its cost to one or two percent of a core however fast orders
     /// arrive, and keeps it well under the 50 ms it may trail.
     pub list_refresh: Duration,
@@ -66,6 +68,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             list_max: 1000,
+            list_bytes_max: 64 << 20,
             list_refresh: Duration::from_millis(20),
             list_compress: true,
             feed_events_max: 16_384,
@@ -159,7 +162,7 @@ impl View {
                 .resize_mode(resize_mode(&config))
                 .hasher(RandomState::default())
                 .build(),
-            recent: Recent::new(config.list_max),
+            recent: Recent::new(config.list_max, config.list_bytes_max),
             forms: Demand::new(),
             feed: Feed::new(config.feed_events_max, config.feed_bytes_max),
             external: External::new(config.key_of.filter(|_| !config.is_bounded())),
@@ -325,7 +328,7 @@ impl View {
     ///
     /// # Errors
     /// When this view does not know what users call their orders.
-    pub fn by_external(&self, user: &str, external: &str) -> Result<Option<Snapshot>, NotKept> {
+    pub fn by_external(&self, user: &str, external: &str) -> Result<Option<(OrderId, Snapshot)>, NotKept> {
         let map = self.orders.pin();
         self.external.find(user, external, |id| map.get(id).cloned())
     }
@@ -935,6 +938,30 @@ mod tests {
         view.publish(vec![event("o5", 2, 5, State::Gone), event("o4", 2, 4, State::Live)]);
         view.admit_to_list(asked, [5, 4, 3, 2].map(page).into());
         assert_eq!(listed(&view), r#"[{"s":4,"v":2},{"s":3,"v":1}]"#);
+        assert!(view.list().has_more);
+    }
+    #[test]
+    fn a_list_of_large_orders_ends_at_its_bytes_and_asks_the_store_for_no_more_than_that() {
+        let config = Config { list_max: 100, list_bytes_max: 40, ..Config::default() };
+        let view = View::new(config, 0);
+        let asked = view.list_shortfall().unwrap();
+        let page = |seq: u64| (id(&format!("o{seq}")), copy(1, seq, State::Live)); // of 13 bytes, and a comma
+        view.admit_to_list(asked, (1..=4).rev().map(page).collect());
+        assert_eq!(listed(&view), r#"[{"s":4,"v":1},{"s":3,"v":1}]"#);
+        assert!(view.list().has_more);
+        assert_eq!(view.list_shortfall(), None, "there is nothing older, and the list is full");
+        // Twice as many are kept as are listed.
+        view.publish((5..=9).map(|seq| event(&format!("o{seq}"), 1, seq, State::Live)).collect());
+        assert_eq!(listed(&view), r#"[{"s":9,"v":1},{"s":8,"v":1}]"#);
+        view.publish((6..=9).map(|seq| event(&format!("o{seq}"), 2, seq, State::Gone)).collect());
+        let asked = view.list_shortfall().expect("one order is left, and there is room for two");
+        view.admit_to_list(asked, (1..=4).rev().map(page).collect());
+        assert_eq!(listed(&view), r#"[{"s":5,"v":1},{"s":4,"v":1}]"#);
+        // One is listed whatever it takes.
+        let body = format!("{{\"large\":\"{}\"}}", "x".repeat(200));
+        let snapshot = Snapshot::new(1, 10, Kind::Wb, State::Live, body.as_bytes(), &mut Vec::new());
+        view.publish(vec![Event { id: id("o10"), snapshot, change: Committed::Created }]);
+        assert_eq!(listed(&view), format!("[{body}]"));
         assert!(view.list().has_more);
     }
 }

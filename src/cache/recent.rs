@@ -39,6 +39,8 @@ impl List {
 /// The newest live orders by creation rank, a few more than the list shows.
 pub(super) struct Recent {
     list_max: usize,
+    /// Bytes of the list. Twice as many are kept, where these are fewer orders.
+    bytes_max: usize,
     kept: Mutex<Kept>,
     generation: AtomicU64,
     dirty: Notify,
@@ -47,6 +49,8 @@ pub(super) struct Recent {
 
 struct Kept {
     orders: BTreeMap<u64, Snapshot>,
+    /// Of all of these.
+    bytes: usize,
     /// Every live order created at or after this rank is in `orders`. `None` until the store was asked.
     from: Option<u64>,
     /// The highest rank that was let go to keep the list short; 0 for none.
@@ -54,25 +58,46 @@ struct Kept {
 }
 
 impl Kept {
-    /// Takes a visible copy, and lets the oldest go above `orders_max`.
-    fn take(&mut self, snapshot: Snapshot, orders_max: usize) {
+    /// Takes a visible copy, and lets the oldest go above `orders_max` and `bytes_max`, but for the newest one.
+    fn take(&mut self, snapshot: Snapshot, orders_max: usize, bytes_max: usize) {
         let seq = snapshot.seq();
         if self.from.is_some_and(|from| seq < from) {
             return;
         }
         if snapshot.state() != State::Live {
-            self.orders.remove(&seq);
+            self.remove(seq);
             return;
         }
-        self.orders.insert(seq, snapshot);
-        if self.orders.len() > orders_max
-            && let Some((evicted, _)) = self.orders.pop_first()
-        {
+        self.insert(snapshot);
+        while self.orders.len() > orders_max || (self.bytes > bytes_max && self.orders.len() > 1) {
+            let Some(&evicted) = self.orders.keys().next() else { break };
+            self.remove(evicted);
             self.evicted = self.evicted.max(evicted);
             self.from = self.from.map(|_| evicted + 1);
         }
     }
+
+    fn insert(&mut self, snapshot: Snapshot) {
+        self.bytes += listed_bytes(&snapshot);
+        if let Some(before) = self.orders.insert(snapshot.seq(), snapshot) {
+            self.bytes -= listed_bytes(&before);
+        }
+    }
+
+    fn remove(&mut self, seq: u64) {
+        if let Some(removed) = self.orders.remove(&seq) {
+            self.bytes -= listed_bytes(&removed);
+        }
+    }
 }
+
+/// What an order takes in a list.
+fn listed_bytes(snapshot: &Snapshot) -> usize {
+    snapshot.flat().len() + 1
+}
+
+/// The store is asked for so many orders at once: they may be large.
+const ASKED_MAX: usize = 256;
 
 /// What the store must be asked for to keep the list whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,11 +109,12 @@ pub struct Shortfall {
 }
 
 impl Recent {
-    pub(super) fn new(list_max: usize) -> Self {
+    pub(super) fn new(list_max: usize, bytes_max: usize) -> Self {
         let empty = List::new(Bytes::from_static(b"[]"), Vec::new(), false, 0);
         Self {
             list_max,
-            kept: Mutex::new(Kept { orders: BTreeMap::new(), from: None, evicted: 0 }),
+            bytes_max,
+            kept: Mutex::new(Kept { orders: BTreeMap::new(), bytes: 0, from: None, evicted: 0 }),
             generation: AtomicU64::new(1),
             dirty: Notify::new(),
             ready: ArcSwap::from_pointee(empty),
@@ -104,7 +130,7 @@ impl Recent {
     ) {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         for snapshot in ids.filter_map(visible) {
-            kept.take(snapshot, 2 * self.list_max);
+            kept.take(snapshot, 2 * self.list_max, self.bytes_max.saturating_mul(2));
         }
         drop(kept);
         self.dirty.notify_one();
@@ -112,7 +138,7 @@ impl Recent {
 
     /// Lets an order of this rank go, which is not there any more.
     pub(super) fn forget(&self, seq: u64) {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner).orders.remove(&seq);
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).remove(seq);
         self.dirty.notify_one();
     }
 
@@ -121,8 +147,8 @@ impl Recent {
         let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         match kept.from {
             Some(0) => None,
-            Some(_) if kept.orders.len() >= self.list_max => None,
-            before => Some(Shortfall { before, limit: 2 * self.list_max }),
+            Some(_) if kept.orders.len() >= self.list_max || kept.bytes >= self.bytes_max => None,
+            before => Some(Shortfall { before, limit: (2 * self.list_max).min(ASKED_MAX) }),
         }
     }
 
@@ -148,7 +174,7 @@ impl Recent {
             let newest = visible(seq).filter(|visible| visible.supersedes(&snapshot)).unwrap_or(snapshot);
             let is_newer = kept.orders.get(&seq).is_none_or(|kept| newest.supersedes(kept));
             if is_newer && newest.state() == State::Live {
-                kept.orders.insert(seq, newest);
+                kept.insert(newest);
             }
         }
         drop(kept);
@@ -164,7 +190,14 @@ impl Recent {
     pub(super) fn refresh(&self) {
         let (orders, has_more) = {
             let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-            let orders: Vec<Snapshot> = kept.orders.values().rev().take(self.list_max).cloned().collect();
+            let mut bytes = 0;
+            let fits = |order: &&Snapshot| {
+                let is_first = bytes == 0;
+                bytes += listed_bytes(order);
+                is_first || bytes <= self.bytes_max
+            };
+            let orders: Vec<Snapshot> =
+                kept.orders.values().rev().take(self.list_max).take_while(fits).cloned().collect();
             let has_more = kept.orders.len() > orders.len() || kept.from.is_some_and(|from| from > 0);
             (orders, has_more)
         };

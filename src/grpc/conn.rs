@@ -27,6 +27,7 @@ use super::deadline::Deadline;
 use super::status;
 use crate::lifecycle::Shutdown;
 use crate::metrics::Metrics;
+use crate::source::inbox::{Coming, Inbox};
 
 /// Bytes of a request's headers.
 const HEADER_BYTES_MAX: u32 = 16 << 10;
@@ -38,12 +39,14 @@ const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 const SWEEP_TIME: Duration = Duration::from_millis(500);
 /// What a connection that is to close has for its last bytes once nothing is being answered.
 const FLUSH_TIME: Duration = Duration::from_secs(1);
+/// What of a request takes no room on its way: about as much as comes in one piece.
+const FREE_BYTES: usize = 16 << 10;
 /// What the names of our calls begin with.
 const PREFIX: &str = "/orders.service.v1.OrdersService/";
 const METHODS: [&str; 4] = ["Health", "UpsertOrder", "GetOrderByID", "GetOrderByExternalID"];
 
 type Answer = Response<tonic::body::Body>;
-type Route = Box<dyn Fn(Request<Incoming>) -> BoxFuture<Answer, Infallible> + Send + Sync>;
+type Route = Box<dyn Fn(Request<Arriving>) -> BoxFuture<Answer, Infallible> + Send + Sync>;
 
 /// What can be called, by the name of the service that answers. tonic's own would bring axum for these few.
 #[derive(Default)]
@@ -54,7 +57,7 @@ impl Routes {
     #[must_use]
     pub fn and<S>(mut self, service: S) -> Self
     where
-        S: Service<Request<Incoming>, Response = Answer, Error = Infallible, Future = BoxFuture<Answer, Infallible>>
+        S: Service<Request<Arriving>, Response = Answer, Error = Infallible, Future = BoxFuture<Answer, Infallible>>
             + NamedService
             + Clone
             + Send
@@ -65,7 +68,7 @@ impl Routes {
         self
     }
 
-    async fn call(&self, request: Request<Incoming>) -> Answer {
+    async fn call(&self, request: Request<Arriving>) -> Answer {
         let name = request.uri().path().strip_prefix('/').and_then(|path| Some(path.split_once('/')?.0));
         match self.0.iter().find(|(known, _)| Some(*known) == name) {
             Some((_, route)) => match route(request).await {
@@ -80,15 +83,17 @@ impl Routes {
 #[derive(Clone)]
 pub struct Door {
     routes: Arc<Routes>,
+    inbox: Inbox,
     metrics: Metrics,
     call_time: Duration,
 }
 
 impl Door {
-    /// Answers from `routes`; no call of ours takes longer than `call_time`.
+    /// Answers from `routes`; no call of ours takes longer than `call_time`, and what clients send takes room in `inbox`
+    /// while it is on its way.
     #[must_use]
-    pub fn new(routes: Routes, metrics: Metrics, call_time: Duration) -> Self {
-        Self { routes: Arc::new(routes), metrics, call_time }
+    pub fn new(routes: Routes, inbox: Inbox, metrics: Metrics, call_time: Duration) -> Self {
+        Self { routes: Arc::new(routes), inbox, metrics, call_time }
     }
 
     async fn answer(
@@ -105,6 +110,7 @@ impl Door {
         let deadline = Deadline::read(request.headers(), now);
         request.extensions_mut().insert(deadline);
         let end = deadline.0.unwrap_or(now + self.call_time).min(now + self.call_time);
+        let request = request.map(|body| Arriving { body, coming: self.inbox.coming(), bytes: 0 });
         let answer = tokio::time::timeout_at(end, self.routes.call(request)).await;
         let response = match answer {
             Ok(response) => response,
@@ -269,6 +275,43 @@ impl Drop for Call {
     fn drop(&mut self) {
         self.0.touch();
         self.0.calls.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// What a client sends, which takes room among all that is on its way as it comes.
+pub struct Arriving {
+    body: Incoming,
+    coming: Coming,
+    bytes: usize,
+}
+
+impl Body for Arriving {
+    type Data = Bytes;
+    type Error = Box<dyn std::error::Error + Send + Sync>;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        let frame = std::task::ready!(Pin::new(&mut self.body).poll_frame(context));
+        if let Some(Ok(frame)) = &frame {
+            self.bytes += frame.data_ref().map_or(0, Bytes::len);
+            let bytes = self.bytes;
+            if bytes > FREE_BYTES
+                && let Err(full) = self.coming.grow(bytes)
+            {
+                return Poll::Ready(Some(Err(status::not_taken(full).into())));
+            }
+        }
+        Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }
 

@@ -102,7 +102,7 @@ pub async fn serve<T: Store>(
     // It starts out as serving, which is not known yet.
     tell(&health, false).await;
     let watching = tokio::spawn(watch(health, readiness));
-    let limits = orders.limits().clone();
+    let (limits, inbox) = (orders.limits().clone(), orders.inbox().clone());
     let message_bytes_max = limits.order_bytes_max.saturating_add(MESSAGE_SLACK_BYTES);
     let orders = OrdersServiceServer::new(orders).max_decoding_message_size(message_bytes_max);
     let reflection = || {
@@ -115,7 +115,7 @@ pub async fn serve<T: Store>(
         .and(health_server)
         .and(reflection().build_v1().expect("descriptors the build has made"))
         .and(reflection().build_v1alpha().expect("descriptors the build has made"));
-    let door = Door::new(routes, metrics, limits.call_time());
+    let door = Door::new(routes, inbox, metrics, limits.call_time());
     conn::accept(Arc::new(config), door, listener, shutdown).await;
     watching.abort();
 }

@@ -39,6 +39,12 @@ impl<T: Store> Orders<T> {
         Self { reader, inbox, metrics, limits }
     }
 
+    /// Where writes go.
+    #[must_use]
+    pub fn inbox(&self) -> &Inbox {
+        &self.inbox
+    }
+
     /// What one call may take.
     #[must_use]
     pub fn limits(&self) -> &Limits {
@@ -88,7 +94,7 @@ impl<T: Store> OrdersService for Orders<T> {
         request: Request<UpsertOrderRequest>,
     ) -> Result<Response<UpsertOrderResponse>, Status> {
         let deadline = request.extensions().get().copied().unwrap_or(Deadline(None));
-        let taken = self.inbox.submit(envelope(request.into_inner()), None).map_err(status::not_taken)?;
+        let taken = self.inbox.submit(envelope(request.into_inner())).map_err(status::not_taken)?;
         let reply = inbox::replied(taken, self.limits.write_wait).await.map_err(status::no_reply)?;
         let (id, mut version, change, worker) = match reply {
             Reply::Stored { id, version, change, worker } => (id, version, change, worker),
@@ -130,7 +136,7 @@ impl<T: Store> OrdersService for Orders<T> {
         }
         let found = self.reader.by_external(user_id.hyphenated().to_string(), external_id).await;
         let missing = || Status::not_found("this user has no order with this external id");
-        let snapshot = found.map_err(|error| status::not_read(&error))?.ok_or_else(missing)?;
+        let (_, snapshot) = found.map_err(|error| status::not_read(&error))?.ok_or_else(missing)?;
         // The store was asked, so there is no newer copy to wait for.
         if let Some(least) = least.filter(|least| snapshot.version() < *least) {
             return Err(status::version_not_reached(least));

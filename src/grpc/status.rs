@@ -89,7 +89,7 @@ fn cut(text: &str) -> &str {
 pub fn refused(refusal: &Refusal) -> Status {
     match refusal {
         Refusal::Unknown => Status::not_found(refusal.to_string()),
-        Refusal::OtherKind | Refusal::KeyReused | Refusal::Database { .. } => {
+        Refusal::OtherKind | Refusal::KeyReused | Refusal::Condition { .. } | Refusal::Database { .. } => {
             Status::failed_precondition(refusal.public())
         }
         Refusal::NoUser => wrong_field("user_id", refusal.to_string()),

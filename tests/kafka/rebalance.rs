@@ -1,10 +1,15 @@
 //! Several instances share the partitions of a topic and a database: they come, go, die and wake up from the dead. With
 //! NATS there is nothing to share (`nats::standby`).
 
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use rdkafka::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rustix::process::Signal;
 
 use super::topic::Topic;
-use crate::broker::ledger::{Pace, Steady, logged, metric};
+use crate::broker::ledger::{Pace, Sent, Steady, logged, metric};
 use crate::broker::{Channel, RECOVERY, in_turn};
 use crate::database::Database;
 use crate::server::{Server, until};
@@ -123,4 +128,48 @@ fn a_quick_restart_under_a_name_of_its_own_moves_no_partition() {
     topic.stop(&mut first);
     topic.stop(&mut second);
     topic.stop(&mut third);
+}
+
+/// All members of a group have to know one way to assign its partitions.
+#[test]
+fn a_member_that_assigns_partitions_in_another_way_is_named() {
+    let Some(topic) = Topic::create(2) else { return };
+    let other: BaseConsumer = ClientConfig::new()
+        .set("bootstrap.servers", &topic.brokers)
+        .set("group.id", &topic.group)
+        .set("partition.assignment.strategy", "roundrobin")
+        .create()
+        .unwrap();
+    other.subscribe(&[&topic.name]).unwrap();
+    let poll = || {
+        let _ = other.poll(Duration::from_millis(100)); // it reads for nothing
+    };
+    until("it has the partitions", RECOVERY, || {
+        poll();
+        (other.assignment().unwrap().count() == 2).then_some(())
+    });
+    let is_over = AtomicBool::new(false);
+    let mut server = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !is_over.load(Ordering::SeqCst) {
+                poll();
+            }
+        });
+        let server = Server::start_cold(&topic.flags_with(&[]));
+        let told = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            until("it says why it reads nothing", RECOVERY, || {
+                let answer = server.get("/readyz");
+                (answer.status == 503 && answer.text().contains("another way to assign partitions")).then_some(())
+            });
+        }));
+        is_over.store(true, Ordering::SeqCst);
+        assert!(told.is_ok());
+        server
+    });
+    drop(other);
+    let mut sent = Sent::default();
+    sent.send(&topic.sender(), 0..20);
+    sent.wait_seen(&server, &topic);
+    server.wait_ready();
+    topic.stop(&mut server);
 }

@@ -151,3 +151,52 @@ fn a_start_in_a_database_that_is_not_utf8_ends_with_78() {
     server.query(&format!("CREATE DATABASE {name} ENCODING LATIN1 TEMPLATE template0 LC_COLLATE 'C' LC_CTYPE 'C'"));
     assert_refused(&database, "the encoding of the database is LATIN1");
 }
+
+/// Not the order's fault, and nothing is damaged: no connection left for the role, a statement that is cancelled.
+#[test]
+fn what_the_server_has_no_room_for_or_cancels_is_tried_again() {
+    let Some(postgres) = Private::postgres() else { return };
+    let database = Database::create_on(postgres.url());
+    database.query("CREATE ROLE app LOGIN");
+    database.query("GRANT CREATE ON SCHEMA public TO app");
+    let url = database.url().replacen("postgres@", "app@", 1);
+    let server = Server::start(&["--postgres", &url, "--profile", "lenient"]);
+    server.post("/orders", r#"{"order_uid":"a"}"#).expect(201);
+    let server = &server;
+    let waits_for = |uid: &str, told: &str, make: &dyn Fn(), mend: &dyn Fn()| {
+        make();
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(move || server.post("/orders", format!(r#"{{"order_uid":"{uid}"}}"#)).status);
+            until(told, LONG, || {
+                make();
+                server.log().iter().any(|line| line.contains("commit failed") && line.contains(told)).then_some(())
+            });
+            server.get("/order/a").expect(200);
+            mend();
+            assert!([201, 503].contains(&waiting.join().unwrap()));
+        });
+        until("the write is stored", LONG, || (server.get(&format!("/order/{uid}")).status == 200).then_some(()));
+        server.wait_ready();
+    };
+    // SQLSTATE 53300, and 57P01 before it.
+    database.query("ALTER ROLE app CONNECTION LIMIT 0");
+    let end_all = || {
+        database.query("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'app'");
+    };
+    let allow = || {
+        database.query("ALTER ROLE app CONNECTION LIMIT -1");
+    };
+    waits_for("b", "too many connections for role", &end_all, &allow);
+    // 57014
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let blocker = runtime.block_on(database.client());
+    runtime.block_on(blocker.batch_execute("BEGIN; LOCK TABLE orders IN EXCLUSIVE MODE")).unwrap();
+    let cancel = || {
+        database.query(
+            "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE usename = 'app' AND wait_event_type = 'Lock'",
+        );
+    };
+    let release = || runtime.block_on(blocker.batch_execute("COMMIT")).unwrap();
+    waits_for("c", "canceling statement due to user request", &cancel, &release);
+    assert!(!server.log().iter().any(|line| line.contains("restore")), "{:#?}", server.log());
+}
