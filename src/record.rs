@@ -24,6 +24,8 @@ pub struct Record {
     pub key: Option<Bytes>,
     /// Set when the client asked for the same answer to the same request.
     pub idempotency: Option<Idempotency>,
+    /// Set when the order is to be written only as long as it is what the client knows.
+    pub condition: Option<Condition>,
     /// When the producer sent it, in milliseconds since 1970, where the source knows.
     pub timestamp_ms: Option<i64>,
     /// What came with it, kept for its dead letter. `None` in the usual case of nothing.
@@ -37,7 +39,15 @@ impl Record {
     /// A message that is nothing but its payload.
     #[must_use]
     pub fn new(position: Position, payload: Bytes) -> Self {
-        Self { position, payload: Some(payload), key: None, idempotency: None, timestamp_ms: None, headers: None }
+        Self {
+            position,
+            payload: Some(payload),
+            key: None,
+            idempotency: None,
+            condition: None,
+            timestamp_ms: None,
+            headers: None,
+        }
     }
 }
 
@@ -48,6 +58,27 @@ pub struct Idempotency {
     pub key: Box<str>,
     /// SHA-256 of the request body.
     pub digest: [u8; 32],
+}
+
+/// What must be so for a write to take effect. Judged where the write is made durable, so that of several with the same
+/// condition one takes effect.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Condition {
+    /// Nobody can read the order yet.
+    New,
+    /// It exists.
+    Exists,
+    /// It exists in one of these versions.
+    OneOf(Vec<Expected>),
+}
+
+/// A version that a client expects.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Expected {
+    /// The order that it is of, where the client has named that too.
+    pub id: Option<Box<str>>,
+    /// The version.
+    pub version: u64,
 }
 
 /// What of a batch is to be published, recorded with the batch.

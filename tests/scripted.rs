@@ -64,7 +64,7 @@ impl Store for Scripted {
         Ok(found)
     }
 
-    async fn fetch_external(&self, _: String, _: String) -> Result<Option<Snapshot>, StoreError> {
+    async fn fetch_external(&self, _: String, _: String) -> Result<Option<(OrderId, Snapshot)>, StoreError> {
         failure()
     }
 

@@ -1,6 +1,7 @@
-//! Which compressed forms a client takes (RFC 9110, section 12.5.3). Knows nothing of what there is to be had.
+//! What a client takes: compressed forms and media types (RFC 9110, section 12.5). Knows nothing of what there is to be
+//! had.
 
-use hyper::header::{ACCEPT_ENCODING, HeaderMap};
+use hyper::header::{ACCEPT, ACCEPT_ENCODING, HeaderMap};
 
 use crate::cache::forms::Coding;
 
@@ -54,6 +55,56 @@ impl Accepted {
     pub fn codings(&self) -> impl Iterator<Item = Coding> {
         self.codings.iter().flatten().copied()
     }
+}
+
+/// Whether the client likes plain text better than JSON, also where it does not take either by name.
+#[must_use]
+pub fn wants_text(headers: &HeaderMap) -> bool {
+    let [text, json, problem] =
+        ["text/plain", "application/json", "application/problem+json"].map(|kind| liked(headers, &[kind]));
+    text.weight > json.weight.max(problem.weight)
+}
+
+/// Whether the client names lines of JSON and likes them as well as an array of it.
+#[must_use]
+pub fn wants_lines(headers: &HeaderMap) -> bool {
+    let lines = liked(headers, &["application/x-ndjson", "application/ndjson", "application/jsonl"]);
+    let json = liked(headers, &["application/json"]);
+    let is_better = if json.is_named { lines.weight > json.weight } else { lines.weight >= json.weight };
+    lines.is_named && lines.weight > 0 && is_better
+}
+
+/// How a client likes a media type (RFC 9110, section 12.5.1).
+#[derive(Clone, Copy)]
+struct Liked {
+    weight: Weight,
+    /// Not by an asterisk.
+    is_named: bool,
+}
+
+/// How the client likes what has these names, of which it may know any: by the most exact of what it says.
+fn liked(headers: &HeaderMap, names: &[&str]) -> Liked {
+    let mut best = (0, 0);
+    for value in headers.get_all(ACCEPT) {
+        for element in value.to_str().unwrap_or_default().split(',') {
+            let mut parts = element.split(';');
+            let range = parts.next().unwrap_or_default().trim();
+            let weight = parts.find_map(|part| part.trim().starts_with(['q', 'Q']).then(|| weight(part)));
+            let weight = weight.flatten().unwrap_or(1000);
+            let family = |name: &str| {
+                let (family, _) = name.split_once('/').unwrap_or((name, ""));
+                range.strip_suffix("/*").is_some_and(|range| range.eq_ignore_ascii_case(family))
+            };
+            let exactness = match range {
+                range if names.iter().any(|name| range.eq_ignore_ascii_case(name)) => 3,
+                _ if names.iter().any(|name| family(name)) => 2,
+                "*/*" => 1,
+                _ => continue,
+            };
+            best = best.max((exactness, weight));
+        }
+    }
+    Liked { weight: best.1, is_named: best.0 == 3 }
 }
 
 fn is_name(coding: Coding, name: &str) -> bool {
@@ -136,5 +187,39 @@ mod tests {
         }
         assert_eq!(accepted(&[]), "plain");
         assert_eq!(accepted(&["gzip;q=0.5", "zstd;q=0.4"]), "gzip zstd plain");
+    }
+
+    #[test]
+    fn media_types_are_weighed() {
+        let headers = |accept: &'static str| HeaderMap::from_iter([(ACCEPT, accept.parse().unwrap())]);
+        for (sent, expected) in [
+            ("text/plain", true),
+            ("TEXT/plain; charset=utf-8", true),
+            ("text/*", true),
+            ("text/plain, application/json;q=0.9", true),
+            ("text/plain;q=0.5, application/json", false),
+            ("text/plain, application/problem+json", false),
+            ("text/plain;q=0", false),
+            ("text/html, */*;q=0.8", false),
+            ("application/textile; note=\"text/plain\"", false),
+            ("*/*", false),
+            ("", false),
+        ] {
+            assert_eq!(wants_text(&headers(sent)), expected, "{sent}");
+        }
+        for (sent, expected) in [
+            ("application/x-ndjson", true),
+            ("application/jsonl, */*", true),
+            ("application/x-ndjson, application/json", false),
+            ("application/x-ndjson, application/json;q=0.5", true),
+            ("application/x-ndjson;q=0.5, application/json", false),
+            ("application/x-ndjson;q=0", false),
+            ("application/x-ndjson-other", false),
+            ("application/*", false),
+            ("*/*", false),
+        ] {
+            assert_eq!(wants_lines(&headers(sent)), expected, "{sent}");
+        }
+        assert!(!wants_text(&HeaderMap::new()) && !wants_lines(&HeaderMap::new()));
     }
 }

@@ -5,15 +5,14 @@ use std::fmt::Write;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use hyper::Request;
-use hyper::body::Incoming;
-use hyper::header::HeaderName;
+use hyper::header::{HeaderMap, HeaderName};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::Api;
 use super::body::Body;
-use super::orders::{bad_id, parameter};
+use super::orders::bad_id;
+use super::query::Query;
 use super::respond::{self, Answer, Problem};
 use crate::cache::feed::{Event, Read};
 use crate::id::OrderId;
@@ -33,18 +32,24 @@ struct Wanted {
 }
 
 /// `GET /events`
-pub fn events<T: Store>(api: Arc<Api<T>>, request: &Request<Incoming>) -> Result<Answer, Problem> {
-    let query = request.uri().query().unwrap_or_default();
-    let order = parameter(query, "order").map(|id| OrderId::parse(id.as_bytes())).transpose().map_err(bad_id)?;
-    let is_with_body = parameter(query, "include").is_some_and(|include| include.split(',').any(|part| part == "body"));
+pub fn events<T: Store>(api: Arc<Api<T>>, query: &Query<'_>, headers: &HeaderMap) -> Result<Answer, Problem> {
+    let order = query.get("order").map(|id| OrderId::parse(id.as_bytes())).transpose().map_err(bad_id)?;
+    let is_with_body = match query.get("include") {
+        None => false,
+        Some(include) if include.split(',').all(|part| part == "body") => true,
+        Some(_) => return Err(Problem::bad_request("invalid_include", "include must be body")),
+    };
     let permit = Arc::clone(&api.streams)
         .try_acquire_owned()
         .map_err(|_| Problem::unavailable("too_many_streams", "too many event streams are open"))?;
     let feed = api.reader.view().feed();
-    let last = request.headers().get(LAST_EVENT_ID).and_then(|id| id.to_str().ok());
-    let last = last.map(str::to_owned).or_else(|| parameter(query, "last_event_id"));
+    // What a browser sends when it connects again is newer than what the URL says.
+    let last = match headers.get(LAST_EVENT_ID) {
+        Some(id) => Some(id.to_str().unwrap_or_default()),
+        None => query.get("lastEventId").or_else(|| query.get("last_event_id")),
+    };
     // A position of another process, or none at all, is as lost as one that is no longer kept.
-    let from = match last.as_deref().map(|id| position(&api.epoch, id)) {
+    let from = match last.map(|id| position(&api.epoch, id)) {
         None => Some(feed.head()),
         Some(known) => known,
     };
@@ -65,12 +70,17 @@ async fn stream<T: Store>(api: Arc<Api<T>>, wanted: Wanted, from: Option<u64>, s
     let feed = api.reader.view().feed();
     let mut head = feed.watch();
     let mut shutdown = api.shutdown.clone();
-    let mut text = String::from(": connected\nretry: 1000\n\n");
-    let mut next = from.unwrap_or_else(|| {
+    let mut text = String::from(": connected\nretry: 1000\n");
+    let mut next = if let Some(next) = from {
+        // What changes before the first event is asked for from here.
+        let _ = write!(text, "id: {}-{next}\n\n", api.epoch); // cannot fail
+        next
+    } else {
         let head = feed.head();
+        text.push('\n');
         push_reset(&mut text, &api.epoch, head);
         head
-    });
+    };
     let mut sent_at = Instant::now();
     loop {
         match feed.read(next, BURST) {

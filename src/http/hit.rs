@@ -8,10 +8,10 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use hyper::Method;
 
-use super::Api;
 use super::conn::{HELD_BYTES_MAX, HELD_PIECE_MAX, Rest, Taken};
 use super::respond::Face;
 use super::route::{self, Route};
+use super::{Api, host};
 use crate::id::OrderId;
 use crate::read::Found;
 use crate::snapshot::State;
@@ -79,7 +79,18 @@ fn answer_one<T: Store>(
     if request.method != Some("GET") || request.version != Some(1) || request.headers.len() > api.config.headers_max {
         return Err(other());
     }
-    if request.headers.iter().any(|header| matters(header)) {
+    let mut hosts = 0;
+    for header in &*request.headers {
+        if header.name.len() == "host".len() && header.name.eq_ignore_ascii_case("host") {
+            if !host::is_legal(header.value) {
+                return Err(other());
+            }
+            hosts += 1;
+        } else if matters(header) {
+            return Err(other());
+        }
+    }
+    if hosts != 1 {
         return Err(other());
     }
     let route = route::route(&Method::GET, request.path.unwrap_or_default());
@@ -112,11 +123,12 @@ fn answer_one<T: Store>(
 
 /// Whether a header field could make the answer another, or the connection.
 fn matters(header: &httparse::Header<'_>) -> bool {
-    const FIELDS: [&str; 9] = [
+    const FIELDS: [&str; 10] = [
         "te",
         "expect",
         "origin",
         "upgrade",
+        "if-match",
         "connection",
         "if-none-match",
         "x-min-version",
@@ -125,7 +137,7 @@ fn matters(header: &httparse::Header<'_>) -> bool {
     ];
     // Few names have a length that one of these has.
     let name = header.name;
-    matches!(name.len(), 2 | 6 | 7 | 10 | 13 | 14 | 17)
+    matches!(name.len(), 2 | 6 | 7 | 8 | 10 | 13 | 14 | 17)
         && FIELDS.iter().any(|field| name.eq_ignore_ascii_case(field))
         && !(name.len() == "connection".len() && header.value.eq_ignore_ascii_case(b"keep-alive"))
 }

@@ -2,18 +2,21 @@
 
 pub mod accept;
 pub mod body;
+pub mod conditions;
 pub mod conn;
 pub mod events;
 pub mod hit;
+pub mod host;
 pub mod orders;
 pub mod page;
+pub mod query;
 pub mod respond;
 pub mod route;
 pub mod write;
 
 use std::borrow::Cow;
 use std::convert::Infallible;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -21,15 +24,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use hyper::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
     ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ALLOW, CONNECTION, CONTENT_TYPE, HeaderMap, HeaderValue,
     ORIGIN,
 };
+use hyper::http::request::Parts;
 use hyper::service::Service;
 use hyper::{Method, Request, Response, StatusCode, Version};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -41,6 +46,7 @@ use crate::store::Store;
 use body::Body;
 use conn::{Conn, Limits, Registry, Rest, Taken, Tracked};
 use orders::Quick;
+use query::Query;
 use respond::{Answer, Face, Problem};
 use route::{Allow, Route};
 
@@ -282,7 +288,7 @@ impl<T: Store> Server<T> {
             service.api.metrics.connections.inc();
             let _permit = permit;
             let _open = Open(service.api.metrics.connections.clone());
-            std::future::poll_fn(|context| {
+            poll_fn(|context| {
                 registered.conn.set_waker(context.waker());
                 Poll::Ready(())
             })
@@ -331,9 +337,16 @@ async fn serve_connection<T: Store>(service: ConnService<T>, socket: TcpStream, 
         hit::answer(&api, requests, answers)
     };
     let socket = TokioIo::new(Tracked::new(socket, registered, quick));
-    let connection = builder.serve_connection(socket, service);
-    // Broken connections are the client's affair; there is nothing to do about them here.
-    let _ = connection.await;
+    let mut connection = builder.serve_connection(socket, service);
+    // The end is ours: hyper drops a socket on which any request has named another protocol to go on with, and what is
+    // held back with it.
+    let served = poll_fn(|context| connection.poll_without_shutdown(context)).await;
+    // Any other error cuts an answer short, or comes of a client that is gone.
+    if served.is_ok() || served.is_err_and(|error| error.is_parse()) {
+        let mut socket = connection.into_parts().io.into_inner();
+        // Broken connections are the client's affair; there is nothing to do about them here.
+        let _ = socket.shutdown().await;
+    }
 }
 
 /// One connection's way to its answers.
@@ -374,6 +387,11 @@ impl<T: Store> Service<Request<Incoming>> for ConnService<T> {
         let route = route::route(request.method(), request.uri().path());
         let endpoint = route.endpoint();
         let headers = request.headers();
+        if let Err(problem) = host::check(request.version(), headers) {
+            let answer = problem.answer(headers);
+            // Whoever writes no Host may mean another end of the request too.
+            return Answering::Ready(Some(finish(api, answer, None, (endpoint, method), started, true, in_flight)));
+        }
         let (face, id) = match &route {
             Route::Flat(id) => (Face::Flat, id),
             Route::Wrapped(id) => (Face::Wrapped, id),
@@ -387,23 +405,33 @@ impl<T: Store> Service<Request<Incoming>> for ConnService<T> {
                 let origin = cors(&api.config, headers);
                 let (api, conn) = (Arc::clone(api), in_flight);
                 return Answering::Later(Box::pin(async move {
-                    let answer = answer(Arc::clone(&api), request).await;
-                    finish(&api, answer, origin, (endpoint, method), started, is_stopping, conn)
+                    let (answer, goes_on) = answer(Arc::clone(&api), request).await;
+                    finish(&api, answer, origin, (endpoint, method), started, is_stopping || !goes_on, conn)
                 }));
             }
         };
-        match orders::one(api, id, face, headers) {
-            Quick::Done(answer) => {
-                let origin = cors(&api.config, headers);
-                let route = (endpoint, method);
+        let origin = cors(&api.config, headers);
+        let route = (endpoint, method);
+        let quick = match Query::parse(request.uri().query().unwrap_or_default(), &[]) {
+            Ok(_) => orders::one(api, id, face, headers),
+            Err(problem) => Quick::Done(problem.answer(headers)),
+        };
+        match quick {
+            Quick::Done(answer) if request.body().is_end_stream() => {
+                let answer = conditions::judge(answer, request.method(), headers);
                 Answering::Ready(Some(finish(api, answer, origin, route, started, is_stopping, in_flight)))
             }
-            Quick::Slow(id, least) => {
-                let origin = cors(&api.config, headers);
-                let (api, headers) = (Arc::clone(api), headers.clone());
+            quick => {
+                let api = Arc::clone(api);
                 Answering::Later(Box::pin(async move {
-                    let answer = orders::one_slowly(&api, id, least, face, &headers).await;
-                    finish(&api, answer, origin, (endpoint, method), started, is_stopping, in_flight)
+                    let (head, mut body) = request.into_parts();
+                    let answer = match quick {
+                        Quick::Done(answer) => answer,
+                        Quick::Slow(id, least) => orders::one_slowly(&api, id, least, face, &head.headers).await,
+                    };
+                    let answer = conditions::judge(answer, &head.method, &head.headers);
+                    let goes_on = orders::read_rest(&head.headers, &mut body).await;
+                    finish(&api, answer, origin, route, started, is_stopping || !goes_on, in_flight)
                 }))
             }
         }
@@ -417,7 +445,7 @@ fn finish<T>(
     cors_origin: Option<HeaderValue>,
     (endpoint, method): (usize, usize),
     started: Instant,
-    is_stopping: bool,
+    is_last: bool,
     in_flight: conn::InFlight,
 ) -> Answer {
     if let Some(origin) = cors_origin
@@ -430,7 +458,7 @@ fn finish<T>(
             HeaderValue::from_static("ETag, Link, X-Missing, Location, Retry-After"),
         );
     }
-    if is_stopping {
+    if is_last {
         answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     api.metrics.http.observe(endpoint, method, answer.status().as_u16(), started.elapsed(), 1);
@@ -440,35 +468,54 @@ fn finish<T>(
 
 /// What a browser of another origin is told, when one asks.
 fn cors(config: &Config, headers: &HeaderMap) -> Option<HeaderValue> {
-    if headers.len() > 1 && headers.contains_key(ORIGIN) { config.cors_origin.clone() } else { None }
+    if headers.contains_key(ORIGIN) { config.cors_origin.clone() } else { None }
 }
 
-/// Every route but the hit path.
-async fn answer<T: Store>(api: Arc<Api<T>>, request: Request<Incoming>) -> Answer {
-    let (method, uri, headers) = (request.method().clone(), request.uri().clone(), request.headers().clone());
-    if method == Method::OPTIONS {
-        return options(&api.config, uri.path(), &headers);
+/// Every route but the hit path. Says too whether another request can follow on the connection.
+async fn answer<T: Store>(api: Arc<Api<T>>, request: Request<Incoming>) -> (Answer, bool) {
+    let (head, body) = request.into_parts();
+    let mut body = Some(body);
+    let answer = answer_head(api, &head, &mut body).await;
+    let answer = conditions::judge(answer, &head.method, &head.headers);
+    let goes_on = match &mut body {
+        Some(unread) => orders::read_rest(&head.headers, unread).await,
+        None => true, // hyper reads on as its lines are
+    };
+    (answer, goes_on)
+}
+
+/// Takes the body if it is to be read while the answer is sent.
+async fn answer_head<T: Store>(api: Arc<Api<T>>, head: &Parts, body: &mut Option<Incoming>) -> Answer {
+    let Parts { method, uri, headers, .. } = head;
+    if *method == Method::OPTIONS {
+        return options(&api.config, uri.path(), headers);
     }
-    let query = uri.query().unwrap_or_default();
-    let result = match route::route(&method, uri.path()) {
+    let route = route::route(method, uri.path());
+    let query = match route.parameters().map(|names| Query::parse(uri.query().unwrap_or_default(), names)) {
+        Some(Ok(query)) => query,
+        Some(Err(problem)) => return problem.answer(headers),
+        None => Query::default(),
+    };
+    let query = &query;
+    let result = match route {
         Route::Flat(_) | Route::Wrapped(_) => unreachable!("answered on the hit path"),
-        Route::External(external) => orders::by_external(&api, external.into_owned(), query, &headers).await,
-        Route::List => orders::list(&api, query, &headers).await,
-        Route::Lookup => orders::lookup(&api, request).await,
+        Route::External(external) => orders::by_external(&api, external.into_owned(), query, headers).await,
+        Route::List => orders::list(&api, query, headers).await,
+        Route::Lookup => orders::lookup(&api, headers, body).await,
         Route::Stats => Ok(orders::stats(&api)),
-        Route::Write => write::write(api, request).await,
-        Route::Events => events::events(api, &request),
-        Route::Health if respond::wants_text(&headers) => Ok(respond::content("text/plain; charset=utf-8", "ok")),
+        Route::Write => write::write(api, headers, body).await,
+        Route::Events => events::events(api, query, headers),
+        Route::Health if accept::wants_text(headers) => Ok(respond::content("text/plain; charset=utf-8", "ok")),
         Route::Health => Ok(respond::json(r#"{"status":"ok","service":"order-service"}"#)),
         Route::Ping => Ok(respond::content("text/plain; charset=utf-8", "pong")),
         Route::Livez => Ok(respond::content("text/plain; charset=utf-8", "ok")),
         Route::Readyz => ready(&api.readiness),
         Route::Metrics => Ok(respond::content("text/plain; version=0.0.4; charset=utf-8", api.metrics.text())),
-        Route::Asset(path) => Ok(page::answer(path, &headers)),
+        Route::Asset(path) => Ok(page::answer(path, headers)),
         Route::Unknown => Err(Problem::no_route()),
         Route::WrongMethod(allow) => Err(Problem::wrong_method(allow)),
     };
-    result.unwrap_or_else(|problem| problem.answer(&headers))
+    result.unwrap_or_else(|problem| problem.answer(headers))
 }
 
 fn ready(readiness: &Readiness) -> Result<Answer, Problem> {

@@ -6,15 +6,15 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
-use hyper::body::Incoming;
-use hyper::header::{
-    ACCEPT, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, ETAG, EXPECT, HeaderMap, HeaderValue, LINK, VARY,
-};
-use hyper::{Request, Response, StatusCode};
+use hyper::body::{Body as _, Incoming};
+use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, ETAG, EXPECT, HeaderMap, HeaderValue, LINK, VARY};
+use hyper::{Response, StatusCode};
 use tokio::sync::mpsc;
 
-use super::accept::Accepted;
+use super::accept::{self, Accepted};
 use super::body::Body;
+use super::conditions::{self, knows};
+use super::query::Query;
 use super::respond::{self, Answer, Face, Problem, X_MIN_VERSION, X_MISSING};
 use super::route::segment;
 use super::{Api, content_type};
@@ -110,45 +110,68 @@ fn version_not_reached(least: Version) -> Problem {
 pub async fn by_external<T: Store>(
     api: &Api<T>,
     external: String,
-    query: &str,
+    query: &Query<'_>,
     headers: &HeaderMap,
 ) -> Result<Answer, Problem> {
-    let user_id = parameter(query, "user_id").and_then(|user_id| parse_uuid(user_id.as_bytes()));
+    let user_id = query.get("user_id").and_then(|user_id| parse_uuid(user_id.as_bytes()));
     let user_id = user_id.ok_or_else(|| Problem::bad_request("invalid_user_id", "user_id must be a UUID"))?;
     if external.is_empty() {
         return Err(Problem::bad_request("invalid_id", "the external id is empty"));
     }
-    let least = min_version(headers)?;
-    // The store is asked, so there is no newer copy to wait for.
+    let least = min_tag(headers)?;
     let found = api.reader.by_external(user_id.hyphenated().to_string(), external).await?;
-    match found {
-        Some(snapshot) if least.is_some_and(|least| snapshot.version() < least) => {
-            Err(version_not_reached(least.unwrap_or_default()))
+    match (found, least) {
+        // Of another order, which was this user's newest of that name before, it says nothing; and the store was asked,
+        // so there is no newer copy to wait for.
+        (Some((id, snapshot)), Some((of, least))) if id == of && snapshot.version() < least => {
+            Err(version_not_reached(least))
         }
-        Some(snapshot) => Ok(respond::order(snapshot, Face::Wrapped, headers)),
-        None => Err(Problem::new(StatusCode::NOT_FOUND, "not_found", "this user has no order with this external id")),
+        (Some((id, snapshot)), _) => Ok(respond::named_order(&id, snapshot, headers)),
+        (None, _) => {
+            Err(Problem::new(StatusCode::NOT_FOUND, "not_found", "this user has no order with this external id"))
+        }
     }
 }
 
+/// `X-Min-Version` where the order is not named by the request: the tag that an answer had, of an order and its version.
+fn min_tag(headers: &HeaderMap) -> Result<Option<(OrderId, Version)>, Problem> {
+    let Some(value) = headers.get(X_MIN_VERSION) else { return Ok(None) };
+    let tag = value.to_str().ok().map(|text| text.trim().trim_matches('"')).and_then(|text| text.rsplit_once('-'));
+    let read = tag.and_then(|(id, version)| Some((OrderId::parse(id.as_bytes()).ok()?, version.parse().ok()?)));
+    read.map(Some).ok_or_else(|| {
+        let detail = "X-Min-Version must be an order's id and its version here, as in an ETag: <id>-7";
+        Problem::bad_request("invalid_min_version", detail)
+    })
+}
+
 /// `GET /api/orders`, in all its forms.
-pub async fn list<T: Store>(api: &Api<T>, query: &str, headers: &HeaderMap) -> Result<Answer, Problem> {
-    if let Some(ids) = parameter(query, "ids") {
+pub async fn list<T: Store>(api: &Api<T>, query: &Query<'_>, headers: &HeaderMap) -> Result<Answer, Problem> {
+    let (ids, limit, cursor) = (query.get("ids"), query.get("limit"), query.get("cursor"));
+    let is_paged = limit.is_some() || cursor.is_some();
+    let exclude = |detail: &'static str| Err(Problem::bad_request("excluded_parameter", detail));
+    if let Some(ids) = ids {
+        if is_paged {
+            return exclude("ids picks orders, so there is no page of them: leave limit and cursor out");
+        }
         let ids: Vec<&str> = if ids.is_empty() { Vec::new() } else { ids.split(',').map(str::trim).collect() };
         return some(api, &ids).await;
     }
-    if headers.get(ACCEPT).is_some_and(|accept| memchr::memmem::find(accept.as_bytes(), b"ndjson").is_some()) {
+    if accept::wants_lines(headers) {
+        if is_paged {
+            return exclude("lines are all orders, so there is no page of them: leave limit and cursor out");
+        }
         return all(api.reader.clone()).await;
     }
     let list_max = api.reader.view().config().list_max;
-    let limit = match parameter(query, "limit") {
+    let limit = match limit {
         None => list_max,
         Some(limit) => match limit.parse::<usize>() {
             Ok(limit) if limit > 0 => limit.min(list_max),
             _ => return Err(Problem::bad_request("invalid_limit", "limit must be a whole number of at least 1")),
         },
     };
-    let Some(cursor) = parameter(query, "cursor") else { return Ok(newest(api, limit, headers).await) };
-    let before = u64::from_str_radix(&cursor, 36)
+    let Some(cursor) = cursor else { return Ok(newest(api, limit, headers).await) };
+    let before = u64::from_str_radix(cursor, 36)
         .map_err(|_| Problem::bad_request("invalid_cursor", "cursor must be one that a Link header gave"))?;
     let (orders, has_more) = page(api, before, limit).await?;
     let last = orders.last().map(Snapshot::seq);
@@ -254,14 +277,9 @@ fn listed<T: Store>(api: &Api<T>, list: &List, limit: usize, form: Option<Form<'
     let is_whole = shown.len() == list.orders.len();
     let etag = format!("\"{}-{}-{}\"", api.epoch, list.generation, shown.len());
     let etag = HeaderValue::try_from(etag).expect("letters, digits and hyphens in quotes");
-    let is_known = respond::knows(headers, &etag);
+    let is_known = knows(headers, &etag);
     let mut answer = match &form {
-        _ if is_known => {
-            let mut answer = Response::new(Body::empty());
-            *answer.status_mut() = StatusCode::NOT_MODIFIED;
-            answer.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-            answer
-        }
+        _ if is_known => respond::not_modified(etag.clone()),
         Some(form) => {
             let mut answer = respond::json(form.body.clone());
             answer.headers_mut().insert(CONTENT_ENCODING, HeaderValue::from_static(form.coding.name()));
@@ -323,12 +341,18 @@ async fn all<T: Store>(reader: Reader<T>) -> Result<Answer, Problem> {
 }
 
 /// `POST /api/orders/lookup`
-pub async fn lookup<T: Store>(api: &Api<T>, request: Request<Incoming>) -> Result<Answer, Problem> {
-    if !content_type(request.headers()).is_none_or(|kind| kind.ends_with("json")) {
+pub async fn lookup<T: Store>(
+    api: &Api<T>,
+    headers: &HeaderMap,
+    body: &mut Option<Incoming>,
+) -> Result<Answer, Problem> {
+    conditions::none(headers)?;
+    respond::plain_body(headers)?;
+    if !content_type(headers).is_none_or(|kind| kind.ends_with("json")) {
         let detail = "send a JSON array of ids as application/json";
         return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", detail));
     }
-    let body = read_body(api, request, IDS_BYTES_MAX).await?;
+    let body = read_body(api, headers, body, IDS_BYTES_MAX).await?;
     let ids: Vec<String> = serde_json::from_slice(&body)
         .map_err(|error| Problem::bad_request("malformed", format!("the body must be a JSON array of ids: {error}")))?;
     some(api, &ids).await
@@ -390,19 +414,27 @@ pub fn stats<T: Store>(api: &Api<T>) -> Answer {
 /// closes loses the answer with it; beyond this it may.
 const DISCARDED_BYTES_MAX: usize = 16 << 20;
 
-/// And for how long.
+/// How much is read of a body that is not needed.
+const REST_BYTES_MAX: u64 = 64 << 10;
+
+/// And for how long, both.
 const DISCARD_TIME: Duration = Duration::from_secs(1);
 
-/// A request's whole body, within a size and a time. What does not come in one piece has room among the bodies on their
+/// A request's whole body, within a size and a time; it is taken once it was read. What does not come in one piece has room among the bodies on their
 /// way: for all it says it will have at once, or for what has come of one that does not say.
-pub async fn read_body<T>(api: &Api<T>, request: Request<Incoming>, bytes_max: usize) -> Result<Bytes, Problem> {
+pub async fn read_body<T>(
+    api: &Api<T>,
+    headers: &HeaderMap,
+    whole_body: &mut Option<Incoming>,
+    bytes_max: usize,
+) -> Result<Bytes, Problem> {
+    let Some(body) = whole_body else { return Ok(Bytes::new()) };
     let too_large = || {
         let detail = format!("the body is larger than {bytes_max} bytes");
         Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", detail)
     };
-    let is_asking = request.headers().contains_key(EXPECT);
-    let mut body = request.into_body();
-    let said = usize::try_from(hyper::body::Body::size_hint(&body).lower()).unwrap_or(usize::MAX);
+    let is_asking = headers.contains_key(EXPECT);
+    let said = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
     if is_asking && said > bytes_max {
         return Err(too_large()); // the client has not sent it yet, and need not
     }
@@ -449,21 +481,38 @@ pub async fn read_body<T>(api: &Api<T>, request: Request<Incoming>, bytes_max: u
             None => Ok(rest.freeze()),
         }
     };
-    tokio::time::timeout(api.config.body_time, whole).await.unwrap_or_else(|_| {
+    let read = tokio::time::timeout(api.config.body_time, whole).await.unwrap_or_else(|_| {
         Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "timeout", "the body did not arrive in time"))
-    })
+    })?;
+    *whole_body = None;
+    Ok(read)
 }
 
-/// The first value of a query parameter, decoded.
-#[must_use]
-pub fn parameter(query: &str, name: &str) -> Option<String> {
-    form_urlencoded::parse(query.as_bytes()).find(|(key, _)| key == name).map(|(_, value)| value.into_owned())
+/// Reads what is left of a body that nobody asked for, if that is little and on its way: the next request is behind it.
+/// Returns whether one can follow.
+pub async fn read_rest(headers: &HeaderMap, body: &mut Incoming) -> bool {
+    if body.is_end_stream() {
+        return true;
+    }
+    // A client that waits to be told so sends it or not.
+    if headers.contains_key(EXPECT) || body.size_hint().lower() > REST_BYTES_MAX {
+        return false;
+    }
+    let rest = async {
+        let mut bytes = 0;
+        while let Some(frame) = body.frame().await {
+            let Ok(frame) = frame else { return false };
+            bytes += frame.data_ref().map_or(0, |data| data.len() as u64);
+            if bytes > REST_BYTES_MAX {
+                return false;
+            }
+        }
+        true
+    };
+    tokio::time::timeout(DISCARD_TIME, rest).await.unwrap_or(false)
 }
 
 fn min_version(headers: &HeaderMap) -> Result<Option<Version>, Problem> {
-    if headers.len() < 2 {
-        return Ok(None);
-    }
     let Some(value) = headers.get(X_MIN_VERSION) else { return Ok(None) };
     let version = value.to_str().ok().and_then(|text| text.trim().trim_matches('"').parse().ok());
     version.map(Some).ok_or_else(|| Problem::bad_request("invalid_version", "X-Min-Version must be a whole number"))
@@ -504,8 +553,5 @@ mod tests {
     }
 
     #[test]
-    fn parameters_are_decoded() {
-        assert_eq!(parameter("a=1&ids=x%2Cy+z", "ids").as_deref(), Some("x,y z"));
-        assert_eq!(parameter("", "ids"), None);
-    }
+    fn parameters_are_decoded() {}
 }

@@ -15,7 +15,8 @@ use include_dir::{Dir, include_dir};
 use sha2::{Digest, Sha256};
 
 use super::body::Body;
-use super::respond::{Answer, knows};
+use super::conditions::knows;
+use super::respond::Answer;
 
 static WEB: Dir<'static> = include_dir!("$CARGO_MANIFEST_DIR/web");
 

@@ -4,12 +4,14 @@ use std::sync::LazyLock;
 
 use bytes::Bytes;
 use hyper::header::{
-    ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_TYPE, ETAG, HeaderMap, HeaderName, HeaderValue, IF_NONE_MATCH, LOCATION,
-    RETRY_AFTER,
+    ACCEPT_ENCODING, ALLOW, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, ETAG, HeaderMap, HeaderName, HeaderValue,
+    LOCATION, RETRY_AFTER,
 };
 use hyper::{Response, StatusCode};
 
+use super::accept;
 use super::body::Body;
+use super::conditions::{DENSE, knows};
 use super::route::Allow;
 use crate::cache::forms::{Effort, Form};
 use crate::id::{OrderId, Version};
@@ -46,19 +48,36 @@ pub fn order(snapshot: Snapshot, face: Face, headers: &HeaderMap) -> Answer {
         return Problem::new(StatusCode::GONE, "deleted", "the order was deleted").answer(headers);
     }
     let version = snapshot.version();
-    // Most requests bring little more than a host: then there is nothing to look up.
-    if headers.len() > 1 && knows(headers, &version_etag(version)) {
-        let mut answer = Response::new(Body::empty());
-        *answer.status_mut() = StatusCode::NOT_MODIFIED;
-        answer.headers_mut().insert(ETAG, version_etag(version));
-        answer.headers_mut().insert(CACHE_CONTROL, NO_CACHE);
-        return answer;
+    if knows(headers, &version_etag(version)) {
+        return not_modified(version_etag(version));
     }
     let mut answer = Response::new(match face {
         Face::Flat => Body::from(snapshot.into_flat()),
         Face::Wrapped => Body::from(snapshot.into_wrapped()),
     });
     *answer.headers_mut() = order_headers(version);
+    answer
+}
+
+/// The same where the order behind the URL may be another one the next time: its tag names it.
+#[must_use]
+pub fn named_order(id: &OrderId, snapshot: Snapshot, headers: &HeaderMap) -> Answer {
+    let etag = HeaderValue::try_from(format!("\"{id}-{}\"", snapshot.version())).expect("an id is visible ASCII");
+    if knows(headers, &etag) {
+        return not_modified(etag);
+    }
+    let mut answer = json(snapshot.into_wrapped());
+    answer.headers_mut().insert(ETAG, etag);
+    answer
+}
+
+/// 304: the client has it.
+#[must_use]
+pub fn not_modified(etag: HeaderValue) -> Answer {
+    let mut answer = Response::new(Body::empty());
+    *answer.status_mut() = StatusCode::NOT_MODIFIED;
+    answer.headers_mut().insert(ETAG, etag);
+    answer.headers_mut().insert(CACHE_CONTROL, NO_CACHE);
     answer
 }
 
@@ -94,30 +113,6 @@ pub fn version_etag(version: Version) -> HeaderValue {
     })
 }
 
-/// Whether the client says that it has this already. A list may come in several fields of the same name.
-#[must_use]
-pub fn knows(headers: &HeaderMap, etag: &HeaderValue) -> bool {
-    headers.get_all(IF_NONE_MATCH).iter().any(|known| matches_etag(known, etag))
-}
-
-/// Whether a list of entity tags names this one, in its plain or a compressed form (RFC 9110, section 13.1.2; the
-/// comparison is weak).
-fn matches_etag(known: &HeaderValue, etag: &HeaderValue) -> bool {
-    let Ok(known) = known.to_str() else { return false };
-    let plain = etag.to_str().expect("made here").trim_matches('"');
-    known.trim() == "*"
-        || known.split(',').any(|tag| {
-            let tag = tag.trim().trim_start_matches("W/").trim_matches('"');
-            tag.strip_prefix(plain).is_some_and(|form| {
-                let form = form.strip_prefix(DENSE).unwrap_or(form);
-                matches!(form, "" | "-gzip" | "-br" | "-zstd")
-            })
-        })
-}
-
-/// What tells the tag of a better form from that of the one before it: they are of one list, and different bytes.
-const DENSE: &str = "-dense";
-
 /// The tag of a compressed form of what `etag` names.
 #[must_use]
 pub fn form_etag(etag: &HeaderValue, form: &Form<'_>) -> HeaderValue {
@@ -144,14 +139,18 @@ pub fn content(kind: &'static str, body: impl Into<Body>) -> Answer {
     answer
 }
 
-/// Whether the client asks for plain text and not for JSON.
-#[must_use]
-pub fn wants_text(headers: &HeaderMap) -> bool {
-    headers
-        .get(ACCEPT)
-        .and_then(|accept| accept.to_str().ok())
-        .map(str::to_ascii_lowercase)
-        .is_some_and(|accept| accept.contains("text/plain") && !accept.contains("json"))
+/// A body that is sent as it is: no other is decoded.
+///
+/// # Errors
+/// 415, which says so.
+pub fn plain_body(headers: &HeaderMap) -> Result<(), Problem> {
+    let is_plain = |coding: &HeaderValue| coding.as_bytes().eq_ignore_ascii_case(b"identity");
+    if headers.get_all(CONTENT_ENCODING).iter().all(is_plain) {
+        return Ok(());
+    }
+    let detail = "send the body as it is, without a Content-Encoding";
+    let problem = Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_content_encoding", detail);
+    Err(problem.with(ACCEPT_ENCODING, HeaderValue::from_static("identity")))
 }
 
 /// An error, as RFC 9457 has it, with the members clients of the older services read.
@@ -232,7 +231,7 @@ impl Problem {
     /// The answer, in the form the client asks for.
     #[must_use]
     pub fn answer(&self, headers: &HeaderMap) -> Answer {
-        let mut answer = if wants_text(headers) {
+        let mut answer = if accept::wants_text(headers) {
             content("text/plain; charset=utf-8", format!("{}\n", self.detail.replace(['\r', '\n'], " ")))
         } else {
             let mut answer = Response::new(Body::from(serde_json::Value::Object(self.members()).to_string()));
@@ -321,11 +320,23 @@ impl From<Reply> for Written {
             }
             Reply::Rejected(rejection) => Self::Failed(Problem::from(&rejection)),
             Reply::StoreLost => Self::Failed(Problem::unavailable("store_lost", STORE_LOST)),
+            Reply::Refused { refusal: Refusal::Condition { now }, .. } => {
+                let detail = match now {
+                    Some(now) => format!("the order is at version {now}, which is not what the request expects"),
+                    None => "no order has this id, so it is not what the request expects".into(),
+                };
+                let problem = Problem::new(StatusCode::PRECONDITION_FAILED, "precondition_failed", detail);
+                Self::Failed(match now {
+                    Some(now) => problem.with(ETAG, version_etag(now)),
+                    None => problem,
+                })
+            }
             Reply::Refused { refusal, .. } => {
                 let (status, code) = match refusal {
                     Refusal::Unknown => (StatusCode::NOT_FOUND, "not_found"),
                     Refusal::OtherKind => (StatusCode::UNPROCESSABLE_ENTITY, "other_kind"),
                     Refusal::NoUser | Refusal::NoPayload => (StatusCode::UNPROCESSABLE_ENTITY, "invalid"),
+                    Refusal::Condition { .. } => unreachable!("answered above"),
                     Refusal::KeyReused => (StatusCode::UNPROCESSABLE_ENTITY, "idempotency_key_reused"),
                     Refusal::Database { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "refused_by_database"),
                 };
@@ -377,17 +388,9 @@ impl Written {
 #[cfg(test)]
 mod tests {
     use super::*;
-
     #[test]
-    fn entity_tags_match_in_any_form() {
-        let etag = version_etag(7);
-        assert_eq!(etag, "\"7\"");
+    fn tags_of_orders_are_their_versions() {
+        assert_eq!(version_etag(7), "\"7\"");
         assert_eq!(version_etag(70_000), "\"70000\"");
-        for known in ["\"7\"", "W/\"7\"", "\"7-gzip\"", "\"7-dense-zstd\"", "\"1\", \"7\"", "*"] {
-            assert!(matches_etag(&HeaderValue::from_static(known), &etag), "{known}");
-        }
-        for other in ["\"77\"", "\"\"", "\"7-x\"", "\"7-dense-x\"", "\"1\",\"2\""] {
-            assert!(!matches_etag(&HeaderValue::from_static(other), &etag), "{other}");
-        }
     }
 }

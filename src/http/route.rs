@@ -85,6 +85,27 @@ pub fn method_index(method: &Method) -> usize {
 }
 
 impl Route<'_> {
+    /// The query parameters that the route takes. `None` where they are somebody else's: the page's own, or nobody's.
+    #[must_use]
+    pub fn parameters(&self) -> Option<&'static [&'static str]> {
+        match self {
+            Self::External(_) => Some(&["user_id"]),
+            Self::List => Some(&["ids", "limit", "cursor"]),
+            Self::Events => Some(&["order", "include", "lastEventId", "last_event_id"]),
+            Self::Asset(_) | Self::Unknown | Self::WrongMethod(_) => None,
+            Self::Flat(_)
+            | Self::Wrapped(_)
+            | Self::Lookup
+            | Self::Stats
+            | Self::Write
+            | Self::Health
+            | Self::Ping
+            | Self::Livez
+            | Self::Readyz
+            | Self::Metrics => Some(&[]),
+        }
+    }
+
     /// The index of the route's pattern in [`ENDPOINTS`].
     #[must_use]
     pub fn endpoint(&self) -> usize {

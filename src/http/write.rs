@@ -5,16 +5,16 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
+use hyper::StatusCode;
 use hyper::body::Incoming;
 use hyper::header::{HeaderMap, HeaderName, HeaderValue, ORIGIN};
-use hyper::{Request, StatusCode};
 use sha2::{Digest, Sha256};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::orders::{ndjson, read_body};
-use super::respond::{Answer, Problem, Written};
-use super::{Api, content_type};
+use super::respond::{self, Answer, Problem, Written};
+use super::{Api, conditions, content_type};
 use crate::ack::{Waiter, Worked};
 use crate::record::{Idempotency, Rejection, RejectionKind};
 use crate::source::inbox::{self, Coming, Inbox, Reply};
@@ -31,26 +31,39 @@ const SHORT_LINE_BYTES: usize = 16 << 10;
 const RESULT_BYTES: usize = 16 << 10;
 
 /// `POST /orders`
-pub async fn write<T: Store>(api: Arc<Api<T>>, request: Request<Incoming>) -> Result<Answer, Problem> {
-    match content_type(request.headers()).as_deref() {
-        Some("application/x-ndjson" | "application/ndjson" | "application/jsonl") => return Ok(many(&api, request)),
+pub async fn write<T: Store>(
+    api: Arc<Api<T>>,
+    headers: &HeaderMap,
+    body: &mut Option<Incoming>,
+) -> Result<Answer, Problem> {
+    respond::plain_body(headers)?;
+    match content_type(headers).as_deref() {
+        Some("application/x-ndjson" | "application/ndjson" | "application/jsonl") => {
+            conditions::none(headers)?;
+            let key = idempotency_key(headers)?;
+            let body = body.take().expect("nobody has read it");
+            return Ok(many(&api, body, key));
+        }
         Some("application/json" | "text/json") => {}
         // Without a type a page of another origin could write behind its visitor's back: browsers ask nobody then.
-        None if !request.headers().contains_key(ORIGIN) => {}
+        None if !headers.contains_key(ORIGIN) => {}
         Some(kind) if kind.starts_with("application/") && kind.ends_with("+json") => {}
         _ => {
             let detail = "send an order as application/json, or many as application/x-ndjson";
             return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", detail));
         }
     }
-    let headers = request.headers().clone();
-    let key = idempotency_key(&headers)?;
-    let body = read_body(&api, request, api.config.order_bytes_max).await?;
+    let (key, condition) = (idempotency_key(headers)?, conditions::of_write(headers)?);
+    let body = read_body(&api, headers, body, api.config.order_bytes_max).await?;
     let idempotency = key.map(|key| Idempotency { key, digest: Sha256::digest(&body).into() });
-    let mut reply = inbox::replied(api.inbox.submit(body, idempotency)?, api.config.write_wait).await?;
-    let Reply::Stored { worker, .. } = &mut reply else { return Ok(Written::from(reply).answer(&headers)) };
-    let Some(worker) = worker.take() else { return Ok(Written::from(reply).answer(&headers)) };
-    Ok(worked(&api, worker, reply.into(), &headers).await)
+    let mut reply = inbox::replied(
+        api.inbox.submit(inbox::Request { payload: body, idempotency, condition })?,
+        api.config.write_wait,
+    )
+    .await?;
+    let Reply::Stored { worker, .. } = &mut reply else { return Ok(Written::from(reply).answer(headers)) };
+    let Some(worker) = worker.take() else { return Ok(Written::from(reply).answer(headers)) };
+    Ok(worked(&api, worker, reply.into(), headers).await)
 }
 
 /// What a client prefers to waiting for a worker (RFC 7240).
@@ -130,11 +143,11 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<Box<str>>, Problem> {
 }
 
 /// `POST /orders` with one order a line: a result line for each, in order, as they become durable.
-fn many<T: Store>(api: &Api<T>, request: Request<Incoming>) -> Answer {
+fn many<T: Store>(api: &Api<T>, body: Incoming, key: Option<Box<str>>) -> Answer {
     let (results, chunks) = mpsc::channel(4);
     let (waiting, replies) = mpsc::channel(LINES_MAX);
     let lines = Lines {
-        body: request.into_body(),
+        body,
         buffer: BytesMut::new(),
         room: api.inbox.coming(),
         line_end: None,
@@ -145,7 +158,9 @@ fn many<T: Store>(api: &Api<T>, request: Request<Incoming>) -> Answer {
     };
     let (inbox, wait) = (api.inbox.clone(), api.config.write_wait);
     // One task: should either side panic, the answer is cut short.
-    tokio::spawn(async move { tokio::join!(take_lines(lines, inbox, waiting), give_results(replies, results, wait)) });
+    tokio::spawn(
+        async move { tokio::join!(take_lines(lines, inbox, key, waiting), give_results(replies, results, wait)) },
+    );
     ndjson(chunks)
 }
 
@@ -155,11 +170,11 @@ enum Pending {
     Failed(Problem),
 }
 
-async fn take_lines(mut lines: Lines, inbox: Inbox, waiting: mpsc::Sender<Pending>) {
-    loop {
+async fn take_lines(mut lines: Lines, inbox: Inbox, key: Option<Box<str>>, waiting: mpsc::Sender<Pending>) {
+    for number in 1_u64.. {
         let pending = match lines.next().await {
             Ok(None) => return,
-            Ok(Some(line)) => match inbox.submit_when_free(line).await {
+            Ok(Some(line)) => match inbox.submit_when_free(line_request(line, key.as_deref(), number)).await {
                 Ok(reply) => Pending::Reply(reply),
                 Err(error) => Pending::Failed(error.into()),
             },
@@ -177,6 +192,13 @@ async fn take_lines(mut lines: Lines, inbox: Inbox, waiting: mpsc::Sender<Pendin
             return; // the client hung up; what was taken is stored all the same
         }
     }
+}
+
+/// Each line has a key of its own, of the request's and its number among the lines that are not blank.
+fn line_request(payload: Bytes, key: Option<&str>, number: u64) -> inbox::Request {
+    let idempotency =
+        key.map(|key| Idempotency { key: format!("{key}#{number}").into(), digest: Sha256::digest(&payload).into() });
+    inbox::Request { payload, idempotency, condition: None }
 }
 
 async fn give_results(mut replies: mpsc::Receiver<Pending>, results: mpsc::Sender<Bytes>, wait: Duration) {
@@ -238,7 +260,7 @@ impl Lines {
                 continue;
             }
             searched = self.buffer.len();
-            if searched > self.line_bytes_max {
+            if searched > self.line_bytes_max + 1 {
                 self.buffer = BytesMut::new();
                 self.room.clear();
                 self.line_end = None;
@@ -260,6 +282,8 @@ impl Lines {
     }
 
     fn whole(&self, line: Bytes) -> Result<Option<Bytes>, LineError> {
+        // Where lines end with two characters, neither is the order's.
+        let line = if line.ends_with(b"\r") { line.slice(..line.len() - 1) } else { line };
         match line.len() {
             _ if line.iter().all(u8::is_ascii_whitespace) => Ok(None),
             len if len > self.line_bytes_max => Err(LineError::Long),

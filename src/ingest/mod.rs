@@ -379,11 +379,12 @@ impl<S: Source, T: Store> Ingest<S, T> {
         for order in &mut orders {
             basis = self.source.prepare(&record, order);
         }
-        let mut idempotency = record.idempotency.clone();
+        let (mut idempotency, mut condition) = (record.idempotency.clone(), record.condition.clone());
         let entries = orders.into_iter().map(|order| Entry {
             order,
             must_exist,
             idempotency: idempotency.take(),
+            condition: condition.take(),
             basis,
             is_new: false,
         });
@@ -483,13 +484,20 @@ impl<S: Source, T: Store> Ingest<S, T> {
         self.metrics.batch_rows.observe(rows(entries.len()));
         let is_broker = self.source.is_broker();
         let parcel = self.outbox.as_ref().filter(|_| !entries.is_empty()).and_then(Outbox::parcel);
-        let batch = Arc::new(Batch { source: self.source.name(), entries, moves, is_all_or_none: is_broker, parcel });
+        let batch = Arc::new(Batch {
+            source: self.source.name(),
+            entries,
+            moves,
+            is_all_or_none: is_broker,
+            parcel,
+            is_again: false,
+        });
         let rejects = std::mem::take(&mut filled.rejects);
         let store = self.store.clone();
         let (view, metrics) = (self.view.clone(), self.metrics.clone());
         let asked = Arc::clone(&batch);
         let under_way = Box::pin(async move {
-            let batch = asked;
+            let mut batch = asked;
             for reject in rejects {
                 if let Kept::Soon(kept) = reject.kept
                     && let Err(error) = kept.await
@@ -528,6 +536,9 @@ impl<S: Source, T: Store> Ingest<S, T> {
                         }
                         metrics.retries.inc();
                         attempt += 1;
+                        if !batch.is_again && batch.entries.iter().any(|entry| entry.condition.is_some()) {
+                            Arc::make_mut(&mut batch).is_again = true;
+                        }
                         tokio::time::sleep(pause).await;
                     }
                     Verdict::GiveUp { partition } => return Err(Stuck::GiveUp(partition)),

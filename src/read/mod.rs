@@ -215,7 +215,11 @@ impl<T: Store> Reader<T> {
     ///
     /// # Errors
     /// [`ReadError`].
-    pub async fn by_external(&self, user_id: String, external: String) -> Result<Option<Snapshot>, ReadError> {
+    pub async fn by_external(
+        &self,
+        user_id: String,
+        external: String,
+    ) -> Result<Option<(OrderId, Snapshot)>, ReadError> {
         if self.view.is_complete()
             && let Ok(found) = self.view.by_external(&user_id, &external)
         {

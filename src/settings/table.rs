@@ -619,6 +619,7 @@ pub const SETTINGS: &[Setting] = &[
         default: "64MiB",
         apply: |config, values| {
             config.http.answer_bytes_max = bytes(one(values)?)?;
+            config.cache.list_bytes_max = config.http.answer_bytes_max;
             Ok(())
         },
         ..DETAIL

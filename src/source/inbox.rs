@@ -11,7 +11,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use super::{Kept, Received, Source, SourceError};
 use crate::ack::{Acks, Waiter};
 use crate::id::{OrderId, Version};
-use crate::record::{Checkpoint, Idempotency, Position, Record, Rejection};
+use crate::record::{Checkpoint, Condition, Idempotency, Position, Record, Rejection};
 use crate::snapshot::{Change, Kind};
 use crate::store::{Answer, Outcome, Refusal};
 
@@ -102,9 +102,25 @@ pub async fn replied(reply: oneshot::Receiver<Reply>, wait: Duration) -> Result<
     }
 }
 
+/// An order to be written, and what its sender says of the writing.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// The order.
+    pub payload: Bytes,
+    /// The same request may come again.
+    pub idempotency: Option<Idempotency>,
+    /// What must be so for it to take effect.
+    pub condition: Option<Condition>,
+}
+
+impl From<Bytes> for Request {
+    fn from(payload: Bytes) -> Self {
+        Self { payload, idempotency: None, condition: None }
+    }
+}
+
 struct Letter {
-    payload: Bytes,
-    idempotency: Option<Idempotency>,
+    request: Request,
     reply: oneshot::Sender<Reply>,
     room: OwnedSemaphorePermit,
 }
@@ -152,15 +168,12 @@ impl Inbox {
     ///
     /// # Errors
     /// [`SubmitError`]; the order was then not taken.
-    pub fn submit(
-        &self,
-        payload: Bytes,
-        idempotency: Option<Idempotency>,
-    ) -> Result<oneshot::Receiver<Reply>, SubmitError> {
-        let room =
-            Arc::clone(&self.room).try_acquire_many_owned(self.cost(payload.len())).map_err(|_| SubmitError::Full)?;
+    pub fn submit(&self, request: impl Into<Request>) -> Result<oneshot::Receiver<Reply>, SubmitError> {
+        let request = request.into();
+        let cost = self.cost(request.payload.len());
+        let room = Arc::clone(&self.room).try_acquire_many_owned(cost).map_err(|_| SubmitError::Full)?;
         let (reply, answer) = oneshot::channel();
-        match self.letters.try_send(Letter { payload, idempotency, reply, room }) {
+        match self.letters.try_send(Letter { request, reply, room }) {
             Ok(()) => Ok(answer),
             Err(mpsc::error::TrySendError::Full(_)) => Err(SubmitError::Full),
             Err(mpsc::error::TrySendError::Closed(_)) => Err(SubmitError::Stopping),
@@ -171,11 +184,12 @@ impl Inbox {
     ///
     /// # Errors
     /// [`SubmitError::Stopping`].
-    pub async fn submit_when_free(&self, payload: Bytes) -> Result<oneshot::Receiver<Reply>, SubmitError> {
-        let cost = self.cost(payload.len());
+    pub async fn submit_when_free(&self, request: impl Into<Request>) -> Result<oneshot::Receiver<Reply>, SubmitError> {
+        let request = request.into();
+        let cost = self.cost(request.payload.len());
         let room = Arc::clone(&self.room).acquire_many_owned(cost).await.map_err(|_| SubmitError::Stopping)?;
         let (reply, answer) = oneshot::channel();
-        let letter = Letter { payload, idempotency: None, reply, room };
+        let letter = Letter { request, reply, room };
         self.letters.send(letter).await.map_err(|_| SubmitError::Stopping)?;
         Ok(answer)
     }
@@ -267,12 +281,13 @@ impl Source for InboxSource {
         if self.letters.recv_many(&mut self.taken, 1024).await == 0 {
             return Ok(Received::End);
         }
-        for Letter { payload, idempotency, reply, room } in self.taken.drain(..) {
+        for Letter { request, reply, room } in self.taken.drain(..) {
             let offset = self.next_ticket;
             self.next_ticket += 1;
             self.waiting.insert(offset, (reply, room));
             let position = Position { partition: 0, offset };
-            into.push(Record { idempotency, ..Record::new(position, payload) });
+            let Request { payload, idempotency, condition } = request;
+            into.push(Record { idempotency, condition, ..Record::new(position, payload) });
         }
         Ok(Received::Records)
     }

@@ -214,7 +214,11 @@ impl Store for AnyStore {
         on!(self, store => store.fetch(id).await)
     }
 
-    async fn fetch_external(&self, user_id: String, external: String) -> Result<Option<Snapshot>, StoreError> {
+    async fn fetch_external(
+        &self,
+        user_id: String,
+        external: String,
+    ) -> Result<Option<(OrderId, Snapshot)>, StoreError> {
         on!(self, store => store.fetch_external(user_id, external).await)
     }
 

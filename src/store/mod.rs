@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use crate::id::{OrderId, Version};
 use crate::order::Order;
-use crate::record::{Checkpoint, Idempotency, Parcel};
+use crate::record::{Checkpoint, Condition, Idempotency, Parcel};
 use crate::snapshot::{Change, Snapshot};
 
 pub use rules::Row;
@@ -35,6 +35,9 @@ pub struct Batch {
     pub is_all_or_none: bool,
     /// Recorded in the same transaction, to be published afterwards.
     pub parcel: Option<Parcel>,
+    /// It may have been committed by an earlier try, whose answer was lost: what a conditional write has left is no
+    /// reason to refuse it.
+    pub is_again: bool,
 }
 
 /// One order of a batch.
@@ -46,6 +49,8 @@ pub struct Entry {
     pub must_exist: bool,
     /// Answer a repeated request as the first one was answered.
     pub idempotency: Option<Idempotency>,
+    /// What must be so for it to take effect.
+    pub condition: Option<Condition>,
     /// Change nothing that is newer than this: what the entry says was made from this version of the order.
     pub basis: Option<Version>,
     /// Nobody is known to have stored the id. Only a hint: a wrong one costs time, never an order.
@@ -139,6 +144,12 @@ pub enum Refusal {
     /// The idempotency key came with another body before.
     #[error("the idempotency key was used with another request body")]
     KeyReused,
+    /// The order is not what the request expects: it is at this version, or unknown.
+    #[error("the order is not in the state that the request expects")]
+    Condition {
+        /// Its version, if it is known.
+        now: Option<Version>,
+    },
     /// A rule of the database itself: a constraint, a trigger or a type of its owner's.
     #[error("the database refuses the order: {message} ({sqlstate})")]
     Database {
@@ -234,7 +245,7 @@ pub trait Store: Clone + Send + Sync + 'static {
     /// [`StoreError::Unavailable`] or [`StoreError::Damaged`].
     fn fetch(&self, id: OrderId) -> impl Future<Output = Result<Option<Snapshot>, StoreError>> + Send;
 
-    /// The newest live envelope order of a user (canonical UUID text) whose `payload.id` is `external`.
+    /// The newest live envelope order of a user (canonical UUID text) whose `payload.id` is `external`, and its id.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`] or [`StoreError::Damaged`].
@@ -242,7 +253,7 @@ pub trait Store: Clone + Send + Sync + 'static {
         &self,
         user_id: String,
         external: String,
-    ) -> impl Future<Output = Result<Option<Snapshot>, StoreError>> + Send;
+    ) -> impl Future<Output = Result<Option<(OrderId, Snapshot)>, StoreError>> + Send;
 
     /// At most `limit` live orders created before `before`, newest first.
     ///
@@ -392,6 +403,7 @@ impl Refusal {
             Self::NoUser => "no_user",
             Self::NoPayload => "no_payload",
             Self::KeyReused => "key_reused",
+            Self::Condition { .. } => "condition",
             Self::Database { .. } => "database",
         }
     }

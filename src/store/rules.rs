@@ -6,6 +6,7 @@ use crate::id::OrderId;
 use crate::id::Version;
 use crate::order::envelope::{Incomplete, Stamp, Status, Stored};
 use crate::order::{Change as Asked, Envelope};
+use crate::record::{Condition, Expected};
 use crate::snapshot::{Change, Kind, Snapshot, State};
 use crate::store::{Answer, Entry, Outcome, Refusal};
 
@@ -64,17 +65,38 @@ pub(super) struct ForeignBody(OrderId);
 ///
 /// # Errors
 /// [`ForeignBody`] when the stored row cannot be read.
-pub(super) fn decide(entry: &Entry, row: Option<&Row>, now: &Stamp) -> Result<Decision, ForeignBody> {
-    let Entry { order, must_exist, basis, .. } = entry;
+pub(super) fn decide(entry: &Entry, row: Option<&Row>, is_again: bool, now: &Stamp) -> Result<Decision, ForeignBody> {
+    let Entry { order, must_exist, condition, basis, .. } = entry;
     if let (Some(basis), Some(row)) = (basis, row)
         && row.version > *basis
     {
         return Ok(if row.state == State::Live { Decision::Unchanged } else { Decision::WasDeleted });
     }
-    match &order.change {
-        Asked::Wb(body) => Ok(wb(body, row)),
-        Asked::Envelope(envelope) => self::envelope(&order.id, envelope, row, *must_exist, now),
-        Asked::Delete => Ok(delete(row)),
+    let decision = match &order.change {
+        Asked::Wb(body) => wb(body, row),
+        Asked::Envelope(envelope) => self::envelope(&order.id, envelope, row, *must_exist, now)?,
+        Asked::Delete => delete(row),
+    };
+    let is_met = condition.as_ref().is_none_or(|condition| is_met(condition, &order.id, row));
+    // Of what an earlier try has left nothing else would come.
+    let is_done = is_again && matches!(decision, Decision::Unchanged | Decision::WasDeleted);
+    if is_met || is_done || matches!(decision, Decision::CreatedBefore) {
+        return Ok(decision);
+    }
+    Ok(Decision::Refused(Refusal::Condition { now: row.map(|row| row.version) }))
+}
+
+/// Whether an order is what a write is for. One that is deleted for good cannot be read, so nobody expects a version of it
+/// that is another.
+fn is_met(condition: &Condition, id: &OrderId, row: Option<&Row>) -> bool {
+    let is_expected = |row: &Row, expected: &Expected| {
+        expected.version == row.version && expected.id.as_deref().is_none_or(|of| *of == *id.text())
+    };
+    match (condition, row) {
+        (Condition::New, None) | (Condition::Exists, Some(_)) => true,
+        (Condition::New, Some(row)) => row.state == State::Gone, // which is refused for what it is
+        (Condition::OneOf(versions), Some(row)) => versions.iter().any(|expected| is_expected(row, expected)),
+        (Condition::Exists | Condition::OneOf(_), None) => false,
     }
 }
 

@@ -297,3 +297,27 @@ fn a_reader_that_does_not_read_is_told_reset_and_holds_nobody() {
     while sleeping.next().json()["order_uid"] != "fresh" {}
     sleeping_deaf.clear();
 }
+
+/// What happened before the first event was lost to a reader that came back without one.
+#[test]
+fn a_reader_that_has_seen_no_event_yet_resumes_where_it_began() {
+    let server = Server::start(&[]);
+    let mut stream = Stream::open_and_leave(&server, "/events", &[]);
+    let greeting = stream.next_of_any_kind().unwrap();
+    assert!(!greeting.id.is_empty() && greeting.data.is_empty(), "{greeting:?}");
+    drop(stream);
+    created(&server, wb_posted("a"));
+    for (path, fields) in [
+        ("/events".to_owned(), vec![("Last-Event-ID", greeting.id.as_str())]),
+        (format!("/events?lastEventId={}", greeting.id), vec![]),
+        // What a browser sends when it connects again is newer than its URL.
+        ("/events?lastEventId=x".into(), vec![("Last-Event-ID", greeting.id.as_str())]),
+    ] {
+        let mut stream = Stream::open(&server, &path, &fields);
+        assert_eq!(stream.next_of_any_kind().unwrap().json()["order_uid"], json!("a"), "{path}");
+    }
+    for lost in ["x", "\u{e9}", ""] {
+        let mut stream = Stream::open(&server, "/events", &[("Last-Event-ID", lost)]);
+        assert_eq!(stream.next_of_any_kind().unwrap().kind, "reset", "{lost:?}");
+    }
+}

@@ -1,6 +1,7 @@
 //! What the service answers, byte for byte, against the contract's rows.
 
 mod compress;
+mod conditions;
 mod cores;
 mod cut_short;
 mod errors;

@@ -34,14 +34,6 @@ fn an_order_is_answered_byte_for_byte_as_posted_without_white_space() {
 }
 
 #[test]
-fn a_query_changes_nothing_about_an_order() {
-    let server = Server::start(&[]);
-    created(&server, wb_posted("q1"));
-    assert_eq!(server.get("/order/q1?x=1").expect(200).text(), wb_answered("q1"));
-    assert_eq!(server.get("/order/q1?").expect(200).text(), wb_answered("q1"));
-}
-
-#[test]
 fn a_uuid_in_any_spelling_is_the_same_id() {
     let server = Server::start(&[]);
     let id = "0190a6f0-1234-7abc-8def-0123456789ab";
@@ -227,7 +219,7 @@ fn an_order_is_found_by_its_users_external_id() {
     let found = find_on(&server, "A-1", USER).expect(200);
     assert_eq!(found.json()["order"]["order_id"], newest.as_str());
     assert!(found.text().starts_with("{\"order\":{\"order_uid\":\""), "{}", found.text());
-    assert_eq!(found.header("ETag"), Some("\"1\""));
+    assert_eq!(found.header("ETag"), Some(format!("\"{newest}-1\"").as_str()));
     assert_eq!(found.header("Content-Type"), Some("application/json"));
     assert_eq!(find_on(&server, "A-1", &USER.replace('-', "").to_uppercase()).expect(200).body, found.body);
     assert_eq!(find_on(&server, "A-1", other).expect(200).json()["order"]["order_id"], others.as_str());
@@ -243,12 +235,13 @@ fn an_order_is_found_by_its_users_external_id() {
         .post("/orders", format!(r#"{{"order_id":"{old}","user_id":"{USER}","payload":{{"id":"A-9"}}}}"#))
         .expect(200);
     find_on(&server, "A-1", USER).expect(404);
-    assert_eq!(find_on(&server, "A-9", USER).expect(200).header("ETag"), Some("\"2\""));
+    let etag = format!("\"{old}-2\"");
+    assert_eq!(find_on(&server, "A-9", USER).expect(200).header("ETag"), Some(etag.as_str()));
     server
         .post("/orders", format!(r#"{{"order_id":"{old}","user_id":"{USER}","payload":{{"id":"A-1"}}}}"#))
         .expect(200);
     find_on(&server, "A-9", USER).expect(404);
-    assert_eq!(find_on(&server, "A-1", USER).expect(200).header("ETag"), Some("\"3\""));
+    assert_eq!(find_on(&server, "A-1", USER).expect(200).header("ETag"), Some(format!("\"{old}-3\"").as_str()));
     // A number is known by its own spelling.
     let number = created(&server, envelope(r#"{"id":1.50}"#));
     assert_eq!(find_on(&server, "1.50", USER).expect(200).json()["order"]["order_id"], number.as_str());

@@ -128,9 +128,15 @@ async fn a_dead_letter_of_the_first_is_waited_for_before_the_second_takes_effect
     let envelope = format!(r#"{payload}"{}"}}"#, id(3));
     let order = Decoder::new(Profile::default(), 1 << 20).decode(&envelope.into()).unwrap();
     assert!(matches!(order.change, Change::Envelope(_)));
-    let entry = Entry { order, must_exist: false, idempotency: None, basis: None, is_new: false };
-    let batch =
-        Batch { source: "other".into(), entries: vec![entry], moves: Vec::new(), is_all_or_none: false, parcel: None };
+    let entry = Entry { order, must_exist: false, idempotency: None, condition: None, basis: None, is_new: false };
+    let batch = Batch {
+        source: "other".into(),
+        entries: vec![entry],
+        moves: Vec::new(),
+        is_all_or_none: false,
+        parcel: None,
+        is_again: false,
+    };
     bench.store.truth.commit(batch.into()).await.unwrap();
     // The first is refused for the id of the envelope, and its letter is held.
     bench.send(orders(0, 0, 0..ROWS)).await;

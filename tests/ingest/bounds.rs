@@ -30,6 +30,7 @@ const NO_ROOM: cache::Config = bounds(Some(1), None);
 const fn bounds(bytes_max: Option<u64>, ttl: Option<Duration>) -> cache::Config {
     cache::Config {
         list_max: 10,
+        list_bytes_max: 1 << 20,
         list_refresh: Duration::from_millis(20),
         list_compress: false,
         feed_events_max: 10,
@@ -71,7 +72,7 @@ impl Bench {
     }
 
     async fn post(&self, name: &str, n: u64) {
-        let reply = self.inbox.submit(document(name, n), None).unwrap().await.unwrap();
+        let reply = self.inbox.submit(document(name, n)).unwrap().await.unwrap();
         assert!(matches!(reply, Reply::Stored { .. }), "{reply:?}");
     }
 
@@ -170,13 +171,13 @@ async fn what_is_durable_and_not_yet_visible_is_counted_once() {
     let bench = Bench::start(NO_ROOM).await;
     bench.post("a", 1).await;
     bench.store.lie(Lie::HoldAnswer);
-    let reply = bench.inbox.submit(document("b", 1), None).unwrap();
+    let reply = bench.inbox.submit(document("b", 1)).unwrap();
     bench.store.written.reaches(1).await;
     let (_trigger, shutdown) = lifecycle::shutdown();
     let (view, store) = (Arc::clone(&bench.view), bench.store.clone());
     let count = tokio::spawn(async move { follow::count(&view, &store, shutdown).await });
     settled().await;
-    let late = bench.inbox.submit(document("c", 1), None).unwrap();
+    let late = bench.inbox.submit(document("c", 1)).unwrap();
     settled().await;
     assert!(!count.is_finished(), "it would find an order that is counted again when it becomes visible");
     bench.store.release();
@@ -191,13 +192,13 @@ async fn what_is_durable_and_not_yet_visible_is_counted_once() {
 async fn warm_up_takes_the_newest_orders_that_fit_and_knows_whether_that_is_all() {
     let bench = Bench::start(bounds(None, Some(Duration::from_hours(1)))).await;
     let name = |n: u64| format!("o{n:05}");
-    let posts = (0..3000).map(|n| bench.inbox.submit(document(&name(n), n), None).unwrap());
+    let posts = (0..3000).map(|n| bench.inbox.submit(document(&name(n), n)).unwrap());
     for reply in posts.collect::<Vec<_>>() {
         assert!(matches!(reply.await.unwrap(), Reply::Stored { .. }));
     }
     bench
         .inbox
-        .submit(format!(r#"{{"order_uid":"{}","status":"deleted"}}"#, name(7)).into(), None)
+        .submit(Bytes::from(format!(r#"{{"order_uid":"{}","status":"deleted"}}"#, name(7))))
         .unwrap()
         .await
         .unwrap();

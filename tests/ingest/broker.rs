@@ -221,7 +221,14 @@ impl Bench {
     /// Another process moves a position.
     pub async fn steal(&self, partition: u32, from: u64, to: u64) {
         let moves = vec![Move { partition, from, to }];
-        let batch = Batch { source: "broker".into(), entries: Vec::new(), moves, is_all_or_none: true, parcel: None };
+        let batch = Batch {
+            source: "broker".into(),
+            entries: Vec::new(),
+            moves,
+            is_all_or_none: true,
+            parcel: None,
+            is_again: false,
+        };
         self.store.truth.commit(Arc::new(batch)).await.unwrap();
     }
 
@@ -423,9 +430,15 @@ async fn what_the_store_refuses_for_ever_is_a_dead_letter_and_the_rest_is_stored
     let envelope = format!(r#"{payload}"{}"}}"#, id(11));
     let order = Decoder::new(Profile::default(), 1 << 20).decode(&envelope.into()).unwrap();
     assert!(matches!(order.change, Change::Envelope(_)));
-    let entry = Entry { order, must_exist: false, idempotency: None, basis: None, is_new: false };
-    let batch =
-        Batch { source: "other".into(), entries: vec![entry], moves: Vec::new(), is_all_or_none: false, parcel: None };
+    let entry = Entry { order, must_exist: false, idempotency: None, condition: None, basis: None, is_new: false };
+    let batch = Batch {
+        source: "other".into(),
+        entries: vec![entry],
+        moves: Vec::new(),
+        is_all_or_none: false,
+        parcel: None,
+        is_again: false,
+    };
     bench.store.truth.commit(Arc::new(batch)).await.unwrap();
     bench.assigned(&[0]).await;
     let mut gone = at(0, 4, "");

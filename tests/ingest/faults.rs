@@ -48,7 +48,7 @@ impl Bench {
     }
 
     async fn send(&self, document: impl Into<Bytes>) -> Reply {
-        self.inbox.submit(document.into(), None).unwrap().await.expect("answered")
+        self.inbox.submit(document.into()).unwrap().await.expect("answered")
     }
 
     async fn stop(self) -> Ledger {
@@ -122,7 +122,7 @@ async fn a_lost_answer_to_a_deletion_is_still_a_deletion() {
     let ingest = Ingest::new(source, lying, seen, &ingest::Config::default(), metrics).await.unwrap();
     tokio::spawn(ingest.run(shutdown));
     let delete = format!(r#"{{"order_uid":"{}","status":"deleted"}}"#, wb_id(9));
-    let reply = inbox.submit(delete.into(), None).unwrap().await.unwrap();
+    let reply = inbox.submit(Bytes::from(delete)).unwrap().await.unwrap();
     assert!(matches!(reply, Reply::WasDeleted { version: 2, .. }), "{reply:?}");
     assert_eq!(bench.visible(&wb_id(9)), Some((2, State::Gone, Vec::new())));
     assert_eq!(bench.view.size().live, 0);
@@ -132,11 +132,21 @@ async fn a_lost_answer_to_a_deletion_is_still_a_deletion() {
 async fn a_repeated_request_whose_first_answer_was_lost_gets_that_answer() {
     let bench = Bench::start([Lie::FailAfterWrite], inbox::Config::default()).await;
     let key = Idempotency { key: "k".into(), digest: [1; 32] };
-    let reply = bench.inbox.submit(wb(9).into(), Some(key.clone())).unwrap().await.unwrap();
+    let reply = bench
+        .inbox
+        .submit(inbox::Request { idempotency: Some(key.clone()), ..Bytes::from(wb(9)).into() })
+        .unwrap()
+        .await
+        .unwrap();
     assert!(matches!(reply, Reply::Stored { version: 1, change: Change::Created, .. }), "{reply:?}");
     assert!(bench.visible(&wb_id(9)).is_some());
     let other = Idempotency { digest: [2; 32], ..key };
-    let reply = bench.inbox.submit(wb(10).into(), Some(other)).unwrap().await.unwrap();
+    let reply = bench
+        .inbox
+        .submit(inbox::Request { idempotency: Some(other), ..Bytes::from(wb(10)).into() })
+        .unwrap()
+        .await
+        .unwrap();
     assert!(matches!(reply, Reply::Refused { refusal: Refusal::KeyReused, .. }), "{reply:?}");
     assert_eq!(bench.visible(&wb_id(10)), None);
 }
@@ -152,7 +162,7 @@ async fn while_the_store_holds_the_queue_fills_and_refuses_and_loses_nothing() {
     let refused = loop {
         // The loop takes orders out of the queue and into its batch until that is full as well.
         settled().await;
-        match bench.inbox.submit(wb(100 + taken).into(), None) {
+        match bench.inbox.submit(Bytes::from(wb(100 + taken))) {
             Ok(reply) => waiting.push(reply),
             Err(error) => break error,
         }
@@ -176,7 +186,7 @@ async fn while_the_store_holds_the_queue_fills_and_refuses_and_loses_nothing() {
 async fn the_queue_is_bounded_in_bytes_too() {
     let queue = inbox::Config { queue_rows_max: 1000, queue_bytes_max: 4000 };
     let bench = Bench::start([Lie::Hold], queue).await;
-    let accepted = (0..100).take_while(|n| bench.inbox.submit(wb(100 + n).into(), None).is_ok()).count();
+    let accepted = (0..100).take_while(|n| bench.inbox.submit(Bytes::from(wb(100 + n))).is_ok()).count();
     assert!((2..=5).contains(&accepted), "{accepted} orders of about 1 KB in 4,000 bytes");
     bench.store.release();
 }
@@ -184,9 +194,9 @@ async fn the_queue_is_bounded_in_bytes_too() {
 #[tokio::test]
 async fn a_slow_store_makes_bigger_batches_not_a_longer_queue() {
     let bench = Bench::start([Lie::Hold], inbox::Config::default()).await;
-    let first = bench.inbox.submit(wb(50).into(), None).unwrap();
+    let first = bench.inbox.submit(Bytes::from(wb(50))).unwrap();
     bench.store.commits.entered.reaches(1).await;
-    let rest: Vec<_> = (51..300).map(|n| bench.inbox.submit(wb(n).into(), None).unwrap()).collect();
+    let rest: Vec<_> = (51..300).map(|n| bench.inbox.submit(Bytes::from(wb(n))).unwrap()).collect();
     settled().await;
     bench.store.release();
     assert!(first.await.is_ok());
@@ -200,7 +210,7 @@ async fn a_slow_store_makes_bigger_batches_not_a_longer_queue() {
 #[tokio::test]
 async fn a_damaged_store_stops_the_loop_with_advice() {
     let bench = Bench::start([Lie::Damaged], inbox::Config::default()).await;
-    let reply = bench.inbox.submit(wb(9).into(), None).unwrap();
+    let reply = bench.inbox.submit(Bytes::from(wb(9))).unwrap();
     let error = bench.running.await.unwrap().unwrap_err();
     assert!(error.to_string().contains("restore the store"), "{error}");
     assert!(reply.await.is_err(), "nobody is told that the order is stored");
@@ -210,9 +220,9 @@ async fn a_damaged_store_stops_the_loop_with_advice() {
 #[tokio::test]
 async fn a_stop_commits_what_was_taken_and_takes_nothing_more() {
     let bench = Bench::start([Lie::Hold], inbox::Config::default()).await;
-    let first = bench.inbox.submit(wb(20).into(), None).unwrap();
+    let first = bench.inbox.submit(Bytes::from(wb(20))).unwrap();
     bench.store.commits.entered.reaches(1).await;
-    let rest = (1..100).map(|n| bench.inbox.submit(wb(20 + n).into(), None).unwrap());
+    let rest = (1..100).map(|n| bench.inbox.submit(Bytes::from(wb(20 + n))).unwrap());
     let replies: Vec<_> = std::iter::once(first).chain(rest).collect();
     bench.trigger.fire();
     settled().await;
@@ -222,22 +232,22 @@ async fn a_stop_commits_what_was_taken_and_takes_nothing_more() {
     for reply in replies {
         assert!(matches!(reply.await.unwrap(), Reply::Stored { .. }));
     }
-    assert!(matches!(bench.inbox.submit(wb(9).into(), None), Err(SubmitError::Stopping)));
+    assert!(matches!(bench.inbox.submit(Bytes::from(wb(9))), Err(SubmitError::Stopping)));
 }
 
 #[tokio::test]
 async fn orders_of_one_batch_are_applied_one_after_the_other() {
     let bench = Bench::start([Lie::Hold], inbox::Config::default()).await;
     // The first commit is held, so the next four meet in one batch.
-    let first = bench.inbox.submit(wb(9).into(), None).unwrap();
+    let first = bench.inbox.submit(Bytes::from(wb(9))).unwrap();
     bench.store.commits.entered.reaches(1).await;
     let changed = String::from_utf8(wb(9)).unwrap().replace("\"locale\":\"", "\"locale\":\"x");
     let id = wb_id(9);
     let delete = format!(r#"{{"order_uid":"{id}","status":"deleted"}}"#);
-    let second = bench.inbox.submit(changed.clone().into(), None).unwrap();
-    let third = bench.inbox.submit(changed.into(), None).unwrap();
-    let fourth = bench.inbox.submit(delete.into(), None).unwrap();
-    let fifth = bench.inbox.submit(wb(9).into(), None).unwrap();
+    let second = bench.inbox.submit(Bytes::from(changed.clone())).unwrap();
+    let third = bench.inbox.submit(Bytes::from(changed)).unwrap();
+    let fourth = bench.inbox.submit(Bytes::from(delete)).unwrap();
+    let fifth = bench.inbox.submit(Bytes::from(wb(9))).unwrap();
     settled().await;
     bench.store.release();
     assert!(matches!(first.await.unwrap(), Reply::Stored { version: 1, change: Change::Created, .. }));

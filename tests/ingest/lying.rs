@@ -178,7 +178,11 @@ impl Store for Lying {
         truth
     }
 
-    async fn fetch_external(&self, user_id: String, external: String) -> Result<Option<Snapshot>, StoreError> {
+    async fn fetch_external(
+        &self,
+        user_id: String,
+        external: String,
+    ) -> Result<Option<(OrderId, Snapshot)>, StoreError> {
         self.truth.fetch_external(user_id, external).await
     }
 

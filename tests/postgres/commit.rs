@@ -184,6 +184,7 @@ async fn a_repeated_request_is_answered_alike_by_another_instance() {
                 moves: Vec::new(),
                 is_all_or_none: false,
                 parcel: None,
+                is_again: false,
             }))
             .await
             .unwrap()
@@ -248,13 +249,13 @@ async fn an_envelope_is_found_by_its_external_id_and_its_columns_follow_it() {
     };
     store.commit(batch([envelope(r#"{"id":"x-1","amount":12.5}"#)])).await.unwrap();
     let find = |external: &str| store.fetch_external(user.into(), external.into());
-    assert_eq!(find("x-1").await.unwrap().unwrap().version(), 1);
+    assert_eq!(find("x-1").await.unwrap().unwrap().1.version(), 1);
     store.commit(batch([envelope(r#"{"id":"x-1","amount":2}"#)])).await.unwrap();
-    assert_eq!(find("x-1").await.unwrap().unwrap().version(), 2);
+    assert_eq!(find("x-1").await.unwrap().unwrap().1.version(), 2);
     // Another payload brings an external id of its own.
     store.commit(batch([envelope(r#"{"id":"x-2","amount":3}"#)])).await.unwrap();
     assert!(find("x-1").await.unwrap().is_none());
-    assert_eq!(find("x-2").await.unwrap().unwrap().version(), 3);
+    assert_eq!(find("x-2").await.unwrap().unwrap().1.version(), 3);
     let client = database.client().await;
     let row = client.query_one("SELECT status, amount, bucket, user_id::text, kind FROM orders", &[]).await.unwrap();
     assert_eq!((row.get::<_, &str>(0), row.get::<_, f64>(1), row.get::<_, i16>(2)), ("new", 3.0, 1));

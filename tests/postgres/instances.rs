@@ -177,3 +177,40 @@ fn readers_of_events_are_told_of_what_others_changed_once_and_in_order() {
         assert!(before < version, "{event} after version {before}");
     }
 }
+
+/// Each writes what it has made of the version that its instance shows; the other one may have written since.
+#[test]
+fn of_several_writers_with_one_condition_one_has_its_way_on_two_instances() {
+    const WRITERS: u64 = 6;
+    const EACH: u64 = 10;
+    let Some(database) = Database::create() else { return };
+    let url = database.url();
+    let servers = [(); 2].map(|()| Server::start(&["--postgres", &url, "--profile", "lenient"]));
+    servers[0].request("POST", "/orders", &[("If-None-Match", "*")], r#"{"order_uid":"c","count":0}"#).expect(201);
+    servers[1].request("POST", "/orders", &[("If-None-Match", "*")], r#"{"order_uid":"c","count":9}"#).expect(412);
+    std::thread::scope(|scope| {
+        for n in 0..WRITERS {
+            let mut connection = servers[usize::from(n % 2 == 0)].connect();
+            scope.spawn(move || {
+                for _ in 0..EACH {
+                    // The one that was refused is told which version there is, and waits for it.
+                    let mut least = "1".to_owned();
+                    loop {
+                        let read = connection.request("GET", "/order/c", &[("X-Min-Version", &least)], "").expect(200);
+                        let next = read.json()["count"].as_u64().unwrap() + 1;
+                        let etag = read.header("ETag").unwrap().to_owned();
+                        let order = format!(r#"{{"order_uid":"c","count":{next}}}"#);
+                        let reply = connection.request("POST", "/orders", &[("If-Match", &etag)], order);
+                        match reply.status {
+                            200 => break,
+                            412 => least = reply.header("ETag").unwrap().trim_matches('"').to_owned(),
+                            other => panic!("{other}: {}", reply.text()),
+                        }
+                    }
+                }
+            });
+        }
+    });
+    let stored = database.query("SELECT version || ' ' || convert_from(body, 'UTF8') FROM orders");
+    assert_eq!(stored, [format!(r#"{} {{"order_uid":"c","count":{}}}"#, WRITERS * EACH + 1, WRITERS * EACH)]);
+}

@@ -52,7 +52,7 @@ fn sample_order(n: u64) -> Order {
 }
 
 fn entry(order: Order) -> Entry {
-    Entry { order, must_exist: false, idempotency: None, basis: None, is_new: false }
+    Entry { order, must_exist: false, idempotency: None, condition: None, basis: None, is_new: false }
 }
 
 pub fn batch(orders: impl IntoIterator<Item = Order>) -> Arc<Batch> {
@@ -62,6 +62,7 @@ pub fn batch(orders: impl IntoIterator<Item = Order>) -> Arc<Batch> {
         moves: Vec::new(),
         is_all_or_none: false,
         parcel: None,
+        is_again: false,
     })
 }
 

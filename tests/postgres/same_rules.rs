@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use order_service::order::{Change, Envelope, Order};
-use order_service::record::Idempotency;
+use order_service::record::{Condition, Expected, Idempotency};
 use order_service::snapshot::Snapshot;
 use order_service::store::embedded::{self, Embedded};
 use order_service::store::{Batch, Entry, Outcome, Store};
@@ -44,8 +44,19 @@ fn random_entry(random: &mut fastrand::Rng) -> Entry {
     let idempotency = (random.u8(..5) == 0)
         .then(|| Idempotency { key: format!("k{}", random.u8(..30)).into(), digest: [random.u8(..2); 32] });
     let basis = (random.u8(..4) == 0).then(|| random.u64(..4));
+    let expected = |random: &mut fastrand::Rng| Expected {
+        id: random.bool().then(|| name.as_str().into()),
+        version: random.u64(1..4),
+    };
+    let condition = match random.u8(..8) {
+        0 => Some(Condition::New),
+        1 => Some(Condition::Exists),
+        2 => Some(Condition::OneOf(vec![expected(random)])),
+        3 => Some(Condition::OneOf(vec![expected(random), expected(random)])),
+        _ => None,
+    };
     // Hints are right as a rule, and sometimes wrong.
-    Entry { order, must_exist: random.bool(), idempotency, basis, is_new: random.u8(..20) == 0 }
+    Entry { order, must_exist: random.bool(), idempotency, condition, basis, is_new: random.u8(..20) == 0 }
 }
 
 #[tokio::test]
@@ -58,8 +69,14 @@ async fn both_stores_follow_the_same_rules() {
     for round in 0..150 {
         let len = random.usize(1..25);
         let entries: Vec<Entry> = (0..len).map(|_| random_entry(&mut random)).collect();
-        let batch =
-            Arc::new(Batch { source: "test".into(), entries, moves: Vec::new(), is_all_or_none: false, parcel: None });
+        let batch = Arc::new(Batch {
+            source: "test".into(),
+            entries,
+            moves: Vec::new(),
+            is_all_or_none: false,
+            parcel: None,
+            is_again: false,
+        });
         let expected = embedded.commit(Arc::clone(&batch)).await.unwrap();
         let outcomes = postgres.commit(Arc::clone(&batch)).await.unwrap();
         let (expected, outcomes): (Vec<_>, Vec<_>) =

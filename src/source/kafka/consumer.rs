@@ -854,6 +854,7 @@ fn record(message: &BorrowedMessage<'_>) -> Record {
         payload: message.payload().map(Bytes::copy_from_slice),
         key: message.key().map(Bytes::copy_from_slice),
         idempotency: None,
+        condition: None,
         timestamp_ms: message.timestamp().to_millis(),
         headers: headers(message).map(Box::new),
     }

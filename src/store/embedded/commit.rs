@@ -35,7 +35,7 @@ pub(super) fn commit(
             return Err(StoreError::Fenced { partition: step.partition });
         }
     }
-    let mut writer = Writer::new(&transaction);
+    let mut writer = Writer::new(&transaction, batch.is_again);
     let mut outcomes = Vec::with_capacity(batch.entries.len());
     for entry in &batch.entries {
         outcomes.push(writer.entry(entry).map_err(classify)?);
@@ -66,19 +66,20 @@ fn move_position(connection: &Connection, source: &str, step: &Move) -> rusqlite
 
 struct Writer<'c> {
     connection: &'c Connection,
+    is_again: bool,
     scratch: Vec<u8>,
     now: OffsetDateTime,
     stamp: Stamp,
 }
 
 impl<'c> Writer<'c> {
-    fn new(connection: &'c Connection) -> Self {
+    fn new(connection: &'c Connection, is_again: bool) -> Self {
         let now = OffsetDateTime::from(SystemTime::now());
-        Self { connection, scratch: Vec::new(), now, stamp: envelope::stamp(now) }
+        Self { connection, is_again, scratch: Vec::new(), now, stamp: envelope::stamp(now) }
     }
 
     fn entry(&mut self, entry: &Entry) -> rusqlite::Result<Outcome> {
-        let Entry { order, idempotency, .. } = entry;
+        let Entry { order, idempotency, condition, .. } = entry;
         if let Some(idempotency) = idempotency
             && let Some(outcome) = self.repeated(idempotency, &order.id)?
         {
@@ -87,15 +88,15 @@ impl<'c> Writer<'c> {
         let id = order.id.clone();
         let inserted = match &order.change {
             // Most orders are new, so the insert is tried first; it tells by itself whether it was right.
-            Asked::Wb(body) => self.insert(&id, Kind::Wb, State::Live, None, None, body)?,
-            Asked::Envelope(_) | Asked::Delete => None,
+            Asked::Wb(body) if condition.is_none() => self.insert(&id, Kind::Wb, State::Live, None, None, body)?,
+            Asked::Wb(_) | Asked::Envelope(_) | Asked::Delete => None,
         };
         let outcome = if let (Some(seq), Asked::Wb(body)) = (inserted, &order.change) {
             let snapshot = Snapshot::new(1, seq, Kind::Wb, State::Live, body, &mut self.scratch);
             Outcome::Stored { id, snapshot, change: Change::Created }
         } else {
             let row = self.row(&id)?;
-            let decision = rules::decide(entry, row.as_ref(), &self.stamp).map_err(foreign_body)?;
+            let decision = rules::decide(entry, row.as_ref(), self.is_again, &self.stamp).map_err(foreign_body)?;
             self.apply(id, row, decision)?
         };
         if let Some(idempotency) = idempotency {

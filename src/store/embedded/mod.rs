@@ -447,15 +447,19 @@ impl Store for Embedded {
         .await
     }
 
-    async fn fetch_external(&self, user_id: String, external: String) -> Result<Option<Snapshot>, StoreError> {
+    async fn fetch_external(
+        &self,
+        user_id: String,
+        external: String,
+    ) -> Result<Option<(OrderId, Snapshot)>, StoreError> {
         self.read(move |connection| {
             connection
                 .prepare_cached(
-                    "SELECT seq, state + 4 * kind, version, body FROM orders
+                    "SELECT seq, state + 4 * kind, version, body, uid FROM orders
                      WHERE user_id = ? AND external_id = ? AND external_id IS NOT NULL AND state = 0
                      ORDER BY seq DESC LIMIT 1",
                 )?
-                .query_row([user_id, external], |row| snapshot(row, &mut Vec::new()))
+                .query_row([user_id, external], |row| Ok((order_id(row)?, snapshot(row, &mut Vec::new())?)))
                 .optional()
         })
         .await

@@ -168,7 +168,7 @@ impl Postgres {
         // Positions move one batch after the other. Where it is this one's turn already, a lost race shows at once.
         let is_early = !turn.has_come();
         let now = OffsetDateTime::from(SystemTime::now());
-        let mut work = Work::new(&batch.entries, now, trusts_hints);
+        let mut work = Work::new(batch, now, trusts_hints);
         // One at least: a batch that only moves positions has a transaction to ask about, too.
         let blocks = i32::try_from(batch.entries.len().div_ceil(4096).max(1)).unwrap_or(i32::MAX);
         // One round trip: tokio-postgres sends what is asked together without waiting in between.
@@ -500,6 +500,7 @@ struct Held {
 /// The orders of a batch, decided one entry after the other in memory.
 struct Work<'b> {
     entries: &'b [Entry],
+    is_again: bool,
     /// No id occurs twice.
     is_distinct: bool,
     stamp: Stamp,
@@ -515,13 +516,17 @@ struct Work<'b> {
 }
 
 impl<'b> Work<'b> {
-    fn new(entries: &'b [Entry], now: OffsetDateTime, trusts_hints: bool) -> Self {
+    fn new(batch: &'b Batch, now: OffsetDateTime, trusts_hints: bool) -> Self {
+        let entries = &batch.entries[..];
         let keys = entries.iter().filter_map(|entry| entry.idempotency.as_ref()).map(|idempotency| &*idempotency.key);
-        let maybe_known = entries.iter().filter(|entry| !(trusts_hints && entry.is_new && is_insert(entry)));
+        // What is refused by its condition would show no conflict where the hint is wrong.
+        let is_sure = |entry: &Entry| entry.is_new && entry.condition.is_none() && is_insert(entry);
+        let maybe_known = entries.iter().filter(|entry| !(trusts_hints && is_sure(entry)));
         let mut ids: HashSet<&OrderId, foldhash::fast::RandomState> = HashSet::default();
         ids.reserve(entries.len());
         Self {
             entries,
+            is_again: batch.is_again,
             is_distinct: entries.iter().all(|entry| entry.idempotency.is_none() && ids.insert(&entry.order.id)),
             stamp: envelope::stamp(now),
             keys: keys.collect(),
@@ -582,8 +587,8 @@ impl<'b> Work<'b> {
             return self.repeated(remembered.digest == idempotency.digest, &idempotency.key, &order.id);
         }
         let row = self.held.get(&order.id).map(|held| &held.row);
-        let decision =
-            rules::decide(&self.entries[index], row, &self.stamp).map_err(|error| StoreError::Damaged(error.into()))?;
+        let decision = rules::decide(&self.entries[index], row, self.is_again, &self.stamp)
+            .map_err(|error| StoreError::Damaged(error.into()))?;
         let id = order.id.clone();
         let outcome = match decision {
             Decision::Write(write) => self.write(id, write, Some(index)),

@@ -258,12 +258,16 @@ impl Store for Postgres {
         row.map(|row| snapshot(&row, &mut Vec::new())).transpose()
     }
 
-    async fn fetch_external(&self, user_id: String, external: String) -> Result<Option<Snapshot>, StoreError> {
+    async fn fetch_external(
+        &self,
+        user_id: String,
+        external: String,
+    ) -> Result<Option<(OrderId, Snapshot)>, StoreError> {
         let session = self.reader().await?;
         let parameters: [&(dyn ToSql + Sync); 2] = [&user_id, &external];
         let found = session.query_opt(&session.statements.fetch_external, &parameters);
         let row = session.ask(self.0.config.wait, found).await?;
-        row.map(|row| snapshot(&row, &mut Vec::new())).transpose()
+        row.map(|row| Ok((order_id(&row)?, snapshot(&row, &mut Vec::new())?))).transpose()
     }
 
     async fn page(&self, before: Option<u64>, limit: usize) -> Result<Page, StoreError> {

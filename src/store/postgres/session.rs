@@ -191,7 +191,7 @@ impl Session {
         let p = |sql| client.prepare(sql);
         let (fetch, fetch_external, page, last_seq, estimate, positions) = tokio::try_join!(
             p("SELECT seq, (state + 4 * kind)::smallint, version, body FROM orders WHERE order_uid = $1"),
-            p("SELECT seq, (state + 4 * kind)::smallint, version, body FROM orders
+            p("SELECT seq, (state + 4 * kind)::smallint, version, body, order_uid FROM orders
                WHERE user_id = $1::text::uuid AND external_id = $2 AND external_id IS NOT NULL AND state = 0
                ORDER BY seq DESC LIMIT 1"),
             p("SELECT seq, (state + 4 * kind)::smallint, version, body, order_uid FROM orders
