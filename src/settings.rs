@@ -1,6 +1,7 @@
 //! Flags, environment, files and defaults become an [`app::Config`]. The only reader of any of them.
 
 pub mod commands;
+mod dotenv;
 mod parse;
 mod table;
 
@@ -40,22 +41,25 @@ impl Outside {
     /// # Errors
     /// When there is a `.env` that cannot be read.
     pub fn of_process() -> Result<Self, Wrong> {
-        let mut environment = BTreeMap::new();
-        match dotenvy::from_filename_iter(".env") {
-            Err(error) if error.not_found() => {}
-            Err(error) => return Err(Wrong::one(".env", error.to_string())),
-            Ok(lines) => {
-                for line in lines {
-                    let (name, value) = line.map_err(|error| Wrong::one(".env", error.to_string()))?;
-                    environment.insert(name, value);
-                }
-            }
-        }
+        let mut environment = match std::fs::read(".env") {
+            Ok(text) => dotenv::read(&String::from_utf8_lossy(&text), is_variable)
+                .map_err(|message| Wrong::one(".env", message))?,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => BTreeMap::new(),
+            Err(error) => return Err(Wrong::one(".env", error)),
+        };
         environment.extend(
             std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))),
         );
         Ok(Self { environment })
     }
+}
+
+/// Whether an environment variable says something to this program.
+fn is_variable(name: &str) -> bool {
+    let plain = name.strip_suffix("_FILE").unwrap_or(name);
+    name == "CONFIG_PATH"
+        || ["ORDER_", "POSTGRES_"].iter().any(|start| name.starts_with(start))
+        || SETTINGS.iter().any(|setting| setting.env.contains(&plain))
 }
 
 /// Settings that cannot be used: a line for each.
@@ -293,7 +297,7 @@ impl File {
         let tree: serde_json::Value = if is_yaml {
             yaml(&text).map_err(|message| Wrong::one(&place, message))?
         } else {
-            toml::from_str(&text).map_err(|error| Wrong::one(&place, error))?
+            toml::from_str(&text).map_err(|error| Wrong::one(&place, toml_fault(&text, &error)))?
         };
         let mut values = BTreeMap::new();
         flatten("", &tree, &mut values).map_err(|message| Wrong::one(&place, message))?;
@@ -305,6 +309,16 @@ impl File {
         let unknown = self.values.keys().filter(|key| !is_known(key));
         unknown.map(|key| format!("{}: {key}: there is no such setting", self.path.display())).collect()
     }
+}
+
+/// What is wrong with a file of TOML, and in which line. The library shows the line, which may hold a secret.
+fn toml_fault(text: &str, error: &toml::de::Error) -> String {
+    let start = error.span().map_or(0, |span| span.start.min(text.len()));
+    let before = text.get(..start).unwrap_or_default();
+    let line = before.matches('\n').count();
+    let name = text.lines().nth(line).and_then(|line| line.split_once('=')).map_or("", |(name, _)| name.trim());
+    let name = if name.is_empty() { String::new() } else { format!("{name}: ") };
+    format!("line {}: {name}{}", line + 1, error.message().lines().next().unwrap_or("no TOML"))
 }
 
 /// One document of YAML.

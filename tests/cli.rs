@@ -255,6 +255,12 @@ fn a_dot_env_file_is_the_weaker_environment() {
     assert!(print(&[("ORDER_LISTEN", "127.0.0.1:2002")]).contains("127.0.0.1:2002"));
     home.write(".env", "ORDER_SAMPLE=x\n");
     home.run(&["serve"]).expect(78);
+    // Lines of others are theirs, and what is wrong with ours is told without its value.
+    home.write(".env", "SHOP_NAME=Joe's\nJAVA_OPTS=-Xmx1g -Xms1g\nORDER_LISTEN=127.0.0.1:2003\nPASSWORD=hidden\n");
+    assert!(print(&[]).contains("127.0.0.1:2003"), "{}", print(&[]));
+    home.write(".env", "\nORDER_POSTGRES=postgres://u:hidden's@h/d\nPASSWORD=hidden\n");
+    let told = home.run(&["config", "check"]).expect(78).err;
+    assert!(told.contains(".env: line 2: ORDER_POSTGRES: ") && !told.contains("hidden"), "{told}");
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Texts of settings: durations, sizes, addresses.
 
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, ToSocketAddrs};
 use std::time::Duration;
 
 /// No setting is larger: what is computed from it and from the time of day never overflows, and no library refuses it.
@@ -51,16 +51,23 @@ pub(super) fn count(text: &str, least: usize) -> Result<usize, String> {
     }
 }
 
-/// `127.0.0.1:8080`, `[::1]:8080`, `localhost:8080`; `:8080` and `8080` are every address of this host.
+/// `127.0.0.1:8080`, `[::1]:8080`, `localhost:8080`; `:8080` and `8080` are every address of this host, of both families
+/// where it has both.
 pub(super) fn address(text: &str) -> Result<SocketAddr, String> {
     let text = text.trim();
     let bare = text.strip_prefix(':').unwrap_or(text);
     if let Ok(port) = bare.parse::<u16>() {
-        return Ok(SocketAddr::from(([0, 0, 0, 0], port)));
+        // A socket for all addresses of IPv6 takes those of IPv4 as well.
+        let has_both = TcpListener::bind((Ipv6Addr::UNSPECIFIED, 0)).is_ok();
+        let every = if has_both { IpAddr::from(Ipv6Addr::UNSPECIFIED) } else { Ipv4Addr::UNSPECIFIED.into() };
+        return Ok(SocketAddr::new(every, port));
     }
-    let mut found = text
-        .to_socket_addrs()
-        .map_err(|_| format!("{text:?} is no address such as 127.0.0.1:8080, [::1]:8080 or :8080"))?;
+    let wrong = || format!("{text:?} is no address such as 127.0.0.1:8080, [::1]:8080 or :8080");
+    // To the system a number is an address of IPv4 too.
+    if text.rsplit_once(':').is_some_and(|(host, _)| host.bytes().all(|byte| byte.is_ascii_digit())) {
+        return Err(wrong());
+    }
+    let mut found = text.to_socket_addrs().map_err(|_| wrong())?;
     found.next().ok_or_else(|| format!("{text:?} has no address"))
 }
 

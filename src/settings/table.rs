@@ -120,11 +120,12 @@ pub const SETTINGS: &[Setting] = &[
         flag: "listen",
         env: &["ORDER_LISTEN", "HTTP_SERVER_ADDR", "API_PORT", "HTTP_PORT"],
         value: "ADDR",
-        help: "Address to answer on; may repeat",
+        help: "Address to answer on, several with commas; :8080 is every address of this host",
         default: "127.0.0.1:8080",
         is_repeated: true,
         apply: |config, values| {
-            config.http.listen = values.iter().map(|value| address(value)).collect::<Result<_, _>>()?;
+            let values = values.iter().flat_map(|value| value.split(','));
+            config.http.listen = values.map(address).collect::<Result<_, _>>()?;
             if config.http.listen.is_empty() { Err("needs at least one address".into()) } else { Ok(()) }
         },
         ..PLAIN

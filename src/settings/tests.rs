@@ -50,8 +50,10 @@ fn yaml_is_read_too() {
 
 #[test]
 fn names_of_the_older_services_are_understood() {
-    assert_eq!(listen(&[], &[("API_PORT", "8090")]), ["0.0.0.0:8090"]);
-    assert_eq!(listen(&[], &[("HTTP_SERVER_ADDR", ":8091")]), ["0.0.0.0:8091"]);
+    for (name, value) in [("API_PORT", "8090"), ("HTTP_SERVER_ADDR", ":8090")] {
+        let listen = load(&[], &[(name, value)]).unwrap().config.http.listen;
+        assert!(listen.len() == 1 && listen[0].ip().is_unspecified() && listen[0].port() == 8090, "{listen:?}");
+    }
     assert_eq!(listen(&[], &[("ORDER_LISTEN", "127.0.0.1:1,127.0.0.1:2")]), ["127.0.0.1:1", "127.0.0.1:2"]);
 }
 
@@ -138,4 +140,23 @@ fn no_value_of_any_setting_panics() {
         let wrong = load(&[&format!("--{}=a\u{0}b", setting.flag)], &[]).unwrap_err();
         assert!(wrong.0[0].ends_with("contains a NUL byte"), "{wrong}");
     }
+}
+
+#[test]
+fn addresses_are_told_from_other_pairs_of_numbers() {
+    assert_eq!(listen(&["--listen", "127.0.0.1:1,[::1]:2"], &[]), ["127.0.0.1:1", "[::1]:2"]);
+    for wrong in ["8080:8081", "127.0.0.1", "::1", "x:y", "127.0.0.1:1,", "127.0.0.1:99999", ""] {
+        assert!(load(&["--listen", wrong], &[]).is_err(), "{wrong}");
+    }
+}
+
+/// The library shows the line, with the password in it.
+#[test]
+fn a_file_that_cannot_be_read_is_told_by_line_and_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("order.toml");
+    std::fs::write(&file, "listen = [\"127.0.0.1:3\"]\npostgres = \"postgres://u:secret@h/d\n").unwrap();
+    let wrong = load(&["--config", file.to_str().unwrap()], &[]).unwrap_err();
+    let [line] = &wrong.0[..] else { panic!("{wrong:?}") };
+    assert!(line.contains("line 2: postgres: ") && !line.contains("secret"), "{line}");
 }

@@ -1,7 +1,7 @@
 //! Reading one order: exact answers in both faces, every spelling of an id, conditional reads, what is not there.
 
 use super::*;
-use crate::server::{SIGNAL_TIME, Server, until};
+use crate::server::{Connection, SIGNAL_TIME, Server, until};
 
 #[test]
 fn an_order_is_answered_byte_for_byte_as_posted_without_white_space() {
@@ -303,5 +303,23 @@ fn orders_survive_a_stop_and_a_kill() {
         let wb = server.get("/order/s1").expect(200);
         assert_eq!(wb.text(), wb_answered("s1").replace("\"sale\":30", "\"sale\":31"));
         assert_eq!(wb.header("ETag"), Some("\"2\""));
+    }
+}
+
+#[test]
+fn an_address_without_a_host_is_every_one_of_this_host() {
+    let server = Server::start(&["--listen", ":0"]);
+    let port = until("the log names the second address", SIGNAL_TIME, || {
+        let lines = server.log();
+        let serving = lines.iter().find(|line| line.contains("\"serving\""))?;
+        let serving: serde_json::Value = serde_json::from_str(serving).unwrap();
+        serving["listen"].as_str()?.split(' ').nth(1)?.rsplit(':').next()?.parse::<u16>().ok()
+    });
+    let mut hosts = vec![std::net::IpAddr::from(std::net::Ipv4Addr::LOCALHOST)];
+    if std::net::TcpListener::bind((std::net::Ipv6Addr::LOCALHOST, 0)).is_ok() {
+        hosts.push(std::net::Ipv6Addr::LOCALHOST.into());
+    }
+    for host in hosts {
+        Connection::open((host, port).into()).get("/ping").expect(200);
     }
 }
