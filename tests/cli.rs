@@ -315,6 +315,16 @@ fn what_was_imported_is_exported() {
     // From standard input too.
     home.run_fed(&["import", "-", "--data", "fed"], &exported).expect(0);
     assert_eq!(home.run(&["export", "--data", "fed"]).expect(0).out, copy);
+    // A pipe is one, whatever it is called.
+    home.run_fed(&["import", "/dev/stdin", "--data", "piped"], &exported).expect(0);
+    assert_eq!(home.run(&["export", "--data", "piped"]).expect(0).out, copy);
+    let pipe = home.path().join("pipe");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    std::thread::scope(|scope| {
+        scope.spawn(|| fs::write(&pipe, &exported).unwrap());
+        home.run(&["import", "pipe", "--data", "named"]).expect(0);
+    });
+    assert_eq!(home.run(&["export", "--data", "named"]).expect(0).out, copy);
 }
 
 #[test]

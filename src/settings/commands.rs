@@ -347,7 +347,12 @@ fn load_command() -> Command {
 fn import_of(arguments: &ArgMatches, settings: &Settings) -> import::Config {
     let path: PathBuf = one(arguments, "file");
     let rejects = arguments.get_one("rejects").cloned().unwrap_or_else(|| {
-        let mut name = path.file_name().filter(|name| *name != "-").unwrap_or("stdin".as_ref()).to_owned();
+        // Beside a pipe there is no place for a file.
+        let is_pipe = path.as_os_str() == "-" || std::fs::metadata(&path).is_ok_and(|found| !found.is_file());
+        if is_pipe {
+            return "stdin.rejected".into();
+        }
+        let mut name = path.file_name().unwrap_or_default().to_owned();
         name.push(".rejected");
         path.with_file_name(name)
     });

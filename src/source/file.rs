@@ -39,7 +39,7 @@ pub struct Progress {
 /// What is read.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// The file; `-` is standard input.
+    /// The file, or a pipe; `-` is standard input.
     pub path: PathBuf,
     /// Where lines that are no orders go, with the reason, one JSON object each.
     pub rejects: PathBuf,
@@ -61,12 +61,21 @@ pub struct FileSource {
 /// Whole lines, with the offset after each.
 type Block = Vec<(u64, Bytes)>;
 
+/// Whether what a path names is read once, from its start to its end, as standard input or a named pipe: it has no
+/// position to go on from.
+///
+/// # Errors
+/// When there is no such file.
+pub fn is_stream(path: &Path) -> std::io::Result<bool> {
+    Ok(path == Path::new("-") || !std::fs::metadata(path)?.is_file())
+}
+
 /// The name under which a file's position is stored: the same for the same content, whatever its path.
 ///
 /// # Errors
 /// When the file cannot be read.
 pub fn name_of(path: &Path) -> std::io::Result<Arc<str>> {
-    if path == Path::new("-") {
+    if is_stream(path)? {
         return Ok("stdin".into());
     }
     let mut file = File::open(path)?;
@@ -93,13 +102,15 @@ impl FileSource {
         from: u64,
         on_progress: impl FnMut(Progress) + Send + 'static,
     ) -> std::io::Result<Self> {
-        let is_log = config.path != Path::new("-");
-        let input: Box<dyn Read + Send> = if is_log {
-            let mut file = File::open(&config.path)?;
-            file.seek(SeekFrom::Start(from))?;
-            Box::new(file)
-        } else {
+        let is_log = !is_stream(&config.path)?;
+        let input: Box<dyn Read + Send> = if config.path == Path::new("-") {
             Box::new(std::io::stdin())
+        } else {
+            let mut file = File::open(&config.path)?;
+            if is_log {
+                file.seek(SeekFrom::Start(from))?;
+            }
+            Box::new(file)
         };
         let (sender, blocks) = mpsc::channel(BLOCKS_MAX);
         let line_bytes_max = config.line_bytes_max;

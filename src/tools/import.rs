@@ -1,6 +1,6 @@
 //! `import`: a file of orders into the store, through the same path every other order takes.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
@@ -44,7 +44,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
 
 async fn import(config: &Config, name: Arc<str>, store: &AnyStore, shutdown: Shutdown) -> anyhow::Result<()> {
     let from = store.positions(Arc::clone(&name)).await?.next(0);
-    let is_file = config.path != Path::new("-");
+    let is_file = !file::is_stream(&config.path)?;
     let len = if is_file { Some(std::fs::metadata(&config.path)?.len()) } else { None };
     if from > 0 {
         eprintln!("going on at byte {from} of {}, where the last import stopped", config.path.display());
