@@ -115,7 +115,11 @@ fn answer_one<T: Store>(
     answers.reserve(HEAD_BYTES_MAX + body.len());
     answers.extend_from_slice(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\netag: \"");
     answers.extend_from_slice(itoa::Buffer::new().format(snapshot.version()).as_bytes());
-    answers.extend_from_slice(b"\"\r\ncache-control: no-cache\r\ncontent-length: ");
+    answers.extend_from_slice(b"\"\r\ncache-control: no-cache\r\n");
+    if api.varies_by_origin {
+        answers.extend_from_slice(b"vary: Origin\r\n");
+    }
+    answers.extend_from_slice(b"content-length: ");
     answers.extend_from_slice(itoa::Buffer::new().format(body.len()).as_bytes());
     answers.extend_from_slice(b"\r\ndate: ");
     answers.extend_from_slice(date);

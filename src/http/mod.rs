@@ -28,7 +28,7 @@ use hyper::body::{Body as _, Incoming};
 use hyper::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
     ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ALLOW, CONNECTION, CONTENT_TYPE, HeaderMap, HeaderValue,
-    ORIGIN,
+    ORIGIN, VARY,
 };
 use hyper::http::request::Parts;
 use hyper::service::Service;
@@ -52,6 +52,9 @@ use route::{Allow, Route};
 
 /// The number of header fields hyper keeps room for on the stack.
 const HEADERS_MAX: usize = 100;
+
+/// Pages of every origin may read.
+const ANY_ORIGIN: HeaderValue = HeaderValue::from_static("*");
 
 /// How the service answers HTTP, with limits a public server can live with.
 #[derive(Debug, Clone)]
@@ -80,8 +83,8 @@ pub struct Config {
     pub streams_max: usize,
     /// How often an event stream says that it is alive.
     pub heartbeat: Duration,
-    /// `Access-Control-Allow-Origin` for reads; `None` sends none.
-    pub cors_origin: Option<HeaderValue>,
+    /// Origins whose pages may read; `*` is all of them, and none are none.
+    pub cors_origins: Vec<HeaderValue>,
 }
 
 impl Default for Config {
@@ -99,7 +102,7 @@ impl Default for Config {
             worker_wait: Duration::from_secs(5),
             streams_max: 2000,
             heartbeat: Duration::from_secs(15),
-            cors_origin: Some(HeaderValue::from_static("*")),
+            cors_origins: vec![ANY_ORIGIN],
         }
     }
 }
@@ -124,6 +127,8 @@ pub struct Api<T> {
     pub epoch: String,
     /// When the process started.
     pub started: Instant,
+    /// An answer depends on the page that asks for it.
+    varies_by_origin: bool,
 }
 
 impl<T: Store> Api<T> {
@@ -139,7 +144,9 @@ impl<T: Store> Api<T> {
     ) -> Self {
         let streams = Arc::new(Semaphore::new(config.streams_max));
         let epoch = format!("{:08x}", fastrand::u32(..));
-        Self { config, reader, inbox, metrics, readiness, shutdown, streams, epoch, started: Instant::now() }
+        let varies_by_origin = !config.cors_origins.is_empty() && !config.cors_origins.contains(&ANY_ORIGIN);
+        let started = Instant::now();
+        Self { config, reader, inbox, metrics, readiness, shutdown, streams, epoch, started, varies_by_origin }
     }
 }
 
@@ -458,6 +465,9 @@ fn finish<T>(
             HeaderValue::from_static("ETag, Link, X-Missing, Location, Retry-After"),
         );
     }
+    if api.varies_by_origin {
+        answer.headers_mut().append(VARY, HeaderValue::from_static("Origin"));
+    }
     if is_last {
         answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
@@ -468,7 +478,9 @@ fn finish<T>(
 
 /// What a browser of another origin is told, when one asks.
 fn cors(config: &Config, headers: &HeaderMap) -> Option<HeaderValue> {
-    if headers.contains_key(ORIGIN) { config.cors_origin.clone() } else { None }
+    let origin = headers.get(ORIGIN)?;
+    let is_allowed = |allowed: &&HeaderValue| **allowed == ANY_ORIGIN || *allowed == origin;
+    config.cors_origins.iter().find(is_allowed).cloned()
 }
 
 /// Every route but the hit path. Says too whether another request can follow on the connection.
@@ -543,9 +555,9 @@ fn options(config: &Config, path: &str, headers: &HeaderMap) -> Answer {
     *answer.status_mut() = StatusCode::NO_CONTENT;
     let head = answer.headers_mut();
     head.insert(ALLOW, HeaderValue::from_static(allow));
-    if config.cors_origin.is_some() && headers.contains_key(ORIGIN) {
+    if cors(config, headers).is_some() {
         head.insert(ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, HEAD, OPTIONS"));
-        let allowed = "If-None-Match, X-Min-Version, Last-Event-ID, Accept, Content-Type";
+        let allowed = "If-Match, If-None-Match, X-Min-Version, Last-Event-ID, Cache-Control, Accept, Content-Type";
         head.insert(ACCESS_CONTROL_ALLOW_HEADERS, HeaderValue::from_static(allowed));
         head.insert(ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("86400"));
     }

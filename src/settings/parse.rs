@@ -3,6 +3,10 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, ToSocketAddrs};
 use std::time::Duration;
 
+use hyper::header::HeaderValue;
+
+use crate::http;
+
 /// No setting is larger: what is computed from it and from the time of day never overflows, and no library refuses it.
 const DURATION_MAX: Duration = Duration::from_hours(24 * 365 * 10);
 const BYTES_MAX: usize = 1 << 50;
@@ -69,6 +73,18 @@ pub(super) fn address(text: &str) -> Result<SocketAddr, String> {
     }
     let mut found = text.to_socket_addrs().map_err(|_| wrong())?;
     found.next().ok_or_else(|| format!("{text:?} has no address"))
+}
+
+/// `https://shop.test` or `http://localhost:3000`, as browsers name a page's origin: no path, no upper case.
+pub(super) fn origin(text: &str) -> Result<HeaderValue, String> {
+    let wrong = || format!("{text:?} is no origin such as https://shop.test or http://localhost:3000");
+    let (scheme, host) = text.split_once("://").ok_or_else(wrong)?;
+    let is_word = |text: &str| !text.is_empty() && !text.bytes().any(|byte| byte.is_ascii_uppercase() || byte == b'*');
+    let is_host = http::host::is_legal(host.as_bytes()) && !host.ends_with(':');
+    if !is_word(scheme) || !scheme.bytes().all(|byte| byte.is_ascii_alphanumeric()) || !is_word(host) || !is_host {
+        return Err(wrong());
+    }
+    HeaderValue::from_str(text).map_err(|_| wrong())
 }
 
 /// Kafka's bootstrap servers: `host:port`, several separated by commas.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use hyper::header::HeaderValue;
 
-use super::parse::{address, bytes, count, duration};
+use super::parse::{address, bytes, count, duration, origin};
 #[cfg(feature = "kafka")]
 use super::parse::{brokers, topic};
 use crate::app::{Config, Runtime};
@@ -682,13 +682,13 @@ pub const SETTINGS: &[Setting] = &[
         flag: "http-cors-origin",
         env: &["ORDER_HTTP_CORS_ORIGIN"],
         value: "ORIGIN",
-        help: "Who may read from a browser elsewhere: *, an origin, or none",
+        help: "Whose pages may read: * for all, origins such as https://shop.test with commas, or none",
         default: "*",
         apply: |config, values| {
-            let origin = one(values)?;
-            config.http.cors_origin = match origin {
-                "none" => None,
-                origin => Some(HeaderValue::from_str(origin).map_err(|_| format!("{origin:?} is no origin"))?),
+            config.http.cors_origins = match one(values)? {
+                "none" => Vec::new(),
+                "*" => vec![HeaderValue::from_static("*")],
+                origins => origins.split(',').map(|text| origin(text.trim())).collect::<Result<_, _>>()?,
             };
             Ok(())
         },

@@ -160,3 +160,26 @@ fn a_file_that_cannot_be_read_is_told_by_line_and_name() {
     let [line] = &wrong.0[..] else { panic!("{wrong:?}") };
     assert!(line.contains("line 2: postgres: ") && !line.contains("secret"), "{line}");
 }
+
+#[test]
+fn origins_are_what_browsers_call_pages_by() {
+    let origins =
+        |text: &str| load(&["--http-cors-origin", text], &[]).map(|settings| settings.config.http.cors_origins);
+    assert_eq!(origins("https://shop.test,http://localhost:3000, https://[::1]:8443").unwrap().len(), 3);
+    assert_eq!((origins("none").unwrap().len(), origins("*").unwrap().len()), (0, 1));
+    for wrong in [
+        "shop.test",
+        "https://shop.test/",
+        "https://shop.test/path",
+        "https://Shop.test",
+        "https://*.shop.test",
+        "https://",
+        "null",
+        "*,https://shop.test",
+        "https://a b",
+        "https://shop.test:",
+        "",
+    ] {
+        assert!(origins(wrong).is_err(), "{wrong}");
+    }
+}

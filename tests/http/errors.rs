@@ -137,11 +137,25 @@ fn browsers_of_other_origins_may_read() {
     assert!(reply.header("Access-Control-Allow-Methods").unwrap().contains("GET"));
     assert!(!reply.header("Access-Control-Allow-Methods").unwrap().contains("POST"), "writes are not for everybody");
     assert!(reply.header("Access-Control-Allow-Headers").unwrap().to_lowercase().contains("x-min-version"));
-    let one = Server::start(&["--http-cors-origin", "https://shop.example"]);
-    assert_eq!(
-        one.request("GET", "/health", &[origin], "").header("Access-Control-Allow-Origin"),
-        Some("https://shop.example")
-    );
+    assert!(reply.header("Access-Control-Allow-Headers").unwrap().contains("Cache-Control"));
+    assert_eq!(server.get("/order/c").header("Vary"), None);
+    // Of several each is told of itself, and caches that there are others.
+    let some = Server::start(&["--http-cors-origin", "https://shop.example, http://localhost:3000"]);
+    created(&some, wb_posted("c"));
+    for path in ["/health", "/order/c"] {
+        for page in ["https://shop.example", "http://localhost:3000"] {
+            let reply = some.request("GET", path, &[("Origin", page)], "").expect(200);
+            assert_eq!(reply.header("Access-Control-Allow-Origin"), Some(page));
+            assert_eq!(reply.header("Vary"), Some("Origin"));
+        }
+        for page in ["https://other.example", "https://shop.example:1", "null"] {
+            let reply = some.request("GET", path, &[("Origin", page)], "").expect(200);
+            assert_eq!((reply.header("Access-Control-Allow-Origin"), reply.header("Vary")), (None, Some("Origin")));
+        }
+        let plain = some.get(path);
+        let detour = some.request("GET", path, &[("TE", "trailers")], "");
+        assert_eq!((plain.header("Vary"), detour.header("Vary")), (Some("Origin"), Some("Origin")), "{path}");
+    }
     let none = Server::start(&["--http-cors-origin", "none"]);
     assert_eq!(none.request("GET", "/health", &[origin], "").header("Access-Control-Allow-Origin"), None);
     assert_eq!(none.request("OPTIONS", "/health", &preflight, "").header("Access-Control-Allow-Methods"), None);
