@@ -394,7 +394,8 @@ impl<T: Store> Service<Request<Incoming>> for ConnService<T> {
         let route = route::route(request.method(), request.uri().path());
         let endpoint = route.endpoint();
         let headers = request.headers();
-        if let Err(problem) = host::check(request.version(), headers) {
+        let checked = within_limit(&api.config, request.uri(), headers);
+        if let Err(problem) = checked.and_then(|()| host::check(request.version(), headers)) {
             let answer = problem.answer(headers);
             // Whoever writes no Host may mean another end of the request too.
             return Answering::Ready(Some(finish(api, answer, None, (endpoint, method), started, true, in_flight)));
@@ -406,14 +407,18 @@ impl<T: Store> Service<Request<Incoming>> for ConnService<T> {
                 if route == Route::Events {
                     self.conn.watch();
                 }
-                if request.version() < Version::HTTP_11 {
+                let is_old = request.version() < Version::HTTP_11;
+                if is_old {
                     self.conn.end_is_the_mark();
                 }
                 let origin = cors(&api.config, headers);
                 let (api, conn) = (Arc::clone(api), in_flight);
                 return Answering::Later(Box::pin(async move {
                     let (answer, goes_on) = answer(Arc::clone(&api), request).await;
-                    finish(&api, answer, origin, (endpoint, method), started, is_stopping || !goes_on, conn)
+                    // The older HTTP has no other end of what has no length.
+                    let is_endless = is_old && answer.body().size_hint().exact().is_none();
+                    let is_last = is_stopping || !goes_on || is_endless;
+                    finish(&api, answer, origin, (endpoint, method), started, is_last, conn)
                 }));
             }
         };
@@ -443,6 +448,19 @@ impl<T: Store> Service<Request<Incoming>> for ConnService<T> {
             }
         }
     }
+}
+
+/// Whether a request's head is no larger than it may be. hyper itself takes some that are: it looks at what it has read at
+/// once.
+fn within_limit(config: &Config, uri: &hyper::Uri, headers: &HeaderMap) -> Result<(), Problem> {
+    // A line of a field has a colon, a blank and two more.
+    let fields: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
+    let line = uri.path_and_query().map_or(0, |path| path.as_str().len());
+    if fields + line <= config.header_bytes_max {
+        return Ok(());
+    }
+    let detail = format!("the head of the request is larger than {} bytes", config.header_bytes_max);
+    Err(Problem::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "head_too_large", detail))
 }
 
 /// What every answer gets, and is counted by.
