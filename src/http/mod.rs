@@ -407,18 +407,14 @@ impl<T: Store> Service<Request<Incoming>> for ConnService<T> {
                 if route == Route::Events {
                     self.conn.watch();
                 }
-                let is_old = request.version() < Version::HTTP_11;
-                if is_old {
+                if request.version() < Version::HTTP_11 {
                     self.conn.end_is_the_mark();
                 }
                 let origin = cors(&api.config, headers);
                 let (api, conn) = (Arc::clone(api), in_flight);
                 return Answering::Later(Box::pin(async move {
                     let (answer, goes_on) = answer(Arc::clone(&api), request).await;
-                    // The older HTTP has no other end of what has no length.
-                    let is_endless = is_old && answer.body().size_hint().exact().is_none();
-                    let is_last = is_stopping || !goes_on || is_endless;
-                    finish(&api, answer, origin, (endpoint, method), started, is_last, conn)
+                    finish(&api, answer, origin, (endpoint, method), started, is_stopping || !goes_on, conn)
                 }));
             }
         };

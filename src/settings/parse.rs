@@ -3,9 +3,8 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, ToSocketAddrs};
 use std::time::Duration;
 
+use hyper::Uri;
 use hyper::header::HeaderValue;
-
-use crate::http;
 
 /// No setting is larger: what is computed from it and from the time of day never overflows, and no library refuses it.
 const DURATION_MAX: Duration = Duration::from_hours(24 * 365 * 10);
@@ -78,10 +77,11 @@ pub(super) fn address(text: &str) -> Result<SocketAddr, String> {
 /// `https://shop.test` or `http://localhost:3000`, as browsers name a page's origin: no path, no upper case.
 pub(super) fn origin(text: &str) -> Result<HeaderValue, String> {
     let wrong = || format!("{text:?} is no origin such as https://shop.test or http://localhost:3000");
-    let (scheme, host) = text.split_once("://").ok_or_else(wrong)?;
-    let is_word = |text: &str| !text.is_empty() && !text.bytes().any(|byte| byte.is_ascii_uppercase() || byte == b'*');
-    let is_host = http::host::is_legal(host.as_bytes()) && !host.ends_with(':');
-    if !is_word(scheme) || !scheme.bytes().all(|byte| byte.is_ascii_alphanumeric()) || !is_word(host) || !is_host {
+    let uri: Uri = text.parse().map_err(|_| wrong())?;
+    let (Some(scheme), Some(authority)) = (uri.scheme_str(), uri.authority()) else { return Err(wrong()) };
+    let is_odd = |byte: u8| byte.is_ascii_uppercase() || matches!(byte, b'*' | b'@' | b',');
+    let has_odd = authority.as_str().bytes().any(is_odd) || authority.as_str().ends_with(':');
+    if has_odd || format!("{scheme}://{authority}") != text {
         return Err(wrong());
     }
     HeaderValue::from_str(text).map_err(|_| wrong())

@@ -237,24 +237,6 @@ fn a_request_names_one_host() {
     }
 }
 
-/// It said that the connection stays, and closed it.
-#[test]
-fn an_older_client_is_told_that_the_end_of_a_stream_ends_its_connection() {
-    let server = Server::start(&["--sample", "20"]);
-    let ask = |fields: &str, path: &str| {
-        let mut connection = server.connect();
-        connection.send(format!("GET {path} HTTP/1.0\r\nConnection: keep-alive\r\n{fields}\r\n"));
-        let reply = connection.reply("GET").expect(200);
-        (reply.header("Connection").map(str::to_ascii_lowercase), connection)
-    };
-    let (said, mut connection) = ask("Accept: application/x-ndjson\r\n", "/api/orders");
-    assert_eq!(said.as_deref(), Some("close"));
-    assert!(connection.is_ended());
-    let (said, mut connection) = ask("", "/ping");
-    assert_eq!(said.as_deref(), Some("keep-alive"));
-    connection.get("/ping").expect(200);
-}
-
 /// An answer that ended its connection was lost with it, and with a write whether it had been done.
 #[test]
 fn who_names_another_protocol_is_answered_in_this_one() {
