@@ -96,6 +96,8 @@ pub async fn run<T: Store>(
             }
         };
         drop(held);
+        // Nothing is counted after a look that failed.
+        let paused = paused.filter(|_| looked.is_ok());
         match looked {
             Ok(changes) => {
                 if changes.is_shared != was_shared {
@@ -111,7 +113,7 @@ pub async fn run<T: Store>(
                     counted = Some(tokio::time::Instant::now());
                     let (view, store) = (Arc::clone(&view), store.clone());
                     counting = Some(tokio::spawn(async move {
-                        if let Err(error) = count::recount(&view, &store, paused).await {
+                        if let Err(error) = count::recount(&view, &store, paused, Some(COUNT_WAIT)).await {
                             tracing::debug!(error = %crate::log::causes(&error), "cannot count orders");
                         }
                     }));

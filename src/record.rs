@@ -64,7 +64,7 @@ pub struct Idempotency {
 /// condition one takes effect.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Condition {
-    /// Nobody can read the order yet.
+    /// The order cannot be read yet.
     New,
     /// It exists.
     Exists,

@@ -24,6 +24,8 @@ pub struct Script {
     pub is_held: AtomicBool,
     /// Looks for changes by others fail.
     pub is_cut_off: AtomicBool,
+    /// Counts do not begin.
+    pub is_count_held: AtomicBool,
     /// Batches that were left behind.
     pub unpublished: Mutex<VecDeque<Unpublished>>,
     /// How often was looked for some.
@@ -92,6 +94,9 @@ impl Store for Scripted {
     where
         B: FnOnce() + Send + 'static,
     {
+        if self.0.is_count_held.load(Ordering::SeqCst) {
+            std::future::pending::<()>().await;
+        }
         begun();
         Ok(self.0.live.load(Ordering::SeqCst))
     }

@@ -940,6 +940,7 @@ mod tests {
         assert_eq!(listed(&view), r#"[{"s":4,"v":2},{"s":3,"v":1}]"#);
         assert!(view.list().has_more);
     }
+
     #[test]
     fn a_list_of_large_orders_ends_at_its_bytes_and_asks_the_store_for_no_more_than_that() {
         let config = Config { list_max: 100, list_bytes_max: 40, ..Config::default() };

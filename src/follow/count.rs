@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use tokio::sync::oneshot;
+
 use crate::cache::{Paused, View};
 use crate::lifecycle::Shutdown;
 use crate::log::causes;
@@ -17,7 +19,7 @@ const RETRY: Duration = Duration::from_secs(1);
 /// [`StoreError::Damaged`].
 pub async fn count<T: Store>(view: &View, store: &T, mut shutdown: Shutdown) -> Result<(), StoreError> {
     while view.is_bounded() {
-        match recount(view, store, view.pause_commits().await).await {
+        match recount(view, store, view.pause_commits().await, None).await {
             Ok(()) => break,
             Err(error @ StoreError::Damaged(_)) => return Err(error),
             Err(error) => tracing::warn!(error = %causes(&error), "cannot count orders, trying again"),
@@ -30,9 +32,30 @@ pub async fn count<T: Store>(view: &View, store: &T, mut shutdown: Shutdown) -> 
     Ok(())
 }
 
-/// Counts what is stored. What is committed here waits until that has begun.
-pub(super) async fn recount<T: Store>(view: &View, store: &T, paused: Paused) -> Result<(), StoreError> {
+/// Counts what is stored. What is committed here waits until that has begun, and no longer than `wait`: after that
+/// there is no count this time.
+pub(super) async fn recount<T: Store>(
+    view: &View,
+    store: &T,
+    paused: Paused,
+    wait: Option<Duration>,
+) -> Result<(), StoreError> {
     let before = view.counting();
-    view.counted(before, store.count_live(|| drop(paused)).await?);
-    Ok(())
+    let (begun, mut has_begun) = oneshot::channel();
+    let mut count = std::pin::pin!(store.count_live(move || {
+        let _ = begun.send(()); // it may be late
+    }));
+    let late = async {
+        match wait {
+            Some(wait) => tokio::time::sleep(wait).await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        biased;
+        live = &mut count => return live.map(|live| view.counted(before, live)),
+        _ = &mut has_begun => drop(paused), // or it failed, which it says itself
+        () = late => return Err(StoreError::Unavailable("a count of the orders did not begin in time".into())),
+    }
+    count.await.map(|live| view.counted(before, live))
 }

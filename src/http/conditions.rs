@@ -80,7 +80,7 @@ fn is_other_than_expected(headers: &HeaderMap, etag: Option<&HeaderValue>) -> bo
         && !headers.get_all(IF_MATCH).iter().any(|value| tags(value.as_bytes()).any(expected))
 }
 
-/// The answer to a read, as far as it may be given under the conditions of the request. Whoever has made it has looked
+/// The answer to a read, as far as it may be given under the conditions of the request. Its maker has looked
 /// whether the client has it already, but for what has no tag.
 #[must_use]
 pub fn judge(answer: Answer, method: &Method, headers: &HeaderMap) -> Answer {

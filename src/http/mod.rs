@@ -397,7 +397,7 @@ impl<T: Store> Service<Request<Incoming>> for ConnService<T> {
         let checked = within_limit(&api.config, request.uri(), headers);
         if let Err(problem) = checked.and_then(|()| host::check(request.version(), headers)) {
             let answer = problem.answer(headers);
-            // Whoever writes no Host may mean another end of the request too.
+            // A client that writes no Host may mean another end of the request too.
             return Answering::Ready(Some(finish(api, answer, None, (endpoint, method), started, true, in_flight)));
         }
         let (face, id) = match &route {

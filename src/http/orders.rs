@@ -488,7 +488,7 @@ pub async fn read_body<T>(
     Ok(read)
 }
 
-/// Reads what is left of a body that nobody asked for, if that is little and on its way: the next request is behind it.
+/// Reads what is left of a body that no route asked for, if that is little and on its way: the next request is behind it.
 /// Returns whether one can follow.
 pub async fn read_rest(headers: &HeaderMap, body: &mut Incoming) -> bool {
     if body.is_end_stream() {

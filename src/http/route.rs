@@ -85,7 +85,8 @@ pub fn method_index(method: &Method) -> usize {
 }
 
 impl Route<'_> {
-    /// The query parameters that the route takes. `None` where they are somebody else's: the page's own, or nobody's.
+    /// The query parameters that the route takes. `None` where they are the page's own, or there is no
+    /// such route.
     #[must_use]
     pub fn parameters(&self) -> Option<&'static [&'static str]> {
         match self {

@@ -41,7 +41,7 @@ pub async fn write<T: Store>(
         Some("application/x-ndjson" | "application/ndjson" | "application/jsonl") => {
             conditions::none(headers)?;
             let key = idempotency_key(headers)?;
-            let body = body.take().expect("nobody has read it");
+            let body = body.take().expect("not read yet");
             return Ok(many(&api, body, key));
         }
         Some("application/json" | "text/json") => {}

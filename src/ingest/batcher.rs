@@ -236,7 +236,7 @@ mod tests {
 
     fn entry(id: &str, bytes: usize) -> Entry {
         let order = Order::new(OrderId::parse(id.as_bytes()).unwrap(), Change::Wb(vec![b' '; bytes].into()));
-        Entry { order, must_exist: false, idempotency: None, condition: None, basis: None, is_new: false }
+        order.into()
     }
 
     fn other(id: &str, change: Change) -> Entry {

@@ -178,7 +178,7 @@ struct Stored {
     parcel: Option<Parcel>,
     /// What became of each entry.
     outcomes: Vec<Outcome>,
-    /// Since when nobody else could change them.
+    /// Since when no other process could change them.
     asked: Instant,
     /// Until they are visible.
     committing: Option<Committing>,

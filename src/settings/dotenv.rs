@@ -48,7 +48,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_of_others_are_in_nobodys_way() {
+    fn lines_of_other_programs_are_passed_by() {
         let text = "# a comment\n\nSHOP_NAME=Joe's\nexport ORDER_A='one two'\nJAVA_OPTS=-Xmx1g -Xms1g\nORDER_B=\"x\ny\"\n\
                     just words\nOTHER=Bob's\nBASE=b\nORDER_C=${BASE}c\nORDER_D=x # more\nUNCLOSED=\"a\nORDER_E=e\n";
         let read = read(text, is_ours).unwrap();

@@ -366,7 +366,7 @@ impl Live {
     }
 }
 
-/// A store that is not for this program is known by [`StoreError::Unfit`], whoever finds out.
+/// A store that is not for this program is known by [`StoreError::Unfit`] from every command.
 fn of_migration(may_pass: bool, error: impl std::error::Error + Send + Sync + 'static) -> AnyError {
     if may_pass { error.into() } else { StoreError::Unfit(error.into()).into() }
 }

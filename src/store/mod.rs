@@ -40,6 +40,15 @@ pub struct Batch {
     pub is_again: bool,
 }
 
+impl Batch {
+    /// Orders whose sender waits for what becomes of each: no position moves with them, and nothing is published.
+    #[must_use]
+    pub fn of(source: impl Into<Arc<str>>, entries: Vec<Entry>) -> Self {
+        let source = source.into();
+        Self { source, entries, moves: Vec::new(), is_all_or_none: false, parcel: None, is_again: false }
+    }
+}
+
 /// One order of a batch.
 #[derive(Debug, Clone)]
 pub struct Entry {
@@ -55,6 +64,13 @@ pub struct Entry {
     pub basis: Option<Version>,
     /// Nobody is known to have stored the id. Only a hint: a wrong one costs time, never an order.
     pub is_new: bool,
+}
+
+impl From<Order> for Entry {
+    /// Without any condition.
+    fn from(order: Order) -> Self {
+        Self { order, must_exist: false, idempotency: None, condition: None, basis: None, is_new: false }
+    }
 }
 
 /// A source's position moves: applied only where the stored one is still `from`.

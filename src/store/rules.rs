@@ -86,7 +86,7 @@ pub(super) fn decide(entry: &Entry, row: Option<&Row>, is_again: bool, now: &Sta
     Ok(Decision::Refused(Refusal::Condition { now: row.map(|row| row.version) }))
 }
 
-/// Whether an order is what a write is for. One that is deleted for good cannot be read, so nobody expects a version of it
+/// Whether an order is what a write is for. One that is deleted for good cannot be read, so no client expects a version of it
 /// that is another.
 fn is_met(condition: &Condition, id: &OrderId, row: Option<&Row>) -> bool {
     let is_expected = |row: &Row, expected: &Expected| {

@@ -93,15 +93,6 @@ fn summary(ledger: &Ledger) -> String {
 async fn forget_position(store: &AnyStore, source: Arc<str>) -> anyhow::Result<()> {
     let Checkpoint(positions) = store.positions(Arc::clone(&source)).await?;
     let moves = positions.into_iter().map(|(partition, from)| Move { partition, from, to: 0 }).collect();
-    store
-        .commit(Arc::new(Batch {
-            source,
-            entries: Vec::new(),
-            moves,
-            is_all_or_none: false,
-            parcel: None,
-            is_again: false,
-        }))
-        .await?;
+    store.commit(Arc::new(Batch { moves, ..Batch::of(source, Vec::new()) })).await?;
     Ok(())
 }

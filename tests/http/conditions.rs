@@ -297,7 +297,7 @@ fn what_is_refused_before_its_body_was_read_ends_no_connection_unsaid() {
             ("POST", "/api/orders/lookup", &types("text/html"), 415),
             ("POST", "/orders", &[("Idempotency-Key", "")], 400),
             ("POST", "/orders?x", &[], 400),
-            ("POST", "/nobody", &[], 404),
+            ("POST", "/nothing", &[], 404),
             ("PUT", "/orders", &[], 405),
             ("DELETE", "/order/a", &[], 405),
             ("GET", "/order/a", &[], 200),

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use order_service::ingest::{self, Ledger};
 use order_service::order::{Change, Decoder, Profile};
 use order_service::record::Record;
-use order_service::store::{Batch, Entry, Store};
+use order_service::store::{Batch, Store};
 
 use super::broker::{Bench, Told, at, id, orders, wb};
 use super::lying::Lie;
@@ -128,15 +128,7 @@ async fn a_dead_letter_of_the_first_is_waited_for_before_the_second_takes_effect
     let envelope = format!(r#"{payload}"{}"}}"#, id(3));
     let order = Decoder::new(Profile::default(), 1 << 20).decode(&envelope.into()).unwrap();
     assert!(matches!(order.change, Change::Envelope(_)));
-    let entry = Entry { order, must_exist: false, idempotency: None, condition: None, basis: None, is_new: false };
-    let batch = Batch {
-        source: "other".into(),
-        entries: vec![entry],
-        moves: Vec::new(),
-        is_all_or_none: false,
-        parcel: None,
-        is_again: false,
-    };
+    let batch = Batch::of("other", vec![order.into()]);
     bench.store.truth.commit(batch.into()).await.unwrap();
     // The first is refused for the id of the envelope, and its letter is held.
     bench.send(orders(0, 0, 0..ROWS)).await;

@@ -16,7 +16,7 @@ use order_service::order::{Change, Decoder, Profile, sample};
 use order_service::record::{Checkpoint, Position, Record, Rejection};
 use order_service::source::{Kept, Received, Source, SourceError};
 use order_service::store::embedded::{Config, Embedded};
-use order_service::store::{Batch, Entry, Move, Outcome, Store};
+use order_service::store::{Batch, Move, Outcome, Store};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinHandle;
 
@@ -221,14 +221,7 @@ impl Bench {
     /// Another process moves a position.
     pub async fn steal(&self, partition: u32, from: u64, to: u64) {
         let moves = vec![Move { partition, from, to }];
-        let batch = Batch {
-            source: "broker".into(),
-            entries: Vec::new(),
-            moves,
-            is_all_or_none: true,
-            parcel: None,
-            is_again: false,
-        };
+        let batch = Batch { moves, is_all_or_none: true, ..Batch::of("broker", Vec::new()) };
         self.store.truth.commit(Arc::new(batch)).await.unwrap();
     }
 
@@ -430,15 +423,7 @@ async fn what_the_store_refuses_for_ever_is_a_dead_letter_and_the_rest_is_stored
     let envelope = format!(r#"{payload}"{}"}}"#, id(11));
     let order = Decoder::new(Profile::default(), 1 << 20).decode(&envelope.into()).unwrap();
     assert!(matches!(order.change, Change::Envelope(_)));
-    let entry = Entry { order, must_exist: false, idempotency: None, condition: None, basis: None, is_new: false };
-    let batch = Batch {
-        source: "other".into(),
-        entries: vec![entry],
-        moves: Vec::new(),
-        is_all_or_none: false,
-        parcel: None,
-        is_again: false,
-    };
+    let batch = Batch::of("other", vec![order.into()]);
     bench.store.truth.commit(Arc::new(batch)).await.unwrap();
     bench.assigned(&[0]).await;
     let mut gone = at(0, 4, "");

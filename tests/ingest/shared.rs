@@ -57,3 +57,26 @@ async fn live_orders_of_a_shared_store_are_counted_again_and_again() {
         until(&format!("{live} orders are counted"), || view.size().live == live).await;
     }
 }
+
+/// What is committed waits for a count to begin: a quarter of a second, however long the store takes for it.
+#[tokio::test(start_paused = true)]
+async fn a_count_that_does_not_begin_holds_up_no_commit() {
+    let config = cache::Config { bytes_max: Some(1 << 20), ..cache::Config::default() };
+    let (store, view) = (Scripted::default(), Arc::new(View::new(config, 0)));
+    store.0.is_count_held.store(true, Ordering::SeqCst);
+    let (_trigger, shutdown) = lifecycle::shutdown();
+    let (begun, has_begun) = tokio::sync::oneshot::channel();
+    let gate = lifecycle::Readiness::default().gate("store", "not started");
+    let news = Switch::default();
+    tokio::spawn(follow::run(Arc::clone(&view), store.clone(), None, news, (begun, gate), None, shutdown));
+    has_begun.await.unwrap().unwrap();
+    let mut longest = Duration::ZERO;
+    for _ in 0..3000 {
+        let asked = tokio::time::Instant::now();
+        let committing = tokio::time::timeout(Duration::from_secs(1), view.committing()).await;
+        assert!(committing.expect("it goes on").is_some());
+        longest = longest.max(asked.elapsed());
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert!(longest >= Duration::from_millis(100), "it never waited, so no count was tried");
+}

@@ -10,7 +10,7 @@ use order_service::store::postgres::{Maintenance, Postgres};
 use order_service::store::{Batch, Outcome, Pass, Ranks, Store, StoreError, Turn, Wait};
 use tokio::task::JoinHandle;
 
-use super::{batch, decode, entry, id, moved, sample_order, until_it_waits, wb};
+use super::{batch, decode, id, moved, sample_order, until_it_waits, wb};
 use crate::database::{Database, config};
 
 /// Every stored order, by a scan.
@@ -163,7 +163,7 @@ async fn a_repeated_request_is_answered_alike_by_another_instance() {
     let request = |n: u64, digest: u8| {
         let idempotency = Some(Idempotency { key: "key".into(), digest: [digest; 32] });
         let mut batch = Arc::unwrap_or_clone(batch([]));
-        batch.entries.push(order_service::store::Entry { idempotency, ..entry(wb("a", n)) });
+        batch.entries.push(order_service::store::Entry { idempotency, ..wb("a", n).into() });
         Arc::new(batch)
     };
     assert!(matches!(&one.commit(request(1, 1)).await.unwrap()[0], Outcome::Stored { .. }));
@@ -176,18 +176,8 @@ async fn a_repeated_request_is_answered_alike_by_another_instance() {
     // At the same time on both: one of them does it, the other repeats.
     let same = |store: Postgres| async move {
         let idempotency = Some(Idempotency { key: "both".into(), digest: [7; 32] });
-        let entries = vec![order_service::store::Entry { idempotency, ..entry(wb("both", 1)) }];
-        store
-            .commit(Arc::new(Batch {
-                source: "test".into(),
-                entries,
-                moves: Vec::new(),
-                is_all_or_none: false,
-                parcel: None,
-                is_again: false,
-            }))
-            .await
-            .unwrap()
+        let entries = vec![order_service::store::Entry { idempotency, ..wb("both", 1).into() }];
+        store.commit(Arc::new(Batch::of("test", entries))).await.unwrap()
     };
     let (left, right) = tokio::join!(same(one.clone()), same(other));
     let kinds = [&left[0], &right[0]].map(|outcome| matches!(outcome, Outcome::Stored { .. }));

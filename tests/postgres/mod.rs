@@ -51,19 +51,8 @@ fn sample_order(n: u64) -> Order {
     Decoder::new(Profile::Wb, 1 << 20).decode(&document.into()).unwrap()
 }
 
-fn entry(order: Order) -> Entry {
-    Entry { order, must_exist: false, idempotency: None, condition: None, basis: None, is_new: false }
-}
-
 pub fn batch(orders: impl IntoIterator<Item = Order>) -> Arc<Batch> {
-    Arc::new(Batch {
-        source: "test".into(),
-        entries: orders.into_iter().map(entry).collect(),
-        moves: Vec::new(),
-        is_all_or_none: false,
-        parcel: None,
-        is_again: false,
-    })
+    Arc::new(Batch::of("test", orders.into_iter().map(Entry::from).collect()))
 }
 
 fn moved(from: u64, to: u64, orders: impl IntoIterator<Item = Order>) -> Arc<Batch> {

@@ -69,14 +69,7 @@ async fn both_stores_follow_the_same_rules() {
     for round in 0..150 {
         let len = random.usize(1..25);
         let entries: Vec<Entry> = (0..len).map(|_| random_entry(&mut random)).collect();
-        let batch = Arc::new(Batch {
-            source: "test".into(),
-            entries,
-            moves: Vec::new(),
-            is_all_or_none: false,
-            parcel: None,
-            is_again: false,
-        });
+        let batch = Arc::new(Batch::of("test", entries));
         let expected = embedded.commit(Arc::clone(&batch)).await.unwrap();
         let outcomes = postgres.commit(Arc::clone(&batch)).await.unwrap();
         let (expected, outcomes): (Vec<_>, Vec<_>) =

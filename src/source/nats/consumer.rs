@@ -298,7 +298,7 @@ impl Consumer {
     /// One time of stream and durable being there. `Ok` when it is time to leave.
     async fn session(&mut self, client: &Client, context: &Context) -> Result<(), Trouble> {
         let config = self.config.clone();
-        // A stream that was there is made by whoever has deleted it, most often.
+        // A stream that was there is made by the operator who has deleted it, most often.
         let may_make =
             self.partition.is_none() || self.missing_since.is_some_and(|since| since.elapsed() >= MADE_AGAIN_AFTER);
         let attaching = Box::pin(async {

@@ -41,12 +41,5 @@ fn part(batch: &Batch, taken: &[usize], tried: Range<usize>) -> Batch {
     let earlier =
         earlier.filter(|entry| ids.contains(&entry.order.id) || key(entry).is_some_and(|key| keys.contains(&key)));
     let entries = earlier.chain(tried).cloned().collect();
-    Batch {
-        source: batch.source.clone(),
-        entries,
-        moves: Vec::new(),
-        is_all_or_none: false,
-        parcel: None,
-        is_again: false,
-    }
+    Batch { is_again: batch.is_again, ..Batch::of(batch.source.clone(), entries) }
 }
