@@ -272,6 +272,9 @@ impl Drop for Server {
         if std::thread::panicking() {
             let log = self.log();
             eprintln!("the service's last log lines:\n{}", log[log.len().saturating_sub(LOG_LINES)..].join("\n"));
+            if let Ok(Some(status)) = self.child.try_wait() {
+                eprintln!("it has ended: {status}");
+            }
         }
         // It may have ended already.
         let _ = self.child.kill();

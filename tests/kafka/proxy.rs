@@ -13,6 +13,24 @@ mod api {
     pub const METADATA: i16 = 3;
 }
 
+/// A request that was passed on.
+#[derive(Debug, Clone, Copy)]
+struct Asked {
+    api: i16,
+    version: i16,
+    /// Asks for metadata with what the client may do with each topic: the only one whose answer librdkafka (2.12) does
+    /// not take twice for one topic. It reads what it has freed then.
+    is_of_rights: bool,
+}
+
+impl Asked {
+    fn read(frame: &[u8]) -> Self {
+        // The last of a request for metadata are whether rights are asked for, and no tags.
+        let is_of_rights = frame[frame.len() - 2] != 0;
+        Self { api: short(frame, 0), version: short(frame, 2), is_of_rights }
+    }
+}
+
 /// What is done to answers. Each can be switched at any time.
 #[derive(Debug, Default)]
 pub struct Faults {
@@ -73,13 +91,12 @@ fn relay(
     number: usize,
     faults: &Faults,
 ) -> io::Result<()> {
-    let asked: Arc<Mutex<HashMap<i32, (i16, i16)>>> = Arc::default();
+    let asked: Arc<Mutex<HashMap<i32, Asked>>> = Arc::default();
     let (mut from_client, mut to_server) = (client.try_clone()?, server.try_clone()?);
     let asking = Arc::clone(&asked);
     std::thread::spawn(move || {
         while let Ok(frame) = read_frame(&mut from_client) {
-            let (api, version, correlation) = (short(&frame, 0), short(&frame, 2), int(&frame, 4));
-            asking.lock().unwrap().insert(correlation, (api, version));
+            asking.lock().unwrap().insert(int(&frame, 4), Asked::read(&frame));
             if write_frame(&mut to_server, &frame).is_err() {
                 break;
             }
@@ -98,10 +115,12 @@ fn relay(
         };
         let question = asked.lock().unwrap().remove(&int(&frame, 0));
         match question {
-            Some((api::FETCH, _)) if number < faults.stalled_below.load(Ordering::SeqCst) => continue,
-            Some((api::FETCH, _)) => {} // messages are passed on as they are
-            Some((api::METADATA, version)) if faults.hides_brokers.load(Ordering::SeqCst) => {
-                frame = without_brokers(&frame, version);
+            Some(Asked { api: api::FETCH, .. }) if number < faults.stalled_below.load(Ordering::SeqCst) => continue,
+            Some(Asked { api: api::FETCH, .. }) => {} // messages are passed on as they are
+            Some(Asked { api: api::METADATA, version, is_of_rights })
+                if faults.hides_brokers.load(Ordering::SeqCst) =>
+            {
+                frame = without_brokers(&frame, version, if is_of_rights { 1 } else { TOPIC_REPEATS });
             }
             _ => {
                 let found: Vec<usize> = memchr::memmem::find_iter(&frame, &theirs).collect();
@@ -145,7 +164,7 @@ fn int(frame: &[u8], at: usize) -> i32 {
 const TOPIC_REPEATS: usize = 2000;
 
 /// A MetadataResponse (of a version with compact lists and tagged fields) with an empty list of brokers.
-fn without_brokers(frame: &[u8], version: i16) -> Vec<u8> {
+fn without_brokers(frame: &[u8], version: i16, repeats: usize) -> Vec<u8> {
     let tail = match version {
         9 | 10 => 5, // authorized operations, tags
         11 | 12 => 1,
@@ -168,8 +187,8 @@ fn without_brokers(frame: &[u8], version: i16) -> Vec<u8> {
     let count = rest.varint() - 1;
     let (named, end) = (rest.at, frame.len() - tail);
     let mut changed = [&frame[..brokers], &[1], &frame[cluster..topics]].concat();
-    put_varint(&mut changed, count * TOPIC_REPEATS + 1);
-    changed.extend(frame[named..end].repeat(TOPIC_REPEATS));
+    put_varint(&mut changed, count * repeats + 1);
+    changed.extend(frame[named..end].repeat(repeats));
     changed.extend(&frame[end..]);
     changed
 }
