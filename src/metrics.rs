@@ -372,8 +372,8 @@ const BOUNDS_NANOS: [u64; 18] = [
 ];
 
 /// Statuses with a slot of their own; the last slot is for any other.
-const STATUSES: [u16; 21] =
-    [200, 304, 404, 201, 202, 204, 400, 405, 406, 408, 409, 410, 412, 413, 415, 422, 429, 431, 500, 503, 0];
+const STATUSES: [u16; 22] =
+    [200, 304, 404, 201, 202, 204, 400, 405, 406, 408, 409, 410, 412, 413, 414, 415, 422, 429, 431, 500, 503, 0];
 /// More than the threads that serve requests on most machines; beyond it threads share.
 const SHARDS: usize = 64;
 

@@ -396,7 +396,7 @@ fn snapshot(row: &Row, scratch: &mut Vec<u8>) -> Result<Snapshot, StoreError> {
 /// Reads column 4, `order_uid`.
 fn order_id(row: &Row) -> Result<OrderId, StoreError> {
     let text: &str = row.try_get(4).map_err(unreadable)?;
-    OrderId::parse(text.as_bytes()).map_err(|error| StoreError::Damaged(error.into()))
+    OrderId::parse_stored(text.as_bytes()).map_err(|error| StoreError::Damaged(error.into()))
 }
 
 impl Session {
