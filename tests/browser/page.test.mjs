@@ -4,8 +4,12 @@ import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import { fileURLToPath } from 'node:url';
-import { KNOWN, MARKUP, acceptedMarkupOrder, envelope, freshId, markupEnvelope, markupOrder, wbOrder } from './orders.mjs';
-import { DESKTOP, PHONE, focused, isLive, launch, openPage, rowIds, seen, sideways } from './page.mjs';
+import {
+  KNOWN, MARKUP, acceptedMarkupOrder, envelope, freshId, markupEnvelope, markupOrder, wbOrder,
+} from './orders.mjs';
+import {
+  DESKTOP, PHONE, PLAIN_HOST, focused, isLive, launch, openPage, openTab, rowIds, seen, setVisible, sideways,
+} from './page.mjs';
 import { Server, until } from './server.mjs';
 
 const SCREENSHOTS = process.env.SCREENSHOTS ?? fileURLToPath(new URL('../../target/screenshots', import.meta.url));
@@ -287,6 +291,154 @@ describe('live', () => {
     const id = freshId();
     await server.post(wbOrder(id));
     await until(async () => (await rowIds(page))[0] === id, 'orders arrive again');
+  }));
+});
+
+describe('tabs', () => {
+  /** Runs `body` with a way to open tabs of one browser, and fails if anything was wrong on one of them. */
+  async function withTabs({ origin = server.origin } = {}, body) {
+    // Streams of tests before this one end when the server notices.
+    await until(async () => (await server.streams()) === 0, 'no stream is open');
+    const context = await browser.newContext(DESKTOP);
+    const opened = [];
+    await body(async (options) => {
+      opened.push(await openTab(context, origin, options));
+      return opened.at(-1).page;
+    });
+    await context.close();
+    assert.deepEqual(opened.flatMap(({ faults }) => faults), []);
+  }
+  const streamsAre = (count) => until(async () => (await server.streams()) === count, `${count} streams are open`);
+  async function post() {
+    const id = freshId();
+    assert.equal((await server.post(wbOrder(id))).status, 201);
+    return id;
+  }
+  const isOnTop = (page, id) => until(async () => (await rowIds(page))[0] === id, `${id} is on top`);
+  async function hasSeen(page, ids) {
+    await isOnTop(page, ids.at(-1));
+    assert.deepEqual((await rowIds(page)).slice(0, ids.length), ids.slice().reverse());
+    await until(async () => (await seen(page, 'created')) >= ids.length, 'all are counted');
+    assert.equal(await seen(page, 'created'), ids.length, 'each is counted once');
+  }
+
+  // A browser opens six HTTP/1.1 connections to a host: with a stream for each tab the seventh did not load.
+  test('eight tabs load, hold one stream and show a new order', () => withTabs({}, async (open) => {
+    const pages = [];
+    for (let count = 0; count < 8; count += 1) {
+      pages.push(await open());
+      await isLive(pages.at(-1));
+    }
+    assert.equal(await server.streams(), 1);
+    const id = await post();
+    for (const page of pages) await hasSeen(page, [id]);
+    assert.equal(await server.streams(), 1);
+  }));
+
+  test('a hidden tab holds no stream; a visible one has it, and reads what it missed once', () => withTabs({}, async (open) => {
+    const [first, second] = [await open(), await open()];
+    await isLive(first);
+    await isLive(second);
+    const ids = [await post()];
+    await hasSeen(first, ids);
+    await hasSeen(second, ids);
+
+    await setVisible(first, false);
+    ids.push(await post());
+    await hasSeen(second, ids);
+    assert.equal(await seen(first, 'created'), 1, 'a hidden tab is told nothing');
+    await streamsAre(1);
+
+    await setVisible(second, false);
+    await streamsAre(0);
+    ids.push(await post());
+
+    await setVisible(first, true);
+    await hasSeen(first, ids);
+    await streamsAre(1);
+    await setVisible(second, true);
+    await hasSeen(second, ids);
+    ids.push(await post());
+    await hasSeen(first, ids);
+    await hasSeen(second, ids);
+    await streamsAre(1);
+  }));
+
+  test('a tab hidden before anything happened reads what it missed', () => withTabs({}, async (open) => {
+    const page = await open();
+    await isLive(page);
+    await page.locator('#rows tr').first().waitFor();
+    await setVisible(page, false);
+    await streamsAre(0);
+    const ids = [await post(), await post()];
+    await setVisible(page, true);
+    await hasSeen(page, ids);
+  }));
+
+  test('a tab opened in the background has its list, and a stream only once it is looked at', () => withTabs({}, async (open) => {
+    const page = await open({ visible: false });
+    await page.locator('#rows tr').first().waitFor();
+    assert.equal(await server.streams(), 0);
+    const id = await post();
+    await setVisible(page, true);
+    await isLive(page);
+    await isOnTop(page, id);
+    assert.equal(await server.streams(), 1);
+  }));
+
+  test('the leading tab is closed amid orders: none is lost, none is counted twice', () => withTabs({}, async (open) => {
+    const pages = [await open(), await open(), await open()];
+    for (const page of pages) await isLive(page);
+    const ids = [];
+    for (const leader of pages.slice(0, 2)) { // each has the lock in the order in which they came
+      for (let count = 0; count < 5; count += 1) ids.push(await post());
+      const closing = leader.close();
+      for (let count = 0; count < 10; count += 1) ids.push(await post());
+      await closing;
+    }
+    await hasSeen(pages[2], ids);
+    await streamsAre(1);
+  }));
+
+  test('a change that the server no longer knows of is read afresh, in the list and in the open order', { timeout: 240_000 }, () => withTabs({}, async (open) => {
+    const { order_id: id } = JSON.parse((await server.post(envelope({ amount: 5 }))).body);
+    const [list, order] = [await open(), await open({ hash: orderPath(id) })];
+    await isLive(list);
+    await shows(order, id);
+    await setVisible(list, false);
+    await setVisible(order, false);
+    await server.stop();
+    await server.start();
+    const newest = await post();
+    await server.post(envelope({ amount: 7 }, { order_id: id, status: 'processing' }));
+    await setVisible(order, true);
+    await order.getByText('Version 2', { exact: true }).waitFor();
+    await setVisible(list, true);
+    await isOnTop(list, newest);
+    await list.getByText('Processing').first().waitFor();
+    await streamsAre(1);
+  }));
+
+  // Over plain HTTP from another host there are no locks.
+  test('where tabs cannot share, each visible one holds a stream and a hidden one holds none', () => withTabs({ origin: `http://${PLAIN_HOST}:${server.port}` }, async (open) => {
+    const [first, second] = [await open(), await open()];
+    assert.deepEqual(await first.evaluate(() => [isSecureContext, typeof navigator.locks]), [false, 'undefined']);
+    await isLive(first);
+    await isLive(second);
+    await streamsAre(2);
+    const ids = [await post()];
+    await hasSeen(first, ids);
+    await hasSeen(second, ids);
+    await setVisible(first, false);
+    await streamsAre(1);
+    ids.push(await post());
+    await hasSeen(second, ids);
+    await setVisible(second, false);
+    await streamsAre(0);
+    ids.push(await post());
+    await setVisible(first, true);
+    await hasSeen(first, ids);
+    await streamsAre(1);
   }));
 });
 
