@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import {
-  KNOWN, MARKUP, acceptedMarkupOrder, envelope, freshId, markupEnvelope, markupOrder, wbOrder,
+  KNOWN, MARKUP, acceptedMarkupOrder, deepObject, envelope, freshId, markupEnvelope, markupOrder, wbOrder,
 } from './orders.mjs';
 import {
   DESKTOP, PHONE, PLAIN_HOST, focused, isLive, launch, openPage, openTab, rowIds, seen, setVisible, sideways,
@@ -100,6 +100,43 @@ describe('looks', () => {
     const text = await page.locator('#order-view').innerText();
     for (const words of ['Доставка', 'Получатель', '1\u00a0817\u00a0RUB', 'Версия']) assert.ok(text.includes(words), words);
   }));
+
+  // Labels beside values took their width at each level: from the second level on they left a phone.
+  for (const width of [320, 360, 1280]) {
+    test(`an order nested ten levels deep fits ${width} px`, () => onPage({ options: { ...(width < 600 ? PHONE : DESKTOP), viewport: { width, height: 800 } } }, async (page) => {
+      const { order_id: id } = JSON.parse((await server.post(envelope({ ...deepObject(10), items: [deepObject(10)], list: [[[['y'.repeat(200)]]]] }))).body);
+      const wb = freshId();
+      const order = { ...wbOrder(wb), extra: deepObject(10) };
+      order.items[0].extra = deepObject(10);
+      assert.equal((await server.post(order)).status, 201);
+      for (const shown of [id, wb]) {
+        await page.evaluate((hash) => { location.hash = hash; }, orderPath(shown));
+        await shows(page, shown);
+        // Not innerWidth: a phone widens it to what does not fit.
+        const { pageWidth, scrolled, cut } = await page.evaluate(() => ({
+          pageWidth: document.documentElement.scrollWidth,
+          scrolled: [...document.querySelectorAll('.scroll')].filter((box) => box.scrollWidth > box.clientWidth).length,
+          cut: [...document.querySelectorAll('dt, dd')].filter((box) => box.scrollWidth > box.clientWidth || box.clientWidth < 60).length,
+        }));
+        assert.deepEqual({ pageWidth, scrolled, cut }, { pageWidth: width, scrolled: 0, cut: 0 });
+        await screenshot(page, `deep-${shown === wb ? 'wb' : 'envelope'}-${width}`, true);
+      }
+      await page.evaluate(() => { location.hash = '#/'; });
+      await page.locator('#rows tr').first().waitFor();
+      assert.equal(await page.evaluate(() => document.documentElement.scrollWidth), width);
+    }));
+  }
+
+  test('a label stands beside its value where there is room, and above it where there is not', async () => {
+    const { order_id: id } = JSON.parse((await server.post(envelope({ flat: 'value', deep: { deeper: 'value' } }))).body);
+    for (const [options, isAbove] of [[DESKTOP, [false, true, false]], [PHONE, [false, true, true]], [{ ...PHONE, viewport: { width: 320, height: 740 } }, [true, true, true]]]) {
+      await onPage({ hash: orderPath(id), options }, async (page) => {
+        await shows(page, id);
+        assert.deepEqual(await page.locator('.payload .facts > div').evaluateAll((rows) =>
+          rows.map(({ firstElementChild: label, lastElementChild: value }) => label.getBoundingClientRect().bottom <= value.getBoundingClientRect().top)), isAbove);
+      });
+    }
+  });
 });
 
 describe('search and address', () => {
