@@ -75,6 +75,20 @@ async function watch(page, origin) {
 export const rowIds = (page) => page.locator('#rows tr a').allTextContents();
 export const isLive = (page) => page.locator('#connection[data-state="live"]').waitFor();
 export const seen = async (page, kind) => Number((await page.locator(`#seen-${kind}`).textContent()).replace(/\D/g, ''));
+/** Links and buttons whose accessible name leaves out what is to be read on them. */
+export const misnamed = (page) => page.evaluate(() => {
+  const words = (text) => text.toLowerCase().replace(/[^\p{L}\p{N}]+/gu, ' ').trim();
+  const shownText = (node) => {
+    if (node.nodeType === Node.TEXT_NODE) return node.data;
+    if (node.nodeType !== Node.ELEMENT_NODE || node.matches('[aria-hidden="true"], .visually-hidden')) return '';
+    return node.checkVisibility() ? [...node.childNodes].map(shownText).join('') : '';
+  };
+  return [...document.querySelectorAll('a, button, summary, input, [role="button"], [role="link"]')]
+    .filter((element) => element.hasAttribute('aria-label') || element.hasAttribute('aria-labelledby'))
+    .map((element) => [words(shownText(element)), words(element.ariaLabel
+      ?? element.getAttribute('aria-labelledby').split(/\s+/).map((id) => document.getElementById(id).textContent).join(' '))])
+    .filter(([shown, name]) => !` ${name} `.includes(` ${shown} `));
+});
 /** How far the page can be scrolled sideways. */
 export const sideways = (page) => page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth);
 /** A few words about the focused element. */

@@ -8,7 +8,7 @@ import {
   KNOWN, MARKUP, acceptedMarkupOrder, deepObject, envelope, freshId, markupEnvelope, markupOrder, wbOrder,
 } from './orders.mjs';
 import {
-  DESKTOP, PHONE, PLAIN_HOST, focused, isLive, launch, openPage, openTab, rowIds, seen, setVisible, sideways,
+  DESKTOP, PHONE, PLAIN_HOST, focused, isLive, launch, misnamed, openPage, openTab, rowIds, seen, setVisible, sideways,
 } from './page.mjs';
 import { Server, until } from './server.mjs';
 
@@ -553,6 +553,21 @@ describe('reach', () => {
     await page.keyboard.press('Enter');
     await shows(page, KNOWN);
   }));
+
+  // Who says to a computer what is to be read on a button must be understood.
+  for (const locale of ['en-US', 'ru-RU']) {
+    test(`the name of each link and button contains its visible text (${locale})`, () => onPage({ options: { ...DESKTOP, locale } }, async (page) => {
+      await isLive(page);
+      await page.locator('#rows tr').first().waitFor();
+      assert.ok(await page.locator('a[aria-label], button[aria-label]').count() >= 3);
+      assert.deepEqual(await misnamed(page), []);
+      for (const hash of [orderPath(KNOWN), orderPath('not an id')]) {
+        await page.evaluate((to) => { location.hash = to; }, hash);
+        await title(page).waitFor();
+        assert.deepEqual(await misnamed(page), []);
+      }
+    }));
+  }
 
   test('the theme can be switched, and stays after a reload', () => onPage({}, async (page) => {
     await page.getByRole('button', { name: 'Dark theme' }).click();
