@@ -87,7 +87,7 @@ export const misnamed = (page) => page.evaluate(() => {
     .filter((element) => element.hasAttribute('aria-label') || element.hasAttribute('aria-labelledby'))
     .map((element) => [words(shownText(element)), words(element.ariaLabel
       ?? element.getAttribute('aria-labelledby').split(/\s+/).map((id) => document.getElementById(id).textContent).join(' '))])
-    .filter(([shown, name]) => !` ${name} `.includes(` ${shown} `));
+    .filter(([shown, name]) => shown !== '' && !` ${name} `.includes(` ${shown} `));
 });
 /** How far the page can be scrolled sideways. */
 export const sideways = (page) => page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth);

@@ -31,8 +31,12 @@ after(async () => {
 /** Runs `body` on a fresh page and fails if anything was wrong on it: errors, dialogs, policy, other hosts. */
 async function onPage({ hash = '', options = DESKTOP } = {}, body) {
   const opened = await openPage(browser, server.origin, hash, options);
-  await body(opened.page, opened.faults);
-  await opened.close();
+  try {
+    await body(opened.page, opened.faults);
+    await opened.close();
+  } finally {
+    await opened.page.context().close(); // with its stream, which later tests would count
+  }
 }
 const orderPath = (id) => `#/order/${encodeURIComponent(id)}`;
 const title = (page) => page.locator('#order-view h1');
@@ -116,7 +120,7 @@ describe('looks', () => {
         const { pageWidth, scrolled, cut } = await page.evaluate(() => ({
           pageWidth: document.documentElement.scrollWidth,
           scrolled: [...document.querySelectorAll('.scroll')].filter((box) => box.scrollWidth > box.clientWidth).length,
-          cut: [...document.querySelectorAll('dt, dd')].filter((box) => box.scrollWidth > box.clientWidth || box.clientWidth < 60).length,
+          cut: [...document.querySelectorAll('#order-view :is(dt, dd)')].filter((box) => box.scrollWidth > box.clientWidth || box.clientWidth < 60).length,
         }));
         assert.deepEqual({ pageWidth, scrolled, cut }, { pageWidth: width, scrolled: 0, cut: 0 });
         await screenshot(page, `deep-${shown === wb ? 'wb' : 'envelope'}-${width}`, true);
@@ -338,11 +342,14 @@ describe('tabs', () => {
     await until(async () => (await server.streams()) === 0, 'no stream is open');
     const context = await browser.newContext(DESKTOP);
     const opened = [];
-    await body(async (options) => {
-      opened.push(await openTab(context, origin, options));
-      return opened.at(-1).page;
-    });
-    await context.close();
+    try {
+      await body(async (options) => {
+        opened.push(await openTab(context, origin, options));
+        return opened.at(-1).page;
+      });
+    } finally {
+      await context.close();
+    }
     assert.deepEqual(opened.flatMap(({ faults }) => faults), []);
   }
   const streamsAre = (count) => until(async () => (await server.streams()) === count, `${count} streams are open`);
@@ -426,6 +433,7 @@ describe('tabs', () => {
   test('the leading tab is closed amid orders: none is lost, none is counted twice', () => withTabs({}, async (open) => {
     const pages = [await open(), await open(), await open()];
     for (const page of pages) await isLive(page);
+    assert.equal(await server.streams(), 1);
     const ids = [];
     for (const leader of pages.slice(0, 2)) { // each has the lock in the order in which they came
       for (let count = 0; count < 5; count += 1) ids.push(await post());
