@@ -5,8 +5,8 @@ const RETRY_MS_MIN = 1_000;
 const RETRY_MS_MAX = 15_000;
 
 /**
- * Reads `/events` from the position `from` on. `onEvent` gets `{ type, id, data }`: `type` is order or reset, `id`
- * the position after it and `data` its exact text. `onState` gets live or reconnecting.
+ * Reads `/events` from the position `from` on. `onEvent` gets `{ type, after, id, data }`: `type` is order or reset,
+ * `after` and `id` are the positions before and behind it, `data` is its exact text. `onState` gets live or reconnecting.
  * An empty `from` is a position the server does not know: it says `reset` at once, and with that where it is.
  */
 export function openStream(from, { onEvent, onState }) {
@@ -26,8 +26,9 @@ export function openStream(from, { onEvent, onState }) {
     });
     for (const type of ['order', 'reset']) {
       source.addEventListener(type, ({ lastEventId, data }) => {
+        const after = stream.at;
         stream.at = lastEventId;
-        onEvent({ type, id: lastEventId, data });
+        onEvent({ type, after, id: lastEventId, data });
       });
     }
     source.addEventListener('error', () => {

@@ -13,9 +13,10 @@
 //   following, leading -> hidden      the tab is hidden: it leaves the queue, or closes the stream and gives up the lock
 //
 // Who leads next goes on from its own position, so what came while no tab led is not missed. A tab that follows goes
-// on from its position too: it says `hello` with it, and the leader goes back that far, once for all tabs. Each tab
-// takes only what is newer than its position, so nothing counts twice. A tab without a position, or with one of
-// another server process, cannot go on from it: it reads everything afresh.
+// on from its position too: it says `hello` with it, and the leader goes back that far, for all tabs. A tab takes a
+// change only if it is the next one from its own position on: one that it knows it leaves out, and where one is
+// missing it says `hello` again. So it does not matter in which order messages of two leaders arrive. A tab without a
+// position, or with one of another server process, cannot go on from it: it reads everything afresh.
 //
 // Without locks or channels (plain HTTP from another host is no secure context) each visible tab leads itself.
 import { openStream } from './live.js';
@@ -29,7 +30,7 @@ const NAME = 'order-service.events';
 export function follow({ onChange, onReset, onState }) {
   const channel = openChannel();
   let at = ''; // the position up to which this tab knows all changes
-  let isInStep = false; // what is told now goes on from `at`
+  let asked; // the position for which this tab has said `hello`
   let stream; // while leading
   let leave; // gives up the lock or the place in its queue; undefined while hidden
 
@@ -37,14 +38,13 @@ export function follow({ onChange, onReset, onState }) {
     if (leave) return;
     const hidden = new AbortController();
     leave = () => hidden.abort();
-    channel?.postMessage({ hello: at });
+    ask();
     holdTurn(hidden.signal, lead);
   }
 
   function hide() {
     leave?.();
     leave = undefined;
-    isInStep = false;
   }
 
   function lead(signal) {
@@ -82,32 +82,39 @@ export function follow({ onChange, onReset, onState }) {
     else tell({ start: stream.at, state: stream.state });
   }
 
-  // What is told from now on goes on from `start`. A leader that knows no position yet is about to tell a reset.
+  function ask() {
+    asked = at;
+    channel?.postMessage({ hello: at });
+  }
+
+  // What the leader tells from now on goes on from `start`. One that knows no position is about to tell a reset.
   function begin(start) {
     const missed = changesBetween(at, start);
-    isInStep = missed <= 0;
-    if (missed > 0) channel?.postMessage({ hello: at });
+    if (missed > 0) ask();
     else if (missed === undefined && start !== '') reset(start);
   }
 
-  function take({ type, id, data }) {
+  function take({ type, after, id, data }) {
+    if (changesBetween(at, id) <= 0) return;
     if (type === 'reset') {
       reset(id);
-    } else if (isInStep && changesBetween(at, id) > 0) {
+    } else if (changesBetween(at, after) <= 0) {
       at = id;
       const change = changeOf(data);
       if (change) onChange(change);
+    } else if (asked !== at) {
+      ask();
     }
   }
 
   function reset(position) {
     at = position;
-    isInStep = true;
     onReset();
   }
 
   channel?.addEventListener('message', ({ data }) => {
-    if (leave) hear(data);
+    // What another leader told before it left is of no use to this one.
+    if (leave) hear(stream ? { hello: data.hello } : data);
   });
   // A page kept by the browser for its Back button is hidden too, though not every browser says so.
   const look = () => (document.visibilityState === 'visible' ? show() : hide());

@@ -445,6 +445,46 @@ describe('tabs', () => {
     await streamsAre(1);
   }));
 
+  // A tab that led has told something that arrives when another one leads: it once took that for its own stream's word,
+  // found itself behind, and waited for ever.
+  test('what a former leader told arrives late and out of order, and does no harm', () => withTabs({}, async (open) => {
+    const pages = [await open()];
+    const stranger = await pages[0].context().newPage();
+    await stranger.goto(`${server.origin}/health`);
+    await stranger.evaluate(() => {
+      window.channel = new BroadcastChannel('order-service.events');
+      window.channel.onmessage = ({ data }) => { window.lastId = data.event?.id ?? window.lastId; };
+    });
+    const ids = [];
+    async function storeAndSee() {
+      ids.push(await post());
+      for (const page of pages) await hasSeen(page, ids);
+    }
+    async function disturb() {
+      await stranger.waitForFunction(() => window.lastId);
+      await stranger.evaluate(() => {
+        const [, process, last] = /^(.+)-(\d+)$/.exec(window.lastId);
+        const position = (ahead) => `${process}-${Number(last) + ahead}`;
+        window.channel.postMessage({ start: position(100) });
+        const data = JSON.stringify({ order_uid: 'early', version: 1, change: 'created' });
+        window.channel.postMessage({ event: { type: 'order', after: position(100), id: position(101), data } });
+      });
+    }
+    await isLive(pages[0]);
+    await storeAndSee();
+    await disturb();
+    await storeAndSee();
+    ids.length = 0;
+    await pages[0].reload();
+    pages.push(await open());
+    for (const page of pages) await isLive(page);
+    await storeAndSee();
+    await disturb();
+    await storeAndSee();
+    await storeAndSee();
+    await streamsAre(1);
+  }));
+
   test('a change that the server no longer knows of is read afresh, in the list and in the open order', { timeout: 240_000 }, () => withTabs({}, async (open) => {
     const { order_id: id } = JSON.parse((await server.post(envelope({ amount: 5 }))).body);
     const [list, order] = [await open(), await open({ hash: orderPath(id) })];
