@@ -43,7 +43,8 @@ export function createList() {
 
   /** Loads the list afresh. Changes that arrive meanwhile are applied again on top of it. */
   async function load(settleMs = SETTLE_MS) {
-    // What is on its way may have been read before the change that this is about, so it is read once more.
+    // What is on its way may have been read before the change that this is about, so it is read
+    // once more.
     isDue = held !== undefined;
     if (isDue) return;
     held = [];

@@ -1,13 +1,14 @@
-// Owns one stream of committed changes: opening it, reopening it where it broke off, and saying whether it is up.
-// It must not know who holds it or what is done with a change.
+// Owns one stream of committed changes: opening it, reopening it where it broke off, and saying
+// whether it is up. It must not know who holds it or what is done with a change.
 
 const RETRY_MS_MIN = 1_000;
 const RETRY_MS_MAX = 15_000;
 
 /**
- * Reads `/events` from the position `from` on. `onEvent` gets `{ type, after, id, data }`: `type` is order or reset,
- * `after` and `id` are the positions before and behind it, `data` is its exact text. `onState` gets live or reconnecting.
- * An empty `from` is a position the server does not know: it says `reset` at once, and with that where it is.
+ * Reads `/events` from the position `from` on. `onEvent` gets `{ type, after, id, data }`: `type` is
+ * order or reset, `after` and `id` are the positions before and behind it, `data` is its exact text.
+ * `onState` gets live or reconnecting. An empty `from` is a position the server does not know: it
+ * says `reset` at once, and with that where it is.
  */
 export function openStream(from, { onEvent, onState }) {
   const stream = { at: from, state: undefined, close };

@@ -1,31 +1,36 @@
 // Owns which tab holds the stream of changes, and that each tab takes every change once.
 // It must not know what is done with a change.
 //
-// The rule: one stream per browser, held by a visible tab; none while no tab is visible. A browser opens only six
-// HTTP/1.1 connections to a host, so with a stream for each tab the seventh tab could not even load.
+// The rule: one stream per browser, held by a visible tab; none while no tab is visible. A browser
+// opens only six HTTP/1.1 connections to a host, so with a stream for each tab the seventh tab
+// could not even load.
 //
-//   hidden      holds nothing and hears nothing; it only remembers the position up to which it knows all changes
+//   hidden      holds nothing, hears nothing, and remembers the position up to which it knows all
 //   following   visible, in the queue for the lock that another tab holds; hears what that tab tells
 //   leading     visible, holds the lock and the stream, and tells all visible tabs what the stream says
 //
-//   hidden -> following               the tab becomes visible
-//   following -> leading              the lock is granted, since the leader was hidden, was closed or crashed
-//   following, leading -> hidden      the tab is hidden: it leaves the queue, or closes the stream and gives up the lock
+//   hidden -> following    the tab becomes visible
+//   following -> leading   the lock is granted: the leader was hidden, was closed or crashed
+//   following -> hidden    the tab is hidden: it leaves the queue
+//   leading -> hidden      the tab is hidden: it closes the stream and gives up the lock
 //
-// Who leads next goes on from its own position, so what came while no tab led is not missed. A tab that follows goes
-// on from its position too: it says `hello` with it, and the leader goes back that far, for all tabs. A tab takes a
-// change only if it is the next one from its own position on: one that it knows it leaves out, and where one is
-// missing it says `hello` again. So it does not matter in which order messages of two leaders arrive. A tab without a
-// position, or with one of another server process, cannot go on from it: it reads everything afresh.
+// Who leads next goes on from its own position, so what came while no tab led is not missed. A tab
+// that follows goes on from its position too: it says `hello` with it, and the leader goes back
+// that far, for all tabs. A tab takes a change only if it is the next one from its own position on:
+// one that it knows it leaves out, and where one is missing it says `hello` again. So it does not
+// matter in which order messages of two leaders arrive. A tab without a position, or with one of
+// another server process, cannot go on from it: it reads everything afresh.
 //
-// Without locks or channels (plain HTTP from another host is no secure context) each visible tab leads itself.
+// Without locks or channels (plain HTTP from another host is no secure context) each visible tab
+// leads itself.
 import { openStream } from './live.js';
 
 const NAME = 'order-service.events';
 
 /**
- * Follows the changes while the page is visible. `onState` gets connecting, live or reconnecting; `onReset` says that
- * changes may have been missed; `onChange` gets `{ id, version, kind, data }`, where `data` is the text of the event.
+ * Follows the changes while the page is visible. `onState` gets connecting, live or reconnecting;
+ * `onReset` says that changes may have been missed; `onChange` gets `{ id, version, kind, data }`,
+ * where `data` is the text of the event.
  */
 export function follow({ onChange, onReset, onState }) {
   const channel = openChannel();
@@ -87,7 +92,8 @@ export function follow({ onChange, onReset, onState }) {
     channel?.postMessage({ hello: at });
   }
 
-  // What the leader tells from now on goes on from `start`. One that knows no position is about to tell a reset.
+  // What the leader tells from now on goes on from `start`. One that knows no position is about to
+  // tell a reset.
   function begin(start) {
     const missed = changesBetween(at, start);
     if (missed > 0) ask();
@@ -144,15 +150,16 @@ async function holdTurn(signal, lead) {
   }
 }
 
-// A position is `process-number`, and the number grows with each change. Undefined where one is not known or they are
-// of different processes.
+// A position is `process-number`, and the number grows with each change. Undefined where one is not
+// known or they are of different processes.
 function changesBetween(from, to) {
   const [start, end] = [from, to].map((position) => /^(.+)-(\d+)$/.exec(position));
   return start && end && start[1] === end[1] ? Number(end[2]) - Number(start[2]) : undefined;
 }
 
-// JSON.parse is right here and nowhere else: it is several times faster than the exact reader, every event
-// passes here, and only the id and the kind are taken. What is shown is read again from `data`.
+// JSON.parse is right here and nowhere else: it is several times faster than the exact reader,
+// every event passes here, and only the id and the kind are taken. What is shown is read again from
+// `data`.
 function changeOf(data) {
   try {
     const { order_uid: id, version, change: kind } = JSON.parse(data);

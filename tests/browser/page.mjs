@@ -2,7 +2,10 @@
 import assert from 'node:assert/strict';
 import { chromium } from 'playwright-core';
 
-/** A host that leads to this machine and, unlike a loopback address, is no secure context over plain HTTP. */
+/**
+ * A host that leads to this machine and, unlike a loopback address, is no secure context over plain
+ * HTTP.
+ */
 export const PLAIN_HOST = 'orders.test';
 const FLAGS = [`--host-resolver-rules=MAP ${PLAIN_HOST} 127.0.0.1`, '--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run',
   '--disable-background-networking', '--disable-component-update', '--disable-sync'];
@@ -29,7 +32,9 @@ export async function openPage(browser, origin, hash = '', options = DESKTOP) {
   };
 }
 
-/** A tab of a context, which is one browser to the page: its tabs share storage, channels and locks. */
+/**
+ * A tab of a context, which is one browser to the page: its tabs share storage, channels and locks.
+ */
 export async function openTab(context, origin, { hash = '', visible = true } = {}) {
   const page = await context.newPage();
   page.setDefaultTimeout(60_000);
@@ -61,8 +66,8 @@ async function watch(page, origin) {
   });
   page.on('pageerror', (error) => faults.push(`error: ${error.stack}`));
   page.on('console', (message) => {
-    // The browser itself reports each refused or lost request, which the tests check by what the page says, and that
-    // a page over plain HTTP cannot be isolated.
+    // The browser itself reports each refused or lost request, which the tests check by what the
+    // page says, and that a page over plain HTTP cannot be isolated.
     const isExpected = /^Failed to load resource|net::ERR_|^The Cross-Origin-Opener-Policy header/.test(message.text());
     if (['error', 'warning'].includes(message.type()) && !isExpected) faults.push(`console: ${message.text()}`);
   });

@@ -105,7 +105,8 @@ describe('looks', () => {
     for (const words of ['Доставка', 'Получатель', '1\u00a0817\u00a0RUB', 'Версия']) assert.ok(text.includes(words), words);
   }));
 
-  // Labels beside values took their width at each level: from the second level on they left a phone.
+  // Labels beside values took their width at each level: from the second level on they left a
+  // phone.
   for (const width of [320, 360, 1280]) {
     test(`an order nested ten levels deep fits ${width} px`, () => onPage({ options: { ...(width < 600 ? PHONE : DESKTOP), viewport: { width, height: 800 } } }, async (page) => {
       const { order_id: id } = JSON.parse((await server.post(envelope({ ...deepObject(10), items: [deepObject(10)], list: [[[['y'.repeat(200)]]]] }))).body);
@@ -336,7 +337,10 @@ describe('live', () => {
 });
 
 describe('tabs', () => {
-  /** Runs `body` with a way to open tabs of one browser, and fails if anything was wrong on one of them. */
+  /**
+   * Runs `body` with a way to open tabs of one browser, and fails if anything was wrong on one of
+   * them.
+   */
   async function withTabs({ origin = server.origin } = {}, body) {
     // Streams of tests before this one end when the server notices.
     await until(async () => (await server.streams()) === 0, 'no stream is open');
@@ -366,7 +370,8 @@ describe('tabs', () => {
     assert.equal(await seen(page, 'created'), ids.length, 'each is counted once');
   }
 
-  // A browser opens six HTTP/1.1 connections to a host: with a stream for each tab the seventh did not load.
+  // A browser opens six HTTP/1.1 connections to a host: with a stream for each tab the seventh did
+  // not load.
   test('eight tabs load, hold one stream and show a new order', () => withTabs({}, async (open) => {
     const pages = [];
     for (let count = 0; count < 8; count += 1) {
@@ -445,8 +450,8 @@ describe('tabs', () => {
     await streamsAre(1);
   }));
 
-  // A tab that led has told something that arrives when another one leads: it once took that for its own stream's word,
-  // found itself behind, and waited for ever.
+  // A tab that led has told something that arrives when another one leads: it once took that for
+  // its own stream's word, found itself behind, and waited for ever.
   test('what a former leader told arrives late and out of order, and does no harm', () => withTabs({}, async (open) => {
     const pages = [await open()];
     const stranger = await pages[0].context().newPage();
