@@ -36,6 +36,8 @@ pub struct Metrics {
     pub connections: IntGauge,
     /// Connections closed for being too slow or idle, by reason.
     pub connections_closed: IntCounterVec,
+    /// Event streams open now.
+    pub event_streams: IntGauge,
 }
 
 /// What the ingest loop counts.
@@ -245,7 +247,8 @@ impl Metrics {
         let connections = gauge("http_connections", "Open connections.");
         let closed_help = "Connections closed by the server, by reason.";
         let connections_closed = family("http_connections_closed_total", closed_help, "reason");
-        Self { registry, http, ingest, kafka, nats, outbox, grpc, connections, connections_closed }
+        let event_streams = gauge("http_event_streams", "Open event streams.");
+        Self { registry, http, ingest, kafka, nats, outbox, grpc, connections, connections_closed, event_streams }
     }
 
     /// The counters of the tier in Redis, which a service without one does not show. To be called once.
