@@ -436,15 +436,82 @@ fn help_is_readable_and_completions_are_written() {
     }
 }
 
-#[test]
-fn output_that_nobody_reads_is_no_panic() {
-    let home = Home::new();
+/// Commands that write to standard output, on a store with orders and a service that answers.
+fn writers(home: &Home, server: &Server) -> Vec<Vec<String>> {
     home.write("some.ndjson", wb_lines("x", 2000));
     home.run(&["import", "some.ndjson"]).expect(0);
-    for arguments in [&["export"][..], &["config", "print"], &["completions", "bash"], &["--help"]] {
-        let mut child = binary(home.path()).args(arguments).stdout(Stdio::piped()).spawn().unwrap();
-        drop(child.stdout.take());
-        let done = Done::wait(child, arguments);
-        assert!(!done.err.contains("panicked"), "{arguments:?}: {}", done.err);
+    let url = format!("http://{}", server.address());
+    let load = ["load", "--url", &url, "--path", "/ping", "--count", "3"];
+    let commands = [
+        &["export"][..],
+        &["config", "print"],
+        &["config", "check"],
+        &["completions", "bash"],
+        &["--help"],
+        &["load", "-h"],
+        &["--version"],
+        &["migrate", "status"],
+        &["migrate", "up"],
+        &load,
+        &[&load[..], &["--json", "-"]].concat(),
+        &[&load[..], &["--json", "report.json"]].concat(),
+    ];
+    commands.iter().map(|command| command.iter().map(|&argument| argument.to_owned()).collect()).collect()
+}
+
+fn ended(mut command: std::process::Command, arguments: &[String]) -> Done {
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    Done::wait(command.args(&arguments).spawn().unwrap(), &arguments)
+}
+
+/// `load` ended with a panic and 101, others said nothing.
+#[test]
+fn output_that_cannot_be_written_is_an_error_and_a_reader_who_has_seen_enough_is_none() {
+    let (home, server) = (Home::new(), Server::start(&[]));
+    for arguments in writers(&home, &server) {
+        let full = || fs::File::options().write(true).open("/dev/full").unwrap();
+        let mut command = binary(home.path());
+        command.stdout(full());
+        let done = ended(command, &arguments).expect(1);
+        assert!(done.err.contains("cannot write to standard output: No space left"), "{arguments:?}: {}", done.err);
+
+        let mut command = binary(home.path());
+        let (reader, writer) = std::io::pipe().unwrap();
+        command.stdout(writer);
+        drop(reader);
+        let done = ended(command, &arguments).expect(0);
+        assert!(!done.err.contains("order-service:"), "{arguments:?}: {}", done.err);
+
+        let mut command = binary(home.path());
+        command.stderr(full());
+        ended(command, &arguments).expect(0);
     }
+    // What it has to say of an error is lost, its exit code is not.
+    for (arguments, code) in
+        [(&["nonsense"][..], 2), (&["config", "check", "--sample", "x"], 78), (&["import", "x"], 1)]
+    {
+        let mut command = binary(home.path());
+        command.stderr(fs::File::options().write(true).open("/dev/full").unwrap());
+        let arguments: Vec<String> = arguments.iter().map(|&argument| argument.to_owned()).collect();
+        ended(command, &arguments).expect(code);
+    }
+}
+
+/// The log's library said on standard error, with a panic, that it could not write there.
+#[test]
+fn a_service_whose_log_cannot_be_written_goes_on() {
+    let home = Home::new();
+    let mut command = binary(home.path());
+    // The port is told by nothing but the log: one that was free a moment ago.
+    let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    command.args(["serve", "--listen", &address.to_string(), "--log-level", "debug"]);
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut child = command.stderr(writer).spawn().unwrap();
+    let health = ["healthcheck", "--url", &format!("http://{address}/readyz")];
+    crate::server::until("ready without a log", crate::server::START_TIME, || {
+        (home.run(&health).code == Some(0)).then_some(())
+    });
+    rustix::process::kill_process(rustix::process::Pid::from_child(&child), rustix::process::Signal::TERM).unwrap();
+    assert!(child.wait().unwrap().success());
 }
