@@ -252,3 +252,36 @@ fn a_load_whose_answers_are_all_wrong_says_so_and_fails() {
     let done = home.run(&["load", "--url", &url, "--count", "0"]).expect(1);
     assert!(done.err.contains("nothing was asked for"), "{}", done.err);
 }
+
+/// Both asked for the same paths whatever the URL said.
+#[test]
+fn a_path_in_the_url_of_a_service_is_a_part_of_every_request() {
+    let address = serve(|head| {
+        let is_below = head.starts_with("GET /prefix/order/x ") || head.starts_with("POST /prefix/orders ");
+        reply(if is_below { if head.starts_with("POST") { "201 Created" } else { "200 OK" } } else { "404 No" }, "")
+    });
+    let home = Home::new();
+    for end in ["", "/"] {
+        let url = format!("http://{address}/prefix{end}");
+        home.run(&["load", "--url", &url, "--id", "x", "--count", "3"]).expect(0);
+        home.run(&["publish", "--http", &url, "--count", "3"]).expect(0);
+    }
+    for part in ["/?token=secret", "/#secret", "/prefix?secret"] {
+        let url = format!("http://{address}{part}");
+        for command in [&["load", "--url"], &["publish", "--http"]] {
+            let done = home.run(&[&command[..], &[&url]].concat()).expect(78);
+            assert!(done.err.contains("invalid URL") && !done.err.contains("secret"), "{}", done.err);
+        }
+    }
+    for command in [&["load", "--url"], &["publish", "--http"], &["healthcheck", "--url"]] {
+        let url = format!("http://me:secret@{address}/");
+        let code = if command[0] == "healthcheck" { 1 } else { 78 };
+        let done = home.run(&[&command[..], &[&url]].concat()).expect(code);
+        assert!(done.err.contains("a user or a password") && !done.err.contains("secret"), "{}", done.err);
+    }
+    let url = format!("http://{address}");
+    let done = home.run(&["load", "--url", &url, "--path", "order/x"]).expect(1);
+    assert!(done.err.contains("invalid path \"order/x\""), "{}", done.err);
+    let done = home.run(&["load", "--url", &url, "--header", "Authorization secret"]).expect(78);
+    assert!(done.err.contains("invalid --header") && !done.err.contains("secret"), "{}", done.err);
+}
