@@ -368,6 +368,51 @@ fn lines_that_are_no_orders_are_put_aside_with_reasons() {
     home.run(&["import", "empty.ndjson"]).expect(0);
 }
 
+/// A long line was cut, and bytes that are not UTF-8 were replaced.
+#[test]
+fn rejected_lines_are_kept_byte_for_byte_and_can_be_mended_and_imported() {
+    let home = Home::new();
+    let mut long = wb_answered("long").into_bytes();
+    long.truncate(long.len() - 1);
+    long.extend(b",\"more\":\"");
+    long.extend((0..30 << 20).map(|n| if n % 1000 == 0 { 0xff } else { b'x' }));
+    long.extend(b"\"}");
+    let odd = b"\xff\xfe{\"order_uid\":\"\x80\"}\r".to_vec();
+    let good = wb_answered("good").into_bytes();
+    let last = b"{\"order_uid\":".to_vec();
+    let lines = [&odd[..], &long, &good, &last].join(&b'\n');
+    let expected = [&odd[..], &long, &last, b""].join(&b'\n');
+    home.write("mixed.ndjson", &lines);
+    let done = home.run(&["import", "mixed.ndjson"]).expect(1);
+    assert!(done.err.contains("3 lines") && done.err.contains("mixed.ndjson.rejected.raw"), "{}", done.err);
+    let raw = || fs::read(home.path().join("mixed.ndjson.rejected.raw")).unwrap();
+    assert!(raw() == expected, "not the lines as they were");
+    let reasons = fs::read_to_string(home.path().join("mixed.ndjson.rejected")).unwrap();
+    let ends =
+        reasons.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["end_offset"].clone());
+    let end = odd.len() + 1 + long.len() + 1;
+    let all = [odd.len() + 1, end, lines.len()];
+    assert!(ends.eq(all.map(serde_json::Value::from)), "a reason for each, in the same order");
+
+    // The same from a pipe, which cannot be read twice, and where the reasons are thrown away.
+    let pipe = home.path().join("pipe");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    for (rejects, file) in [("piped", Some("piped.raw")), ("/dev/null", None)] {
+        std::thread::scope(|scope| {
+            scope.spawn(|| fs::write(&pipe, &lines).unwrap());
+            home.run(&["import", "pipe", "--rejects", rejects, "--data", "piped-data"]).expect(1);
+        });
+        assert!(file.is_none_or(|file| fs::read(home.path().join(file)).unwrap() == expected));
+    }
+
+    // Mended, it is imported like any file, but not into itself.
+    home.write("mixed.ndjson.rejected.raw", wb_answered("mended"));
+    let done = home.run(&["import", "mixed.ndjson.rejected.raw", "--rejects", "mixed.ndjson.rejected"]).expect(1);
+    assert!(done.err.contains("is what is imported"), "{}", done.err);
+    home.run(&["import", "mixed.ndjson.rejected.raw"]).expect(0);
+    assert_eq!(home.run(&["export"]).expect(0).out.lines().count(), 2);
+}
+
 #[test]
 fn an_interrupted_import_goes_on_where_it_stopped() {
     let home = Home::new();
