@@ -235,6 +235,77 @@ fn settings_are_checked_and_shown() {
     assert!(listens(&again, "127.0.0.1:1008") && again.contains("7s"), "{again}");
 }
 
+/// "settings are good" was said of details that changed nothing.
+#[test]
+fn a_detail_of_a_part_that_is_off_is_a_wrong_setting_wherever_it_is_set() {
+    let home = Home::new();
+    let check = |flags: &[&str], environment: &[(&str, &str)]| {
+        home.run_with(&[&["config", "check"], flags].concat(), environment)
+    };
+    home.write("detail.toml", "[cache]\nwarm_max = 5\n");
+    let mut wrong = vec![
+        (
+            &["--cache-warm-max", "5"][..],
+            &[][..] as &[(&str, &str)],
+            "--cache-warm-max: changes nothing without --cache-bytes-max",
+        ),
+        (&[], &[("ORDER_CACHE_WARM_MAX", "5")], "ORDER_CACHE_WARM_MAX: changes nothing without"),
+        (&["--config", "detail.toml"], &[], "detail.toml: cache.warm_max: changes nothing without"),
+        (
+            &["--ready-needs-store", "yes"],
+            &[],
+            "--ready-needs-store: changes nothing without --postgres (POSTGRES_DSN)",
+        ),
+    ];
+    if cfg!(feature = "kafka") {
+        wrong.push((
+            &["--kafka-lag-max", "5"],
+            &[],
+            "--kafka-lag-max: changes nothing without --kafka (KAFKA_BROKERS)",
+        ));
+        // An empty variable is none.
+        wrong.push((&[], &[("KAFKA_GROUP_ID", "x"), ("KAFKA_BROKERS", "")], "KAFKA_GROUP_ID: changes nothing without"));
+    }
+    for (flags, environment, message) in wrong {
+        let done = check(flags, environment).expect(78);
+        assert!(done.err.lines().count() == 1 && done.err.contains(message), "{message}: {}", done.err);
+    }
+    check(&["--cache-warm-max", "5", "--cache-ttl", "1h"], &[]).expect(0);
+    // What is said of its owner is not said of it too.
+    let done = check(&["--cache-warm-max", "5", "--cache-ttl", "soon"], &[]).expect(78);
+    assert_eq!(done.err.lines().count(), 1, "{}", done.err);
+    // A default changes nothing either way, as in what `config print` writes.
+    check(&["--ready-needs-store", "no"], &[("KAFKA_TOPIC", "orders"), ("NATS_SUBJECT", "orders")]).expect(0);
+}
+
+/// A file of several lines was one property, and the second line a part of the first one's value.
+#[cfg(feature = "kafka")]
+#[test]
+fn properties_of_a_file_are_read_line_by_line() {
+    let home = Home::new();
+    let check = |environment: &[(&str, &str)]| {
+        home.run_with(&["config", "check"], &[environment, &[("KAFKA_BROKERS", "127.0.0.1:1")]].concat())
+    };
+    let file = [("KAFKA_PROPERTIES_FILE", "kafka.properties")];
+    home.write("kafka.properties", "# a comment\r\nlinger.ms=5 \r\n\r\nsession.timeout.ms = 20000\r\n");
+    check(&file).expect(0);
+    for (text, message) in [
+        ("linger.ms=5\nno.such.property=secret\n", "no.such.property"),
+        ("linger.ms=5\nacks secret\n", "KAFKA_PROPERTIES_FILE: kafka.properties: line 2: invalid property"),
+        ("linger.ms=5\nlinger.ms=6\n", "kafka.properties: line 2: linger.ms: is in line 1 already"),
+        ("sasl.password=secret\\\nmore=x\n", "kafka.properties: line 1: sasl.password: ends with a backslash"),
+    ] {
+        home.write("kafka.properties", text);
+        let done = check(&file).expect(78);
+        assert!(done.err.contains(message) && !done.err.contains("secret"), "{message}: {}", done.err);
+    }
+    // A variable may have lines too, and then values with commas.
+    for text in ["linger.ms=5,batch.size=100000", "linger.ms=5 batch.size=100000", "debug=broker,topic\nlinger.ms=5"] {
+        check(&[("KAFKA_PROPERTIES", text)]).expect(0);
+    }
+    check(&[("KAFKA_PROPERTIES", "linger.ms=5 no.such.property=1")]).expect(78);
+}
+
 #[test]
 fn memory_comes_in_small_pages_unless_huge_ones_are_wished() {
     let has_huge = |pid: u32| process_status(pid, "THP_enabled");

@@ -11,15 +11,75 @@ fn listen(flags: &[&str], environment: &[(&str, &str)]) -> Vec<String> {
     load(flags, environment).unwrap().config.http.listen.iter().map(ToString::to_string).collect()
 }
 
+/// With every optional part on: details of one that is off would be compared with nothing.
+fn all_parts() -> app::Config {
+    let mut flags = Vec::new();
+    for (name, value) in [
+        ("--kafka", cfg!(feature = "kafka").then_some("127.0.0.1:1")),
+        ("--nats", cfg!(feature = "nats").then_some("127.0.0.1:1")),
+        ("--redis", cfg!(feature = "redis").then_some("127.0.0.1:1")),
+        ("--postgres", cfg!(feature = "postgres").then_some("host=a")),
+        ("--grpc", cfg!(feature = "grpc").then_some("127.0.0.1:1")),
+    ] {
+        flags.extend(value.map(|value| format!("{name}={value}")));
+    }
+    load(&flags.iter().map(String::as_str).collect::<Vec<_>>(), &[]).unwrap().config
+}
+
+/// 25 of 65 were compared with nothing, as Kafka and the other parts were off.
 #[test]
 fn the_defaults_of_the_table_are_those_of_the_code() {
-    let defaults = load(&[], &[]).unwrap().config;
-    let mut applied = app::Config::default();
+    const OTHERS: &[&str] = &[
+        "77",
+        "77s",
+        "77ms",
+        "77MiB",
+        "127.0.0.1:77",
+        "yes",
+        "no",
+        "strict",
+        "json",
+        "debug",
+        "per-core",
+        "on",
+        "none",
+        "other",
+    ];
+    let defaults = all_parts();
+    let shown = format!("{defaults:?}");
+    // To name the topics of workers says that there are some, unless this says otherwise.
+    let workers = SETTINGS.iter().find(|setting| setting.key == "kafka.workers");
     for setting in SETTINGS.iter().filter(|setting| !setting.default.is_empty()) {
         let values: Vec<String> = setting.default.split(' ').map(str::to_owned).collect();
+        let mut applied = defaults.clone();
         (setting.apply)(&mut applied, &values).unwrap();
+        workers.map(|workers| (workers.apply)(&mut applied, &[workers.default.to_owned()]));
+        assert_eq!(format!("{applied:?}"), shown, "{}", setting.key);
+        // Whether it is there to be compared: another value is to be seen.
+        let changes = |other: &&str| {
+            let mut changed = defaults.clone();
+            (setting.apply)(&mut changed, &[(*other).to_owned()]).is_ok() && format!("{changed:?}") != shown
+        };
+        assert!(OTHERS.iter().any(changes), "{}: its value is nowhere", setting.key);
     }
-    assert_eq!(format!("{defaults:?}"), format!("{applied:?}"));
+    // Defaults that a sentence of the help tells have none in the table.
+    for setting in SETTINGS.iter().filter(|setting| setting.help.contains("[default: ")) {
+        assert!(setting.default.is_empty(), "{}: two defaults", setting.key);
+    }
+}
+
+#[test]
+fn a_detail_says_what_it_is_a_detail_of() {
+    for (index, setting) in SETTINGS.iter().enumerate() {
+        for key in setting.needs {
+            // The owner comes first: its details change what it has made.
+            assert!(SETTINGS[..index].iter().any(|owner| owner.key == *key), "{}: {key}", setting.key);
+        }
+        for owner in ["kafka.brokers", "nats.url", "redis.url", "postgres.url", "grpc.listen"] {
+            let is_of = setting.key != owner && setting.key.split('.').next() == owner.split('.').next();
+            assert!(!is_of || setting.needs == [owner], "{}", setting.key);
+        }
+    }
 }
 
 #[test]
