@@ -631,3 +631,54 @@ fn a_service_whose_log_cannot_be_written_goes_on() {
     rustix::process::kill_process(rustix::process::Pid::from_child(&child), rustix::process::Signal::TERM).unwrap();
     assert!(child.wait().unwrap().success());
 }
+
+/// Passwords of servers that cannot be reached, in what the service and the tools say of them,
+/// however much they log.
+#[cfg(all(feature = "postgres", feature = "kafka", feature = "nats", feature = "redis"))]
+#[test]
+fn no_log_line_and_no_error_has_a_password_in_it() {
+    const MARK: &str = "s3cr3t";
+    let (_kept, address) = crate::tools::refusing();
+    let [postgres, redis, nats] = ["postgres", "redis", "nats"].map(|name| format!("{name}://me:{MARK}@{address}/"));
+    let (postgres, kafka) = (postgres + "orders", address.to_string());
+    let property = format!("sasl.password={MARK}");
+    let (database, broker) = (["--postgres", &postgres], ["--kafka", &kafka, "--kafka-property", &property]);
+    let more = ["--redis", redis.trim_end_matches('/'), "--nats", &nats, "--log-level", "trace"];
+    let servers = [&[][..], &database].map(|store| Server::start_cold(&[store, &broker, &more].concat()));
+    let home = Home::new();
+    std::thread::scope(|scope| {
+        let tools = [
+            [&["export"][..], &database].concat(),
+            [&["migrate", "status"][..], &database].concat(),
+            [&["dlq", "list"][..], &broker].concat(),
+            [&["publish"][..], &broker].concat(),
+            vec!["publish", "--nats", &nats],
+        ];
+        for tool in tools {
+            let home = &home;
+            scope.spawn(move || {
+                let done = home.run(&tool).expect(1);
+                assert!(!done.err.is_empty() && !done.err.contains(MARK), "{tool:?}: {}", done.err);
+            });
+        }
+        let print = [&["config", "print"][..], &database, &broker, &more].concat();
+        let shown = home.run(&print).expect(0).out;
+        assert!(shown.contains("********") && !shown.contains(MARK), "{shown}");
+    });
+    for (server, path) in servers
+        .iter()
+        .flat_map(|server| ["/readyz", "/metrics", "/api/stats", "/order/x", "/api/orders"].map(|path| (server, path)))
+    {
+        let reply = server.get(path);
+        assert!(!reply.text().contains(MARK), "{path}: {}", reply.text());
+    }
+    let log = servers.map(|server| server.log()).concat();
+    for part in ["redis", "NATS", "kafka"] {
+        assert!(
+            log.iter().any(|line| line.to_lowercase().contains(&part.to_lowercase())),
+            "nothing of {part} was tried"
+        );
+    }
+    let told: Vec<_> = log.iter().filter(|line| line.contains(MARK)).collect();
+    assert!(told.is_empty(), "{told:?}");
+}

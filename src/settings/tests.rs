@@ -243,3 +243,101 @@ fn origins_are_what_browsers_call_pages_by() {
         assert!(origins(wrong).is_err(), "{wrong}");
     }
 }
+
+/// Every place a setting can come from, every setting that can hold a secret, wrong in every way.
+#[test]
+fn no_error_repeats_a_value_that_may_be_a_secret() {
+    const MARK: &str = "s3cr3t";
+    // Written so that what a library takes apart is in pieces.
+    const WRONG: &[&str] = &[
+        "s3cr3t",
+        "=s3cr3t",
+        "s3cr3t=x",
+        "sasl.password:s3cr3t",
+        "sasl.password:s3cr3t=x",
+        "no.such.property=s3cr3t",
+        "acks=s3cr3t",
+        "ssl.key.pem=s3cr3t",
+        "sasl.password=s3cr3t\u{0}",
+        "bootstrap.servers=me:s3cr3t@kafka:9092",
+        "host=h password=x s3cr3t=1",
+        "host=h password=x s3cr3t",
+        "host=h port=s3cr3t",
+        "host=h sslmode=s3cr3t",
+        "host=h password='s3cr3t",
+        "postgres://me:s3cr3t@h:port/d",
+        "postgres://me:a@s3cr3t@h/d",
+        "postgres://me:s3cr3t@h/d?sslmode=require",
+        "postgres://me:s3cr3t@h/d?s3cr3t=1",
+        "postgres://me:s3cr3t@h/d?port=s3cr3t",
+        "postgres://me:%zz@s3cr3t@[/d",
+        "mysql://me:s3cr3t@h/d",
+        "redis://:s3cr3t@/x",
+        "redis://:s3cr3t@h:0",
+        "redis://:s3c/r3t/s3cr3t@h:6379",
+        "redis://:s3cr3t@h:6379/s3cr3t",
+        "rediss://:s3cr3t@h:6379",
+        "h:6379@s3cr3t",
+        "nats://me:s3cr3t@:4222",
+        "nats://me:s3cr3t@h:0",
+        "nats://me:s3cr3t@h:4222/s3cr3t?s3cr3t#s3cr3t",
+        "nats://me:a@h,nats://me:s3cr3t@h",
+        "http://me:s3cr3t@h:4222",
+        "me:s3cr3t@kafka:9092",
+        "\"s3cr3t",
+        "s3cr3t\nmore\n=s3cr3t",
+    ];
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let check = |what: &str, result: Result<Settings, Wrong>| match result {
+        Ok(settings) => assert!(!settings.print().contains(MARK), "{what}: {}", settings.print()),
+        Err(wrong) => assert!(!wrong.to_string().contains(MARK), "{what}: {wrong}"),
+    };
+    for setting in SETTINGS.iter().filter(|setting| setting.is_secret) {
+        let kafka = (setting.key == "kafka.property" && cfg!(feature = "kafka")).then_some("--kafka=127.0.0.1:1");
+        let flags = |more: &[&str]| {
+            let all: Vec<String> = kafka.iter().chain(more).map(|&flag| flag.to_owned()).collect();
+            all
+        };
+        // The name of a property is told.
+        let is_name = |wrong: &&&str| setting.key == "kafka.property" && wrong.contains("s3cr3t=");
+        for wrong in WRONG.iter().filter(|wrong| !is_name(wrong)).copied() {
+            let what = format!("{} {wrong:?}", setting.key);
+            let run = |more: &[&str], environment: &[(&str, &str)]| {
+                let flags = flags(more);
+                check(&what, load(&flags.iter().map(String::as_str).collect::<Vec<_>>(), environment));
+            };
+            run(&[&format!("--{}={wrong}", setting.flag)], &[]);
+            std::fs::write(path("secret"), wrong).unwrap();
+            for &name in setting.env {
+                run(&[], &[(name, wrong)]);
+                let by_file = format!("{name}_FILE");
+                run(&[], &[(&by_file, &path("secret"))]);
+                // A path by its name, and no path at all.
+                run(&[], &[(&by_file, wrong)]);
+            }
+            let (table, key) = setting.key.split_once('.').unwrap();
+            let quoted = toml::Value::String(wrong.to_owned());
+            for (name, text) in [
+                ("a.toml", format!("[{table}]\n{key} = {quoted}\n")),
+                ("b.toml", format!("[{table}]\n{key} = [[{quoted}]]\n")),
+                ("c.toml", format!("[{table}]\n{key} = {wrong}\n")),
+                ("d.toml", format!("[{table}]\n{key} = \"\"\"\n{wrong}\n")),
+                ("e.toml", format!("[{table}]\n{key} = \"{wrong}\n")),
+                ("a.yaml", format!("{table}:\n  {key}: {wrong}\n")),
+                ("b.yaml", format!("{table}:\n  {key}: \"{wrong}\n")),
+                ("c.yml", format!("{table}:\n  {key}: *{wrong}\n")),
+            ] {
+                std::fs::write(path(name), text).unwrap();
+                run(&["--config", &path(name)], &[]);
+            }
+        }
+    }
+    check("brokers", load(&["--kafka", "me:s3cr3t@kafka:9092"], &[]));
+    for part in ["POSTGRES_PORT", "POSTGRES_USER", "POSTGRES_PASSWORD", "POSTGRES_DB", "POSTGRES_SSLMODE"] {
+        for wrong in WRONG {
+            check(part, load(&[], &[("POSTGRES_HOST", "h"), (part, wrong)]));
+            check(part, load(&[], &[("POSTGRES_HOST", "h"), (&format!("{part}_FILE"), wrong)]));
+        }
+    }
+}
