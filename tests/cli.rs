@@ -632,6 +632,22 @@ fn a_service_whose_log_cannot_be_written_goes_on() {
     assert!(child.wait().unwrap().success());
 }
 
+/// A closed terminal, or a reload that is asked for, ended it.
+#[test]
+fn a_hangup_does_not_end_the_service() {
+    let mut server = Server::start(&[]);
+    for _ in 0..2 {
+        server.signal(rustix::process::Signal::HUP);
+    }
+    crate::server::until("a line for each", crate::server::SIGNAL_TIME, || {
+        let log = server.log();
+        (log.iter().filter(|line| line.contains("nothing to reload") && line.contains("INFO")).count() >= 1)
+            .then_some(())
+    });
+    server.get("/ping").expect(200);
+    assert!(server.stop().success());
+}
+
 /// Passwords of servers that cannot be reached, in what the service and the tools say of them,
 /// however much they log.
 #[cfg(all(feature = "postgres", feature = "kafka", feature = "nats", feature = "redis"))]
