@@ -126,17 +126,19 @@ fn run_load(load: load::Config, json: Option<Json>) -> anyhow::Result<()> {
     app::small_pages(); // a wait for memory here would look like one of the service
     // One thread: the load is open-loop, and the other cores are for the service under load.
     let report = runtime(1)?.block_on(load::run(load))?;
-    match json {
-        None => output::print(&report.text())?,
+    let shown = match json {
+        None => output::print(&report.text()),
         Some(Json::Stdout) => {
             output::note(report.text().trim_end());
-            output::print(&format!("{:#}\n", report.json()))?;
+            output::print(&format!("{:#}\n", report.json()))
         }
         Some(Json::File(path)) => {
             std::fs::write(&path, format!("{:#}\n", report.json()))
                 .with_context(|| format!("cannot write {}", path.display()))?;
-            output::print(&report.text())?;
+            output::print(&report.text())
         }
-    }
-    report.check()
+    };
+    // Also for a reader who has seen enough.
+    report.check()?;
+    Ok(shown?)
 }

@@ -237,6 +237,13 @@ fn a_load_whose_answers_are_all_wrong_says_so_and_fails() {
         let done = home.run(&load).expect(1);
         assert!(done.out.contains(&format!("wrong        5 of 5: {reason}\n")), "{}", done.out);
         assert!(done.err.contains(&format!("no answer was right: 5 of 5: {reason}")), "{}", done.err);
+        if !reason.contains("closed") {
+            // Also where its report is not read to the end.
+            let mut command = crate::server::binary(home.path());
+            let (reader, writer) = std::io::pipe().unwrap();
+            drop(reader);
+            assert_eq!(command.args(load).stdout(writer).status().unwrap().code(), Some(1));
+        }
         // Programs get their report all the same.
         let report = home.run(&[&load[..], &["--json", "-"]].concat()).expect(1);
         let report: serde_json::Value = serde_json::from_str(&report.out).unwrap();
