@@ -64,11 +64,13 @@ fn run(task: Task, settings: Settings) -> anyhow::Result<()> {
     match task {
         Task::Serve => {
             log::start(config.log, &config.log_filter);
+            warn_of_unused(&settings);
             app::serve(settings.config)
         }
         #[cfg(feature = "kafka")]
         Task::Work => {
             log::start(config.log, &config.log_filter);
+            warn_of_unused(&settings);
             app::work(settings.config)
         }
         Task::Import(import) => {
@@ -83,13 +85,24 @@ fn run(task: Task, settings: Settings) -> anyhow::Result<()> {
         Task::Load(load, json) => run_load(load, json),
         Task::Healthcheck { url, timeout } => runtime(1)?.block_on(healthcheck::run(&url, timeout)),
         Task::Migrate(direction) => runtime(1)?.block_on(migrate::run(&config.store, direction)),
-        Task::ConfigCheck => Ok(output::print("settings are good\n")?),
+        Task::ConfigCheck => {
+            for line in &settings.unused {
+                output::note(format_args!("order-service: configuration: {line}"));
+            }
+            Ok(output::print("settings are good\n")?)
+        }
         Task::ConfigPrint => Ok(output::print(&settings.print())?),
         Task::Completions(shell) => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut command(), "order-service", &mut script);
             Ok(output::print(&String::from_utf8_lossy(&script))?)
         }
+    }
+}
+
+fn warn_of_unused(settings: &Settings) {
+    for line in &settings.unused {
+        tracing::warn!("{line}");
     }
 }
 

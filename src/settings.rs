@@ -93,6 +93,8 @@ pub struct Settings {
     pub config: app::Config,
     /// Every setting, in the order of the table.
     pub found: Vec<Found>,
+    /// Variables that are set and change nothing: a line for each.
+    pub unused: Vec<String>,
 }
 
 impl Settings {
@@ -116,7 +118,7 @@ impl Settings {
         };
         wrong.extend(file.unknown());
         let mut config = app::Config::default();
-        let mut found = Vec::new();
+        let (mut found, mut unused) = (Vec::new(), Vec::new());
         // Also what is set and cannot be used: that is said of itself.
         let mut set = BTreeSet::new();
         for setting in SETTINGS {
@@ -130,18 +132,20 @@ impl Settings {
                     wrong.push(format!("{}: contains a NUL byte", place(setting, &value.origin)));
                 }
                 Ok(value) => {
-                    if value.origin != Origin::Default
-                        && let Err(message) = needed(setting, &value.values, &set)
-                            .and_then(|()| (setting.apply)(&mut config, &value.values))
-                    {
-                        wrong.push(format!("{}: {message}", place(setting, &value.origin)));
+                    if value.origin != Origin::Default {
+                        let line = |message| format!("{}: {message}", place(setting, &value.origin));
+                        match needed(setting, &value.values, &set) {
+                            Err(message) if is_shared(&value.origin) => unused.push(line(message)),
+                            Err(message) => wrong.push(line(message)),
+                            Ok(()) => wrong.extend((setting.apply)(&mut config, &value.values).err().map(line)),
+                        }
                     }
                     found.push(value);
                 }
             }
         }
         wrong.extend(table::contradictions(&config));
-        if wrong.is_empty() { Ok(Self { config, found }) } else { Err(Wrong(wrong)) }
+        if wrong.is_empty() { Ok(Self { config, found, unused }) } else { Err(Wrong(wrong)) }
     }
 
     /// The settings as a TOML file that would bring them about, each with where it is from. Secrets are masked.
@@ -255,6 +259,11 @@ fn values_of(setting: &Setting, text: &str, has_lines: bool) -> Result<Vec<Strin
 fn read_secret(variable: &str, path: &str) -> Result<String, Wrong> {
     std::fs::read_to_string(path)
         .map_err(|error| Wrong::one(variable, format!("the file that it names cannot be read: {error}")))
+}
+
+/// Whether a setting is from a variable that other programs know too, so that it may be meant for them.
+fn is_shared(origin: &Origin) -> bool {
+    matches!(origin, Origin::Environment(name) if !name.starts_with("ORDER_"))
 }
 
 /// Whether a detail belongs to something that is on. Set to its default it changes nothing either
