@@ -136,6 +136,10 @@ impl Generator {
             if value == "close" && self.random.u8(..4) > 0 {
                 continue;
             }
+            // A version that is not there is waited for.
+            if (name, value) == ("X-Min-Version", "2") && self.random.u8(..20) > 0 {
+                continue;
+            }
             let name = match self.random.u8(..8) {
                 0 => name.to_ascii_uppercase(),
                 1 => name.to_ascii_lowercase(),
