@@ -590,19 +590,25 @@ struct Bus {
     relayed: Option<tokio::sync::oneshot::Receiver<()>>,
 }
 
-/// SIGTERM and SIGINT. A second one ends the process at once.
+/// SIGTERM and SIGINT. A second one ends the process at once. SIGHUP, which asks to read again what
+/// may have changed, ends nothing: there is nothing of that kind yet.
 struct StopSignal(tokio::sync::mpsc::Receiver<&'static str>);
 
 fn stop_signal() -> anyhow::Result<StopSignal> {
     use tokio::signal::unix::{SignalKind, signal};
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hangup = signal(SignalKind::hangup())?;
     let (sender, receiver) = tokio::sync::mpsc::channel(1);
     tokio::spawn(async move {
         loop {
             let name = tokio::select! {
                 _ = terminate.recv() => "SIGTERM",
                 _ = interrupt.recv() => "SIGINT",
+                _ = hangup.recv() => {
+                    tracing::info!(signal = "SIGHUP", "nothing to reload");
+                    continue;
+                }
             };
             if sender.send(name).await.is_err() {
                 tracing::warn!(signal = name, "stopped at once; nothing acknowledged is lost");

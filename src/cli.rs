@@ -4,6 +4,7 @@
 use std::io::Write;
 use std::process::ExitCode;
 
+use anyhow::Context as _;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::settings::commands::{Task, command, task};
@@ -12,27 +13,47 @@ use crate::store::any::OpenError;
 #[cfg(feature = "kafka")]
 use crate::tools::dlq;
 use crate::tools::load::Json;
-use crate::tools::{backup, export, healthcheck, import, load, migrate, publish};
+use crate::tools::{backup, export, healthcheck, import, load, migrate, output, publish};
 use crate::{app, lifecycle, log};
 
+/// A command line that cannot be understood.
+const EXIT_USAGE: u8 = 2;
 /// Settings that cannot be used (`EX_CONFIG` of sysexits.h).
 const EXIT_CONFIG: u8 = 78;
 
 /// Does what the command line asks for, and says how it ended.
 pub fn main() -> ExitCode {
-    let matches = command().get_matches();
+    let matches = match command().try_get_matches() {
+        Ok(matches) => matches,
+        Err(usage) if usage.use_stderr() => {
+            let _ = usage.print();
+            return ExitCode::from(EXIT_USAGE);
+        }
+        // Help and version.
+        Err(help) => {
+            let shown = help.print().and_then(|()| std::io::stdout().flush());
+            return ended(shown.map_err(|error| output::mark(error).into()));
+        }
+    };
     let (settings, task) = match Outside::of_process().and_then(|outside| task(&matches, &outside)) {
         Ok(read) => read,
         Err(wrong) => return refuse(&wrong),
     };
-    match run(task, settings) {
+    ended(run(task, settings))
+}
+
+/// Says how a command ended.
+fn ended(result: anyhow::Result<()>) -> ExitCode {
+    match result {
         Ok(()) => ExitCode::SUCCESS,
+        // As with `order-service export | head`.
+        Err(error) if output::is_unread(&error) => ExitCode::SUCCESS,
         // A store that the settings lead to and that cannot be used is a fault of the settings.
         Err(error) if error.downcast_ref().is_some_and(OpenError::is_configuration) => {
             refuse(&Wrong(vec![format!("{error:#}")]))
         }
         Err(error) => {
-            eprintln!("order-service: {error:#}");
+            output::note(format_args!("order-service: {error:#}"));
             if app::is_unfit(&error) { ExitCode::from(EXIT_CONFIG) } else { ExitCode::FAILURE }
         }
     }
@@ -43,11 +64,13 @@ fn run(task: Task, settings: Settings) -> anyhow::Result<()> {
     match task {
         Task::Serve => {
             log::start(config.log, &config.log_filter);
+            warn_of_unused(&settings);
             app::serve(settings.config)
         }
         #[cfg(feature = "kafka")]
         Task::Work => {
             log::start(config.log, &config.log_filter);
+            warn_of_unused(&settings);
             app::work(settings.config)
         }
         Task::Import(import) => {
@@ -63,30 +86,29 @@ fn run(task: Task, settings: Settings) -> anyhow::Result<()> {
         Task::Healthcheck { url, timeout } => runtime(1)?.block_on(healthcheck::run(&url, timeout)),
         Task::Migrate(direction) => runtime(1)?.block_on(migrate::run(&config.store, direction)),
         Task::ConfigCheck => {
-            tell("settings are good\n");
-            Ok(())
+            for line in &settings.unused {
+                output::note(format_args!("order-service: configuration: {line}"));
+            }
+            Ok(output::print("settings are good\n")?)
         }
-        Task::ConfigPrint => {
-            tell(&settings.print());
-            Ok(())
-        }
+        Task::ConfigPrint => Ok(output::print(&settings.print())?),
         Task::Completions(shell) => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut command(), "order-service", &mut script);
-            tell(&String::from_utf8_lossy(&script));
-            Ok(())
+            Ok(output::print(&String::from_utf8_lossy(&script))?)
         }
     }
 }
 
-/// Writes to standard output, where nobody may be reading any more.
-fn tell(text: &str) {
-    let _ = std::io::stdout().write_all(text.as_bytes());
+fn warn_of_unused(settings: &Settings) {
+    for line in &settings.unused {
+        tracing::warn!("{line}");
+    }
 }
 
 fn refuse(wrong: &Wrong) -> ExitCode {
     for line in &wrong.0 {
-        eprintln!("order-service: configuration: {line}");
+        output::note(format_args!("order-service: configuration: {line}"));
     }
     ExitCode::from(EXIT_CONFIG)
 }
@@ -117,16 +139,19 @@ fn run_load(load: load::Config, json: Option<Json>) -> anyhow::Result<()> {
     app::small_pages(); // a wait for memory here would look like one of the service
     // One thread: the load is open-loop, and the other cores are for the service under load.
     let report = runtime(1)?.block_on(load::run(load))?;
-    match json {
-        None => print!("{}", report.text()),
+    let shown = match json {
+        None => output::print(&report.text()),
         Some(Json::Stdout) => {
-            eprint!("{}", report.text());
-            println!("{:#}", report.json());
+            output::note(report.text().trim_end());
+            output::print(&format!("{:#}\n", report.json()))
         }
         Some(Json::File(path)) => {
-            print!("{}", report.text());
-            std::fs::write(&path, format!("{:#}\n", report.json()))?;
+            std::fs::write(&path, format!("{:#}\n", report.json()))
+                .with_context(|| format!("cannot write {}", path.display()))?;
+            output::print(&report.text())
         }
-    }
-    Ok(())
+    };
+    // Also for a reader who has seen enough.
+    report.check()?;
+    Ok(shown?)
 }

@@ -14,7 +14,8 @@ const INLINE_BYTES: usize = 22;
 /// How often an order has changed, counted by the store from 1. Larger is newer.
 pub type Version = u64;
 
-/// An order's id: 1 to 128 characters of `[A-Za-z0-9._:-]`. Every spelling of a UUID is the same id.
+/// An order's id: 1 to 128 characters of `[A-Za-z0-9._:-]`, but not `.` or `..`, which clients take out of every URL
+/// before they send it (RFC 3986, 5.2.4). Every spelling of a UUID is the same id.
 ///
 /// Takes 24 bytes and no heap for UUIDs and for ids of at most 22 characters.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -39,6 +40,9 @@ pub enum IdError {
     /// A character outside `[A-Za-z0-9._:-]`.
     #[error("id has a character outside A-Z a-z 0-9 . _ : -")]
     Illegal,
+    /// A segment that no URL keeps.
+    #[error("id is . or .., which no URL can name")]
+    Dots,
 }
 
 impl OrderId {
@@ -47,6 +51,17 @@ impl OrderId {
     /// # Errors
     /// [`IdError`] says which rule the text breaks.
     pub fn parse(text: &[u8]) -> Result<Self, IdError> {
+        if matches!(text, b"." | b"..") {
+            return Err(IdError::Dots);
+        }
+        Self::parse_stored(text)
+    }
+
+    /// As [`OrderId::parse`], for an id that a store or another instance has: `.` and `..` were ids once.
+    ///
+    /// # Errors
+    /// [`IdError`] says which rule the text breaks.
+    pub fn parse_stored(text: &[u8]) -> Result<Self, IdError> {
         if text.is_empty() {
             return Err(IdError::Empty);
         }
@@ -200,6 +215,17 @@ mod tests {
         assert_eq!(OrderId::parse(&[b'a'; 129]), Err(IdError::TooLong));
         for bad in ["a b", "a/b", "\u{e9}", "a\0", "{x}", "a%20"] {
             assert_eq!(OrderId::parse(bad.as_bytes()), Err(IdError::Illegal), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn what_no_url_keeps_is_no_id_unless_it_is_stored() {
+        for dots in [".", ".."] {
+            assert_eq!(OrderId::parse(dots.as_bytes()), Err(IdError::Dots));
+            assert_eq!(&*OrderId::parse_stored(dots.as_bytes()).unwrap().text(), dots);
+        }
+        for fine in ["...", ".a", "a.", "..a", "-"] {
+            assert_eq!(&*OrderId::parse(fine.as_bytes()).unwrap().text(), fine);
         }
     }
 

@@ -67,7 +67,9 @@ fn refused(error: KafkaError) -> String {
         KafkaError::ClientConfig(_, _, name, _) if is_secret(&name) => {
             format!("{name}: librdkafka does not take this value, or not in this build")
         }
-        KafkaError::ClientConfig(_, reason, name, _) => format!("{name}: {reason}"),
+        KafkaError::ClientConfig(_, reason, name, value) => {
+            format!("{name}: {}", reason.replace(&format!("\"{value}\""), "its value"))
+        }
         KafkaError::ClientCreation(reason) => reason,
         other => other.to_string(),
     };

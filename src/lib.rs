@@ -25,6 +25,9 @@
 //!
 //! Floors look down only: `tests/layers.rs` holds the table of who may import whom and fails on any other edge.
 
+// Those macros panic where nothing takes what they print; `tools::output` does not.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
 #[cfg(not(any(feature = "embedded", feature = "postgres")))]
 compile_error!("order-service needs a store: enable the feature `embedded` or `postgres`");
 

@@ -29,6 +29,8 @@ impl std::str::FromStr for Format {
 pub fn start(format: Format, filter: &str) {
     let filter = EnvFilter::try_new(filter).unwrap_or_else(|_| EnvFilter::new("info"));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    // Where a line cannot be written, it would be said there, with a panic.
+    let builder = builder.log_internal_errors(false);
     // An error means that a test has set logs up before.
     let _ = match format {
         Format::Text => builder.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).try_init(),

@@ -36,6 +36,8 @@ pub struct Metrics {
     pub connections: IntGauge,
     /// Connections closed for being too slow or idle, by reason.
     pub connections_closed: IntCounterVec,
+    /// Event streams open now.
+    pub event_streams: IntGauge,
 }
 
 /// What the ingest loop counts.
@@ -245,7 +247,8 @@ impl Metrics {
         let connections = gauge("http_connections", "Open connections.");
         let closed_help = "Connections closed by the server, by reason.";
         let connections_closed = family("http_connections_closed_total", closed_help, "reason");
-        Self { registry, http, ingest, kafka, nats, outbox, grpc, connections, connections_closed }
+        let event_streams = gauge("http_event_streams", "Open event streams.");
+        Self { registry, http, ingest, kafka, nats, outbox, grpc, connections, connections_closed, event_streams }
     }
 
     /// The counters of the tier in Redis, which a service without one does not show. To be called once.
@@ -372,8 +375,8 @@ const BOUNDS_NANOS: [u64; 18] = [
 ];
 
 /// Statuses with a slot of their own; the last slot is for any other.
-const STATUSES: [u16; 21] =
-    [200, 304, 404, 201, 202, 204, 400, 405, 406, 408, 409, 410, 412, 413, 415, 422, 429, 431, 500, 503, 0];
+const STATUSES: [u16; 22] =
+    [200, 304, 404, 201, 202, 204, 400, 405, 406, 408, 409, 410, 412, 413, 414, 415, 422, 429, 431, 500, 503, 0];
 /// More than the threads that serve requests on most machines; beyond it threads share.
 const SHARDS: usize = 64;
 

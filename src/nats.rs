@@ -8,7 +8,9 @@ use percent_encoding::percent_decode_str;
 /// Where NATS is, and what is read from and written to it.
 #[derive(Debug, Clone)]
 pub struct Config {
+    /// Without user and password: the library logs them as they are.
     servers: Vec<ServerAddr>,
+    login: Option<Login>,
     /// Where orders come from.
     pub subject: String,
     /// The stream that is made where none takes `subject` yet.
@@ -28,6 +30,27 @@ pub struct Config {
     pub lag_max: u64,
 }
 
+/// What lets in, for all servers. Never shown.
+#[derive(Clone, PartialEq, Eq)]
+struct Login {
+    /// A token where there is no password.
+    user: String,
+    password: Option<String>,
+}
+
+impl Login {
+    fn of(server: &ServerAddr) -> Option<Self> {
+        let decoded = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
+        Some(Self { user: decoded(server.username()?), password: server.password().map(decoded) })
+    }
+}
+
+impl std::fmt::Debug for Login {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Login")
+    }
+}
+
 /// How long a connection may take to be made.
 const CONNECT_TIME: Duration = Duration::from_secs(5);
 /// A server that answers none of two pings is gone.
@@ -43,19 +66,34 @@ impl Config {
     /// Says which part is no URL of a server. Never repeats a password.
     pub fn new(urls: &str) -> Result<Self, String> {
         let mut servers = Vec::new();
-        for (index, url) in urls.split([',', ' ']).filter(|url| !url.is_empty()).enumerate() {
-            let wrong = || format!("URL {} is none such as nats://127.0.0.1:4222", index + 1);
-            let server: ServerAddr = url.parse().map_err(|_| wrong())?;
+        let mut login = None;
+        let is_between = |c: char| c == ',' || c.is_whitespace();
+        for (index, url) in urls.split(is_between).filter(|url| !url.is_empty()).enumerate() {
+            let invalid = |what: &str| format!("invalid URL {}: {what}expected e.g. nats://127.0.0.1:4222", index + 1);
+            let server: ServerAddr = url.parse().map_err(|_| invalid(""))?;
             if server.is_websocket() || server.host().is_empty() || server.port() == 0 {
-                return Err(wrong());
+                return Err(invalid(""));
             }
-            servers.push(server);
+            match Login::of(&server) {
+                first if index == 0 => login = first,
+                Some(other) if login != Some(other.clone()) => {
+                    return Err(invalid("has another user or password than the first, whose are sent to all; "));
+                }
+                _ => {}
+            }
+            let mut url = server.into_inner();
+            if !matches!(url.path(), "" | "/") || url.query().is_some() || url.fragment().is_some() {
+                return Err(invalid("has a path, a query or a fragment, which mean nothing to NATS; "));
+            }
+            url.set_username("").and_then(|()| url.set_password(None)).map_err(|()| invalid(""))?;
+            servers.push(ServerAddr::from_url(url).map_err(|_| invalid(""))?);
         }
         if servers.is_empty() {
             return Err("names no server".into());
         }
         Ok(Self {
             servers,
+            login,
             subject: "orders".into(),
             stream: "ORDERS".into(),
             durable: "order-service-durable".into(),
@@ -101,13 +139,12 @@ impl Config {
             })
             // More than can be on its way to us at once, so that the client never throws anything away.
             .subscription_capacity(self.in_flight_max.saturating_mul(2).saturating_add(1024));
-        let first = &self.servers[0];
-        let decoded = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
-        options = match (first.username(), first.password()) {
-            (Some(user), Some(password)) => options.user_and_password(decoded(user), decoded(password)),
-            (Some(token), None) => options.token(decoded(token)),
-            (None, _) => options,
-        };
+        if let Some(Login { user, password }) = self.login.clone() {
+            options = match password {
+                Some(password) => options.user_and_password(user, password),
+                None => options.token(user),
+            };
+        }
         options.connect(&self.servers[..]).await
     }
 }
@@ -149,10 +186,24 @@ mod tests {
     fn urls_are_taken_apart_and_secrets_are_not_told() {
         let config = Config::new("nats://me:p%40ss@one:4223, two").unwrap();
         assert_eq!(config.place(), "one:4223,two:4222");
-        for wrong in ["", "http://one", "ws://one:80", "nats://me:secret@:4222", "nats://", "one:0"] {
+        for wrong in [
+            "",
+            "http://one",
+            "ws://one:80",
+            "nats://me:secret@:4222",
+            "nats://",
+            "one:0",
+            "nats://me:secret@one:4222/orders",
+            "nats://one:4222?token=secret",
+            "nats://one:4222#secret",
+            "nats://me:pass@one:4222,nats://me:secret@two:4222",
+        ] {
             let error = Config::new(wrong).unwrap_err();
             assert!(!error.contains("secret"), "{error}");
         }
+        // As in a file.
+        assert_eq!(Config::new("nats://one:4222\nnats://two:4222\n").unwrap().place(), "one:4222,two:4222");
+        assert_eq!(Config::new("nats://me:p@one, nats://me:p@two/").unwrap().place(), "one:4222,two:4222");
     }
 
     #[test]

@@ -323,7 +323,7 @@ impl<T: Store> Relay<T> {
 
     /// What else was in the batch has arrived, and is not sent again with these messages.
     async fn keep_too_large(&mut self, ticket: i64, too_large: &[(String, String)]) {
-        let ids = too_large.iter().filter_map(|(_, key)| OrderId::parse(key.as_bytes()).ok());
+        let ids = too_large.iter().filter_map(|(_, key)| OrderId::parse_stored(key.as_bytes()).ok());
         let ids: BTreeSet<OrderId> = ids.collect();
         self.metrics.too_large.inc_by(ids.len() as u64);
         let Config { snapshots_topic, events_topic, ack_topic, .. } = &self.config;

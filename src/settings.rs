@@ -3,9 +3,11 @@
 pub mod commands;
 mod dotenv;
 mod parse;
+#[cfg(feature = "kafka")]
+mod properties;
 mod table;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use clap::parser::ValueSource;
@@ -91,6 +93,8 @@ pub struct Settings {
     pub config: app::Config,
     /// Every setting, in the order of the table.
     pub found: Vec<Found>,
+    /// Variables that are set and change nothing: a line for each.
+    pub unused: Vec<String>,
 }
 
 impl Settings {
@@ -114,25 +118,34 @@ impl Settings {
         };
         wrong.extend(file.unknown());
         let mut config = app::Config::default();
-        let mut found = Vec::new();
+        let (mut found, mut unused) = (Vec::new(), Vec::new());
+        // Also what is set and cannot be used: that is said of itself.
+        let mut set = BTreeSet::new();
         for setting in SETTINGS {
-            match look_up(setting, flags, outside, &file) {
+            let value = look_up(setting, flags, outside, &file);
+            if !matches!(&value, Ok(Found { origin: Origin::Default, .. })) {
+                set.insert(setting.key);
+            }
+            match value {
                 Err(error) => wrong.extend(error.0),
                 Ok(value) if value.values.iter().any(|text| text.contains('\0')) => {
                     wrong.push(format!("{}: contains a NUL byte", place(setting, &value.origin)));
                 }
                 Ok(value) => {
-                    if value.origin != Origin::Default
-                        && let Err(message) = (setting.apply)(&mut config, &value.values)
-                    {
-                        wrong.push(format!("{}: {message}", place(setting, &value.origin)));
+                    if value.origin != Origin::Default {
+                        let line = |message| format!("{}: {message}", place(setting, &value.origin));
+                        match needed(setting, &value.values, &set) {
+                            Err(message) if is_shared(&value.origin) => unused.push(line(message)),
+                            Err(message) => wrong.push(line(message)),
+                            Ok(()) => wrong.extend((setting.apply)(&mut config, &value.values).err().map(line)),
+                        }
                     }
                     found.push(value);
                 }
             }
         }
         wrong.extend(table::contradictions(&config));
-        if wrong.is_empty() { Ok(Self { config, found }) } else { Err(Wrong(wrong)) }
+        if wrong.is_empty() { Ok(Self { config, found, unused }) } else { Err(Wrong(wrong)) }
     }
 
     /// The settings as a TOML file that would bring them about, each with where it is from. Secrets are masked.
@@ -201,21 +214,17 @@ fn look_up(setting: &Setting, flags: &ArgMatches, outside: &Outside, file: &File
     if !values.is_empty() {
         return Ok(Found { key: setting.key, values, origin: Origin::Flag });
     }
+    let given = |name: &str| outside.environment.get(name).filter(|value| !value.is_empty());
     for &name in setting.env {
-        if let Some(value) = outside.environment.get(name).filter(|value| !value.is_empty()) {
-            let origin = Origin::Environment(name.to_owned());
-            let values = if setting.is_repeated {
-                value.split([',', ' ']).filter(|part| !part.is_empty()).map(str::to_owned).collect()
-            } else {
-                vec![value.clone()]
-            };
-            return Ok(Found { key: setting.key, values, origin });
+        if let Some(value) = given(name) {
+            let values =
+                values_of(setting, value, value.contains('\n')).map_err(|message| Wrong::one(name, message))?;
+            return Ok(Found { key: setting.key, values, origin: Origin::Environment(name.to_owned()) });
         }
         let by_file = format!("{name}_FILE");
-        if let Some(path) = outside.environment.get(&by_file).filter(|_| setting.is_secret) {
-            let value =
-                std::fs::read_to_string(path).map_err(|error| Wrong::one(&by_file, format!("{path}: {error}")))?;
-            let values = vec![value.trim_end().to_owned()];
+        if let Some(path) = given(&by_file).filter(|_| setting.is_secret) {
+            let values = values_of(setting, read_secret(&by_file, path)?.trim_end(), true)
+                .map_err(|message| Wrong::one(&by_file, format!("{path}: {message}")))?;
             return Ok(Found { key: setting.key, values, origin: Origin::Environment(by_file) });
         }
     }
@@ -229,6 +238,44 @@ fn look_up(setting: &Setting, flags: &ArgMatches, outside: &Outside, file: &File
         return Ok(Found { key: setting.key, values: values.clone(), origin: Origin::File(file.path.clone()) });
     }
     Ok(Found { key: setting.key, values: Vec::new(), origin: Origin::Default })
+}
+
+/// The values that a variable, or the file that one names, holds of a setting.
+fn values_of(setting: &Setting, text: &str, has_lines: bool) -> Result<Vec<String>, String> {
+    #[cfg(feature = "kafka")]
+    if setting.key == "kafka.property" && has_lines {
+        return properties::read(text);
+    }
+    let _ = has_lines;
+    if !setting.is_repeated {
+        return Ok(vec![text.to_owned()]);
+    }
+    let is_between = |c: char| c == ',' || c.is_whitespace();
+    Ok(text.split(is_between).filter(|part| !part.is_empty()).map(str::to_owned).collect())
+}
+
+/// The text of the file that a variable names. A path that leads nowhere may be the secret itself,
+/// and is not repeated.
+fn read_secret(variable: &str, path: &str) -> Result<String, Wrong> {
+    std::fs::read_to_string(path)
+        .map_err(|error| Wrong::one(variable, format!("the file that it names cannot be read: {error}")))
+}
+
+/// Whether a setting is from a variable that other programs know too, so that it may be meant for them.
+fn is_shared(origin: &Origin) -> bool {
+    matches!(origin, Origin::Environment(name) if !name.starts_with("ORDER_"))
+}
+
+/// Whether a detail belongs to something that is on. Set to its default it changes nothing either
+/// way.
+fn needed(setting: &Setting, values: &[String], set: &BTreeSet<&str>) -> Result<(), String> {
+    let is_default = values.iter().map(|value| value.trim()).eq(setting.default.split(' '));
+    if setting.needs.is_empty() || is_default || setting.needs.iter().any(|key| set.contains(key)) {
+        return Ok(());
+    }
+    let owners = SETTINGS.iter().filter(|owner| setting.needs.contains(&owner.key));
+    let owners: Vec<String> = owners.map(|owner| format!("--{} ({})", owner.flag, owner.env[0])).collect();
+    Err(format!("changes nothing without {}", owners.join(" or ")))
 }
 
 /// The server as the older services were told of it: one variable for each part, of which the host is the one that
@@ -250,10 +297,7 @@ fn postgres_by_parts(outside: &Outside) -> Result<Option<String>, Wrong> {
         let by_file = format!("{name}_FILE");
         let value = match (given(name), given(&by_file)) {
             (Some(value), _) => value.clone(),
-            (None, Some(path)) => std::fs::read_to_string(path)
-                .map_err(|error| Wrong::one(&by_file, format!("{path}: {error}")))?
-                .trim_end()
-                .to_owned(),
+            (None, Some(path)) => read_secret(&by_file, path)?.trim_end().to_owned(),
             (None, None) => continue,
         };
         pairs.push(format!("{key}='{}'", value.replace('\\', "\\\\").replace('\'', "\\'")));
@@ -317,7 +361,11 @@ fn toml_fault(text: &str, error: &toml::de::Error) -> String {
     let before = text.get(..start).unwrap_or_default();
     let line = before.matches('\n').count();
     let name = text.lines().nth(line).and_then(|line| line.split_once('=')).map_or("", |(name, _)| name.trim());
-    let name = if name.is_empty() { String::new() } else { format!("{name}: ") };
+    // What is not the name of a setting, or a part of one, may be a part of a value of several
+    // lines.
+    let is_name = |key: &str| key == name || key.split('.').any(|part| part == name);
+    let is_known = SETTINGS.iter().any(|setting| is_name(setting.key));
+    let name = if is_known { format!("{name}: ") } else { String::new() };
     format!("line {}: {name}{}", line + 1, error.message().lines().next().unwrap_or("no TOML"))
 }
 

@@ -235,6 +235,83 @@ fn settings_are_checked_and_shown() {
     assert!(listens(&again, "127.0.0.1:1008") && again.contains("7s"), "{again}");
 }
 
+/// "settings are good" was said of details that changed nothing.
+#[test]
+fn a_detail_of_a_part_that_is_off_is_a_wrong_setting_wherever_it_is_set() {
+    let home = Home::new();
+    let check = |flags: &[&str], environment: &[(&str, &str)]| {
+        home.run_with(&[&["config", "check"], flags].concat(), environment)
+    };
+    home.write("detail.toml", "[cache]\nwarm_max = 5\n");
+    let mut wrong = vec![
+        (
+            &["--cache-warm-max", "5"][..],
+            &[][..] as &[(&str, &str)],
+            "--cache-warm-max: changes nothing without --cache-bytes-max",
+        ),
+        (&[], &[("ORDER_CACHE_WARM_MAX", "5")], "ORDER_CACHE_WARM_MAX: changes nothing without"),
+        (&["--config", "detail.toml"], &[], "detail.toml: cache.warm_max: changes nothing without"),
+        (
+            &["--ready-needs-store", "yes"],
+            &[],
+            "--ready-needs-store: changes nothing without --postgres (POSTGRES_DSN)",
+        ),
+    ];
+    if cfg!(feature = "kafka") {
+        wrong.push((
+            &["--kafka-lag-max", "5"],
+            &[],
+            "--kafka-lag-max: changes nothing without --kafka (KAFKA_BROKERS)",
+        ));
+    }
+    for (flags, environment, message) in wrong {
+        let done = check(flags, environment).expect(78);
+        assert!(done.err.lines().count() == 1 && done.err.contains(message), "{message}: {}", done.err);
+    }
+    check(&["--cache-warm-max", "5", "--cache-ttl", "1h"], &[]).expect(0);
+    // What is said of its owner is not said of it too.
+    let done = check(&["--cache-warm-max", "5", "--cache-ttl", "soon"], &[]).expect(78);
+    assert_eq!(done.err.lines().count(), 1, "{}", done.err);
+    // A variable that other programs know may be meant for them. An empty variable is none.
+    if cfg!(feature = "kafka") {
+        let done = check(&[], &[("KAFKA_GROUP_ID", "x"), ("KAFKA_BROKERS", "")]).expect(0);
+        assert!(done.err.contains("KAFKA_GROUP_ID: changes nothing without --kafka (KAFKA_BROKERS)"), "{}", done.err);
+        let mut server = Server::start_in(&[], &[("KAFKA_GROUP_ID", "x")]);
+        assert!(server.log().iter().any(|line| line.contains("KAFKA_GROUP_ID: changes nothing without")));
+        server.terminate();
+    }
+    // A default changes nothing either way, as in what `config print` writes.
+    check(&["--ready-needs-store", "no"], &[("KAFKA_TOPIC", "orders"), ("NATS_SUBJECT", "orders")]).expect(0);
+}
+
+/// A file of several lines was one property, and the second line a part of the first one's value.
+#[cfg(feature = "kafka")]
+#[test]
+fn properties_of_a_file_are_read_line_by_line() {
+    let home = Home::new();
+    let check = |environment: &[(&str, &str)]| {
+        home.run_with(&["config", "check"], &[environment, &[("KAFKA_BROKERS", "127.0.0.1:1")]].concat())
+    };
+    let file = [("KAFKA_PROPERTIES_FILE", "kafka.properties")];
+    home.write("kafka.properties", "# a comment\r\nlinger.ms=5 \r\n\r\nsession.timeout.ms = 20000\r\n");
+    check(&file).expect(0);
+    for (text, message) in [
+        ("linger.ms=5\nno.such.property=secret\n", "no.such.property"),
+        ("linger.ms=5\nacks secret\n", "KAFKA_PROPERTIES_FILE: kafka.properties: line 2: invalid property"),
+        ("linger.ms=5\nlinger.ms=6\n", "kafka.properties: line 2: linger.ms: is in line 1 already"),
+        ("sasl.password=secret\\\nmore=x\n", "kafka.properties: line 1: sasl.password: ends with a backslash"),
+    ] {
+        home.write("kafka.properties", text);
+        let done = check(&file).expect(78);
+        assert!(done.err.contains(message) && !done.err.contains("secret"), "{message}: {}", done.err);
+    }
+    // A variable may have lines too, and then values with commas.
+    for text in ["linger.ms=5,batch.size=100000", "linger.ms=5 batch.size=100000", "debug=broker,topic\nlinger.ms=5"] {
+        check(&[("KAFKA_PROPERTIES", text)]).expect(0);
+    }
+    check(&[("KAFKA_PROPERTIES", "linger.ms=5 no.such.property=1")]).expect(78);
+}
+
 #[test]
 fn memory_comes_in_small_pages_unless_huge_ones_are_wished() {
     let has_huge = |pid: u32| process_status(pid, "THP_enabled");
@@ -368,6 +445,51 @@ fn lines_that_are_no_orders_are_put_aside_with_reasons() {
     home.run(&["import", "empty.ndjson"]).expect(0);
 }
 
+/// A long line was cut, and bytes that are not UTF-8 were replaced.
+#[test]
+fn rejected_lines_are_kept_byte_for_byte_and_can_be_mended_and_imported() {
+    let home = Home::new();
+    let mut long = wb_answered("long").into_bytes();
+    long.truncate(long.len() - 1);
+    long.extend(b",\"more\":\"");
+    long.extend((0..30 << 20).map(|n| if n % 1000 == 0 { 0xff } else { b'x' }));
+    long.extend(b"\"}");
+    let odd = b"\xff\xfe{\"order_uid\":\"\x80\"}\r".to_vec();
+    let good = wb_answered("good").into_bytes();
+    let last = b"{\"order_uid\":".to_vec();
+    let lines = [&odd[..], &long, &good, &last].join(&b'\n');
+    let expected = [&odd[..], &long, &last, b""].join(&b'\n');
+    home.write("mixed.ndjson", &lines);
+    let done = home.run(&["import", "mixed.ndjson"]).expect(1);
+    assert!(done.err.contains("3 lines") && done.err.contains("mixed.ndjson.rejected.raw"), "{}", done.err);
+    let raw = || fs::read(home.path().join("mixed.ndjson.rejected.raw")).unwrap();
+    assert!(raw() == expected, "not the lines as they were");
+    let reasons = fs::read_to_string(home.path().join("mixed.ndjson.rejected")).unwrap();
+    let ends =
+        reasons.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["end_offset"].clone());
+    let end = odd.len() + 1 + long.len() + 1;
+    let all = [odd.len() + 1, end, lines.len()];
+    assert!(ends.eq(all.map(serde_json::Value::from)), "a reason for each, in the same order");
+
+    // The same from a pipe, which cannot be read twice, and where the reasons are thrown away.
+    let pipe = home.path().join("pipe");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    for (rejects, file) in [("piped", Some("piped.raw")), ("/dev/null", None)] {
+        std::thread::scope(|scope| {
+            scope.spawn(|| fs::write(&pipe, &lines).unwrap());
+            home.run(&["import", "pipe", "--rejects", rejects, "--data", "piped-data"]).expect(1);
+        });
+        assert!(file.is_none_or(|file| fs::read(home.path().join(file)).unwrap() == expected));
+    }
+
+    // Mended, it is imported like any file, but not into itself.
+    home.write("mixed.ndjson.rejected.raw", wb_answered("mended"));
+    let done = home.run(&["import", "mixed.ndjson.rejected.raw", "--rejects", "mixed.ndjson.rejected"]).expect(1);
+    assert!(done.err.contains("is what is imported"), "{}", done.err);
+    home.run(&["import", "mixed.ndjson.rejected.raw"]).expect(0);
+    assert_eq!(home.run(&["export"]).expect(0).out.lines().count(), 2);
+}
+
 #[test]
 fn an_interrupted_import_goes_on_where_it_stopped() {
     let home = Home::new();
@@ -436,15 +558,149 @@ fn help_is_readable_and_completions_are_written() {
     }
 }
 
-#[test]
-fn output_that_nobody_reads_is_no_panic() {
-    let home = Home::new();
+/// Commands that write to standard output, on a store with orders and a service that answers.
+fn writers(home: &Home, server: &Server) -> Vec<Vec<String>> {
     home.write("some.ndjson", wb_lines("x", 2000));
     home.run(&["import", "some.ndjson"]).expect(0);
-    for arguments in [&["export"][..], &["config", "print"], &["completions", "bash"], &["--help"]] {
-        let mut child = binary(home.path()).args(arguments).stdout(Stdio::piped()).spawn().unwrap();
-        drop(child.stdout.take());
-        let done = Done::wait(child, arguments);
-        assert!(!done.err.contains("panicked"), "{arguments:?}: {}", done.err);
+    let url = format!("http://{}", server.address());
+    let load = ["load", "--url", &url, "--path", "/ping", "--count", "3"];
+    let commands = [
+        &["export"][..],
+        &["config", "print"],
+        &["config", "check"],
+        &["completions", "bash"],
+        &["--help"],
+        &["load", "-h"],
+        &["--version"],
+        &["migrate", "status"],
+        &["migrate", "up"],
+        &load,
+        &[&load[..], &["--json", "-"]].concat(),
+        &[&load[..], &["--json", "report.json"]].concat(),
+    ];
+    commands.iter().map(|command| command.iter().map(|&argument| argument.to_owned()).collect()).collect()
+}
+
+fn ended(mut command: std::process::Command, arguments: &[String]) -> Done {
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    Done::wait(command.args(&arguments).spawn().unwrap(), &arguments)
+}
+
+/// `load` ended with a panic and 101, others said nothing.
+#[test]
+fn output_that_cannot_be_written_is_an_error_and_a_reader_who_has_seen_enough_is_none() {
+    let (home, server) = (Home::new(), Server::start(&[]));
+    for arguments in writers(&home, &server) {
+        let full = || fs::File::options().write(true).open("/dev/full").unwrap();
+        let mut command = binary(home.path());
+        command.stdout(full());
+        let done = ended(command, &arguments).expect(1);
+        assert!(done.err.contains("cannot write to standard output: No space left"), "{arguments:?}: {}", done.err);
+
+        let mut command = binary(home.path());
+        let (reader, writer) = std::io::pipe().unwrap();
+        command.stdout(writer);
+        drop(reader);
+        let done = ended(command, &arguments).expect(0);
+        assert!(!done.err.contains("order-service:"), "{arguments:?}: {}", done.err);
+
+        let mut command = binary(home.path());
+        command.stderr(full());
+        ended(command, &arguments).expect(0);
     }
+    // What it has to say of an error is lost, its exit code is not.
+    for (arguments, code) in
+        [(&["nonsense"][..], 2), (&["config", "check", "--sample", "x"], 78), (&["import", "x"], 1)]
+    {
+        let mut command = binary(home.path());
+        command.stderr(fs::File::options().write(true).open("/dev/full").unwrap());
+        let arguments: Vec<String> = arguments.iter().map(|&argument| argument.to_owned()).collect();
+        ended(command, &arguments).expect(code);
+    }
+}
+
+/// The log's library said on standard error, with a panic, that it could not write there.
+#[test]
+fn a_service_whose_log_cannot_be_written_goes_on() {
+    let home = Home::new();
+    let mut command = binary(home.path());
+    // The port is told by nothing but the log: one that was free a moment ago.
+    let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    command.args(["serve", "--listen", &address.to_string(), "--log-level", "debug"]);
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut child = command.stderr(writer).spawn().unwrap();
+    let health = ["healthcheck", "--url", &format!("http://{address}/readyz")];
+    crate::server::until("ready without a log", crate::server::START_TIME, || {
+        (home.run(&health).code == Some(0)).then_some(())
+    });
+    rustix::process::kill_process(rustix::process::Pid::from_child(&child), rustix::process::Signal::TERM).unwrap();
+    assert!(child.wait().unwrap().success());
+}
+
+/// A closed terminal, or a reload that is asked for, ended it.
+#[test]
+fn a_hangup_does_not_end_the_service() {
+    let mut server = Server::start(&[]);
+    for _ in 0..2 {
+        server.signal(rustix::process::Signal::HUP);
+    }
+    crate::server::until("a line for each", crate::server::SIGNAL_TIME, || {
+        let log = server.log();
+        (log.iter().filter(|line| line.contains("nothing to reload") && line.contains("INFO")).count() >= 1)
+            .then_some(())
+    });
+    server.get("/ping").expect(200);
+    assert!(server.stop().success());
+}
+
+/// Passwords of servers that cannot be reached, in what the service and the tools say of them,
+/// however much they log.
+#[cfg(all(feature = "postgres", feature = "kafka", feature = "nats", feature = "redis"))]
+#[test]
+fn no_log_line_and_no_error_has_a_password_in_it() {
+    const MARK: &str = "s3cr3t";
+    let (_kept, address) = crate::tools::refusing();
+    let [postgres, redis, nats] = ["postgres", "redis", "nats"].map(|name| format!("{name}://me:{MARK}@{address}/"));
+    let (postgres, kafka) = (postgres + "orders", address.to_string());
+    let property = format!("sasl.password={MARK}");
+    let (database, broker) = (["--postgres", &postgres], ["--kafka", &kafka, "--kafka-property", &property]);
+    let more = ["--redis", redis.trim_end_matches('/'), "--nats", &nats, "--log-level", "trace"];
+    let servers = [&[][..], &database].map(|store| Server::start_cold(&[store, &broker, &more].concat()));
+    let home = Home::new();
+    std::thread::scope(|scope| {
+        let tools = [
+            [&["export"][..], &database].concat(),
+            [&["migrate", "status"][..], &database].concat(),
+            [&["dlq", "list"][..], &broker].concat(),
+            [&["publish"][..], &broker].concat(),
+            vec!["publish", "--nats", &nats],
+        ];
+        for tool in tools {
+            let home = &home;
+            scope.spawn(move || {
+                let done = home.run(&tool).expect(1);
+                assert!(!done.err.is_empty() && !done.err.contains(MARK), "{tool:?}: {}", done.err);
+            });
+        }
+        let print = [&["config", "print"][..], &database, &broker, &more].concat();
+        let shown = home.run(&print).expect(0).out;
+        assert!(shown.contains("********") && !shown.contains(MARK), "{shown}");
+    });
+    for (server, path) in servers
+        .iter()
+        .flat_map(|server| ["/readyz", "/metrics", "/api/stats", "/order/x", "/api/orders"].map(|path| (server, path)))
+    {
+        let reply = server.get(path);
+        assert!(!reply.text().contains(MARK), "{path}: {}", reply.text());
+    }
+    let log = servers.map(|server| server.log()).concat();
+    for part in ["redis", "NATS", "kafka"] {
+        assert!(
+            log.iter().any(|line| line.to_lowercase().contains(&part.to_lowercase())),
+            "nothing of {part} was tried"
+        );
+    }
+    let told: Vec<_> = log.iter().filter(|line| line.contains(MARK)).collect();
+    assert!(told.is_empty(), "{told:?}");
 }

@@ -512,6 +512,8 @@ fn wrong_settings_are_named_and_without_them_there_is_nothing() {
     for flags in [
         &["--redis", "redis://:secret@h:no"][..],
         &["--redis", "6379"],
+        &["--redis", "redis://:secret@h:1/0?secret=5s"],
+        &["--redis", "redis://:secret@h:1/0#secret"],
         &["--redis", "h:1", "--redis-ttl", "0s"],
         &["--redis", "h:1", "--redis-read-timeout", "1h"],
     ] {

@@ -9,6 +9,7 @@ use std::time::Duration;
 use order_service::tools::client::Server;
 use order_service::tools::{healthcheck, load, publish};
 
+use crate::cli::Home;
 use crate::server::SIGNAL_TIME;
 
 /// A server of one thread a connection; `answer` gives the whole answer to each request, or `None` to hang up.
@@ -109,10 +110,11 @@ async fn a_stall_counts_for_every_request_that_was_due_meanwhile() {
 async fn answers_that_are_wrong_or_missing_are_told_apart() {
     let address = serve(|_| reply("404 Not Found", ""));
     let report = load::run(load_of(address)).await.unwrap();
-    assert_eq!(report.failures(), report.answers(), "none was the status that was asked for");
+    assert_eq!(report.right(), 0, "none was the status that was asked for");
     let is_first = AtomicBool::new(true);
     let address = serve(move |_| if is_first.swap(false, Ordering::Relaxed) { reply("200 OK", "") } else { None });
-    let error = load::run(load_of(address)).await.err().expect("only the look before the start was answered");
+    // Only the look before the start was answered.
+    let error = load::run(load_of(address)).await.unwrap().check().unwrap_err();
     assert!(error.to_string().contains("closed early"), "{error:#}");
     let (_kept, nobody) = refusing();
     let error = load::run(load_of(nobody)).await.err().unwrap();
@@ -215,4 +217,78 @@ async fn a_health_check_asks_for_the_whole_url() {
     healthcheck::run(&format!("http://{address}/readyz?lag=1"), SIGNAL_TIME).await.unwrap();
     let error = healthcheck::run(&format!("http://{address}"), SIGNAL_TIME).await.unwrap_err();
     assert!(error.to_string().contains("404"), "{error}");
+}
+
+/// It ended with 0, and its text did not say that anything was wrong.
+#[test]
+fn a_load_whose_answers_are_all_wrong_says_so_and_fails() {
+    let home = Home::new();
+    let asked = std::sync::atomic::AtomicUsize::new(0);
+    // Only the look before the start is answered.
+    let closing =
+        serve(move |_| asked.fetch_add(1, Ordering::Relaxed).is_multiple_of(6).then(|| reply("200 OK", ""))?);
+    for (address, reason) in [
+        (serve(|_| reply("404 Not Found", "")), "5 status 404 instead of 200"),
+        (serve(|_| reply("503 Service Unavailable", "")), "5 status 503 instead of 200"),
+        (closing, "5 closed early"),
+    ] {
+        let url = format!("http://{address}");
+        let load = ["load", "--url", &url, "--count", "5", "--connections", "1"];
+        let done = home.run(&load).expect(1);
+        assert!(done.out.contains(&format!("wrong        5 of 5: {reason}\n")), "{}", done.out);
+        assert!(done.err.contains(&format!("no answer was right: 5 of 5: {reason}")), "{}", done.err);
+        if !reason.contains("closed") {
+            // Also where its report is not read to the end.
+            let mut command = crate::server::binary(home.path());
+            let (reader, writer) = std::io::pipe().unwrap();
+            drop(reader);
+            assert_eq!(command.args(load).stdout(writer).status().unwrap().code(), Some(1));
+        }
+        // Programs get their report all the same.
+        let report = home.run(&[&load[..], &["--json", "-"]].concat()).expect(1);
+        let report: serde_json::Value = serde_json::from_str(&report.out).unwrap();
+        assert_eq!(report["right_answers"], 0, "{report}");
+    }
+    let asked = std::sync::atomic::AtomicUsize::new(0);
+    let mixed = serve(move |_| {
+        reply(if asked.fetch_add(1, Ordering::Relaxed).is_multiple_of(2) { "200 OK" } else { "404 No" }, "")
+    });
+    let url = format!("http://{mixed}");
+    let done = home.run(&["load", "--url", &url, "--count", "6", "--connections", "1"]).expect(0);
+    assert!(done.out.contains("wrong        3 of 6: 3 status 404 instead of 200\n"), "{}", done.out);
+    let done = home.run(&["load", "--url", &url, "--count", "0"]).expect(1);
+    assert!(done.err.contains("nothing was asked for"), "{}", done.err);
+}
+
+/// Both asked for the same paths whatever the URL said.
+#[test]
+fn a_path_in_the_url_of_a_service_is_a_part_of_every_request() {
+    let address = serve(|head| {
+        let is_below = head.starts_with("GET /prefix/order/x ") || head.starts_with("POST /prefix/orders ");
+        reply(if is_below { if head.starts_with("POST") { "201 Created" } else { "200 OK" } } else { "404 No" }, "")
+    });
+    let home = Home::new();
+    for end in ["", "/"] {
+        let url = format!("http://{address}/prefix{end}");
+        home.run(&["load", "--url", &url, "--id", "x", "--count", "3"]).expect(0);
+        home.run(&["publish", "--http", &url, "--count", "3"]).expect(0);
+    }
+    for part in ["/?token=secret", "/#secret", "/prefix?secret"] {
+        let url = format!("http://{address}{part}");
+        for command in [&["load", "--url"], &["publish", "--http"]] {
+            let done = home.run(&[&command[..], &[&url]].concat()).expect(78);
+            assert!(done.err.contains("invalid URL") && !done.err.contains("secret"), "{}", done.err);
+        }
+    }
+    for command in [&["load", "--url"], &["publish", "--http"], &["healthcheck", "--url"]] {
+        let url = format!("http://me:secret@{address}/");
+        let code = if command[0] == "healthcheck" { 1 } else { 78 };
+        let done = home.run(&[&command[..], &[&url]].concat()).expect(code);
+        assert!(done.err.contains("a user or a password") && !done.err.contains("secret"), "{}", done.err);
+    }
+    let url = format!("http://{address}");
+    let done = home.run(&["load", "--url", &url, "--path", "order/x"]).expect(1);
+    assert!(done.err.contains("invalid path \"order/x\""), "{}", done.err);
+    let done = home.run(&["load", "--url", &url, "--header", "Authorization secret"]).expect(78);
+    assert!(done.err.contains("invalid --header") && !done.err.contains("secret"), "{}", done.err);
 }

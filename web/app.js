@@ -2,8 +2,8 @@
 import { announce, byId } from './dom.js';
 import { currentLanguage, onLanguage, setLanguage, translatePage, word } from './i18n.js';
 import { createList, orderHref } from './list.js';
-import { follow } from './live.js';
 import { createOrderView } from './order.js';
+import { follow } from './tabs.js';
 import { createTotals } from './totals.js';
 
 translatePage();
@@ -136,10 +136,14 @@ function stream() {
   const reload = () => {
     list.load();
     totals.askSoon();
+    order.refresh();
   };
   follow({
-    onState: show,
-    onOpen: reload,
+    onState(state) {
+      // No event is missed, but a request may have failed while the server was unreachable.
+      if (state === 'live' && mark.dataset.state === 'reconnecting') reload();
+      show(state);
+    },
     onReset: reload,
     onChange(change) {
       totals.count(change.kind);

@@ -18,6 +18,7 @@ export function createList() {
   const body = byId('rows');
   const newest = new Newest();
   let held; // changes seen since the load under way began, or undefined
+  let isDue = false; // asked for again meanwhile
   let failure;
   let loaded = false;
   let paused = false;
@@ -42,7 +43,10 @@ export function createList() {
 
   /** Loads the list afresh. Changes that arrive meanwhile are applied again on top of it. */
   async function load(settleMs = SETTLE_MS) {
-    if (held) return;
+    // What is on its way may have been read before the change that this is about, so it is read
+    // once more.
+    isDue = held !== undefined;
+    if (isDue) return;
     held = [];
     try {
       if (settleMs > 0) await new Promise((resolve) => setTimeout(resolve, settleMs));
@@ -55,6 +59,7 @@ export function createList() {
     }
     held = undefined;
     draw();
+    if (isDue) load();
   }
 
   function apply(change) {

@@ -1,14 +1,18 @@
-// Owns the stream of committed changes: opening it, reopening it, and saying whether it is up.
-// It must not know what is done with a change.
+// Owns one stream of committed changes: opening it, reopening it where it broke off, and saying
+// whether it is up. It must not know who holds it or what is done with a change.
 
 const RETRY_MS_MIN = 1_000;
 const RETRY_MS_MAX = 15_000;
 
 /**
- * Follows `/events`. `onState` gets connecting, live or reconnecting; `onOpen` runs at every (re)connection;
- * `onChange` gets `{ id, version, kind, data }`, where `data` is the exact text of the event.
+ * Reads `/events` from the position `from` on. `onEvent` gets `{ type, after, id, data }`: `type` is
+ * order or reset, `after` and `id` are the positions before and behind it, `data` is its exact text.
+ * `onState` gets live or reconnecting. An empty `from` is a position the server does not know: it
+ * says `reset` at once, and with that where it is.
  */
-export function follow({ onChange, onReset, onOpen, onState }) {
+export function openStream(from, { onEvent, onState }) {
+  const stream = { at: from, state: undefined, close };
+  const closed = new AbortController();
   let source;
   let retryMs = RETRY_MS_MIN;
   let retry = 0;
@@ -16,21 +20,27 @@ export function follow({ onChange, onReset, onOpen, onState }) {
   function open() {
     clearTimeout(retry);
     source?.close();
-    source = new EventSource('/events?include=body');
+    source = new EventSource(`/events?include=body&lastEventId=${encodeURIComponent(stream.at)}`);
     source.addEventListener('open', () => {
       retryMs = RETRY_MS_MIN;
-      onState('live');
-      onOpen();
+      tell('live');
     });
-    source.addEventListener('order', ({ data }) => {
-      const change = changeOf(data);
-      if (change) onChange(change);
-    });
-    source.addEventListener('reset', () => onReset());
+    for (const type of ['order', 'reset']) {
+      source.addEventListener(type, ({ lastEventId, data }) => {
+        const after = stream.at;
+        stream.at = lastEventId;
+        onEvent({ type, after, id: lastEventId, data });
+      });
+    }
     source.addEventListener('error', () => {
-      onState('reconnecting');
+      tell('reconnecting');
       if (source.readyState === EventSource.CLOSED) retryLater();
     });
+  }
+
+  function tell(state) {
+    stream.state = state;
+    onState(state);
   }
 
   // The browser reconnects by itself after a lost connection, but gives up for good after an answer that is
@@ -41,26 +51,16 @@ export function follow({ onChange, onReset, onOpen, onState }) {
     retryMs = Math.min(retryMs * 2, RETRY_MS_MAX);
   }
 
+  function close() {
+    closed.abort();
+    clearTimeout(retry);
+    source.close();
+  }
+
   addEventListener('online', () => {
     if (source.readyState !== EventSource.OPEN) open();
-  });
-  // A page kept by the browser for its Back button must not hold a connection, and needs one when it returns.
-  addEventListener('pagehide', () => source.close());
-  addEventListener('pageshow', ({ persisted }) => {
-    if (persisted) open();
-  });
+  }, { signal: closed.signal });
 
-  onState('connecting');
   open();
-}
-
-// JSON.parse is right here and nowhere else: it is several times faster than the exact reader, every event
-// passes here, and only the id and the kind are taken. What is shown is read again from `data`.
-function changeOf(data) {
-  try {
-    const { order_uid: id, version, change: kind } = JSON.parse(data);
-    return typeof id === 'string' ? { id, version, kind, data } : undefined;
-  } catch {
-    return undefined;
-  }
+  return stream;
 }

@@ -41,6 +41,22 @@ export function createOrderView() {
     state = {};
   }
 
+  /** Reads the order shown once more: changes to it may have been missed. */
+  async function refresh() {
+    if (!state.order) return;
+    const { signal } = request;
+    let next;
+    try {
+      next = shown(state.id, await fetchOrder(state.id, signal));
+    } catch ({ status }) {
+      if (!signal.aborted && status === 410) set({ ...state, deleted: true });
+      return;
+    }
+    if (signal.aborted || Number(next.version) <= Number(state.version)) return;
+    set({ ...next, deleted: isEnvelope(next.order) && plain(at(next.order, 'status')) === 'deleted' });
+    announce(word('orderUpdated', { version: next.version }));
+  }
+
   function set(next) {
     state = next;
     draw();
@@ -86,6 +102,7 @@ export function createOrderView() {
   return {
     open,
     close,
+    refresh,
     /** Takes a committed change; ignored unless it is newer and of the order shown. */
     apply(change) {
       if (!state.order || change.id !== uidOf(state) || Number(change.version) <= Number(state.version)) return;

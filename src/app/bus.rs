@@ -174,7 +174,7 @@ impl Following {
 
 /// The order of a published snapshot.
 fn order(message: &tail::Message<'_>, scratch: &mut Vec<u8>) -> Option<(OrderId, Snapshot)> {
-    let id = OrderId::parse(message.key()?).ok()?;
+    let id = OrderId::parse_stored(message.key()?).ok()?;
     let kind = if message.header(header::KIND)? == Kind::Envelope.as_str() { Kind::Envelope } else { Kind::Wb };
     let state = match message.header(header::STATE)? {
         "live" => State::Live,

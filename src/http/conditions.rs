@@ -1,6 +1,6 @@
 //! Conditions of a request: which entity tags it names (RFC 9110, sections 8.8.3 and 13.1), and what comes of them.
 
-use hyper::header::{ETAG, HeaderMap, HeaderName, HeaderValue, IF_MATCH, IF_NONE_MATCH};
+use hyper::header::{ETAG, HeaderMap, HeaderName, HeaderValue, IF_MATCH, IF_NONE_MATCH, IF_UNMODIFIED_SINCE};
 use hyper::{Method, StatusCode};
 
 use super::body::Body;
@@ -116,6 +116,7 @@ pub fn judge(answer: Answer, method: &Method, headers: &HeaderMap) -> Answer {
 /// # Errors
 /// 400 for a condition that says nothing of an order.
 pub fn of_write(headers: &HeaderMap) -> Result<Option<Condition>, Problem> {
+    no_date(headers)?;
     let names = |name: &HeaderName| headers.get_all(name).iter().flat_map(|value| tags(value.as_bytes()));
     if headers.contains_key(IF_NONE_MATCH) {
         if headers.contains_key(IF_MATCH) {
@@ -140,11 +141,21 @@ pub fn of_write(headers: &HeaderMap) -> Result<Option<Condition>, Problem> {
     Ok(Some(Condition::OneOf(expected)))
 }
 
+/// A read may pass over a date, since what it answers is right all the same. A write would replace what its client wants to
+/// keep.
+fn no_date(headers: &HeaderMap) -> Result<(), Problem> {
+    if headers.contains_key(IF_UNMODIFIED_SINCE) {
+        return Err(invalid("orders have versions and no dates of change: send If-Match"));
+    }
+    Ok(())
+}
+
 /// For what no condition can be about.
 ///
 /// # Errors
 /// 400 when there is one.
 pub fn none(headers: &HeaderMap) -> Result<(), Problem> {
+    no_date(headers)?;
     if headers.contains_key(IF_MATCH) || headers.contains_key(IF_NONE_MATCH) {
         return Err(invalid("If-Match and If-None-Match are about one order; there is none here"));
     }

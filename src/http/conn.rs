@@ -23,7 +23,7 @@ pub struct Limits {
     pub header_time: Duration,
     /// Between an answer and the next request.
     pub idle_time: Duration,
-    /// For a client that does not read to take up anything at all of an answer.
+    /// For a client that does not read to take up anything at all of an answer, or to send more of its request.
     pub write_time: Duration,
 }
 
@@ -324,6 +324,14 @@ impl Conn {
         self.blocked_since.load(Ordering::Relaxed) != 0
     }
 
+    /// A client that sends more of its request has not gone quiet, even if it reads nothing of its answer before the end
+    /// of that.
+    fn has_sent(&self) {
+        if self.is_blocked() {
+            self.blocked_since.store(self.registry.now(), Ordering::Relaxed);
+        }
+    }
+
     fn has_written(&self, is_blocked: bool) {
         let blocked_since = self.blocked_since.load(Ordering::Relaxed);
         if is_blocked && blocked_since == 0 {
@@ -400,6 +408,16 @@ pub enum Rest {
     Other(Option<usize>),
 }
 
+/// What stands before hyper on a connection.
+pub trait Front {
+    /// Answers the requests at the front of `requests`, as far as it does, by appending to `answers`.
+    fn answer(&mut self, requests: &[u8], answers: &mut Vec<u8>) -> Taken;
+
+    /// hyper has appended to `answers` while no request is being answered. That is the end of an answer whose request is
+    /// done, or the refusal of a head that it could not read.
+    fn refused(&mut self, answers: &mut Vec<u8>);
+}
+
 /// Whose requests are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Turn {
@@ -415,13 +433,13 @@ enum Turn {
 /// be answered: they leave together. hyper's own `pipeline_flush` does that too, but without any limit, and it forgets
 /// answers while half a request is waiting.
 ///
-/// `quick` sees requests before hyper does: it is given what a client sent and appends the answers of those it answers.
+/// `front` sees requests before hyper does: it is given what a client sent and appends the answers of those it answers.
 /// From the first that it does not, hyper reads on; once that one is answered and nothing of the next was read with it,
-/// it is `quick`'s turn again.
+/// it is `front`'s turn again.
 pub struct Tracked<F> {
     socket: TcpStream,
     registered: Registered,
-    quick: F,
+    front: F,
     turn: Turn,
     /// The beginning of a request that nobody else has seen.
     part: Vec<u8>,
@@ -432,12 +450,12 @@ pub struct Tracked<F> {
     is_behind: bool,
 }
 
-impl<F: FnMut(&[u8], &mut Vec<u8>) -> Taken> Tracked<F> {
+impl<F: Front> Tracked<F> {
     /// Tracks a socket.
     #[must_use]
-    pub fn new(socket: TcpStream, registered: Registered, quick: F) -> Self {
+    pub fn new(socket: TcpStream, registered: Registered, front: F) -> Self {
         let (part, held) = (Vec::new(), Vec::new());
-        Self { socket, registered, quick, turn: Turn::Ours, part, held, sent: 0, is_behind: false }
+        Self { socket, registered, front, turn: Turn::Ours, part, held, sent: 0, is_behind: false }
     }
 
     /// Whether hyper waits for a request and has nothing to write.
@@ -494,7 +512,7 @@ impl<F: FnMut(&[u8], &mut Vec<u8>) -> Taken> Tracked<F> {
             self.part.clear();
             let mut at = from;
             let rest = loop {
-                let taken = (self.quick)(&into.filled()[at..], &mut self.held);
+                let taken = self.front.answer(&into.filled()[at..], &mut self.held);
                 at += taken.bytes;
                 if taken.rest != Rest::Unseen {
                     break taken.rest;
@@ -554,7 +572,7 @@ impl<F: FnMut(&[u8], &mut Vec<u8>) -> Taken> Tracked<F> {
     }
 }
 
-impl<F: FnMut(&[u8], &mut Vec<u8>) -> Taken + Unpin> AsyncRead for Tracked<F> {
+impl<F: Front + Unpin> AsyncRead for Tracked<F> {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if self.is_our_turn() {
             return self.poll_quick(context, into);
@@ -564,6 +582,7 @@ impl<F: FnMut(&[u8], &mut Vec<u8>) -> Taken + Unpin> AsyncRead for Tracked<F> {
         if into.filled().len() > before {
             self.turn = Turn::Given;
             self.registered.conn.has_read();
+            self.registered.conn.has_sent();
         } else {
             if !self.held.is_empty()
                 // hyper wants a request and there is none: the pipeline is empty.
@@ -580,7 +599,7 @@ impl<F: FnMut(&[u8], &mut Vec<u8>) -> Taken + Unpin> AsyncRead for Tracked<F> {
     }
 }
 
-impl<F: FnMut(&[u8], &mut Vec<u8>) -> Taken + Unpin> AsyncWrite for Tracked<F> {
+impl<F: Front + Unpin> AsyncWrite for Tracked<F> {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, from: &[u8]) -> Poll<io::Result<usize>> {
         self.poll_write_vectored(context, &[io::IoSlice::new(from)])
     }
@@ -598,6 +617,10 @@ impl<F: FnMut(&[u8], &mut Vec<u8>) -> Taken + Unpin> AsyncWrite for Tracked<F> {
             }
             for piece in from {
                 self.held.extend_from_slice(piece);
+            }
+            if self.registered.conn.phase.load(Ordering::Relaxed) != BUSY {
+                let Self { front, held, .. } = &mut *self;
+                front.refused(held);
             }
             return Poll::Ready(Ok(bytes));
         }

@@ -55,9 +55,12 @@ pub fn events<T: Store>(api: Arc<Api<T>>, query: &Query<'_>, headers: &HeaderMap
     };
     let (sender, chunks) = mpsc::channel(4);
     let wanted = Wanted { order, is_with_body };
+    let open = api.metrics.event_streams.clone();
+    open.inc();
     tokio::spawn(async move {
         let _permit = permit;
         stream(api, wanted, from, &sender).await;
+        open.dec();
         let _ = sender.send(Bytes::new()).await; // the end, if the client still waits for it
     });
     let mut answer = respond::content("text/event-stream", Body::stream(chunks));

@@ -10,6 +10,7 @@ pub mod host;
 pub mod orders;
 pub mod page;
 pub mod query;
+pub mod refusal;
 pub mod respond;
 pub mod route;
 pub mod write;
@@ -44,7 +45,7 @@ use crate::read::Reader;
 use crate::source::inbox::Inbox;
 use crate::store::Store;
 use body::Body;
-use conn::{Conn, Limits, Registry, Rest, Taken, Tracked};
+use conn::{Conn, Front, Limits, Registry, Rest, Taken, Tracked};
 use orders::Quick;
 use query::Query;
 use respond::{Answer, Face, Problem};
@@ -123,6 +124,8 @@ pub struct Api<T> {
     pub shutdown: Shutdown,
     /// Turns for event streams.
     pub streams: Arc<Semaphore>,
+    /// Room for results of many writes that their clients do not read yet, in bytes.
+    pub results: Arc<Semaphore>,
     /// Tells this process's event positions and list tags from those of others.
     pub epoch: String,
     /// When the process started.
@@ -143,10 +146,11 @@ impl<T: Store> Api<T> {
         shutdown: Shutdown,
     ) -> Self {
         let streams = Arc::new(Semaphore::new(config.streams_max));
+        let results = Arc::new(Semaphore::new(write::RESULTS_BYTES_MAX));
         let epoch = format!("{:08x}", fastrand::u32(..));
         let varies_by_origin = !config.cors_origins.is_empty() && !config.cors_origins.contains(&ANY_ORIGIN);
         let started = Instant::now();
-        Self { config, reader, inbox, metrics, readiness, shutdown, streams, epoch, started, varies_by_origin }
+        Self { config, reader, inbox, metrics, readiness, shutdown, streams, results, epoch, started, varies_by_origin }
     }
 }
 
@@ -335,15 +339,8 @@ async fn serve_connection<T: Store>(service: ConnService<T>, socket: TcpStream, 
         // Any number but hyper's own takes its header table from the stack to the heap, for every request.
         builder.max_headers(config.headers_max);
     }
-    let (api, registry) = (Arc::clone(&service.api), Arc::clone(&service.registry));
-    let quick = move |requests: &[u8], answers: &mut Vec<u8>| {
-        if registry.is_stopping() {
-            // hyper says that the connection ends with its next answer.
-            return Taken { bytes: 0, rest: Rest::Other(None) };
-        }
-        hit::answer(&api, requests, answers)
-    };
-    let socket = TokioIo::new(Tracked::new(socket, registered, quick));
+    let hits = Hits { api: Arc::clone(&service.api), registry: Arc::clone(&service.registry) };
+    let socket = TokioIo::new(Tracked::new(socket, registered, hits));
     let mut connection = builder.serve_connection(socket, service);
     // The end is ours: hyper drops a socket on which any request has named another protocol to go on with, and what is
     // held back with it.
@@ -353,6 +350,30 @@ async fn serve_connection<T: Store>(service: ConnService<T>, socket: TcpStream, 
         let mut socket = connection.into_parts().io.into_inner();
         // Broken connections are the client's affair; there is nothing to do about them here.
         let _ = socket.shutdown().await;
+    }
+}
+
+/// What is answered without hyper.
+struct Hits<T> {
+    api: Arc<Api<T>>,
+    registry: Arc<Registry>,
+}
+
+impl<T: Store> Front for Hits<T> {
+    fn answer(&mut self, requests: &[u8], answers: &mut Vec<u8>) -> Taken {
+        if self.registry.is_stopping() {
+            // hyper says that the connection ends with its next answer.
+            return Taken { bytes: 0, rest: Rest::Other(None) };
+        }
+        hit::answer(&self.api, requests, answers)
+    }
+
+    fn refused(&mut self, answers: &mut Vec<u8>) {
+        if let Some(status) = refusal::complete(answers, &self.api.config) {
+            // Which route it was for is not known, nor when it began.
+            let (endpoint, method) = (Route::Unknown.endpoint(), route::METHODS.len() - 1);
+            self.api.metrics.http.observe(endpoint, method, status.as_u16(), Duration::ZERO, 1);
+        }
     }
 }
 
@@ -388,17 +409,21 @@ impl<T: Store> Service<Request<Incoming>> for ConnService<T> {
     fn call(&self, request: Request<Incoming>) -> Answering {
         let started = Instant::now();
         let in_flight = self.conn.begin();
-        let method = route::method_index(request.method());
         let api = &self.api;
         let is_stopping = self.registry.is_stopping();
         let route = route::route(request.method(), request.uri().path());
-        let endpoint = route.endpoint();
+        let asked = Asked {
+            endpoint: route.endpoint(),
+            method: route::method_index(request.method()),
+            is_old: request.version() < Version::HTTP_11,
+            started,
+        };
         let headers = request.headers();
         let checked = within_limit(&api.config, request.uri(), headers);
         if let Err(problem) = checked.and_then(|()| host::check(request.version(), headers)) {
             let answer = problem.answer(headers);
             // A client that writes no Host may mean another end of the request too.
-            return Answering::Ready(Some(finish(api, answer, None, (endpoint, method), started, true, in_flight)));
+            return Answering::Ready(Some(finish(api, answer, None, asked, true, in_flight)));
         }
         let (face, id) = match &route {
             Route::Flat(id) => (Face::Flat, id),
@@ -407,19 +432,18 @@ impl<T: Store> Service<Request<Incoming>> for ConnService<T> {
                 if route == Route::Events {
                     self.conn.watch();
                 }
-                if request.version() < Version::HTTP_11 {
+                if asked.is_old {
                     self.conn.end_is_the_mark();
                 }
                 let origin = cors(&api.config, headers);
                 let (api, conn) = (Arc::clone(api), in_flight);
                 return Answering::Later(Box::pin(async move {
                     let (answer, goes_on) = answer(Arc::clone(&api), request).await;
-                    finish(&api, answer, origin, (endpoint, method), started, is_stopping || !goes_on, conn)
+                    finish(&api, answer, origin, asked, is_stopping || !goes_on, conn)
                 }));
             }
         };
         let origin = cors(&api.config, headers);
-        let route = (endpoint, method);
         let quick = match Query::parse(request.uri().query().unwrap_or_default(), &[]) {
             Ok(_) => orders::one(api, id, face, headers),
             Err(problem) => Quick::Done(problem.answer(headers)),
@@ -427,7 +451,7 @@ impl<T: Store> Service<Request<Incoming>> for ConnService<T> {
         match quick {
             Quick::Done(answer) if request.body().is_end_stream() => {
                 let answer = conditions::judge(answer, request.method(), headers);
-                Answering::Ready(Some(finish(api, answer, origin, route, started, is_stopping, in_flight)))
+                Answering::Ready(Some(finish(api, answer, origin, asked, is_stopping, in_flight)))
             }
             quick => {
                 let api = Arc::clone(api);
@@ -439,7 +463,7 @@ impl<T: Store> Service<Request<Incoming>> for ConnService<T> {
                     };
                     let answer = conditions::judge(answer, &head.method, &head.headers);
                     let goes_on = orders::read_rest(&head.headers, &mut body).await;
-                    finish(&api, answer, origin, route, started, is_stopping || !goes_on, in_flight)
+                    finish(&api, answer, origin, asked, is_stopping || !goes_on, in_flight)
                 }))
             }
         }
@@ -459,18 +483,29 @@ fn within_limit(config: &Config, uri: &hyper::Uri, headers: &HeaderMap) -> Resul
     Err(Problem::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "head_too_large", detail))
 }
 
+/// What is known of a request before it is answered.
+#[derive(Clone, Copy)]
+struct Asked {
+    /// See [`route::ENDPOINTS`].
+    endpoint: usize,
+    /// See [`route::METHODS`].
+    method: usize,
+    /// By a client of HTTP/1.0.
+    is_old: bool,
+    started: Instant,
+}
+
 /// What every answer gets, and is counted by.
 fn finish<T>(
     api: &Api<T>,
     mut answer: Answer,
     cors_origin: Option<HeaderValue>,
-    (endpoint, method): (usize, usize),
-    started: Instant,
+    asked: Asked,
     is_last: bool,
     in_flight: conn::InFlight,
 ) -> Answer {
     if let Some(origin) = cors_origin
-        && route::METHODS[method] != "POST"
+        && route::METHODS[asked.method] != "POST"
     {
         let head = answer.headers_mut();
         head.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
@@ -482,9 +517,16 @@ fn finish<T>(
     if api.varies_by_origin {
         answer.headers_mut().append(VARY, HeaderValue::from_static("Origin"));
     }
+    // HTTP/1.0 has no chunks: what has no length ends with the connection.
+    let is_last = is_last || (asked.is_old && answer.body().size_hint().exact().is_none());
     if is_last {
         answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        if asked.is_old {
+            // Or hyper adds that the connection is kept, as it would be by an answer of HTTP/1.1.
+            *answer.version_mut() = Version::HTTP_10;
+        }
     }
+    let Asked { endpoint, method, started, .. } = asked;
     api.metrics.http.observe(endpoint, method, answer.status().as_u16(), started.elapsed(), 1);
     answer.body_mut().hold(in_flight);
     answer

@@ -24,7 +24,9 @@ use crate::source::inbox::{NoReply, Reply, STORE_LOST, SubmitError};
 pub type Answer = Response<Body>;
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
-const PROBLEM: HeaderValue = HeaderValue::from_static("application/problem+json");
+/// The media type of errors.
+pub const PROBLEM_JSON: &str = "application/problem+json";
+const PROBLEM: HeaderValue = HeaderValue::from_static(PROBLEM_JSON);
 const NO_CACHE: HeaderValue = HeaderValue::from_static("no-cache");
 /// How many were asked for and not found.
 pub const X_MISSING: HeaderName = HeaderName::from_static("x-missing");
@@ -228,13 +230,19 @@ impl Problem {
         members
     }
 
+    /// The same as text.
+    #[must_use]
+    pub fn json(&self) -> String {
+        serde_json::Value::Object(self.members()).to_string()
+    }
+
     /// The answer, in the form the client asks for.
     #[must_use]
     pub fn answer(&self, headers: &HeaderMap) -> Answer {
         let mut answer = if accept::wants_text(headers) {
             content("text/plain; charset=utf-8", format!("{}\n", self.detail.replace(['\r', '\n'], " ")))
         } else {
-            let mut answer = Response::new(Body::from(serde_json::Value::Object(self.members()).to_string()));
+            let mut answer = Response::new(Body::from(self.json()));
             answer.headers_mut().insert(CONTENT_TYPE, PROBLEM);
             answer.headers_mut().insert(CACHE_CONTROL, NO_CACHE);
             answer

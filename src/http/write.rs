@@ -1,5 +1,7 @@
 //! Writing orders: one by one, or many as lines. Hands bytes to the inbox and waits; never looks inside them.
 
+use std::borrow::Cow;
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,15 +10,18 @@ use http_body_util::BodyExt;
 use hyper::StatusCode;
 use hyper::body::Incoming;
 use hyper::header::{HeaderMap, HeaderName, HeaderValue, ORIGIN};
+use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
+use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::orders::{ndjson, read_body};
 use super::respond::{self, Answer, Problem, Written};
 use super::{Api, conditions, content_type};
 use crate::ack::{Waiter, Worked};
-use crate::record::{Idempotency, Rejection, RejectionKind};
+use crate::id::Version;
+use crate::record::{Condition, Expected, Idempotency, Rejection, RejectionKind};
 use crate::source::inbox::{self, Coming, Inbox, Reply};
 use crate::store::Store;
 
@@ -29,6 +34,13 @@ const LINES_MAX: usize = 1024;
 const SHORT_LINE_BYTES: usize = 16 << 10;
 /// Result lines are sent in pieces of about this size.
 const RESULT_BYTES: usize = 16 << 10;
+/// Bytes of results that each request may have waiting for its client to read them.
+const RESULTS_OWN_BYTES: usize = 64 << 10;
+/// Bytes of results that all requests together may have waiting beyond that, for clients that send all of their lines
+/// before they read: about a million lines.
+pub const RESULTS_BYTES_MAX: usize = 64 << 20;
+/// Pieces of results that wait, at most.
+const RESULTS_MAX: usize = 16 << 10;
 
 /// `POST /orders`
 pub async fn write<T: Store>(
@@ -37,6 +49,7 @@ pub async fn write<T: Store>(
     body: &mut Option<Incoming>,
 ) -> Result<Answer, Problem> {
     respond::plain_body(headers)?;
+    let prefer = Prefer::read(headers)?;
     match content_type(headers).as_deref() {
         Some("application/x-ndjson" | "application/ndjson" | "application/jsonl") => {
             conditions::none(headers)?;
@@ -63,7 +76,7 @@ pub async fn write<T: Store>(
     .await?;
     let Reply::Stored { worker, .. } = &mut reply else { return Ok(Written::from(reply).answer(headers)) };
     let Some(worker) = worker.take() else { return Ok(Written::from(reply).answer(headers)) };
-    Ok(worked(&api, worker, reply.into(), headers).await)
+    Ok(worked(&api, worker, reply.into(), prefer, headers).await)
 }
 
 /// What a client prefers to waiting for a worker (RFC 7240).
@@ -76,18 +89,40 @@ enum Prefer {
 }
 
 impl Prefer {
-    /// The first preference of this kind; one that is not understood is none.
-    fn read(headers: &HeaderMap) -> Option<Self> {
-        let values = headers.get_all(PREFER).iter().filter_map(|value| value.to_str().ok());
-        values.flat_map(|value| value.split(',')).find_map(|preference| {
-            let preference = preference.split(';').next().unwrap_or_default().trim();
-            if preference.eq_ignore_ascii_case("respond-async") {
-                return Some(Self::Async);
+    /// The first preference of this kind. One of another kind is passed over, which the answer says by not naming it as
+    /// applied; who would rather have an error says `handling=strict`.
+    ///
+    /// # Errors
+    /// 400 for a preference of this kind that cannot be read, and for one of another kind where the client is strict.
+    fn read(headers: &HeaderMap) -> Result<Option<Self>, Problem> {
+        let invalid = |detail: String| Problem::bad_request("invalid_preference", detail);
+        let (mut prefer, mut is_strict, mut other) = (None, false, None);
+        for value in headers.get_all(PREFER) {
+            let text = value.to_str().map_err(|_| invalid("Prefer must be visible ASCII".into()))?;
+            for preference in text.split(',') {
+                let preference = preference.split(';').next().unwrap_or_default().trim();
+                let (name, value) = preference.split_once('=').unwrap_or((preference, ""));
+                let (name, value) = (name.trim().to_ascii_lowercase(), value.trim().trim_matches('"'));
+                match (&*name, value) {
+                    ("", "") => {}
+                    ("respond-async", "") => prefer = prefer.or(Some(Self::Async)),
+                    ("wait", seconds) => {
+                        let seconds = seconds.parse().map_err(|_| {
+                            invalid(format!("invalid preference wait={seconds:?}: expected whole seconds, e.g. wait=5"))
+                        })?;
+                        prefer = prefer.or(Some(Self::Wait(Duration::from_secs(seconds))));
+                    }
+                    ("respond-async", _) => return Err(invalid("respond-async has no value".into())),
+                    ("handling", "strict") => is_strict = true,
+                    ("handling", "lenient") => {}
+                    _ => other = Some(name),
+                }
             }
-            let (name, seconds) = preference.split_once('=')?;
-            let seconds = seconds.trim().trim_matches('"').parse().ok()?;
-            name.trim().eq_ignore_ascii_case("wait").then_some(Self::Wait(Duration::from_secs(seconds)))
-        })
+        }
+        match other {
+            Some(name) if is_strict => Err(invalid(format!("there is no preference {name:?} here"))),
+            _ => Ok(prefer),
+        }
     }
 
     fn applied(self) -> HeaderValue {
@@ -100,8 +135,13 @@ impl Prefer {
 
 /// Waits until a worker has processed what was written, and until this instance shows it. The order is stored, so
 /// nothing here is an error: what takes too long is answered 202.
-async fn worked<T: Store>(api: &Api<T>, worker: Waiter, mut written: Written, headers: &HeaderMap) -> Answer {
-    let prefer = Prefer::read(headers);
+async fn worked<T: Store>(
+    api: &Api<T>,
+    worker: Waiter,
+    mut written: Written,
+    prefer: Option<Prefer>,
+    headers: &HeaderMap,
+) -> Answer {
     let time = match prefer {
         None => api.config.worker_wait,
         Some(Prefer::Async) => Duration::ZERO,
@@ -144,7 +184,9 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<Box<str>>, Problem> {
 
 /// `POST /orders` with one order a line: a result line for each, in order, as they become durable.
 fn many<T: Store>(api: &Api<T>, body: Incoming, key: Option<Box<str>>) -> Answer {
-    let (results, chunks) = mpsc::channel(4);
+    let (results, chunks) = mpsc::channel(RESULTS_MAX);
+    let results =
+        Results { chunks: results, own: Arc::new(Semaphore::new(RESULTS_OWN_BYTES)), shared: Arc::clone(&api.results) };
     let (waiting, replies) = mpsc::channel(LINES_MAX);
     let lines = Lines {
         body,
@@ -174,9 +216,12 @@ async fn take_lines(mut lines: Lines, inbox: Inbox, key: Option<Box<str>>, waiti
     for number in 1_u64.. {
         let pending = match lines.next().await {
             Ok(None) => return,
-            Ok(Some(line)) => match inbox.submit_when_free(line_request(line, key.as_deref(), number)).await {
-                Ok(reply) => Pending::Reply(reply),
-                Err(error) => Pending::Failed(error.into()),
+            Ok(Some(line)) => match line_request(line, key.as_deref(), number) {
+                Ok(request) => match inbox.submit_when_free(request).await {
+                    Ok(reply) => Pending::Reply(reply),
+                    Err(error) => Pending::Failed(error.into()),
+                },
+                Err(problem) => Pending::Failed(problem),
             },
             Err(LineError::Long) => {
                 let message = format!("larger than {} bytes", lines.line_bytes_max);
@@ -195,13 +240,66 @@ async fn take_lines(mut lines: Lines, inbox: Inbox, key: Option<Box<str>>, waiti
 }
 
 /// Each line has a key of its own, of the request's and its number among the lines that are not blank.
-fn line_request(payload: Bytes, key: Option<&str>, number: u64) -> inbox::Request {
+fn line_request(line: Bytes, key: Option<&str>, number: u64) -> Result<inbox::Request, Problem> {
     let idempotency =
-        key.map(|key| Idempotency { key: format!("{key}#{number}").into(), digest: Sha256::digest(&payload).into() });
-    inbox::Request { payload, idempotency, condition: None }
+        key.map(|key| Idempotency { key: format!("{key}#{number}").into(), digest: Sha256::digest(&line).into() });
+    let Some(wrapped) = Wrapped::read(&line) else {
+        return Ok(inbox::Request { payload: line, idempotency, condition: None });
+    };
+    let Wrapped { order, if_version } =
+        wrapped.map_err(|error| Problem::bad_request("invalid_line", format!("the line is not {WRAPPED}: {error}")))?;
+    let payload = line.slice_ref(order.get().as_bytes());
+    let condition = if_version.map(|version| Condition::OneOf(vec![Expected { id: None, version }]));
+    Ok(inbox::Request { payload, idempotency, condition })
 }
 
-async fn give_results(mut replies: mpsc::Receiver<Pending>, results: mpsc::Sender<Bytes>, wait: Duration) {
+const WRAPPED: &str = "{\"order\":{…},\"if_version\":7}";
+
+/// An order on a line with what must be so for it to be written, as [`WRAPPED`].
+struct Wrapped<'l> {
+    order: &'l RawValue,
+    if_version: Option<Version>,
+}
+
+impl<'l> Wrapped<'l> {
+    /// `None` for a line that begins otherwise.
+    fn read(line: &'l [u8]) -> Option<Result<Self, serde_json::Error>> {
+        let first = line.trim_ascii_start().strip_prefix(b"{")?.trim_ascii_start();
+        let is_wrapped = first.starts_with(b"\"order\"") || first.starts_with(b"\"if_version\"");
+        is_wrapped.then(|| serde_json::from_slice(line))
+    }
+}
+
+impl<'l> Deserialize<'l> for Wrapped<'l> {
+    fn deserialize<D: Deserializer<'l>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(WrappedVisitor)
+    }
+}
+
+struct WrappedVisitor;
+
+impl<'l> Visitor<'l> for WrappedVisitor {
+    type Value = Wrapped<'l>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(WRAPPED)
+    }
+
+    fn visit_map<A: MapAccess<'l>>(self, mut members: A) -> Result<Self::Value, A::Error> {
+        let (mut order, mut if_version) = (None, None);
+        while let Some(name) = members.next_key::<Cow<'l, str>>()? {
+            match &*name {
+                "order" if order.is_none() => order = Some(members.next_value()?),
+                "if_version" if if_version.is_none() => if_version = Some(members.next_value()?),
+                "order" | "if_version" => return Err(A::Error::custom(format!("{name} is given twice"))),
+                other => return Err(A::Error::custom(format!("unknown member {other:?}"))),
+            }
+        }
+        Ok(Wrapped { order: order.ok_or_else(|| A::Error::missing_field("order"))?, if_version })
+    }
+}
+
+async fn give_results(mut replies: mpsc::Receiver<Pending>, results: Results, wait: Duration) {
     let mut text = String::new();
     while let Some(pending) = replies.recv().await {
         let written = match pending {
@@ -212,14 +310,50 @@ async fn give_results(mut replies: mpsc::Receiver<Pending>, results: mpsc::Sende
             },
         };
         text.push_str(&written.line());
-        if (text.len() >= RESULT_BYTES || replies.is_empty())
-            && results.send(std::mem::take(&mut text).into()).await.is_err()
+        if (text.len() >= RESULT_BYTES || replies.is_empty()) && results.send(std::mem::take(&mut text)).await.is_err()
         {
             return;
         }
     }
     // Nothing is left to be sent: each text was, once no reply was at hand.
-    let _ = results.send(Bytes::new()).await; // the end, if the client still waits for it
+    let _ = results.chunks.send(Bytes::new()).await; // the end, if the client still waits for it
+}
+
+/// Results on their way to a client. Many clients send all they have before they read anything, so results wait while
+/// there is room: some that each request has for itself, and then what all have together. Without any the client has to
+/// read before more of its lines are taken.
+struct Results {
+    chunks: mpsc::Sender<Bytes>,
+    own: Arc<Semaphore>,
+    shared: Arc<Semaphore>,
+}
+
+/// A piece of results and its room, which is given back once the piece is sent or thrown away.
+struct Piece {
+    text: String,
+    _room: OwnedSemaphorePermit,
+}
+
+impl AsRef<[u8]> for Piece {
+    fn as_ref(&self) -> &[u8] {
+        self.text.as_bytes()
+    }
+}
+
+impl Results {
+    /// Waits for room. Fails when the client is gone.
+    async fn send(&self, text: String) -> Result<(), mpsc::error::SendError<Bytes>> {
+        // A piece that is larger than all room of its own takes all of it.
+        let bytes = u32::try_from(text.len().min(RESULTS_OWN_BYTES)).expect("small");
+        let room = tokio::select! {
+            biased;
+            room = Arc::clone(&self.own).acquire_many_owned(bytes) => room,
+            room = Arc::clone(&self.shared).acquire_many_owned(bytes) => room,
+            () = self.chunks.closed() => return Err(mpsc::error::SendError(Bytes::new())),
+        };
+        let piece = Piece { text, _room: room.expect("never closed") };
+        self.chunks.send(Bytes::from_owner(piece)).await
+    }
 }
 
 /// Cuts a request body into lines as it arrives.

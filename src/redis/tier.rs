@@ -55,6 +55,10 @@ impl Config {
     pub fn parse(text: &str) -> Result<Self, String> {
         const WRONG: &str = "is no Redis such as redis-1:6379 or redis://:password@redis-1:6379/0";
         let text = text.trim();
+        // The URL library would leave a line break out, and read two lines as one.
+        if text.contains(char::is_whitespace) {
+            return Err(WRONG.into());
+        }
         if text.starts_with("rediss:") || text.starts_with("valkeys:") {
             return Err("asks for TLS, which this build does not speak to Redis".into());
         }
@@ -67,6 +71,11 @@ impl Config {
             }
             format!("redis://{text}")
         };
+        // The library passes by what it does not know.
+        let has_more = |(_, query): (&str, &str)| !query.starts_with("protocol=");
+        if url.contains('#') || url.split_once('?').is_some_and(has_more) {
+            return Err("has a query or a fragment, which mean nothing to Redis".into());
+        }
         let server = url.into_connection_info().map_err(|_| WRONG.to_owned())?;
         if !matches!(server.addr(), ConnectionAddr::Tcp(_, 1..)) {
             return Err(WRONG.into());

@@ -204,13 +204,10 @@ fn import_command() -> Command {
                 .required(true)
                 .help("One order a line; - is standard input"),
         )
-        .arg(
-            Arg::new("rejects")
-                .long("rejects")
-                .value_name("FILE")
-                .value_parser(value_parser!(PathBuf))
-                .help("Where lines that are no valid orders go [default: FILE.rejected]"),
-        )
+        .arg(Arg::new("rejects").long("rejects").value_name("FILE").value_parser(value_parser!(PathBuf)).help(
+            "Where lines that are no valid orders go, with the reasons; as they were, to FILE.raw beside it \
+                     [default: FILE.rejected]",
+        ))
 }
 
 fn publish_command() -> Command {
@@ -228,7 +225,8 @@ fn publish_command() -> Command {
         .arg(
             text("kafka.property", "NAME=VALUE", "Property of librdkafka; may repeat")
                 .long("kafka-property")
-                .action(ArgAction::Append),
+                .action(ArgAction::Append)
+                .requires("kafka.brokers"),
         );
     #[cfg(feature = "nats")]
     let command = command
@@ -241,7 +239,10 @@ fn publish_command() -> Command {
     #[cfg(all(feature = "nats", feature = "kafka"))]
     let command = command.mut_arg("nats.url", |arg| arg.conflicts_with("kafka.brokers"));
     command
-        .arg(text("http", "URL", "The service").default_value("http://127.0.0.1:8080"))
+        .arg(
+            text("http", "URL", "The service; a path in it comes before /orders")
+                .default_value("http://127.0.0.1:8080"),
+        )
         .arg(number("count", "N", "How many sample orders").default_value("1000"))
         .arg(rate("rate", "Orders per second; as fast as they are taken when not given"))
         .arg(
@@ -307,7 +308,10 @@ fn dlq_command() -> Command {
 fn load_command() -> Command {
     Command::new("load")
         .about("Read from a running service at a fixed rate and report latencies")
-        .arg(text("url", "URL", "The service").default_value("http://127.0.0.1:8080"))
+        .arg(
+            text("url", "URL", "The service; a path in it comes before every path asked for")
+                .default_value("http://127.0.0.1:8080"),
+        )
         .arg(text("path", "PATH", "Ask for this path instead of orders").action(ArgAction::Append))
         .arg(text("id", "ID", "Ask for this order; may repeat").action(ArgAction::Append))
         .arg(
@@ -437,9 +441,12 @@ fn load_of(arguments: &ArgMatches) -> anyhow::Result<load::Config> {
     }
     let mut headers = Vec::new();
     for header in many("header") {
-        let (name, value) =
-            header.split_once(':').ok_or_else(|| anyhow::anyhow!("--header: {header:?} has no colon"))?;
-        headers.push((HeaderName::try_from(name.trim())?, HeaderValue::try_from(value.trim())?));
+        // It may be a secret, and is not repeated.
+        let field = header.split_once(':').and_then(|(name, value)| {
+            Some((HeaderName::try_from(name.trim()).ok()?, HeaderValue::try_from(value.trim()).ok()?))
+        });
+        let invalid = || anyhow::anyhow!("invalid --header: expected NAME: VALUE, e.g. Accept: text/plain");
+        headers.push(field.ok_or_else(invalid)?);
     }
     Ok(load::Config {
         server: Server::parse(&one::<String>(arguments, "url"), arguments.get_flag("allow-remote"))?,

@@ -90,7 +90,10 @@ pub(super) fn origin(text: &str) -> Result<HeaderValue, String> {
 /// Kafka's bootstrap servers: `host:port`, several separated by commas.
 #[cfg(feature = "kafka")]
 pub(super) fn brokers(text: &str) -> Result<String, String> {
-    let brokers: Vec<&str> = text.split([',', ' ']).filter(|broker| !broker.is_empty()).collect();
+    let brokers: Vec<&str> = text.split([',', ' ', '\n']).filter(|broker| !broker.is_empty()).collect();
+    if text.contains('@') {
+        return Err("has a user or a password: those are properties, such as sasl.username and sasl.password".into());
+    }
     for broker in &brokers {
         let port = broker.rsplit_once(':').and_then(|(host, port)| (!host.is_empty()).then_some(port));
         if !port.is_some_and(|port| matches!(port.parse::<u16>(), Ok(1..))) {

@@ -8,6 +8,8 @@ use hyper::header::HeaderValue;
 use super::parse::{address, bytes, count, duration, origin};
 #[cfg(feature = "kafka")]
 use super::parse::{brokers, topic};
+#[cfg(feature = "kafka")]
+use super::properties;
 use crate::app::{Config, Runtime};
 #[cfg(feature = "kafka")]
 use crate::kafka::Workers;
@@ -28,6 +30,9 @@ pub struct Setting {
     pub help: &'static str,
     /// Its default as text; empty when there is none.
     pub default: &'static str,
+    /// It is a detail of a part that is on when any of these is set, by key: without one of them it
+    /// would change nothing.
+    pub needs: &'static [&'static str],
     /// May be given several times.
     pub is_repeated: bool,
     /// Never shown, and readable from the file that `…_FILE` names.
@@ -45,12 +50,22 @@ const PLAIN: Setting = Setting {
     value: "",
     help: "",
     default: "",
+    needs: &[],
     is_repeated: false,
     is_secret: false,
     is_detail: false,
     apply: |_, _| Ok(()),
 };
 const DETAIL: Setting = Setting { is_detail: true, ..PLAIN };
+const OF_BOUNDED_CACHE: Setting = Setting { needs: &["cache.bytes_max", "cache.ttl"], ..DETAIL };
+#[cfg(feature = "grpc")]
+const OF_GRPC: Setting = Setting { needs: &["grpc.listen"], ..DETAIL };
+const OF_KAFKA: Setting = Setting { needs: &["kafka.brokers"], ..DETAIL };
+#[cfg(feature = "nats")]
+const OF_NATS: Setting = Setting { needs: &["nats.url"], ..DETAIL };
+const OF_POSTGRES: Setting = Setting { needs: &["postgres.url"], ..DETAIL };
+#[cfg(feature = "redis")]
+const OF_REDIS: Setting = Setting { needs: &["redis.url"], ..DETAIL };
 
 /// The one value of a setting that is not repeated.
 fn one(values: &[String]) -> Result<&str, String> {
@@ -378,7 +393,7 @@ pub const SETTINGS: &[Setting] = &[
             config.ready_needs_store = yes_or_no(one(values)?)?;
             Ok(())
         },
-        ..DETAIL
+        ..OF_POSTGRES
     },
     Setting {
         key: "grace",
@@ -491,7 +506,7 @@ pub const SETTINGS: &[Setting] = &[
             config.cache.warm_max = Some(count(one(values)?, 0)? as u64);
             Ok(())
         },
-        ..DETAIL
+        ..OF_BOUNDED_CACHE
     },
     Setting {
         key: "batch.rows_max",
@@ -675,7 +690,7 @@ pub const SETTINGS: &[Setting] = &[
             config.http.worker_wait = duration(one(values)?)?;
             Ok(())
         },
-        ..DETAIL
+        ..OF_KAFKA
     },
     Setting {
         key: "http.cors_origin",
@@ -707,7 +722,7 @@ pub const SETTINGS: &[Setting] = &[
             config.grpc.connections_max = u32::try_from(most).map_err(|_| format!("{most} is too many"))?;
             Ok(())
         },
-        ..DETAIL
+        ..OF_GRPC
     },
     #[cfg(feature = "grpc")]
     Setting {
@@ -722,7 +737,7 @@ pub const SETTINGS: &[Setting] = &[
             config.grpc.streams_max = u32::try_from(most).map_err(|_| format!("{most} is too many"))?;
             Ok(())
         },
-        ..DETAIL
+        ..OF_GRPC
     },
     #[cfg(feature = "grpc")]
     Setting {
@@ -736,7 +751,7 @@ pub const SETTINGS: &[Setting] = &[
             config.grpc.idle_time = duration(one(values)?)?;
             Ok(())
         },
-        ..DETAIL
+        ..OF_GRPC
     },
     Setting {
         key: "events.streams_max",
@@ -790,7 +805,7 @@ pub const SETTINGS: &[Setting] = &[
             on_kafka(config, |kafka| kafka.topic = value);
             Ok(())
         },
-        ..DETAIL
+        ..OF_KAFKA
     },
     #[cfg(feature = "kafka")]
     Setting {
@@ -805,7 +820,7 @@ pub const SETTINGS: &[Setting] = &[
             on_kafka(config, |kafka| kafka.group = value);
             Ok(())
         },
-        ..DETAIL
+        ..OF_KAFKA
     },
     #[cfg(feature = "kafka")]
     Setting {
@@ -820,7 +835,7 @@ pub const SETTINGS: &[Setting] = &[
             on_kafka(config, |kafka| kafka.dlq_topic = value);
             Ok(())
         },
-        ..DETAIL
+        ..OF_KAFKA
     },
     #[cfg(feature = "kafka")]
     Setting {
@@ -835,7 +850,7 @@ pub const SETTINGS: &[Setting] = &[
             on_kafka(config, |kafka| (kafka.events_topic, kafka.workers) = (value, Workers::On));
             Ok(())
         },
-        ..DETAIL
+        ..OF_KAFKA
     },
     #[cfg(feature = "kafka")]
     Setting {
@@ -850,7 +865,7 @@ pub const SETTINGS: &[Setting] = &[
             on_kafka(config, |kafka| (kafka.ack_topic, kafka.workers) = (value, Workers::On));
             Ok(())
         },
-        ..DETAIL
+        ..OF_KAFKA
     },
     #[cfg(feature = "kafka")]
     Setting {
@@ -865,7 +880,7 @@ pub const SETTINGS: &[Setting] = &[
             on_kafka(config, |kafka| kafka.worker_group = value);
             Ok(())
         },
-        ..DETAIL
+        ..OF_KAFKA
     },
     #[cfg(feature = "kafka")]
     Setting {
@@ -885,7 +900,7 @@ pub const SETTINGS: &[Setting] = &[
             on_kafka(config, |kafka| kafka.workers = value);
             Ok(())
         },
-        ..DETAIL
+        ..OF_KAFKA
     },
     #[cfg(feature = "kafka")]
     Setting {
@@ -901,7 +916,7 @@ pub const SETTINGS: &[Setting] = &[
             on_kafka(config, |kafka| kafka.snapshots_topic = value);
             Ok(())
         },
-        ..DETAIL
+        ..OF_KAFKA
     },
     #[cfg(feature = "kafka")]
     Setting {
@@ -915,7 +930,7 @@ pub const SETTINGS: &[Setting] = &[
             on_kafka(config, |kafka| kafka.instance_id = value);
             Ok(())
         },
-        ..DETAIL
+        ..OF_KAFKA
     },
     #[cfg(feature = "kafka")]
     Setting {
@@ -930,7 +945,7 @@ pub const SETTINGS: &[Setting] = &[
             on_kafka(config, |kafka| kafka.session_timeout = value);
             Ok(())
         },
-        ..DETAIL
+        ..OF_KAFKA
     },
     #[cfg(feature = "kafka")]
     Setting {
@@ -945,7 +960,7 @@ pub const SETTINGS: &[Setting] = &[
             on_kafka(config, |kafka| kafka.stall_timeout = value);
             Ok(())
         },
-        ..DETAIL
+        ..OF_KAFKA
     },
     #[cfg(feature = "kafka")]
     Setting {
@@ -960,7 +975,7 @@ pub const SETTINGS: &[Setting] = &[
             on_kafka(config, |kafka| kafka.lag_max = value);
             Ok(())
         },
-        ..DETAIL
+        ..OF_KAFKA
     },
     #[cfg(feature = "kafka")]
     Setting {
@@ -972,17 +987,14 @@ pub const SETTINGS: &[Setting] = &[
         is_repeated: true,
         is_secret: true,
         apply: |config, values| {
-            for value in values {
-                let (name, value) = value.split_once('=').ok_or("must be NAME=VALUE")?;
-                let (name, mut value) = (name.trim().to_owned(), value.trim().to_owned());
-                if crate::kafka::BROKERS.contains(&name.as_str()) {
-                    value = brokers(&value)?;
-                }
-                on_kafka(config, |kafka| _ = kafka.properties.insert(name, value));
+            for text in values {
+                let (name, value) = properties::pair(text)?;
+                let value = if crate::kafka::BROKERS.contains(&name) { brokers(value)? } else { value.to_owned() };
+                on_kafka(config, |kafka| _ = kafka.properties.insert(name.to_owned(), value));
             }
             Ok(())
         },
-        ..DETAIL
+        ..OF_KAFKA
     },
     #[cfg(feature = "nats")]
     Setting {
@@ -997,7 +1009,7 @@ pub const SETTINGS: &[Setting] = &[
             on_nats(config, |nats| nats.subject = value);
             Ok(())
         },
-        ..DETAIL
+        ..OF_NATS
     },
     #[cfg(feature = "nats")]
     Setting {
@@ -1012,7 +1024,7 @@ pub const SETTINGS: &[Setting] = &[
             on_nats(config, |nats| nats.stream = value);
             Ok(())
         },
-        ..DETAIL
+        ..OF_NATS
     },
     #[cfg(feature = "nats")]
     Setting {
@@ -1027,7 +1039,7 @@ pub const SETTINGS: &[Setting] = &[
             on_nats(config, |nats| nats.durable = value);
             Ok(())
         },
-        ..DETAIL
+        ..OF_NATS
     },
     #[cfg(feature = "nats")]
     Setting {
@@ -1042,7 +1054,7 @@ pub const SETTINGS: &[Setting] = &[
             on_nats(config, |nats| nats.dlq_subject = value);
             Ok(())
         },
-        ..DETAIL
+        ..OF_NATS
     },
     #[cfg(feature = "nats")]
     Setting {
@@ -1057,7 +1069,7 @@ pub const SETTINGS: &[Setting] = &[
             on_nats(config, |nats| nats.ack_wait = value);
             Ok(())
         },
-        ..DETAIL
+        ..OF_NATS
     },
     #[cfg(feature = "nats")]
     Setting {
@@ -1072,7 +1084,7 @@ pub const SETTINGS: &[Setting] = &[
             on_nats(config, |nats| nats.in_flight_max = value);
             Ok(())
         },
-        ..DETAIL
+        ..OF_NATS
     },
     #[cfg(feature = "nats")]
     Setting {
@@ -1087,7 +1099,7 @@ pub const SETTINGS: &[Setting] = &[
             on_nats(config, |nats| nats.stall_timeout = value);
             Ok(())
         },
-        ..DETAIL
+        ..OF_NATS
     },
     #[cfg(feature = "nats")]
     Setting {
@@ -1102,7 +1114,7 @@ pub const SETTINGS: &[Setting] = &[
             on_nats(config, |nats| nats.lag_max = value);
             Ok(())
         },
-        ..DETAIL
+        ..OF_NATS
     },
     #[cfg(feature = "postgres")]
     Setting {
@@ -1117,7 +1129,7 @@ pub const SETTINGS: &[Setting] = &[
             on_postgres(config, |postgres| postgres.readers_max = u32::try_from(most).unwrap_or(u32::MAX));
             Ok(())
         },
-        ..DETAIL
+        ..OF_POSTGRES
     },
     #[cfg(feature = "postgres")]
     Setting {
@@ -1132,7 +1144,7 @@ pub const SETTINGS: &[Setting] = &[
             on_postgres(config, |postgres| postgres.statement_timeout = time);
             Ok(())
         },
-        ..DETAIL
+        ..OF_POSTGRES
     },
     #[cfg(feature = "postgres")]
     Setting {
@@ -1147,7 +1159,7 @@ pub const SETTINGS: &[Setting] = &[
             on_postgres(config, |postgres| postgres.is_migrating = is_migrating);
             Ok(())
         },
-        ..DETAIL
+        ..OF_POSTGRES
     },
     #[cfg(feature = "redis")]
     Setting {
@@ -1162,7 +1174,7 @@ pub const SETTINGS: &[Setting] = &[
             on_redis(config, |redis| redis.ttl = time);
             Ok(())
         },
-        ..DETAIL
+        ..OF_REDIS
     },
     #[cfg(feature = "redis")]
     Setting {
@@ -1177,7 +1189,7 @@ pub const SETTINGS: &[Setting] = &[
             on_redis(config, |redis| redis.read_timeout = time);
             Ok(())
         },
-        ..DETAIL
+        ..OF_REDIS
     },
     #[cfg(feature = "redis")]
     Setting {
@@ -1192,7 +1204,7 @@ pub const SETTINGS: &[Setting] = &[
             on_redis(config, |redis| redis.write_timeout = time);
             Ok(())
         },
-        ..DETAIL
+        ..OF_REDIS
     },
     Setting {
         key: "read.loads_max",
@@ -1234,9 +1246,6 @@ pub(super) fn contradictions(config: &Config) -> Vec<String> {
     #[cfg(feature = "kafka")]
     if let Some(Err(refused)) = config.kafka.as_ref().map(crate::kafka::Config::check) {
         wrong.push(format!("kafka: {refused}"));
-    }
-    if config.cache.warm_max.is_some() && !config.cache.is_bounded() {
-        wrong.push("cache.warm_max: needs cache.bytes_max or cache.ttl, or all orders stay in memory".into());
     }
     #[cfg(feature = "nats")]
     if let Some(nats) = &config.nats {

@@ -11,15 +11,75 @@ fn listen(flags: &[&str], environment: &[(&str, &str)]) -> Vec<String> {
     load(flags, environment).unwrap().config.http.listen.iter().map(ToString::to_string).collect()
 }
 
+/// With every optional part on: details of one that is off would be compared with nothing.
+fn all_parts() -> app::Config {
+    let mut flags = Vec::new();
+    for (name, value) in [
+        ("--kafka", cfg!(feature = "kafka").then_some("127.0.0.1:1")),
+        ("--nats", cfg!(feature = "nats").then_some("127.0.0.1:1")),
+        ("--redis", cfg!(feature = "redis").then_some("127.0.0.1:1")),
+        ("--postgres", cfg!(feature = "postgres").then_some("host=a")),
+        ("--grpc", cfg!(feature = "grpc").then_some("127.0.0.1:1")),
+    ] {
+        flags.extend(value.map(|value| format!("{name}={value}")));
+    }
+    load(&flags.iter().map(String::as_str).collect::<Vec<_>>(), &[]).unwrap().config
+}
+
+/// 25 of 65 were compared with nothing, as Kafka and the other parts were off.
 #[test]
 fn the_defaults_of_the_table_are_those_of_the_code() {
-    let defaults = load(&[], &[]).unwrap().config;
-    let mut applied = app::Config::default();
+    const OTHERS: &[&str] = &[
+        "77",
+        "77s",
+        "77ms",
+        "77MiB",
+        "127.0.0.1:77",
+        "yes",
+        "no",
+        "strict",
+        "json",
+        "debug",
+        "per-core",
+        "on",
+        "none",
+        "other",
+    ];
+    let defaults = all_parts();
+    let shown = format!("{defaults:?}");
+    // To name the topics of workers says that there are some, unless this says otherwise.
+    let workers = SETTINGS.iter().find(|setting| setting.key == "kafka.workers");
     for setting in SETTINGS.iter().filter(|setting| !setting.default.is_empty()) {
         let values: Vec<String> = setting.default.split(' ').map(str::to_owned).collect();
+        let mut applied = defaults.clone();
         (setting.apply)(&mut applied, &values).unwrap();
+        workers.map(|workers| (workers.apply)(&mut applied, &[workers.default.to_owned()]));
+        assert_eq!(format!("{applied:?}"), shown, "{}", setting.key);
+        // Whether it is there to be compared: another value is to be seen.
+        let changes = |other: &&str| {
+            let mut changed = defaults.clone();
+            (setting.apply)(&mut changed, &[(*other).to_owned()]).is_ok() && format!("{changed:?}") != shown
+        };
+        assert!(OTHERS.iter().any(changes), "{}: its value is nowhere", setting.key);
     }
-    assert_eq!(format!("{defaults:?}"), format!("{applied:?}"));
+    // Defaults that a sentence of the help tells have none in the table.
+    for setting in SETTINGS.iter().filter(|setting| setting.help.contains("[default: ")) {
+        assert!(setting.default.is_empty(), "{}: two defaults", setting.key);
+    }
+}
+
+#[test]
+fn a_detail_says_what_it_is_a_detail_of() {
+    for (index, setting) in SETTINGS.iter().enumerate() {
+        for key in setting.needs {
+            // The owner comes first: its details change what it has made.
+            assert!(SETTINGS[..index].iter().any(|owner| owner.key == *key), "{}: {key}", setting.key);
+        }
+        for owner in ["kafka.brokers", "nats.url", "redis.url", "postgres.url", "grpc.listen"] {
+            let is_of = setting.key != owner && setting.key.split('.').next() == owner.split('.').next();
+            assert!(!is_of || setting.needs == [owner], "{}", setting.key);
+        }
+    }
 }
 
 #[test]
@@ -181,5 +241,103 @@ fn origins_are_what_browsers_call_pages_by() {
         "",
     ] {
         assert!(origins(wrong).is_err(), "{wrong}");
+    }
+}
+
+/// Every place a setting can come from, every setting that can hold a secret, wrong in every way.
+#[test]
+fn no_error_repeats_a_value_that_may_be_a_secret() {
+    const MARK: &str = "s3cr3t";
+    // Written so that what a library takes apart is in pieces.
+    const WRONG: &[&str] = &[
+        "s3cr3t",
+        "=s3cr3t",
+        "s3cr3t=x",
+        "sasl.password:s3cr3t",
+        "sasl.password:s3cr3t=x",
+        "no.such.property=s3cr3t",
+        "acks=s3cr3t",
+        "ssl.key.pem=s3cr3t",
+        "sasl.password=s3cr3t\u{0}",
+        "bootstrap.servers=me:s3cr3t@kafka:9092",
+        "host=h password=x s3cr3t=1",
+        "host=h password=x s3cr3t",
+        "host=h port=s3cr3t",
+        "host=h sslmode=s3cr3t",
+        "host=h password='s3cr3t",
+        "postgres://me:s3cr3t@h:port/d",
+        "postgres://me:a@s3cr3t@h/d",
+        "postgres://me:s3cr3t@h/d?sslmode=require",
+        "postgres://me:s3cr3t@h/d?s3cr3t=1",
+        "postgres://me:s3cr3t@h/d?port=s3cr3t",
+        "postgres://me:%zz@s3cr3t@[/d",
+        "mysql://me:s3cr3t@h/d",
+        "redis://:s3cr3t@/x",
+        "redis://:s3cr3t@h:0",
+        "redis://:s3c/r3t/s3cr3t@h:6379",
+        "redis://:s3cr3t@h:6379/s3cr3t",
+        "rediss://:s3cr3t@h:6379",
+        "h:6379@s3cr3t",
+        "nats://me:s3cr3t@:4222",
+        "nats://me:s3cr3t@h:0",
+        "nats://me:s3cr3t@h:4222/s3cr3t?s3cr3t#s3cr3t",
+        "nats://me:a@h,nats://me:s3cr3t@h",
+        "http://me:s3cr3t@h:4222",
+        "me:s3cr3t@kafka:9092",
+        "\"s3cr3t",
+        "s3cr3t\nmore\n=s3cr3t",
+    ];
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let check = |what: &str, result: Result<Settings, Wrong>| match result {
+        Ok(settings) => assert!(!settings.print().contains(MARK), "{what}: {}", settings.print()),
+        Err(wrong) => assert!(!wrong.to_string().contains(MARK), "{what}: {wrong}"),
+    };
+    for setting in SETTINGS.iter().filter(|setting| setting.is_secret) {
+        let kafka = (setting.key == "kafka.property" && cfg!(feature = "kafka")).then_some("--kafka=127.0.0.1:1");
+        let flags = |more: &[&str]| {
+            let all: Vec<String> = kafka.iter().chain(more).map(|&flag| flag.to_owned()).collect();
+            all
+        };
+        // The name of a property is told.
+        let is_name = |wrong: &&&str| setting.key == "kafka.property" && wrong.contains("s3cr3t=");
+        for wrong in WRONG.iter().filter(|wrong| !is_name(wrong)).copied() {
+            let what = format!("{} {wrong:?}", setting.key);
+            let run = |more: &[&str], environment: &[(&str, &str)]| {
+                let flags = flags(more);
+                check(&what, load(&flags.iter().map(String::as_str).collect::<Vec<_>>(), environment));
+            };
+            run(&[&format!("--{}={wrong}", setting.flag)], &[]);
+            std::fs::write(path("secret"), wrong).unwrap();
+            for &name in setting.env {
+                run(&[], &[(name, wrong)]);
+                let by_file = format!("{name}_FILE");
+                run(&[], &[(&by_file, &path("secret"))]);
+                // A path by its name, and no path at all.
+                run(&[], &[(&by_file, wrong)]);
+            }
+            let (table, key) = setting.key.split_once('.').unwrap();
+            let quoted = toml::Value::String(wrong.to_owned());
+            for (name, text) in [
+                ("a.toml", format!("[{table}]\n{key} = {quoted}\n")),
+                ("b.toml", format!("[{table}]\n{key} = [[{quoted}]]\n")),
+                ("c.toml", format!("[{table}]\n{key} = {wrong}\n")),
+                ("d.toml", format!("[{table}]\n{key} = \"\"\"\n{wrong}\n")),
+                ("e.toml", format!("[{table}]\n{key} = \"{wrong}\n")),
+                ("a.yaml", format!("{table}:\n  {key}: {wrong}\n")),
+                ("b.yaml", format!("{table}:\n  {key}: \"{wrong}\n")),
+                ("c.yml", format!("{table}:\n  {key}: *{wrong}\n")),
+            ] {
+                std::fs::write(path(name), text).unwrap();
+                run(&["--config", &path(name)], &[]);
+            }
+        }
+    }
+    check("brokers", load(&["--kafka", "me:s3cr3t@kafka:9092"], &[]));
+    for part in ["POSTGRES_PORT", "POSTGRES_USER", "POSTGRES_PASSWORD", "POSTGRES_DB", "POSTGRES_SSLMODE"] {
+        for wrong in WRONG {
+            check(part, load(&[], &[("POSTGRES_HOST", "h"), (part, wrong)]));
+            check(part, load(&[], &[("POSTGRES_HOST", "h"), (&format!("{part}_FILE"), wrong)]));
+        }
     }
 }

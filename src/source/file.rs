@@ -1,5 +1,6 @@
 //! Orders from a file or from standard input, one JSON document a line. An interrupted import goes on where it stopped.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
@@ -41,10 +42,25 @@ pub struct Progress {
 pub struct Config {
     /// The file, or a pipe; `-` is standard input.
     pub path: PathBuf,
-    /// Where lines that are no orders go, with the reason, one JSON object each.
+    /// Where lines that are no orders go, with the reason, one JSON object each, in which a line is
+    /// shown as text. The lines themselves are in [`raw_of`] it.
     pub rejects: PathBuf,
     /// Longer lines are rejected without being kept in memory.
     pub line_bytes_max: usize,
+}
+
+/// The file of the rejected lines as they were, byte for byte, to be mended and imported again.
+/// There is none where the reasons go to a device or a pipe.
+#[must_use]
+pub fn raw_of(rejects: &Path) -> Option<PathBuf> {
+    let is_file = rejects.metadata().map_or(true, |known| known.is_file());
+    is_file.then(|| beside(rejects, ".raw"))
+}
+
+fn beside(path: &Path, ending: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(ending);
+    name.into()
 }
 
 /// Reads lines on a thread of its own.
@@ -53,13 +69,25 @@ pub struct FileSource {
     is_log: bool,
     blocks: mpsc::Receiver<std::io::Result<Block>>,
     rejects_path: PathBuf,
+    raw_path: Option<PathBuf>,
     rejects: Option<Arc<Rejects>>,
+    /// Lines that were too long for memory, by their position, until they are rejected.
+    spilled: BTreeMap<u64, File>,
     progress: Progress,
     on_progress: Box<dyn FnMut(Progress) + Send>,
 }
 
-/// Whole lines, with the offset after each.
-type Block = Vec<(u64, Bytes)>;
+type Block = Vec<Line>;
+
+/// A line.
+struct Line {
+    /// The offset after it.
+    end: u64,
+    /// All of it, or how it begins where it is too long.
+    bytes: Bytes,
+    /// All of it where it is too long.
+    spilled: Option<File>,
+}
 
 /// Whether what a path names is read once, from its start to its end, as standard input or a named pipe: it has no
 /// position to go on from.
@@ -114,8 +142,10 @@ impl FileSource {
         };
         let (sender, blocks) = mpsc::channel(BLOCKS_MAX);
         let line_bytes_max = config.line_bytes_max;
+        let raw_path = raw_of(&config.rejects);
+        let spill_path = raw_path.clone();
         std::thread::Builder::new().name("import-reader".into()).spawn(move || {
-            let mut lines = Lines { input, line_bytes_max, offset: from, carry: Vec::new(), is_skipping: false };
+            let mut lines = Lines { input, line_bytes_max, spill_path, offset: from, carry: Vec::new(), long: None };
             loop {
                 let block = lines.block();
                 let is_last = !matches!(block, Ok(Some(_)));
@@ -134,7 +164,9 @@ impl FileSource {
             is_log,
             blocks,
             rejects_path: config.rejects,
+            raw_path,
             rejects: None,
+            spilled: BTreeMap::new(),
             progress: Progress { bytes: from, ..Progress::default() },
             on_progress: Box::new(on_progress),
         })
@@ -148,31 +180,49 @@ impl FileSource {
         let rejects = if let Some(rejects) = &self.rejects {
             rejects
         } else {
-            let file = File::options().create(true).append(true).open(&self.rejects_path)?;
-            self.rejects.insert(Arc::new(Rejects { file, is_dirty: AtomicBool::new(false) }))
+            let open = |path: &PathBuf| File::options().create(true).append(true).open(path);
+            let (file, raw) = (open(&self.rejects_path)?, self.raw_path.as_ref().map(open).transpose()?);
+            self.rejects.insert(Arc::new(Rejects { file, raw, is_dirty: AtomicBool::new(false) }))
         };
-        let value = String::from_utf8_lossy(record.payload.as_deref().unwrap_or_default());
+        let payload = record.payload.as_deref().unwrap_or_default();
         let line = serde_json::json!({
             "end_offset": record.position.offset + 1,
             "error": rejection.line(),
-            "value": value,
+            "value": String::from_utf8_lossy(payload),
         });
+        if let Some(mut raw) = rejects.raw.as_ref() {
+            if let Some(mut spilled) = self.spilled.remove(&record.position.offset) {
+                spilled.rewind()?;
+                std::io::copy(&mut spilled, &mut raw)?;
+                raw.write_all(b"\n")?;
+            } else {
+                raw.write_all(&[payload, b"\n"].concat())?;
+            }
+        }
         (&rejects.file).write_all(format!("{line}\n").as_bytes())?;
         rejects.is_dirty.store(true, Ordering::Release);
         Ok(Arc::clone(rejects))
     }
 }
 
-/// The file of rejected lines.
+/// The files of rejected lines: with the reasons, and as they were.
 struct Rejects {
     file: File,
+    raw: Option<File>,
     is_dirty: AtomicBool,
 }
 
 impl Rejects {
     /// Makes what was written durable. Many lines of a batch cost one write to the disk.
     fn sync(&self) -> std::io::Result<()> {
-        if self.is_dirty.swap(false, Ordering::AcqRel) { self.file.sync_data() } else { Ok(()) }
+        // A device or a pipe, beside which there is no other file, cannot be made so.
+        match &self.raw {
+            Some(raw) if self.is_dirty.swap(false, Ordering::AcqRel) => {
+                self.file.sync_data()?;
+                raw.sync_data()
+            }
+            _ => Ok(()),
+        }
     }
 }
 
@@ -191,10 +241,11 @@ impl Source for FileSource {
 
     async fn recv(&mut self, into: &mut Vec<Record>) -> Result<Received, SourceError> {
         let Some(block) = self.blocks.recv().await else { return Ok(Received::End) };
-        for (end, line) in block.map_err(|cause| self.error(cause))? {
+        for Line { end, bytes, spilled } in block.map_err(|cause| self.error(cause))? {
             // The offset of a line is that of its last byte, so the next offset to read starts the next line.
             let position = Position { partition: 0, offset: end - 1 };
-            into.push(Record::new(position, line));
+            self.spilled.extend(spilled.map(|file| (position.offset, file)));
+            into.push(Record::new(position, bytes));
         }
         Ok(Received::Records)
     }
@@ -208,6 +259,8 @@ impl Source for FileSource {
             }
         }
         self.progress.bytes = upto.next(0);
+        // Of a line that was too long for its white space only.
+        self.spilled = self.spilled.split_off(&self.progress.bytes);
         (self.on_progress)(self.progress);
     }
 
@@ -233,10 +286,40 @@ impl Source for FileSource {
 struct Lines {
     input: Box<dyn Read + Send>,
     line_bytes_max: usize,
+    /// Beside this lines are kept that are too long; the rest of them is passed by when `None`.
+    spill_path: Option<PathBuf>,
     offset: u64,
     carry: Vec<u8>,
-    /// The line at hand is too long: what came of it was handed over, the rest is passed by.
-    is_skipping: bool,
+    /// The line at hand, where it is too long.
+    long: Option<Long>,
+}
+
+/// A line that is too long for memory, as far as it has come.
+struct Long {
+    head: Bytes,
+    spilled: Option<File>,
+}
+
+impl Long {
+    fn begin(head: Bytes, spill_path: Option<&Path>) -> std::io::Result<Self> {
+        let spilled = spill_path.map(|path| {
+            let path = beside(path, &format!(".{}", std::process::id()));
+            let mut file = File::options().create_new(true).read(true).write(true).open(&path)?;
+            // It has no name any more, so that nothing is left of it whatever happens.
+            std::fs::remove_file(&path)?;
+            file.write_all(&head)?;
+            Ok::<_, std::io::Error>(file)
+        });
+        Ok(Self { head, spilled: spilled.transpose()? })
+    }
+
+    fn append(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        self.spilled.as_mut().map_or(Ok(()), |file| file.write_all(bytes))
+    }
+
+    fn end(self, end: u64) -> Line {
+        Line { end, bytes: self.head, spilled: self.spilled }
+    }
 }
 
 impl Lines {
@@ -248,36 +331,40 @@ impl Lines {
         let read = self.input.read(&mut buffer[carried..])?;
         buffer.truncate(carried + read);
         if read == 0 {
-            let is_rest = !buffer.is_empty() && !self.is_skipping;
             self.offset += buffer.len() as u64;
-            return Ok(is_rest.then(|| vec![(self.offset, Bytes::from(buffer))]));
+            let end = self.offset;
+            let rest = (!buffer.is_empty()).then(|| Line { end, bytes: buffer.into(), spilled: None });
+            return Ok(self.long.take().map(|long| long.end(end)).or(rest).map(|line| vec![line]));
         }
         let whole = memchr::memrchr(b'\n', &buffer).map_or(0, |at| at + 1);
         self.carry = buffer.split_off(whole);
-        let mut block = self.cut(buffer.into());
-        if self.carry.len() > self.line_bytes_max {
-            let head = std::mem::take(&mut self.carry);
-            self.offset += head.len() as u64;
-            if !std::mem::replace(&mut self.is_skipping, true) {
-                block.push((self.offset, head.into()));
+        let block = self.cut(buffer.into())?;
+        if self.long.is_some() || self.carry.len() > self.line_bytes_max {
+            let part = Bytes::from(std::mem::take(&mut self.carry));
+            self.offset += part.len() as u64;
+            match &mut self.long {
+                Some(long) => long.append(&part)?,
+                None => self.long = Some(Long::begin(part, self.spill_path.as_deref())?),
             }
         }
         Ok(Some(block))
     }
 
-    fn cut(&mut self, whole: Bytes) -> Block {
+    fn cut(&mut self, whole: Bytes) -> std::io::Result<Block> {
         let mut block = Vec::new();
         let mut start = 0;
         for end in memchr::memchr_iter(b'\n', &whole) {
             let line = whole.slice(start..end);
             self.offset += (end + 1 - start) as u64;
             start = end + 1;
-            let is_rest_of_long = std::mem::take(&mut self.is_skipping);
-            if !is_rest_of_long && !line.iter().all(u8::is_ascii_whitespace) {
-                block.push((self.offset, line));
+            if let Some(mut long) = self.long.take() {
+                long.append(&line)?;
+                block.push(long.end(self.offset));
+            } else if !line.iter().all(u8::is_ascii_whitespace) {
+                block.push(Line { end: self.offset, bytes: line, spilled: None });
             }
         }
-        block
+        Ok(block)
     }
 }
 
@@ -285,14 +372,15 @@ impl Lines {
 mod tests {
     use super::*;
 
+    fn lines_of(input: &'static [u8], line_bytes_max: usize, spill_path: Option<PathBuf>) -> Vec<Line> {
+        let input = Box::new(input);
+        let mut lines = Lines { input, line_bytes_max, spill_path, offset: 0, carry: Vec::new(), long: None };
+        std::iter::from_fn(|| lines.block().unwrap()).flatten().collect()
+    }
+
     fn lines(input: &'static [u8], line_bytes_max: usize) -> Vec<(u64, Vec<u8>)> {
-        let mut lines =
-            Lines { input: Box::new(input), line_bytes_max, offset: 0, carry: Vec::new(), is_skipping: false };
-        let mut all = Vec::new();
-        while let Some(block) = lines.block().unwrap() {
-            all.extend(block.into_iter().map(|(end, line)| (end, line.to_vec())));
-        }
-        all
+        let all = lines_of(input, line_bytes_max, None);
+        all.into_iter().map(|line| (line.end, line.bytes.to_vec())).collect()
     }
 
     #[test]
@@ -305,13 +393,21 @@ mod tests {
     }
 
     #[test]
-    fn a_long_line_is_handed_over_once_and_passed_by() {
-        let mut input = vec![b'x'; 3 * BLOCK_BYTES];
-        input.extend_from_slice(b"\nok\n");
-        let end = input.len() as u64;
-        let found = lines(input.leak(), 10);
-        assert_eq!(found.len(), 2);
-        assert_eq!(found[0].1.len(), BLOCK_BYTES);
-        assert_eq!(found[1], (end, b"ok".to_vec()));
+    fn a_long_line_is_handed_over_once_and_kept_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let long: Vec<u8> = (0..3 * BLOCK_BYTES).map(|n| if n % 7 == 0 { 0xff } else { b'x' }).collect();
+        for rest in ["\nok\n", "\nok", "\n", ""] {
+            let input = [&long, rest.as_bytes()].concat();
+            let end = input.len() as u64;
+            let found = lines_of(input.leak(), 10, Some(dir.path().join("raw")));
+            assert_eq!(found.len(), if rest.contains("ok") { 2 } else { 1 });
+            assert_eq!((found[0].bytes.len(), found[0].end), (BLOCK_BYTES, (long.len() + rest.len().min(1)) as u64));
+            let (mut file, mut whole) = (found[0].spilled.as_ref().unwrap(), Vec::new());
+            file.rewind().unwrap();
+            file.read_to_end(&mut whole).unwrap();
+            assert!(whole == long, "not the line as it was");
+            assert!(found[1..].iter().all(|line| (line.end, &line.bytes[..]) == (end, b"ok")), "{rest:?}");
+        }
+        assert_eq!(std::fs::read_dir(&dir).unwrap().count(), 0, "nothing is left beside the rejected lines");
     }
 }

@@ -4,21 +4,25 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper::header::{HOST, HeaderValue};
+use hyper::http::uri::PathAndQuery;
 use hyper::{Request, Response, Uri};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
-/// A server to talk to: `http://host:port`.
+/// A server to talk to: `http://host:port`, or `http://host:port/prefix`, which every path then
+/// begins with.
 #[derive(Debug, Clone)]
 pub struct Server {
     /// All that its name stands for: it may answer on any of them, as on IPv4 only under `localhost`.
     addresses: Arc<[SocketAddr]>,
     host: HeaderValue,
+    /// Empty, or without a slash at its end.
+    prefix: Arc<str>,
 }
 
 /// Why a request has no answer.
@@ -39,14 +43,42 @@ impl Server {
     /// Reads a URL and finds its address. Anything but this machine must be allowed: load is not for strangers.
     ///
     /// # Errors
-    /// When the URL is no `http://host:port`, its host is unknown, or it is remote and that is not allowed.
+    /// When the URL is no `http://host:port/prefix`, its host is unknown, or it is remote and that
+    /// is not allowed. No message repeats a password or a query.
     pub fn parse(url: &str, allow_remote: bool) -> anyhow::Result<Self> {
-        let uri: Uri = url.parse().with_context(|| format!("{url:?} is no URL"))?;
-        if uri.scheme_str() != Some("http") {
-            bail!("{url:?} must start with http://");
+        let (server, uri) = Self::locate(url, allow_remote)?;
+        if uri.query().is_some() {
+            bail!("invalid URL {:?}: has a query; {EXPECTED}/prefix", plain(url));
         }
-        let authority = uri.authority().with_context(|| format!("{url:?} names no host"))?;
-        let port = authority.port_u16().unwrap_or(80);
+        Ok(Self { prefix: uri.path().trim_end_matches('/').into(), ..server })
+    }
+
+    /// Reads the URL of one thing to ask for: its server, and its path with its query.
+    ///
+    /// # Errors
+    /// As [`Self::parse`], but for the query.
+    pub fn parse_whole(url: &str, allow_remote: bool) -> anyhow::Result<(Self, String)> {
+        let (server, uri) = Self::locate(url, allow_remote)?;
+        let path = uri.path_and_query().map_or("/", |path| path.as_str());
+        Ok((server, path.to_owned()))
+    }
+
+    fn locate(url: &str, allow_remote: bool) -> anyhow::Result<(Self, Uri)> {
+        let invalid = |what: &str| anyhow!("invalid URL {:?}: {what}; {EXPECTED}", plain(url));
+        let uri: Uri = url.parse().map_err(|error| invalid(&format!("{error}")))?;
+        let authority = uri.authority().filter(|_| uri.scheme_str() == Some("http"));
+        let authority = authority.ok_or_else(|| invalid("does not begin with http:// and a host"))?;
+        if authority.as_str().contains('@') {
+            return Err(invalid("has a user or a password, which are not sent"));
+        }
+        if url.contains('#') {
+            return Err(invalid("has a fragment, which is not sent"));
+        }
+        let has_port = authority.as_str().len() > authority.host().len();
+        let port = match authority.port_u16() {
+            None if has_port => return Err(invalid("has no legal port")),
+            port => port.unwrap_or(80),
+        };
         let host = authority.host().trim_matches(['[', ']']);
         let addresses: Arc<[SocketAddr]> = std::net::ToSocketAddrs::to_socket_addrs(&(host, port))
             .with_context(|| format!("{host:?} is no known host"))?
@@ -57,13 +89,37 @@ impl Server {
         if let Some(address) = addresses.iter().find(|address| !address.ip().is_loopback() && !allow_remote) {
             bail!("{address} is not this machine; --allow-remote allows it");
         }
-        Ok(Self { addresses, host: HeaderValue::from_str(authority.as_str())? })
+        let host = HeaderValue::from_str(authority.as_str())?;
+        Ok((Self { addresses, host, prefix: "".into() }, uri))
     }
 
     /// A request to this server.
+    ///
+    /// # Errors
+    /// When the path is none.
     pub fn request(&self, method: &str, path: &str, body: Bytes) -> anyhow::Result<Request<Full<Bytes>>> {
-        let request = Request::builder().method(method).uri(path).header(HOST, &self.host).body(Full::new(body))?;
-        Ok(request)
+        let whole: PathAndQuery = match path.starts_with('/') {
+            true if self.prefix.is_empty() => path.parse().ok(),
+            true => format!("{}{path}", self.prefix).parse().ok(),
+            false => None,
+        }
+        .with_context(|| format!("invalid path {path:?}: expected e.g. /order/b563feb7b2b84b6test"))?;
+        let request = Request::builder().method(method).uri(whole).header(HOST, &self.host);
+        Ok(request.body(Full::new(body))?)
+    }
+}
+
+/// How a message about a URL ends.
+const EXPECTED: &str = "expected e.g. http://127.0.0.1:8080";
+
+/// A URL as a message may show it: without what may be a secret, which stands before an `@` or in a
+/// query.
+pub(super) fn plain(url: &str) -> String {
+    let url = url.split(['?', '#']).next().unwrap_or_default();
+    match (url.rsplit_once('@'), url.split_once("://")) {
+        (None, _) => url.to_owned(),
+        (Some((_, host)), Some((scheme, _))) => format!("{scheme}://…@{host}"),
+        (Some((_, host)), None) => format!("…@{host}"),
     }
 }
 
@@ -150,10 +206,48 @@ mod tests {
         let there = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let gone = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let at = |addresses: &[SocketAddr]| {
-            let server = Server { addresses: addresses.into(), host: HeaderValue::from_static("x") };
+            let host = HeaderValue::from_static("x");
+            let server = Server { addresses: addresses.into(), host, prefix: "".into() };
             Client::new(server, Duration::from_secs(5))
         };
         assert_eq!(at(&[gone, there.local_addr().unwrap()]).connect().await, Ok(()));
         assert_eq!(at(&[gone, gone]).connect().await, Err(NoAnswer::Refused));
+    }
+
+    #[test]
+    fn a_url_is_asked_for_with_all_that_it_says_or_refused() {
+        let path = |url: &str, path: &str| {
+            let request = Server::parse(url, false).unwrap().request("GET", path, Bytes::new()).unwrap();
+            request.uri().to_string()
+        };
+        assert_eq!(path("http://127.0.0.1:1", "/order/x?y=1"), "/order/x?y=1");
+        assert_eq!(path("http://127.0.0.1:1/", "/order/x"), "/order/x");
+        assert_eq!(path("http://127.0.0.1:1/prefix", "/order/x"), "/prefix/order/x");
+        assert_eq!(path("http://127.0.0.1/a/b/", "/order/x"), "/a/b/order/x");
+        let (_, whole) = Server::parse_whole("http://127.0.0.1:1/readyz?lag=1", false).unwrap();
+        assert_eq!(whole, "/readyz?lag=1");
+        for (url, reason) in [
+            ("http://127.0.0.1:1/?secret=x", "has a query"),
+            ("http://127.0.0.1:1/a#secret", "has a fragment"),
+            ("http://me:secret@127.0.0.1:1", "has a user or a password"),
+            ("http://secret@127.0.0.1:1/", "has a user or a password"),
+            ("https://me:secret@127.0.0.1:1/", "does not begin with http://"),
+            ("127.0.0.1:1", "does not begin with http://"),
+            ("/order", "does not begin with http://"),
+            ("http://", "; expected e.g. http://"),
+            ("http://me:secret@:1", "; expected e.g. http://"),
+            ("http://127.0.0.1:99999", "has no legal port"),
+            ("http://127.0.0.1:", "has no legal port"),
+            ("http://me:secret@127.0.0.1:1/a b", "; expected e.g. http://"),
+            ("http://me:sec/ret@127.0.0.1:1", "; expected e.g. http://"),
+        ] {
+            let error = Server::parse(url, false).unwrap_err().to_string();
+            assert!(error.starts_with("invalid URL \"") && error.contains(reason), "{url}: {error}");
+            assert!(!error.contains("secret") && !error.contains("sec/"), "{error}");
+        }
+        let server = Server::parse("http://127.0.0.1:1", false).unwrap();
+        for wrong in ["", "order", "/a b", "http://127.0.0.1:1/"] {
+            assert!(server.request("GET", wrong, Bytes::new()).is_err(), "{wrong}");
+        }
     }
 }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 
+use super::output;
 use super::progress::Progress;
 use crate::store::any::{self, Live};
 
@@ -52,7 +53,10 @@ async fn write(live: &Live, output: &mut Output, progress: &Progress) -> anyhow:
         Ok(())
     })
     .await
-    .map_err(anyhow::Error::from_boxed)?;
+    // An error of the output stays known for one.
+    .map_err(|error| {
+        error.downcast::<std::io::Error>().map_or_else(anyhow::Error::from_boxed, |error| (*error).into())
+    })?;
     Ok(output.write(&lines, orders, progress)?)
 }
 
@@ -71,7 +75,7 @@ impl Output {
     fn open(path: Option<&Path>) -> anyhow::Result<Self> {
         let create = |path: &Path| File::create(path).with_context(|| format!("cannot write {}", path.display()));
         let (to, names): (Box<dyn Write>, _) = match path {
-            None => (Box::new(std::io::stdout().lock()), None),
+            None => (Box::new(output::stdout()), None),
             // A pipe or a device has no other name.
             Some(path) if path.metadata().is_ok_and(|known| !known.is_file()) => (Box::new(create(path)?), None),
             Some(path) => {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, bail};
 
+use super::output;
 use super::progress::Progress;
 use crate::ingest::{self, Ingest, Ledger};
 use crate::lifecycle::Shutdown;
@@ -19,7 +20,8 @@ use crate::store::{Batch, Move, Store};
 pub struct Config {
     /// The file of one order a line; `-` is standard input.
     pub path: PathBuf,
-    /// Where lines that are no orders go.
+    /// Where lines that are no orders go, with the reasons; beside it, with `.raw` at its end, the
+    /// lines as they were.
     pub rejects: PathBuf,
     /// The store.
     pub store: any::Config,
@@ -45,9 +47,16 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
 async fn import(config: &Config, name: Arc<str>, store: &AnyStore, shutdown: Shutdown) -> anyhow::Result<()> {
     let from = store.positions(Arc::clone(&name)).await?.next(0);
     let is_file = !file::is_stream(&config.path)?;
+    let raw = file::raw_of(&config.rejects);
+    for path in [Some(&config.rejects), raw.as_ref()].into_iter().flatten().filter(|_| is_file) {
+        if path.canonicalize().is_ok_and(|path| config.path.canonicalize().is_ok_and(|input| input == path)) {
+            bail!("{} is what is imported: rejected lines cannot go there; see --rejects", path.display());
+        }
+    }
     let len = if is_file { Some(std::fs::metadata(&config.path)?.len()) } else { None };
     if from > 0 {
-        eprintln!("going on at byte {from} of {}, where the last import stopped", config.path.display());
+        let path = config.path.display();
+        output::note(format_args!("going on at byte {from} of {path}, where the last import stopped"));
     }
     let progress = Arc::new(Progress::bytes("import", len));
     progress.add(from);
@@ -78,8 +87,13 @@ async fn import(config: &Config, name: Arc<str>, store: &AnyStore, shutdown: Shu
         forget_position(store, name).await?;
     }
     if ledger.rejected > 0 {
-        let rejects = config.rejects.display();
-        bail!("{} lines are no valid orders; they are in {rejects} with the reasons", ledger.rejected);
+        let (count, rejects) = (ledger.rejected, config.rejects.display());
+        match raw {
+            None => bail!("{count} lines are no valid orders; they are in {rejects} with the reasons"),
+            Some(raw) => {
+                bail!("{count} lines are no valid orders; they are in {}, the reasons in {rejects}", raw.display())
+            }
+        }
     }
     Ok(())
 }

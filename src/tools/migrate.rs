@@ -4,6 +4,7 @@ use std::io::Write;
 
 use anyhow::{Error, bail};
 
+use super::output;
 use crate::store::StoreError;
 use crate::store::any::{self, Maintenance};
 
@@ -38,7 +39,7 @@ pub async fn run(store: &any::Config, direction: Direction) -> anyhow::Result<()
         Err(error) => Error::from_boxed(error).context("not migrated"),
     };
     let mut store = Maintenance::open(store).await?;
-    let mut out = std::io::stdout().lock();
+    let mut out = output::stdout();
     match direction {
         Direction::Up { is_with_optional } => match store.up(is_with_optional).await.map_err(failed)?.as_slice() {
             [] => writeln!(out, "nothing to do")?,
@@ -59,5 +60,5 @@ pub async fn run(store: &any::Config, direction: Direction) -> anyhow::Result<()
             }
         }
     }
-    Ok(())
+    Ok(out.flush()?)
 }

@@ -11,5 +11,6 @@ pub mod healthcheck;
 pub mod import;
 pub mod load;
 pub mod migrate;
+pub mod output;
 pub mod progress;
 pub mod publish;

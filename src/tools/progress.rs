@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 
 use indicatif::{HumanBytes, HumanCount, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
+use super::output;
+
 /// How often a line is written where there is no terminal.
 const LINE_EVERY: Duration = Duration::from_secs(5);
 
@@ -67,7 +69,7 @@ impl Progress {
         let mut last = self.last_line.lock().unwrap_or_else(PoisonError::into_inner);
         if last.elapsed() >= LINE_EVERY {
             *last = Instant::now();
-            eprintln!("{}: {}", self.what, self.line(done));
+            output::note(format_args!("{}: {}", self.what, self.line(done)));
         }
     }
 
@@ -85,7 +87,7 @@ impl Progress {
             bar.finish_and_clear();
         }
         let seconds = self.started.elapsed().as_secs_f64();
-        eprintln!("{}: {} in {seconds:.1} s", self.what, summary.as_ref());
+        output::note(format_args!("{}: {} in {seconds:.1} s", self.what, summary.as_ref()));
     }
 
     fn line(&self, done: u64) -> String {

@@ -32,6 +32,14 @@ export function wbOrder(id, { name = 'Анна Смирнова', amount = 1817,
 
 export const envelope = (payload, rest = {}) => ({ order_id: '', user_id: '2f0f8f0e-5b0a-4c3e-9d51-2a3c6b7d8e9f', payload, ...rest });
 
+/**
+ * An object of `depth` levels, each with a short text, a long one without spaces and a long name.
+ */
+export const deepObject = (depth) => ({
+  text: `level ${depth} from the innermost`, long: 'x'.repeat(200), ['name'.repeat(30)]: depth,
+  ...(depth > 1 ? { deeper: deepObject(depth - 1) } : {}),
+});
+
 /** Every text, and the name of an extra field at each level, is markup. */
 export function markupOrder(id) {
   const replaced = JSON.parse(JSON.stringify(wbOrder(id)), (key, value) => (typeof value === 'string' ? MARKUP : value));

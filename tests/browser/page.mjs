@@ -2,7 +2,12 @@
 import assert from 'node:assert/strict';
 import { chromium } from 'playwright-core';
 
-const FLAGS = ['--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run',
+/**
+ * A host that leads to this machine and, unlike a loopback address, is no secure context over plain
+ * HTTP.
+ */
+export const PLAIN_HOST = 'orders.test';
+const FLAGS = [`--host-resolver-rules=MAP ${PLAIN_HOST} 127.0.0.1`, '--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run',
   '--disable-background-networking', '--disable-component-update', '--disable-sync'];
 
 /** Starts Chromium; playwright gives each start a user data directory of its own and removes it. */
@@ -14,10 +19,7 @@ export const PHONE = { ...DESKTOP, viewport: { width: 360, height: 740 }, device
 /** A page in a context of its own, and `faults`: what was wrong on it so far. */
 export async function openPage(browser, origin, hash = '', options = DESKTOP) {
   const context = await browser.newContext(options);
-  const page = await context.newPage();
-  page.setDefaultTimeout(60_000);
-  const faults = await watch(page, origin);
-  await page.goto(`${origin}/${hash}`);
+  const { page, faults } = await openTab(context, origin, { hash });
   return {
     page,
     faults,
@@ -29,6 +31,28 @@ export async function openPage(browser, origin, hash = '', options = DESKTOP) {
     },
   };
 }
+
+/**
+ * A tab of a context, which is one browser to the page: its tabs share storage, channels and locks.
+ */
+export async function openTab(context, origin, { hash = '', visible = true } = {}) {
+  const page = await context.newPage();
+  page.setDefaultTimeout(60_000);
+  const faults = await watch(page, origin);
+  // Chromium without a window takes every tab for visible.
+  await page.addInitScript((state) => {
+    window.visibility = state;
+    Object.defineProperty(document, 'visibilityState', { get: () => window.visibility });
+  }, visible ? 'visible' : 'hidden');
+  await page.goto(`${origin}/${hash}`);
+  return { page, faults };
+}
+
+/** Hides a tab or shows it again, as choosing another tab or this one would. */
+export const setVisible = (page, visible) => page.evaluate((state) => {
+  window.visibility = state;
+  document.dispatchEvent(new Event('visibilitychange'));
+}, visible ? 'visible' : 'hidden');
 
 async function watch(page, origin) {
   const faults = [];
@@ -42,9 +66,10 @@ async function watch(page, origin) {
   });
   page.on('pageerror', (error) => faults.push(`error: ${error.stack}`));
   page.on('console', (message) => {
-    // The browser itself reports each refused or lost request; the tests check those by what the page says.
-    const isRequest = /^Failed to load resource|net::ERR_/.test(message.text());
-    if (['error', 'warning'].includes(message.type()) && !isRequest) faults.push(`console: ${message.text()}`);
+    // The browser itself reports each refused or lost request, which the tests check by what the
+    // page says, and that a page over plain HTTP cannot be isolated.
+    const isExpected = /^Failed to load resource|net::ERR_|^The Cross-Origin-Opener-Policy header/.test(message.text());
+    if (['error', 'warning'].includes(message.type()) && !isExpected) faults.push(`console: ${message.text()}`);
   });
   page.on('request', (request) => {
     if (new URL(request.url()).origin !== origin) faults.push(`request: ${request.url()}`);
@@ -55,6 +80,20 @@ async function watch(page, origin) {
 export const rowIds = (page) => page.locator('#rows tr a').allTextContents();
 export const isLive = (page) => page.locator('#connection[data-state="live"]').waitFor();
 export const seen = async (page, kind) => Number((await page.locator(`#seen-${kind}`).textContent()).replace(/\D/g, ''));
+/** Links and buttons whose accessible name leaves out what is to be read on them. */
+export const misnamed = (page) => page.evaluate(() => {
+  const words = (text) => text.toLowerCase().replace(/[^\p{L}\p{N}]+/gu, ' ').trim();
+  const shownText = (node) => {
+    if (node.nodeType === Node.TEXT_NODE) return node.data;
+    if (node.nodeType !== Node.ELEMENT_NODE || node.matches('[aria-hidden="true"], .visually-hidden')) return '';
+    return node.checkVisibility() ? [...node.childNodes].map(shownText).join('') : '';
+  };
+  return [...document.querySelectorAll('a, button, summary, input, [role="button"], [role="link"]')]
+    .filter((element) => element.hasAttribute('aria-label') || element.hasAttribute('aria-labelledby'))
+    .map((element) => [words(shownText(element)), words(element.ariaLabel
+      ?? element.getAttribute('aria-labelledby').split(/\s+/).map((id) => document.getElementById(id).textContent).join(' '))])
+    .filter(([shown, name]) => shown !== '' && !` ${name} `.includes(` ${shown} `));
+});
 /** How far the page can be scrolled sideways. */
 export const sideways = (page) => page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth);
 /** A few words about the focused element. */

@@ -4,8 +4,12 @@ import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import { fileURLToPath } from 'node:url';
-import { KNOWN, MARKUP, acceptedMarkupOrder, envelope, freshId, markupEnvelope, markupOrder, wbOrder } from './orders.mjs';
-import { DESKTOP, PHONE, focused, isLive, launch, openPage, rowIds, seen, sideways } from './page.mjs';
+import {
+  KNOWN, MARKUP, acceptedMarkupOrder, deepObject, envelope, freshId, markupEnvelope, markupOrder, wbOrder,
+} from './orders.mjs';
+import {
+  DESKTOP, PHONE, PLAIN_HOST, focused, isLive, launch, misnamed, openPage, openTab, rowIds, seen, setVisible, sideways,
+} from './page.mjs';
 import { Server, until } from './server.mjs';
 
 const SCREENSHOTS = process.env.SCREENSHOTS ?? fileURLToPath(new URL('../../target/screenshots', import.meta.url));
@@ -27,8 +31,12 @@ after(async () => {
 /** Runs `body` on a fresh page and fails if anything was wrong on it: errors, dialogs, policy, other hosts. */
 async function onPage({ hash = '', options = DESKTOP } = {}, body) {
   const opened = await openPage(browser, server.origin, hash, options);
-  await body(opened.page, opened.faults);
-  await opened.close();
+  try {
+    await body(opened.page, opened.faults);
+    await opened.close();
+  } finally {
+    await opened.page.context().close(); // with its stream, which later tests would count
+  }
 }
 const orderPath = (id) => `#/order/${encodeURIComponent(id)}`;
 const title = (page) => page.locator('#order-view h1');
@@ -96,6 +104,44 @@ describe('looks', () => {
     const text = await page.locator('#order-view').innerText();
     for (const words of ['Доставка', 'Получатель', '1\u00a0817\u00a0RUB', 'Версия']) assert.ok(text.includes(words), words);
   }));
+
+  // Labels beside values took their width at each level: from the second level on they left a
+  // phone.
+  for (const width of [320, 360, 1280]) {
+    test(`an order nested ten levels deep fits ${width} px`, () => onPage({ options: { ...(width < 600 ? PHONE : DESKTOP), viewport: { width, height: 800 } } }, async (page) => {
+      const { order_id: id } = JSON.parse((await server.post(envelope({ ...deepObject(10), items: [deepObject(10)], list: [[[['y'.repeat(200)]]]] }))).body);
+      const wb = freshId();
+      const order = { ...wbOrder(wb), extra: deepObject(10) };
+      order.items[0].extra = deepObject(10);
+      assert.equal((await server.post(order)).status, 201);
+      for (const shown of [id, wb]) {
+        await page.evaluate((hash) => { location.hash = hash; }, orderPath(shown));
+        await shows(page, shown);
+        // Not innerWidth: a phone widens it to what does not fit.
+        const { pageWidth, scrolled, cut } = await page.evaluate(() => ({
+          pageWidth: document.documentElement.scrollWidth,
+          scrolled: [...document.querySelectorAll('.scroll')].filter((box) => box.scrollWidth > box.clientWidth).length,
+          cut: [...document.querySelectorAll('#order-view :is(dt, dd)')].filter((box) => box.scrollWidth > box.clientWidth || box.clientWidth < 60).length,
+        }));
+        assert.deepEqual({ pageWidth, scrolled, cut }, { pageWidth: width, scrolled: 0, cut: 0 });
+        await screenshot(page, `deep-${shown === wb ? 'wb' : 'envelope'}-${width}`, true);
+      }
+      await page.evaluate(() => { location.hash = '#/'; });
+      await page.locator('#rows tr').first().waitFor();
+      assert.equal(await page.evaluate(() => document.documentElement.scrollWidth), width);
+    }));
+  }
+
+  test('a label stands beside its value where there is room, and above it where there is not', async () => {
+    const { order_id: id } = JSON.parse((await server.post(envelope({ flat: 'value', deep: { deeper: 'value' } }))).body);
+    for (const [options, isAbove] of [[DESKTOP, [false, true, false]], [PHONE, [false, true, true]], [{ ...PHONE, viewport: { width: 320, height: 740 } }, [true, true, true]]]) {
+      await onPage({ hash: orderPath(id), options }, async (page) => {
+        await shows(page, id);
+        assert.deepEqual(await page.locator('.payload .facts > div').evaluateAll((rows) =>
+          rows.map(({ firstElementChild: label, lastElementChild: value }) => label.getBoundingClientRect().bottom <= value.getBoundingClientRect().top)), isAbove);
+      });
+    }
+  });
 });
 
 describe('search and address', () => {
@@ -290,6 +336,202 @@ describe('live', () => {
   }));
 });
 
+describe('tabs', () => {
+  /**
+   * Runs `body` with a way to open tabs of one browser, and fails if anything was wrong on one of
+   * them.
+   */
+  async function withTabs({ origin = server.origin } = {}, body) {
+    // Streams of tests before this one end when the server notices.
+    await until(async () => (await server.streams()) === 0, 'no stream is open');
+    const context = await browser.newContext(DESKTOP);
+    const opened = [];
+    try {
+      await body(async (options) => {
+        opened.push(await openTab(context, origin, options));
+        return opened.at(-1).page;
+      });
+    } finally {
+      await context.close();
+    }
+    assert.deepEqual(opened.flatMap(({ faults }) => faults), []);
+  }
+  const streamsAre = (count) => until(async () => (await server.streams()) === count, `${count} streams are open`);
+  async function post() {
+    const id = freshId();
+    assert.equal((await server.post(wbOrder(id))).status, 201);
+    return id;
+  }
+  const isOnTop = (page, id) => until(async () => (await rowIds(page))[0] === id, `${id} is on top`);
+  async function hasSeen(page, ids) {
+    await isOnTop(page, ids.at(-1));
+    assert.deepEqual((await rowIds(page)).slice(0, ids.length), ids.slice().reverse());
+    await until(async () => (await seen(page, 'created')) >= ids.length, 'all are counted');
+    assert.equal(await seen(page, 'created'), ids.length, 'each is counted once');
+  }
+
+  // A browser opens six HTTP/1.1 connections to a host: with a stream for each tab the seventh did
+  // not load.
+  test('eight tabs load, hold one stream and show a new order', () => withTabs({}, async (open) => {
+    const pages = [];
+    for (let count = 0; count < 8; count += 1) {
+      pages.push(await open());
+      await isLive(pages.at(-1));
+    }
+    assert.equal(await server.streams(), 1);
+    const id = await post();
+    for (const page of pages) await hasSeen(page, [id]);
+    assert.equal(await server.streams(), 1);
+  }));
+
+  test('a hidden tab holds no stream; a visible one has it, and reads what it missed once', () => withTabs({}, async (open) => {
+    const [first, second] = [await open(), await open()];
+    await isLive(first);
+    await isLive(second);
+    const ids = [await post()];
+    await hasSeen(first, ids);
+    await hasSeen(second, ids);
+
+    await setVisible(first, false);
+    ids.push(await post());
+    await hasSeen(second, ids);
+    assert.equal(await seen(first, 'created'), 1, 'a hidden tab is told nothing');
+    await streamsAre(1);
+
+    await setVisible(second, false);
+    await streamsAre(0);
+    ids.push(await post());
+
+    await setVisible(first, true);
+    await hasSeen(first, ids);
+    await streamsAre(1);
+    await setVisible(second, true);
+    await hasSeen(second, ids);
+    ids.push(await post());
+    await hasSeen(first, ids);
+    await hasSeen(second, ids);
+    await streamsAre(1);
+  }));
+
+  test('a tab hidden before anything happened reads what it missed', () => withTabs({}, async (open) => {
+    const page = await open();
+    await isLive(page);
+    await page.locator('#rows tr').first().waitFor();
+    await setVisible(page, false);
+    await streamsAre(0);
+    const ids = [await post(), await post()];
+    await setVisible(page, true);
+    await hasSeen(page, ids);
+  }));
+
+  test('a tab opened in the background has its list, and a stream only once it is looked at', () => withTabs({}, async (open) => {
+    const page = await open({ visible: false });
+    await page.locator('#rows tr').first().waitFor();
+    assert.equal(await server.streams(), 0);
+    const id = await post();
+    await setVisible(page, true);
+    await isLive(page);
+    await isOnTop(page, id);
+    assert.equal(await server.streams(), 1);
+  }));
+
+  test('the leading tab is closed amid orders: none is lost, none is counted twice', () => withTabs({}, async (open) => {
+    const pages = [await open(), await open(), await open()];
+    for (const page of pages) await isLive(page);
+    assert.equal(await server.streams(), 1);
+    const ids = [];
+    for (const leader of pages.slice(0, 2)) { // each has the lock in the order in which they came
+      for (let count = 0; count < 5; count += 1) ids.push(await post());
+      const closing = leader.close();
+      for (let count = 0; count < 10; count += 1) ids.push(await post());
+      await closing;
+    }
+    await hasSeen(pages[2], ids);
+    await streamsAre(1);
+  }));
+
+  // A tab that led has told something that arrives when another one leads: it once took that for
+  // its own stream's word, found itself behind, and waited for ever.
+  test('what a former leader told arrives late and out of order, and does no harm', () => withTabs({}, async (open) => {
+    const pages = [await open()];
+    const stranger = await pages[0].context().newPage();
+    await stranger.goto(`${server.origin}/health`);
+    await stranger.evaluate(() => {
+      window.channel = new BroadcastChannel('order-service.events');
+      window.channel.onmessage = ({ data }) => { window.lastId = data.event?.id ?? window.lastId; };
+    });
+    const ids = [];
+    async function storeAndSee() {
+      ids.push(await post());
+      for (const page of pages) await hasSeen(page, ids);
+    }
+    async function disturb() {
+      await stranger.waitForFunction(() => window.lastId);
+      await stranger.evaluate(() => {
+        const [, process, last] = /^(.+)-(\d+)$/.exec(window.lastId);
+        const position = (ahead) => `${process}-${Number(last) + ahead}`;
+        window.channel.postMessage({ start: position(100) });
+        const data = JSON.stringify({ order_uid: 'early', version: 1, change: 'created' });
+        window.channel.postMessage({ event: { type: 'order', after: position(100), id: position(101), data } });
+      });
+    }
+    await isLive(pages[0]);
+    await storeAndSee();
+    await disturb();
+    await storeAndSee();
+    ids.length = 0;
+    await pages[0].reload();
+    pages.push(await open());
+    for (const page of pages) await isLive(page);
+    await storeAndSee();
+    await disturb();
+    await storeAndSee();
+    await storeAndSee();
+    await streamsAre(1);
+  }));
+
+  test('a change that the server no longer knows of is read afresh, in the list and in the open order', { timeout: 240_000 }, () => withTabs({}, async (open) => {
+    const { order_id: id } = JSON.parse((await server.post(envelope({ amount: 5 }))).body);
+    const [list, order] = [await open(), await open({ hash: orderPath(id) })];
+    await isLive(list);
+    await shows(order, id);
+    await setVisible(list, false);
+    await setVisible(order, false);
+    await server.stop();
+    await server.start();
+    const newest = await post();
+    await server.post(envelope({ amount: 7 }, { order_id: id, status: 'processing' }));
+    await setVisible(order, true);
+    await order.getByText('Version 2', { exact: true }).waitFor();
+    await setVisible(list, true);
+    await isOnTop(list, newest);
+    await list.getByText('Processing').first().waitFor();
+    await streamsAre(1);
+  }));
+
+  // Over plain HTTP from another host there are no locks.
+  test('where tabs cannot share, each visible one holds a stream and a hidden one holds none', () => withTabs({ origin: `http://${PLAIN_HOST}:${server.port}` }, async (open) => {
+    const [first, second] = [await open(), await open()];
+    assert.deepEqual(await first.evaluate(() => [isSecureContext, typeof navigator.locks]), [false, 'undefined']);
+    await isLive(first);
+    await isLive(second);
+    await streamsAre(2);
+    const ids = [await post()];
+    await hasSeen(first, ids);
+    await hasSeen(second, ids);
+    await setVisible(first, false);
+    await streamsAre(1);
+    ids.push(await post());
+    await hasSeen(second, ids);
+    await setVisible(second, false);
+    await streamsAre(0);
+    ids.push(await post());
+    await setVisible(first, true);
+    await hasSeen(first, ids);
+    await streamsAre(1);
+  }));
+});
+
 describe('safety', () => {
   test('the policy header is sent, and nothing is fetched from elsewhere', async () => {
     const response = await fetch(`${server.origin}/`);
@@ -364,6 +606,21 @@ describe('reach', () => {
     await page.keyboard.press('Enter');
     await shows(page, KNOWN);
   }));
+
+  // Who says to a computer what is to be read on a button must be understood.
+  for (const locale of ['en-US', 'ru-RU']) {
+    test(`the name of each link and button contains its visible text (${locale})`, () => onPage({ options: { ...DESKTOP, locale } }, async (page) => {
+      await isLive(page);
+      await page.locator('#rows tr').first().waitFor();
+      assert.ok(await page.locator('a[aria-label], button[aria-label]').count() >= 3);
+      assert.deepEqual(await misnamed(page), []);
+      for (const hash of [orderPath(KNOWN), orderPath('not an id')]) {
+        await page.evaluate((to) => { location.hash = to; }, hash);
+        await title(page).waitFor();
+        assert.deepEqual(await misnamed(page), []);
+      }
+    }));
+  }
 
   test('the theme can be switched, and stays after a reload', () => onPage({}, async (page) => {
     await page.getByRole('button', { name: 'Dark theme' }).click();

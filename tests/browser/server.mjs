@@ -57,6 +57,12 @@ export class Server {
     const response = await fetch(`${this.origin}/orders`, { method: 'POST', headers: { 'Content-Type': type }, body });
     return { status: response.status, body: await response.text() };
   }
+
+  /** How many event streams are open. */
+  async streams() {
+    const text = await (await fetch(`${this.origin}/metrics`)).text();
+    return Number(/^http_event_streams (\d+)$/m.exec(text)[1]);
+  }
 }
 
 /** Waits until `check` gives something true, and gives it. */

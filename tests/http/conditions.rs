@@ -360,3 +360,38 @@ fn lines_with_a_key_are_stored_once_each_and_end_as_they_like() {
     // The key of a line stands for what was in it.
     assert_eq!(post("one", &lines.replace("test@gmail.com", "tost@gmail.com"))[0], json!(422));
 }
+
+#[test]
+fn a_line_may_say_which_version_it_replaces() {
+    let server = Server::start(&[]);
+    server.post("/orders", versioned("c1", 1)).expect(201);
+    let order = |n: u64| versioned("c1", n);
+    let results = |lines: &[String]| -> Vec<(Value, Value)> {
+        let fields = [("Content-Type", "application/x-ndjson")];
+        let reply = server.request("POST", "/orders", &fields, lines.join("\n")).expect(200);
+        let of = |line: &str| serde_json::from_str::<Value>(line).unwrap();
+        reply.text().lines().map(of).map(|line| (line["status"].clone(), line["code"].clone())).collect()
+    };
+    let lines = [
+        format!("{{\"order\":{},\"if_version\":1}}", order(2)),
+        format!("{{\"if_version\": 1 , \"order\" : {} }}", order(3)),
+        format!("{{\"order\":{},\"if_version\":2}}", order(4)),
+        format!("{{\"order\":{}}}", order(5)),
+        format!("{{\"order\":{},\"if_version\":1}}", versioned("c2", 1)),
+        format!("{{\"order\":{},\"if_version\":\"4\"}}", order(6)),
+        format!("{{\"order\":{},\"if_version\":-4}}", order(6)),
+        format!("{{\"order\":{},\"if_version\":4,\"if_version\":4}}", order(6)),
+        format!("{{\"order\":{},\"version\":4}}", order(6)),
+        "{\"if_version\":4}".into(),
+        format!("{{\"order\":{},\"if_version\":4", order(6)),
+    ];
+    let updated = (json!("updated"), Value::Null);
+    let failed = (json!(412), json!("precondition_failed"));
+    let invalid = (json!(400), json!("invalid_line"));
+    let told = results(&lines);
+    assert_eq!(told[..5], [updated.clone(), failed.clone(), updated.clone(), updated, failed]);
+    assert_eq!(told[5..], vec![invalid; 6]);
+    let reply = server.get("/order/c1").expect(200);
+    assert_eq!((reply.header("ETag"), reply.text()), (Some("\"4\""), order(5).as_str()));
+    server.get("/order/c2").expect(404);
+}

@@ -1,7 +1,5 @@
 //! Plain reads are answered without hyper, everything else by it: nobody may be able to tell which.
 
-use std::time::Duration;
-
 use super::*;
 use crate::server::{Connection, Reply, SIGNAL_TIME, Server, request, until};
 
@@ -119,104 +117,6 @@ fn what_a_field_asks_for_is_still_done() {
     connection.send("GET /order/x HTTP/1.1\r\nHost: x\r\n\r\n");
     assert_eq!(connection.reply("GET").expect(200).text(), wb_answered("x"));
     assert_eq!(connection.reply("GET").expect(200).text(), wb_answered("x"));
-}
-
-/// The bytes of a request whose body comes in two chunks, with a trailer.
-fn chunked(method: &str, path: &str, body: &str) -> Vec<u8> {
-    let (first, rest) = body.split_at(3);
-    let head = format!("{method} {path} HTTP/1.1\r\nHost: orders.test\r\nTransfer-Encoding: chunked\r\n\r\n");
-    let chunk = |part: &str| format!("{:x}\r\n{part}\r\n", part.len());
-    (head + &chunk(first) + &chunk(rest) + "0\r\nX: y\r\n\r\n").into_bytes()
-}
-
-/// Requests of every kind on one connection, cut in pieces anywhere: each is answered as it is alone, in order.
-#[test]
-fn any_mixture_in_any_pieces_is_answered_in_order() {
-    let server = Server::start(&["--sample", "50"]);
-    for n in 0..5 {
-        created(&server, wb_posted(&format!("m{n}")));
-    }
-    created(&server, wb_posted("gone"));
-    server.post("/orders", "{\"order_uid\":\"gone\",\"status\":\"deleted\"}").expect(200);
-    created(&server, wb_posted("big").replace("\"B\"", &"b".repeat(40_000)).replace("Mascaras", &"b".repeat(40_000)));
-    until("the list shows the newest", SIGNAL_TIME, || {
-        server.get("/api/orders").text().contains("\"order_uid\":\"big\"").then_some(())
-    });
-    let posted = wb_posted("m1");
-    let long = ("X-Long", "y".repeat(5000));
-    let kinds: Vec<(&str, Vec<u8>)> = vec![
-        ("GET", request("GET", "/order/m0", &[], b"")),
-        ("GET", request("GET", "/order/m1", &[("User-Agent", "z")], b"")),
-        ("GET", request("GET", "/orders/m2", &[], b"")),
-        ("GET", request("GET", "/api/orders/m3", &[("Connection", "keep-alive")], b"")),
-        ("GET", request("GET", "/order/m4", &[DETOURS[1]], b"")),
-        ("GET", request("GET", "/order/m4", &[("If-None-Match", "\"1\"")], b"")),
-        ("GET", request("GET", "/order/m0", &[(long.0, &long.1)], b"")),
-        ("GET", request("GET", "/order/nobody", &[], b"")),
-        ("GET", request("GET", "/order/gone", &[], b"")),
-        ("GET", request("GET", "/order/big", &[], b"")),
-        ("GET", request("GET", "/api/orders?limit=30", &[], b"")),
-        ("GET", request("GET", "/ping", &[], b"")),
-        ("HEAD", request("HEAD", "/order/m0", &[], b"")),
-        ("GET", request("GET", "/order/m0", &[("If-Match", "\"1\"")], b"")),
-        ("GET", request("GET", "/order/m0", &[("If-Match", "\"2\"")], b"")),
-        ("GET", request("GET", "/order/m0?x", &[], b"")),
-        ("GET", request("GET", "/order/m0", &[("Connection", "Upgrade"), ("Upgrade", "h2c")], b"")),
-        ("GET", request("GET", "/order/m0", &[("Keep-Alive", "timeout=5"), ("Proxy-Connection", "keep-alive")], b"")),
-        ("GET", request("GET", "/order/m0", &[("Trailer", "X"), ("Range", "bytes=0-1")], b"")),
-        ("GET", request("GET", "/order/m0", &[], b"a body")),
-        ("PUT", request("PUT", "/order/m0", &[], b"a body")),
-        ("POST", request("POST", "/orders", &[("Content-Type", "text/html")], b"a body")),
-        ("POST", chunked("POST", "/orders", &posted)),
-        ("GET", chunked("GET", "/order/m0", "a body")),
-        ("POST", request("POST", "/orders", &[], posted.as_bytes())),
-        ("POST", request("POST", "/orders", &[], b"rubbish")),
-        ("POST", request("POST", "/orders", &[], b"GET /order/m0 HTTP/1.1\r\n\r\n")),
-    ];
-    let alone: Vec<_> = kinds
-        .iter()
-        .map(|(method, bytes)| {
-            let mut connection = server.connect();
-            connection.send(bytes);
-            seen(&connection.reply(method))
-        })
-        .collect();
-    for seed in 0..60 {
-        let mut random = fastrand::Rng::with_seed(seed);
-        // Mostly plain reads, or all kinds alike.
-        let upto = if random.bool() { 4 } else { kinds.len() };
-        let chosen: Vec<usize> = (0..random.usize(1..60))
-            .map(|_| if random.u8(..10) == 0 { random.usize(..kinds.len()) } else { random.usize(..upto) })
-            .collect();
-        let bytes: Vec<u8> = chosen.iter().flat_map(|&kind| kinds[kind].1.clone()).collect();
-        let piece_max = [1, 7, 60, 500, 5000, 100_000][random.usize(..6)];
-        let address = server.address();
-        std::thread::scope(|scope| {
-            let mut connection = Connection::open(address);
-            let mut writer = connection.socket().try_clone().unwrap();
-            scope.spawn(move || {
-                let mut left = &bytes[..];
-                while !left.is_empty() {
-                    let (piece, rest) = left.split_at(random.usize(1..=piece_max).min(left.len()));
-                    std::io::Write::write_all(&mut writer, piece).unwrap();
-                    left = rest;
-                    // Only so that pieces come alone now and then, at any moment.
-                    if piece_max >= 60 && random.u8(..4) == 0 {
-                        std::thread::sleep(Duration::from_micros(random.u64(..300)));
-                    }
-                }
-            });
-            for (index, &kind) in chosen.iter().enumerate() {
-                let reply = connection.reply(kinds[kind].0);
-                assert_eq!(
-                    seen(&reply),
-                    alone[kind],
-                    "seed {seed}, request {index}: {}",
-                    String::from_utf8_lossy(&kinds[kind].1)
-                );
-            }
-        });
-    }
 }
 
 /// More than is read at one go, from a client that is quicker than the service: nobody is forgotten on the way.

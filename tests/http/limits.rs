@@ -45,6 +45,59 @@ fn heads_that_are_too_large_are_431() {
     assert!(matches!(reply.status, 400 | 414 | 431), "{}", reply.line);
 }
 
+/// hyper refuses them itself, with a status and no word; clients that read `detail` of every error found none.
+#[test]
+fn heads_that_cannot_be_read_are_refused_in_words() {
+    let server = Server::start(&["--http-header-bytes-max", "128KiB", "--http-headers-max", "20"]);
+    let many = "X-Many: 1\r\n".repeat(40);
+    let target = "x".repeat(70_000);
+    for (status, code, head) in [
+        (400, "invalid_head", "GET /ping HTTP/9.9\r\nHost: x\r\n\r\n".to_owned()),
+        (400, "invalid_head", "G ET /ping HTTP/1.1\r\nHost: x\r\n\r\n".into()),
+        (400, "invalid_head", "GET /a b HTTP/1.1\r\nHost: x\r\n\r\n".into()),
+        (400, "invalid_head", "GET /ping HTTP/1.1\r\nHost : x\r\n\r\n".into()),
+        (400, "invalid_head", "GET /ping HTTP/1.1\r\nHost: x\r\nno colon\r\n\r\n".into()),
+        (400, "invalid_head", "POST /orders HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n".into()),
+        (
+            400,
+            "invalid_head",
+            "POST /orders HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n".into(),
+        ),
+        (400, "invalid_head", "POST /orders HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip\r\n\r\n".into()),
+        (431, "head_too_large", format!("GET /ping HTTP/1.1\r\nHost: x\r\n{many}\r\n")),
+        (414, "uri_too_long", format!("GET /{target} HTTP/1.1\r\nHost: x\r\n\r\n")),
+    ] {
+        // In two pieces, and at once with a request before it.
+        for before in ["", "GET /ping HTTP/1.1\r\nHost: x\r\n\r\n"] {
+            let mut connection = server.connect();
+            if before.is_empty() {
+                connection.send(&head[..10]);
+                connection.send(&head[10..]);
+            } else {
+                connection.send(format!("{before}{head}"));
+            }
+            if !before.is_empty() {
+                connection.reply("GET").expect(200);
+            }
+            let reply = connection.reply("GET");
+            let told = (reply.status, reply.header("Content-Type"), reply.header("Connection"));
+            assert_eq!(
+                told,
+                (status, Some("application/problem+json"), Some("close")),
+                "{}",
+                head.lines().next().unwrap_or_default().get(..40).unwrap_or(&head)
+            );
+            let body = reply.json();
+            assert_eq!((body["status"].as_u64(), body["code"].as_str()), (Some(status.into()), Some(code)));
+            assert!(connection.is_closed_within(SIGNAL_TIME));
+        }
+    }
+    let refused = |status: u16| {
+        server.metric(&format!("http_requests_total{{endpoint=\"other\",method=\"other\",status=\"{status}\"}}"))
+    };
+    assert_eq!((refused(400), refused(431), refused(414)), (16.0, 2.0, 2.0));
+}
+
 #[test]
 fn slow_heads_and_silent_clients_are_closed() {
     // So long that a machine that stops this test for seconds changes nothing about who is what.

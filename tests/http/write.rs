@@ -625,3 +625,17 @@ fn what_is_no_json_is_told_where() {
     let reply = server.post("/orders", b"{\"order_uid\":\"a\xff\"}").expect(400).json();
     assert_eq!(reply["errors"][0]["message"], "is not valid UTF-8 at byte 15");
 }
+
+/// Most libraries for HTTP/1.1 read no answer before they have sent the whole request. From some 85,000 lines on neither
+/// side got on, until the connection was reset.
+#[test]
+fn who_sends_all_lines_before_reading_gets_every_result() {
+    const LINES: usize = 250_000;
+    let server = Server::start(&[]);
+    let line = "{\"order_uid\":\"\"}\n";
+    let mut connection = server.connect();
+    connection.ask("POST", "/orders", &[("Content-Type", "application/x-ndjson")], line.repeat(LINES));
+    let reply = connection.reply("POST").expect(200);
+    assert_eq!(reply.text().lines().count(), LINES);
+    assert_eq!(reply.text().matches("\"status\":422").count(), LINES);
+}

@@ -7,7 +7,7 @@ use crate::server::binary;
 fn wrong_settings_are_named() {
     let home = tempfile::tempdir().unwrap();
     for (flags, named) in [
-        (&["--nats", "http://127.0.0.1"][..], "--nats: URL 1"),
+        (&["--nats", "http://127.0.0.1"][..], "--nats: invalid URL 1"),
         (&["--nats", "nats://127.0.0.1", "--nats-subject", "orders.>"], "--nats-subject: "),
         (&["--nats", "nats://127.0.0.1", "--nats-stream", "a.b"], "--nats-stream: "),
         (&["--nats", "nats://127.0.0.1", "--nats-durable", ""], "--nats-durable: "),

@@ -132,7 +132,8 @@ fn pointer(at: &str, key: &str) -> String {
 pub fn id(value: Option<&Json<'_>>) -> Option<String> {
     let text = value?.text()?;
     let legal = text.chars().all(|c| c.is_ascii_alphanumeric() || "._:-".contains(c));
-    (legal && (1..=128).contains(&text.len())).then(|| uuid(text).unwrap_or_else(|| text.into()))
+    let is_kept_by_urls = !matches!(text, "." | "..");
+    (legal && is_kept_by_urls && (1..=128).contains(&text.len())).then(|| uuid(text).unwrap_or_else(|| text.into()))
 }
 
 /// A UUID's 32 digits with hyphens in their places, lower case.

@@ -200,7 +200,7 @@ impl<'c> Writer<'c> {
             .prepare_cached("SELECT digest, uid, answer, version FROM idempotency WHERE key = ? AND created_at > ?")?
             .query_row(params![idempotency.key, self.now.unix_timestamp() - KEY_SECONDS], |row| {
                 let same = row.get_ref(0)?.as_blob()? == idempotency.digest;
-                let uid = OrderId::parse(row.get_ref(1)?.as_bytes()?).ok();
+                let uid = OrderId::parse_stored(row.get_ref(1)?.as_bytes()?).ok();
                 Ok((same, uid, row.get::<_, i16>(2)?, row.get::<_, i64>(3)?.unsigned_abs()))
             })
             .optional()?;

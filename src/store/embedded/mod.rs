@@ -607,6 +607,6 @@ fn snapshot(row: &Row<'_>, scratch: &mut Vec<u8>) -> rusqlite::Result<Snapshot> 
 
 /// Reads column 4, `uid`.
 fn order_id(row: &Row<'_>) -> rusqlite::Result<OrderId> {
-    OrderId::parse(row.get_ref(4)?.as_bytes()?)
+    OrderId::parse_stored(row.get_ref(4)?.as_bytes()?)
         .map_err(|error| rusqlite::Error::FromSqlConversionFailure(4, rusqlite::types::Type::Text, error.into()))
 }

@@ -23,7 +23,7 @@ pub(super) fn unpublished(connection: &Connection, age: Duration, limit: usize) 
     while let Some(row) = rows.next()? {
         let parcel = Parcel { ticket: row.get(0)?, contents: column::to_contents(row.get(1)?) };
         let uids = row.get_ref(2)?.as_str()?;
-        let ids = uids.lines().filter_map(|uid| OrderId::parse(uid.as_bytes()).ok()).collect();
+        let ids = uids.lines().filter_map(|uid| OrderId::parse_stored(uid.as_bytes()).ok()).collect();
         batches.push(Unpublished { parcel, ids });
     }
     Ok(batches)

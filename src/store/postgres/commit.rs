@@ -424,7 +424,7 @@ async fn load_keys(
     let rows = session.query(&session.statements.keys, &[&keys, &since]).await?;
     let remembered = |row: &tokio_postgres::Row| {
         let id: &str = row.try_get(2).map_err(unreadable)?;
-        let id = OrderId::parse(id.as_bytes()).map_err(|error| StoreError::Damaged(error.into()))?;
+        let id = OrderId::parse_stored(id.as_bytes()).map_err(|error| StoreError::Damaged(error.into()))?;
         let digest = row.try_get(1).map_err(unreadable)?;
         let answer = column::to_answer(row.try_get(3).map_err(unreadable)?);
         let version = row.try_get::<_, i64>(4).map_err(unreadable)?.unsigned_abs();

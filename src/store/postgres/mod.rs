@@ -23,6 +23,7 @@ use std::time::Duration;
 use bb8::Pool;
 use tokio::sync::OnceCell;
 use tokio_postgres::Row;
+use tokio_postgres::config::Host;
 use tokio_postgres::types::ToSql;
 
 use super::rules::{column, signed};
@@ -61,13 +62,16 @@ impl Config {
     /// # Errors
     /// When the text is neither, or asks for an encrypted connection.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let mut server: tokio_postgres::Config =
-            text.parse().map_err(|error: tokio_postgres::Error| crate::log::causes(&error))?;
+        let mut server: tokio_postgres::Config = text.parse().map_err(|error| unparsed(&error))?;
         if server.get_ssl_mode() == tokio_postgres::config::SslMode::Require {
             return Err("sslmode=require: this build has no TLS; use sslmode=disable and a private network".into());
         }
         if server.get_hosts().is_empty() {
             return Err("names no host".into());
+        }
+        let has_at = |host: &Host| matches!(host, Host::Tcp(name) if name.contains('@'));
+        if server.get_hosts().iter().any(has_at) {
+            return Err("has an @ in a host; one in a password is written %40".into());
         }
         // What the client says only when it is to connect, and what no retry changes.
         let hosts = server.get_hosts().len();
@@ -117,8 +121,8 @@ impl Config {
     #[must_use]
     pub fn place(&self) -> String {
         let hosts = self.server.get_hosts().iter().map(|host| match host {
-            tokio_postgres::config::Host::Tcp(name) => name.clone(),
-            tokio_postgres::config::Host::Unix(path) => path.display().to_string(),
+            Host::Tcp(name) => name.clone(),
+            Host::Unix(path) => path.display().to_string(),
         });
         let ports = self.server.get_ports().iter().map(u16::to_string).collect::<Vec<_>>().join(",");
         let port = if ports.is_empty() { "5432".into() } else { ports };
@@ -127,6 +131,18 @@ impl Config {
             hosts.collect::<Vec<_>>().join(","),
             self.server.get_dbname().or(self.server.get_user()).unwrap_or_default()
         )
+    }
+}
+
+/// Why a text does not say where a server is. It may hold a password, of which nothing is repeated.
+fn unparsed(error: &tokio_postgres::Error) -> String {
+    // What libpq knows; anything else may be a part of a password that stands without quotes.
+    const KNOWN: [&str; 8] =
+        ["sslrootcert", "sslcert", "sslkey", "sslcrl", "sslpassword", "service", "passfile", "gssencmode"];
+    let causes = crate::log::causes(error);
+    match causes.split_once("unknown option `") {
+        Some((_, name)) if !KNOWN.contains(&name.trim_end_matches('`')) => "has an unknown option".into(),
+        _ => causes,
     }
 }
 
@@ -396,7 +412,7 @@ fn snapshot(row: &Row, scratch: &mut Vec<u8>) -> Result<Snapshot, StoreError> {
 /// Reads column 4, `order_uid`.
 fn order_id(row: &Row) -> Result<OrderId, StoreError> {
     let text: &str = row.try_get(4).map_err(unreadable)?;
-    OrderId::parse(text.as_bytes()).map_err(|error| StoreError::Damaged(error.into()))
+    OrderId::parse_stored(text.as_bytes()).map_err(|error| StoreError::Damaged(error.into()))
 }
 
 impl Session {

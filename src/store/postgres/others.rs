@@ -198,7 +198,7 @@ async fn changed_between(
     let mut news: Vec<String> = Vec::new();
     while let Some(row) = patience.wait(rows.try_next()).await? {
         let (uid, version): (&str, i64) = (row.try_get(0).map_err(unreadable)?, row.try_get(1).map_err(unreadable)?);
-        let id = OrderId::parse(uid.as_bytes()).map_err(|error| StoreError::Damaged(error.into()))?;
+        let id = OrderId::parse_stored(uid.as_bytes()).map_err(|error| StoreError::Damaged(error.into()))?;
         if is_news(&id, version.unsigned_abs()) {
             news.push(uid.to_owned());
         }

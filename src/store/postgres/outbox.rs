@@ -38,7 +38,7 @@ impl Postgres {
             let parcel = Parcel { ticket: row.try_get(0).map_err(unreadable)?, contents };
             let changed_in: i64 = row.try_get(2).map_err(unreadable)?;
             let uids: Vec<&str> = row.try_get(3).map_err(unreadable)?;
-            let ids = uids.into_iter().map(|uid| OrderId::parse(uid.as_bytes()));
+            let ids = uids.into_iter().map(|uid| OrderId::parse_stored(uid.as_bytes()));
             let ids = ids.collect::<Result<_, _>>().map_err(|error| StoreError::Damaged(error.into()))?;
             batches.push((changed_in, Unpublished { parcel, ids }));
         }

@@ -150,7 +150,7 @@ impl Reader {
         let int8 = |field: &[u8]| field.try_into().map(i64::from_be_bytes).map_err(|_| foreign("a number"));
         let shape = shape.try_into().map(i16::from_be_bytes).map_err(|_| foreign("a state"))?;
         let (kind, state) = column::to_shape(shape);
-        let id = OrderId::parse(uid).map_err(|error| StoreError::Damaged(error.into()))?;
+        let id = OrderId::parse_stored(uid).map_err(|error| StoreError::Damaged(error.into()))?;
         let (version, seq) = (int8(version)?.unsigned_abs(), int8(seq)?.unsigned_abs());
         let snapshot = Snapshot::new(version, seq, kind, state, body, &mut self.scratch);
         self.batch.push((id, snapshot));

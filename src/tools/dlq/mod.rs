@@ -7,12 +7,13 @@ mod replay;
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::io::{self, BufWriter, Write};
+use std::io::{BufWriter, Write};
 use std::str::FromStr;
 
 use anyhow::bail;
 
 use crate::kafka;
+use crate::tools::output;
 use letters::{Letter, Letters};
 
 /// What to do with which dead letters.
@@ -89,7 +90,7 @@ impl fmt::Display for Place {
 /// When Kafka cannot be read or written, when there is no such dead letter, or when one cannot be sent back.
 pub fn run(config: &Config) -> anyhow::Result<()> {
     let letters = Letters::open(&config.kafka)?;
-    let output = &mut BufWriter::new(io::stdout().lock());
+    let output = &mut BufWriter::new(output::stdout());
     let done = match &config.command {
         Command::List { count_max, is_json } => list(&letters, *count_max, *is_json, output),
         Command::Show(place) => show(&letters, *place, output),
@@ -98,13 +99,7 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
             replay::send(&config.kafka, &letters, which, topic.as_deref(), output)
         }
     };
-    match done.and_then(|()| Ok(output.flush()?)) {
-        // Who was reading has seen enough.
-        Err(error) if error.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe) => {
-            Ok(())
-        }
-        done => done,
-    }
+    done.and_then(|()| Ok(output.flush()?))
 }
 
 fn list(letters: &Letters, count_max: usize, is_json: bool, output: &mut impl Write) -> anyhow::Result<()> {

@@ -12,6 +12,7 @@ use super::{Place, Which};
 use crate::kafka::Config;
 use crate::record::dead;
 use crate::tools::cluster::{self, Message, Sender};
+use crate::tools::output;
 
 /// Says what would be sent where to.
 pub(super) fn say(
@@ -101,7 +102,7 @@ fn for_each(
     let mut refused = 0;
     let mut refuse = |reason: String| {
         refused += 1;
-        eprintln!("dlq: {reason}");
+        output::note(format_args!("dlq: {reason}"));
     };
     letters.for_each(&ranges, |letter| {
         if places.as_mut().is_some_and(|places| !places.remove(&letter.place)) {

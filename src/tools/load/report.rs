@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::time::Duration;
 
+use anyhow::bail;
 use hdrhistogram::Histogram;
 use serde_json::json;
 
@@ -112,6 +113,7 @@ pub struct Report {
     rate: Option<f64>,
     seconds: f64,
     connections: usize,
+    expect: u16,
     machine: Option<Machine>,
 }
 
@@ -134,7 +136,14 @@ impl Report {
             }
             Machine { stops: stops.timeline(), rest }
         });
-        Self { tally, rate: config.rate, seconds: measured.as_secs_f64(), connections: config.connections, machine }
+        Self {
+            tally,
+            rate: config.rate,
+            seconds: measured.as_secs_f64(),
+            connections: config.connections,
+            expect: config.expect,
+            machine,
+        }
     }
 
     /// Requests that were answered, rightly or not.
@@ -147,6 +156,40 @@ impl Report {
     #[must_use]
     pub fn failures(&self) -> u64 {
         self.tally.unexpected + self.tally.errors.values().sum::<u64>() + self.tally.missed
+    }
+
+    /// Answers with the expected status.
+    #[must_use]
+    pub fn right(&self) -> u64 {
+        self.answers() - self.tally.unexpected
+    }
+
+    /// Whether there is anything to measure at all.
+    ///
+    /// # Errors
+    /// When no answer was right: how many were wrong, and why.
+    pub fn check(&self) -> anyhow::Result<()> {
+        match (self.right(), self.failures()) {
+            (0, 0) => bail!("nothing was asked for in the time that is measured"),
+            (0, _) => bail!("no answer was right: {}", self.wrong()),
+            _ => Ok(()),
+        }
+    }
+
+    /// How many requests went wrong, and why: `12 of 400: 8 status 404 instead of 200, 4 timed
+    /// out`.
+    fn wrong(&self) -> String {
+        let Self { tally, expect, .. } = self;
+        let statuses = tally.statuses.iter().filter(|(status, _)| *status != expect);
+        let mut reasons: Vec<String> =
+            statuses.map(|(status, count)| format!("{count} status {status} instead of {expect}")).collect();
+        reasons.extend(tally.errors.iter().map(|(error, count)| format!("{count} {error}")));
+        if tally.missed > 0 {
+            reasons.push(format!("{} never sent", tally.missed));
+        }
+        let all = self.right() + self.failures();
+        let reasons = if reasons.is_empty() { String::new() } else { format!(": {}", reasons.join(", ")) };
+        format!("{} of {all}{reasons}", self.failures())
     }
 
     #[expect(clippy::cast_precision_loss, reason = "figures for people")]
@@ -171,6 +214,7 @@ impl Report {
         #[expect(clippy::cast_precision_loss, reason = "figures for people")]
         let megabytes = tally.bytes as f64 / 1e6;
         line("bodies", format!("{megabytes:.1} MB, {:.1} MB/s", megabytes / seconds));
+        line("wrong", self.wrong());
         line("late", format!("{} sent more than 1 ms after they were due, {} never sent", tally.late, tally.missed));
         let _ = writeln!(text, "\n{:<12} {:>12} {:>12}", "", "latency", "service");
         for percentile in PERCENTILES {
@@ -216,6 +260,7 @@ impl Report {
             "duration_seconds": self.seconds,
             "connections": self.connections,
             "answers": self.answers(),
+            "right_answers": self.right(),
             "unexpected_statuses": tally.unexpected,
             "statuses": tally.statuses.iter().map(|(status, count)| (status.to_string(), *count)).collect::<BTreeMap<_, _>>(),
             "errors": tally.errors,

@@ -1,0 +1,78 @@
+//! Heads that cannot be read. hyper refuses them before there is a request, with nothing but a status; here that answer
+//! gets the body which every other error has.
+
+use hyper::StatusCode;
+
+use super::Config;
+use super::respond::{PROBLEM_JSON, Problem};
+
+/// How hyper ends the head of a refusal, but for fields that may follow.
+const EMPTY: &[u8] = b"content-length: 0\r\n";
+
+/// Puts a body to the refusal at the end of `answers`, if there is one. Returns its status.
+///
+/// No answer of the service itself has one of these statuses and no body, and no body of JSON ends with empty lines.
+pub fn complete(answers: &mut Vec<u8>, config: &Config) -> Option<StatusCode> {
+    if !answers.ends_with(b"\r\n\r\n") {
+        return None;
+    }
+    let begin = memchr::memmem::rfind(answers, b"HTTP/1.")?;
+    let head = &answers[begin..];
+    let length = memchr::memmem::find(head, EMPTY)?;
+    let status = StatusCode::from_bytes(head.get(9..12)?).ok()?;
+    let body = problem(status, config)?.json();
+    let fields =
+        format!("content-type: {PROBLEM_JSON}\r\ncache-control: no-cache\r\ncontent-length: {}\r\n", body.len());
+    let mut amended = [&head[..length], fields.as_bytes()].concat();
+    amended.extend_from_slice(&head[length + EMPTY.len()..]);
+    amended.extend_from_slice(body.as_bytes());
+    answers.truncate(begin);
+    answers.extend_from_slice(&amended);
+    Some(status)
+}
+
+/// What hyper means by a status. `None` for one that it does not refuse with.
+fn problem(status: StatusCode, config: &Config) -> Option<Problem> {
+    let (code, detail) = match status {
+        StatusCode::BAD_REQUEST => {
+            ("invalid_head", "the request line or a header field is not HTTP/1.1 (RFC 9112)".to_owned())
+        }
+        StatusCode::URI_TOO_LONG => ("uri_too_long", "the target of the request is longer than 65534 bytes".to_owned()),
+        StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => {
+            let (bytes, fields) = (config.header_bytes_max, config.headers_max);
+            let detail =
+                format!("the head of the request is larger than {bytes} bytes or has more than {fields} fields");
+            ("head_too_large", detail)
+        }
+        _ => return None,
+    };
+    Some(Problem::new(status, code, detail))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_refusal_at_the_end_gets_a_body() {
+        let config = Config::default();
+        let head = "HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\nconnection: close\r\ndate: x\r\n\r\n";
+        let hit = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}";
+        let mut answers = [hit, head].concat().into_bytes();
+        assert_eq!(complete(&mut answers, &config), Some(StatusCode::BAD_REQUEST));
+        let text = String::from_utf8(answers).unwrap();
+        let refusal = text.strip_prefix(hit).expect("what stands before is kept");
+        let (head, body) = refusal.split_once("\r\n\r\n").unwrap();
+        assert!(head.contains("content-type: application/problem+json\r\n"), "{head}");
+        assert!(head.contains(&format!("content-length: {}\r\n", body.len())), "{head}");
+        assert!(head.ends_with("connection: close\r\ndate: x"), "{head}");
+        let body: serde_json::Value = serde_json::from_str(body).unwrap();
+        assert_eq!((&body["status"], &body["code"]), (&400.into(), &"invalid_head".into()));
+        let quiet = "HTTP/1.1 304 Not Modified\r\ncontent-length: 0\r\n\r\n";
+        for other in [hit, quiet, "", "{}", &[head, hit].concat()] {
+            let mut answers = other.to_owned().into_bytes();
+            assert_eq!(complete(&mut answers, &config), None, "{other}");
+            assert_eq!(answers, other.as_bytes());
+        }
+    }
+}
