@@ -276,7 +276,7 @@ fn a_detail_of_a_part_that_is_off_is_a_wrong_setting_wherever_it_is_set() {
     if cfg!(feature = "kafka") {
         let done = check(&[], &[("KAFKA_GROUP_ID", "x"), ("KAFKA_BROKERS", "")]).expect(0);
         assert!(done.err.contains("KAFKA_GROUP_ID: changes nothing without --kafka (KAFKA_BROKERS)"), "{}", done.err);
-        let mut server = Server::start_in(&[], &[("KAFKA_GROUP_ID", "x")]);
+        let server = Server::start_in(&[], &[("KAFKA_GROUP_ID", "x")]);
         assert!(server.log().iter().any(|line| line.contains("KAFKA_GROUP_ID: changes nothing without")));
         server.terminate();
     }
