@@ -22,12 +22,20 @@ impl Accepted {
     #[must_use]
     pub fn of(headers: &HeaderMap) -> Self {
         if !headers.contains_key(ACCEPT_ENCODING) {
-            return Self { codings: [None; Coding::ALL.len()], takes_plain: true };
+            return Self::PLAIN;
         }
+        Self::read(headers.get_all(ACCEPT_ENCODING).iter().map(|value| value.to_str().unwrap_or_default()))
+    }
+
+    /// Of a client that says nothing.
+    pub const PLAIN: Self = Self { codings: [None; Coding::ALL.len()], takes_plain: true };
+
+    /// What the values of the header say.
+    pub fn read<'v>(values: impl Iterator<Item = &'v str>) -> Self {
         let mut weights: [Option<Weight>; Coding::ALL.len()] = [None; Coding::ALL.len()];
         let (mut plain, mut any) = (None, None);
-        for value in headers.get_all(ACCEPT_ENCODING) {
-            for element in value.to_str().unwrap_or_default().split(',') {
+        for value in values {
+            for element in value.split(',') {
                 let (name, parameters) = element.split_once(';').unwrap_or((element, ""));
                 let Some(weight) = weight(parameters) else { continue };
                 let place = match name.trim() {

@@ -62,11 +62,16 @@ fn opaque_of(etag: &HeaderValue) -> &[u8] {
 /// weak; a list may come in several fields.
 #[must_use]
 pub fn knows(headers: &HeaderMap, etag: &HeaderValue) -> bool {
-    let known = |tag| match tag {
+    headers.get_all(IF_NONE_MATCH).iter().any(|value| names(value.as_bytes(), opaque_of(etag)))
+}
+
+/// Whether a list of tags names `plain`, which stands between quotes, or a compressed form of it. The comparison is weak.
+#[must_use]
+pub fn names(list: &[u8], plain: &[u8]) -> bool {
+    tags(list).any(|tag| match tag {
         Tag::Any => true,
-        Tag::Entity { opaque, .. } => is_of(opaque, opaque_of(etag)),
-    };
-    headers.get_all(IF_NONE_MATCH).iter().any(|value| tags(value.as_bytes()).any(known))
+        Tag::Entity { opaque, .. } => is_of(opaque, plain),
+    })
 }
 
 /// Whether `If-Match` is there and names something else. The comparison is strong.

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
@@ -408,10 +409,44 @@ pub enum Rest {
     Other(Option<usize>),
 }
 
+/// Answers that are held back: bytes, and what follows them, which is shared with others and not copied.
+#[derive(Debug, Default)]
+pub struct Held {
+    /// Answers, one behind the other.
+    pub bytes: Vec<u8>,
+    /// The body of the last of them, where that is large. Nothing may be appended before it is sent.
+    pub body: Bytes,
+    /// How much of both is sent.
+    sent: usize,
+}
+
+impl Held {
+    fn is_empty(&self) -> bool {
+        self.bytes.is_empty() && self.body.is_empty()
+    }
+
+    /// What is still to be sent.
+    fn left(&self) -> [io::IoSlice<'_>; 2] {
+        let of_bytes = self.sent.min(self.bytes.len());
+        let of_body = self.sent - of_bytes;
+        [io::IoSlice::new(&self.bytes[of_bytes..]), io::IoSlice::new(&self.body[of_body..])]
+    }
+
+    fn clear(&mut self) {
+        self.bytes.clear();
+        self.body = Bytes::new();
+        self.sent = 0;
+        if self.bytes.capacity() > HELD_PIECE_MAX {
+            self.bytes = Vec::new(); // an idle connection keeps no large buffer
+        }
+    }
+}
+
 /// What stands before hyper on a connection.
 pub trait Front {
-    /// Answers the requests at the front of `requests`, as far as it does, by appending to `answers`.
-    fn answer(&mut self, requests: &[u8], answers: &mut Vec<u8>) -> Taken;
+    /// Answers the requests at the front of `requests`, as far as it does, by appending to `answers`, which has no body.
+    /// Once it has one, nothing more is appended.
+    fn answer(&mut self, requests: &[u8], answers: &mut Held) -> Taken;
 
     /// hyper has appended to `answers` while no request is being answered. That is the end of an answer whose request is
     /// done, or the refusal of a head that it could not read.
@@ -443,9 +478,7 @@ pub struct Tracked<F> {
     turn: Turn,
     /// The beginning of a request that nobody else has seen.
     part: Vec<u8>,
-    held: Vec<u8>,
-    /// How much of `held` is sent.
-    sent: usize,
+    held: Held,
     /// hyper has more to write than it could.
     is_behind: bool,
 }
@@ -454,8 +487,8 @@ impl<F: Front> Tracked<F> {
     /// Tracks a socket.
     #[must_use]
     pub fn new(socket: TcpStream, registered: Registered, front: F) -> Self {
-        let (part, held) = (Vec::new(), Vec::new());
-        Self { socket, registered, front, turn: Turn::Ours, part, held, sent: 0, is_behind: false }
+        let (part, held) = (Vec::new(), Held::default());
+        Self { socket, registered, front, turn: Turn::Ours, part, held, is_behind: false }
     }
 
     /// Whether hyper waits for a request and has nothing to write.
@@ -479,8 +512,8 @@ impl<F: Front> Tracked<F> {
     fn poll_quick(&mut self, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let from = into.filled().len();
         for _ in 0..READS_MAX {
-            if self.registered.conn.is_blocked() {
-                // A client that does not read is not read from.
+            if !self.held.body.is_empty() || self.registered.conn.is_blocked() {
+                // A client that does not read is not read from, and nothing is appended behind a body.
                 std::task::ready!(self.poll_send(context))?;
             }
             into.put_slice(&self.part);
@@ -554,20 +587,16 @@ impl<F: Front> Tracked<F> {
         if self.held.is_empty() {
             return Poll::Ready(Ok(()));
         }
-        while self.sent < self.held.len() {
-            let result = Pin::new(&mut self.socket).poll_write(context, &self.held[self.sent..]);
+        while self.held.sent < self.held.bytes.len() + self.held.body.len() {
+            let result = Pin::new(&mut self.socket).poll_write_vectored(context, &self.held.left());
             self.registered.conn.has_written(result.is_pending());
             match std::task::ready!(result) {
                 Ok(0) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                Ok(sent) => self.sent += sent,
+                Ok(sent) => self.held.sent += sent,
                 Err(error) => return Poll::Ready(Err(error)),
             }
         }
         self.held.clear();
-        self.sent = 0;
-        if self.held.capacity() > HELD_PIECE_MAX {
-            self.held = Vec::new(); // an idle connection keeps no large buffer
-        }
         Poll::Ready(Ok(()))
     }
 }
@@ -612,15 +641,15 @@ impl<F: Front + Unpin> AsyncWrite for Tracked<F> {
         let bytes = from.iter().map(|piece| piece.len()).sum::<usize>();
         self.is_behind = true; // until hyper flushes, which it does once nothing is left
         if bytes <= HELD_PIECE_MAX {
-            if self.held.len() + bytes > HELD_BYTES_MAX {
+            if self.held.bytes.len() + bytes > HELD_BYTES_MAX || !self.held.body.is_empty() {
                 std::task::ready!(self.poll_send(context))?;
             }
             for piece in from {
-                self.held.extend_from_slice(piece);
+                self.held.bytes.extend_from_slice(piece);
             }
             if self.registered.conn.phase.load(Ordering::Relaxed) != BUSY {
                 let Self { front, held, .. } = &mut *self;
-                front.refused(held);
+                front.refused(&mut held.bytes);
             }
             return Poll::Ready(Ok(bytes));
         }

@@ -1,6 +1,7 @@
-//! The hit path: plain reads of orders that are in the view, answered from what the socket brought to what it is given,
-//! with the same bytes that hyper would write. Whatever asks for anything else is left to hyper, and the rules of HTTP
-//! with it: a header field that could change the answer, an order that is not here, a query, an odd path.
+//! The hit path: reads of orders that are in the view, and of the ready list, answered from what the socket brought
+//! to what it is given, with the same bytes that hyper would write. Whatever asks for anything else is left to
+//! hyper, and the rules of HTTP with it: a header field that could change the answer in another way, an order that
+//! is not here, a query, an odd path.
 
 use std::cell::{Cell, RefCell};
 use std::mem::MaybeUninit;
@@ -8,10 +9,10 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use hyper::Method;
 
-use super::conn::{HELD_BYTES_MAX, HELD_PIECE_MAX, Rest, Taken};
-use super::respond::Face;
+use super::accept::Accepted;
+use super::conn::{HELD_BYTES_MAX, HELD_PIECE_MAX, Held, Rest, Taken};
 use super::route::{self, Route};
-use super::{Api, host};
+use super::{Api, conditions, host, orders};
 use crate::id::OrderId;
 use crate::read::Found;
 use crate::snapshot::State;
@@ -26,51 +27,81 @@ const HOST_BYTES_MAX: usize = 255;
 /// The longest head of an answer: its fixed text, two numbers of 20 digits and a date are 190 bytes.
 const HEAD_BYTES_MAX: usize = 256;
 
+/// What an answer is counted as: its route, method and status.
+const KINDS: [(usize, usize, u16); 12] = {
+    const ROUTES: [Route<'_>; 3] = [Route::Flat(""), Route::Wrapped(""), Route::List];
+    let mut kinds = [(0, 0, 0); 12];
+    let mut kind = 0;
+    while kind < kinds.len() {
+        let method = if kind & IS_HEAD == 0 { Method::GET } else { Method::HEAD };
+        let status = if kind & IS_KNOWN == 0 { 200 } else { 304 };
+        kinds[kind] = (ROUTES[kind / OF_ROUTE].endpoint(), route::method_index(&method), status);
+        kind += 1;
+    }
+    kinds
+};
+/// Parts of an index into [`KINDS`].
+const IS_HEAD: usize = 1;
+const IS_KNOWN: usize = 2;
+/// So many kinds are of each route.
+const OF_ROUTE: usize = 4;
+const WRAPPED: usize = OF_ROUTE;
+const LIST: usize = 2 * OF_ROUTE;
+
 /// Answers the requests at the front of `requests`, as far as they are hits, by appending to `answers`.
-pub fn answer<T: Store>(api: &Api<T>, requests: &[u8], answers: &mut Vec<u8>) -> Taken {
+pub fn answer<T: Store>(api: &Api<T>, requests: &[u8], answers: &mut Held) -> Taken {
     let started = Instant::now();
     let date = date();
-    let (mut flat, mut wrapped) = (0, 0);
+    // Nearly always all are of one kind.
+    let (mut counts, mut met) = ([0_u32; KINDS.len()], 0_u32);
     let mut bytes = 0;
     let rest = loop {
         if bytes == requests.len() {
             break Rest::Nothing;
         }
-        if answers.len() >= HELD_BYTES_MAX {
+        if answers.bytes.len() >= HELD_BYTES_MAX || !answers.body.is_empty() {
             break Rest::Unseen;
         }
         match answer_one(api, &requests[bytes..], &date, answers) {
-            Ok((head, face)) => {
+            Ok((head, kind)) => {
                 bytes += head;
-                match face {
-                    Face::Flat => flat += 1,
-                    Face::Wrapped => wrapped += 1,
-                }
+                counts[kind] += 1;
+                met |= 1 << kind;
             }
             Err(rest) => break rest,
         }
     };
-    let total = flat + wrapped;
-    if total > 0 {
+    if met != 0 {
         // Clocks cost more than look-ups: what came together is timed together.
-        let each = started.elapsed() / total;
-        api.metrics.http.hit(total);
-        for (route, count) in [(Route::Flat(""), flat), (Route::Wrapped(""), wrapped)] {
-            if count > 0 {
-                api.metrics.http.observe(route.endpoint(), route::method_index(&Method::GET), 200, each, count);
+        let each = started.elapsed() / counts.iter().sum::<u32>();
+        while met != 0 {
+            let kind = met.trailing_zeros() as usize;
+            met &= met - 1;
+            let (route, method, status) = KINDS[kind];
+            api.metrics.http.observe(route, method, status, each, counts[kind]);
+            if kind < LIST {
+                api.metrics.http.hit(counts[kind]);
             }
         }
     }
     Taken { bytes, rest }
 }
 
-/// The length of the request, and what it asked for.
+/// The fields of a request that its answer depends on.
+#[derive(Default)]
+struct Asked<'r> {
+    if_none_match: Option<&'r [u8]>,
+    accept: Option<&'r [u8]>,
+    accept_encoding: Option<&'r [u8]>,
+}
+
+/// The length of the request, and what it is counted as: see [`KINDS`].
 fn answer_one<T: Store>(
     api: &Api<T>,
     requests: &[u8],
     date: &Date,
-    answers: &mut Vec<u8>,
-) -> Result<(usize, Face), Rest> {
+    answers: &mut Held,
+) -> Result<(usize, usize), Rest> {
     let mut headers = [const { MaybeUninit::uninit() }; HEADERS_MAX];
     let mut request = httparse::Request::new(&mut []);
     let head = match request.parse_with_uninit_headers(requests, &mut headers) {
@@ -79,53 +110,169 @@ fn answer_one<T: Store>(
         Err(_) => return Err(Rest::Other(None)),
     };
     let other = || Rest::Other(whole(&request, head));
-    if request.method != Some("GET") || request.version != Some(1) || request.headers.len() > api.config.headers_max {
+    let method = match request.method {
+        Some("GET") => 0,
+        Some("HEAD") => IS_HEAD,
+        _ => return Err(other()),
+    };
+    if request.version != Some(1) || request.headers.len() > api.config.headers_max {
         return Err(other());
     }
-    let mut hosts = 0;
+    let (mut hosts, mut asked) = (0, Asked::default());
     for header in &*request.headers {
-        if header.name.len() == "host".len() && header.name.eq_ignore_ascii_case("host") {
-            if !is_host(header.value) {
-                return Err(other());
+        let once = match field(header) {
+            Field::Idle => continue,
+            Field::Host if is_host(header.value) => {
+                hosts += 1;
+                continue;
             }
-            hosts += 1;
-        } else if matters(header) {
+            Field::Host | Field::Other => return Err(other()),
+            Field::IfNoneMatch => &mut asked.if_none_match,
+            Field::Accept => &mut asked.accept,
+            Field::AcceptEncoding => &mut asked.accept_encoding,
+        };
+        // Several make a list.
+        if once.replace(header.value).is_some() {
             return Err(other());
         }
     }
     if hosts != 1 {
         return Err(other());
     }
-    let route = route::route(&Method::GET, request.path.unwrap_or_default());
-    let (face, id) = match &route {
-        Route::Flat(id) => (Face::Flat, id),
-        Route::Wrapped(id) => (Face::Wrapped, id),
-        _ => return Err(other()),
+    let path = request.path.unwrap_or_default();
+    let kind = match route::route(&Method::GET, path) {
+        Route::Flat(id) => one(api, id, 0, method, &asked, date, answers),
+        Route::Wrapped(id) => one(api, id, WRAPPED, method, &asked, date, answers),
+        Route::List => list(api, method, &asked, date, answers),
+        _ => None,
     };
+    kind.map(|kind| (head, kind)).ok_or_else(other)
+}
+
+/// Appends the answer with one order. `None` where hyper has to answer.
+fn one<T: Store>(
+    api: &Api<T>,
+    id: &str,
+    face: usize,
+    method: usize,
+    asked: &Asked<'_>,
+    date: &Date,
+    answers: &mut Held,
+) -> Option<usize> {
     // An id has neither a percent sign nor a question mark.
-    let id = OrderId::parse(id.as_bytes()).map_err(|_| other())?;
-    let Found::Hit(snapshot) = api.reader.get(&id) else { return Err(other()) };
-    let body = match face {
-        Face::Flat => snapshot.flat(),
-        Face::Wrapped => snapshot.wrapped(),
-    };
+    let id = OrderId::parse(id.as_bytes()).ok()?;
+    let Found::Hit(snapshot) = api.reader.get(&id) else { return None };
+    let body = if face == WRAPPED { snapshot.wrapped() } else { snapshot.flat() };
     if snapshot.state() == State::Gone || body.len() > HELD_PIECE_MAX {
-        return Err(other());
+        return None;
     }
-    answers.reserve(HEAD_BYTES_MAX + body.len());
-    answers.extend_from_slice(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\netag: \"");
-    answers.extend_from_slice(itoa::Buffer::new().format(snapshot.version()).as_bytes());
+    let mut version = itoa::Buffer::new();
+    let version = version.format(snapshot.version()).as_bytes();
+    let known = match asked.if_none_match {
+        Some(tags) if conditions::names(tags, version) => IS_KNOWN,
+        _ => 0,
+    };
+    let answers = &mut answers.bytes;
+    answers.reserve(HEAD_BYTES_MAX + if known == 0 { body.len() } else { 0 });
+    answers.extend_from_slice(match known {
+        0 => b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\netag: \"",
+        _ => b"HTTP/1.1 304 Not Modified\r\netag: \"",
+    });
+    answers.extend_from_slice(version);
     answers.extend_from_slice(b"\"\r\ncache-control: no-cache\r\n");
     if api.varies_by_origin {
         answers.extend_from_slice(b"vary: Origin\r\n");
     }
-    answers.extend_from_slice(b"content-length: ");
-    answers.extend_from_slice(itoa::Buffer::new().format(body.len()).as_bytes());
-    answers.extend_from_slice(b"\r\ndate: ");
+    end_head(answers, (known == 0).then_some(body.len()), date);
+    if known == 0 && method == 0 {
+        body.append_to(answers);
+    }
+    Some(face + method + known)
+}
+
+/// Appends the answer with the newest orders: the ready list, plain or in a form that is there. `None` where hyper has to
+/// answer.
+fn list<T: Store>(api: &Api<T>, method: usize, asked: &Asked<'_>, date: &Date, answers: &mut Held) -> Option<usize> {
+    if asked.accept.is_some_and(may_name_lines) {
+        return None;
+    }
+    let view = api.reader.view();
+    let list = view.list();
+    let is_compressed = view.compresses(&list);
+    let mut form = None;
+    if is_compressed && let Some(text) = asked.accept_encoding {
+        let accepted = Accepted::read(std::iter::once(std::str::from_utf8(text).ok()?));
+        match accepted.codings().next() {
+            Some(best) => view.ask_form(best),
+            None if accepted.takes_plain => {}
+            None => return None,
+        }
+        form = orders::ready_coding(&list, &accepted).and_then(|coding| list.form(coding));
+        if form.is_none() && !accepted.takes_plain {
+            return None;
+        }
+    }
+    let tag = orders::list_tag(&api.epoch, &list, list.orders.len());
+    let known = match asked.if_none_match {
+        Some(tags) if conditions::names(tags, tag.as_bytes()) => IS_KNOWN,
+        _ => 0,
+    };
+    let body = form.as_ref().map_or(&list.body, |form| form.body);
+    let head = &mut answers.bytes;
+    match known {
+        0 => {
+            head.extend_from_slice(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncache-control: no-cache\r\n");
+            if let Some(form) = &form {
+                head.extend_from_slice(b"content-encoding: ");
+                head.extend_from_slice(form.coding.name().as_bytes());
+                head.extend_from_slice(b"\r\n");
+            }
+            head.extend_from_slice(b"etag: ");
+        }
+        _ => head.extend_from_slice(b"HTTP/1.1 304 Not Modified\r\netag: "),
+    }
+    head.extend_from_slice(orders::form_tag(&tag, form.as_ref()).as_bytes());
+    head.extend_from_slice(if known == 0 { b"\r\n" } else { b"\r\ncache-control: no-cache\r\n" });
+    if list.has_more
+        && let Some(last) = list.orders.last()
+    {
+        head.extend_from_slice(b"link: ");
+        head.extend_from_slice(orders::next_page(last.seq(), view.config().list_max).as_bytes());
+        head.extend_from_slice(b"\r\n");
+    }
+    if is_compressed {
+        head.extend_from_slice(b"vary: Accept-Encoding\r\n");
+    }
+    if api.varies_by_origin {
+        head.extend_from_slice(b"vary: Origin\r\n");
+    }
+    end_head(head, (known == 0).then_some(body.len()), date);
+    if known == 0 && method == 0 {
+        if body.len() <= HELD_PIECE_MAX {
+            head.extend_from_slice(body);
+        } else {
+            answers.body = body.clone();
+        }
+    }
+    Some(LIST + method + known)
+}
+
+/// Ends the head of an answer.
+fn end_head(answers: &mut Vec<u8>, length: Option<usize>, date: &Date) {
+    if let Some(length) = length {
+        answers.extend_from_slice(b"content-length: ");
+        answers.extend_from_slice(itoa::Buffer::new().format(length).as_bytes());
+        answers.extend_from_slice(b"\r\n");
+    }
+    answers.extend_from_slice(b"date: ");
     answers.extend_from_slice(date);
     answers.extend_from_slice(b"\r\n\r\n");
-    body.append_to(answers);
-    Ok((head, face))
+}
+
+/// Whether a client may ask for lines instead of a list.
+fn may_name_lines(accept: &[u8]) -> bool {
+    let holds = |word: &[u8]| accept.windows(word.len()).any(|part| part.eq_ignore_ascii_case(word));
+    holds(b"ndjson") || holds(b"jsonl")
 }
 
 /// Whether a value may be that of `Host`. Nearly all that a thread is asked name the same one: to compare it is less than to
@@ -147,25 +294,37 @@ fn is_host(value: &[u8]) -> bool {
     })
 }
 
-/// Whether a header field could make the answer another, or the connection.
-fn matters(header: &httparse::Header<'_>) -> bool {
-    const FIELDS: [&str; 10] = [
-        "te",
-        "expect",
-        "origin",
-        "upgrade",
-        "if-match",
-        "connection",
-        "if-none-match",
-        "x-min-version",
-        "content-length",
-        "transfer-encoding",
-    ];
+/// What a header field means for the answer.
+enum Field {
+    /// Nothing.
+    Idle,
+    Host,
+    IfNoneMatch,
+    Accept,
+    AcceptEncoding,
+    /// It could make the answer another, or the connection, in ways that are hyper's and its handlers' to know.
+    Other,
+}
+
+fn field(header: &httparse::Header<'_>) -> Field {
+    let is = |name: &str| header.name.eq_ignore_ascii_case(name);
+    let is_other = |is_it: bool| if is_it { Field::Other } else { Field::Idle };
     // Few names have a length that one of these has.
-    let name = header.name;
-    matches!(name.len(), 2 | 6 | 7 | 8 | 10 | 13 | 14 | 17)
-        && FIELDS.iter().any(|field| name.eq_ignore_ascii_case(field))
-        && !(name.len() == "connection".len() && header.value.eq_ignore_ascii_case(b"keep-alive"))
+    match header.name.len() {
+        2 => is_other(is("te")),
+        4 if is("host") => Field::Host,
+        6 if is("accept") => Field::Accept,
+        6 => is_other(is("expect") || is("origin")),
+        7 => is_other(is("upgrade")),
+        8 => is_other(is("if-match")),
+        10 => is_other(is("connection") && !header.value.eq_ignore_ascii_case(b"keep-alive")),
+        13 if is("if-none-match") => Field::IfNoneMatch,
+        13 => is_other(is("x-min-version")),
+        14 => is_other(is("content-length")),
+        15 if is("accept-encoding") => Field::AcceptEncoding,
+        17 => is_other(is("transfer-encoding")),
+        _ => Field::Idle,
+    }
 }
 
 /// The bytes of a request with its body, where its header fields say that plainly.

@@ -45,7 +45,7 @@ use crate::read::Reader;
 use crate::source::inbox::Inbox;
 use crate::store::Store;
 use body::Body;
-use conn::{Conn, Front, Limits, Registry, Rest, Taken, Tracked};
+use conn::{Conn, Front, Held, Limits, Registry, Rest, Taken, Tracked};
 use orders::Quick;
 use query::Query;
 use respond::{Answer, Face, Problem};
@@ -360,7 +360,7 @@ struct Hits<T> {
 }
 
 impl<T: Store> Front for Hits<T> {
-    fn answer(&mut self, requests: &[u8], answers: &mut Vec<u8>) -> Taken {
+    fn answer(&mut self, requests: &[u8], answers: &mut Held) -> Taken {
         if self.registry.is_stopping() {
             // hyper says that the connection ends with its next answer.
             return Taken { bytes: 0, rest: Rest::Other(None) };

@@ -13,13 +13,13 @@ use tokio::sync::mpsc;
 
 use super::accept::{self, Accepted};
 use super::body::Body;
-use super::conditions::{self, knows};
+use super::conditions::{self, DENSE, knows};
 use super::query::Query;
 use super::respond::{self, Answer, Face, Problem, X_MIN_VERSION, X_MISSING};
 use super::route::segment;
 use super::{Api, content_type};
 use crate::cache::View;
-use crate::cache::forms::{Coding, Form};
+use crate::cache::forms::{Coding, Effort, Form};
 use crate::cache::recent::List;
 use crate::id::{IdError, OrderId, Version, parse_uuid};
 use crate::read::{Found, Reader};
@@ -236,7 +236,7 @@ async fn newest<T: Store>(api: &Api<T>, limit: usize, headers: &HeaderMap) -> An
 
 /// The list to be sent, and in which of its forms.
 async fn choose(view: &View, list: Arc<List>, accepted: &Accepted) -> Result<(Arc<List>, Option<Coding>), Problem> {
-    let ready = |list: &List| accepted.codings().find(|&coding| list.form(coding).is_some());
+    let ready = |list: &List| ready_coding(list, accepted);
     match accepted.codings().next() {
         None if accepted.takes_plain => return Ok((list, None)),
         None => {
@@ -268,6 +268,11 @@ async fn choose(view: &View, list: Arc<List>, accepted: &Accepted) -> Result<(Ar
     tokio::time::timeout(FORM_WAIT, wait).await.map_err(late)
 }
 
+/// The coding of the form that there is and that the client likes best.
+pub fn ready_coding(list: &List, accepted: &Accepted) -> Option<Coding> {
+    accepted.codings().find(|&coding| list.form(coding).is_some())
+}
+
 /// The answer with the newest orders of a list, or with one of its forms.
 fn listed<T: Store>(api: &Api<T>, list: &List, limit: usize, form: Option<Form<'_>>, headers: &HeaderMap) -> Answer {
     let mut shown = &list.orders[..limit.min(list.orders.len())];
@@ -275,8 +280,8 @@ fn listed<T: Store>(api: &Api<T>, list: &List, limit: usize, form: Option<Form<'
         shown = &shown[..fitting(api, shown).min(shown.len())];
     }
     let is_whole = shown.len() == list.orders.len();
-    let etag = format!("\"{}-{}-{}\"", api.epoch, list.generation, shown.len());
-    let etag = HeaderValue::try_from(etag).expect("letters, digits and hyphens in quotes");
+    let tag = list_tag(&api.epoch, list, shown.len());
+    let mut etag = HeaderValue::try_from(form_tag(&tag, None)).expect("letters, digits and hyphens in quotes");
     let is_known = knows(headers, &etag);
     let mut answer = match &form {
         _ if is_known => respond::not_modified(etag.clone()),
@@ -288,10 +293,9 @@ fn listed<T: Store>(api: &Api<T>, list: &List, limit: usize, form: Option<Form<'
         None if is_whole => respond::json(list.body.clone()),
         None => respond::json(Body::array(shown.to_vec())),
     };
-    let etag = match &form {
-        Some(form) => respond::form_etag(&etag, form),
-        None => etag,
-    };
+    if form.is_some() {
+        etag = HeaderValue::try_from(form_tag(&tag, form.as_ref())).expect("visible ASCII");
+    }
     answer.headers_mut().insert(ETAG, etag);
     if list.has_more || !is_whole {
         link_next(&mut answer, shown.last().map(Snapshot::seq), limit);
@@ -299,10 +303,31 @@ fn listed<T: Store>(api: &Api<T>, list: &List, limit: usize, form: Option<Form<'
     answer
 }
 
+/// What stands between the quotes of the tag of the newest orders of a list.
+pub fn list_tag(epoch: &str, list: &List, shown: usize) -> String {
+    format!("{epoch}-{}-{shown}", list.generation)
+}
+
+/// The tag of what `tag` names, in quotes, in this form of it.
+pub fn form_tag(tag: &str, form: Option<&Form<'_>>) -> String {
+    match form {
+        None => format!("\"{tag}\""),
+        Some(form) => {
+            let dense = if form.effort == Effort::Dense { DENSE } else { "" };
+            format!("\"{tag}{dense}-{}\"", form.coding.name())
+        }
+    }
+}
+
+/// What `Link` says of the page after the order of this rank.
+pub fn next_page(last: u64, limit: usize) -> String {
+    format!("</api/orders?limit={limit}&cursor={}>; rel=\"next\"", base36(last))
+}
+
 fn link_next(answer: &mut Answer, last: Option<u64>, limit: usize) {
     let Some(last) = last else { return };
-    let link = format!("</api/orders?limit={limit}&cursor={}>; rel=\"next\"", base36(last));
-    answer.headers_mut().insert(LINK, HeaderValue::try_from(link).expect("visible ASCII"));
+    let link = HeaderValue::try_from(next_page(last, limit)).expect("visible ASCII");
+    answer.headers_mut().insert(LINK, link);
 }
 
 /// All live orders, newest first, one a line, no faster than the client reads. A store that fails while they are sent

@@ -6,9 +6,6 @@ use hyper::StatusCode;
 use super::Config;
 use super::respond::{PROBLEM_JSON, Problem};
 
-/// How hyper ends the head of a refusal, but for fields that may follow.
-const EMPTY: &[u8] = b"content-length: 0\r\n";
-
 /// Puts a body to the refusal at the end of `answers`, if there is one. Returns its status.
 ///
 /// No answer of the service itself has one of these statuses and no body, and no body of JSON ends with empty lines.
@@ -18,14 +15,17 @@ pub fn complete(answers: &mut Vec<u8>, config: &Config) -> Option<StatusCode> {
     }
     let begin = memchr::memmem::rfind(answers, b"HTTP/1.")?;
     let head = &answers[begin..];
-    let length = memchr::memmem::find(head, EMPTY)?;
+    memchr::memmem::find(head, b"content-length: 0\r\n")?;
+    let date = memchr::memmem::find(head, b"date: ")?;
     let status = StatusCode::from_bytes(head.get(9..12)?).ok()?;
     let body = problem(status, config)?.json();
-    let fields =
-        format!("content-type: {PROBLEM_JSON}\r\ncache-control: no-cache\r\ncontent-length: {}\r\n", body.len());
-    let mut amended = [&head[..length], fields.as_bytes()].concat();
-    amended.extend_from_slice(&head[length + EMPTY.len()..]);
-    amended.extend_from_slice(body.as_bytes());
+    // hyper leaves `close` out, and names the older version, where a request before this one was of that version.
+    let fields = format!(
+        "HTTP/1.1 {status}\r\nconnection: close\r\ncontent-type: {PROBLEM_JSON}\r\ncache-control: no-cache\r\n\
+         content-length: {}\r\n",
+        body.len()
+    );
+    let amended = [fields.as_bytes(), &head[date..], body.as_bytes()].concat();
     answers.truncate(begin);
     answers.extend_from_slice(&amended);
     Some(status)
@@ -56,7 +56,7 @@ mod tests {
     #[test]
     fn only_a_refusal_at_the_end_gets_a_body() {
         let config = Config::default();
-        let head = "HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\nconnection: close\r\ndate: x\r\n\r\n";
+        let head = "HTTP/1.0 400 Bad Request\r\ncontent-length: 0\r\ndate: x\r\n\r\n";
         let hit = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}";
         let mut answers = [hit, head].concat().into_bytes();
         assert_eq!(complete(&mut answers, &config), Some(StatusCode::BAD_REQUEST));
@@ -65,7 +65,8 @@ mod tests {
         let (head, body) = refusal.split_once("\r\n\r\n").unwrap();
         assert!(head.contains("content-type: application/problem+json\r\n"), "{head}");
         assert!(head.contains(&format!("content-length: {}\r\n", body.len())), "{head}");
-        assert!(head.ends_with("connection: close\r\ndate: x"), "{head}");
+        assert!(head.starts_with("HTTP/1.1 400 Bad Request\r\nconnection: close\r\n"), "{head}");
+        assert!(head.ends_with("\r\ndate: x"), "{head}");
         let body: serde_json::Value = serde_json::from_str(body).unwrap();
         assert_eq!((&body["status"], &body["code"]), (&400.into(), &"invalid_head".into()));
         let quiet = "HTTP/1.1 304 Not Modified\r\ncontent-length: 0\r\n\r\n";

@@ -11,9 +11,8 @@ use hyper::{Response, StatusCode};
 
 use super::accept;
 use super::body::Body;
-use super::conditions::{DENSE, knows};
+use super::conditions::knows;
 use super::route::Allow;
-use crate::cache::forms::{Effort, Form};
 use crate::id::{OrderId, Version};
 use crate::read::ReadError;
 use crate::record::{Fault, Rejection, RejectionKind};
@@ -113,14 +112,6 @@ pub fn version_etag(version: Version) -> HeaderValue {
         HeaderValue::from_maybe_shared(Bytes::from(format!("\"{version}\"")))
             .expect("digits in quotes are a legal header")
     })
-}
-
-/// The tag of a compressed form of what `etag` names.
-#[must_use]
-pub fn form_etag(etag: &HeaderValue, form: &Form<'_>) -> HeaderValue {
-    let plain = etag.to_str().expect("made here").trim_matches('"');
-    let dense = if form.effort == Effort::Dense { DENSE } else { "" };
-    HeaderValue::try_from(format!("\"{plain}{dense}-{}\"", form.coding.name())).expect("visible ASCII")
 }
 
 /// 200 with a JSON body that may change at any time.

@@ -74,7 +74,7 @@ pub const METHODS: &[&str] = &["GET", "HEAD", "POST", "OPTIONS", "other"];
 
 /// The index of a method in [`METHODS`].
 #[must_use]
-pub fn method_index(method: &Method) -> usize {
+pub const fn method_index(method: &Method) -> usize {
     match *method {
         Method::GET => 0,
         Method::HEAD => 1,
@@ -109,7 +109,7 @@ impl Route<'_> {
 
     /// The index of the route's pattern in [`ENDPOINTS`].
     #[must_use]
-    pub fn endpoint(&self) -> usize {
+    pub const fn endpoint(&self) -> usize {
         match self {
             Self::Flat(_) => 0,
             Self::Wrapped(_) => 1,
