@@ -856,6 +856,7 @@ fn record(message: &BorrowedMessage<'_>) -> Record {
         idempotency: None,
         condition: None,
         timestamp_ms: message.timestamp().to_millis(),
+        arrived: Instant::now(),
         headers: headers(message).map(Box::new),
     }
 }
