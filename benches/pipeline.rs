@@ -2,8 +2,10 @@
 //! down: orders per second beside what `psql` needs for a binary COPY of the same rows, the time from produce to
 //! visible, warm-up beside a plain COPY OUT, and the price of the optional indexes.
 //!
-//! `cargo bench --bench pipeline` measures, all or what is named after `--` (`latency`; `throughput`, and with it
-//! `published`, `indexes` and `warm-up`); as a test it runs a few orders to stay true, or says that it cannot.
+//! `cargo bench --bench pipeline` measures, all or what is named after `--` (`quiet`: latency on a
+//! topic of little traffic by the number of its partitions; `latency`; `throughput`, and with it
+//! `published`, `indexes` and `warm-up`); as a test it runs a few orders to stay true, or says that
+//! it cannot.
 
 mod intake;
 mod servers;
@@ -56,9 +58,19 @@ fn main() {
         servers.season();
     }
     // First, while the disk has nothing of the loads below to write.
+    if is_wanted("quiet") {
+        for round in 0..if is_test { 1 } else { 3 } {
+            for partitions in if is_test { vec![12] } else { vec![4, 12, 24, 48] } {
+                print!("round {round}, {partitions} partitions: ");
+                let topic = servers.topic(&format!("quiet{round}_{partitions}"), partitions);
+                latency(&servers, &topic, if is_test { 500 } else { 20 }, if is_test { 1 } else { 10 });
+            }
+        }
+    }
     if is_wanted("latency") {
         for rate in if is_test { vec![500] } else { vec![1_000, 5_000, 20_000] } {
-            latency(&servers, rate, if is_test { 1 } else { 10 });
+            let topic = servers.topic(&format!("latency{rate}"), 4);
+            latency(&servers, &topic, rate, if is_test { 1 } else { 10 });
         }
     }
     if is_wanted("throughput") {
@@ -69,7 +81,7 @@ fn main() {
 fn throughput(servers: &Bench, is_test: bool) {
     let orders: u64 = if is_test { 3_000 } else { 500_000 };
     let rounds = if is_test { 1 } else { 3 };
-    let topic = servers.topic("throughput");
+    let topic = servers.topic("throughput", 4);
     servers.produce(&topic, 0, orders);
     let mut ratios = Vec::new();
     for round in 0..rounds {
@@ -123,10 +135,9 @@ impl std::ops::Deref for Bench {
 }
 
 impl Bench {
-    /// A topic of four partitions.
-    fn topic(&self, name: &str) -> String {
+    fn topic(&self, name: &str, partitions: i32) -> String {
         let admin: AdminClient<DefaultClientContext> = self.client(name).admin().create().expect("an admin client");
-        let topic = NewTopic::new(name, 4, TopicReplication::Fixed(1));
+        let topic = NewTopic::new(name, partitions, TopicReplication::Fixed(1));
         runtime().block_on(admin.create_topics([&topic], &AdminOptions::new())).expect("made");
         name.to_owned()
     }
@@ -178,13 +189,12 @@ fn from_kafka(servers: &Bench, database: &Config, topic: &str, orders: u64, is_p
     run(servers, database.clone(), topic, is_published).until_visible(orders)
 }
 
-fn latency(servers: &Bench, rate: u32, seconds: u32) {
-    let name = format!("latency{rate}");
-    let (topic, database) = (servers.topic(&name), database(servers, &name));
-    let running = run(servers, database, &topic, false);
-    let producer: BaseProducer = servers.client(&topic).producer().set("linger.ms", "0").create().expect("a producer");
+fn latency(servers: &Bench, topic: &str, rate: u32, seconds: u32) {
+    let database = database(servers, topic);
+    let running = run(servers, database, topic, false);
+    let producer: BaseProducer = servers.client(topic).producer().set("linger.ms", "0").create().expect("a producer");
     let send = |document: Vec<u8>| {
-        let record = BaseRecord::<[u8], [u8]>::to(&topic).payload(&document);
+        let record = BaseRecord::<[u8], [u8]>::to(topic).payload(&document);
         producer.send(record).map_err(|(error, _)| error).expect("queued");
     };
     running.latency(rate, seconds, send, || {

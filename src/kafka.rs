@@ -2,6 +2,7 @@
 //! itself (brokers, topic ids, headers). Knows no topic's content.
 
 pub mod broker_watch;
+pub mod offset_look;
 pub mod producer;
 pub mod topic_look;
 
@@ -16,7 +17,7 @@ use rdkafka::bindings as c;
 use rdkafka::client::{Client, ClientContext, DefaultClientContext};
 use rdkafka::error::{IsError as _, KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::message::BorrowedMessage;
-use rdkafka::types::RDKafkaType;
+use rdkafka::types::{RDKafkaRespErr, RDKafkaType};
 
 use broker_watch::Watched;
 
@@ -169,6 +170,13 @@ impl Config {
         self.finished(client)
     }
 
+    /// Whether consumers get the messages of a transaction only once it is committed, as they do by
+    /// default.
+    #[must_use]
+    pub fn reads_committed(&self) -> bool {
+        self.properties.get("isolation.level").is_none_or(|level| level != "read_uncommitted")
+    }
+
     fn finished(&self, mut client: ClientConfig) -> ClientConfig {
         for (name, value) in &self.properties {
             client.set(name, value);
@@ -284,7 +292,12 @@ pub async fn make_topic(config: &Config, mut topic: NewTopic<'_>) -> Result<bool
     }
 }
 
-/// Where a partition starts and ends. Blocks.
+fn checked(code: RDKafkaRespErr) -> Result<(), RDKafkaErrorCode> {
+    if code.is_error() { Err(code.into()) } else { Ok(()) }
+}
+
+/// Where a partition starts and ends. Blocks; [`offset_look::OffsetLook`] is for threads that must
+/// not.
 ///
 /// A partition that seems to be empty is asked about again: on a busy machine the library was seen to answer that of one
 /// with messages (it sends two requests, and looks at their answers without an error of the partition in them).

@@ -53,6 +53,8 @@ pub struct Ingest {
     pub overlapped: IntCounter,
     /// Seconds a store commit takes.
     pub commit: Histogram,
+    /// Seconds from a message's time stamp to its arrival.
+    pub arrival: Histogram,
     /// Seconds from arrival to visible.
     pub visible: Histogram,
     /// Commits tried again.
@@ -180,6 +182,11 @@ impl Metrics {
                 "Batches written while the one before them became durable.",
             ),
             commit: histogram("order_commit_duration_seconds", "Time of one store commit.", &BOUNDS_SECONDS),
+            arrival: histogram(
+                "order_arrival_duration_seconds",
+                "Time from a message's time stamp to its arrival in the service; 0 for one of the future.",
+                &BOUNDS_SECONDS[5..],
+            ),
             visible: histogram("order_visible_duration_seconds", "Time from arrival to visible.", &BOUNDS_SECONDS),
             retries: counter("order_commit_retries_total", "Store commits that had to be tried again."),
             coalesced: counter("order_coalesced_total", "Orders replaced by a newer version before they were stored."),

@@ -1,6 +1,7 @@
 //! What a source hands over, and how far a source has come. Knows nothing of what a payload means.
 
 use std::collections::BTreeMap;
+use std::time::Instant;
 
 use bytes::Bytes;
 
@@ -28,6 +29,8 @@ pub struct Record {
     pub condition: Option<Condition>,
     /// When the producer sent it, in milliseconds since 1970, where the source knows.
     pub timestamp_ms: Option<i64>,
+    /// When the source got it, before it waited for its turn.
+    pub arrived: Instant,
     /// What came with it, kept for its dead letter. `None` in the usual case of nothing.
     pub headers: Option<Box<Headers>>,
 }
@@ -36,7 +39,7 @@ pub struct Record {
 pub type Headers = Vec<(String, Option<Bytes>)>;
 
 impl Record {
-    /// A message that is nothing but its payload.
+    /// A message that is nothing but its payload, and has arrived now.
     #[must_use]
     pub fn new(position: Position, payload: Bytes) -> Self {
         Self {
@@ -46,6 +49,7 @@ impl Record {
             idempotency: None,
             condition: None,
             timestamp_ms: None,
+            arrived: Instant::now(),
             headers: None,
         }
     }

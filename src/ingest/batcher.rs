@@ -36,8 +36,6 @@ pub struct Filled {
     pub entries: Vec<Entry>,
     /// The record each of them came in; a record may hold several.
     pub owners: Vec<usize>,
-    /// When each of them arrived.
-    pub arrived: Vec<Instant>,
     /// The records of the orders.
     pub records: Vec<Record>,
     /// Rejected records on their way to where they are kept.
@@ -95,7 +93,6 @@ impl Filled {
         }
         keep(&mut self.entries, &is_kept);
         keep(&mut self.owners, &is_kept);
-        keep(&mut self.arrived, &is_kept);
     }
 }
 
@@ -108,6 +105,10 @@ pub struct Batcher {
     /// Where the latest entry of an id is, if a later version may take its place.
     latest: HashMap<OrderId, usize, foldhash::fast::RandomState>,
     bytes: usize,
+    /// When the oldest of the orders was received. `linger` counts from here and not from its
+    /// arrival: an order that has waited in a queue would close the batch before the rest of the
+    /// queue has joined it.
+    since: Option<Instant>,
     has_passed: bool,
     /// Whether it has nothing to do with the batch before it, once somebody has asked.
     is_apart: Option<bool>,
@@ -118,10 +119,20 @@ impl Batcher {
     #[must_use]
     pub fn new(config: Config, is_coalescing: bool, from: Checkpoint) -> Self {
         let filled = Filled { upto: from, ..Filled::default() };
-        Self { config, is_coalescing, filled, latest: HashMap::default(), bytes: 0, has_passed: false, is_apart: None }
+        Self {
+            config,
+            is_coalescing,
+            filled,
+            latest: HashMap::default(),
+            bytes: 0,
+            since: None,
+            has_passed: false,
+            is_apart: None,
+        }
     }
 
-    /// Adds a record with the orders it holds, which arrived at `now`. Returns how many orders took the place of an
+    /// Adds a record with the orders it holds, which was received at `now`. Returns how many orders
+    /// took the place of an
     /// older version.
     pub fn push(&mut self, record: Record, entries: impl IntoIterator<Item = Entry>, now: Instant) -> u64 {
         let owner = self.filled.records.len();
@@ -134,7 +145,7 @@ impl Batcher {
             }
             self.filled.entries.push(entry);
             self.filled.owners.push(owner);
-            self.filled.arrived.push(now);
+            self.since.get_or_insert(now);
         }
         self.pass(record.position);
         self.filled.records.push(record);
@@ -183,6 +194,7 @@ impl Batcher {
         self.latest.clear();
         self.is_apart = None;
         self.bytes = self.filled.bytes();
+        self.since = self.since.filter(|_| !self.filled.entries.is_empty());
         self.has_passed = !self.filled.entries.is_empty() || !self.filled.rejects.is_empty();
         dropped as u64
     }
@@ -215,12 +227,13 @@ impl Batcher {
     /// When the batch is to be committed even if nothing more comes. `None` for an empty one.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
-        self.filled.arrived.first().map(|first| *first + self.config.linger)
+        self.since.map(|since| since + self.config.linger)
     }
 
     /// Takes the batch and starts the next.
     pub fn take(&mut self) -> Filled {
         self.bytes = 0;
+        self.since = None;
         self.has_passed = false;
         self.is_apart = None;
         self.latest.clear();

@@ -107,7 +107,8 @@ pub struct Ingest<S, T> {
     received: Vec<Record>,
     /// Received and partly decoded, before all of those.
     parts: Option<Parts>,
-    arrived: Instant,
+    /// When these were taken from the source.
+    received_at: Instant,
     committed: Checkpoint,
     ledger: Ledger,
     /// Batches on their way into the store, oldest first: one, and a full one that comes after it.
@@ -234,7 +235,7 @@ impl<S: Source, T: Store> Ingest<S, T> {
             source,
             received: Vec::new(),
             parts: None,
-            arrived: Instant::now(),
+            received_at: Instant::now(),
             committed,
             ledger: Ledger::default(),
             writing: VecDeque::new(),
@@ -310,7 +311,7 @@ impl<S: Source, T: Store> Ingest<S, T> {
                 () = sleep_until(deadline), if deadline.is_some() => {}
                 // 6. More only when all before is at least decoded: this is the whole back-pressure.
                 received = self.source.recv(&mut self.received), if is_receiving => {
-                    self.arrived = Instant::now();
+                    self.received_at = Instant::now();
                     match received? {
                         Received::Records => self.received.reverse(), // taken from the end
                         Received::Assigned(partitions) => assigned.extend(partitions),
@@ -388,7 +389,7 @@ impl<S: Source, T: Store> Ingest<S, T> {
             basis,
             is_new: false,
         });
-        let coalesced = self.batcher.push(record, entries, self.arrived);
+        let coalesced = self.batcher.push(record, entries, self.received_at);
         self.ledger.coalesced += coalesced;
         self.metrics.coalesced.inc_by(coalesced);
         Ok(())
@@ -736,14 +737,17 @@ impl<S: Source, T: Store> Ingest<S, T> {
         step("visible");
         let now = Instant::now();
         let now_ms = SystemTime::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_millis());
-        for ((outcome, arrived), owner) in outcomes.iter().zip(&filled.arrived).zip(&filled.owners) {
+        for (outcome, owner) in outcomes.iter().zip(&filled.owners) {
             self.count(outcome);
-            self.metrics.visible.observe(now.duration_since(*arrived).as_secs_f64());
-            let sent_ms = filled.records[*owner].timestamp_ms.and_then(|sent_ms| u128::try_from(sent_ms).ok());
+            let record = &filled.records[*owner];
+            let since_arrival = now.saturating_duration_since(record.arrived);
+            self.metrics.visible.observe(since_arrival.as_secs_f64());
+            let sent_ms = record.timestamp_ms.and_then(|sent_ms| u128::try_from(sent_ms).ok());
             if let Some(sent_ms) = sent_ms.filter(|sent_ms| *sent_ms >= CLOCKS_SINCE_MS) {
                 // Clocks of producers may be ahead of ours.
-                let took_ms = now_ms.saturating_sub(sent_ms).min(END_TO_END_MAX_MS);
-                self.metrics.end_to_end.observe(seconds(took_ms));
+                let took_ms = |until_ms: u128| seconds(until_ms.saturating_sub(sent_ms).min(END_TO_END_MAX_MS));
+                self.metrics.arrival.observe(took_ms(now_ms.saturating_sub(since_arrival.as_millis())));
+                self.metrics.end_to_end.observe(took_ms(now_ms));
             }
         }
         for (partition, next) in filled.upto.0 {

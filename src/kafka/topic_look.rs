@@ -8,8 +8,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use rdkafka::bindings as c;
 use rdkafka::client::{Client, ClientContext};
-use rdkafka::error::{IsError as _, RDKafkaErrorCode};
-use rdkafka::types::RDKafkaRespErr;
+use rdkafka::error::RDKafkaErrorCode;
 
 /// Which topic of a name it is: one that was deleted and made again has another id. Shown as Kafka's tools show it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,6 +27,8 @@ pub struct Look {
     pub id: Option<TopicId>,
     /// Whether this client may read it; brokers that do not say so do not forbid it.
     pub is_readable: bool,
+    /// How many partitions it has. They are numbered from 0.
+    pub partitions: u32,
 }
 
 /// A question about a topic, under way.
@@ -100,7 +101,7 @@ impl Drop for TopicLook {
 unsafe fn answer(event: *mut c::rd_kafka_event_t) -> Result<Look, RDKafkaErrorCode> {
     // SAFETY: the caller has an event that lives until this returns; all pointers below are into it.
     unsafe {
-        checked(c::rd_kafka_event_error(event))?;
+        super::checked(c::rd_kafka_event_error(event))?;
         let result = c::rd_kafka_event_DescribeTopics_result(event);
         if result.is_null() {
             return Err(RDKafkaErrorCode::BadMessage); // the answer to something else
@@ -113,7 +114,7 @@ unsafe fn answer(event: *mut c::rd_kafka_event_t) -> Result<Look, RDKafkaErrorCo
         let topic = *topics;
         let error = c::rd_kafka_TopicDescription_error(topic);
         if !error.is_null() {
-            checked(c::rd_kafka_error_code(error))?;
+            super::checked(c::rd_kafka_error_code(error))?;
         }
         let uuid = c::rd_kafka_TopicDescription_topic_id(topic);
         let bits = (c::rd_kafka_Uuid_most_significant_bits(uuid), c::rd_kafka_Uuid_least_significant_bits(uuid));
@@ -133,10 +134,8 @@ unsafe fn answer(event: *mut c::rd_kafka_event_t) -> Result<Look, RDKafkaErrorCo
                     | c::rd_kafka_AclOperation_t::RD_KAFKA_ACL_OPERATION_ALL
             );
         }
-        Ok(Look { id, is_readable })
+        let mut partitions = 0;
+        c::rd_kafka_TopicDescription_partitions(topic, &raw mut partitions);
+        Ok(Look { id, is_readable, partitions: u32::try_from(partitions).unwrap_or(u32::MAX) })
     }
-}
-
-fn checked(code: RDKafkaRespErr) -> Result<(), RDKafkaErrorCode> {
-    if code.is_error() { Err(code.into()) } else { Ok(()) }
 }

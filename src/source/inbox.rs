@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use foldhash::fast::RandomState;
@@ -123,6 +123,7 @@ struct Letter {
     request: Request,
     reply: oneshot::Sender<Reply>,
     room: OwnedSemaphorePermit,
+    arrived: Instant,
 }
 
 /// The sending side. Clones share the queue.
@@ -173,7 +174,7 @@ impl Inbox {
         let cost = self.cost(request.payload.len());
         let room = Arc::clone(&self.room).try_acquire_many_owned(cost).map_err(|_| SubmitError::Full)?;
         let (reply, answer) = oneshot::channel();
-        match self.letters.try_send(Letter { request, reply, room }) {
+        match self.letters.try_send(Letter { request, reply, room, arrived: Instant::now() }) {
             Ok(()) => Ok(answer),
             Err(mpsc::error::TrySendError::Full(_)) => Err(SubmitError::Full),
             Err(mpsc::error::TrySendError::Closed(_)) => Err(SubmitError::Stopping),
@@ -189,7 +190,7 @@ impl Inbox {
         let cost = self.cost(request.payload.len());
         let room = Arc::clone(&self.room).acquire_many_owned(cost).await.map_err(|_| SubmitError::Stopping)?;
         let (reply, answer) = oneshot::channel();
-        let letter = Letter { request, reply, room };
+        let letter = Letter { request, reply, room, arrived: Instant::now() };
         self.letters.send(letter).await.map_err(|_| SubmitError::Stopping)?;
         Ok(answer)
     }
@@ -281,13 +282,13 @@ impl Source for InboxSource {
         if self.letters.recv_many(&mut self.taken, 1024).await == 0 {
             return Ok(Received::End);
         }
-        for Letter { request, reply, room } in self.taken.drain(..) {
+        for Letter { request, reply, room, arrived } in self.taken.drain(..) {
             let offset = self.next_ticket;
             self.next_ticket += 1;
             self.waiting.insert(offset, (reply, room));
             let position = Position { partition: 0, offset };
             let Request { payload, idempotency, condition } = request;
-            into.push(Record { idempotency, condition, ..Record::new(position, payload) });
+            into.push(Record { idempotency, condition, arrived, ..Record::new(position, payload) });
         }
         Ok(Received::Records)
     }

@@ -1,4 +1,6 @@
-//! Reads all of a topic from now on, as a member of no group: what is said to every instance.
+//! Reads all of a topic from now on, as a member of no group: what is said to every instance. The
+//! thread that polls waits for no broker, but for messages: what it asks of them is under way
+//! meanwhile.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,10 +13,14 @@ use rdkafka::message::{BorrowedMessage, Message as _};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use crate::kafka::broker_watch::{BrokerWatch, Watched};
-use crate::kafka::{Config, header, watermarks};
+use crate::kafka::offset_look::{OffsetLook, OffsetRange, OffsetRanges};
+use crate::kafka::topic_look::TopicLook;
+use crate::kafka::{Config, header};
 use crate::lifecycle::{Gate, Switch};
 
 const POLL: Duration = Duration::from_millis(50);
+/// The same while an answer is waited for.
+const ASKED_POLL: Duration = Duration::from_millis(10);
 const ASK_WAIT: Duration = Duration::from_secs(2);
 /// How often is looked how far the topic reaches, and for new partitions.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -76,6 +82,8 @@ impl Tail {
         let mut settings = config.watched(config.reader());
         settings.set("enable.partition.eof", "false").set("fetch.wait.max.ms", "100");
         let reading = Reading {
+            asked: None,
+            due: Instant::now(),
             client: settings.create_with_context(Watched { brokers: BrokerWatch::new("tail") })?,
             config: config.clone(),
             topic: topic.to_owned(),
@@ -86,7 +94,6 @@ impl Tail {
             is_over: Arc::clone(&is_over),
             next: BTreeMap::new(),
             ends: BTreeMap::new(),
-            looked: Instant::now(),
             may_warn_at: Instant::now() + PATIENCE,
         };
         std::thread::Builder::new().name("tail".into()).spawn(move || reading.run(take))?;
@@ -100,7 +107,19 @@ impl Drop for Tail {
     }
 }
 
+/// What the brokers are asked, under way.
+enum Asked {
+    /// Which partitions there are.
+    Topic(TopicLook),
+    /// Where they start and end, and up to where each was read when that was asked.
+    Offsets(OffsetLook, BTreeMap<u32, u64>),
+}
+
 struct Reading {
+    /// Before the client, which has to outlive it.
+    asked: Option<Asked>,
+    /// When the next is asked.
+    due: Instant,
     client: BaseConsumer<Watched>,
     config: Config,
     topic: String,
@@ -112,10 +131,9 @@ struct Reading {
     reason: String,
     is_over: Arc<AtomicBool>,
     /// The next offset of each partition that is read.
-    next: BTreeMap<i32, i64>,
+    next: BTreeMap<u32, u64>,
     /// Where each ended at the last look.
-    ends: BTreeMap<i32, i64>,
-    looked: Instant,
+    ends: BTreeMap<u32, u64>,
     may_warn_at: Instant,
 }
 
@@ -124,36 +142,19 @@ impl Reading {
         self.gate.open();
         while !self.is_over.load(Ordering::Acquire) {
             self.client.context().brokers.recover(self.client.client(), self.config.bootstrap());
-            let is_wanted = self.switch.is_wanted();
-            if is_wanted == self.next.is_empty() {
-                let done = if is_wanted { self.begin() } else { self.end() };
-                if let Err(error) = done {
-                    self.trouble(&error);
-                    self.keep_gate();
-                    std::thread::sleep(PAUSE);
-                    continue;
-                }
-                self.keep_gate();
-            }
-            if !is_wanted {
+            if !self.switch.is_wanted() {
+                self.end();
                 let _ = self.client.poll(POLL); // nothing is assigned, and what the library has to say is taken
                 continue;
             }
-            match self.client.poll(POLL) {
+            self.look();
+            match self.client.poll(if self.asked.is_some() { ASKED_POLL } else { POLL }) {
                 None => {}
                 Some(Ok(message)) => {
-                    self.next.insert(message.partition(), message.offset() + 1);
+                    self.next.insert(message.partition().unsigned_abs(), message.offset().unsigned_abs() + 1);
                     take(&Message(message));
                 }
                 Some(Err(error)) => self.trouble(&error),
-            }
-            if self.looked.elapsed() >= LOOK_EVERY {
-                self.looked = Instant::now();
-                match self.look() {
-                    Ok(is_live) => self.switch.say(is_live),
-                    Err(error) => self.trouble(&error),
-                }
-                self.keep_gate();
             }
         }
     }
@@ -167,43 +168,85 @@ impl Reading {
         }
     }
 
-    /// Reads every partition from its end.
-    fn begin(&mut self) -> KafkaResult<()> {
-        let mut ends = BTreeMap::new();
-        for partition in self.partitions()? {
-            let (_, end) = watermarks(self.client.client(), &self.topic, partition, ASK_WAIT)?;
-            ends.insert(partition, end);
+    fn end(&mut self) {
+        self.asked = None;
+        self.due = Instant::now();
+        if !self.next.is_empty() {
+            self.switch.say(false);
+            self.next.clear();
+            if let Err(error) = self.client.unassign() {
+                self.trouble(&error);
+            }
         }
-        self.next.clone_from(&ends);
+        self.keep_gate();
+    }
+
+    /// Asks when it is time, and takes what is answered.
+    fn look(&mut self) {
+        let done = match &mut self.asked {
+            None => {
+                if Instant::now() >= self.due {
+                    self.due = Instant::now() + LOOK_EVERY;
+                    self.asked = Some(Asked::Topic(TopicLook::ask(self.client.client(), &self.topic, ASK_WAIT)));
+                }
+                return;
+            }
+            Some(Asked::Topic(look)) => match look.take() {
+                None => return,
+                Some(Ok(look)) if look.partitions > 0 => {
+                    let (client, is_committed) = (self.client.client(), self.config.reads_committed());
+                    let look = OffsetLook::ask(client, &self.topic, 0..look.partitions, is_committed, ASK_WAIT);
+                    self.asked = Some(Asked::Offsets(look, self.next.clone()));
+                    return;
+                }
+                Some(Ok(_)) => Err(KafkaError::MetadataFetch(RDKafkaErrorCode::UnknownTopicOrPartition)),
+                Some(Err(code)) => Err(KafkaError::MetadataFetch(code)),
+            },
+            Some(Asked::Offsets(look, read)) => match look.take() {
+                None => return,
+                Some(OffsetRanges { error: Some(code), .. }) => Err(KafkaError::MetadataFetch(code)),
+                Some(OffsetRanges { known, error: None }) => {
+                    let read = std::mem::take(read);
+                    if self.next.is_empty() { self.begin(&known) } else { self.go_on(&known, &read) }
+                }
+            },
+        };
+        self.asked = None;
+        match done {
+            Ok(is_live) => self.switch.say(is_live),
+            Err(error) => {
+                self.due = Instant::now() + PAUSE;
+                self.trouble(&error);
+            }
+        }
+        self.keep_gate();
+    }
+
+    /// Reads every partition from its end.
+    fn begin(&mut self, known: &BTreeMap<u32, OffsetRange>) -> KafkaResult<bool> {
+        self.next = known.iter().map(|(&partition, range)| (partition, range.end)).collect();
         if let Err(error) = self.assign() {
             self.next.clear();
             return Err(error);
         }
-        self.ends = ends;
-        self.looked = Instant::now();
-        self.switch.say(true);
-        Ok(())
-    }
-
-    fn end(&mut self) -> KafkaResult<()> {
-        self.switch.say(false);
-        self.next.clear();
-        self.client.unassign()
+        self.ends.clone_from(&self.next);
+        Ok(true)
     }
 
     /// Whether all that was there at the last look has been read by now.
-    fn look(&mut self) -> KafkaResult<bool> {
+    fn go_on(&mut self, known: &BTreeMap<u32, OffsetRange>, read: &BTreeMap<u32, u64>) -> KafkaResult<bool> {
         let mut is_live = true;
         let mut is_moved = false;
-        for partition in self.partitions()? {
-            let (first, end) = watermarks(self.client.client(), &self.topic, partition, ASK_WAIT)?;
+        for (&partition, &OffsetRange { first, end }) in known {
             let before = self.ends.insert(partition, end).unwrap_or(first);
             let next = self.next.entry(partition).or_insert_with(|| {
                 is_moved = true;
                 first // all of a partition that is new since
             });
-            if *next > end || *next < first {
-                *next = first; // the topic was made anew, or its beginning is gone
+            // What was read since it was asked is beyond the end that was answered.
+            let was = read.get(&partition).copied().unwrap_or(first);
+            if was > end || *next < first {
+                *next = first; // the topic was deleted and made again, or its beginning is gone
                 is_moved = true;
             }
             is_live &= *next >= before.min(end);
@@ -214,20 +257,12 @@ impl Reading {
         Ok(is_live)
     }
 
-    fn partitions(&self) -> KafkaResult<Vec<i32>> {
-        let metadata = self.client.fetch_metadata(Some(&self.topic), ASK_WAIT)?;
-        let partitions = metadata.topics().iter().flat_map(rdkafka::metadata::MetadataTopic::partitions);
-        let partitions: Vec<i32> = partitions.map(rdkafka::metadata::MetadataPartition::id).collect();
-        if partitions.is_empty() {
-            return Err(KafkaError::MetadataFetch(RDKafkaErrorCode::UnknownTopicOrPartition));
-        }
-        Ok(partitions)
-    }
-
     fn assign(&self) -> KafkaResult<()> {
         let mut list = TopicPartitionList::new();
         for (&partition, &next) in &self.next {
-            list.add_partition_offset(&self.topic, partition, Offset::Offset(next))?;
+            let partition = i32::try_from(partition).unwrap_or(i32::MAX);
+            let next = Offset::Offset(i64::try_from(next).unwrap_or(i64::MAX));
+            list.add_partition_offset(&self.topic, partition, next)?;
         }
         self.client.assign(&list)
     }

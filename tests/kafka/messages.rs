@@ -35,7 +35,11 @@ fn a_null_value_deletes_the_order_that_its_key_names() {
 }
 
 fn delay_sum(server: &Server) -> f64 {
-    figures(server, "order_end_to_end_seconds_sum")[""].parse().unwrap()
+    figure(server, "order_end_to_end_seconds_sum")
+}
+
+fn figure(server: &Server, name: &str) -> f64 {
+    figures(server, name)[""].parse().unwrap()
 }
 
 /// Of each partition, and by the time that the sender gave a message.
@@ -60,6 +64,17 @@ fn lag_and_delay_are_measured() {
     sent.wait_seen(&server, &topic);
     let late = delay_sum(&server) - sum;
     assert!(late > 3500.0, "{late} seconds");
+    // Until it arrived and since then, to a millisecond each.
+    assert_eq!(metric(&server, "order_arrival_duration_seconds_count")[""], 61);
+    let parts = ["order_arrival_duration_seconds_sum", "order_visible_duration_seconds_sum"];
+    let parts: f64 = parts.map(|part| figure(&server, part)).iter().sum();
+    assert!((parts - delay_sum(&server)).abs() < 61.0 * 0.002, "{parts} of {} seconds", delay_sum(&server));
+    // An hour early.
+    let arrival = figures(&server, "order_arrival_duration_seconds_sum");
+    topic.send_one(Message { timestamp: Some(hour_ago + 7_200_000), ..sent.order(62) });
+    sent.wait_seen(&server, &topic);
+    assert_eq!(metric(&server, "order_arrival_duration_seconds_count")[""], 62);
+    assert_eq!(figures(&server, "order_arrival_duration_seconds_sum"), arrival);
     // A producer without a clock.
     topic.send_one(Message { timestamp: Some(1), ..sent.order(61) });
     sent.wait_seen(&server, &topic);

@@ -5,6 +5,7 @@
 mod letters;
 mod lost_brokers;
 mod messages;
+mod offsets;
 mod outbox;
 pub mod proxy;
 mod rebalance;

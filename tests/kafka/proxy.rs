@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex};
 /// Numbers of requests in Kafka's protocol.
 mod api {
     pub const FETCH: i16 = 1;
+    pub const LIST_OFFSETS: i16 = 2;
     pub const METADATA: i16 = 3;
 }
 
@@ -31,13 +32,42 @@ impl Asked {
     }
 }
 
+/// A question where partitions start or end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OffsetQuestion {
+    pub topic: String,
+    /// How many partitions it asks about at once.
+    pub partitions: usize,
+}
+
+impl OffsetQuestion {
+    /// A ListOffsetsRequest of a version with compact lists and tagged fields.
+    fn read(frame: &[u8]) -> Self {
+        let version = short(frame, 2);
+        assert!(version >= 6, "a question about offsets of version {version}");
+        let client_bytes = usize::try_from(short(frame, 8)).unwrap_or_default();
+        // After its length: the client's name, no tags, the replica's number, and which
+        // transactions count.
+        let mut rest = Cursor { frame, at: 10 + client_bytes + 1 + 4 + 1 };
+        assert_eq!(rest.varint() - 1, 1, "topics asked about at once");
+        let length = rest.varint() - 1;
+        let topic = String::from_utf8(frame[rest.at..rest.at + length].to_vec()).unwrap();
+        rest.at += length;
+        Self { topic, partitions: rest.varint() - 1 }
+    }
+}
+
 /// What is done to answers. Each can be switched at any time.
 #[derive(Debug, Default)]
 pub struct Faults {
     /// Metadata name no broker at all, as from one that has fenced itself.
     pub hides_brokers: AtomicBool,
+    /// Questions where partitions start or end get no answer.
+    pub holds_offsets: AtomicBool,
     /// As many connections as were taken first get no answer to a fetch.
     stalled_below: AtomicUsize,
+    /// Such questions, oldest first, answered or not.
+    offset_questions: Mutex<Vec<OffsetQuestion>>,
 }
 
 /// What stands between a broker on this host and the clients that are given its address. Ends with the test.
@@ -77,6 +107,12 @@ impl Proxy {
         &self.faults
     }
 
+    /// The questions where partitions of this topic start or end that have been asked so far.
+    pub fn offset_questions(&self, topic: &str) -> Vec<OffsetQuestion> {
+        let all = self.faults.offset_questions.lock().unwrap();
+        all.iter().filter(|question| question.topic == topic).cloned().collect()
+    }
+
     /// From now on the connections that there are get no answer to a fetch; later ones do.
     pub fn stall_fetches(&self) {
         self.faults.stalled_below.store(self.accepted.load(Ordering::SeqCst), Ordering::SeqCst);
@@ -89,14 +125,18 @@ fn relay(
     server: TcpStream,
     [theirs, ours]: [SocketAddr; 2],
     number: usize,
-    faults: &Faults,
+    faults: &Arc<Faults>,
 ) -> io::Result<()> {
     let asked: Arc<Mutex<HashMap<i32, Asked>>> = Arc::default();
     let (mut from_client, mut to_server) = (client.try_clone()?, server.try_clone()?);
-    let asking = Arc::clone(&asked);
+    let (asking, noting) = (Arc::clone(&asked), Arc::clone(faults));
     std::thread::spawn(move || {
         while let Ok(frame) = read_frame(&mut from_client) {
-            asking.lock().unwrap().insert(int(&frame, 4), Asked::read(&frame));
+            let question = Asked::read(&frame);
+            asking.lock().unwrap().insert(int(&frame, 4), question);
+            if question.api == api::LIST_OFFSETS {
+                noting.offset_questions.lock().unwrap().push(OffsetQuestion::read(&frame));
+            }
             if write_frame(&mut to_server, &frame).is_err() {
                 break;
             }
@@ -117,6 +157,7 @@ fn relay(
         match question {
             Some(Asked { api: api::FETCH, .. }) if number < faults.stalled_below.load(Ordering::SeqCst) => continue,
             Some(Asked { api: api::FETCH, .. }) => {} // messages are passed on as they are
+            Some(Asked { api: api::LIST_OFFSETS, .. }) if faults.holds_offsets.load(Ordering::SeqCst) => continue,
             Some(Asked { api: api::METADATA, version, is_of_rights })
                 if faults.hides_brokers.load(Ordering::SeqCst) =>
             {

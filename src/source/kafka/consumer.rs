@@ -1,5 +1,6 @@
 //! The thread that owns the consumer. Polls all the time, whatever happens to what it received: a member that stops
-//! polling is thrown out of the group.
+//! polling is thrown out of the group. So it waits for no broker: what it asks of them is under way
+//! while it polls.
 //!
 //! Everything it has to say goes through one queue in order, so that the other side meets a revocation after the last
 //! record before it. When the other side is slow the queue is full, fetching pauses, and polling goes on.
@@ -22,8 +23,9 @@ use tokio::sync::mpsc::Sender;
 use tokio::sync::mpsc::error::TrySendError;
 
 use crate::kafka::broker_watch::{self, BrokerWatch};
+use crate::kafka::offset_look::{OffsetLook, OffsetRange, OffsetRanges};
 use crate::kafka::topic_look::{TopicId, TopicLook};
-use crate::kafka::{Config, headers, watermarks};
+use crate::kafka::{Config, headers};
 use crate::lifecycle::Gate;
 use crate::metrics::Kafka as Metrics;
 use crate::record::{Checkpoint, Position, Record};
@@ -70,6 +72,8 @@ const COMMIT_EVERY: Duration = Duration::from_secs(1);
 /// How often the ends of the partitions are asked for.
 const LAG_EVERY: Duration = Duration::from_secs(1);
 const ASK_WAIT: Duration = Duration::from_secs(2);
+/// How long the library's own thread may take to begin at another position. No broker is asked.
+const SEEK_WAIT: Duration = Duration::from_millis(500);
 /// Between two tries at a start.
 const POSTPONE: Duration = Duration::from_millis(300);
 /// Between two looks at a position that the topic does not reach.
@@ -81,12 +85,21 @@ const WARN_EVERY: Duration = Duration::from_secs(10);
 struct Context {
     shared: Arc<Mutex<VecDeque<Rebalance>>>,
     topic: String,
-    /// Up to where each partition was fetched and taken. Beyond the last message by what is none: ends of transactions,
-    /// messages of aborted ones.
-    reached: Mutex<BTreeMap<u32, u64>>,
+    fetched: Mutex<BTreeMap<u32, Fetched>>,
     brokers: BrokerWatch,
     /// The thread is done with this consumer and answers no rebalance any more.
     is_closing: AtomicBool,
+}
+
+/// What the statistics say of a partition.
+#[derive(Debug, Clone, Copy, Default)]
+struct Fetched {
+    /// Up to where it was fetched and taken. Beyond the last message by what is none: ends of
+    /// transactions, messages of aborted ones.
+    reached: Option<u64>,
+    /// Where it ended when something was fetched of it for the last time. Behind the truth where
+    /// nothing is.
+    end: Option<u64>,
 }
 
 enum Rebalance {
@@ -106,11 +119,15 @@ impl ClientContext for Context {
     fn stats(&self, statistics: Statistics) {
         self.brokers.note(&statistics);
         let Some(topic) = statistics.topics.get(&self.topic) else { return };
-        let mut reached = self.reached.lock().unwrap_or_else(PoisonError::into_inner);
-        for partition in topic.partitions.values().filter(|partition| partition.fetchq_cnt == 0) {
-            if let (Ok(id), Ok(next)) = (u32::try_from(partition.partition), u64::try_from(partition.next_offset)) {
-                reached.insert(id, next);
+        let mut fetched = self.fetched.lock().unwrap_or_else(PoisonError::into_inner);
+        for partition in topic.partitions.values() {
+            let Ok(id) = u32::try_from(partition.partition) else { continue };
+            let fetched = fetched.entry(id).or_default();
+            if let (Ok(next), 0) = (u64::try_from(partition.next_offset), partition.fetchq_cnt) {
+                fetched.reached = Some(next);
             }
+            // The last stable offset is the high watermark where transactions are not waited for.
+            fetched.end = u64::try_from(partition.ls_offset).ok();
         }
     }
 }
@@ -159,6 +176,15 @@ impl Active {
     }
 }
 
+/// Partitions that begin at these positions once it is known where they start and end.
+struct Starting {
+    partitions: Vec<u32>,
+    from: Checkpoint,
+    /// Asked after the positions were read: where they are beyond the end, the topic has lost
+    /// messages.
+    look: OffsetLook,
+}
+
 /// Partitions whose stored positions the topic does not reach.
 #[derive(Debug)]
 struct Stopped {
@@ -200,6 +226,11 @@ pub(super) struct Consumer {
     topic_id: Option<TopicId>,
     /// A question about the topic, under way. Before the client, which has to outlive it.
     look: Option<TopicLook>,
+    /// How far the partitions reach: a question under way, which the client has to outlive too.
+    lag_look: Option<OffsetLook>,
+    /// Starts that wait for an answer, and do not outlive the client either. Several, when
+    /// partitions were fenced one by one.
+    starting: Vec<Starting>,
     client: BaseConsumer<Context>,
     /// Assigned partitions whose start is not known yet.
     offered: Vec<u32>,
@@ -217,6 +248,9 @@ pub(super) struct Consumer {
     is_spare: bool,
     /// Starts at which the brokers did not say where the partitions end. Several, when partitions were fenced one by one.
     postponed: Vec<(Instant, Vec<u32>, Checkpoint)>,
+    /// The last answer said that there is something to receive, and it is not this side that holds
+    /// it up.
+    is_waiting: bool,
     /// Since when the other side has had no room.
     full_since: Option<Instant>,
     /// A revocation that waits for [`Command::Release`], until then at the latest.
@@ -256,6 +290,8 @@ impl Consumer {
             active: BTreeMap::new(),
             topic_id: None,
             look: None,
+            lag_look: None,
+            starting: Vec::new(),
             client,
             offered: Vec::new(),
             is_offer_due: false,
@@ -265,6 +301,7 @@ impl Consumer {
             is_missing: false,
             is_spare: false,
             postponed: Vec::new(),
+            is_waiting: false,
             full_since: None,
             releasing: None,
             again: Vec::new(),
@@ -293,6 +330,8 @@ impl Consumer {
             self.take_rebalances();
             self.release_when_due();
             self.take_look();
+            self.take_starts();
+            self.take_lag();
             self.measure();
         }
         // What is durable is told to the broker, and the others need not wait for this member's time-out.
@@ -309,7 +348,7 @@ impl Consumer {
                 Err(std::sync::mpsc::TryRecvError::Disconnected) => Command::Leave,
             };
             match command {
-                Command::Start(partitions, from) => self.start(&partitions, &from),
+                Command::Start(partitions, from) => self.start(partitions, from),
                 Command::Replaced => self.tell_of_another(),
                 Command::Release => self.release(),
                 Command::Fenced(partition) => self.fenced(partition),
@@ -500,6 +539,7 @@ impl Consumer {
                     self.offered.clear();
                     self.again.clear();
                     self.postponed.clear();
+                    self.starting.clear();
                     self.queue.push_back(Event::Revoked(self.active.keys().copied().collect()));
                     self.releasing = Some(Instant::now() + RELEASE_WAIT);
                 }
@@ -518,10 +558,13 @@ impl Consumer {
         if self.releasing.take().is_none() {
             return;
         }
-        self.commit(CommitMode::Sync);
+        // The library sends it before it gives the partitions back, and waits for the answer by
+        // itself.
+        self.commit(CommitMode::Async);
         for partition in std::mem::take(&mut self.active).into_keys() {
             let _ = self.metrics.lag.remove_label_values(&[&partition.to_string()]);
         }
+        self.lag_look = None; // the same numbers may be another topic's partitions next time
         self.is_paused = false;
         if let Err(error) = self.client.unassign() {
             self.warn("cannot give partitions back", &error);
@@ -541,41 +584,89 @@ impl Consumer {
         self.look_at_topic();
     }
 
-    /// Begins to hand over partitions. Those that are active already are ones whose position was moved.
-    fn start(&mut self, partitions: &[u32], from: &Checkpoint) {
+    /// Begins to hand over partitions, once it is known where they start and end. Those that are
+    /// active already are ones whose position was moved.
+    fn start(&mut self, partitions: Vec<u32>, from: Checkpoint) {
+        if !self.may_start(&partitions) {
+            return;
+        }
+        // The later positions count.
+        let is_other = |partition: &u32| !partitions.contains(partition);
+        for before in self.starting.iter_mut().map(|starting| &mut starting.partitions) {
+            before.retain(is_other);
+        }
+        for (_, before, _) in &mut self.postponed {
+            before.retain(is_other);
+        }
+        let look = self.look_at_offsets(&partitions);
+        self.starting.push(Starting { partitions, from, look });
+    }
+
+    /// Not where they went to another process meanwhile.
+    fn may_start(&self, partitions: &[u32]) -> bool {
         let is_again = partitions.iter().all(|partition| self.active.contains_key(partition));
         let is_offered = partitions.iter().all(|partition| self.offered.contains(partition));
-        if self.releasing.is_some() || !(is_again || is_offered) {
-            return; // they went to another process meanwhile
+        self.releasing.is_none() && !partitions.is_empty() && (is_again || is_offered)
+    }
+
+    fn look_at_offsets(&self, partitions: &[u32]) -> OffsetLook {
+        let Config { topic, .. } = &self.config;
+        let is_committed = self.config.reads_committed();
+        OffsetLook::ask(self.client.client(), topic, partitions.iter().copied(), is_committed, ASK_WAIT)
+    }
+
+    fn take_starts(&mut self) {
+        let mut index = 0;
+        while index < self.starting.len() {
+            match self.starting[index].look.take() {
+                Some(ranges) => {
+                    let Starting { partitions, from, .. } = self.starting.remove(index);
+                    self.started(partitions, from, &ranges);
+                }
+                None => index += 1,
+            }
+        }
+    }
+
+    fn started(&mut self, partitions: Vec<u32>, from: Checkpoint, ranges: &OffsetRanges) {
+        if !self.may_start(&partitions) {
+            return;
         }
         let mut started = BTreeMap::new();
-        for &partition in partitions {
-            match self.find_start(partition, from.0.get(&partition).copied()) {
-                Ok(Some(active)) => drop(started.insert(partition, active)),
-                Ok(None) => {
-                    self.postponed.push((Instant::now() + POSTPONE, partitions.to_vec(), from.clone()));
-                    return;
-                }
+        for &partition in &partitions {
+            let Some(range) = ranges.known.get(&partition) else {
+                let error = KafkaError::MetadataFetch(ranges.error.unwrap_or(RDKafkaErrorCode::OffsetNotAvailable));
+                self.warn("cannot ask where a partition starts and ends", &error);
+                self.postponed.push((Instant::now() + POSTPONE, partitions, from));
+                return;
+            };
+            match self.find_start(partition, from.0.get(&partition).copied(), *range) {
+                Ok(active) => drop(started.insert(partition, active)),
                 Err(reason) => {
                     tracing::error!(partition, topic = self.config.topic, "{reason}");
                     let due = Instant::now() + STOPPED_PAUSE;
-                    self.stopped.push(Stopped { partitions: partitions.to_vec(), reason, due });
+                    self.stopped.push(Stopped { partitions, reason, due });
                     self.tell_lag();
                     return;
                 }
             }
         }
+        let is_again = partitions.iter().all(|partition| self.active.contains_key(partition));
         let result = if is_again { self.seek(&started) } else { self.assign(&started) };
         match result {
             Ok(()) => {
                 self.offered.clear();
+                let fetched = &self.client.context().fetched;
+                let mut fetched = fetched.lock().unwrap_or_else(PoisonError::into_inner);
+                fetched.retain(|partition, _| !started.contains_key(partition)); // before the start
+                drop(fetched);
                 self.active.extend(started);
                 self.received_at = Instant::now();
                 self.tell_lag();
             }
             Err(error) => {
                 self.warn("cannot start at the stored positions, trying again", &error);
-                self.postponed.push((Instant::now() + POSTPONE, partitions.to_vec(), from.clone()));
+                self.postponed.push((Instant::now() + POSTPONE, partitions, from));
             }
         }
     }
@@ -584,7 +675,7 @@ impl Consumer {
         let now = Instant::now();
         while let Some(due) = self.postponed.iter().position(|(at, ..)| now >= *at) {
             let (_, partitions, from) = self.postponed.remove(due);
-            self.start(&partitions, &from);
+            self.start(partitions, from);
         }
         while let Some(due) = self.stopped.iter().position(|stopped| now >= stopped.due) {
             let Stopped { partitions, .. } = self.stopped.remove(due);
@@ -604,28 +695,25 @@ impl Consumer {
     }
 
     fn seek(&mut self, started: &BTreeMap<u32, Active>) -> KafkaResult<()> {
+        let mut list = TopicPartitionList::new();
         for (&partition, active) in started {
-            self.client.seek(&self.config.topic, signed(partition), offset(active.next), ASK_WAIT)?;
+            list.add_partition_offset(&self.config.topic, signed(partition), offset(active.next))?;
+        }
+        // Waited for, because one that is refused would go on in silence where it was. It is the
+        // library's own thread that answers, as it does for an assignment.
+        let sought = self.client.seek_partitions(list, SEEK_WAIT)?;
+        for element in sought.elements() {
+            element.error()?;
         }
         if self.is_paused {
             return Ok(()); // they go on with all others
         }
-        let mut list = TopicPartitionList::new();
-        for &partition in started.keys() {
-            list.add_partition(&self.config.topic, signed(partition));
-        }
-        self.client.resume(&list)
+        self.client.resume(&sought)
     }
 
-    /// Where a partition with this stored position starts. `None` when the brokers do not say.
-    fn find_start(&mut self, partition: u32, stored: Option<u64>) -> Result<Option<Active>, String> {
-        let (first, end) = match watermarks(self.client.client(), &self.config.topic, signed(partition), ASK_WAIT) {
-            Ok((first, end)) => (first.unsigned_abs(), end.unsigned_abs()),
-            Err(error) => {
-                self.warn("cannot ask where a partition starts and ends", &error);
-                return Ok(None);
-            }
-        };
+    /// Where a partition with this stored position starts.
+    fn find_start(&self, partition: u32, stored: Option<u64>, range: OffsetRange) -> Result<Active, String> {
+        let OffsetRange { first, end } = range;
         let topic = &self.config.topic;
         let next = match stored {
             None => first,
@@ -648,7 +736,7 @@ impl Consumer {
             }
             Some(stored) => stored,
         };
-        Ok(Some(Active { next, durable: next, end, is_held: false, reached: next }))
+        Ok(Active { next, durable: next, end, is_held: false, reached: next })
     }
 
     /// Stops handing over a partition until its position is known again.
@@ -677,36 +765,59 @@ impl Consumer {
         }
     }
 
-    /// Asks how far the partitions reach, and whether the consumer still delivers.
+    /// Asks how far the partitions reach.
     fn measure(&mut self) {
         if self.measured_at.elapsed() < LAG_EVERY {
             return;
         }
         self.measured_at = Instant::now();
+        self.look_at_topic();
+        if self.lag_look.is_none() && !self.active.is_empty() {
+            let partitions: Vec<u32> = self.active.keys().copied().collect();
+            self.lag_look = Some(self.look_at_offsets(&partitions));
+        }
+        // An answer that comes late, behind large ones of the same connection, does not leave the
+        // lag as it was.
+        let fetched = self.client.context().fetched.lock().unwrap_or_else(PoisonError::into_inner);
+        for (partition, active) in &mut self.active {
+            let end = fetched.get(partition).and_then(|fetched| fetched.end);
+            active.end = active.end.max(end.unwrap_or_default());
+        }
+        drop(fetched);
+        self.tell_lag();
+    }
+
+    /// How far the partitions reach, and so whether the consumer still delivers. Asked apart from
+    /// what is fetched: where fetches get no answer, the statistics say what was true before.
+    fn take_lag(&mut self) {
+        let Some(OffsetRanges { known, error }) = self.lag_look.as_mut().and_then(OffsetLook::take) else { return };
+        self.lag_look = None;
+        if let Some(code) = error {
+            tracing::debug!(%code, topic = self.config.topic, "cannot ask where partitions end");
+        }
+        let fetched = &self.client.context().fetched;
+        let fetched = std::mem::take(&mut *fetched.lock().unwrap_or_else(PoisonError::into_inner));
         let mut is_waiting = false;
-        let reached =
-            std::mem::take(&mut *self.client.context().reached.lock().unwrap_or_else(PoisonError::into_inner));
-        let partitions: Vec<u32> = self.active.keys().copied().collect();
-        for partition in partitions {
-            let end = watermarks(self.client.client(), &self.config.topic, signed(partition), Duration::from_secs(1));
-            let Ok((_, end)) = end else {
+        for (partition, active) in &mut self.active {
+            let Some(OffsetRange { end, .. }) = known.get(partition) else {
                 // A partition that nothing can be learned of may have anything in it.
                 is_waiting = true;
-                break;
+                continue;
             };
-            if let Some(active) = self.active.get_mut(&partition) {
-                active.end = end.unsigned_abs();
-                active.reached = reached.get(&partition).copied().unwrap_or(active.reached).min(active.end);
-                is_waiting |= active.end > active.next.max(active.reached);
-            }
+            active.end = *end;
+            let reached = fetched.get(partition).and_then(|fetched| fetched.reached);
+            active.reached = reached.unwrap_or(active.reached).min(*end);
+            is_waiting |= active.end > active.next.max(active.reached);
         }
-        self.look_at_topic();
         self.tell_lag();
         let is_ours_to_wait = self.is_paused || !self.queue.is_empty() || self.releasing.is_some();
-        if !is_waiting || is_ours_to_wait {
+        let is_waiting = is_waiting && !is_ours_to_wait;
+        // The time counts from the first answer that says so: before it the answers may have come
+        // late, or none while the process was stopped.
+        if !std::mem::replace(&mut self.is_waiting, is_waiting) {
             self.received_at = Instant::now().max(self.received_at);
         }
-        if is_waiting && !is_ours_to_wait && self.received_at.elapsed() >= self.config.stall_timeout {
+        if is_waiting && self.received_at.elapsed() >= self.config.stall_timeout {
             self.restart();
         }
     }
@@ -730,6 +841,8 @@ impl Consumer {
                 self.is_missing = false;
                 if look.id != self.topic_id {
                     self.topic_id = look.id;
+                    self.starting.clear(); // at positions in the former topic
+                    self.postponed.clear();
                     self.begin_again();
                     // What is not started yet was offered as partitions of the former topic.
                     self.is_offer_due |= !self.offered.is_empty();
@@ -764,11 +877,13 @@ impl Consumer {
     fn restart(&mut self) {
         tracing::error!(after = ?self.config.stall_timeout, "the consumer is stalled, making it anew");
         self.metrics.stalls.inc();
-        self.received_at = Instant::now();
+        self.is_waiting = false;
         match subscribe(&self.config, &self.rebalances) {
             Ok(consumer) => {
                 close(&self.client);
                 self.look = None;
+                self.lag_look = None;
+                self.starting.clear();
                 let stalled = std::mem::replace(&mut self.client, consumer);
                 // To leave the group waits for brokers that may not answer; the thread that polls must not.
                 let leave = std::thread::Builder::new().name("kafka-leave".into()).spawn(move || drop(stalled));
@@ -832,7 +947,7 @@ fn subscribe(config: &Config, rebalances: &Arc<Mutex<VecDeque<Rebalance>>>) -> K
     let context = Context {
         shared: Arc::clone(rebalances),
         topic: config.topic.clone(),
-        reached: Mutex::default(),
+        fetched: Mutex::default(),
         brokers: BrokerWatch::new("consumer"),
         is_closing: AtomicBool::new(false),
     };
@@ -856,6 +971,7 @@ fn record(message: &BorrowedMessage<'_>) -> Record {
         idempotency: None,
         condition: None,
         timestamp_ms: message.timestamp().to_millis(),
+        arrived: Instant::now(),
         headers: headers(message).map(Box::new),
     }
 }
