@@ -104,7 +104,7 @@ impl Prefer {
                 let (name, value) = preference.split_once('=').unwrap_or((preference, ""));
                 let (name, value) = (name.trim().to_ascii_lowercase(), value.trim().trim_matches('"'));
                 match (&*name, value) {
-                    ("", "") => {}
+                    ("", "") | ("handling", "lenient") => {}
                     ("respond-async", "") => prefer = prefer.or(Some(Self::Async)),
                     ("wait", seconds) => {
                         let seconds = seconds.parse().map_err(|_| {
@@ -114,7 +114,6 @@ impl Prefer {
                     }
                     ("respond-async", _) => return Err(invalid("respond-async has no value".into())),
                     ("handling", "strict") => is_strict = true,
-                    ("handling", "lenient") => {}
                     _ => other = Some(name),
                 }
             }
