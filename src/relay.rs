@@ -248,6 +248,7 @@ impl<T: Store> Relay<T> {
         self.metrics.outgoing.set(len(self.outgoing.len()));
         let tracking = Tracking::new(ticket, self.told.clone());
         let identity = self.identity.get().map_or("", String::as_str);
+        let mut scratch = Vec::new();
         for change in changes {
             let Changed { id, snapshot, change } = change;
             let version = snapshot.version().to_string();
@@ -259,17 +260,19 @@ impl<T: Store> Relay<T> {
                 (header::STORE, identity),
                 (header::ORIGIN, &self.origin),
             ];
-            let body = snapshot.flat().whole();
+            // The library takes a copy of its own: of the bytes that the view has, where they are
+            // in one piece.
+            let body = snapshot.flat().whole_in(&mut scratch);
             if let Some(topic) = self.config.snapshots_topic.as_deref().filter(|_| contents.snapshots) {
                 let seq = snapshot.seq().to_string();
                 let state = state_word(snapshot.state());
                 let headers = [&common[..], &[(header::SEQ, &seq), (header::STATE, state)]].concat();
-                let value = (snapshot.state() != State::Gone).then_some(&*body);
+                let value = (snapshot.state() != State::Gone).then_some(body);
                 self.publisher.send(Message { topic, key: &key, value, headers: &headers }, &tracking).await;
             }
             if contents.events
                 && snapshot.kind() == Kind::Envelope
-                && let Some(event) = message::event(id, &body)
+                && let Some(event) = message::event(id, body)
             {
                 let topic = &self.config.events_topic;
                 let message = Message { topic, key: &key, value: Some(&event), headers: &common };
