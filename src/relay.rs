@@ -161,7 +161,8 @@ impl<T: Store> Relay<T> {
                     self.settled(count, settled).await;
                 }
                 _ = settle.tick(), if settling.is_none() && !self.arrived.is_empty() && has_room => {
-                    settling = Some(Box::pin(settled(self.store.clone(), self.next_arrived())));
+                    let settled = settled(self.store.clone(), self.next_arrived(), batches.snapshots_are_on());
+                    settling = Some(Box::pin(settled));
                 }
                 committed = batches.recv(), if has_room => match committed {
                     Some(committed) => self.publish(committed).await,
@@ -186,7 +187,8 @@ impl<T: Store> Relay<T> {
         }
         // What is newer is published by another instance, or by the next start.
         while !self.arrived.is_empty() {
-            let (count, settled) = settled(self.store.clone(), self.next_arrived()).await;
+            let are_on = batches.snapshots_are_on();
+            let (count, settled) = settled(self.store.clone(), self.next_arrived(), are_on).await;
             let Ok(Settled { published, .. }) = settled else { return };
             self.metrics.published.inc_by(published as u64);
             self.arrived.drain(..count);
@@ -536,10 +538,18 @@ impl Health {
 /// instance published before one of them had arrived was committed by then, and is found. Returns how many batches these
 /// were, and what became of them.
 ///
+/// While no snapshots are published there is nothing that could be newer in the topic, and an order
+/// that changes all the time would be published again for ever: then all are forgotten.
+///
 /// Dropped, it may have forgotten them all the same.
-async fn settled<T: Store>(store: T, arrived: Vec<(i64, Versions)>) -> (usize, Result<Settled, StoreError>) {
+async fn settled<T: Store>(
+    store: T,
+    arrived: Vec<(i64, Versions)>,
+    may_be_newer: bool,
+) -> (usize, Result<Settled, StoreError>) {
     let settle = async {
-        let known: Vec<_> = arrived.iter().flat_map(|(_, versions)| versions).cloned().collect();
+        let versions = arrived.iter().filter(|_| may_be_newer).flat_map(|(_, versions)| versions);
+        let known: Vec<_> = versions.cloned().collect();
         let found = if known.is_empty() { Page::new() } else { store.newer(known).await? };
         let newest: HashMap<OrderId, Snapshot> = found.into_iter().collect();
         let mut newer = Vec::new();

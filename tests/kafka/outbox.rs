@@ -129,7 +129,7 @@ fn what_is_too_large_for_its_topic_stays_recorded_and_is_published_once_there_is
     topic.make_topic(&snapshots, 1, &[("max.message.bytes", "3000"), ("cleanup.policy", "delete")]);
     let (events, acks) = (format!("{}.events", topic.name), format!("{}.ack", topic.name));
     let environment = [("ORDERS_EVENTS_TOPIC", events.as_str()), ("ORDERS_ACK_TOPIC", &acks)];
-    let own = ["--kafka-snapshots-topic", &snapshots, "--http-worker-wait", "1ms"];
+    let own = ["--kafka-snapshots", "on", "--kafka-snapshots-topic", &snapshots, "--http-worker-wait", "1ms"];
     let flags = topic.flags_with(&own);
     let mut server = Server::start_in(&flags, &environment);
     let order = |name: &str, bytes: usize| {
@@ -175,7 +175,7 @@ fn topics_that_are_made_have_room_for_the_largest_order_and_others_are_named() {
     let name = |suffix: &str| format!("{}.{suffix}", topic.name);
     topic.make_topic(&name("events"), 1, &[]);
     let (snapshots, events, acks) = (name("snapshots"), name("events"), name("ack"));
-    let own = ["--kafka-snapshots-topic", &snapshots, "--order-bytes-max", "4MiB"];
+    let own = ["--kafka-snapshots", "on", "--kafka-snapshots-topic", &snapshots, "--order-bytes-max", "4MiB"];
     let environment = [("ORDERS_EVENTS_TOPIC", events.as_str()), ("ORDERS_ACK_TOPIC", &acks)];
     let mut server = Server::start_in(&topic.flags_with(&own), &environment);
     until("the topic with too little room is named", RECOVERY, || {
