@@ -187,7 +187,7 @@ async fn flows(servers: &Servers, orders: u64, connections: u64) {
     posts("posts into PostgreSQL", &plain, Kind::Wb, orders, connections).await;
     posts("posts of envelopes into PostgreSQL", &plain, Kind::Envelope, orders, connections).await;
     drop(plain);
-    let published = start("published", &["--kafka-workers", "off"]);
+    let published = start("published", &["--kafka-workers", "off", "--kafka-snapshots", "on"]);
     published.wait_ready().await;
     posts("the same, every change published", &published, Kind::Envelope, orders, connections).await;
     drop(published);

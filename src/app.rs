@@ -20,7 +20,7 @@ use crate::cache::{self, View};
 use crate::grpc;
 use crate::http::{self, Api, route};
 use crate::ingest::{self, Ingest};
-use crate::lifecycle::{self, Gate, Readiness, Shutdown, Switch};
+use crate::lifecycle::{self, Gate, Readiness, Shutdown};
 use crate::metrics::Metrics;
 use crate::order::{self, sample};
 use crate::outbox::Outbox;
@@ -419,8 +419,8 @@ struct Plane {
     outbox: Option<Outbox>,
     /// Publishes what comes over HTTP.
     http_outbox: Option<Outbox>,
-    /// What others tell of their changes.
-    news: Switch,
+    /// What instances tell each other of their changes.
+    news: follow::News,
     store: AnyStore,
     view: Arc<View>,
     redis: Option<Redis>,
@@ -446,10 +446,11 @@ impl Plane {
         Ok(wait)
     }
 
-    async fn run(self, inbox: InboxSource, warm: Gate, sampled: Option<Gate>) -> anyhow::Result<()> {
+    async fn run(mut self, inbox: InboxSource, warm: Gate, sampled: Option<Gate>) -> anyhow::Result<()> {
+        let news = std::mem::take(&mut self.news);
         let (view, store, shutdown) = (&self.view, &self.store, &self.shutdown);
         let (begun, has_begun) = tokio::sync::oneshot::channel();
-        let (redis, news) = (self.redis.clone(), self.news.clone());
+        let redis = self.redis.clone();
         warm.close("the store cannot be reached");
         let begun = (begun, warm.clone());
         let is_needed = self.config.ready_needs_store && store.is_shareable();
@@ -586,7 +587,7 @@ struct Bus {
     outbox: Option<Outbox>,
     http_outbox: Option<Outbox>,
     acks: Option<crate::ack::Acks>,
-    news: Switch,
+    news: follow::News,
     relayed: Option<tokio::sync::oneshot::Receiver<()>>,
 }
 

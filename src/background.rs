@@ -8,6 +8,25 @@ use tokio::sync::oneshot;
 #[cfg(target_os = "linux")]
 const NICE: i32 = 10;
 
+/// How far threads stand back that publish what is committed: beside one that takes orders in they
+/// get a quarter of a core, and what they have not come to is recorded.
+#[cfg(target_os = "linux")]
+const PUBLISHING_NICE: i32 = 5;
+
+/// Has this thread, and those that it starts, give way to those that take orders in and answer.
+pub fn publish_behind() {
+    #[cfg(target_os = "linux")]
+    stand_back(PUBLISHING_NICE);
+}
+
+/// On Linux it holds for this thread and those that it starts alone.
+#[cfg(target_os = "linux")]
+fn stand_back(by: i32) {
+    if let Err(error) = rustix::process::nice(by) {
+        tracing::debug!(%error, "a thread in the background has the rank of all others");
+    }
+}
+
 /// Does the work on a thread of its own. A thread that answers gets a core as soon as it wakes up; from one of its own
 /// rank, which never waits, it would get it only when that one's slice of time is over, which is milliseconds.
 ///
@@ -21,11 +40,8 @@ pub fn spawn<T: Send + 'static>(
 ) -> impl Future<Output = io::Result<T>> {
     let (done, result) = oneshot::channel();
     let thread = std::thread::Builder::new().name(name.into()).spawn(move || {
-        // On Linux it holds for this thread alone.
         #[cfg(target_os = "linux")]
-        if let Err(error) = rustix::process::nice(NICE) {
-            tracing::debug!(%error, "a thread in the background has the rank of all others");
-        }
+        stand_back(NICE);
         let _ = done.send(work());
     });
     async move {

@@ -3,6 +3,7 @@
 
 mod count;
 mod reload;
+mod telling;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,9 +17,10 @@ use crate::id::OrderId;
 use crate::lifecycle::{Gate, Shutdown, Switch};
 use crate::redis::Redis;
 use crate::snapshot::Snapshot;
-use crate::store::{Store, StoreError};
+use crate::store::{Presence, Store, StoreError};
 
 pub use count::count;
+pub use telling::{Reason, Telling};
 
 /// How often the store is asked. An order changed elsewhere that nobody told of is shown this much later, far within
 /// the second that a copy may be kept.
@@ -35,8 +37,22 @@ const COUNT_WAIT: Duration = Duration::from_millis(250);
 /// How long a start waits to hear the others. Without that the store is asked.
 const NEWS_WAIT: Duration = Duration::from_secs(5);
 
-/// Follows until `shutdown`. While others write and not all they say is heard, the view counts as a part of what is
-/// stored, so that an unknown id is looked up in the store.
+/// What the instances on one store tell each other of their changes, beside what the store says.
+#[derive(Default)]
+pub struct News {
+    /// What others tell is shown as it comes.
+    pub heard: Switch,
+    /// When this instance tells; one that does also hears. `None` where neither is.
+    pub telling: Option<Telling>,
+}
+
+/// Looks in a row at which all others must have said that they publish before what they tell is
+/// relied upon: one of them may have been about to stop at the first.
+const TOLD_LOOKS: u8 = 2;
+
+/// Follows until `shutdown`. While others write and not all of them publish, or not all they say is
+/// heard, the view counts as a part of what is stored, so that an unknown id is looked up in the
+/// store.
 ///
 /// `news` is what others tell of their changes; what it hears it shows by itself. `begun` is told once everything from here on will be seen, and once the others can be sure to know of this process:
 /// only then may it scan the store and write to it. Until then the gate says what the store is waited for; a store that is
@@ -45,7 +61,7 @@ pub async fn run<T: Store>(
     view: Arc<View>,
     store: T,
     redis: Option<Redis>,
-    news: Switch,
+    mut news: News,
     (begun, gate): (oneshot::Sender<Result<(), StoreError>>, Gate),
     needed: Option<Gate>,
     mut shutdown: Shutdown,
@@ -53,6 +69,9 @@ pub async fn run<T: Store>(
     if store.is_shareable() {
         tokio::spawn(reload::run(Arc::clone(&view), store.clone(), redis.clone(), shutdown.clone()));
     }
+    let follows = news.telling.is_some();
+    store.appear_as(Presence { follows, publishes: false });
+    let mut told_looks = 0;
     let mut begun = Some(begun);
     let mut was_shared = false;
     let mut is_failing = false;
@@ -124,13 +143,18 @@ pub async fn run<T: Store>(
                 if std::mem::take(&mut is_silent) {
                     tracing::info!("the store answers again");
                 }
-                news.want(was_shared);
+                if let Some(telling) = &mut news.telling {
+                    let publishes = telling.note(Some(changes.peers));
+                    store.appear_as(Presence { follows, publishes });
+                }
+                told_looks = if changes.peers.publish { TOLD_LOOKS.min(told_looks + 1) } else { 0 };
+                news.heard.want(was_shared);
                 if let Some(begun) = begun.take() {
                     if was_shared {
                         // They look this often, so by then they have seen that they are not alone.
                         tokio::time::sleep(2 * EVERY).await;
                         let heard = async {
-                            while !news.is_live() {
+                            while follows && !news.heard.is_live() {
                                 tokio::time::sleep(EVERY / 10).await;
                             }
                         };
@@ -141,7 +165,8 @@ pub async fn run<T: Store>(
                         return;
                     }
                 }
-                view.set_shared(was_shared && !news.is_live());
+                let is_told = news.heard.is_live() && told_looks == TOLD_LOOKS;
+                view.set_shared(was_shared && !is_told);
             }
             Err(error @ StoreError::Unfit(_)) if begun.is_some() => {
                 let _ = begun.take().map(|begun| begun.send(Err(error)));
@@ -156,11 +181,20 @@ pub async fn run<T: Store>(
                     tracing::warn!(error = %crate::log::causes(&error), "cannot ask the store what others changed");
                 }
                 view.set_shared(true); // it cannot be known
+                told_looks = 0;
+                // Nothing is committed before it has begun.
+                if begun.is_none()
+                    && let Some(telling) = &mut news.telling
+                {
+                    let publishes = telling.note(None);
+                    store.appear_as(Presence { follows, publishes });
+                }
             }
         }
+        let is_told = news.heard.is_live() && told_looks == TOLD_LOOKS;
         tokio::select! {
             () = shutdown.wait() => return,
-            () = tokio::time::sleep(if news.is_live() { EVERY_BESIDE_NEWS } else { EVERY }) => {}
+            () = tokio::time::sleep(if is_told { EVERY_BESIDE_NEWS } else { EVERY }) => {}
         }
     }
 }

@@ -42,6 +42,8 @@ pub struct Config {
     pub lag_max: u64,
     /// Where every committed change goes, for other instances and whoever else follows; nowhere when `None`.
     pub snapshots_topic: Option<String>,
+    /// When it goes there.
+    pub snapshots: Snapshots,
     /// Where writes go that a worker is to process.
     pub events_topic: String,
     /// Where workers say what they have processed.
@@ -96,6 +98,18 @@ pub enum Workers {
     Off,
 }
 
+/// When committed changes are published as snapshots.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Snapshots {
+    /// While another instance on the same store follows them.
+    #[default]
+    Auto,
+    /// Always.
+    On,
+    /// Never, and nothing is followed either.
+    Off,
+}
+
 impl Config {
     /// The default settings for these brokers.
     #[must_use]
@@ -111,6 +125,7 @@ impl Config {
             stall_timeout: Duration::from_mins(1),
             lag_max: 10_000,
             snapshots_topic: Some("orders.snapshots".into()),
+            snapshots: Snapshots::default(),
             events_topic: "orders.events".into(),
             ack_topic: "orders.ack".into(),
             worker_group: "order-workers".into(),

@@ -2,7 +2,7 @@
 //! from memory. What the relay has no room for stays recorded, and is published from the store later.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::mpsc;
 
@@ -49,10 +49,30 @@ pub struct Ack {
     pub change: Change,
 }
 
+/// What is to be recorded with a batch. To be kept until what the batch changes is visible, or
+/// never will be.
+pub struct ToPublish {
+    /// What is recorded; `None` when there is nothing to publish.
+    pub parcel: Option<Parcel>,
+    _untold: Option<Arc<()>>,
+}
+
+/// Whether snapshots are published now.
+struct Snapshots {
+    are_on: bool,
+    /// A clone is held for each batch on its way that was begun while they were not.
+    untold: Arc<()>,
+}
+
+fn locked(snapshots: &Mutex<Snapshots>) -> MutexGuard<'_, Snapshots> {
+    snapshots.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Where a flow hands over its committed batches. Clones share it.
 #[derive(Clone)]
 pub struct Outbox {
     contents: Contents,
+    snapshots: Arc<Mutex<Snapshots>>,
     pending: Arc<Mutex<Vec<Ack>>>,
     batches: mpsc::Sender<Committed>,
     event_bytes_max: Arc<AtomicUsize>,
@@ -61,6 +81,7 @@ pub struct Outbox {
 /// The relay's end.
 pub struct Batches {
     contents: Contents,
+    snapshots: Arc<Mutex<Snapshots>>,
     receiver: mpsc::Receiver<Committed>,
     event_bytes_max: Arc<AtomicUsize>,
 }
@@ -77,6 +98,12 @@ impl Batches {
         self.contents
     }
 
+    /// Whether the snapshots of batches that begin now are published.
+    #[must_use]
+    pub fn snapshots_are_on(&self) -> bool {
+        locked(&self.snapshots).are_on
+    }
+
     /// Where to say how many bytes an event may have.
     #[must_use]
     pub fn event_bytes_max(&self) -> Arc<AtomicUsize> {
@@ -89,8 +116,10 @@ impl Batches {
 pub fn outbox(contents: Contents) -> (Outbox, Batches) {
     let (batches, receiver) = mpsc::channel(WAITING_MAX);
     let event_bytes_max = Arc::new(AtomicUsize::new(usize::MAX));
-    let ends = Batches { contents, receiver, event_bytes_max: Arc::clone(&event_bytes_max) };
-    (Outbox { contents, pending: Arc::default(), batches, event_bytes_max }, ends)
+    let snapshots = Arc::new(Mutex::new(Snapshots { are_on: contents.snapshots, untold: Arc::default() }));
+    let (told, bytes_max) = (Arc::clone(&snapshots), Arc::clone(&event_bytes_max));
+    let ends = Batches { contents, snapshots: told, receiver, event_bytes_max: bytes_max };
+    (Outbox { contents, snapshots, pending: Arc::default(), batches, event_bytes_max }, ends)
 }
 
 impl Outbox {
@@ -100,10 +129,33 @@ impl Outbox {
         Self { contents, ..self.clone() }
     }
 
-    /// What is to be recorded with the next batch; `None` when there is nothing to publish.
+    /// What is to be recorded with the next batch. `may_have_events` says whether it may change an
+    /// envelope order, which alone becomes an event.
     #[must_use]
-    pub fn parcel(&self) -> Option<Parcel> {
-        (!self.contents.is_empty()).then(|| Parcel { ticket: fastrand::i64(1..), contents: self.contents })
+    pub fn parcel(&self, may_have_events: bool) -> ToPublish {
+        let mut contents = self.contents;
+        let mut untold = None;
+        contents.events &= may_have_events;
+        if contents.snapshots {
+            let snapshots = locked(&self.snapshots);
+            contents.snapshots = snapshots.are_on;
+            untold = (!snapshots.are_on).then(|| Arc::clone(&snapshots.untold));
+        }
+        let parcel = (!contents.is_empty()).then(|| Parcel { ticket: fastrand::i64(1..), contents });
+        ToPublish { parcel, _untold: untold }
+    }
+
+    /// Has the snapshots of batches that begin from now on published, or not, where they are among
+    /// the contents. What is recorded already is published in any case.
+    pub fn publish_snapshots(&self, are_on: bool) {
+        locked(&self.snapshots).are_on = are_on;
+    }
+
+    /// Whether snapshots are published of every batch that can still become visible.
+    #[must_use]
+    pub fn tells_all(&self) -> bool {
+        let snapshots = locked(&self.snapshots);
+        snapshots.are_on && Arc::strong_count(&snapshots.untold) == 1
     }
 
     /// How many bytes the payload of an envelope may have whose event is to get to a worker. What is larger must not be
@@ -126,5 +178,30 @@ impl Outbox {
         let acks = std::mem::take(&mut *self.pending.lock().unwrap_or_else(PoisonError::into_inner));
         // No room: it is recorded, and published from the store once it is old enough.
         let _ = self.batches.try_send(Committed { parcel, changes, acks });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ALL: Contents = Contents { snapshots: true, events: true, acks: false };
+
+    #[test]
+    fn what_nothing_follows_is_not_recorded_and_what_began_before_is_waited_for() {
+        let (http, _batches) = outbox(ALL);
+        let other = http.with(Contents { events: false, ..ALL });
+        assert!(other.tells_all());
+        assert_eq!(other.parcel(true).parcel.unwrap().contents, Contents { events: false, ..ALL });
+        http.publish_snapshots(false);
+        assert!(other.parcel(true).parcel.is_none(), "nothing is left to publish");
+        assert!(http.parcel(false).parcel.is_none(), "no envelope, no event");
+        let begun = http.parcel(true);
+        assert_eq!(begun.parcel.unwrap().contents, Contents { snapshots: false, ..ALL });
+        http.publish_snapshots(true);
+        assert!(!other.tells_all(), "a batch without snapshots is on its way");
+        drop(begun);
+        assert!(other.tells_all());
+        assert!(other.parcel(false).parcel.is_some());
     }
 }

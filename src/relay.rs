@@ -161,7 +161,8 @@ impl<T: Store> Relay<T> {
                     self.settled(count, settled).await;
                 }
                 _ = settle.tick(), if settling.is_none() && !self.arrived.is_empty() && has_room => {
-                    settling = Some(Box::pin(settled(self.store.clone(), self.next_arrived())));
+                    let settled = settled(self.store.clone(), self.next_arrived(), batches.snapshots_are_on());
+                    settling = Some(Box::pin(settled));
                 }
                 committed = batches.recv(), if has_room => match committed {
                     Some(committed) => self.publish(committed).await,
@@ -186,7 +187,8 @@ impl<T: Store> Relay<T> {
         }
         // What is newer is published by another instance, or by the next start.
         while !self.arrived.is_empty() {
-            let (count, settled) = settled(self.store.clone(), self.next_arrived()).await;
+            let are_on = batches.snapshots_are_on();
+            let (count, settled) = settled(self.store.clone(), self.next_arrived(), are_on).await;
             let Ok(Settled { published, .. }) = settled else { return };
             self.metrics.published.inc_by(published as u64);
             self.arrived.drain(..count);
@@ -248,6 +250,7 @@ impl<T: Store> Relay<T> {
         self.metrics.outgoing.set(len(self.outgoing.len()));
         let tracking = Tracking::new(ticket, self.told.clone());
         let identity = self.identity.get().map_or("", String::as_str);
+        let mut scratch = Vec::new();
         for change in changes {
             let Changed { id, snapshot, change } = change;
             let version = snapshot.version().to_string();
@@ -259,17 +262,19 @@ impl<T: Store> Relay<T> {
                 (header::STORE, identity),
                 (header::ORIGIN, &self.origin),
             ];
-            let body = snapshot.flat().whole();
+            // The library takes a copy of its own: of the bytes that the view has, where they are
+            // in one piece.
+            let body = snapshot.flat().whole_in(&mut scratch);
             if let Some(topic) = self.config.snapshots_topic.as_deref().filter(|_| contents.snapshots) {
                 let seq = snapshot.seq().to_string();
                 let state = state_word(snapshot.state());
                 let headers = [&common[..], &[(header::SEQ, &seq), (header::STATE, state)]].concat();
-                let value = (snapshot.state() != State::Gone).then_some(&*body);
+                let value = (snapshot.state() != State::Gone).then_some(body);
                 self.publisher.send(Message { topic, key: &key, value, headers: &headers }, &tracking).await;
             }
             if contents.events
                 && snapshot.kind() == Kind::Envelope
-                && let Some(event) = message::event(id, &body)
+                && let Some(event) = message::event(id, body)
             {
                 let topic = &self.config.events_topic;
                 let message = Message { topic, key: &key, value: Some(&event), headers: &common };
@@ -533,10 +538,18 @@ impl Health {
 /// instance published before one of them had arrived was committed by then, and is found. Returns how many batches these
 /// were, and what became of them.
 ///
+/// While no snapshots are published there is nothing that could be newer in the topic, and an order
+/// that changes all the time would be published again for ever: then all are forgotten.
+///
 /// Dropped, it may have forgotten them all the same.
-async fn settled<T: Store>(store: T, arrived: Vec<(i64, Versions)>) -> (usize, Result<Settled, StoreError>) {
+async fn settled<T: Store>(
+    store: T,
+    arrived: Vec<(i64, Versions)>,
+    may_be_newer: bool,
+) -> (usize, Result<Settled, StoreError>) {
     let settle = async {
-        let known: Vec<_> = arrived.iter().flat_map(|(_, versions)| versions).cloned().collect();
+        let versions = arrived.iter().filter(|_| may_be_newer).flat_map(|(_, versions)| versions);
+        let known: Vec<_> = versions.cloned().collect();
         let found = if known.is_empty() { Page::new() } else { store.newer(known).await? };
         let newest: HashMap<OrderId, Snapshot> = found.into_iter().collect();
         let mut newer = Vec::new();

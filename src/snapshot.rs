@@ -138,6 +138,20 @@ impl<'a> Text<'a> {
         if self.1.is_empty() { Cow::Borrowed(self.0) } else { Cow::Owned([self.0, self.1].concat()) }
     }
 
+    /// The same without memory of its own for the copy: that is made in `scratch`.
+    #[must_use]
+    pub fn whole_in<'s>(&self, scratch: &'s mut Vec<u8>) -> &'s [u8]
+    where
+        'a: 's,
+    {
+        if self.1.is_empty() {
+            return self.0;
+        }
+        scratch.clear();
+        self.append_to(scratch);
+        scratch
+    }
+
     fn part(&self, from: usize, to: usize) -> Self {
         let first = self.0.len();
         Self(&self.0[from.min(first)..to.min(first)], &self.1[from.saturating_sub(first)..to.saturating_sub(first)])

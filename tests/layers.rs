@@ -51,6 +51,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "metrics",
             "lifecycle",
             "log",
+            "background",
             "kafka",
             "nats",
             "order",
@@ -80,7 +81,8 @@ const EDGES: &[(&str, &[&str])] = &[
     ),
     ("read", &["cache", "store", "redis", "snapshot", "id", "lifecycle", "background"]),
     ("warmup", &["cache", "store", "lifecycle", "log", "background"]),
-    ("follow", &["cache", "store", "redis", "snapshot", "id", "lifecycle", "log"]),
+    // What is published of changes, and whether it is.
+    ("follow", &["cache", "store", "outbox", "redis", "snapshot", "id", "lifecycle", "log"]),
     (
         "relay",
         &[

@@ -9,7 +9,7 @@ use std::time::Duration;
 use order_service::id::{OrderId, Version};
 use order_service::record::Checkpoint;
 use order_service::snapshot::Snapshot;
-use order_service::store::{Batch, Changes, Outcome, Page, Store, StoreError, Unpublished};
+use order_service::store::{Batch, Changes, Outcome, Page, Peers, Store, StoreError, Unpublished};
 
 /// What is said.
 #[derive(Default)]
@@ -143,6 +143,6 @@ impl Store for Scripted {
         if self.0.is_cut_off.load(Ordering::SeqCst) {
             return failure();
         }
-        Ok(Changes { is_shared: false, count: 0, is_restarted: false })
+        Ok(Changes { is_shared: false, count: 0, is_restarted: false, peers: Peers::default() })
     }
 }

@@ -9,12 +9,14 @@ use tokio::sync::oneshot;
 
 use super::Config;
 use crate::ack::Acks;
+use crate::background;
 use crate::cache::View;
 use crate::cache::feed::Event;
+use crate::follow::{News, Reason, Telling};
 use crate::id::OrderId;
-use crate::kafka::{self, Workers, broker_watch};
+use crate::kafka::{self, Snapshots, Workers, broker_watch};
 use crate::lifecycle::{Gate, Readiness, Switch};
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, ReadGauge};
 use crate::order::message;
 use crate::outbox::{self, Batches, Outbox};
 use crate::record::Contents;
@@ -37,7 +39,7 @@ pub(super) struct Bus {
     pub(super) outbox: Option<Outbox>,
     pub(super) http_outbox: Option<Outbox>,
     pub(super) acks: Option<Acks>,
-    pub(super) news: Switch,
+    pub(super) news: News,
     /// Told once everything that was committed is published, or cannot be now.
     pub(super) relayed: Option<oneshot::Receiver<()>>,
 }
@@ -51,7 +53,13 @@ impl Bus {
         metrics: &Metrics,
         readiness: &Readiness,
     ) -> anyhow::Result<Self> {
-        let Some(kafka) = &config.kafka else { return Ok(Self::default()) };
+        let Some(mut kafka) = config.kafka.clone() else { return Ok(Self::default()) };
+        // A store that no other process can have open has no followers of its own, and only those
+        // are known of.
+        if kafka.snapshots == Snapshots::Off || (kafka.snapshots == Snapshots::Auto && !store.is_shareable()) {
+            kafka.snapshots_topic = None;
+        }
+        let kafka = &kafka;
         let has_events = kafka.workers != Workers::Off;
         let snapshots = kafka.snapshots_topic.is_some();
         let contents = Contents { snapshots, events: has_events, acks: false };
@@ -63,16 +71,17 @@ impl Bus {
             let gate = readiness.gate("outbox", "not started");
             relayed = Some(instance.relay(kafka, store.clone(), redis.cloned(), metrics, gate, batches)?);
         }
-        let news = Switch::default();
+        let mut news = News::default();
         if let Some(topic) = &kafka.snapshots_topic
             && store.is_shareable()
         {
             let (view, redis, instance) = (Arc::clone(view), redis.cloned(), instance.clone());
             let mut following = Following { view, redis, instance, scratch: Vec::new() };
             let gate = readiness.gate("snapshots", "not started");
-            let tail = Tail::start(kafka, topic, news.clone(), gate, move |message| following.hear(message));
-            tell_live(metrics, topic, &news);
+            let tail = Tail::start(kafka, topic, news.heard.clone(), gate, move |message| following.hear(message));
+            tell_live(metrics, topic, &news.heard);
             std::mem::forget(tail.context("cannot use Kafka")?); // for as long as the process lives
+            news.telling = Some(telling(kafka, &outbox, metrics));
         }
         let acks = has_events.then(|| Acks::new(WAITERS_MAX));
         if let Some(acks) = &acks {
@@ -87,6 +96,19 @@ impl Bus {
         let http_outbox = Some(http_outbox).filter(|_| relayed.is_some());
         Ok(Self { outbox, http_outbox, acks, news, relayed })
     }
+}
+
+/// Has snapshots published as it is set, and says whether they are, and why.
+pub(super) fn telling(config: &kafka::Config, outbox: &Outbox, metrics: &Metrics) -> Telling {
+    let telling = Telling::new(outbox.clone(), config.snapshots == Snapshots::On);
+    let read = Reason::ALL.map(|(reason, word)| {
+        let is_for = telling.is_for(reason);
+        let read: ReadGauge = Box::new(move || f64::from(u8::from(is_for())));
+        (word, read)
+    });
+    let help = "1 while committed changes are published as snapshots, by why they are.";
+    metrics.gauges("kafka_snapshots_published", help, "why", read.into());
+    telling
 }
 
 /// Says whether a topic that should be followed is.
@@ -112,7 +134,7 @@ impl Default for Instance {
 }
 
 impl Instance {
-    /// Starts a thread that publishes what is handed over.
+    /// Starts a thread that publishes what is handed over, behind those that take orders in.
     pub(super) fn relay(
         &self,
         config: &kafka::Config,
@@ -129,14 +151,26 @@ impl Instance {
             || broker_watch::recoveries() as f64,
         );
         let (done, relayed) = oneshot::channel();
-        let relay = Relay::new(config, store, &self.origin, &self.store, metrics.outbox.clone(), gate);
-        let relay = relay.context("cannot use Kafka")?.with_redis(redis);
-        // The last that can fail: a runtime must not be dropped in another.
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let (started, is_started) = std::sync::mpsc::sync_channel(1);
+        let (config, metrics, instance) = (config.clone(), metrics.outbox.clone(), self.clone());
         std::thread::Builder::new().name("relay".into()).spawn(move || {
-            runtime.block_on(relay.run(batches));
-            let _ = done.send(());
+            // The threads of the library are started from here and have the same rank.
+            background::publish_behind();
+            let make = || {
+                let relay = Relay::new(&config, store, &instance.origin, &instance.store, metrics, gate);
+                let relay = relay.context("cannot use Kafka")?.with_redis(redis);
+                anyhow::Ok((relay, tokio::runtime::Builder::new_current_thread().enable_all().build()?))
+            };
+            match make() {
+                Ok((relay, runtime)) => {
+                    let _ = started.send(Ok(()));
+                    runtime.block_on(relay.run(batches));
+                    let _ = done.send(());
+                }
+                Err(error) => drop(started.send(Err(error))),
+            }
         })?;
+        is_started.recv().context("the relay's thread ended without a word")??;
         Ok(relayed)
     }
 

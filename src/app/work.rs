@@ -2,18 +2,20 @@
 
 use anyhow::Context;
 
-use super::bus::Instance;
+use super::bus::{self, Instance};
 use super::{Config, stop_signal};
 use crate::admin::{self, Admin};
+use crate::follow::Telling;
 use crate::http::route;
 use crate::ingest::Ingest;
+use crate::kafka::Snapshots;
 use crate::lifecycle::{self, Readiness, Shutdown};
 use crate::metrics::Metrics;
 use crate::outbox;
 use crate::record::Contents;
 use crate::source::kafka::KafkaSource;
 use crate::store::any::AnyStore;
-use crate::store::{Store, StoreError};
+use crate::store::{Peers, Presence, Store, StoreError};
 use crate::worker::Events;
 
 /// How often the instances that serve are told that somebody else writes to their store, and how long they may take to
@@ -43,15 +45,19 @@ async fn run(config: Config) -> anyhow::Result<()> {
     let store = AnyStore::open(&config.store)?;
     let redis = super::start_redis(&config, &metrics);
     let mut kafka = config.kafka.clone().context("a worker needs Kafka")?;
+    if kafka.snapshots == Snapshots::Off {
+        kafka.snapshots_topic = None;
+    }
     let contents = Contents { snapshots: kafka.snapshots_topic.is_some(), events: false, acks: true };
     let (outbox, batches) = outbox::outbox(contents);
     let gate = readiness.gate("outbox", "not started");
     let relayed = Instance::default().relay(&kafka, store.clone(), redis.clone(), &metrics, gate, batches)?;
     (kafka.topic, kafka.group) = (kafka.events_topic.clone(), kafka.worker_group.clone());
+    let telling = contents.snapshots.then(|| bus::telling(&kafka, &outbox, &metrics));
     let (trigger, shutdown) = lifecycle::shutdown();
     tracing::info!(topic = kafka.topic, group = kafka.group, store = store.place(), "working");
     let mut working = std::pin::pin!(async {
-        if !announce(&store, &shutdown).await? {
+        if !announce(&store, telling, &shutdown).await? {
             return anyhow::Ok(());
         }
         #[cfg(feature = "postgres")]
@@ -93,7 +99,8 @@ async fn run(config: Config) -> anyhow::Result<()> {
 
 /// Makes sure that whoever serves this store's orders looks for changes by others, now and from now on. Returns
 /// whether there is anything to do.
-async fn announce(store: &AnyStore, shutdown: &Shutdown) -> anyhow::Result<bool> {
+async fn announce(store: &AnyStore, telling: Option<Telling>, shutdown: &Shutdown) -> anyhow::Result<bool> {
+    let mut telling = telling;
     let mut waiting = shutdown.clone();
     loop {
         let announced = tokio::select! {
@@ -101,7 +108,10 @@ async fn announce(store: &AnyStore, shutdown: &Shutdown) -> anyhow::Result<bool>
             announced = store.announce() => announced,
         };
         match announced {
-            Ok(()) => break,
+            Ok(peers) => {
+                tell(store, telling.as_mut(), Some(peers));
+                break;
+            }
             Err(error @ StoreError::Unfit(_)) => return Err(error.into()),
             Err(error) => tracing::warn!(error = %crate::log::causes(&error), "the store cannot be reached"),
         }
@@ -115,10 +125,19 @@ async fn announce(store: &AnyStore, shutdown: &Shutdown) -> anyhow::Result<bool>
                 () = shutdown.wait() => return,
                 () = tokio::time::sleep(ANNOUNCE_EVERY) => {}
             }
-            if let Err(error) = store.announce().await {
-                tracing::debug!(error = %crate::log::causes(&error), "the store cannot be reached");
+            let peers = store.announce().await;
+            if let Err(error) = &peers {
+                tracing::debug!(error = %crate::log::causes(error), "the store cannot be reached");
             }
+            tell(&store, telling.as_mut(), peers.ok());
         }
     });
     Ok(true)
+}
+
+/// Publishes what is done here while there are followers. A worker shows nothing, and follows
+/// nothing itself.
+fn tell(store: &AnyStore, telling: Option<&mut Telling>, peers: Option<Peers>) {
+    let publishes = telling.is_some_and(|telling| telling.note(peers));
+    store.appear_as(Presence { follows: false, publishes });
 }

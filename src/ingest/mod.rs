@@ -20,8 +20,8 @@ use crate::log::causes;
 use crate::metrics;
 use crate::order::elements::{Cut, Elements};
 use crate::order::{Change as Asked, Decoder, Order, Profile};
-use crate::outbox::{Changed, Outbox};
-use crate::record::{Checkpoint, Parcel, Record, Rejection, RejectionKind};
+use crate::outbox::{Changed, Outbox, ToPublish};
+use crate::record::{Checkpoint, Record, Rejection, RejectionKind};
 use crate::redis::Redis;
 use crate::snapshot::Change;
 use crate::source::{Kept, Received, Source, SourceError};
@@ -176,7 +176,7 @@ struct Write {
 /// A batch that is durable.
 struct Stored {
     /// What is to be published of it.
-    parcel: Option<Parcel>,
+    to_publish: Option<ToPublish>,
     /// What became of each entry.
     outcomes: Vec<Outcome>,
     /// Since when no other process could change them.
@@ -484,13 +484,15 @@ impl<S: Source, T: Store> Ingest<S, T> {
         };
         self.metrics.batch_rows.observe(rows(entries.len()));
         let is_broker = self.source.is_broker();
-        let parcel = self.outbox.as_ref().filter(|_| !entries.is_empty()).and_then(Outbox::parcel);
+        let may_have_events = entries.iter().any(|entry| !matches!(entry.order.change, Asked::Wb(_)));
+        let outbox = self.outbox.as_ref().filter(|_| !entries.is_empty());
+        let to_publish = outbox.map(|outbox| outbox.parcel(may_have_events));
         let batch = Arc::new(Batch {
             source: self.source.name(),
             entries,
             moves,
             is_all_or_none: is_broker,
-            parcel,
+            parcel: to_publish.as_ref().and_then(|to_publish| to_publish.parcel),
             is_again: false,
         });
         let rejects = std::mem::take(&mut filled.rejects);
@@ -508,7 +510,8 @@ impl<S: Source, T: Store> Ingest<S, T> {
             }
             if batch.entries.is_empty() && batch.moves.is_empty() {
                 turn.wait().await;
-                return Ok(Stored { parcel: None, outcomes: Vec::new(), asked: Instant::now(), committing: None });
+                let asked = Instant::now();
+                return Ok(Stored { to_publish: None, outcomes: Vec::new(), asked, committing: None });
             }
             step("before-commit");
             let mut attempt = 0;
@@ -524,7 +527,7 @@ impl<S: Source, T: Store> Ingest<S, T> {
                         let begun = turn.came().map_or(started, |came| came.max(started));
                         metrics.commit.observe(begun.elapsed().as_secs_f64());
                         step("committed");
-                        return Ok(Stored { parcel, outcomes, asked: begun, committing });
+                        return Ok(Stored { to_publish, outcomes, asked: begun, committing });
                     }
                     Err(source) => source,
                 };
@@ -710,7 +713,7 @@ impl<S: Source, T: Store> Ingest<S, T> {
     /// A batch is durable. The order of what follows is the correctness argument: readers never see what is not
     /// durable, and nobody is told of what readers do not see.
     fn settle(&mut self, filled: Filled, pinned: Option<Pinned>, stored: Stored) {
-        let Stored { parcel, outcomes, asked, committing } = stored;
+        let Stored { to_publish, outcomes, asked, committing } = stored;
         if let Some(redis) = &self.redis {
             // Before readers see it: what they have seen must not come back older from there.
             let is_news = |id: &OrderId, snapshot: &_| self.view.as_ref().is_none_or(|view| view.is_news(id, snapshot));
@@ -733,6 +736,7 @@ impl<S: Source, T: Store> Ingest<S, T> {
             });
             view.publish(events.collect());
         }
+        let parcel = to_publish.and_then(|to_publish| to_publish.parcel);
         drop((pinned, committing));
         step("visible");
         let now = Instant::now();

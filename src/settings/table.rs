@@ -12,7 +12,7 @@ use super::parse::{brokers, topic};
 use super::properties;
 use crate::app::{Config, Runtime};
 #[cfg(feature = "kafka")]
-use crate::kafka::Workers;
+use crate::kafka::{Snapshots, Workers};
 #[cfg(feature = "nats")]
 use crate::nats;
 
@@ -908,12 +908,32 @@ pub const SETTINGS: &[Setting] = &[
         flag: "kafka-snapshots-topic",
         env: &["ORDERS_SNAPSHOTS_TOPIC"],
         value: "TOPIC",
-        help: "Compacted topic for every committed change, which other instances follow; off for none",
+        help: "Compacted topic for committed changes, which other instances follow; off is --kafka-snapshots off",
         default: "orders.snapshots",
         apply: |config, values| {
             let value = one(values)?;
             let value = if value == "off" { None } else { Some(topic(value)?) };
             on_kafka(config, |kafka| kafka.snapshots_topic = value);
+            Ok(())
+        },
+        ..OF_KAFKA
+    },
+    #[cfg(feature = "kafka")]
+    Setting {
+        key: "kafka.snapshots",
+        flag: "kafka-snapshots",
+        env: &["KAFKA_SNAPSHOTS", "ORDER_KAFKA_SNAPSHOTS"],
+        value: "auto|on|off",
+        help: "Whether committed changes are published; auto does while another instance follows them",
+        default: "auto",
+        apply: |config, values| {
+            let value = match one(values)? {
+                "auto" => Snapshots::Auto,
+                "on" => Snapshots::On,
+                "off" => Snapshots::Off,
+                other => return Err(format!("{other:?} is neither auto, on nor off")),
+            };
+            on_kafka(config, |kafka| kafka.snapshots = value);
             Ok(())
         },
         ..OF_KAFKA
@@ -1242,6 +1262,10 @@ pub(super) fn contradictions(config: &Config) -> Vec<String> {
     }
     if config.admin.is_some_and(|admin| config.http.listen.contains(&admin)) {
         wrong.push("admin: must be another address than listen".into());
+    }
+    #[cfg(feature = "kafka")]
+    if config.kafka.as_ref().is_some_and(|kafka| kafka.snapshots == Snapshots::On && kafka.snapshots_topic.is_none()) {
+        wrong.push("kafka.snapshots: on needs a topic, and snapshots_topic is off".into());
     }
     #[cfg(feature = "kafka")]
     if let Some(Err(refused)) = config.kafka.as_ref().map(crate::kafka::Config::check) {

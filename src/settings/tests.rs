@@ -341,3 +341,13 @@ fn no_error_repeats_a_value_that_may_be_a_secret() {
         }
     }
 }
+
+#[cfg(feature = "kafka")]
+#[test]
+fn snapshots_that_are_always_published_need_a_topic() {
+    let topicless = ["--kafka", "b:1", "--kafka-snapshots-topic", "off"];
+    assert!(load(&topicless, &[]).is_ok());
+    let wrong = load(&[&topicless[..], &["--kafka-snapshots", "on"]].concat(), &[]).unwrap_err();
+    assert!(wrong.to_string().contains("kafka.snapshots: on needs a topic"), "{wrong}");
+    load(&["--kafka", "b:1", "--kafka-snapshots", "sometimes"], &[]).unwrap_err();
+}

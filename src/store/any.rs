@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::embedded::{self, Embedded};
 #[cfg(feature = "postgres")]
 use super::postgres::{self, Postgres};
-use super::{Batch, Changes, Outcome, Page, Store, StoreError, Turn, Unpublished};
+use super::{Batch, Changes, Outcome, Page, Peers, Presence, Store, StoreError, Turn, Unpublished};
 use crate::id::{OrderId, Version};
 use crate::record::{Checkpoint, Parcel};
 use crate::snapshot::Snapshot;
@@ -285,7 +285,11 @@ impl Store for AnyStore {
         on!(self, store => store.is_shareable())
     }
 
-    async fn announce(&self) -> Result<(), StoreError> {
+    fn appear_as(&self, presence: Presence) {
+        on!(self, store => store.appear_as(presence));
+    }
+
+    async fn announce(&self) -> Result<Peers, StoreError> {
         on!(self, store => store.announce().await)
     }
 

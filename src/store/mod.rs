@@ -203,6 +203,26 @@ pub enum StoreError {
     Damaged(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
+/// What a process lets the others on the same store know of itself.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Presence {
+    /// It follows what others publish of their changes.
+    pub follows: bool,
+    /// It publishes each of its changes that becomes visible from now on.
+    pub publishes: bool,
+}
+
+/// What the other processes on the same store say of themselves. What a process of a former version
+/// does not say is taken for what has more asked of the store: that it follows, and does not
+/// publish.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Peers {
+    /// At least one follows what is published, or did a moment ago.
+    pub follow: bool,
+    /// There are some, and all of them publish.
+    pub publish: bool,
+}
+
 /// What other processes did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Changes {
@@ -213,6 +233,8 @@ pub struct Changes {
     /// The store is served by another process than before, which may be without what the former one had told: a view of
     /// what it told has to be held against the whole store.
     pub is_restarted: bool,
+    /// What they say of themselves.
+    pub peers: Peers,
 }
 
 /// A batch that was committed and not yet published.
@@ -380,12 +402,17 @@ pub trait Store: Clone + Send + Sync + 'static {
         false
     }
 
-    /// Lets the other processes on the same store know that this one writes to it. To be called every now and then.
+    /// What the others are to know of this process. They can see it once [`Self::announce`] or
+    /// [`Self::changes`] has been called after that.
+    fn appear_as(&self, _presence: Presence) {}
+
+    /// Lets the other processes on the same store know that this one writes to it, and says what is
+    /// known of them. To be called every now and then.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`] or [`StoreError::Damaged`]; the others may then not know.
-    fn announce(&self) -> impl Future<Output = Result<(), StoreError>> + Send {
-        std::future::ready(Ok(()))
+    fn announce(&self) -> impl Future<Output = Result<Peers, StoreError>> + Send {
+        std::future::ready(Ok(Peers::default()))
     }
 
     /// Hands over what other processes changed since the last call, own changes among it, as far as `is_news` says so
@@ -399,7 +426,8 @@ pub trait Store: Clone + Send + Sync + 'static {
         N: Fn(&OrderId, Version) -> bool + Send + Sync + 'static,
         F: Fn(Page) + Send + Sync + 'static,
     {
-        std::future::ready(Ok(Changes { is_shared: false, count: 0, is_restarted: false }))
+        let peers = Peers::default();
+        std::future::ready(Ok(Changes { is_shared: false, count: 0, is_restarted: false, peers }))
     }
 }
 

@@ -75,6 +75,9 @@ pub struct Message<'a> {
     pub headers: &'a [(&'a str, &'a str)],
 }
 
+/// What batches are compressed with. `compression.type` as a property has the last word.
+const COMPRESSION: &str = "lz4";
+
 /// A producer. Clones share it.
 #[derive(Clone)]
 pub struct Publisher(Producer);
@@ -87,7 +90,7 @@ impl Publisher {
     pub fn new(config: &Config) -> Result<Self, KafkaError> {
         let mut settings = config.producer();
         // These are waited for.
-        settings.set("linger.ms", "0.5");
+        settings.set("linger.ms", "0.5").set("compression.type", COMPRESSION);
         Ok(Self(Producer::new("publisher", config, settings)?))
     }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use order_service::cache::{self, View};
 use order_service::follow;
-use order_service::lifecycle::{self, Switch};
+use order_service::lifecycle;
 
 use crate::scripted::Scripted;
 
@@ -27,7 +27,7 @@ async fn while_the_store_cannot_say_what_others_changed_the_view_is_not_all_ther
     let (store, view) = (Scripted::default(), Arc::new(View::new(cache::Config::default(), 0)));
     let (_trigger, shutdown) = lifecycle::shutdown();
     let (begun, has_begun) = tokio::sync::oneshot::channel();
-    let news = Switch::default();
+    let news = follow::News::default();
     let gate = lifecycle::Readiness::default().gate("store", "not started");
     tokio::spawn(follow::run(Arc::clone(&view), store.clone(), None, news, (begun, gate), None, shutdown));
     has_begun.await.unwrap().unwrap();
@@ -49,7 +49,7 @@ async fn live_orders_of_a_shared_store_are_counted_again_and_again() {
     let (_trigger, shutdown) = lifecycle::shutdown();
     let (begun, _has_begun) = tokio::sync::oneshot::channel();
     let gate = lifecycle::Readiness::default().gate("store", "not started");
-    let news = Switch::default();
+    let news = follow::News::default();
     tokio::spawn(follow::run(Arc::clone(&view), store.clone(), None, news, (begun, gate), None, shutdown));
     for live in [7, 12, 3] {
         // What others stored or deleted was never published here.
@@ -67,7 +67,7 @@ async fn a_count_that_does_not_begin_holds_up_no_commit() {
     let (_trigger, shutdown) = lifecycle::shutdown();
     let (begun, has_begun) = tokio::sync::oneshot::channel();
     let gate = lifecycle::Readiness::default().gate("store", "not started");
-    let news = Switch::default();
+    let news = follow::News::default();
     tokio::spawn(follow::run(Arc::clone(&view), store.clone(), None, news, (begun, gate), None, shutdown));
     has_begun.await.unwrap().unwrap();
     let mut longest = Duration::ZERO;

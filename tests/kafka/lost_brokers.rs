@@ -23,7 +23,7 @@ fn clients_that_were_told_of_no_broker_find_the_brokers_again() {
     let snapshots = format!("{}.snapshots", topic.name);
     // Producers would not ask for minutes by themselves.
     let often = "topic.metadata.refresh.interval.ms=500";
-    let more = ["--kafka-snapshots-topic", &snapshots, "--kafka-property", often];
+    let more = ["--kafka-snapshots", "on", "--kafka-snapshots-topic", &snapshots, "--kafka-property", often];
     let mut flags = topic.flags_with(&more);
     flags[1] = &brokers;
     let mut server = Server::start(&flags);

@@ -2,6 +2,7 @@
 //! topics that writes are published to. Each test has topics and a group of its own. What holds for every broker is in
 //! `broker`.
 
+mod followed;
 mod letters;
 mod lost_brokers;
 mod messages;

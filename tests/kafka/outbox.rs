@@ -73,6 +73,12 @@ fn publish(store: &Scripted, handed_over: Vec<(i64, Vec<Changed>)>, batches: usi
     Some(topic.read(&name("snapshots")))
 }
 
+/// Text that no compression makes much shorter.
+fn noise(bytes: usize) -> String {
+    let mut random = fastrand::Rng::with_seed(7);
+    std::iter::repeat_with(|| random.alphanumeric()).take(bytes).collect()
+}
+
 /// The versions of an order in the topic, in its order.
 fn versions<'l>(letters: &'l [Letter], name: &str) -> Vec<&'l str> {
     letters.iter().filter(|one| one.key() == name).map(|one| one.header("version")).collect()
@@ -123,13 +129,14 @@ fn what_is_too_large_for_its_topic_stays_recorded_and_is_published_once_there_is
     topic.make_topic(&snapshots, 1, &[("max.message.bytes", "3000"), ("cleanup.policy", "delete")]);
     let (events, acks) = (format!("{}.events", topic.name), format!("{}.ack", topic.name));
     let environment = [("ORDERS_EVENTS_TOPIC", events.as_str()), ("ORDERS_ACK_TOPIC", &acks)];
-    let flags = topic.flags_with(&["--kafka-snapshots-topic", &snapshots, "--http-worker-wait", "1ms"]);
+    let own = ["--kafka-snapshots", "on", "--kafka-snapshots-topic", &snapshots, "--http-worker-wait", "1ms"];
+    let flags = topic.flags_with(&own);
     let mut server = Server::start_in(&flags, &environment);
     let order = |name: &str, bytes: usize| {
         let mut body = Vec::new();
         order_service::order::sample::wb(3, bytes as u64, &mut body);
         let mut order: serde_json::Value = serde_json::from_slice(&body).unwrap();
-        (order["order_uid"], order["more"]) = (name.into(), "x".repeat(bytes).into());
+        (order["order_uid"], order["more"]) = (name.into(), noise(bytes).into());
         order.to_string()
     };
     let lines = format!("{}\n{}\n", order("large", 4000), order("small", 10));
@@ -146,7 +153,7 @@ fn what_is_too_large_for_its_topic_stays_recorded_and_is_published_once_there_is
         server.log().iter().any(is_said).then_some(())
     });
     // What did arrive of its batch is not sent again with each try.
-    let payload = serde_json::json!({ "x": "x".repeat(4000) });
+    let payload = serde_json::json!({ "x": noise(4000) });
     let envelope = serde_json::json!({ "user_id": "0190163d-8694-739b-aea5-966c26f8ad91", "payload": payload });
     server.post("/orders", envelope.to_string()).expect(202);
     let tries = || server.metric("outbox_too_large_orders_total");
@@ -168,7 +175,7 @@ fn topics_that_are_made_have_room_for_the_largest_order_and_others_are_named() {
     let name = |suffix: &str| format!("{}.{suffix}", topic.name);
     topic.make_topic(&name("events"), 1, &[]);
     let (snapshots, events, acks) = (name("snapshots"), name("events"), name("ack"));
-    let own = ["--kafka-snapshots-topic", &snapshots, "--order-bytes-max", "4MiB"];
+    let own = ["--kafka-snapshots", "on", "--kafka-snapshots-topic", &snapshots, "--order-bytes-max", "4MiB"];
     let environment = [("ORDERS_EVENTS_TOPIC", events.as_str()), ("ORDERS_ACK_TOPIC", &acks)];
     let mut server = Server::start_in(&topic.flags_with(&own), &environment);
     until("the topic with too little room is named", RECOVERY, || {

@@ -25,7 +25,7 @@ impl Site {
 
     /// Starts the service as a user who logs in.
     fn start(&self, password: &str, more: &[&str]) -> Server {
-        let own = ["--kafka-snapshots-topic", "off", "--kafka-workers", "off"];
+        let own = ["--kafka-snapshots", "off", "--kafka-workers", "off"];
         self.start_with(password, &[&own, more].concat())
     }
 
@@ -158,7 +158,8 @@ fn what_is_committed_is_published_once_that_is_allowed() {
     site.topic_acl("--add", "Read", &topic.name);
     site.group_acl("--add");
     site.topic_acl("--add", "Write", &topic.dlq);
-    let mut server = site.start_with("secret", &["--kafka-snapshots-topic", &snapshots, "--kafka-workers", "off"]);
+    let own = ["--kafka-snapshots", "on", "--kafka-snapshots-topic", &snapshots, "--kafka-workers", "off"];
+    let mut server = site.start_with("secret", &own);
     let published = |count: usize| {
         until("they are published", RECOVERY, || (topic.read(&snapshots).len() >= count).then_some(()));
         Site::wait_ready(&server);

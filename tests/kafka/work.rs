@@ -51,13 +51,15 @@ impl Flow {
         Some(Self { topic, database, names })
     }
 
-    fn environment(&self) -> [(&str, &str); 4] {
+    /// Everything is published, whether another instance is there or not.
+    fn environment(&self) -> [(&str, &str); 5] {
         let Names { events, ack, snapshots, group, .. } = &self.names;
         [
             ("ORDERS_EVENTS_TOPIC", events),
             ("ORDERS_ACK_TOPIC", ack),
             ("ORDERS_SNAPSHOTS_TOPIC", snapshots),
             ("WORKER_GROUP", group),
+            ("KAFKA_SNAPSHOTS", "on"),
         ]
     }
 
@@ -604,7 +606,8 @@ fn what_is_committed_while_kafka_is_away_is_published_when_it_is_back() {
     let Some(kafka) = Private::kafka(1) else { return };
     let topic = Topic::create_on(kafka.url(), 1);
     let snapshots = format!("{}.snapshots", topic.name);
-    let mut server = Server::start(&topic.flags_with(&["--kafka-snapshots-topic", &snapshots]));
+    let mut server =
+        Server::start(&topic.flags_with(&["--kafka-snapshots", "on", "--kafka-snapshots-topic", &snapshots]));
     let first = id_of(&server.post("/orders", order(1)).expect(201));
     until("it is published", RECOVERY, || (topic.read(&snapshots).len() == 1).then_some(()));
     kafka.kill();

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use order_service::store::postgres::Postgres;
-use order_service::store::{Changes, Ranks, Store, Turn, Wait};
+use order_service::store::{Changes, Presence, Ranks, Store, Turn, Wait};
 
 use super::{LONG, batch, until_it_waits, wb};
 use crate::database::Database;
@@ -91,6 +91,46 @@ async fn a_transaction_that_stays_open_has_nothing_read_twice_and_is_seen_when_i
     assert_eq!(look(&one).await, (true, vec![]));
     idle.batch_execute("ROLLBACK").await.unwrap();
     assert_eq!(look(&one).await, (true, vec![]));
+}
+
+/// Which of the others follow and publish.
+async fn peers(store: &Postgres) -> (bool, bool) {
+    let Changes { peers, .. } = store.changes(|_, _| true, |_| {}).await.unwrap();
+    (peers.follow, peers.publish)
+}
+
+#[tokio::test]
+async fn instances_know_whether_others_follow_and_publish() {
+    let Some(database) = Database::create() else { return };
+    let (one, other, worker) = (database.store(), database.store(), database.store());
+    let follower = Presence { follows: true, publishes: false };
+    one.appear_as(follower);
+    assert_eq!(peers(&one).await, (false, false), "alone");
+    worker.appear_as(Presence { follows: false, publishes: true });
+    let known = worker.announce().await.unwrap();
+    assert_eq!((known.follow, known.publish), (true, false));
+    assert_eq!(peers(&one).await, (false, true), "of one that works");
+    other.appear_as(follower);
+    assert_eq!(peers(&other).await, (true, false));
+    assert_eq!(peers(&one).await, (true, false), "not all publish");
+    other.appear_as(Presence { publishes: true, ..follower });
+    assert_eq!(peers(&one).await, (true, false), "it has not said so yet");
+    assert_eq!(peers(&other).await, (true, false));
+    assert_eq!(peers(&one).await, (true, true));
+    other.appear_as(follower);
+    assert_eq!(peers(&other).await, (true, false));
+    assert_eq!(peers(&one).await, (true, false), "and takes it back");
+    drop(other);
+    let end = Instant::now() + LONG;
+    while peers(&one).await != (false, true) {
+        assert!(Instant::now() < end, "the follower is gone");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    // One of a former version holds the lock of all and no other.
+    let former = database.client().await;
+    let lock = format!("SELECT pg_advisory_lock_shared({}, {})", 0x6f72_6473, 0x6865_7265);
+    former.batch_execute(&lock).await.unwrap();
+    assert_eq!(peers(&one).await, (true, false));
 }
 
 #[tokio::test]

@@ -16,8 +16,8 @@ mod schema;
 mod session;
 mod wire;
 
-use std::sync::Arc;
 use std::sync::atomic::AtomicI64;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bb8::Pool;
@@ -27,7 +27,7 @@ use tokio_postgres::config::Host;
 use tokio_postgres::types::ToSql;
 
 use super::rules::{column, signed};
-use super::{Batch, Changes, Outcome, Page, Store, StoreError, Turn, Unpublished};
+use super::{Batch, Changes, Outcome, Page, Peers, Presence, Store, StoreError, Turn, Unpublished};
 use crate::id::{OrderId, Version};
 use crate::record::{Checkpoint, Parcel};
 use crate::snapshot::Snapshot;
@@ -175,6 +175,8 @@ struct Inner {
     /// When expired idempotency keys were last dropped, in Unix seconds.
     purged_at: AtomicI64,
     others: tokio::sync::Mutex<others::Others>,
+    /// What the others are to know of this process.
+    presence: Mutex<Presence>,
     /// Set once a connection was made, and with it the schema.
     reached: OnceCell<()>,
 }
@@ -207,6 +209,7 @@ impl Postgres {
             writers,
             purged_at: AtomicI64::new(0),
             others,
+            presence: Mutex::default(),
             reached: OnceCell::new(),
         }))
     }
@@ -223,6 +226,10 @@ impl Postgres {
         let (readers, writers) = (self.0.readers.pool.state(), self.0.writers.pool.state());
         let idle = readers.idle_connections + writers.idle_connections;
         PoolUse { busy: (readers.connections + writers.connections).saturating_sub(idle), idle }
+    }
+
+    fn presence(&self) -> Presence {
+        *self.0.presence.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn reader(&self) -> Result<bb8::PooledConnection<'_, Manager>, StoreError> {
@@ -384,9 +391,14 @@ impl Store for Postgres {
         true
     }
 
-    async fn announce(&self) -> Result<(), StoreError> {
+    fn appear_as(&self, presence: Presence) {
+        *self.0.presence.lock().unwrap_or_else(PoisonError::into_inner) = presence;
+    }
+
+    async fn announce(&self) -> Result<Peers, StoreError> {
         self.reach().await?;
-        self.0.others.lock().await.announce(&self.0.config).await
+        let presence = self.presence();
+        self.0.others.lock().await.announce(&self.0.config, presence).await
     }
 
     async fn changes<N, F>(&self, is_news: N, emit: F) -> Result<Changes, StoreError>
@@ -395,7 +407,8 @@ impl Store for Postgres {
         F: Fn(Page) + Send + Sync + 'static,
     {
         self.reach().await?;
-        self.0.others.lock().await.look(&self.0.config, &is_news, &emit).await
+        let presence = self.presence();
+        self.0.others.lock().await.look(&self.0.config, presence, &is_news, &emit).await
     }
 }
 

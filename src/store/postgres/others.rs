@@ -2,41 +2,61 @@
 //!
 //! Each instance holds a shared advisory lock on a connection of its own for as long as it lives, and one on each
 //! connection that it writes on: those outlive it until the server has ended what it had sent last. Whoever counts locks
-//! that are not its own knows of the others. What they changed is found by transaction: every row says which one wrote
-//! it, and the snapshot of a look says which had begun by then and which of those were still under way (PostgreSQL
-//! documentation, "Transaction ID and Snapshot Information Functions"). The next look asks for those that began later and
-//! for those that have ended since. So nothing committed between two looks is missed, whatever order it was committed in,
-//! and nothing is read twice, however long a transaction stays open on the server.
+//! that are not its own knows of the others. Two more locks on the first connection say what an
+//! instance does: that it does not follow what others publish, and that it publishes what it
+//! changes. What they changed is found by transaction: every row says which one wrote it, and the
+//! snapshot of a look says which had begun by then and which of those were still under way
+//! (PostgreSQL documentation, "Transaction ID and Snapshot Information Functions"). The next look
+//! asks for those that began later and for those that have ended since. So nothing committed
+//! between two looks is missed, whatever order it was committed in, and nothing is read twice,
+//! however long a transaction stays open on the server.
 
 use std::time::{Duration, Instant};
 
 use futures_util::TryStreamExt;
-use tokio_postgres::Client;
 use tokio_postgres::types::ToSql;
+use tokio_postgres::{Client, Row};
 
 use super::errors::{Silent, classify, silent, unreadable};
 use super::{Config, order_id, scan, snapshot};
 use crate::id::{OrderId, Version};
-use crate::store::{Changes, StoreError};
+use crate::store::{Changes, Peers, Presence, StoreError};
 
 /// The lock every instance shares ("ords" and "here").
 const LOCK: (i32, i32) = (0x6f72_6473, 0x6865_7265);
 /// The first half of the lock of those who write ("ordw"). The other half is the instance's own.
 const WRITERS: i32 = 0x6f72_6477;
+/// The second half of the lock of those who do not follow ("deaf"), and of those who publish
+/// ("tell"). Instances of former versions hold neither.
+const DEAF: i32 = 0x6465_6166;
+const TELLING: i32 = 0x7465_6c6c;
 const SHARED_LOOKS: u8 = 3;
-/// The transactions that had ended, begun and not ended, and whether others are there. In recovery a server does not say
-/// which had not ended, so all since the oldest count as not begun.
-const LOOK: &str = "
-    WITH now AS (SELECT pg_current_snapshot() AS snapshot)
+
+/// How many hold each lock, but for that of writers: how many connections of others do.
+macro_rules! held {
+    () => {
+        "SELECT count(*) FILTER (WHERE classid = $1::int::oid AND objid = $2::int::oid) AS here,
+                count(*) FILTER (WHERE classid = $1::int::oid AND objid = $3::int::oid) AS deaf,
+                count(*) FILTER (WHERE classid = $1::int::oid AND objid = $4::int::oid) AS telling,
+                count(*) FILTER (WHERE classid = $5::int::oid AND objid <> $6::int::oid) AS writing
+         FROM pg_locks WHERE locktype = 'advisory' AND granted AND objsubid = 2
+         AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+    };
+}
+
+/// The transactions that had ended, begun and not ended, and the locks. In recovery a server does
+/// not say which had not ended, so all since the oldest count as not begun.
+const LOOK: &str = concat!(
+    "WITH now AS (SELECT pg_current_snapshot() AS snapshot), held AS (",
+    held!(),
+    ")
     SELECT pg_snapshot_xmin(snapshot)::text::bigint,
            CASE WHEN pg_is_in_recovery() THEN pg_snapshot_xmin(snapshot) ELSE pg_snapshot_xmax(snapshot) END::text::bigint,
            ARRAY(SELECT pg_snapshot_xip(snapshot)::text::bigint),
-           (SELECT count(*) FILTER (WHERE classid = $1::int::oid AND objid = $2::int::oid) > 1
-                   OR count(*) FILTER (WHERE classid = $3::int::oid AND objid <> $4::int::oid) > 0
-            FROM pg_locks WHERE locktype = 'advisory' AND granted AND objsubid = 2
-            AND database = (SELECT oid FROM pg_database WHERE datname = current_database())),
-           pg_postmaster_start_time()::text
-    FROM now";
+           pg_postmaster_start_time()::text, here, deaf, telling, writing
+    FROM now, held"
+);
+const HELD: &str = held!();
 /// Changes handed over at once.
 const ROWS: usize = 256;
 /// How often the BRIN indexes are told of new pages; PostgreSQL itself does so only when it vacuums.
@@ -64,6 +84,11 @@ pub(super) async fn announce_writer(client: &Client, instance: i32) -> Result<()
     client.execute("SELECT pg_advisory_lock_shared($1, $2)", &[&WRITERS, &instance]).await.map(drop)
 }
 
+/// The parameters of [`LOOK`] and [`HELD`].
+fn locks(instance: &i32) -> [&(dyn ToSql + Sync); 6] {
+    [&LOCK.0, &LOCK.1, &DEAF, &TELLING, &WRITERS, instance]
+}
+
 /// What a snapshot says of the transactions on the server.
 struct Seen {
     /// The first that had not begun: all that was written by it or later was not seen.
@@ -76,10 +101,50 @@ struct Seen {
     server: String,
 }
 
-/// This instance's lock, and how far it has seen.
+/// The locks of other instances.
+#[derive(Clone, Copy)]
+struct Held {
+    here: i64,
+    deaf: i64,
+    telling: i64,
+    writing: i64,
+}
+
+impl Held {
+    /// Reads columns `here, deaf, telling, writing` from `first` on, and leaves out what this
+    /// instance holds.
+    fn read(row: &Row, first: usize, own: Presence) -> Result<Self, tokio_postgres::Error> {
+        let read = |index: usize| row.try_get::<_, i64>(first + index);
+        Ok(Self {
+            here: read(0)? - 1,
+            deaf: read(1)? - i64::from(!own.follows),
+            telling: read(2)? - i64::from(own.publishes),
+            writing: read(3)?,
+        })
+    }
+
+    fn is_any(self) -> bool {
+        self.here > 0 || self.writing > 0
+    }
+
+    /// Of one that writes and holds no other lock now, nothing is known.
+    fn follow(self) -> bool {
+        self.here > self.deaf || (self.here <= 0 && self.writing > 0)
+    }
+
+    fn publish(self) -> bool {
+        self.here > 0 && self.telling >= self.here
+    }
+}
+
+/// This instance's locks, and how far it has seen.
 #[derive(Default)]
 pub(super) struct Others {
     here: Option<Client>,
+    /// What the locks on that connection say.
+    appears: Presence,
+    /// How many looks still count as followed after a follower was last seen.
+    followed_looks: u8,
     /// What the last look saw. `None` before the first one.
     seen: Option<Seen>,
     /// How many looks still count as shared after the others were last seen: what they committed just before they
@@ -95,14 +160,19 @@ impl Others {
     pub(super) async fn look(
         &mut self,
         config: &Config,
+        presence: Presence,
         is_news: &IsNews,
         emit: &scan::Emit,
     ) -> Result<Changes, StoreError> {
-        self.appear(config).await?;
+        self.appear(config, presence).await?;
         // A connection is given up with the look, and with it the lock; a new one takes it again.
         let client = self.here.take().expect("connected above");
         let patience = Patience(PATIENCE.saturating_mul(1 << self.silent_looks.min(8)).min(config.patience()));
-        let result = self.look_once(&client, patience, config, is_news, emit).await;
+        let look = async {
+            self.appear_as(&client, patience, presence).await?;
+            self.look_once(&client, patience, config, is_news, emit).await
+        };
+        let result = look.await;
         match &result {
             Ok(_) => (self.here, self.silent_looks) = (Some(client), 0),
             Err(StoreError::Unavailable(error)) if error.is::<Silent>() => self.silent_looks += 1,
@@ -111,16 +181,42 @@ impl Others {
         result
     }
 
-    /// Takes this instance's lock if it does not hold it, or finds out that it does not any more.
-    pub(super) async fn announce(&mut self, config: &Config) -> Result<(), StoreError> {
-        self.appear(config).await?;
+    /// Takes this instance's locks if it does not hold them, or finds out that it does not any
+    /// more.
+    pub(super) async fn announce(&mut self, config: &Config, presence: Presence) -> Result<Peers, StoreError> {
+        self.appear(config, presence).await?;
         let client = self.here.take().expect("connected above");
-        Patience(PATIENCE).wait(client.batch_execute("SELECT 1")).await?;
+        let patience = Patience(PATIENCE);
+        self.appear_as(&client, patience, presence).await?;
+        let row = patience.wait(client.query_one(HELD, &locks(&config.instance))).await?;
+        let held = Held::read(&row, 0, self.appears).map_err(unreadable)?;
         self.here = Some(client);
+        Ok(self.peers(held))
+    }
+
+    /// Has the locks of a connection say what this instance does.
+    async fn appear_as(&mut self, client: &Client, patience: Patience, presence: Presence) -> Result<(), StoreError> {
+        for (lock, is_held, is_wanted) in
+            [(DEAF, !self.appears.follows, !presence.follows), (TELLING, self.appears.publishes, presence.publishes)]
+        {
+            let sql = match (is_held, is_wanted) {
+                (false, true) => "SELECT pg_advisory_lock_shared($1, $2)",
+                (true, false) => "SELECT pg_advisory_unlock_shared($1, $2)",
+                _ => continue,
+            };
+            patience.wait(client.execute(sql, &[&LOCK.0, &lock])).await?;
+        }
+        self.appears = presence;
         Ok(())
     }
 
-    async fn appear(&mut self, config: &Config) -> Result<(), StoreError> {
+    fn peers(&mut self, held: Held) -> Peers {
+        // One whose connection was lost takes its locks again in a moment.
+        self.followed_looks = if held.follow() { SHARED_LOOKS } else { self.followed_looks.saturating_sub(1) };
+        Peers { follow: self.followed_looks > 0, publish: held.publish() }
+    }
+
+    async fn appear(&mut self, config: &Config, presence: Presence) -> Result<(), StoreError> {
         if self.here.as_ref().is_none_or(Client::is_closed) {
             let client = scan::connect(config).await?;
             // Before the tables are analyzed for the first time all of them would be read for a few changes.
@@ -128,9 +224,15 @@ impl Others {
                        SET enable_seqscan = off";
             let patience = Patience(config.login_time());
             patience.wait(client.batch_execute(set)).await?;
-            let lock: [&(dyn ToSql + Sync); 2] = [&LOCK.0, &LOCK.1];
-            patience.wait(client.execute("SELECT pg_advisory_lock_shared($1, $2)", &lock)).await?;
+            // That it does not follow is there before it is: for a follower the others begin to
+            // publish.
+            let first = if presence.follows { None } else { Some(DEAF) };
+            for lock in first.into_iter().chain([LOCK.1]) {
+                let lock: [&(dyn ToSql + Sync); 2] = [&LOCK.0, &lock];
+                patience.wait(client.execute("SELECT pg_advisory_lock_shared($1, $2)", &lock)).await?;
+            }
             self.here = Some(client);
+            self.appears = Presence { publishes: false, ..presence };
             // Who came, wrote and went while this instance was cut off left no lock behind.
             if let Some(seen) = &mut self.seen {
                 self.shared_looks = SHARED_LOOKS;
@@ -151,16 +253,16 @@ impl Others {
         emit: &scan::Emit,
     ) -> Result<Changes, StoreError> {
         patience.wait(client.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")).await?;
-        let parameters: [&(dyn ToSql + Sync); 4] = [&LOCK.0, &LOCK.1, &WRITERS, &config.instance];
-        let row = patience.wait(client.query_one(LOOK, &parameters)).await?;
+        let row = patience.wait(client.query_one(LOOK, &locks(&config.instance))).await?;
         let read = || {
             let [oldest, begun] = [row.try_get(0)?, row.try_get(1)?];
-            Ok((Seen { oldest, begun, running: row.try_get(2)?, server: row.try_get(4)? }, row.try_get::<_, bool>(3)?))
+            let seen = Seen { oldest, begun, running: row.try_get(2)?, server: row.try_get(3)? };
+            Ok((seen, Held::read(&row, 4, self.appears)?))
         };
-        let (now, has_others) = read().map_err(unreadable)?;
+        let (now, held) = read().map_err(unreadable)?;
         // Its numbers say nothing of those of the former one, which may have been ahead.
         let is_restarted = self.seen.as_ref().is_some_and(|seen| seen.server != now.server || now.begun < seen.begun);
-        self.shared_looks = if has_others { SHARED_LOOKS } else { self.shared_looks.saturating_sub(1) };
+        self.shared_looks = if held.is_any() { SHARED_LOOKS } else { self.shared_looks.saturating_sub(1) };
         let is_shared = self.shared_looks > 0;
         let mut count = 0;
         if let Some(seen) = self.seen.as_ref().filter(|_| is_shared && !is_restarted) {
@@ -172,7 +274,7 @@ impl Others {
             self.summarized = Some(Instant::now());
             patience.wait(summarize(client)).await?;
         }
-        Ok(Changes { is_shared, count, is_restarted })
+        Ok(Changes { is_shared, count, is_restarted, peers: self.peers(held) })
     }
 }
 
