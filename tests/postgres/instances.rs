@@ -1,5 +1,6 @@
 //! Several instances on one database: each sees the others, and what they change.
 
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -8,7 +9,7 @@ use order_service::store::{Changes, Presence, Ranks, Store, Turn, Wait};
 
 use super::{LONG, batch, until_it_waits, wb};
 use crate::database::Database;
-use crate::server::{Server, until};
+use crate::server::{Connection, Server, until};
 
 /// What the next look finds: whether others are there, and the ids and versions they changed.
 async fn look(store: &Postgres) -> (bool, Vec<(String, u64)>) {
@@ -253,4 +254,61 @@ fn of_several_writers_with_one_condition_one_has_its_way_on_two_instances() {
     });
     let stored = database.query("SELECT version || ' ' || convert_from(body, 'UTF8') FROM orders");
     assert_eq!(stored, [format!(r#"{} {{"order_uid":"c","count":{}}}"#, WRITERS * EACH + 1, WRITERS * EACH)]);
+}
+
+/// A writer whose answer is lost does not know whether it had its way; whoever was told so had it alone.
+#[test]
+fn of_several_writers_with_one_condition_none_wins_twice_through_kills() {
+    let Some(database) = Database::create() else { return };
+    let url = database.url();
+    let mut servers = [(); 2].map(|()| Server::start(&["--postgres", &url, "--profile", "lenient"]));
+    servers[0].post("/orders", r#"{"order_uid":"c","count":0}"#).expect(201);
+    let addresses = Mutex::new(servers.each_ref().map(Server::address));
+    // The versions that a write was told to have replaced, and how many were not told what became of them.
+    let (won, unknown) = (Mutex::new(Vec::new()), AtomicU64::new(0));
+    let is_over = AtomicBool::new(false);
+    let write = |n: usize, count: u64| -> std::io::Result<()> {
+        let mut connection = Connection::try_open(addresses.lock().unwrap()[n % 2])?;
+        let read = connection.try_request("GET", "/order/c", &[], "")?;
+        let Some(etag) = read.header("ETag").map(str::to_owned) else { return Ok(()) };
+        let order = format!(r#"{{"order_uid":"c","writer":{n},"count":{count}}}"#);
+        match connection.try_request("POST", "/orders", &[("If-Match", &etag)], order) {
+            Ok(reply) if reply.status == 200 => won.lock().unwrap().push(etag),
+            Ok(reply) if reply.status == 412 => {}
+            _ => drop(unknown.fetch_add(1, Ordering::SeqCst)),
+        }
+        Ok(())
+    };
+    std::thread::scope(|scope| {
+        for n in 0..6 {
+            let (write, is_over) = (&write, &is_over);
+            scope.spawn(move || {
+                for count in 1.. {
+                    if is_over.load(Ordering::SeqCst) {
+                        break;
+                    }
+                    // A server that is down takes no connection.
+                    if write(n, count).is_err() {
+                        std::thread::sleep(Duration::from_millis(5));
+                    }
+                }
+            });
+        }
+        for round in 0..6 {
+            let before = won.lock().unwrap().len();
+            until("more writes had their way", LONG, || (won.lock().unwrap().len() >= before + 20).then_some(()));
+            let server = &mut servers[round % 2];
+            server.kill9();
+            addresses.lock().unwrap()[round % 2] = server.address();
+        }
+        is_over.store(true, Ordering::SeqCst);
+    });
+    let won = won.into_inner().unwrap();
+    let mut different = won.clone();
+    different.sort();
+    different.dedup();
+    assert_eq!(different.len(), won.len(), "two replaced the same version");
+    let stored: u64 = database.query("SELECT version::text FROM orders")[0].parse().unwrap();
+    let (told, unknown) = (won.len() as u64, unknown.into_inner());
+    assert!((told..=told + unknown).contains(&(stored - 1)), "{stored}, {told} were told, {unknown} were not");
 }
