@@ -132,8 +132,7 @@ impl Batcher {
     }
 
     /// Adds a record with the orders it holds, which was received at `now`. Returns how many orders
-    /// took the place of an
-    /// older version.
+    /// took the place of an older version.
     pub fn push(&mut self, record: Record, entries: impl IntoIterator<Item = Entry>, now: Instant) -> u64 {
         let owner = self.filled.records.len();
         let mut coalesced = 0;

@@ -48,7 +48,7 @@ const PATHS: &[&str] = &[
     "/orders/m1",
     "/api/orders/m2",
     "/order/%6D3",
-    "/order/nobody",
+    "/order/unknown",
     "/order/gone",
     "/order/big",
     "/order/..",
@@ -58,7 +58,7 @@ const PATHS: &[&str] = &[
     "/api/orders",
     "/api/orders",
     "/api/orders?limit=7",
-    "/api/orders?ids=m0,m1,nobody",
+    "/api/orders?ids=m0,m1,unknown",
     "/api/orders/lookup",
     "/ping",
     "/health",
@@ -175,7 +175,7 @@ impl Generator {
         let text = match self.random.u8(..6) {
             0 => String::new(),
             1 => "rubbish".into(),
-            2 => "[\"m0\",\"nobody\"]".into(),
+            2 => "[\"m0\",\"unknown\"]".into(),
             3 => "GET /order/m0 HTTP/1.1\r\nHost: x\r\n\r\n".into(),
             _ => self.order.clone(),
         };

@@ -256,7 +256,7 @@ fn of_several_writers_with_one_condition_one_has_its_way_on_two_instances() {
     assert_eq!(stored, [format!(r#"{} {{"order_uid":"c","count":{}}}"#, WRITERS * EACH + 1, WRITERS * EACH)]);
 }
 
-/// A writer whose answer is lost does not know whether it had its way; whoever was told so had it alone.
+/// A writer whose answer is lost does not know whether it had its way; one that was told so had it alone.
 #[test]
 fn of_several_writers_with_one_condition_none_wins_twice_through_kills() {
     let Some(database) = Database::create() else { return };
