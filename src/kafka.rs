@@ -1,6 +1,7 @@
 //! How Kafka is reached: broker settings become client configurations; what the binding cannot do is asked of the library
 //! itself (brokers, topic ids, headers). Knows no topic's content.
 
+pub mod admin_question;
 pub mod broker_watch;
 pub mod offset_look;
 pub mod producer;

@@ -8,6 +8,8 @@ use rdkafka::client::{Client, ClientContext};
 use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
+use super::admin_question::AdminQuestion;
+
 /// Where a partition starts and ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OffsetRange {
@@ -31,7 +33,7 @@ pub struct OffsetRanges {
 /// An answer waits behind the long poll of the same connection (`fetch.wait.max.ms`): asked for one
 /// partition after another by the thread that polls, it holds up the messages of them all. This
 /// takes two requests to each broker, however many partitions there are, and neither asking nor
-/// [`OffsetLook::take`] blocks. It has to be dropped before the client that was asked.
+/// [`OffsetLook::take`] blocks: see [`AdminQuestion`].
 #[derive(Debug)]
 pub struct OffsetLook {
     starts: Listing,
@@ -90,13 +92,9 @@ type Answer = Result<BTreeMap<u32, Result<u64, RDKafkaErrorCode>>, RDKafkaErrorC
 /// One of the two.
 #[derive(Debug)]
 struct Listing {
-    queue: *mut c::rd_kafka_queue_t,
+    question: AdminQuestion,
     answer: Option<Answer>,
 }
-
-// SAFETY: the library's queues may be used by any thread, and this one is used by one at a time.
-#[expect(unsafe_code, reason = "a pointer of the library says nothing of threads")]
-unsafe impl Send for Listing {}
 
 impl Listing {
     #[expect(unsafe_code, reason = "the library has the call, its binding for Rust does not")]
@@ -110,39 +108,27 @@ impl Listing {
             RD_KAFKA_ISOLATION_LEVEL_READ_COMMITTED as COMMITTED,
             RD_KAFKA_ISOLATION_LEVEL_READ_UNCOMMITTED as UNCOMMITTED,
         };
-        let milliseconds = i32::try_from(within.as_millis()).unwrap_or(i32::MAX);
-        let mut why = [0; 128];
-        // SAFETY: the client outlives the calls, the library copies list and options, and what was
-        // made here is given back once.
-        unsafe {
-            let rk = client.native_ptr();
-            let queue = c::rd_kafka_queue_new(rk);
-            let options = c::rd_kafka_AdminOptions_new(rk, c::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_LISTOFFSETS);
-            // Neither can fail for this operation and a positive time.
-            c::rd_kafka_AdminOptions_set_request_timeout(options, milliseconds, why.as_mut_ptr(), why.len());
-            let isolation = if is_committed { COMMITTED } else { UNCOMMITTED };
-            let error = c::rd_kafka_AdminOptions_set_isolation_level(options, isolation);
-            if !error.is_null() {
-                c::rd_kafka_error_destroy(error);
-            }
-            c::rd_kafka_ListOffsets(rk, list.ptr(), options, queue);
-            c::rd_kafka_AdminOptions_destroy(options);
-            Self { queue, answer: None }
-        }
+        let operation = c::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_LISTOFFSETS;
+        // SAFETY: the library copies list and options.
+        let question = unsafe {
+            AdminQuestion::ask(client, operation, within, |rk, options, queue| {
+                let isolation = if is_committed { COMMITTED } else { UNCOMMITTED };
+                // Does not fail for this operation.
+                let error = c::rd_kafka_AdminOptions_set_isolation_level(options, isolation);
+                if !error.is_null() {
+                    c::rd_kafka_error_destroy(error);
+                }
+                c::rd_kafka_ListOffsets(rk, list.ptr(), options, queue);
+            })
+        };
+        Self { question, answer: None }
     }
 
     #[expect(unsafe_code, reason = "the library has the call, its binding for Rust does not")]
     fn is_answered(&mut self) -> bool {
         if self.answer.is_none() {
-            // SAFETY: the queue lives as long as this, and what an event holds is read before the
-            // event is given back.
-            unsafe {
-                let event = c::rd_kafka_queue_poll(self.queue, 0);
-                if !event.is_null() {
-                    self.answer = Some(answer(event));
-                    c::rd_kafka_event_destroy(event);
-                }
-            }
+            // SAFETY: the event lives until it is read.
+            self.answer = self.question.take(|event| unsafe { answer(event) });
         }
         self.answer.is_some()
     }
@@ -154,15 +140,6 @@ impl Listing {
             Some(Err(code)) => Err(*code),
             None => Err(RDKafkaErrorCode::OperationTimedOut),
         }
-    }
-}
-
-impl Drop for Listing {
-    #[expect(unsafe_code, reason = "the library has the call, its binding for Rust does not")]
-    fn drop(&mut self) {
-        // SAFETY: it was made with this and is given back once. What is still under way is thrown
-        // away by the library.
-        unsafe { c::rd_kafka_queue_destroy(self.queue) }
     }
 }
 

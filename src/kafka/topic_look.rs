@@ -10,6 +10,8 @@ use rdkafka::bindings as c;
 use rdkafka::client::{Client, ClientContext};
 use rdkafka::error::RDKafkaErrorCode;
 
+use super::admin_question::AdminQuestion;
+
 /// Which topic of a name it is: one that was deleted and made again has another id. Shown as Kafka's tools show it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TopicId([u8; 16]);
@@ -31,17 +33,9 @@ pub struct Look {
     pub partitions: u32,
 }
 
-/// A question about a topic, under way.
-///
-/// Asking and [`TopicLook::take`] do not block. It has to be dropped before the client that was asked.
+/// A question about a topic, under way: see [`AdminQuestion`].
 #[derive(Debug)]
-pub struct TopicLook {
-    queue: *mut c::rd_kafka_queue_t,
-}
-
-// SAFETY: the library's queues may be used by any thread, and this one is used by one at a time.
-#[expect(unsafe_code, reason = "a pointer of the library says nothing of threads")]
-unsafe impl Send for TopicLook {}
+pub struct TopicLook(AdminQuestion);
 
 impl TopicLook {
     /// Asks the brokers of this client about a topic. There is an answer after `within` at the latest.
@@ -52,22 +46,17 @@ impl TopicLook {
     pub fn ask<C: ClientContext>(client: &Client<C>, topic: &str, within: Duration) -> Self {
         let name = CString::new(topic).expect("a name without a zero byte");
         let mut names = [name.as_ptr()];
-        let milliseconds = i32::try_from(within.as_millis()).unwrap_or(i32::MAX);
-        let mut why = [0; 128];
-        // SAFETY: the client outlives the calls, the library copies names and options, and both are given back once.
-        unsafe {
-            let rk = client.native_ptr();
-            let queue = c::rd_kafka_queue_new(rk);
-            let options = c::rd_kafka_AdminOptions_new(rk, c::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBETOPICS);
-            // Neither can fail for this operation and a positive time.
-            c::rd_kafka_AdminOptions_set_request_timeout(options, milliseconds, why.as_mut_ptr(), why.len());
-            c::rd_kafka_AdminOptions_set_include_authorized_operations(options, 1);
-            let topics = c::rd_kafka_TopicCollection_of_topic_names(names.as_mut_ptr(), names.len());
-            c::rd_kafka_DescribeTopics(rk, topics, options, queue);
-            c::rd_kafka_TopicCollection_destroy(topics);
-            c::rd_kafka_AdminOptions_destroy(options);
-            Self { queue }
-        }
+        let operation = c::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBETOPICS;
+        // SAFETY: the library copies names and options, and the collection is given back once.
+        Self(unsafe {
+            AdminQuestion::ask(client, operation, within, |rk, options, queue| {
+                // Does not fail for this operation.
+                c::rd_kafka_AdminOptions_set_include_authorized_operations(options, 1);
+                let topics = c::rd_kafka_TopicCollection_of_topic_names(names.as_mut_ptr(), names.len());
+                c::rd_kafka_DescribeTopics(rk, topics, options, queue);
+                c::rd_kafka_TopicCollection_destroy(topics);
+            })
+        })
     }
 
     /// The answer, once it is there.
@@ -76,24 +65,8 @@ impl TopicLook {
     /// Why the topic cannot be looked at: it is not there, it may not be looked at, or no broker answers.
     #[expect(unsafe_code, reason = "the library has the call, its binding for Rust does not")]
     pub fn take(&self) -> Option<Result<Look, RDKafkaErrorCode>> {
-        // SAFETY: the queue lives as long as this, and what an event holds is read before the event is given back.
-        unsafe {
-            let event = c::rd_kafka_queue_poll(self.queue, 0);
-            if event.is_null() {
-                return None;
-            }
-            let answer = answer(event);
-            c::rd_kafka_event_destroy(event);
-            Some(answer)
-        }
-    }
-}
-
-impl Drop for TopicLook {
-    #[expect(unsafe_code, reason = "the library has the call, its binding for Rust does not")]
-    fn drop(&mut self) {
-        // SAFETY: it was made with this and is given back once. What is still under way is thrown away by the library.
-        unsafe { c::rd_kafka_queue_destroy(self.queue) }
+        // SAFETY: the event lives until it is read.
+        self.0.take(|event| unsafe { answer(event) })
     }
 }
 
