@@ -19,6 +19,7 @@ use order_service::http::{self, Api, route};
 use order_service::id::OrderId;
 use order_service::ingest::{self, Ingest};
 use order_service::lifecycle::{self, Readiness};
+use order_service::listen::{self, Endpoint};
 use order_service::metrics::Metrics;
 use order_service::order::sample;
 use order_service::read::{self, Reader, lists};
@@ -27,6 +28,7 @@ use order_service::source::inbox;
 use order_service::source::lines::Lines;
 use order_service::store::Store;
 use order_service::store::embedded::{self, Embedded};
+use order_service::tls::server::Protocols;
 use order_service::tools::client;
 use order_service::tools::load::{self, report::Report};
 use order_service::warmup;
@@ -148,8 +150,10 @@ impl Service {
         let view = Arc::new(View::new(Config { bytes_max, ..Config::default() }, room));
         view.publish((0..ORDERS).map(|n| event(n, 1)).collect());
         let (trigger, shutdown) = lifecycle::shutdown();
-        let listeners = http::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), 1).expect("a free port");
-        let address = listeners[0].local_addr().expect("bound");
+        let listeners =
+            listen::bind(&Endpoint::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))), 1, None, Protocols::Http)
+                .expect("a free port");
+        let address = listeners[0].endpoint().address().expect("bound");
         let (inbox, _) = inbox::inbox(&inbox::Config::default());
         let reader = Reader::new(Arc::clone(&view), store.clone(), read::Config::default());
         let metrics = Metrics::new(route::ENDPOINTS, route::METHODS);

@@ -1,7 +1,6 @@
 //! Metrics and health on an address of their own, served by a thread of its own: they answer when all else is busy.
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -10,9 +9,9 @@ use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::TcpListener;
 
 use crate::lifecycle::{Readiness, Shutdown};
+use crate::listen::{Bound, Opened};
 use crate::metrics::Metrics;
 
 /// What the admin address shows.
@@ -24,33 +23,35 @@ pub struct Admin {
     pub readiness: Readiness,
 }
 
-/// Starts answering `/metrics`, `/livez`, `/readyz`, `/health` and `/ping` on `address` until `shutdown`.
+/// How long a client has for a handshake of TLS, and then for the head of a request.
+const HEAD_TIME: std::time::Duration = std::time::Duration::from_secs(10);
+
+/// Starts answering `/metrics`, `/livez`, `/readyz`, `/health` and `/ping` on a listener until `shutdown`.
 ///
 /// # Errors
-/// When the address cannot be bound or the thread not started.
-pub fn start(admin: Admin, address: SocketAddr, shutdown: Shutdown) -> std::io::Result<std::thread::JoinHandle<()>> {
-    let listener = std::net::TcpListener::bind(address)?;
-    listener.set_nonblocking(true)?;
+/// When the thread cannot be started.
+pub fn start(admin: Admin, bound: Bound, shutdown: Shutdown) -> std::io::Result<std::thread::JoinHandle<()>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    std::thread::Builder::new().name("admin".into()).spawn(move || runtime.block_on(serve(admin, listener, shutdown)))
+    std::thread::Builder::new().name("admin".into()).spawn(move || runtime.block_on(serve(admin, bound, shutdown)))
 }
 
-async fn serve(admin: Admin, listener: std::net::TcpListener, mut shutdown: Shutdown) {
-    let listener = match TcpListener::from_std(listener) {
+async fn serve(admin: Admin, bound: Bound, mut shutdown: Shutdown) {
+    let listener = match bound.listen() {
         Ok(listener) => listener,
         Err(error) => return tracing::error!(%error, "admin address cannot be served"),
     };
     loop {
-        let socket = tokio::select! {
+        let connection = tokio::select! {
             () = shutdown.wait() => return,
             accepted = listener.accept() => accepted,
         };
-        let Ok((socket, _)) = socket else {
+        let Ok(connection) = connection else {
             tokio::time::sleep(std::time::Duration::from_millis(50)).await;
             continue;
         };
         let admin = admin.clone();
         tokio::spawn(async move {
+            let Some(Opened { stream, .. }) = connection.open(HEAD_TIME).await else { return };
             let service = service_fn(move |request| {
                 let answer = answer(&admin, &request);
                 async move { Ok::<_, Infallible>(answer) }
@@ -58,8 +59,8 @@ async fn serve(admin: Admin, listener: std::net::TcpListener, mut shutdown: Shut
             // Few and trusted clients: hyper's own timer is good enough here.
             let _ = hyper::server::conn::http1::Builder::new()
                 .timer(TokioTimer::new())
-                .header_read_timeout(std::time::Duration::from_secs(10))
-                .serve_connection(TokioIo::new(socket), service)
+                .header_read_timeout(HEAD_TIME)
+                .serve_connection(TokioIo::new(stream), service)
                 .await;
         });
     }

@@ -3,10 +3,10 @@
 #[cfg(feature = "kafka")]
 mod bus;
 mod cores;
+mod listeners;
 #[cfg(feature = "kafka")]
 mod work;
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,7 +20,10 @@ use crate::cache::{self, View};
 use crate::grpc;
 use crate::http::{self, Api, route};
 use crate::ingest::{self, Ingest};
-use crate::lifecycle::{self, Gate, Readiness, Shutdown};
+use crate::lifecycle::{self, Gate, Readiness, Reload, Shutdown};
+#[cfg(feature = "grpc")]
+use crate::listen::Bound;
+use crate::listen::Endpoint;
 use crate::metrics::Metrics;
 use crate::order::{self, sample};
 use crate::outbox::Outbox;
@@ -35,10 +38,11 @@ use crate::source::lines::Lines;
 use crate::source::nats::NatsSource;
 use crate::store::any::{self, AnyStore};
 use crate::store::{Store, StoreError};
-use crate::{follow, log, warmup};
+use crate::{follow, log, tls, warmup};
 
 #[cfg(feature = "kafka")]
 use bus::Bus;
+use listeners::Listeners;
 #[cfg(feature = "kafka")]
 pub use work::work;
 
@@ -50,8 +54,10 @@ pub struct Config {
     /// Whether and how gRPC is answered.
     #[cfg(feature = "grpc")]
     pub grpc: grpc::Config,
-    /// Where metrics and health are answered besides.
-    pub admin: Option<SocketAddr>,
+    /// Where else metrics and health are answered.
+    pub admin: Option<Endpoint>,
+    /// The certificate of listeners with TLS.
+    pub tls: Option<tls::server::Config>,
     /// The view.
     pub cache: cache::Config,
     /// Reads that miss the view.
@@ -106,6 +112,7 @@ impl Default for Config {
             #[cfg(feature = "grpc")]
             grpc: grpc::Config::default(),
             admin: None,
+            tls: None,
             cache: cache::Config { key_of: Some(order::external_key), ..cache::Config::default() },
             read: read::Config::default(),
             ingest: ingest::Config::default(),
@@ -177,18 +184,28 @@ async fn close(store: AnyStore) -> anyhow::Result<()> {
     }
 }
 
-/// Whether an error says that the store named in the settings is not one for this program.
+/// Whether the files that the settings name can be used: the certificates of listeners.
+///
+/// # Errors
+/// Which cannot.
+pub fn check_files(config: &Config) -> Result<(), tls::Error> {
+    config.tls.clone().map_or(Ok(()), |files| tls::Server::open(files).map(|_| ()))
+}
+
+/// Whether an error says that the store named in the settings is not one for this program, or that a certificate named
+/// there cannot be used.
 #[must_use]
 pub fn is_unfit(error: &anyhow::Error) -> bool {
     let is_unfit = |cause: &(dyn std::error::Error + 'static)| {
-        matches!(cause.downcast_ref::<StoreError>(), Some(StoreError::Unfit(_)))
+        matches!(cause.downcast_ref::<StoreError>(), Some(StoreError::Unfit(_))) || cause.is::<tls::Error>()
     };
     error.chain().any(is_unfit)
 }
 
 /// `loads` is where reads wait for the store. `opened` is what is to be closed at the end, however it ends.
 async fn run(config: Config, loads: Handle, opened: &mut Option<AnyStore>) -> anyhow::Result<()> {
-    let stop = stop_signal()?;
+    let reload = Reload::default();
+    let stop = stop_signal(reload.clone())?;
     let metrics = Metrics::new(route::ENDPOINTS, route::METHODS);
     let readiness = Readiness::default();
     let gates = readiness.clone();
@@ -198,20 +215,19 @@ async fn run(config: Config, loads: Handle, opened: &mut Option<AnyStore>) -> an
         Runtime::Shared => Vec::new(),
         Runtime::PerCore => cores::of_this_process(config.threads),
     };
-    let mut listeners: Vec<Vec<std::net::TcpListener>> = Vec::new();
-    listeners.resize_with(cores.len().max(1), Vec::new);
-    for address in &config.http.listen {
-        let bound = http::bind(*address, listeners.len()).with_context(|| format!("cannot listen on {address}"))?;
-        listeners.iter_mut().zip(bound).for_each(|(thread, listener)| thread.push(listener));
-    }
-    let addresses = listeners[0].iter().filter_map(|listener| listener.local_addr().ok());
-    let addresses: Vec<String> = addresses.map(|address| address.to_string()).collect();
-    #[cfg(feature = "grpc")]
-    let grpc_listener = bind_grpc(&config.grpc)?;
+    let (trigger, shutdown) = lifecycle::shutdown();
+    let tls = listeners::certificates(&config, &reload, &shutdown)?;
+    let Listeners {
+        http: mut listeners,
+        #[cfg(feature = "grpc")]
+            grpc: grpc_listener,
+        admin,
+    } = listeners::bind(&config, cores.len().max(1), tls.as_ref())?;
+    let addresses: Vec<String> = listeners[0].iter().map(|bound| bound.endpoint().to_string()).collect();
     let (admin_trigger, admin_stop) = lifecycle::shutdown();
-    if let Some(address) = config.admin {
+    if let Some(bound) = admin {
         let admin = Admin { metrics: metrics.clone(), readiness: readiness.clone() };
-        admin::start(admin, address, admin_stop).with_context(|| format!("cannot listen on {address}"))?;
+        admin::start(admin, bound, admin_stop).context("cannot start the admin thread")?;
     }
     let store = tokio::task::spawn_blocking({
         let config = config.store.clone();
@@ -225,7 +241,6 @@ async fn run(config: Config, loads: Handle, opened: &mut Option<AnyStore>) -> an
     let view = Arc::new(View::new(config.cache.clone(), 0));
     watch_view(&metrics, &view, store.is_shareable());
     let redis = start_redis(&config, &metrics);
-    let (trigger, shutdown) = lifecycle::shutdown();
     #[cfg(feature = "embedded")]
     watch_files(&metrics, &readiness, &store, shutdown.clone());
     let (inbox, inbox_source) = inbox::inbox(&config.inbox);
@@ -258,11 +273,12 @@ async fn run(config: Config, loads: Handle, opened: &mut Option<AnyStore>) -> an
             worker_wait: config.http.worker_wait,
         };
         let orders = grpc::Orders::new(reader.clone(), inbox.clone(), metrics.clone(), limits);
-        let address = grpc_listener.as_ref().and_then(|listener| listener.local_addr().ok());
+        let address = grpc_listener.as_ref().map(|bound| bound.endpoint().to_string());
         let (metrics, readiness, shutdown) = (metrics.clone(), readiness.clone(), shutdown.clone());
-        let serving = grpc_listener
+        let listener = grpc_listener.map(Bound::listen).transpose()?;
+        let serving = listener
             .map(|listener| tokio::spawn(grpc::serve(config.grpc, orders, metrics, readiness, listener, shutdown)));
-        (address.map(|address| address.to_string()), serving)
+        (address, serving)
     };
     #[cfg(not(feature = "grpc"))]
     let grpc_address: Option<String> = None;
@@ -321,13 +337,6 @@ fn start_redis(config: &Config, metrics: &Metrics) -> Option<Redis> {
         None
     };
     redis
-}
-
-#[cfg(feature = "grpc")]
-fn bind_grpc(config: &grpc::Config) -> anyhow::Result<Option<tokio::net::TcpListener>> {
-    let Some(address) = config.listen else { return Ok(None) };
-    let bound = http::bind(address, 1).with_context(|| format!("cannot listen on {address}"))?.remove(0);
-    Ok(Some(tokio::net::TcpListener::from_std(bound)?))
 }
 
 #[cfg(feature = "postgres")]
@@ -591,11 +600,11 @@ struct Bus {
     relayed: Option<tokio::sync::oneshot::Receiver<()>>,
 }
 
-/// SIGTERM and SIGINT. A second one ends the process at once. SIGHUP, which asks to read again what
-/// may have changed, ends nothing: there is nothing of that kind yet.
+/// SIGTERM and SIGINT. A second one ends the process at once. SIGHUP asks to read again what may have changed, and ends
+/// nothing.
 struct StopSignal(tokio::sync::mpsc::Receiver<&'static str>);
 
-fn stop_signal() -> anyhow::Result<StopSignal> {
+fn stop_signal(reload: Reload) -> anyhow::Result<StopSignal> {
     use tokio::signal::unix::{SignalKind, signal};
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -607,7 +616,8 @@ fn stop_signal() -> anyhow::Result<StopSignal> {
                 _ = terminate.recv() => "SIGTERM",
                 _ = interrupt.recv() => "SIGINT",
                 _ = hangup.recv() => {
-                    tracing::info!(signal = "SIGHUP", "nothing to reload");
+                    let message = if reload.ask() { "reading files again" } else { "nothing to reload" };
+                    tracing::info!(signal = "SIGHUP", "{message}");
                     continue;
                 }
             };
@@ -647,7 +657,7 @@ fn fit_connections(config: &mut Config, files_max: Option<u64>) {
     let Some(files_max) = files_max else { return };
     let http = config.http.connections_max as u64;
     #[cfg(feature = "grpc")]
-    let grpc = config.grpc.listen.map_or(0, |_| u64::from(config.grpc.connections_max));
+    let grpc = config.grpc.listen.as_ref().map_or(0, |_| u64::from(config.grpc.connections_max));
     #[cfg(not(feature = "grpc"))]
     let grpc = 0;
     let [http_fit, grpc_fit] = fitting([http, grpc], files_max);

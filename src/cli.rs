@@ -86,6 +86,7 @@ fn run(task: Task, settings: Settings) -> anyhow::Result<()> {
         Task::Healthcheck { url, timeout } => runtime(1)?.block_on(healthcheck::run(&url, timeout)),
         Task::Migrate(direction) => runtime(1)?.block_on(migrate::run(&config.store, direction)),
         Task::ConfigCheck => {
+            app::check_files(config)?;
             for line in &settings.unused {
                 output::note(format_args!("order-service: configuration: {line}"));
             }

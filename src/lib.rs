@@ -41,6 +41,9 @@ pub mod log;
 pub mod metrics;
 #[cfg(feature = "nats")]
 pub mod nats;
+pub mod tls;
+
+pub mod listen;
 
 pub mod order;
 pub mod record;

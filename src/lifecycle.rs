@@ -41,6 +41,37 @@ impl Shutdown {
     }
 }
 
+/// Asks all who follow files to look at them now. Clones share it.
+#[derive(Debug, Clone, Default)]
+pub struct Reload(watch::Sender<u64>);
+
+impl Reload {
+    /// Asks. Returns whether there is anything to read again.
+    pub fn ask(&self) -> bool {
+        self.0.send_modify(|asked| *asked = asked.wrapping_add(1));
+        self.0.receiver_count() > 0
+    }
+
+    /// For one who follows files, from now on.
+    #[must_use]
+    pub fn follow(&self) -> Reloads {
+        Reloads(self.0.subscribe())
+    }
+}
+
+/// What one who follows files is asked.
+#[derive(Debug)]
+pub struct Reloads(watch::Receiver<u64>);
+
+impl Reloads {
+    /// Completes when a look is asked for. Cancel-safe.
+    pub async fn asked(&mut self) {
+        if self.0.changed().await.is_err() {
+            std::future::pending().await // all who could ask are gone
+        }
+    }
+}
+
 /// Something that runs only while it is wanted, and says whether it does. Clones share it.
 #[derive(Debug, Clone, Default)]
 pub struct Switch(Arc<[AtomicBool; 2]>);

@@ -1,9 +1,12 @@
 //! How NATS is reached, and what is read from and written to it. Knows no message's content.
 
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use async_nats::{Client, ConnectError, ConnectOptions, ServerAddr};
+use async_nats::{Client, ConnectError, ConnectErrorKind, ConnectOptions, ServerAddr};
 use percent_encoding::percent_decode_str;
+
+use crate::tls;
 
 /// Where NATS is, and what is read from and written to it.
 #[derive(Debug, Clone)]
@@ -11,6 +14,14 @@ pub struct Config {
     /// Without user and password: the library logs them as they are.
     servers: Vec<ServerAddr>,
     login: Option<Login>,
+    /// The file of what lets in instead: credentials (a JWT with its seed), as `nsc` writes them.
+    pub credentials: Option<PathBuf>,
+    /// Or the seed of an nkey.
+    pub nkey: Option<PathBuf>,
+    /// Whom to trust where TLS is spoken, and who this is.
+    pub encryption: tls::client::Config,
+    /// What came of that.
+    client: Option<tls::Client>,
     /// Where orders come from.
     pub subject: String,
     /// The stream that is made where none takes `subject` yet.
@@ -94,6 +105,10 @@ impl Config {
         Ok(Self {
             servers,
             login,
+            credentials: None,
+            nkey: None,
+            encryption: tls::client::Config::default(),
+            client: None,
             subject: "orders".into(),
             stream: "ORDERS".into(),
             durable: "order-service-durable".into(),
@@ -102,6 +117,48 @@ impl Config {
             in_flight_max: 10_000,
             stall_timeout: Duration::from_mins(1),
             lag_max: 10_000,
+        })
+    }
+
+    /// Reads the files of certificates and logins, once all is set.
+    ///
+    /// # Errors
+    /// Which of them cannot be used, changes nothing or contradicts another.
+    pub fn open(&mut self) -> Result<(), String> {
+        let logins = [self.login.is_some(), self.credentials.is_some(), self.nkey.is_some()];
+        if logins.into_iter().filter(|is_set| *is_set).count() > 1 {
+            return Err("is given more than one of a user or token in the URL, credentials and nkey".into());
+        }
+        if let Some(file) = &self.credentials {
+            ConnectOptions::new().credentials(&read(file)?).map_err(|_| unusable(file, "are no credentials"))?;
+        }
+        if let Some(file) = &self.nkey {
+            let seed = read(file)?;
+            let is_seed = seed.trim().starts_with("SU") && seed.trim().bytes().all(|b| b.is_ascii_alphanumeric());
+            if !is_seed {
+                return Err(unusable(file, "is no seed of a user's nkey, which begins with SU"));
+            }
+        }
+        let is_encrypted = self.servers.iter().any(ServerAddr::tls_required);
+        let is_set = self.encryption.roots.is_some() || self.encryption.identity.is_some();
+        if is_encrypted || is_set {
+            self.client = Some(tls::Client::open(&self.encryption).map_err(|error| error.to_string())?);
+        }
+        Ok(())
+    }
+
+    /// What is shown to a server, as it stands in the files now.
+    fn log_in(&self, options: ConnectOptions) -> Result<ConnectOptions, String> {
+        if let Some(file) = &self.credentials {
+            return options.credentials(&read(file)?).map_err(|_| unusable(file, "are no credentials"));
+        }
+        if let Some(file) = &self.nkey {
+            return Ok(options.nkey(read(file)?.trim().to_owned()));
+        }
+        Ok(match self.login.clone() {
+            Some(Login { user, password: Some(password) }) => options.user_and_password(user, password),
+            Some(Login { user, password: None }) => options.token(user),
+            None => options,
         })
     }
 
@@ -128,7 +185,10 @@ impl Config {
     /// # Errors
     /// When no server is there, or none lets us in.
     pub async fn connect(&self, options: ConnectOptions) -> Result<Client, ConnectError> {
-        let mut options = options
+        let refused = |what: String| ConnectError::with_source(ConnectErrorKind::Authentication, what);
+        let mut options = self
+            .log_in(options)
+            .map_err(refused)?
             .name("order-service")
             .connection_timeout(CONNECT_TIME)
             .ping_interval(PING_EVERY)
@@ -139,14 +199,19 @@ impl Config {
             })
             // More than can be on its way to us at once, so that the client never throws anything away.
             .subscription_capacity(self.in_flight_max.saturating_mul(2).saturating_add(1024));
-        if let Some(Login { user, password }) = self.login.clone() {
-            options = match password {
-                Some(password) => options.user_and_password(user, password),
-                None => options.token(user),
-            };
+        if let Some(client) = &self.client {
+            options = options.tls_client_config(client.rustls());
         }
         options.connect(&self.servers[..]).await
     }
+}
+
+fn read(file: &Path) -> Result<String, String> {
+    std::fs::read_to_string(file).map_err(|error| unusable(file, &format!("cannot be read: {error}")))
+}
+
+fn unusable(file: &Path, what: &str) -> String {
+    format!("{}: {what}", file.display())
 }
 
 /// A subject without wildcards.

@@ -145,6 +145,9 @@ impl Settings {
             }
         }
         wrong.extend(table::contradictions(&config));
+        if wrong.is_empty() {
+            wrong.extend(table::open_files(&mut config));
+        }
         if wrong.is_empty() { Ok(Self { config, found, unused }) } else { Err(Wrong(wrong)) }
     }
 
@@ -293,6 +296,9 @@ fn postgres_by_parts(outside: &Outside) -> Result<Option<String>, Wrong> {
         ("password", "POSTGRES_PASSWORD"),
         ("dbname", "POSTGRES_DB"),
         ("sslmode", "POSTGRES_SSLMODE"),
+        ("sslrootcert", "POSTGRES_SSLROOTCERT"),
+        ("sslcert", "POSTGRES_SSLCERT"),
+        ("sslkey", "POSTGRES_SSLKEY"),
     ] {
         let by_file = format!("{name}_FILE");
         let value = match (given(name), given(&by_file)) {

@@ -87,7 +87,7 @@ fn the_container_is_set_up_with_settings_that_there_are() {
     }
     let matches = commands::command().get_matches_from(["order-service"]);
     let settings = Settings::load(&matches, &Outside { environment: container }).unwrap();
-    let listen = settings.config.http.listen[0];
+    let listen = settings.config.http.listen[0].address().unwrap();
     assert!(listen.ip().is_unspecified(), "{listen} is not to be reached from outside the container");
     let compose = yaml("docker-compose.yml");
     let service = &compose["services"]["order-service"];
@@ -95,7 +95,7 @@ fn the_container_is_set_up_with_settings_that_there_are() {
     assert!(read("deploy/Dockerfile").contains(&format!("\nEXPOSE {}\n", listen.port())));
     let grace: u64 = service["stop_grace_period"].as_str().unwrap().trim_end_matches('s').parse().unwrap();
     assert!(grace > settings.config.grace.as_secs(), "the container is killed before it has drained");
-    let admin = settings.config.admin.unwrap();
+    let admin = settings.config.admin.unwrap().address().unwrap();
     let scraped = &yaml("deploy/prometheus/prometheus.yml")["scrape_configs"][0]["static_configs"][0]["targets"];
     assert_eq!(strings(scraped), ["order-service", "worker"].map(|host| format!("{host}:{}", admin.port())));
     let worker = &compose["services"]["worker"];

@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 
 /// Modules by floor, lowest first. An edge must lead strictly downward.
 const FLOORS: &[&[&str]] = &[
+    &["tls"],
     &["id", "metrics", "lifecycle", "log", "background", "kafka", "nats"],
-    &["snapshot", "record", "ack"],
+    &["snapshot", "record", "ack", "listen"],
     &["order"],
     &["cache", "store", "outbox", "topics", "redis"],
     &["source"],
@@ -25,7 +26,7 @@ const EDGES: &[(&str, &[&str])] = &[
     // What an error of a store means for the exit code.
     ("cli", &["settings", "app", "tools", "store", "lifecycle", "log"]),
     // A server's URL is parsed by the store that connects to it.
-    ("settings", &["app", "tools", "store", "kafka", "nats", "redis", "lifecycle"]),
+    ("settings", &["app", "tools", "store", "kafka", "nats", "redis", "listen", "tls", "lifecycle"]),
     (
         "app",
         &[
@@ -55,13 +56,34 @@ const EDGES: &[(&str, &[&str])] = &[
             "kafka",
             "nats",
             "order",
+            "listen",
+            "tls",
         ],
     ),
-    ("tools", &["ingest", "source", "store", "order", "record", "metrics", "lifecycle", "kafka", "nats"]),
+    ("tools", &["ingest", "source", "store", "order", "record", "tls", "metrics", "lifecycle", "kafka", "nats"]),
     // The surfaces know what they say and whom they ask; `store` is here for the words a write is answered with.
-    ("http", &["read", "source", "store", "cache", "snapshot", "record", "ack", "id", "metrics", "lifecycle", "log"]),
-    ("grpc", &["read", "source", "store", "snapshot", "record", "ack", "id", "metrics", "lifecycle", "log"]),
-    ("admin", &["metrics", "lifecycle"]),
+    (
+        "http",
+        &[
+            "read",
+            "source",
+            "store",
+            "cache",
+            "snapshot",
+            "record",
+            "ack",
+            "id",
+            "listen",
+            "tls",
+            "metrics",
+            "lifecycle",
+            "log",
+        ],
+    ),
+    ("grpc", &["read", "source", "store", "snapshot", "record", "ack", "id", "listen", "metrics", "lifecycle", "log"]),
+    ("admin", &["listen", "metrics", "lifecycle"]),
+    // Sockets, with what encrypts them.
+    ("listen", &["tls"]),
     (
         "ingest",
         &[
@@ -105,11 +127,11 @@ const EDGES: &[(&str, &[&str])] = &[
     // What is published, without how; and topics that instances speak to each other by, without what.
     ("outbox", &["snapshot", "record", "id"]),
     ("topics", &["kafka", "lifecycle"]),
-    ("redis", &["snapshot", "id", "metrics"]),
+    ("redis", &["snapshot", "id", "tls", "metrics"]),
     ("ack", &["id"]),
     ("kafka", &[]),
-    ("nats", &[]),
-    ("store", &["order", "snapshot", "record", "id", "lifecycle", "log", "background"]),
+    ("nats", &["tls"]),
+    ("store", &["order", "snapshot", "record", "id", "tls", "lifecycle", "log", "background"]),
     ("cache", &["snapshot", "id"]),
     ("order", &["record", "id"]),
     ("snapshot", &["id"]),
@@ -119,6 +141,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("lifecycle", &[]),
     ("log", &[]),
     ("background", &[]),
+    ("tls", &[]),
 ];
 
 /// Readers know bytes: these can never name an order, so none of them can serialize one again.
@@ -136,6 +159,10 @@ const CLIENTS: &[(&str, &[&str])] = &[
     ("rdkafka", &["src/kafka.rs", "src/kafka/", "src/source/kafka/", "src/topics/", "src/tools/"]),
     ("redis_client", &["src/redis/"]),
     ("async_nats", &["src/nats.rs", "src/source/nats/", "src/tools/"]),
+    ("rustls", &["src/tls/"]),
+    ("rustls_native_certs", &["src/tls/"]),
+    ("tokio_rustls", &["src/tls/"]),
+    ("x509_cert", &["src/tls/"]),
     ("simd_json", &["src/order/"]),
     ("triomphe", &["src/snapshot.rs"]),
     ("clap", &["src/settings"]),

@@ -33,4 +33,5 @@ mod redis;
 mod scripted;
 mod server;
 mod servers;
+mod tls;
 mod tools;

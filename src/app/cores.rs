@@ -1,6 +1,5 @@
 //! A thread, a runtime and a listening socket for each core: no connection ever changes its thread.
 
-use std::net::TcpListener;
 use std::sync::Arc;
 
 use anyhow::Context;
@@ -8,6 +7,7 @@ use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 use crate::http::Server;
 use crate::lifecycle::Shutdown;
+use crate::listen::Bound;
 use crate::store::Store;
 
 /// The cores this process may run on, as many as wanted; one after the other again where more are wanted than there are.
@@ -28,7 +28,7 @@ pub fn of_this_process(wanted: Option<usize>) -> Vec<usize> {
 pub fn serve<T: Store>(
     server: &Arc<Server<T>>,
     cores: &[usize],
-    listeners: Vec<Vec<TcpListener>>,
+    listeners: Vec<Vec<Bound>>,
     shutdown: &Shutdown,
 ) -> anyhow::Result<impl Future<Output = anyhow::Result<()>> + use<T>> {
     let mut ends = Vec::new();

@@ -3,13 +3,13 @@
 use anyhow::Context;
 
 use super::bus::{self, Instance};
-use super::{Config, stop_signal};
+use super::{Config, listeners, stop_signal};
 use crate::admin::{self, Admin};
 use crate::follow::Telling;
 use crate::http::route;
 use crate::ingest::Ingest;
 use crate::kafka::Snapshots;
-use crate::lifecycle::{self, Readiness, Shutdown};
+use crate::lifecycle::{self, Readiness, Reload, Shutdown};
 use crate::metrics::Metrics;
 use crate::outbox;
 use crate::record::Contents;
@@ -34,13 +34,16 @@ pub fn work(config: Config) -> anyhow::Result<()> {
 }
 
 async fn run(config: Config) -> anyhow::Result<()> {
-    let stop = stop_signal()?;
+    let reload = Reload::default();
+    let stop = stop_signal(reload.clone())?;
     let metrics = Metrics::new(route::ENDPOINTS, route::METHODS);
     let readiness = Readiness::default();
     let (_admin_trigger, admin_stop) = lifecycle::shutdown();
-    if let Some(address) = config.admin {
+    let (trigger, shutdown) = lifecycle::shutdown();
+    let tls = listeners::certificates(&config, &reload, &shutdown)?;
+    if let Some(bound) = listeners::bind_admin(&config, tls.as_ref())? {
         let admin = Admin { metrics: metrics.clone(), readiness: readiness.clone() };
-        admin::start(admin, address, admin_stop).with_context(|| format!("cannot listen on {address}"))?;
+        admin::start(admin, bound, admin_stop).context("cannot start the admin thread")?;
     }
     let store = AnyStore::open(&config.store)?;
     let redis = super::start_redis(&config, &metrics);
@@ -54,7 +57,6 @@ async fn run(config: Config) -> anyhow::Result<()> {
     let relayed = Instance::default().relay(&kafka, store.clone(), redis.clone(), &metrics, gate, batches)?;
     (kafka.topic, kafka.group) = (kafka.events_topic.clone(), kafka.worker_group.clone());
     let telling = contents.snapshots.then(|| bus::telling(&kafka, &outbox, &metrics));
-    let (trigger, shutdown) = lifecycle::shutdown();
     tracing::info!(topic = kafka.topic, group = kafka.group, store = store.place(), "working");
     let mut working = std::pin::pin!(async {
         if !announce(&store, telling, &shutdown).await? {

@@ -15,7 +15,6 @@ use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, MissedTickBehavior};
 use tonic::codegen::{BoxFuture, Service};
@@ -26,6 +25,7 @@ use super::Config;
 use super::deadline::Deadline;
 use super::status;
 use crate::lifecycle::Shutdown;
+use crate::listen::{Connection, Listener, Opened, Peer, Stream};
 use crate::metrics::Metrics;
 use crate::source::inbox::{Coming, Inbox};
 
@@ -35,6 +35,8 @@ const HEADER_BYTES_MAX: u32 = 16 << 10;
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
 /// And has this long to say so.
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+/// What a client has to say something first, and for the handshake of TLS.
+const OPEN_TIME: Duration = Duration::from_secs(10);
 /// How often a connection is looked at.
 const SWEEP_TIME: Duration = Duration::from_millis(500);
 /// What a connection that is to close has for its last bytes once nothing is being answered.
@@ -134,30 +136,29 @@ fn code_of<B>(response: &Response<B>) -> Code {
 
 /// Takes connections until `shutdown` and then those that the system has taken by then. Returns when the last one is
 /// closed.
-pub async fn accept(config: Arc<Config>, door: Door, listener: TcpListener, shutdown: Shutdown) {
+pub async fn accept(config: Arc<Config>, door: Door, listener: Listener, shutdown: Shutdown) {
     let room = Arc::new(Semaphore::new(config.connections_max as usize));
-    let serve = |socket: TcpStream, permit: OwnedSemaphorePermit| {
-        // A client that is gone already shows at the first read.
-        let _ = socket.set_nodelay(true);
+    let serve = |connection: Connection, permit: OwnedSemaphorePermit| {
         let (config, door, shutdown) = (Arc::clone(&config), door.clone(), shutdown.clone());
         tokio::spawn(async move {
             let _permit = permit;
-            serve_connection(&config, door, socket, shutdown).await;
+            let opened = connection.open(OPEN_TIME).await;
+            if let Some(Opened { stream, peer }) = opened {
+                serve_connection(&config, door, stream, peer, shutdown).await;
+            }
         });
     };
     let accepting = async {
         loop {
             let permit = Arc::clone(&room).acquire_owned().await.expect("never closed");
-            let socket = match listener.accept().await {
-                Ok((socket, _)) => socket,
+            match listener.accept().await {
+                Ok(connection) => serve(connection, permit),
                 Err(error) => {
                     // Out of file descriptors, most likely: serving those we have is the way out.
                     tracing::warn!(%error, "accept failed");
                     tokio::time::sleep(Duration::from_millis(50)).await;
-                    continue;
                 }
-            };
-            serve(socket, permit);
+            }
         }
     };
     let mut stop = shutdown.clone();
@@ -165,18 +166,11 @@ pub async fn accept(config: Arc<Config>, door: Door, listener: TcpListener, shut
         () = accepting => {}
         () = stop.wait() => {}
     }
-    // And those that the system has taken by then. It is asked: what tokio knows of the listener may be older.
-    if let Ok(listener) = listener.into_std() {
+    if let Ok(mut rest) = listener.end() {
         loop {
             let permit = Arc::clone(&room).acquire_owned().await.expect("never closed");
-            let socket = match listener.accept() {
-                Ok((socket, _)) => socket.set_nonblocking(true).and_then(|()| TcpStream::from_std(socket)),
-                Err(error) if error.kind() == std::io::ErrorKind::ConnectionAborted => continue,
-                Err(_) => break,
-            };
-            if let Ok(socket) = socket {
-                serve(socket, permit);
-            }
+            let Some(connection) = rest.next() else { break };
+            serve(connection, permit);
         }
     }
     // Each connection holds one.
@@ -185,13 +179,16 @@ pub async fn accept(config: Arc<Config>, door: Door, listener: TcpListener, shut
 
 /// Serves one connection until its client hangs up, until it was idle for too long or until a stop. After either of
 /// these it takes no more calls, finishes those it has, and is closed.
-async fn serve_connection(config: &Config, door: Door, socket: TcpStream, mut shutdown: Shutdown) {
+async fn serve_connection(config: &Config, door: Door, socket: Stream, peer: Peer, mut shutdown: Shutdown) {
     let activity = Arc::new(Activity::new());
     // Every call is answered by then, so whoever is still at one does not read its answer.
     let stuck_time = door.call_time + config.idle_time;
     let service = service_fn({
         let (activity, shutdown) = (Arc::clone(&activity), shutdown.clone());
-        move |request| door.clone().answer(request, Arc::clone(&activity), shutdown.clone())
+        move |mut request: Request<Incoming>| {
+            request.extensions_mut().insert(peer.clone());
+            door.clone().answer(request, Arc::clone(&activity), shutdown.clone())
+        }
     });
     let connection = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())

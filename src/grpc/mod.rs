@@ -7,15 +7,14 @@ mod model;
 mod orders;
 mod status;
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::TcpListener;
 use tonic_health::ServingStatus;
 use tonic_health::server::{HealthReporter, health_reporter};
 
 use crate::lifecycle::{Readiness, Shutdown};
+use crate::listen::{Endpoint, Listener};
 use crate::metrics::Metrics;
 use crate::store::Store;
 use conn::{Door, Routes};
@@ -52,8 +51,8 @@ const HEALTH_TIME: Duration = Duration::from_millis(100);
 /// Whether and how the service answers gRPC.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Address to answer on; nowhere when `None`.
-    pub listen: Option<SocketAddr>,
+    /// Where to answer; nowhere when `None`.
+    pub listen: Option<Endpoint>,
     /// Connections at once; the next ones wait. A client of gRPC needs one, whatever it asks.
     pub connections_max: u32,
     /// Calls of one connection at once; the client holds back the next ones.
@@ -95,7 +94,7 @@ pub async fn serve<T: Store>(
     orders: Orders<T>,
     metrics: Metrics,
     readiness: Readiness,
-    listener: TcpListener,
+    listener: Listener,
     shutdown: Shutdown,
 ) {
     let (health, health_server) = health_reporter();

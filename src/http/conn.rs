@@ -2,17 +2,19 @@
 //! per request: a timer costs 1,448 instructions a request, these marks a few dozen.
 
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
+
+use super::transport::Transport;
 
 /// How often connections are looked at. Every limit is kept to within this.
 pub const SWEEP_EVERY: Duration = Duration::from_millis(250);
@@ -48,6 +50,8 @@ pub const HELD_PIECE_MAX: usize = 16 << 10;
 const READS_MAX: usize = 16;
 /// The longest beginning of a request that hyper does not see yet. hyper's buffer has room for twice as much.
 const PART_BYTES_MAX: usize = 4 << 10;
+/// How many more requests than it lets be answered a client of HTTP/2 may take back.
+const RESETS_MAX: i32 = 200;
 
 /// How long after its last answer a connection that is closed still takes what its client sends, to throw it away:
 /// bytes that are not read have the system end the connection with a reset, which takes the answer away from a client
@@ -76,6 +80,20 @@ pub struct Conn {
     is_unwanted: AtomicBool,
     /// Its end is all that tells a client of an older HTTP where the answer ends.
     is_end_the_mark: AtomicBool,
+    /// HTTP/2 is spoken: many requests at once.
+    is_multiplexed: AtomicBool,
+    /// Requests being answered.
+    in_flight: AtomicU32,
+    /// Answers of HTTP/2 of which a piece is ready that the client gives no room for.
+    held_up: AtomicU32,
+    /// When an answer of HTTP/2 last went on.
+    went_on: AtomicU32,
+    /// How many more requests a client of HTTP/2 may take back.
+    resets_left: AtomicI32,
+    /// Where the client is, of TCP.
+    address: Option<SocketAddr>,
+    /// The subject of the certificate that the client has shown.
+    certificate: OnceLock<Arc<str>>,
     waker: OnceLock<Waker>,
     abort: OnceLock<AbortHandle>,
     registry: Arc<Registry>,
@@ -130,7 +148,7 @@ impl Registry {
     }
 
     /// Adds a connection; it is removed when the returned value is dropped.
-    pub fn register(self: &Arc<Self>) -> Registered {
+    pub fn register(self: &Arc<Self>, address: Option<SocketAddr>) -> Registered {
         let conn = Arc::new(Conn {
             phase: AtomicU8::new(FRESH),
             since: AtomicU32::new(self.now()),
@@ -138,6 +156,13 @@ impl Registry {
             is_watched: AtomicBool::new(false),
             is_unwanted: AtomicBool::new(self.is_stopping()),
             is_end_the_mark: AtomicBool::new(false),
+            is_multiplexed: AtomicBool::new(false),
+            in_flight: AtomicU32::new(0),
+            held_up: AtomicU32::new(0),
+            went_on: AtomicU32::new(self.now()),
+            resets_left: AtomicI32::new(RESETS_MAX),
+            address,
+            certificate: OnceLock::new(),
             waker: OnceLock::new(),
             abort: OnceLock::new(),
             registry: Arc::clone(self),
@@ -219,7 +244,15 @@ impl Registry {
             let count = match phase {
                 HEAD | FRESH if is_over(since, self.limits.header_time) => &mut closed.header,
                 _ if is_over(conn.blocked_since.load(Ordering::Relaxed), self.limits.write_time) => &mut closed.write,
+                _ if conn.is_held_up() && is_over(conn.went_on.load(Ordering::Relaxed), self.limits.write_time) => {
+                    &mut closed.write
+                }
                 _ if conn.is_blocked() => continue,
+                BUSY if is_stopping && conn.is_multiplexed() => {
+                    // It takes no more requests, and ends with the last answer.
+                    conn.dismiss();
+                    continue;
+                }
                 CLOSING => {
                     if is_full || is_over(since, LINGER_TIME) {
                         conn.close();
@@ -257,9 +290,70 @@ impl Conn {
     /// A request's headers are complete; it is being answered until the returned value is dropped.
     #[must_use]
     pub fn begin(self: &Arc<Self>) -> InFlight {
+        self.in_flight.fetch_add(1, Ordering::Relaxed);
         self.is_unwanted.store(false, Ordering::Relaxed);
         self.phase.store(BUSY, Ordering::Relaxed);
         InFlight(Arc::clone(self))
+    }
+
+    /// Where the client is, of TCP.
+    #[must_use]
+    pub fn address(&self) -> Option<SocketAddr> {
+        self.address
+    }
+
+    /// The subject of the certificate that the client has shown, which was verified: `CN=shop,O=Example`.
+    #[must_use]
+    pub fn certificate(&self) -> Option<&Arc<str>> {
+        self.certificate.get()
+    }
+
+    /// Sets it, once, after the handshake.
+    pub fn set_certificate(&self, subject: Option<Arc<str>>) {
+        if let Some(subject) = subject {
+            let _ = self.certificate.set(subject); // set once
+        }
+    }
+
+    /// HTTP/2 is spoken from now on.
+    pub fn multiplex(&self) {
+        self.is_multiplexed.store(true, Ordering::Relaxed);
+    }
+
+    fn is_multiplexed(&self) -> bool {
+        self.is_multiplexed.load(Ordering::Relaxed)
+    }
+
+    /// Whether it is to close once nothing is being answered.
+    #[must_use]
+    pub fn is_unwanted(&self) -> bool {
+        self.is_unwanted.load(Ordering::Relaxed)
+    }
+
+    /// A piece of an answer of HTTP/2 waits until the client gives room for it, or does so no more.
+    pub fn hold_up(&self, is_held_up: bool) {
+        if is_held_up {
+            self.held_up.fetch_add(1, Ordering::Relaxed);
+        } else {
+            self.held_up.fetch_sub(1, Ordering::Relaxed);
+        }
+        self.went_on.store(self.registry.now(), Ordering::Relaxed);
+    }
+
+    fn is_held_up(&self) -> bool {
+        self.held_up.load(Ordering::Relaxed) > 0
+    }
+
+    /// A request of HTTP/2 is answered to its end, or was taken back before that. A client that takes back many more
+    /// than it lets be answered is cut off: each costs what an answer costs, and it nothing.
+    pub fn settle(&self, is_whole: bool) {
+        if is_whole {
+            if self.resets_left.load(Ordering::Relaxed) < RESETS_MAX {
+                self.resets_left.fetch_add(1, Ordering::Relaxed);
+            }
+        } else if self.resets_left.fetch_sub(1, Ordering::Relaxed) <= 0 {
+            self.close();
+        }
     }
 
     /// From now to the end of the answer, a client that closes its side ends the connection.
@@ -318,6 +412,11 @@ impl Conn {
         self.is_unwanted.store(false, Ordering::Relaxed);
         self.since.store(self.registry.now(), Ordering::Relaxed);
         self.phase.store(IDLE, Ordering::Relaxed);
+    }
+
+    /// Whether nothing has come yet.
+    fn is_fresh(&self) -> bool {
+        self.phase.load(Ordering::Relaxed) == FRESH
     }
 
     /// Whether the client takes up nothing of what was answered.
@@ -381,6 +480,9 @@ pub struct InFlight(Arc<Conn>);
 
 impl Drop for InFlight {
     fn drop(&mut self) {
+        if self.0.in_flight.fetch_sub(1, Ordering::Relaxed) > 1 {
+            return;
+        }
         self.0.since.store(self.0.registry.now(), Ordering::Relaxed);
         self.0.is_watched.store(false, Ordering::Relaxed);
         self.0.phase.store(IDLE, Ordering::Relaxed);
@@ -407,6 +509,10 @@ pub enum Rest {
     Part,
     /// A request for somebody else, with its body this many bytes long if that is known.
     Other(Option<usize>),
+    /// The beginning of HTTP/2.
+    Http2,
+    /// The beginning of TLS.
+    Tls,
 }
 
 /// Answers that are held back: bytes, and what follows them, which is shared with others and not copied.
@@ -462,6 +568,8 @@ enum Turn {
     Lent,
     /// hyper may have begun to read one that follows.
     Given,
+    /// HTTP/2 is spoken, of which everything is hyper's.
+    Http2,
 }
 
 /// A socket that marks what happens on it, and holds answers back as long as more requests of the same pipeline wait to
@@ -471,8 +579,8 @@ enum Turn {
 /// `front` sees requests before hyper does: it is given what a client sent and appends the answers of those it answers.
 /// From the first that it does not, hyper reads on; once that one is answered and nothing of the next was read with it,
 /// it is `front`'s turn again.
-pub struct Tracked<F> {
-    socket: TcpStream,
+pub struct Tracked<F, S: Transport> {
+    socket: S,
     registered: Registered,
     front: F,
     turn: Turn,
@@ -483,12 +591,46 @@ pub struct Tracked<F> {
     is_behind: bool,
 }
 
-impl<F: Front> Tracked<F> {
+impl<F: Front, S: Transport> Tracked<F, S> {
     /// Tracks a socket.
     #[must_use]
-    pub fn new(socket: TcpStream, registered: Registered, front: F) -> Self {
+    pub fn new(socket: S, registered: Registered, front: F) -> Self {
         let (part, held) = (Vec::new(), Held::default());
         Self { socket, registered, front, turn: Turn::Ours, part, held, is_behind: false }
+    }
+
+    /// HTTP/2 is spoken from now on: all is hyper's.
+    pub fn begin_http2(&mut self) {
+        self.turn = Turn::Http2;
+        self.registered.conn.multiplex();
+    }
+
+    /// Whether the client has begun HTTP/2.
+    #[must_use]
+    pub fn is_http2(&self) -> bool {
+        self.turn == Turn::Http2
+    }
+
+    /// The connection.
+    #[must_use]
+    pub fn conn(&self) -> &Arc<Conn> {
+        &self.registered.conn
+    }
+
+    /// Whether nothing is held back, here or in what encrypts.
+    fn is_all_sent(&self) -> bool {
+        self.held.is_empty() && !self.socket.has_unsent()
+    }
+
+    /// The first bytes of HTTP/2, and what follows them.
+    fn poll_read_http2(&mut self, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.part.is_empty() {
+            return Pin::new(&mut self.socket).poll_read(context, into);
+        }
+        let count = self.part.len().min(into.remaining());
+        into.put_slice(&self.part[..count]);
+        self.part.drain(..count);
+        Poll::Ready(Ok(()))
     }
 
     /// Whether hyper waits for a request and has nothing to write.
@@ -502,10 +644,7 @@ impl<F: Front> Tracked<F> {
     /// Whether the connection is to close and nothing has come that is to be answered before. The system is asked: what
     /// tokio knows of the socket may be older than that.
     fn is_dismissed(&self) -> bool {
-        self.registered.conn.is_unwanted.load(Ordering::Relaxed)
-            && socket2::SockRef::from(&self.socket)
-                .peek(&mut [std::mem::MaybeUninit::uninit()])
-                .is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+        self.registered.conn.is_unwanted() && self.socket.is_quiet()
     }
 
     /// Answers what comes until there is no more of it, or something for hyper, which is left in `into`.
@@ -560,11 +699,23 @@ impl<F: Front> Tracked<F> {
             let left = into.filled().len() - at;
             match rest {
                 // Who sends a request in more than two pieces is no quicker for our trying.
+                Rest::Http2 if at == from && (known > from || self.registered.conn.is_fresh()) => {
+                    self.part.extend_from_slice(&into.filled()[from..]);
+                    into.set_filled(from);
+                    self.begin_http2();
+                    return Poll::Ready(Ok(())); // to hyper as it reads now, the end of what the client sends
+                }
+                Rest::Tls => {
+                    crate::listen::note_tls(self.registered.conn.address);
+                    into.set_filled(from);
+                    self.turn = Turn::Given;
+                    return Poll::Ready(Ok(()));
+                }
                 Rest::Part if known == from && left <= PART_BYTES_MAX => {
                     self.registered.conn.has_read();
                     self.part.extend_from_slice(&into.filled()[at..]);
                 }
-                Rest::Part | Rest::Other(_) => {
+                Rest::Part | Rest::Other(_) | Rest::Http2 => {
                     self.registered.conn.has_read();
                     self.turn = if rest == Rest::Other(Some(left)) { Turn::Lent } else { Turn::Given };
                     into.filled_mut().copy_within(at.., from);
@@ -584,7 +735,7 @@ impl<F: Front> Tracked<F> {
 
     /// Sends what is held back.
     fn poll_send(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.held.is_empty() {
+        if self.is_all_sent() {
             return Poll::Ready(Ok(()));
         }
         while self.held.sent < self.held.bytes.len() + self.held.body.len() {
@@ -596,15 +747,23 @@ impl<F: Front> Tracked<F> {
                 Err(error) => return Poll::Ready(Err(error)),
             }
         }
+        if self.socket.has_unsent() {
+            let flushed = Pin::new(&mut self.socket).poll_flush(context);
+            self.registered.conn.has_written(flushed.is_pending());
+            std::task::ready!(flushed)?;
+        }
         self.held.clear();
         Poll::Ready(Ok(()))
     }
 }
 
-impl<F: Front + Unpin> AsyncRead for Tracked<F> {
+impl<F: Front + Unpin, S: Transport> AsyncRead for Tracked<F, S> {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if self.is_our_turn() {
             return self.poll_quick(context, into);
+        }
+        if self.turn == Turn::Http2 {
+            return self.poll_read_http2(context, into);
         }
         let before = into.filled().len();
         let result = Pin::new(&mut self.socket).poll_read(context, into);
@@ -613,14 +772,14 @@ impl<F: Front + Unpin> AsyncRead for Tracked<F> {
             self.registered.conn.has_read();
             self.registered.conn.has_sent();
         } else {
-            if !self.held.is_empty()
+            if !self.is_all_sent()
                 // hyper wants a request and there is none: the pipeline is empty.
                 && let Poll::Ready(Err(error)) = self.poll_send(context)
             {
                 return Poll::Ready(Err(error));
             }
             let is_idle = self.registered.conn.phase.load(Ordering::Relaxed) == IDLE;
-            if result.is_pending() && is_idle && self.held.is_empty() && self.is_dismissed() {
+            if result.is_pending() && is_idle && self.is_all_sent() && self.is_dismissed() {
                 return Poll::Ready(Ok(()));
             }
         }
@@ -628,7 +787,7 @@ impl<F: Front + Unpin> AsyncRead for Tracked<F> {
     }
 }
 
-impl<F: Front + Unpin> AsyncWrite for Tracked<F> {
+impl<F: Front + Unpin, S: Transport> AsyncWrite for Tracked<F, S> {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, from: &[u8]) -> Poll<io::Result<usize>> {
         self.poll_write_vectored(context, &[io::IoSlice::new(from)])
     }
@@ -638,6 +797,11 @@ impl<F: Front + Unpin> AsyncWrite for Tracked<F> {
         context: &mut Context<'_>,
         from: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        if self.turn == Turn::Http2 {
+            let result = Pin::new(&mut self.socket).poll_write_vectored(context, from);
+            self.registered.conn.has_written(result.is_pending());
+            return result;
+        }
         let bytes = from.iter().map(|piece| piece.len()).sum::<usize>();
         self.is_behind = true; // until hyper flushes, which it does once nothing is left
         if bytes <= HELD_PIECE_MAX {
@@ -664,6 +828,13 @@ impl<F: Front + Unpin> AsyncWrite for Tracked<F> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.turn == Turn::Http2 {
+            let flushed = Pin::new(&mut self.socket).poll_flush(context);
+            if self.socket.has_unsent() {
+                self.registered.conn.has_written(flushed.is_pending());
+            }
+            return flushed;
+        }
         self.is_behind = false;
         // hyper comes here after every answer, and whenever it has nothing to send. Between two requests it will ask
         // for the next one, and what is held leaves then; while a request is being answered it may not ask for long.
@@ -672,11 +843,8 @@ impl<F: Front + Unpin> AsyncWrite for Tracked<F> {
         }
         // hyper does not read while it answers, so a stream's client that left would be noticed by the second heartbeat
         // only.
-        if self.registered.conn.is_watched.load(Ordering::Relaxed) {
-            let mut byte = [0];
-            if let Poll::Ready(Ok(0) | Err(_)) = self.socket.poll_peek(context, &mut ReadBuf::new(&mut byte)) {
-                return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
-            }
+        if self.registered.conn.is_watched.load(Ordering::Relaxed) && self.socket.poll_gone(context) {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
         }
         self.poll_send(context)
     }
@@ -706,11 +874,11 @@ impl<F: Front + Unpin> AsyncWrite for Tracked<F> {
     }
 }
 
-impl<F> Drop for Tracked<F> {
+impl<F, S: Transport> Drop for Tracked<F, S> {
     fn drop(&mut self) {
         if self.registered.conn.is_end_the_mark.load(Ordering::Relaxed) {
-            // Closed in order, it would pass for a whole answer. A socket that cannot be set is broken already.
-            let _ = socket2::SockRef::from(&self.socket).set_linger(Some(Duration::ZERO));
+            // Closed in order, it would pass for a whole answer.
+            self.socket.cut_off();
         }
     }
 }
@@ -726,7 +894,7 @@ mod tests {
         let accepting = registry.accept();
         assert!(registry.is_busy(), "there may be more to come");
         drop(accepting);
-        let registered = registry.register();
+        let registered = registry.register(None);
         let conn = &registered.conn;
         conn.has_read();
         assert!(registry.is_busy(), "the rest of a request is waited for");

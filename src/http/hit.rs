@@ -107,7 +107,7 @@ fn answer_one<T: Store>(
     let head = match request.parse_with_uninit_headers(requests, &mut headers) {
         Ok(httparse::Status::Complete(head)) => head,
         Ok(httparse::Status::Partial) => return Err(Rest::Part),
-        Err(_) => return Err(Rest::Other(None)),
+        Err(_) => return Err(foreign(requests)),
     };
     let other = || Rest::Other(whole(&request, head));
     let method = match request.method {
@@ -147,6 +147,18 @@ fn answer_one<T: Store>(
         _ => None,
     };
     kind.map(|kind| (head, kind)).ok_or_else(other)
+}
+
+/// What something is that is no request of HTTP/1.1.
+#[cold]
+pub(super) fn foreign(bytes: &[u8]) -> Rest {
+    if bytes.starts_with(b"PRI * HTTP/2.0") {
+        Rest::Http2 // hyper reads the rest of it
+    } else if crate::listen::is_tls(bytes) {
+        Rest::Tls
+    } else {
+        Rest::Other(None)
+    }
 }
 
 /// Appends the answer with one order. `None` where hyper has to answer.

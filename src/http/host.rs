@@ -1,7 +1,7 @@
 //! The `Host` of a request (RFC 9112, section 3.2): there, once, and a host.
 
-use hyper::Version;
 use hyper::header::{HOST, HeaderMap};
+use hyper::{Uri, Version};
 
 use super::respond::Problem;
 
@@ -53,10 +53,16 @@ const NAME: [bool; 256] = {
 ///
 /// # Errors
 /// 400.
-pub fn check(version: Version, headers: &HeaderMap) -> Result<(), Problem> {
+pub fn check(version: Version, uri: &Uri, headers: &HeaderMap) -> Result<(), Problem> {
     let mut hosts = headers.get_all(HOST).iter();
+    // In HTTP/2 it is a part of the target (RFC 9113, section 8.3.1).
+    let authority = uri.authority().filter(|_| version == Version::HTTP_2);
     let detail = match (hosts.next(), hosts.next()) {
         (None, _) if version < Version::HTTP_11 => return Ok(()),
+        (None, _) if authority.is_some_and(|authority| is_legal(authority.as_str().as_bytes())) => return Ok(()),
+        (Some(host), None) if authority.is_some_and(|authority| host != authority.as_str()) => {
+            "Host is another one than :authority"
+        }
         (None, _) => "the request has no Host",
         (Some(_), Some(_)) => "the request has more than one Host",
         (Some(host), None) if is_legal(host.as_bytes()) => return Ok(()),

@@ -1,4 +1,4 @@
-//! HTTP/1.1 on bare hyper: listeners, connections, and the way from a request to its answer.
+//! HTTP/1.1 and HTTP/2 on bare hyper: listeners, connections, and the way from a request to its answer.
 
 pub mod accept;
 pub mod body;
@@ -7,12 +7,14 @@ pub mod conn;
 pub mod events;
 pub mod hit;
 pub mod host;
+mod http2;
 pub mod orders;
 pub mod page;
 pub mod query;
 pub mod refusal;
 pub mod respond;
 pub mod route;
+pub mod transport;
 pub mod write;
 
 use std::borrow::Cow;
@@ -36,20 +38,22 @@ use hyper::service::Service;
 use hyper::{Method, Request, Response, StatusCode, Version};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::AsyncWriteExt;
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::lifecycle::{Readiness, Shutdown};
+use crate::listen::{self, Bound, Connection, Endpoint, Listener};
 use crate::metrics::Metrics;
 use crate::read::Reader;
 use crate::source::inbox::Inbox;
 use crate::store::Store;
+use crate::tls;
 use body::Body;
-use conn::{Conn, Front, Held, Limits, Registry, Rest, Taken, Tracked};
+use conn::{Conn, Front, Held, Limits, Registry, Taken, Tracked};
 use orders::Quick;
 use query::Query;
 use respond::{Answer, Face, Problem};
 use route::{Allow, Route};
+use transport::Transport;
 
 /// The number of header fields hyper keeps room for on the stack.
 const HEADERS_MAX: usize = 100;
@@ -60,8 +64,8 @@ const ANY_ORIGIN: HeaderValue = HeaderValue::from_static("*");
 /// How the service answers HTTP, with limits a public server can live with.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Addresses to answer on.
-    pub listen: Vec<SocketAddr>,
+    /// Where to answer.
+    pub listen: Vec<Endpoint>,
     /// Connections at once; the next ones wait while the longest idle are closed.
     pub connections_max: usize,
     /// Bytes of a request's head. A thousand UUIDs in `?ids=` are 37,000.
@@ -91,7 +95,7 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            listen: vec![SocketAddr::from(([127, 0, 0, 1], 8080))],
+            listen: vec![Endpoint::Tcp(SocketAddr::from(([127, 0, 0, 1], 8080)))],
             connections_max: 20_000,
             header_bytes_max: 64 << 10,
             headers_max: HEADERS_MAX,
@@ -154,34 +158,6 @@ impl<T: Store> Api<T> {
     }
 }
 
-/// Binds a listening socket, or several that share an address: each is given its part of the connections by the system.
-///
-/// # Errors
-/// Whatever the system says; most often that the address is in use.
-pub fn bind(address: SocketAddr, sockets: usize) -> std::io::Result<Vec<std::net::TcpListener>> {
-    let socket = |address: SocketAddr, is_shared: bool| {
-        let domain = socket2::Domain::for_address(address);
-        let socket = socket2::Socket::new(domain, socket2::Type::STREAM.nonblocking(), Some(socket2::Protocol::TCP))?;
-        socket.set_reuse_address(true)?;
-        socket.set_reuse_port(is_shared)?;
-        socket.bind(&address.into())?;
-        std::io::Result::Ok(socket)
-    };
-    if sockets > 1 {
-        // Another process that shares its address would share it with this one too, and nobody would notice.
-        socket(address, false)?;
-    }
-    let mut bound: Vec<std::net::TcpListener> = Vec::with_capacity(sockets);
-    for _ in 0..sockets {
-        let address = bound.first().map_or(Ok(address), std::net::TcpListener::local_addr)?;
-        let socket = socket(address, sockets > 1)?;
-        // Deep enough for a burst of clients that reconnect at once.
-        socket.listen(4096)?;
-        bound.push(socket.into());
-    }
-    Ok(bound)
-}
-
 /// What all threads that serve HTTP share.
 pub struct Server<T> {
     api: Arc<Api<T>>,
@@ -204,16 +180,12 @@ impl<T: Store> Server<T> {
     ///
     /// # Errors
     /// The runtime cannot take a listener.
-    pub async fn serve(
-        self: Arc<Self>,
-        listeners: Vec<std::net::TcpListener>,
-        mut shutdown: Shutdown,
-    ) -> std::io::Result<()> {
+    pub async fn serve(self: Arc<Self>, listeners: Vec<Bound>, mut shutdown: Shutdown) -> std::io::Result<()> {
         // One sweep is enough for the connections of all threads.
         let sweeper = (!self.is_swept.swap(true, Ordering::Relaxed)).then(|| tokio::spawn(sweep(Arc::clone(&self))));
         let mut accepting = tokio::task::JoinSet::new();
         for listener in listeners {
-            let listener = TcpListener::from_std(listener)?;
+            let listener = listener.listen()?;
             accepting.spawn(accept(Arc::clone(&self), listener, shutdown.clone(), self.registry.accept()));
         }
         shutdown.wait().await;
@@ -243,7 +215,7 @@ async fn sweep<T>(server: Arc<Server<T>>) {
 /// Takes connections until `shutdown`, and then those that the system has taken by then.
 async fn accept<T: Store>(
     server: Arc<Server<T>>,
-    listener: TcpListener,
+    listener: Listener,
     mut shutdown: Shutdown,
     _accepting: conn::Accepting,
 ) {
@@ -254,7 +226,7 @@ async fn accept<T: Store>(
             () = shutdown.wait() => break,
         };
         match accepted {
-            Ok((socket, _)) => server.take(socket, permit),
+            Ok(connection) => server.take(connection, permit),
             Err(error) => {
                 // Out of file descriptors, most likely: serving those we have is the way out.
                 tracing::warn!(%error, "accept failed");
@@ -262,18 +234,11 @@ async fn accept<T: Store>(
             }
         }
     }
-    // The system is asked: what tokio knows of the listener may be older than the last client.
-    let Ok(listener) = listener.into_std() else { return };
+    let Ok(mut rest) = listener.end() else { return };
     loop {
         let permit = server.permit().await;
-        let socket = match listener.accept() {
-            Ok((socket, _)) => socket.set_nonblocking(true).and_then(|()| TcpStream::from_std(socket)),
-            Err(error) if error.kind() == std::io::ErrorKind::ConnectionAborted => continue,
-            Err(_) => return,
-        };
-        if let Ok(socket) = socket {
-            server.take(socket, permit);
-        }
+        let Some(connection) = rest.next() else { return };
+        server.take(connection, permit);
     }
 }
 
@@ -288,10 +253,12 @@ impl<T: Store> Server<T> {
     }
 
     /// Serves a connection in a task of its own.
-    fn take(&self, socket: TcpStream, permit: OwnedSemaphorePermit) {
-        // A client that is gone already shows at the first read.
-        let _ = socket.set_nodelay(true);
-        let registered = self.registry.register();
+    fn take(&self, connection: Connection, permit: OwnedSemaphorePermit) {
+        let address = match &connection {
+            Connection::Tcp(_, address) | Connection::Tls(_, address, _) => Some(*address),
+            Connection::Unix(_) => None,
+        };
+        let registered = self.registry.register(address);
         let conn = Arc::clone(&registered.conn);
         let (api, registry) = (Arc::clone(&self.api), Arc::clone(&self.registry));
         let service = ConnService { api, conn: Arc::clone(&conn), registry };
@@ -304,7 +271,17 @@ impl<T: Store> Server<T> {
                 Poll::Ready(())
             })
             .await;
-            serve_connection(service, socket, registered).await;
+            match connection {
+                Connection::Tcp(socket, _) => serve_connection(service, socket, registered, false).await,
+                Connection::Unix(socket) => serve_connection(service, socket, registered, false).await,
+                // The sweep gives a handshake, and the head of a request after it, the time that a head has without one.
+                Connection::Tls(socket, peer, acceptor) => {
+                    let Some(stream) = listen::handshake(socket, peer, &acceptor).await else { return };
+                    registered.conn.set_certificate(tls::server::client_subject(&stream));
+                    let is_http2 = tls::server::is_http2(&stream);
+                    serve_connection(service, stream, registered, is_http2).await;
+                }
+            }
         });
         conn.set_abort(task.abort_handle());
     }
@@ -319,7 +296,18 @@ impl Drop for Open {
     }
 }
 
-async fn serve_connection<T: Store>(service: ConnService<T>, socket: TcpStream, registered: conn::Registered) {
+async fn serve_connection<T: Store, S: Transport>(
+    service: ConnService<T>,
+    socket: S,
+    registered: conn::Registered,
+    is_http2: bool,
+) {
+    let hits = Hits { api: Arc::clone(&service.api), registry: Arc::clone(&service.registry) };
+    let mut socket = Tracked::new(socket, registered, hits);
+    if is_http2 {
+        socket.begin_http2();
+        return Box::pin(http2::serve(service, socket)).await;
+    }
     let config = &service.api.config;
     let mut builder = hyper::server::conn::http1::Builder::new();
     builder
@@ -339,15 +327,17 @@ async fn serve_connection<T: Store>(service: ConnService<T>, socket: TcpStream, 
         // Any number but hyper's own takes its header table from the stack to the heap, for every request.
         builder.max_headers(config.headers_max);
     }
-    let hits = Hits { api: Arc::clone(&service.api), registry: Arc::clone(&service.registry) };
-    let socket = TokioIo::new(Tracked::new(socket, registered, hits));
-    let mut connection = builder.serve_connection(socket, service);
+    let mut connection = builder.serve_connection(TokioIo::new(socket), service.clone());
     // The end is ours: hyper drops a socket on which any request has named another protocol to go on with, and what is
     // held back with it.
     let served = poll_fn(|context| connection.poll_without_shutdown(context)).await;
     // Any other error cuts an answer short, or comes of a client that is gone.
     if served.is_ok() || served.is_err_and(|error| error.is_parse()) {
         let mut socket = connection.into_parts().io.into_inner();
+        if socket.is_http2() {
+            // Boxed: it is larger than all that is kept for a client of HTTP/1.1.
+            return Box::pin(http2::serve(service, socket)).await;
+        }
         // Broken connections are the client's affair; there is nothing to do about them here.
         let _ = socket.shutdown().await;
     }
@@ -363,7 +353,7 @@ impl<T: Store> Front for Hits<T> {
     fn answer(&mut self, requests: &[u8], answers: &mut Held) -> Taken {
         if self.registry.is_stopping() {
             // hyper says that the connection ends with its next answer.
-            return Taken { bytes: 0, rest: Rest::Other(None) };
+            return Taken { bytes: 0, rest: hit::foreign(requests) };
         }
         hit::answer(&self.api, requests, answers)
     }
@@ -382,6 +372,13 @@ struct ConnService<T> {
     api: Arc<Api<T>>,
     conn: Arc<Conn>,
     registry: Arc<Registry>,
+}
+
+impl<T> Clone for ConnService<T> {
+    fn clone(&self) -> Self {
+        let (api, conn, registry) = (Arc::clone(&self.api), Arc::clone(&self.conn), Arc::clone(&self.registry));
+        Self { api, conn, registry }
+    }
 }
 
 /// An answer that is ready, or that will be.
@@ -416,11 +413,12 @@ impl<T: Store> Service<Request<Incoming>> for ConnService<T> {
             endpoint: route.endpoint(),
             method: route::method_index(request.method()),
             is_old: request.version() < Version::HTTP_11,
+            is_multiplexed: request.version() == Version::HTTP_2,
             started,
         };
         let headers = request.headers();
         let checked = within_limit(&api.config, request.uri(), headers);
-        if let Err(problem) = checked.and_then(|()| host::check(request.version(), headers)) {
+        if let Err(problem) = checked.and_then(|()| host::check(request.version(), request.uri(), headers)) {
             let answer = problem.answer(headers);
             // A client that writes no Host may mean another end of the request too.
             return Answering::Ready(Some(finish(api, answer, None, asked, true, in_flight)));
@@ -492,6 +490,8 @@ struct Asked {
     method: usize,
     /// By a client of HTTP/1.0.
     is_old: bool,
+    /// By one of HTTP/2, whose connections end by another word than a header field.
+    is_multiplexed: bool,
     started: Instant,
 }
 
@@ -519,7 +519,7 @@ fn finish<T>(
     }
     // HTTP/1.0 has no chunks: what has no length ends with the connection.
     let is_last = is_last || (asked.is_old && answer.body().size_hint().exact().is_none());
-    if is_last {
+    if is_last && !asked.is_multiplexed {
         answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         if asked.is_old {
             // Or hyper adds that the connection is kept, as it would be by an answer of HTTP/1.1.

@@ -8,6 +8,7 @@ use redis_client::aio::MultiplexedConnection;
 use redis_client::{
     AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, RedisError, Script,
 };
+use tokio::net::TcpStream;
 use tokio::sync::Notify;
 
 use super::breaker::Breaker;
@@ -18,6 +19,7 @@ use super::trust::Trust;
 use crate::id::OrderId;
 use crate::metrics;
 use crate::snapshot::Snapshot;
+use crate::tls;
 
 /// Failures in a row before nobody asks any more.
 const FAILURES_MAX: u32 = 3;
@@ -38,6 +40,12 @@ const RESULT_SECONDS: u64 = 600;
 #[derive(Debug, Clone)]
 pub struct Config {
     server: ConnectionInfo,
+    /// Connections are encrypted.
+    is_encrypted: bool,
+    /// Whom to trust then, and who this is.
+    pub encryption: tls::client::Config,
+    /// What came of that.
+    client: Option<tls::Client>,
     /// How long orders are kept there.
     pub ttl: Duration,
     /// How long a read may take; then the store is asked. Such a read comes before one of the store, which takes a few
@@ -53,15 +61,17 @@ impl Config {
     /// # Errors
     /// What is wrong with it, without repeating it: it may hold a password.
     pub fn parse(text: &str) -> Result<Self, String> {
-        const WRONG: &str = "is no Redis such as redis-1:6379 or redis://:password@redis-1:6379/0";
+        const WRONG: &str =
+            "is no Redis such as redis-1:6379, redis://user:password@redis-1:6379/0 or rediss://redis-1:6379";
         let text = text.trim();
         // The URL library would leave a line break out, and read two lines as one.
         if text.contains(char::is_whitespace) {
             return Err(WRONG.into());
         }
-        if text.starts_with("rediss:") || text.starts_with("valkeys:") {
-            return Err("asks for TLS, which this build does not speak to Redis".into());
-        }
+        // The library knows nothing of TLS here: it is given connections that are encrypted already.
+        let encrypted = text.strip_prefix("rediss://").or_else(|| text.strip_prefix("valkeys://"));
+        let is_encrypted = encrypted.is_some();
+        let text = encrypted.map_or_else(|| text.to_owned(), |rest| format!("redis://{rest}"));
         let url = if text.contains("://") {
             text.to_owned()
         } else {
@@ -82,10 +92,28 @@ impl Config {
         }
         Ok(Self {
             server,
+            is_encrypted,
+            encryption: tls::client::Config::default(),
+            client: None,
             ttl: Duration::from_mins(5),
             read_timeout: Duration::from_millis(20),
             write_timeout: Duration::from_millis(100),
         })
+    }
+}
+
+impl Config {
+    /// Reads the files of certificates, once all is set.
+    ///
+    /// # Errors
+    /// Which of them cannot be used, or changes nothing.
+    pub fn open(&mut self) -> Result<(), String> {
+        if !self.is_encrypted {
+            let is_set = self.encryption.roots.is_some() || self.encryption.identity.is_some();
+            return if is_set { Err("files of certificates change nothing without rediss://".into()) } else { Ok(()) };
+        }
+        self.client = Some(tls::Client::open(&self.encryption).map_err(|error| error.to_string())?);
+        Ok(())
     }
 }
 
@@ -276,15 +304,29 @@ impl Tier {
     }
 
     async fn connect(&self) -> Result<MultiplexedConnection, RedisError> {
-        let client = Client::open(self.config.server.clone())?;
         // Each request has a limit of its own, shorter than these.
         let limits = AsyncConnectionConfig::new().set_connection_timeout(None).set_response_timeout(None);
-        let reads = client.get_multiplexed_async_connection_with_config(&limits).await?;
-        let mut writes = client.get_multiplexed_async_connection_with_config(&limits).await?;
+        let reads = self.link(&limits).await?;
+        let mut writes = self.link(&limits).await?;
         let (stamp, ..) = self.script.key(CLOCK).arg(0).invoke_async::<Written>(&mut writes).await?;
         lock(&self.trust).seen(stamp, Instant::now(), false);
         *self.reads.write().unwrap_or_else(PoisonError::into_inner) = Some(reads);
         Ok(writes)
+    }
+
+    /// A connection of its own, logged in.
+    async fn link(&self, limits: &AsyncConnectionConfig) -> Result<MultiplexedConnection, RedisError> {
+        let server = &self.config.server;
+        let (Some(tls), ConnectionAddr::Tcp(host, port)) = (&self.config.client, server.addr()) else {
+            return Client::open(server.clone())?.get_multiplexed_async_connection_with_config(limits).await;
+        };
+        let socket = TcpStream::connect((host.as_str(), *port)).await?;
+        socket.set_nodelay(true)?;
+        let stream = tls.connect(host, socket).await?;
+        let (link, driver) =
+            MultiplexedConnection::new_with_config(server.redis_settings(), stream, limits.clone()).await?;
+        tokio::spawn(driver); // it ends with the last clone of the link
+        Ok(link)
     }
 
     /// Writes what is handed over, until the breaker opens.
@@ -400,9 +442,17 @@ mod tests {
 
     #[test]
     fn servers_are_addresses_or_urls_and_wrong_ones_do_not_show_their_password() {
-        for good in ["localhost:6379", "redis-1:1", "redis://h", "redis://:pw@h:6379/3", "redis://u:pw@h", "[::1]:6379"]
-        {
-            assert!(Config::parse(good).is_ok(), "{good}");
+        for good in [
+            "localhost:6379",
+            "redis-1:1",
+            "redis://h",
+            "redis://:pw@h:6379/3",
+            "redis://u:pw@h",
+            "[::1]:6379",
+            "rediss://u:pw@h:6380/1",
+        ] {
+            let config = Config::parse(good).unwrap_or_else(|error| panic!("{good}: {error}"));
+            assert_eq!(config.is_encrypted, good.starts_with("rediss"), "{good}");
         }
         let wrong = [
             "",
@@ -413,7 +463,7 @@ mod tests {
             "h:x",
             "h:70000",
             "http://h:1",
-            "rediss://h",
+            "rediss://:secret@h:x",
             "unix:///s",
             "pw@h:1",
             "redis://:secret@h:x",

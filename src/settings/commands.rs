@@ -10,6 +10,7 @@ use hyper::header::{HeaderName, HeaderValue};
 #[cfg(any(feature = "kafka", feature = "nats"))]
 use super::Origin;
 use super::{Outside, Settings, Wrong, parse, with_flags};
+use crate::listen::Endpoint;
 use crate::tools::client::Server;
 #[cfg(feature = "kafka")]
 use crate::tools::cluster::Cluster;
@@ -100,11 +101,16 @@ pub fn task(matches: &ArgMatches, outside: &Outside) -> Result<(Settings, Task),
         }
         Some(("healthcheck", arguments)) => {
             let own = || {
-                let mut address = settings.config.http.listen[0];
+                // Without TLS where there is a choice: the question is whether the service is ready.
+                let listen = &settings.config.http.listen;
+                let plain = listen.iter().find(|endpoint| !matches!(endpoint, Endpoint::Tls(_)));
+                let endpoint = plain.unwrap_or(&listen[0]);
+                let Some(mut address) = endpoint.address() else { return format!("{endpoint}:/readyz") };
                 if address.ip().is_unspecified() {
                     address.set_ip(std::net::Ipv4Addr::LOCALHOST.into());
                 }
-                format!("http://{address}/readyz")
+                let scheme = if plain.is_some() { "http" } else { "https" };
+                format!("{scheme}://{address}/readyz")
             };
             let url = arguments.get_one::<String>("url").cloned().unwrap_or_else(own);
             Task::Healthcheck { url, timeout: one(arguments, "timeout") }

@@ -6,6 +6,8 @@ use std::time::Duration;
 use hyper::Uri;
 use hyper::header::HeaderValue;
 
+use crate::listen::Endpoint;
+
 /// No setting is larger: what is computed from it and from the time of day never overflows, and no library refuses it.
 const DURATION_MAX: Duration = Duration::from_hours(24 * 365 * 10);
 const BYTES_MAX: usize = 1 << 50;
@@ -53,6 +55,24 @@ pub(super) fn count(text: &str, least: usize) -> Result<usize, String> {
         _ => Err(format!("{text:?} is no whole number of at least {least}")),
     }
 }
+
+/// An address as it is, `tls:` before one, or `unix:` before the path of a socket.
+pub(super) fn endpoint(text: &str) -> Result<Endpoint, String> {
+    let text = text.trim();
+    if let Some(path) = text.strip_prefix("unix:") {
+        // The system has no room for a longer one, and what is bound first has a longer name.
+        let is_legal = !path.is_empty() && path.len() <= SOCKET_PATH_BYTES_MAX && !path.ends_with('/');
+        let wrong = || format!("{text:?} is no socket such as unix:/run/order-service.sock, of at most 90 bytes");
+        return if is_legal { Ok(Endpoint::Unix(path.into())) } else { Err(wrong()) };
+    }
+    match text.strip_prefix("tls:") {
+        Some(text) => address(text).map(Endpoint::Tls),
+        None => address(text).map(Endpoint::Tcp),
+    }
+}
+
+/// The longest path of a socket.
+const SOCKET_PATH_BYTES_MAX: usize = 90;
 
 /// `127.0.0.1:8080`, `[::1]:8080`, `localhost:8080`; `:8080` and `8080` are every address of this host, of both families
 /// where it has both.

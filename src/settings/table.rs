@@ -5,14 +5,15 @@ use std::path::PathBuf;
 
 use hyper::header::HeaderValue;
 
-use super::parse::{address, bytes, count, duration, origin};
 #[cfg(feature = "kafka")]
 use super::parse::{brokers, topic};
+use super::parse::{bytes, count, duration, endpoint, origin};
 #[cfg(feature = "kafka")]
 use super::properties;
 use crate::app::{Config, Runtime};
 #[cfg(feature = "kafka")]
 use crate::kafka::{Snapshots, Workers};
+use crate::listen::Endpoint;
 #[cfg(feature = "nats")]
 use crate::nats;
 
@@ -72,6 +73,14 @@ fn one(values: &[String]) -> Result<&str, String> {
     match values {
         [value] => Ok(value),
         _ => Err("takes one value".into()),
+    }
+}
+
+/// The path of a file.
+fn file(values: &[String]) -> Result<std::path::PathBuf, String> {
+    match one(values)?.trim() {
+        "" => Err("names no file".into()),
+        path => Ok(path.into()),
     }
 }
 
@@ -135,12 +144,12 @@ pub const SETTINGS: &[Setting] = &[
         flag: "listen",
         env: &["ORDER_LISTEN", "HTTP_SERVER_ADDR", "API_PORT", "HTTP_PORT"],
         value: "ADDR",
-        help: "Address to answer on, several with commas; :8080 is every address of this host",
+        help: "Where to answer, several with commas: ADDR, tls:ADDR or unix:PATH; :8080 is every address of this host",
         default: "127.0.0.1:8080",
         is_repeated: true,
         apply: |config, values| {
             let values = values.iter().flat_map(|value| value.split(','));
-            config.http.listen = values.map(address).collect::<Result<_, _>>()?;
+            config.http.listen = values.map(endpoint).collect::<Result<_, _>>()?;
             if config.http.listen.is_empty() { Err("needs at least one address".into()) } else { Ok(()) }
         },
         ..PLAIN
@@ -150,11 +159,11 @@ pub const SETTINGS: &[Setting] = &[
         flag: "grpc",
         env: &["ORDER_GRPC", "GRPC_ADDR"],
         value: "ADDR",
-        help: "Address to answer gRPC on, such as 127.0.0.1:50051; nowhere when not set",
+        help: "Where to answer gRPC: ADDR such as 127.0.0.1:50051, tls:ADDR or unix:PATH; nowhere when not set",
         apply: |config, values| {
             #[cfg(feature = "grpc")]
             {
-                config.grpc.listen = Some(address(one(values)?)?);
+                config.grpc.listen = Some(endpoint(one(values)?)?);
                 Ok(())
             }
             #[cfg(not(feature = "grpc"))]
@@ -170,12 +179,68 @@ pub const SETTINGS: &[Setting] = &[
         flag: "admin",
         env: &["ORDER_ADMIN"],
         value: "ADDR",
-        help: "Address for metrics and health besides, on a thread of its own",
+        help: "Another place for metrics and health, on a thread of its own: ADDR, tls:ADDR or unix:PATH",
         apply: |config, values| {
-            config.admin = Some(address(one(values)?)?);
+            config.admin = Some(endpoint(one(values)?)?);
             Ok(())
         },
         ..PLAIN
+    },
+    Setting {
+        key: "tls.cert",
+        flag: "tls-cert",
+        env: &["ORDER_TLS_CERT"],
+        value: "FILE",
+        help: "Certificate of tls: listeners with its chain, PEM; read again when it changes and on SIGHUP",
+        apply: |config, values| {
+            config.tls.get_or_insert_default().cert = file(values)?;
+            Ok(())
+        },
+        ..PLAIN
+    },
+    Setting {
+        key: "tls.key",
+        flag: "tls-key",
+        env: &["ORDER_TLS_KEY"],
+        value: "FILE",
+        help: "Its private key, PEM",
+        needs: &["tls.cert"],
+        apply: |config, values| {
+            config.tls.get_or_insert_default().key = file(values)?;
+            Ok(())
+        },
+        ..PLAIN
+    },
+    Setting {
+        key: "tls.client_ca",
+        flag: "tls-client-ca",
+        env: &["ORDER_TLS_CLIENT_CA"],
+        value: "FILE",
+        help: "Authorities whose certificates clients must show on tls: listeners, PEM; none are asked for when not set",
+        needs: &["tls.cert"],
+        apply: |config, values| {
+            config.tls.get_or_insert_default().client_ca = Some(file(values)?);
+            Ok(())
+        },
+        ..PLAIN
+    },
+    Setting {
+        key: "tls.client_auth",
+        flag: "tls-client-auth",
+        env: &["ORDER_TLS_CLIENT_AUTH"],
+        value: "required|optional",
+        help: "Whether a client without a certificate is let in",
+        default: "required",
+        needs: &["tls.client_ca"],
+        apply: |config, values| {
+            config.tls.get_or_insert_default().is_client_optional = match one(values)? {
+                "required" => false,
+                "optional" => true,
+                other => return Err(format!("{other:?} is neither required nor optional")),
+            };
+            Ok(())
+        },
+        ..DETAIL
     },
     Setting {
         key: "data",
@@ -245,7 +310,7 @@ pub const SETTINGS: &[Setting] = &[
         flag: "redis",
         env: &["REDIS_ADDR"],
         value: "ADDR",
-        help: "Redis to keep orders in besides, for reads that miss the view: host:port or redis://:password@host:port/db",
+        help: "Redis to keep orders in besides, for reads that miss the view: host:port or redis://user:password@host:port/db, rediss:// with TLS",
         is_secret: true,
         apply: |config, values| {
             #[cfg(feature = "redis")]
@@ -266,7 +331,7 @@ pub const SETTINGS: &[Setting] = &[
         flag: "nats",
         env: &["NATS_URL"],
         value: "URL",
-        help: "NATS JetStream to take orders from: nats://user:password@host:4222, several separated by commas",
+        help: "NATS JetStream to take orders from: nats://user:password@host:4222, tls:// with TLS, several separated by commas",
         is_secret: true,
         apply: |config, values| {
             #[cfg(feature = "nats")]
@@ -1018,6 +1083,76 @@ pub const SETTINGS: &[Setting] = &[
     },
     #[cfg(feature = "nats")]
     Setting {
+        key: "nats.ca",
+        flag: "nats-ca",
+        env: &["ORDER_NATS_CA"],
+        value: "FILE",
+        help: "Authorities that NATS's certificate must lead to, PEM; those of the system when not set",
+        apply: |config, values| {
+            let file = file(values)?;
+            on_nats(config, |server| server.encryption.roots = Some(file));
+            Ok(())
+        },
+        ..OF_NATS
+    },
+    #[cfg(feature = "nats")]
+    Setting {
+        key: "nats.cert",
+        flag: "nats-cert",
+        env: &["ORDER_NATS_CERT"],
+        value: "FILE",
+        help: "Certificate to show to NATS, PEM",
+        apply: |config, values| {
+            let file = file(values)?;
+            on_nats(config, |server| server.encryption.identity.get_or_insert_default().0 = file);
+            Ok(())
+        },
+        ..OF_NATS
+    },
+    #[cfg(feature = "nats")]
+    Setting {
+        key: "nats.key",
+        flag: "nats-key",
+        env: &["ORDER_NATS_KEY"],
+        value: "FILE",
+        help: "Its private key, PEM",
+        apply: |config, values| {
+            let file = file(values)?;
+            on_nats(config, |server| server.encryption.identity.get_or_insert_default().1 = file);
+            Ok(())
+        },
+        ..OF_NATS
+    },
+    #[cfg(feature = "nats")]
+    Setting {
+        key: "nats.credentials",
+        flag: "nats-credentials",
+        env: &["ORDER_NATS_CREDENTIALS"],
+        value: "FILE",
+        help: "Credentials to log in to NATS with, as nsc writes them",
+        apply: |config, values| {
+            let file = file(values)?;
+            on_nats(config, |nats| nats.credentials = Some(file));
+            Ok(())
+        },
+        ..OF_NATS
+    },
+    #[cfg(feature = "nats")]
+    Setting {
+        key: "nats.nkey",
+        flag: "nats-nkey",
+        env: &["ORDER_NATS_NKEY"],
+        value: "FILE",
+        help: "Seed of the nkey to log in to NATS with",
+        apply: |config, values| {
+            let file = file(values)?;
+            on_nats(config, |nats| nats.nkey = Some(file));
+            Ok(())
+        },
+        ..OF_NATS
+    },
+    #[cfg(feature = "nats")]
+    Setting {
         key: "nats.subject",
         flag: "nats-subject",
         env: &["NATS_SUBJECT"],
@@ -1183,6 +1318,48 @@ pub const SETTINGS: &[Setting] = &[
     },
     #[cfg(feature = "redis")]
     Setting {
+        key: "redis.ca",
+        flag: "redis-ca",
+        env: &["ORDER_REDIS_CA"],
+        value: "FILE",
+        help: "Authorities that Redis's certificate must lead to, PEM; those of the system when not set",
+        apply: |config, values| {
+            let file = file(values)?;
+            on_redis(config, |server| server.encryption.roots = Some(file));
+            Ok(())
+        },
+        ..OF_REDIS
+    },
+    #[cfg(feature = "redis")]
+    Setting {
+        key: "redis.cert",
+        flag: "redis-cert",
+        env: &["ORDER_REDIS_CERT"],
+        value: "FILE",
+        help: "Certificate to show to Redis, PEM",
+        apply: |config, values| {
+            let file = file(values)?;
+            on_redis(config, |server| server.encryption.identity.get_or_insert_default().0 = file);
+            Ok(())
+        },
+        ..OF_REDIS
+    },
+    #[cfg(feature = "redis")]
+    Setting {
+        key: "redis.key",
+        flag: "redis-key",
+        env: &["ORDER_REDIS_KEY"],
+        value: "FILE",
+        help: "Its private key, PEM",
+        apply: |config, values| {
+            let file = file(values)?;
+            on_redis(config, |server| server.encryption.identity.get_or_insert_default().1 = file);
+            Ok(())
+        },
+        ..OF_REDIS
+    },
+    #[cfg(feature = "redis")]
+    Setting {
         key: "redis.ttl",
         flag: "redis-ttl",
         env: &["ORDER_REDIS_TTL"],
@@ -1254,15 +1431,44 @@ pub const SETTINGS: &[Setting] = &[
     },
 ];
 
+/// Reads the files of certificates and logins that connections to other servers need, once all is set.
+pub(super) fn open_files(config: &mut Config) -> Vec<String> {
+    let mut wrong = Vec::new();
+    #[cfg(feature = "redis")]
+    if let Some(redis) = &mut config.redis {
+        let opened = paired("redis", &redis.encryption).and_then(|()| redis.open());
+        wrong.extend(opened.err().map(|what| format!("redis: {what}")));
+    }
+    #[cfg(feature = "nats")]
+    if let Some(nats) = &mut config.nats {
+        let opened = paired("nats", &nats.encryption).and_then(|()| nats.open());
+        wrong.extend(opened.err().map(|what| format!("nats: {what}")));
+    }
+    let _ = config;
+    wrong
+}
+
+/// Whether a certificate that is to be shown has its key.
+#[cfg(any(feature = "redis", feature = "nats"))]
+fn paired(part: &str, encryption: &crate::tls::client::Config) -> Result<(), String> {
+    match &encryption.identity {
+        Some((_, key)) if key.as_os_str().is_empty() => Err(format!("--{part}-cert needs --{part}-key")),
+        Some((cert, _)) if cert.as_os_str().is_empty() => Err(format!("--{part}-key needs --{part}-cert")),
+        _ => Ok(()),
+    }
+}
+
 /// What single settings cannot see.
 pub(super) fn contradictions(config: &Config) -> Vec<String> {
     let mut wrong = Vec::new();
     if config.inbox.queue_bytes_max < config.ingest.order_bytes_max {
         wrong.push("queue.bytes_max: must be at least order_bytes_max, or the largest orders never get in".into());
     }
-    if config.admin.is_some_and(|admin| config.http.listen.contains(&admin)) {
+    let collides = |endpoint: &Endpoint| config.http.listen.iter().any(|other| other.collides(endpoint));
+    if config.admin.as_ref().is_some_and(collides) {
         wrong.push("admin: must be another address than listen".into());
     }
+    wrong.extend(encryption(config).err().map(str::to_owned));
     #[cfg(feature = "kafka")]
     if config.kafka.as_ref().is_some_and(|kafka| kafka.snapshots == Snapshots::On && kafka.snapshots_topic.is_none()) {
         wrong.push("kafka.snapshots: on needs a topic, and snapshots_topic is off".into());
@@ -1283,10 +1489,24 @@ pub(super) fn contradictions(config: &Config) -> Vec<String> {
         }
     }
     #[cfg(feature = "grpc")]
-    if let Some(grpc) = config.grpc.listen.filter(|grpc| grpc.port() != 0)
-        && (config.http.listen.contains(&grpc) || config.admin == Some(grpc))
+    if let Some(grpc) = &config.grpc.listen
+        && (collides(grpc) || config.admin.as_ref().is_some_and(|admin| admin.collides(grpc)))
     {
         wrong.push("grpc.listen: must be another address than listen and admin".into());
     }
     wrong
+}
+
+/// Whether the listeners with TLS and its files belong together.
+fn encryption(config: &Config) -> Result<(), &'static str> {
+    let mut endpoints: Vec<&Endpoint> = config.http.listen.iter().chain(&config.admin).collect();
+    #[cfg(feature = "grpc")]
+    endpoints.extend(&config.grpc.listen);
+    let is_spoken = endpoints.iter().any(|endpoint| matches!(endpoint, Endpoint::Tls(_)));
+    match &config.tls {
+        None if is_spoken => Err("a tls: listener needs --tls-cert (ORDER_TLS_CERT) and --tls-key (ORDER_TLS_KEY)"),
+        Some(_) if !is_spoken => Err("tls.cert: changes nothing without a tls: listener, such as --listen tls::8443"),
+        Some(files) if files.key.as_os_str().is_empty() => Err("tls.cert: needs --tls-key (ORDER_TLS_KEY)"),
+        _ => Ok(()),
+    }
 }

@@ -1,4 +1,5 @@
 use super::*;
+use crate::listen::Endpoint;
 
 fn load(flags: &[&str], environment: &[(&str, &str)]) -> Result<Settings, Wrong> {
     let command = with_flags(Command::new("test")).subcommand(with_flags(Command::new("serve")));
@@ -112,7 +113,8 @@ fn yaml_is_read_too() {
 fn names_of_the_older_services_are_understood() {
     for (name, value) in [("API_PORT", "8090"), ("HTTP_SERVER_ADDR", ":8090")] {
         let listen = load(&[], &[(name, value)]).unwrap().config.http.listen;
-        assert!(listen.len() == 1 && listen[0].ip().is_unspecified() && listen[0].port() == 8090, "{listen:?}");
+        let [Endpoint::Tcp(address)] = listen[..] else { panic!("{listen:?}") };
+        assert!(address.ip().is_unspecified() && address.port() == 8090, "{address}");
     }
     assert_eq!(listen(&[], &[("ORDER_LISTEN", "127.0.0.1:1,127.0.0.1:2")]), ["127.0.0.1:1", "127.0.0.1:2"]);
 }

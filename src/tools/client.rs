@@ -1,7 +1,9 @@
 //! One keep-alive HTTP/1.1 connection, for the tools that talk to a running service.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
@@ -12,9 +14,14 @@ use hyper::header::{HOST, HeaderValue};
 use hyper::http::uri::PathAndQuery;
 use hyper::{Request, Response, Uri};
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
 
-/// A server to talk to: `http://host:port`, or `http://host:port/prefix`, which every path then
+use super::output;
+use crate::tls;
+use crate::tls::client::Verify;
+
+/// A server to talk to: `http://host:port` or `https://host:port`, or `http://host:port/prefix`, which every path then
 /// begins with.
 #[derive(Debug, Clone)]
 pub struct Server {
@@ -23,6 +30,18 @@ pub struct Server {
     host: HeaderValue,
     /// Empty, or without a slash at its end.
     prefix: Arc<str>,
+    over: Over,
+}
+
+/// What is between here and a server.
+#[derive(Debug, Clone)]
+enum Over {
+    /// TCP as it is.
+    Tcp,
+    /// TLS, to a server of this name.
+    Tls(tls::Client, Arc<str>),
+    /// A socket of the file system.
+    Unix(Arc<Path>),
 }
 
 /// Why a request has no answer.
@@ -58,6 +77,10 @@ impl Server {
     /// # Errors
     /// As [`Self::parse`], but for the query.
     pub fn parse_whole(url: &str, allow_remote: bool) -> anyhow::Result<(Self, String)> {
+        if let Some((socket, path)) = url.strip_prefix("unix:").and_then(|rest| rest.split_once(':')) {
+            let (over, host) = (Over::Unix(Path::new(socket).into()), HeaderValue::from_static("localhost"));
+            return Ok((Self { addresses: Arc::new([]), host, prefix: "".into(), over }, path.to_owned()));
+        }
         let (server, uri) = Self::locate(url, allow_remote)?;
         let path = uri.path_and_query().map_or("/", |path| path.as_str());
         Ok((server, path.to_owned()))
@@ -66,8 +89,9 @@ impl Server {
     fn locate(url: &str, allow_remote: bool) -> anyhow::Result<(Self, Uri)> {
         let invalid = |what: &str| anyhow!("invalid URL {:?}: {what}; {EXPECTED}", plain(url));
         let uri: Uri = url.parse().map_err(|error| invalid(&format!("{error}")))?;
-        let authority = uri.authority().filter(|_| uri.scheme_str() == Some("http"));
-        let authority = authority.ok_or_else(|| invalid("does not begin with http:// and a host"))?;
+        let is_secure = uri.scheme_str() == Some("https");
+        let authority = uri.authority().filter(|_| is_secure || uri.scheme_str() == Some("http"));
+        let authority = authority.ok_or_else(|| invalid("does not begin with http:// or https:// and a host"))?;
         if authority.as_str().contains('@') {
             return Err(invalid("has a user or a password, which are not sent"));
         }
@@ -77,7 +101,7 @@ impl Server {
         let has_port = authority.as_str().len() > authority.host().len();
         let port = match authority.port_u16() {
             None if has_port => return Err(invalid("has no legal port")),
-            port => port.unwrap_or(80),
+            port => port.unwrap_or(if is_secure { 443 } else { 80 }),
         };
         let host = authority.host().trim_matches(['[', ']']);
         let addresses: Arc<[SocketAddr]> = std::net::ToSocketAddrs::to_socket_addrs(&(host, port))
@@ -89,8 +113,16 @@ impl Server {
         if let Some(address) = addresses.iter().find(|address| !address.ip().is_loopback() && !allow_remote) {
             bail!("{address} is not this machine; --allow-remote allows it");
         }
+        let over = if is_secure {
+            // What does not leave this machine is not verified: its certificate is for the names that others know.
+            let is_local = addresses.iter().all(|address| address.ip().is_loopback());
+            let verify = if is_local { Verify::Nothing } else { Verify::Name };
+            Over::Tls(tls::Client::open(&tls::client::Config { verify, ..Default::default() })?, host.into())
+        } else {
+            Over::Tcp
+        };
         let host = HeaderValue::from_str(authority.as_str())?;
-        Ok((Self { addresses, host, prefix: "".into() }, uri))
+        Ok((Self { addresses, host, prefix: "".into(), over }, uri))
     }
 
     /// A request to this server.
@@ -142,7 +174,7 @@ impl Client {
     /// # Errors
     /// [`NoAnswer`].
     pub async fn connect(&mut self) -> Result<(), NoAnswer> {
-        let connecting = connect(&self.server.addresses);
+        let connecting = connect(&self.server);
         self.sender = Some(tokio::time::timeout(self.timeout, connecting).await.unwrap_or(Err(NoAnswer::TimedOut))?);
         Ok(())
     }
@@ -163,7 +195,7 @@ impl Client {
     async fn exchange(&mut self, request: Request<Full<Bytes>>) -> Result<Response<Bytes>, NoAnswer> {
         let sender = match &mut self.sender {
             Some(sender) if !sender.is_closed() => sender,
-            closed => closed.insert(connect(&self.server.addresses).await?),
+            closed => closed.insert(connect(&self.server).await?),
         };
         sender.ready().await.map_err(|_| NoAnswer::Closed)?;
         let (head, body) = sender.send_request(request).await.map_err(|_| NoAnswer::Closed)?.into_parts();
@@ -173,11 +205,31 @@ impl Client {
 }
 
 /// Connects to the first address that takes a connection.
-async fn connect(addresses: &[SocketAddr]) -> Result<SendRequest<Full<Bytes>>, NoAnswer> {
-    let socket = TcpStream::connect(addresses).await.map_err(|_| NoAnswer::Refused)?;
+async fn connect(server: &Server) -> Result<SendRequest<Full<Bytes>>, NoAnswer> {
+    if let Over::Unix(path) = &server.over {
+        return speak(UnixStream::connect(path).await.map_err(|_| NoAnswer::Refused)?).await;
+    }
+    let socket = TcpStream::connect(&*server.addresses).await.map_err(|_| NoAnswer::Refused)?;
     // Without it small requests wait for the answer's acknowledgement.
     let _ = socket.set_nodelay(true);
-    let (sender, connection) = handshake(TokioIo::new(socket)).await.map_err(|_| NoAnswer::Closed)?;
+    let Over::Tls(client, host) = &server.over else { return speak(socket).await };
+    match client.connect(host, socket).await {
+        Ok(stream) => speak(stream).await,
+        Err(error) => {
+            static IS_TOLD: AtomicBool = AtomicBool::new(false);
+            if !IS_TOLD.swap(true, Ordering::Relaxed) {
+                output::note(format_args!("order-service: no TLS with {host}: {error}"));
+            }
+            Err(NoAnswer::Closed)
+        }
+    }
+}
+
+async fn speak<S>(stream: S) -> Result<SendRequest<Full<Bytes>>, NoAnswer>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let (sender, connection) = handshake(TokioIo::new(stream)).await.map_err(|_| NoAnswer::Closed)?;
     tokio::spawn(async move {
         // Its errors reach whoever waits for an answer.
         let _ = connection.await;
@@ -207,7 +259,7 @@ mod tests {
         let gone = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let at = |addresses: &[SocketAddr]| {
             let host = HeaderValue::from_static("x");
-            let server = Server { addresses: addresses.into(), host, prefix: "".into() };
+            let server = Server { addresses: addresses.into(), host, prefix: "".into(), over: Over::Tcp };
             Client::new(server, Duration::from_secs(5))
         };
         assert_eq!(at(&[gone, there.local_addr().unwrap()]).connect().await, Ok(()));
@@ -231,7 +283,8 @@ mod tests {
             ("http://127.0.0.1:1/a#secret", "has a fragment"),
             ("http://me:secret@127.0.0.1:1", "has a user or a password"),
             ("http://secret@127.0.0.1:1/", "has a user or a password"),
-            ("https://me:secret@127.0.0.1:1/", "does not begin with http://"),
+            ("https://me:secret@127.0.0.1:1/", "has a user or a password"),
+            ("ftp://127.0.0.1:1/", "does not begin with http://"),
             ("127.0.0.1:1", "does not begin with http://"),
             ("/order", "does not begin with http://"),
             ("http://", "; expected e.g. http://"),

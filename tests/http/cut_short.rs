@@ -11,11 +11,13 @@ use order_service::cache::{self, View};
 use order_service::http::{self, Api, route};
 use order_service::id::OrderId;
 use order_service::lifecycle::{self, Readiness, Trigger};
+use order_service::listen::{self, Endpoint};
 use order_service::metrics::Metrics;
 use order_service::read::{self, Reader};
 use order_service::snapshot::{Kind, Snapshot, State};
 use order_service::source::inbox;
 use order_service::store::Page;
+use order_service::tls::server::Protocols;
 
 use crate::scripted::Scripted;
 use crate::server::{Connection, Reply};
@@ -49,8 +51,10 @@ impl Service {
                 let metrics = Metrics::new(route::ENDPOINTS, route::METHODS);
                 let api =
                     Api::new(http::Config::default(), reader, inbox, metrics, Readiness::default(), shutdown.clone());
-                let listeners = http::bind(SocketAddr::from(([127, 0, 0, 1], 0)), 1).unwrap();
-                told.send(listeners[0].local_addr().unwrap()).unwrap();
+                let listeners =
+                    listen::bind(&Endpoint::Tcp(SocketAddr::from(([127, 0, 0, 1], 0))), 1, None, Protocols::Http)
+                        .unwrap();
+                told.send(listeners[0].endpoint().address().unwrap()).unwrap();
                 http::Server::new(api).serve(listeners, shutdown).await.unwrap();
             });
         });

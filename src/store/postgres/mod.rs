@@ -3,6 +3,7 @@
 
 mod commit;
 pub mod copy;
+mod encryption;
 mod errors;
 mod offline;
 mod others;
@@ -31,6 +32,7 @@ use super::{Batch, Changes, Outcome, Page, Peers, Presence, Store, StoreError, T
 use crate::id::{OrderId, Version};
 use crate::record::{Checkpoint, Parcel};
 use crate::snapshot::Snapshot;
+use encryption::Encryption;
 use errors::{is_unfit, unreadable};
 use session::{ConnectError, Failures, Manager, Session};
 
@@ -54,18 +56,17 @@ pub struct Config {
     pub is_migrating: bool,
     /// Tells this instance's locks from those of others.
     instance: i32,
+    encryption: Encryption,
 }
 
 impl Config {
     /// The default settings for a server given as a URL or as `key=value` pairs.
     ///
     /// # Errors
-    /// When the text is neither, or asks for an encrypted connection.
+    /// When the text is neither, or names files of certificates that cannot be used.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let mut server: tokio_postgres::Config = text.parse().map_err(|error| unparsed(&error))?;
-        if server.get_ssl_mode() == tokio_postgres::config::SslMode::Require {
-            return Err("sslmode=require: this build has no TLS; use sslmode=disable and a private network".into());
-        }
+        let (rest, wanted) = encryption::Wanted::take(text);
+        let mut server: tokio_postgres::Config = rest.parse().map_err(|error| unparsed(&error))?;
         if server.get_hosts().is_empty() {
             return Err("names no host".into());
         }
@@ -82,10 +83,7 @@ impl Config {
                 return Err(format!("names {count} {what} for {hosts} hosts"));
             }
         }
-        if server.get_channel_binding() == tokio_postgres::config::ChannelBinding::Require {
-            return Err("channel_binding=require: this build has no TLS".into());
-        }
-        server.ssl_mode(tokio_postgres::config::SslMode::Disable);
+        let encryption = Encryption::open(wanted, &mut server)?;
         if server.get_application_name().is_none() {
             server.application_name("order-service");
         }
@@ -102,6 +100,7 @@ impl Config {
             statement_timeout: Duration::from_mins(1),
             is_migrating: true,
             instance: fastrand::i32(0..),
+            encryption,
         })
     }
 
@@ -137,8 +136,7 @@ impl Config {
 /// Why a text does not say where a server is. It may hold a password, of which nothing is repeated.
 fn unparsed(error: &tokio_postgres::Error) -> String {
     // What libpq knows; anything else may be a part of a password that stands without quotes.
-    const KNOWN: [&str; 8] =
-        ["sslrootcert", "sslcert", "sslkey", "sslcrl", "sslpassword", "service", "passfile", "gssencmode"];
+    const KNOWN: [&str; 5] = ["sslcrl", "sslpassword", "service", "passfile", "gssencmode"];
     let causes = crate::log::causes(error);
     match causes.split_once("unknown option `") {
         Some((_, name)) if !KNOWN.contains(&name.trim_end_matches('`')) => "has an unknown option".into(),

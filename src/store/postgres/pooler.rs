@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
+use tokio_postgres::{Client, SimpleQueryMessage};
 
 use super::Config;
 
@@ -18,7 +18,7 @@ const TIME: Duration = Duration::from_secs(2);
 /// pooler the second is given the one that the first has just given back, or the first gets another one the next time.
 pub(super) async fn is_between(config: &Config, one: &Client) -> bool {
     let asked = async {
-        let (other, connection) = config.server.connect(NoTls).await?;
+        let (other, connection) = config.server.connect(config.encryption.clone()).await?;
         tokio::spawn(connection);
         for _ in 0..ROUNDS {
             let first = process(one, "SELECT pg_backend_pid()").await?;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Buf;
-use tokio_postgres::{Client, NoTls};
+use tokio_postgres::Client;
 
 use super::errors::{classify, silent};
 use super::session::SET_UP;
@@ -51,7 +51,7 @@ pub(super) async fn scan(config: &Config, emit: Arc<Emit>) -> Result<u64, StoreE
 pub(super) async fn connect(config: &Config) -> Result<Client, StoreError> {
     let time = config.login_time();
     let connect = async {
-        let (client, connection) = config.server.connect(NoTls).await?;
+        let (client, connection) = config.server.connect(config.encryption.clone()).await?;
         tokio::spawn(connection);
         client.batch_execute(SET_UP).await?;
         Ok(client)
@@ -64,7 +64,7 @@ async fn scan_tables(config: &Config, snapshot: &str, tables: &[&str], emit: &Em
         "SET lock_timeout = '{LOCK_TIMEOUT}';
          BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT '{snapshot}'"
     );
-    let mut wire = Wire::connect(&config.server, &[SET_UP, &setup]).await?;
+    let mut wire = Wire::connect(config, &[SET_UP, &setup]).await?;
     let mut count = 0;
     for table in tables {
         let sql = format!(

@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use bb8_postgres::PostgresConnectionManager;
 use tokio::sync::{OnceCell, watch};
-use tokio_postgres::{Client, NoTls, Statement};
+use tokio_postgres::{Client, Statement};
 
+use super::encryption::Encryption;
 use super::errors::{classify, silent};
 use super::{Config, StoreError, copy, others, pooler, restored, schema};
 
@@ -20,7 +21,7 @@ pub(super) const SET_UP: &str = "
 
 /// Makes connections for a pool.
 pub(super) struct Manager {
-    inner: PostgresConnectionManager<NoTls>,
+    inner: PostgresConnectionManager<Encryption>,
     config: Arc<Config>,
     is_for_reading: bool,
     /// Set once this pool knows that the database can be used and the schema is there.
@@ -81,7 +82,7 @@ impl bb8::ErrorSink<ConnectError> for Failures {
 
 impl Manager {
     pub(super) fn new(config: &Config, is_for_reading: bool) -> Self {
-        let inner = PostgresConnectionManager::new(config.server.clone(), NoTls);
+        let inner = PostgresConnectionManager::new(config.server.clone(), config.encryption.clone());
         Self { inner, config: Arc::new(config.clone()), is_for_reading, checked: OnceCell::new() }
     }
 }
@@ -123,6 +124,7 @@ impl bb8::ManageConnection for Manager {
 /// A connection with its statements.
 pub(super) struct Session {
     client: Client,
+    encryption: Encryption,
     pub(super) statements: Statements,
     /// A transaction was begun and not ended. Such a connection goes back to no pool.
     pub(super) is_open: bool,
@@ -272,7 +274,8 @@ impl Session {
             newer,
             forget,
         };
-        Ok(Self { client, statements, is_open: false, is_abandoned: AtomicBool::new(false) })
+        let encryption = config.encryption.clone();
+        Ok(Self { client, encryption, statements, is_open: false, is_abandoned: AtomicBool::new(false) })
     }
 
     /// Waits for the answer to a question on this connection, for so long at most. Where it is given up, or its caller is,
@@ -307,8 +310,9 @@ impl Drop for Asked<'_> {
         self.session.is_abandoned.store(true, Ordering::Relaxed);
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             let (cancel, time) = (self.session.client.cancel_token(), self.time);
+            let encryption = self.session.encryption.clone();
             // Without this a statement that waits for a lock would outlive its connection, one for each try. Best effort.
-            runtime.spawn(async move { tokio::time::timeout(time, cancel.cancel_query(NoTls)).await });
+            runtime.spawn(async move { tokio::time::timeout(time, cancel.cancel_query(encryption)).await });
         }
     }
 }

@@ -8,11 +8,12 @@ use std::time::Duration;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, ToSocketAddrs, UnixStream};
-use tokio_postgres::NoTls;
-use tokio_postgres::config::Host;
+use tokio_postgres::config::{Host, SslMode, SslNegotiation};
 
-use super::StoreError;
+use super::encryption::Done;
 use super::errors::{classify, classify_code, silent};
+use super::{Config, StoreError};
+use crate::tls::client::end_point;
 
 /// What is read at once.
 const READ_BYTES: usize = 256 << 10;
@@ -38,11 +39,12 @@ pub(super) struct Wire {
 impl Wire {
     /// Logs in to the first of the servers that takes `setup`, the statements to begin with, one message after the other.
     /// A server has the time of connecting for both.
-    pub(super) async fn connect(server: &tokio_postgres::Config, setup: &[&str]) -> Result<Self, StoreError> {
+    pub(super) async fn connect(config: &Config, setup: &[&str]) -> Result<Self, StoreError> {
+        let server = &config.server;
         let time = server.get_connect_timeout().copied().unwrap_or(Duration::MAX);
         let mut failure = unavailable("names no host");
         for n in 0..server.get_hosts().len() {
-            match tokio::time::timeout(time, log_in(server, n, setup)).await {
+            match tokio::time::timeout(time, log_in(config, n, setup)).await {
                 Ok(Ok(socket)) => return Ok(Self { socket, buffer: vec![0; READ_BYTES], unread: 0..0 }),
                 Ok(Err(error)) => failure = error,
                 Err(_) => failure = unavailable("took too long to connect"),
@@ -59,6 +61,7 @@ impl Wire {
         mut take: impl FnMut(&[u8]) -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
         self.socket.write_all(&query(sql)).await.map_err(broken)?;
+        self.socket.flush().await.map_err(broken)?;
         loop {
             match self.message().await? {
                 (b'd', data) => take(data)?,
@@ -72,6 +75,7 @@ impl Wire {
     /// Takes leave, without which the server notes in its log that somebody was lost.
     pub(super) async fn close(mut self) {
         let _ = self.socket.write_all(b"X\0\0\0\x04").await;
+        let _ = self.socket.shutdown().await;
     }
 
     /// The next message: its tag, and what is in it.
@@ -114,17 +118,32 @@ impl Wire {
 }
 
 /// Logs in to the `n`th server. What is left is a socket on which the server waits for the next statement.
-async fn log_in(server: &tokio_postgres::Config, n: usize, setup: &[&str]) -> Result<Box<dyn Socket>, StoreError> {
+async fn log_in(config: &Config, n: usize, setup: &[&str]) -> Result<Box<dyn Socket>, StoreError> {
+    let mut server = config.server.clone();
     let ports = server.get_ports();
     let port = ports.get(n).or(ports.first()).copied().unwrap_or(DEFAULT_PORT);
-    let mut socket: Box<dyn Socket> = match (&server.get_hosts()[n], server.get_hostaddrs().get(n)) {
-        (_, Some(address)) => Box::new(tcp(server, (*address, port)).await.map_err(broken)?),
-        (Host::Tcp(name), None) => Box::new(tcp(server, (name.as_str(), port)).await.map_err(broken)?),
-        (Host::Unix(dir), None) => {
-            Box::new(UnixStream::connect(dir.join(format!(".s.PGSQL.{port}"))).await.map_err(broken)?)
+    let mut bound_by = None;
+    let mut mode = SslMode::Disable;
+    let mut socket: Box<dyn Socket> = match &server.get_hosts()[n] {
+        Host::Tcp(name) => {
+            let mut stream = match server.get_hostaddrs().get(n) {
+                Some(address) => tcp(&server, (*address, port)).await,
+                None => tcp(&server, (name.as_str(), port)).await,
+            }
+            .map_err(broken)?;
+            if config.encryption.negotiate(server.get_ssl_mode(), name, &mut stream).await.map_err(broken)? {
+                let stream = config.encryption.encrypt(name, stream).await.map_err(broken)?;
+                (bound_by, mode) = (end_point(&stream), SslMode::Require);
+                Box::new(stream)
+            } else {
+                Box::new(stream)
+            }
         }
+        Host::Unix(dir) => Box::new(UnixStream::connect(dir.join(format!(".s.PGSQL.{port}"))).await.map_err(broken)?),
     };
-    let (client, connection) = server.connect_raw(&mut socket, NoTls).await.map_err(classify)?;
+    // Encrypted or not, it is so already: the library is only told what a login is bound by.
+    server.ssl_mode(mode).ssl_negotiation(SslNegotiation::Direct);
+    let (client, connection) = server.connect_raw(&mut socket, Done(bound_by)).await.map_err(classify)?;
     // The connection is given up after its statements and the socket kept, on which nobody has taken leave.
     let set_up = async {
         for statements in setup {

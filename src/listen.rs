@@ -1,0 +1,465 @@
+//! Where the service listens: addresses, with TLS or without, and sockets of the file system. Owns binding, taking
+//! connections and the server's part of a handshake; knows nothing of what is said over them.
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+
+use crate::tls::server::Protocols;
+use crate::tls::{self, Acceptor};
+
+/// Where to listen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Endpoint {
+    /// `ADDR`: TCP as it is.
+    Tcp(SocketAddr),
+    /// `tls:ADDR`: TLS over TCP.
+    Tls(SocketAddr),
+    /// `unix:PATH`: a socket of the file system, mode 0660.
+    Unix(PathBuf),
+}
+
+impl Endpoint {
+    /// Its address, if it has one.
+    #[must_use]
+    pub fn address(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Tcp(address) | Self::Tls(address) => Some(*address),
+            Self::Unix(_) => None,
+        }
+    }
+
+    /// Whether both cannot be listened on at once. Port 0 is another one each time.
+    #[must_use]
+    pub fn collides(&self, other: &Self) -> bool {
+        match (self.address(), other.address()) {
+            (Some(one), Some(other)) => one == other && one.port() != 0,
+            (None, None) => self == other,
+            _ => false,
+        }
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => write!(f, "{address}"),
+            Self::Tls(address) => write!(f, "tls:{address}"),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// A listening socket that no runtime has yet.
+pub struct Bound {
+    endpoint: Endpoint,
+    socket: Socket,
+    acceptor: Option<Acceptor>,
+}
+
+enum Socket {
+    Tcp(std::net::TcpListener),
+    Unix(std::os::unix::net::UnixListener, Arc<SocketFile>),
+}
+
+/// Deep enough for a burst of clients that reconnect at once.
+const BACKLOG: i32 = 4096;
+/// Who may connect to a socket of the file system: its owner and its group.
+const SOCKET_MODE: u32 = 0o660;
+
+/// Binds a listening socket, or several that share an address: each is given its part of the connections by the system.
+/// `tls` has the certificate of a `tls:` endpoint, over which `protocols` are spoken.
+///
+/// # Errors
+/// Whatever the system says, most often that the address is in use; and a `tls:` endpoint without a certificate.
+pub fn bind(
+    endpoint: &Endpoint,
+    sockets: usize,
+    tls: Option<&tls::Server>,
+    protocols: Protocols,
+) -> io::Result<Vec<Bound>> {
+    let (address, acceptor) = match endpoint {
+        Endpoint::Unix(path) => return bind_file(path, sockets),
+        Endpoint::Tcp(address) => (*address, None),
+        Endpoint::Tls(address) => {
+            let missing = || io::Error::new(io::ErrorKind::InvalidInput, "there is no certificate for it");
+            (*address, Some(tls.ok_or_else(missing)?.acceptor(protocols)))
+        }
+    };
+    let bound = bind_tcp(address, sockets)?.into_iter().map(|socket| {
+        let address = socket.local_addr()?;
+        let endpoint = if acceptor.is_some() { Endpoint::Tls(address) } else { Endpoint::Tcp(address) };
+        Ok(Bound { endpoint, socket: Socket::Tcp(socket), acceptor: acceptor.clone() })
+    });
+    bound.collect()
+}
+
+fn bind_tcp(address: SocketAddr, sockets: usize) -> io::Result<Vec<std::net::TcpListener>> {
+    let socket = |address: SocketAddr, is_shared: bool| {
+        let domain = socket2::Domain::for_address(address);
+        let socket = socket2::Socket::new(domain, socket2::Type::STREAM.nonblocking(), Some(socket2::Protocol::TCP))?;
+        socket.set_reuse_address(true)?;
+        socket.set_reuse_port(is_shared)?;
+        socket.bind(&address.into())?;
+        io::Result::Ok(socket)
+    };
+    if sockets > 1 {
+        // Another process that shares its address would share it with this one too, and nothing would show it.
+        socket(address, false)?;
+    }
+    let mut bound: Vec<std::net::TcpListener> = Vec::with_capacity(sockets);
+    for _ in 0..sockets {
+        let address = bound.first().map_or(Ok(address), std::net::TcpListener::local_addr)?;
+        let socket = socket(address, sockets > 1)?;
+        socket.listen(BACKLOG)?;
+        bound.push(socket.into());
+    }
+    Ok(bound)
+}
+
+/// Binds a socket of the file system. One that is left over from a process that was killed is replaced; one that
+/// another process listens on is not.
+fn bind_file(path: &Path, sockets: usize) -> io::Result<Vec<Bound>> {
+    if let Ok(found) = std::fs::symlink_metadata(path) {
+        if !found.file_type().is_socket() {
+            return Err(io::Error::new(io::ErrorKind::AlreadyExists, "there is something else than a socket"));
+        }
+        match std::os::unix::net::UnixStream::connect(path) {
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+            Ok(_) => return Err(io::Error::new(io::ErrorKind::AddrInUse, "another process listens on it")),
+        }
+    }
+    // Under its own name it is from the first moment what it is to be: with its mode, and listened on.
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".{}", std::process::id()));
+    let before = path.with_file_name(name);
+    let _ = std::fs::remove_file(&before); // of an earlier process with this number
+    let listener = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM.nonblocking(), None)?;
+    listener.bind(&socket2::SockAddr::unix(&before)?)?;
+    let named = std::fs::set_permissions(&before, std::fs::Permissions::from_mode(SOCKET_MODE))
+        .and_then(|()| listener.listen(BACKLOG))
+        .and_then(|()| std::fs::rename(&before, path));
+    if let Err(error) = named {
+        let _ = std::fs::remove_file(&before);
+        return Err(error);
+    }
+    let file = Arc::new(SocketFile { path: path.to_owned(), inode: std::fs::symlink_metadata(path)?.ino() });
+    let listener: std::os::unix::net::UnixListener = std::os::fd::OwnedFd::from(listener).into();
+    let bound = (0..sockets).map(|_| {
+        let socket = Socket::Unix(listener.try_clone()?, Arc::clone(&file));
+        Ok(Bound { endpoint: Endpoint::Unix(path.to_owned()), socket, acceptor: None })
+    });
+    bound.collect()
+}
+
+/// The name of a socket in the file system, until the last listener is gone.
+struct SocketFile {
+    path: PathBuf,
+    inode: u64,
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        // Another process may have taken the name since.
+        if std::fs::symlink_metadata(&self.path).is_ok_and(|found| found.ino() == self.inode) {
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+impl Bound {
+    /// Where it listens, with the port that the system has given.
+    #[must_use]
+    pub fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
+    /// Hands it to the runtime of the caller.
+    ///
+    /// # Errors
+    /// The runtime cannot take it.
+    pub fn listen(self) -> io::Result<Listener> {
+        Ok(match self.socket {
+            Socket::Tcp(listener) => Listener::Tcp(TcpListener::from_std(listener)?, self.acceptor),
+            Socket::Unix(listener, file) => Listener::Unix(UnixListener::from_std(listener)?, file),
+        })
+    }
+}
+
+/// A listening socket.
+pub enum Listener {
+    /// Over TCP, with TLS where there is an acceptor.
+    Tcp(TcpListener, Option<Acceptor>),
+    /// In the file system.
+    Unix(UnixListener, #[expect(private_interfaces, reason = "held, not used")] Arc<SocketFile>),
+}
+
+/// A connection of a client, before a handshake.
+pub enum Connection {
+    /// TCP as it is.
+    Tcp(TcpStream, SocketAddr),
+    /// TCP over which TLS is to be spoken.
+    Tls(TcpStream, SocketAddr, Acceptor),
+    /// Of the file system.
+    Unix(UnixStream),
+}
+
+impl Listener {
+    /// The next connection. Cancel-safe.
+    ///
+    /// # Errors
+    /// Whatever the system says, most often that there are no more file descriptors.
+    pub async fn accept(&self) -> io::Result<Connection> {
+        match self {
+            Self::Tcp(listener, acceptor) => {
+                let (socket, peer) = listener.accept().await?;
+                Ok(Connection::over_tcp(socket, peer, acceptor.as_ref()))
+            }
+            Self::Unix(listener, _) => Ok(Connection::Unix(listener.accept().await?.0)),
+        }
+    }
+
+    /// Ends listening; what the system has taken by now can still be had.
+    ///
+    /// # Errors
+    /// The runtime does not give the socket back.
+    pub fn end(self) -> io::Result<Rest> {
+        Ok(match self {
+            Self::Tcp(listener, acceptor) => Rest::Tcp(listener.into_std()?, acceptor),
+            Self::Unix(listener, file) => Rest::Unix(listener.into_std()?, file),
+        })
+    }
+}
+
+/// Connections that the system has taken and nothing here has yet. It is asked: what tokio knows of a listener may be
+/// older than the last client.
+pub enum Rest {
+    /// Over TCP.
+    Tcp(std::net::TcpListener, Option<Acceptor>),
+    /// In the file system.
+    Unix(std::os::unix::net::UnixListener, #[expect(private_interfaces, reason = "held, not used")] Arc<SocketFile>),
+}
+
+impl Iterator for Rest {
+    type Item = Connection;
+
+    fn next(&mut self) -> Option<Connection> {
+        loop {
+            let accepted = match self {
+                Self::Tcp(listener, acceptor) => listener.accept().and_then(|(socket, peer)| {
+                    socket.set_nonblocking(true)?;
+                    Ok(Connection::over_tcp(TcpStream::from_std(socket)?, peer, acceptor.as_ref()))
+                }),
+                Self::Unix(listener, _) => listener.accept().and_then(|(socket, _)| {
+                    socket.set_nonblocking(true)?;
+                    Ok(Connection::Unix(UnixStream::from_std(socket)?))
+                }),
+            };
+            match accepted {
+                Ok(connection) => return Some(connection),
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+                Err(_) => return None,
+            }
+        }
+    }
+}
+
+impl Connection {
+    fn over_tcp(socket: TcpStream, peer: SocketAddr, acceptor: Option<&Acceptor>) -> Self {
+        // A client that is gone already shows at the first read.
+        let _ = socket.set_nodelay(true);
+        match acceptor {
+            Some(acceptor) => Self::Tls(socket, peer, acceptor.clone()),
+            None => Self::Tcp(socket, peer),
+        }
+    }
+
+    /// Ready for a surface that is no hurry's: with its handshake done, within `time`. `None` for a client that spoke
+    /// another protocol than the listener, which was told so.
+    pub async fn open(self, time: Duration) -> Option<Opened> {
+        let opened = async {
+            match self {
+                Self::Unix(socket) => Some(Opened { stream: Stream::Unix(socket), peer: Peer::default() }),
+                Self::Tcp(socket, address) => {
+                    if begins_with_tls(&socket).await {
+                        note_tls(Some(address));
+                        return None;
+                    }
+                    let peer = Peer { address: Some(address), certificate: None };
+                    Some(Opened { stream: Stream::Tcp(socket), peer })
+                }
+                Self::Tls(socket, address, acceptor) => {
+                    let stream = handshake(socket, address, &acceptor).await?;
+                    let certificate = tls::server::client_subject(&stream);
+                    let peer = Peer { address: Some(address), certificate };
+                    Some(Opened { stream: Stream::Tls(Box::new(stream)), peer })
+                }
+            }
+        };
+        tokio::time::timeout(time, opened).await.ok().flatten()
+    }
+}
+
+/// Who is at the other end of a connection.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Peer {
+    /// Its address, of TCP.
+    pub address: Option<SocketAddr>,
+    /// The subject of the certificate it has shown, which was verified: `CN=shop,O=Example`.
+    pub certificate: Option<Arc<str>>,
+}
+
+/// A connection over which a surface can speak.
+pub struct Opened {
+    /// Its bytes, decrypted.
+    pub stream: Stream,
+    /// Who is at its other end.
+    pub peer: Peer,
+}
+
+/// The bytes of a connection, decrypted, for surfaces where one more choice at each read is nothing.
+pub enum Stream {
+    /// TCP as it is.
+    Tcp(TcpStream),
+    /// TLS over TCP.
+    Tls(Box<tls::server::Stream>),
+    /// Of the file system.
+    Unix(UnixStream),
+}
+
+/// The first byte of TLS: a record of a handshake.
+const TLS_BYTE: u8 = 22;
+
+/// The server's part of a handshake. A client that speaks HTTP without TLS is told so. How long both may take is for
+/// the caller to say.
+pub async fn handshake(mut socket: TcpStream, peer: SocketAddr, acceptor: &Acceptor) -> Option<tls::server::Stream> {
+    let mut first = [0];
+    match socket.peek(&mut first).await {
+        Ok(1) if first[0].is_ascii_uppercase() => {
+            refuse_plain(&mut socket).await;
+            tracing::debug!(%peer, "a request without TLS on a listener with it");
+            return None;
+        }
+        Ok(1) => {}
+        _ => return None, // gone before it said anything
+    }
+    match acceptor.accept(socket).await {
+        Ok(stream) => Some(stream),
+        Err(error) => {
+            tracing::debug!(%peer, %error, "a TLS handshake failed");
+            None
+        }
+    }
+}
+
+/// What a client that speaks without TLS is told, in the form that every other error has.
+pub const PLAIN_REFUSED: &str = concat!(
+    r#"{"type":"about:blank","title":"Bad Request","status":400,"#,
+    r#""detail":"this port speaks TLS: use https","error":"this port speaks TLS: use https","#,
+    r#""message":"this port speaks TLS: use https","code":"tls_required"}"#
+);
+/// How long such a client has to take its answer up.
+const REFUSED_TIME: Duration = Duration::from_secs(1);
+
+async fn refuse_plain(socket: &mut TcpStream) {
+    let answer = format!(
+        "HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-type: application/problem+json\r\n\
+         cache-control: no-cache\r\ncontent-length: {}\r\n\r\n{PLAIN_REFUSED}",
+        PLAIN_REFUSED.len()
+    );
+    // What is not read has the system end the connection with a reset, which takes the answer away.
+    let answered = async {
+        socket.write_all(answer.as_bytes()).await?;
+        socket.shutdown().await?;
+        let mut scratch = [0; 4096];
+        while socket.read(&mut scratch).await? > 0 {}
+        io::Result::Ok(())
+    };
+    let _ = tokio::time::timeout(REFUSED_TIME, answered).await; // a client that is gone needs none
+}
+
+async fn begins_with_tls(socket: &TcpStream) -> bool {
+    let mut first = [0];
+    socket.peek(&mut first).await.is_ok_and(|count| count == 1 && first[0] == TLS_BYTE)
+}
+
+/// Whether what a client sent first is TLS.
+#[must_use]
+pub fn is_tls(bytes: &[u8]) -> bool {
+    // A handshake's record, of any version: 3.0 to 3.4.
+    matches!(bytes, [TLS_BYTE, 3, 0..=4, ..])
+}
+
+/// How often it is logged at most that a client speaks TLS where there is none.
+const NOTED_EVERY: i64 = 1;
+
+/// Logs that a client speaks TLS where there is none. One that does so in a loop has a line a second.
+pub fn note_tls(peer: Option<SocketAddr>) {
+    static NOTED_AT: AtomicI64 = AtomicI64::new(0);
+    static LEFT_OUT: AtomicU64 = AtomicU64::new(0);
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    let now = i64::try_from(now).unwrap_or(i64::MAX);
+    let before = NOTED_AT.load(Ordering::Relaxed);
+    let is_due = now.saturating_sub(before).abs() >= NOTED_EVERY;
+    if !is_due || NOTED_AT.compare_exchange(before, now, Ordering::Relaxed, Ordering::Relaxed).is_err() {
+        LEFT_OUT.fetch_add(1, Ordering::Relaxed);
+        return;
+    }
+    let left_out = LEFT_OUT.swap(0, Ordering::Relaxed);
+    let peer = peer.map(|peer| peer.to_string());
+    tracing::warn!(peer, left_out, "a client speaks TLS on a listener without it: connection closed");
+}
+
+macro_rules! of_each {
+    ($self:ident, $stream:ident => $call:expr) => {
+        match $self.get_mut() {
+            Stream::Tcp($stream) => $call,
+            Stream::Tls($stream) => $call,
+            Stream::Unix($stream) => $call,
+        }
+    };
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        of_each!(self, stream => Pin::new(stream).poll_read(context, into))
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, from: &[u8]) -> Poll<io::Result<usize>> {
+        of_each!(self, stream => Pin::new(stream).poll_write(context, from))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        from: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        of_each!(self, stream => Pin::new(stream).poll_write_vectored(context, from))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        of_each!(self, stream => Pin::new(stream).poll_flush(context))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        of_each!(self, stream => Pin::new(stream).poll_shutdown(context))
+    }
+}

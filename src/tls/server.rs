@@ -1,0 +1,214 @@
+//! Listeners: the certificate they show, and whose certificates they ask for.
+//!
+//! A connection keeps what it was made with; the next one gets the newest. Sessions of before a change are not resumed:
+//! they would go on as who was let in by what is no longer there. Where clients show certificates nothing is resumed at
+//! all, so that each connection is judged by its own.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use rustls::ServerConfig;
+use rustls::server::{NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier};
+use rustls::sign::SingleCertAndKey;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+
+use super::reload::Reloading;
+use super::{Error, certificate, pem, provider};
+
+/// The files of a listener.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Config {
+    /// The certificate with its chain.
+    pub cert: PathBuf,
+    /// Its private key.
+    pub key: PathBuf,
+    /// The authorities of clients' certificates; clients are not asked for any when `None`.
+    pub client_ca: Option<PathBuf>,
+    /// A client may come without a certificate.
+    pub is_client_optional: bool,
+}
+
+/// What is spoken over a listener, by the names of ALPN.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocols {
+    /// HTTP/2 and HTTP/1.1.
+    Http,
+    /// HTTP/1.1 alone.
+    Http1,
+    /// HTTP/2 alone.
+    Http2,
+}
+
+impl Protocols {
+    const ALL: [Self; 3] = [Self::Http, Self::Http1, Self::Http2];
+
+    fn names(self) -> Vec<Vec<u8>> {
+        let (h1, h2) = (b"http/1.1".to_vec(), b"h2".to_vec());
+        match self {
+            Self::Http => vec![h2, h1],
+            Self::Http1 => vec![h1],
+            Self::Http2 => vec![h2],
+        }
+    }
+}
+
+/// A configuration for each of [`Protocols::ALL`].
+type Configs = [Arc<ServerConfig>; Protocols::ALL.len()];
+
+/// What all listeners of the process share. Clones share it.
+#[derive(Clone)]
+pub struct Server(Arc<Reloading<Configs>>);
+
+/// Takes connections of one listener. Clones share it.
+#[derive(Clone)]
+pub struct Acceptor {
+    server: Server,
+    protocols: Protocols,
+}
+
+impl std::fmt::Debug for Acceptor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Acceptor").field("protocols", &self.protocols).finish_non_exhaustive()
+    }
+}
+
+impl Server {
+    /// Reads the files.
+    ///
+    /// # Errors
+    /// Which of them cannot be used.
+    pub fn open(config: Config) -> Result<Self, Error> {
+        let mut files = vec![config.cert.clone(), config.key.clone()];
+        files.extend(config.client_ca.clone());
+        Ok(Self(Arc::new(Reloading::open(files, move |bytes| configs(&config, bytes))?)))
+    }
+
+    /// For a listener over which this is spoken.
+    #[must_use]
+    pub fn acceptor(&self, protocols: Protocols) -> Acceptor {
+        Acceptor { server: self.clone(), protocols }
+    }
+
+    /// Looks at the files. Blocks. `is_asked`: the result is logged either way. Returns whether there are new ones.
+    pub fn look(&self, is_asked: bool) -> bool {
+        self.0.look(is_asked)
+    }
+}
+
+impl Acceptor {
+    /// The server's part of a handshake. How long that may take is for the caller to say.
+    ///
+    /// # Errors
+    /// The client is gone, speaks no TLS, or shows a certificate that is not taken.
+    pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(&self, stream: S) -> io::Result<TlsStream<S>> {
+        let configs = self.server.0.current();
+        TlsAcceptor::from(Arc::clone(&configs[self.protocols as usize])).accept(stream).await
+    }
+}
+
+/// The subject of the certificate that a client has shown, which was verified, as RFC 4514 writes it.
+#[must_use]
+pub fn client_subject<S>(stream: &TlsStream<S>) -> Option<Arc<str>> {
+    let certificates = stream.get_ref().1.peer_certificates()?;
+    certificate::subject(certificates.first()?).map(Arc::from)
+}
+
+/// Whether the client has chosen HTTP/2.
+#[must_use]
+pub fn is_http2<S>(stream: &TlsStream<S>) -> bool {
+    stream.get_ref().1.alpn_protocol() == Some(b"h2")
+}
+
+fn configs(config: &Config, bytes: &[Vec<u8>]) -> Result<Configs, Error> {
+    let identity = pem::identity((&config.cert, &bytes[0]), (&config.key, &bytes[1]))?;
+    let resolver: Arc<dyn ResolvesServerCert> = Arc::new(SingleCertAndKey::from(identity));
+    let authorities = config.client_ca.as_deref().map(|file| (file, bytes[2].as_slice()));
+    let make = |protocols: Protocols| one(config, &resolver, authorities, protocols).map(Arc::new);
+    let [http, http1, http2] = Protocols::ALL.map(make);
+    Ok([http?, http1?, http2?])
+}
+
+fn one(
+    config: &Config,
+    resolver: &Arc<dyn ResolvesServerCert>,
+    authorities: Option<(&Path, &[u8])>,
+    protocols: Protocols,
+) -> Result<ServerConfig, Error> {
+    let provider = provider();
+    let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
+        .with_safe_default_protocol_versions()
+        .expect("ring has the suites of both versions");
+    let unusable = |file: &Path| {
+        let file = file.to_owned();
+        move |error: &dyn std::fmt::Display| Error::new(&file, format!("cannot be used: {error}"))
+    };
+    let mut server = match authorities {
+        Some((file, bytes)) => {
+            let roots = Arc::new(pem::authorities(file, bytes)?);
+            let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider);
+            let verifier = if config.is_client_optional { verifier.allow_unauthenticated() } else { verifier };
+            let verifier = verifier.build().map_err(|error| unusable(file)(&error))?;
+            builder.with_client_cert_verifier(verifier)
+        }
+        None => builder.with_no_client_auth(),
+    }
+    .with_cert_resolver(Arc::clone(resolver));
+    server.alpn_protocols = protocols.names();
+    if authorities.is_some() {
+        server.session_storage = Arc::new(NoServerSessionStorage {});
+        server.send_tls13_tickets = 0;
+    } else {
+        // Sessions are with the clients, under a key that lives as long as the process and its certificate.
+        server.ticketer = rustls::crypto::ring::Ticketer::new().map_err(|error| unusable(&config.key)(&error))?;
+    }
+    Ok(server)
+}
+
+/// An encrypted connection of a client over TCP.
+pub type Stream = TlsStream<TcpStream>;
+
+/// Whether something that was written has not left yet: rustls takes it before the system does.
+#[must_use]
+pub fn has_unsent(stream: &Stream) -> bool {
+    stream.get_ref().1.wants_write()
+}
+
+/// Whether the client has left or says nothing more, as far as that shows without taking anything of what it has said.
+/// Otherwise the task is woken when there is more to see.
+pub fn poll_gone(stream: &mut Stream, context: &mut Context<'_>) -> bool {
+    let (socket, session) = stream.get_mut();
+    loop {
+        // What it has sent and is not read yet waits in the session; behind that nothing shows.
+        if !session.wants_read() {
+            return false;
+        }
+        match socket.poll_read_ready(context) {
+            Poll::Pending => return false,
+            Poll::Ready(Err(_)) => return true,
+            Poll::Ready(Ok(())) => {}
+        }
+        match session.read_tls(&mut Ready(socket)) {
+            Ok(0) => return true,
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+            Err(_) => return true,
+        }
+        if session.process_new_packets().map_or(true, |state| state.peer_has_closed()) {
+            return true;
+        }
+    }
+}
+
+/// What the system has of a connection, without waiting for more.
+struct Ready<'s>(&'s TcpStream);
+
+impl io::Read for Ready<'_> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        self.0.try_read(into)
+    }
+}

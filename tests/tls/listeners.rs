@@ -1,0 +1,458 @@
+//! Listeners: what OpenSSL finds, that encrypted answers are the plain ones, certificates that change, handshakes that
+//! do not end, sockets of the file system.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::net::UnixStream;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use rustix::process::Signal;
+
+use super::{Authority, Client, Files, Secured, listeners_of, read_reply};
+use crate::http::{created, wb_posted};
+use crate::server::{READ_TIME, SIGNAL_TIME, Server, binary, until};
+
+/// What `openssl s_client` says, with these arguments and this on its standard input.
+fn s_client(secured: &Secured, arguments: &[&str], input: &str) -> String {
+    let mut client = Command::new("openssl")
+        .args(["s_client", "-connect", &secured.address().to_string(), "-servername", "localhost"])
+        .args(["-CAfile", &secured.files.text("ca.pem"), "-verify_return_error"])
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("openssl is installed");
+    client.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    let output = client.wait_with_output().unwrap();
+    [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat()
+}
+
+#[test]
+fn what_openssl_finds_at_a_listener() {
+    let secured = Secured::start(&[]);
+    let close = "GET /ping HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+    for (version, name) in [("-tls1_2", "TLSv1.2"), ("-tls1_3", "TLSv1.3")] {
+        let said = s_client(&secured, &[version, "-ign_eof"], close);
+        assert!(said.contains(name) && said.contains("Verify return code: 0 (ok)"), "{said}");
+        assert!(said.contains("HTTP/1.1 200 OK") && said.contains("pong"), "{said}");
+    }
+    for version in ["-tls1", "-tls1_1"] {
+        let said = s_client(&secured, &[version, "-cipher", "ALL:@SECLEVEL=0"], "");
+        assert!(said.contains("no peer certificate available"), "{version}: {said}");
+    }
+    // No cipher without forward secrecy, without authentication, or of blocks.
+    for ciphers in ["AES128-GCM-SHA256", "ECDHE-ECDSA-AES128-SHA", "aNULL:@SECLEVEL=0", "NULL:@SECLEVEL=0"] {
+        let said = s_client(&secured, &["-tls1_2", "-cipher", ciphers], "");
+        assert!(said.contains("no peer certificate available"), "{ciphers}: {said}");
+    }
+    for (offered, expected) in [("h2", "h2"), ("http/1.1", "http/1.1"), ("http/1.1,h2", "h2")] {
+        let said = s_client(&secured, &["-alpn", offered], "");
+        assert!(said.contains(&format!("ALPN protocol: {expected}\n")), "{offered}: {said}");
+    }
+    let said = s_client(&secured, &["-alpn", "spdy/1"], "");
+    assert!(said.contains("alert no application protocol"), "{said}");
+    // A client that asks to agree anew is told that there is no such thing.
+    let said = s_client(&secured, &["-tls1_2"], "R\n");
+    assert!(said.contains("no renegotiation") || said.contains("NO_RENEGOTIATION"), "{said}");
+}
+
+#[test]
+fn sessions_are_resumed_until_the_certificate_changes() {
+    let secured = Secured::start(&[]);
+    let session = secured.files.text("session.pem");
+    let close = "GET /ping HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+    for version in ["-tls1_2", "-tls1_3"] {
+        let said = s_client(&secured, &[version, "-ign_eof", "-sess_out", &session], close);
+        assert!(said.contains("New, ") && said.contains("pong"), "{said}");
+        let said = s_client(&secured, &[version, "-ign_eof", "-sess_in", &session], close);
+        assert!(said.contains("Reused, ") && said.contains("pong"), "{said}");
+    }
+    secured.files.write_signed(&secured.authority.sign(&["localhost"]));
+    let before = secured.server.log().len();
+    secured.server.signal(Signal::HUP);
+    until("the certificates are read again", SIGNAL_TIME, || {
+        logged(&secured.server, before, "certificates read again")
+    });
+    let said = s_client(&secured, &["-tls1_3", "-ign_eof", "-sess_in", &session], close);
+    assert!(said.contains("New, ") && said.contains("pong"), "a session of before goes on: {said}");
+}
+
+fn logged(server: &Server, from: usize, what: &str) -> Option<()> {
+    server.log()[from..].iter().any(|line| line.contains(what)).then_some(())
+}
+
+/// What is sent, in these pieces, by a client that then says that it is done.
+fn pipelines() -> Vec<Vec<Vec<u8>>> {
+    let get = |path: &str, more: &str| format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n{more}\r\n").into_bytes();
+    let last = "Connection: close\r\n";
+    let hit = get("/order/one", "");
+    let many = [hit.repeat(50), get("/orders/two", ""), get("/order/none", ""), get("/order/one", last)].concat();
+    let bytes: Vec<Vec<u8>> =
+        [get("/order/one", ""), get("/order/two", last)].concat().chunks(1).map(<[u8]>::to_vec).collect();
+    let head = |path: &str| format!("HEAD {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").into_bytes();
+    vec![
+        vec![get("/order/one", last)],
+        vec![many],
+        bytes,
+        vec![get("/order/one", "If-None-Match: \"1\"\r\n"), head("/orders/one"), get("/order/gone?x=1", last)],
+        vec![[hit.repeat(400), get("/api/orders", "").repeat(3), get("/order/large", last)].concat()],
+        vec![[get("/order/large", ""), hit.clone(), get("/api/orders", ""), get("/order/one", last)].concat()],
+        vec![b"GET /order/one HTTP/1.1\r\n\r\n".to_vec()],
+        vec![b"GET /order/one HTTP/9.9\r\nHost: x\r\n\r\n".to_vec()],
+        vec![b"G\0T / HTTP/1.1\r\n\r\n".to_vec()],
+        vec![hit.clone(), b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec()],
+        vec![get("/order/one", "Expect: 100-continue\r\nConnection: close\r\n")],
+        vec![b"GET /order/one HTTP/1.0\r\n\r\n".to_vec()],
+        vec![b"GET /api/orders HTTP/1.0\r\nAccept: application/x-ndjson\r\n\r\n".to_vec()],
+    ]
+}
+
+/// Answers without what is of the moment.
+fn timeless(bytes: &[u8]) -> String {
+    let text = String::from_utf8_lossy(bytes);
+    text.split("\r\n").filter(|line| !line.starts_with("date: ")).collect::<Vec<_>>().join("\r\n")
+}
+
+#[test]
+fn encrypted_answers_are_the_plain_ones_byte_for_byte() {
+    let socket = Files::new();
+    let unix = format!("unix:{}", socket.text("s"));
+    let secured = Secured::start(&["--listen", &unix]);
+    for name in ["one", "two"] {
+        created(&secured.server, wb_posted(name));
+    }
+    let large =
+        wb_posted("large").replace("\"entry\":", &format!("\"padding\":\"{}\",\"entry\":", "x".repeat(300_000)));
+    created(&secured.server, large);
+    for (n, pieces) in pipelines().into_iter().enumerate() {
+        let mut plain = TcpStream::connect(secured.server.address()).unwrap();
+        plain.set_read_timeout(Some(READ_TIME)).unwrap();
+        plain.set_nodelay(true).unwrap();
+        let mut local = UnixStream::connect(socket.path("s")).unwrap();
+        local.set_read_timeout(Some(READ_TIME)).unwrap();
+        let mut encrypted = secured.connect();
+        for piece in &pieces {
+            plain.write_all(piece).unwrap();
+            local.write_all(piece).unwrap();
+            encrypted.send(piece);
+        }
+        let mut answers = [Vec::new(), Vec::new()];
+        plain.read_to_end(&mut answers[0]).unwrap();
+        local.read_to_end(&mut answers[1]).unwrap();
+        let expected = timeless(&answers[0]);
+        assert!(!expected.is_empty(), "pipeline {n}");
+        assert!(timeless(&answers[1]) == expected, "pipeline {n} over a socket of the file system");
+        let given = timeless(&encrypted.until_end());
+        assert!(given == expected, "pipeline {n}: {} bytes and not {}", given.len(), expected.len());
+    }
+}
+
+#[test]
+fn a_request_without_tls_is_told_so_and_tls_without_a_listener_for_it_is_closed_with_a_line() {
+    let secured = Secured::start(&["--admin", "tls:127.0.0.1:0"]);
+    for request in ["GET / HTTP/1.1\r\nHost: x\r\n\r\n", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "POST"] {
+        let mut socket = TcpStream::connect(secured.address()).unwrap();
+        socket.set_read_timeout(Some(READ_TIME)).unwrap();
+        socket.write_all(request.as_bytes()).unwrap();
+        let (head, body) = read_reply(&mut socket).unwrap();
+        assert!(head.starts_with("HTTP/1.1 400 Bad Request\r\nconnection: close\r\n"), "{head}");
+        let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
+        assert_eq!((&body["code"], &body["status"]), (&"tls_required".into(), &400.into()));
+        assert_eq!(socket.read(&mut [0; 1]).unwrap(), 0, "and closed");
+    }
+    let before = secured.server.log().len();
+    assert!(secured.client().connect(secured.server.address()).is_err(), "there is no TLS");
+    let line = "a client speaks TLS on a listener without it";
+    until("it is logged", SIGNAL_TIME, || logged(&secured.server, before, line));
+    secured.server.get("/ping").expect(200);
+    secured.connect().get("/ping");
+}
+
+#[test]
+fn clients_show_certificates_where_they_are_asked_to() {
+    let strangers = Authority::new("Strangers' CA");
+    let required = Secured::start(&["--tls-client-ca", "{ca}"]);
+    let shop = required.authority.sign_client("shop");
+    let answered = |secured: &Secured, client: Client| {
+        // In TLS 1.3 a client learns with its first answer that it is not let in.
+        let mut connection = client.connect(secured.address())?;
+        connection.send("GET /ping HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        connection.reply().map(|(head, _)| assert!(head.starts_with("HTTP/1.1 200 OK"), "{head}"))
+    };
+    answered(&required, required.client().showing(shop.clone())).unwrap();
+    for client in [
+        required.client(),
+        required.client().showing(strangers.sign_client("shop")),
+        required.client().showing(required.authority.sign_expired(&["localhost"])),
+    ] {
+        assert!(answered(&required, client).is_err());
+    }
+    let optional = Secured::start(&["--tls-client-ca", "{ca}", "--tls-client-auth", "optional"]);
+    answered(&optional, optional.client()).unwrap();
+    answered(&optional, optional.client().showing(optional.authority.sign_client("shop"))).unwrap();
+    assert!(answered(&optional, optional.client().showing(shop)).is_err(), "one that leads nowhere is no none");
+    // Each connection is judged by its own certificate: none takes up where another left.
+    let files = Files::new();
+    let (cert, key) = {
+        let shop = required.authority.sign_client("shop");
+        (files.write("c.pem", &shop.cert), files.write("k.pem", &shop.key))
+    };
+    let session = files.text("session.pem");
+    let close = "GET /ping HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+    for version in ["-tls1_2", "-tls1_3"] {
+        let shown = [version, "-ign_eof", "-cert", &cert, "-key", &key];
+        let said = s_client(&required, &[&shown[..], &["-sess_out", &session]].concat(), close);
+        assert!(said.contains("pong"), "{said}");
+        if files.path("session.pem").exists() {
+            let said = s_client(&required, &[version, "-ign_eof", "-sess_in", &session], close);
+            assert!(!said.contains("Reused, ") && !said.contains("pong"), "{said}");
+        }
+    }
+}
+
+#[test]
+fn certificates_change_while_requests_go_on_and_bad_ones_change_nothing() {
+    let secured = Secured::start(&[]);
+    created(&secured.server, wb_posted("x"));
+    let mut old = secured.connect();
+    let shown = old.shown();
+    let (is_over, answered) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+    let clients: Vec<_> = (0..3)
+        .map(|_| {
+            let (is_over, answered) = (Arc::clone(&is_over), Arc::clone(&answered));
+            let (client, address) = (secured.client(), secured.address());
+            std::thread::spawn(move || {
+                while !is_over.load(Ordering::Relaxed) {
+                    // A new connection each time, through every change.
+                    let mut connection = client.connect(address).expect("a handshake");
+                    for _ in 0..5 {
+                        let (head, _) = connection.get("/order/x");
+                        assert!(head.starts_with("HTTP/1.1 200 OK"), "{head}");
+                        answered.fetch_add(1, Ordering::Relaxed);
+                    }
+                }
+            })
+        })
+        .collect();
+    let mut last = shown.clone();
+    for round in 0..3 {
+        let before = secured.server.log().len();
+        secured.files.write_signed(&secured.authority.sign(&["localhost"]));
+        if round == 0 {
+            secured.server.signal(Signal::HUP); // the others are found out without
+        }
+        let newest = until("the new one is shown", SIGNAL_TIME, || {
+            let shown = secured.connect().shown();
+            (shown != last).then_some(shown)
+        });
+        logged(&secured.server, before, "certificates read again").expect("it is logged");
+        last = newest;
+    }
+    let good = [secured.files.text("cert.pem"), secured.files.text("key.pem")]
+        .map(|path| std::fs::read_to_string(path).unwrap());
+    let other = secured.authority.sign(&["localhost"]);
+    for (name, text, why) in [
+        ("cert.pem", "no PEM", "has no certificate in PEM"),
+        ("key.pem", other.key.as_str(), "is not the key of the certificate in"),
+        (
+            "key.pem",
+            "-----BEGIN PRIVATE KEY-----\nSECRETSECRET\n-----END PRIVATE KEY-----\n",
+            "the private key cannot be used",
+        ),
+    ] {
+        let before = secured.server.log().len();
+        secured.files.write(name, text);
+        secured.server.signal(Signal::HUP);
+        until("the bad one is reported", SIGNAL_TIME, || logged(&secured.server, before, why));
+        assert_eq!(secured.connect().shown(), last, "the old one stays");
+        secured.files.write("cert.pem", &good[0]);
+        secured.files.write("key.pem", &good[1]);
+        let before = secured.server.log().len();
+        secured.server.signal(Signal::HUP);
+        until("all is as it was", SIGNAL_TIME, || logged(&secured.server, before, "certificates are as they were"));
+    }
+    std::fs::remove_file(secured.files.path("key.pem")).unwrap();
+    let before = secured.server.log().len();
+    until("found without a signal", SIGNAL_TIME, || logged(&secured.server, before, "key.pem: cannot be read"));
+    assert_eq!(secured.connect().shown(), last);
+    is_over.store(true, Ordering::Relaxed);
+    clients.into_iter().for_each(|client| client.join().unwrap());
+    assert!(answered.load(Ordering::Relaxed) > 100);
+    // Who is connected stays so.
+    assert!(old.get("/order/x").0.starts_with("HTTP/1.1 200 OK"));
+    assert!(secured.server.log().iter().all(|line| !line.contains("SECRET")), "no part of a key is told");
+}
+
+#[test]
+fn handshakes_that_do_not_end_are_closed_and_hold_no_others_up() {
+    let secured = Secured::start(&["--http-header-time", "1s"]);
+    let connect = || {
+        let socket = TcpStream::connect(secured.address()).unwrap();
+        socket.set_read_timeout(Some(READ_TIME)).unwrap();
+        socket
+    };
+    let mut silent: Vec<TcpStream> = (0..200).map(|_| connect()).collect();
+    let mut begun: Vec<TcpStream> = (0..200)
+        .map(|_| {
+            let mut socket = connect();
+            socket.write_all(&[22, 3, 1, 2, 0, 1, 0, 1, 252]).unwrap();
+            socket
+        })
+        .collect();
+    // And one whose handshake is done and who then says nothing, or not all.
+    let mut after = secured.connect();
+    let mut part = secured.connect();
+    part.send("GET /ping HT");
+    assert!(secured.connect().get("/ping").0.starts_with("HTTP/1.1 200 OK"));
+    for socket in silent.iter_mut().chain(&mut begun) {
+        let mut rest = Vec::new();
+        let _ = socket.read_to_end(&mut rest); // with a reset or without
+        assert!(rest.len() < 64, "an alert at most: {rest:?}");
+    }
+    assert!(after.reply().is_err() && part.reply().is_err(), "closed");
+    until("all are gone", SIGNAL_TIME, || (secured.server.metric("http_connections ") < 3.0).then_some(()));
+    // What is no TLS at all.
+    let mut garbage = connect();
+    garbage.write_all(&[0; 100]).unwrap();
+    let _ = garbage.read_to_end(&mut Vec::new());
+    assert!(secured.connect().get("/ping").0.starts_with("HTTP/1.1 200 OK"));
+}
+
+/// A client that leaves is noticed while its stream is quiet, and one that closes in order too.
+#[test]
+fn a_stream_ends_with_its_client() {
+    let secured = Secured::start(&["--events-heartbeat", "10m"]);
+    for is_in_order in [true, false] {
+        let mut stream = secured.connect();
+        stream.send("GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        let mut head = [0; 15];
+        stream.0.read_exact(&mut head).unwrap();
+        assert_eq!(&head, b"HTTP/1.1 200 OK");
+        until("it is counted", SIGNAL_TIME, || (secured.server.metric("http_connections ") >= 2.0).then_some(()));
+        if is_in_order {
+            stream.0.conn.send_close_notify();
+            stream.0.flush().unwrap();
+            stream.0.conn.complete_io(&mut stream.0.sock).ok();
+            stream.socket().shutdown(Shutdown::Write).unwrap();
+        } else {
+            drop(stream);
+        }
+        until("it is let go", SIGNAL_TIME, || (secured.server.metric("http_connections ") < 2.0).then_some(()));
+    }
+}
+
+#[test]
+fn a_stop_lets_encrypted_connections_finish() {
+    let mut secured = Secured::start(&[]);
+    created(&secured.server, wb_posted("x"));
+    let mut idle = secured.connect();
+    idle.get("/order/x");
+    let mut posting = secured.connect();
+    let body = wb_posted("y");
+    posting.send(format!(
+        "POST /orders HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{}",
+        body.len(),
+        &body[..10]
+    ));
+    until("it is under way", SIGNAL_TIME, || (secured.server.metric("http_connections ") >= 3.0).then_some(()));
+    secured.server.terminate();
+    assert_eq!(idle.until_end(), b"", "closed in order");
+    posting.send(&body[10..]);
+    let (head, _) = posting.reply().unwrap();
+    assert!(head.starts_with("HTTP/1.1 201 Created"), "{head}");
+    assert!(secured.server.wait().success());
+}
+
+#[test]
+fn a_socket_of_the_file_system_is_there_as_long_as_its_process() {
+    let files = Files::new();
+    let path = files.path("orders.sock");
+    let flag = format!("unix:{}", path.display());
+    let mut server = Server::start(&["--listen", &flag]);
+    assert!(listeners_of(&server).contains(&flag));
+    let found = std::fs::metadata(&path).unwrap();
+    assert!(found.file_type().is_socket());
+    assert_eq!(found.permissions().mode() & 0o777, 0o660);
+    let ask = || {
+        let mut socket = UnixStream::connect(&path).unwrap();
+        socket.write_all(b"GET /ping HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+        read_reply(&mut socket).unwrap()
+    };
+    assert_eq!(ask().1, b"pong");
+    // Another process cannot take it.
+    let home = tempfile::tempdir().unwrap();
+    let other = binary(home.path()).args(["serve", "--listen", &flag]).output().unwrap();
+    let error = String::from_utf8_lossy(&other.stderr);
+    assert!(!other.status.success() && error.contains("another process listens on it"), "{error}");
+    assert_eq!(ask().1, b"pong");
+    // One that was killed leaves it, and the next one takes its place.
+    server.kill();
+    assert!(path.exists());
+    server.start_again();
+    assert_eq!(ask().1, b"pong");
+    assert!(server.stop().success());
+    assert!(!path.exists(), "removed at the end");
+    // What is no socket is left alone.
+    std::fs::write(&path, "mine").unwrap();
+    let other = binary(home.path()).args(["serve", "--listen", &flag]).output().unwrap();
+    let error = String::from_utf8_lossy(&other.stderr);
+    assert!(!other.status.success() && error.contains("something else than a socket"), "{error}");
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), "mine");
+}
+
+#[test]
+fn metrics_and_readiness_are_asked_for_over_any_listener() {
+    let files = Files::new();
+    let admin = format!("unix:{}", files.text("admin.sock"));
+    let secured = Secured::start(&["--admin", &admin]);
+    let mut socket = UnixStream::connect(files.path("admin.sock")).unwrap();
+    socket.write_all(b"GET /readyz HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+    assert_eq!(read_reply(&mut socket).unwrap().1, b"ready");
+    let home = tempfile::tempdir().unwrap();
+    let check = |arguments: &[&str]| {
+        let done = binary(home.path()).arg("healthcheck").args(arguments).output().unwrap();
+        (done.status.code(), String::from_utf8_lossy(&done.stderr).into_owned())
+    };
+    let secure = secured.address().port();
+    assert_eq!(check(&["--url", &format!("https://127.0.0.1:{secure}/readyz")]).0, Some(0));
+    assert_eq!(check(&["--url", &format!("{admin}:/readyz")]).0, Some(0));
+    assert_eq!(check(&["--listen", &admin]).0, Some(0), "its own socket");
+    let (code, error) = check(&["--url", &format!("http://127.0.0.1:{secure}/readyz")]);
+    assert!(code == Some(1) && error.contains("400"), "{error}");
+}
+
+#[test]
+fn settings_of_encryption_that_do_not_fit_are_told() {
+    let home = tempfile::tempdir().unwrap();
+    let files = Files::new();
+    let authority = Authority::new("Test CA");
+    let [cert, key] = files.write_signed(&authority.sign(&["localhost"]));
+    let other = files.write("other.pem", &authority.sign(&["localhost"]).key);
+    let listen = ["--listen", "tls:127.0.0.1:0"];
+    let pair = ["--tls-cert", &cert, "--tls-key", &key];
+    let refused = |arguments: &[&str], expected: &str| {
+        for command in ["serve", "config check"] {
+            let done = binary(home.path()).args(command.split(' ')).args(arguments).output().unwrap();
+            let error = String::from_utf8_lossy(&done.stderr);
+            assert_eq!(done.status.code(), Some(78), "{command} {arguments:?}: {error}");
+            assert!(error.contains(expected), "{command} {arguments:?}: {error}");
+        }
+    };
+    refused(&listen, "a tls: listener needs --tls-cert");
+    refused(&["--admin", "tls:127.0.0.1:0"], "a tls: listener needs --tls-cert");
+    refused(&[&["--listen", "127.0.0.1:0"][..], &pair].concat(), "tls.cert: changes nothing without a tls: listener");
+    refused(&[&listen[..], &["--tls-key", &key]].concat(), "--tls-cert");
+    refused(&[&listen[..], &["--tls-cert", &cert]].concat(), "--tls-key");
+    refused(&[&listen[..], &pair, &["--tls-client-auth", "optional"]].concat(), "--tls-client-ca");
+    refused(&[&listen[..], &pair, &["--tls-client-ca", "/no/such"]].concat(), "/no/such: cannot be read");
+    refused(&[&listen[..], &["--tls-cert", &cert, "--tls-key", &other]].concat(), "is not the key of the certificate");
+    refused(&[&listen[..], &["--tls-cert", &key, "--tls-key", &key]].concat(), "has no certificate in PEM");
+    refused(&["--listen", "unix:"], "is no socket such as unix:/run");
+    refused(&["--listen", &format!("unix:/{}", "x".repeat(100))], "is no socket such as unix:/run");
+    let done = binary(home.path()).args(["config", "check"]).args(listen).args(pair).output().unwrap();
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+}

@@ -1,0 +1,397 @@
+//! Connections to real servers that speak TLS: PostgreSQL, Redis and NATS, with certificates that are right, for
+//! another host, over, of an unknown authority, and changed while the service runs.
+
+use std::os::unix::fs::PermissionsExt;
+use std::process::{Child, Command, Stdio};
+
+use super::{Authority, Files, Signed, give_to};
+use crate::database::Database;
+use crate::http::{created, wb_answered, wb_posted};
+use crate::server::{SIGNAL_TIME, Server, binary, until};
+use crate::servers::{self, Private};
+
+/// A PostgreSQL server with TLS.
+struct Encrypted {
+    server: Private,
+    files: Files,
+    data: String,
+}
+
+impl Encrypted {
+    fn start(signed: &Signed) -> Option<Self> {
+        let server = Private::postgres()?;
+        let data = psql(server.url(), "SHOW data_directory").unwrap();
+        let encrypted = Self { server, files: Files::new(), data };
+        encrypted.show(signed);
+        Some(encrypted)
+    }
+
+    /// Shows this certificate from now on.
+    fn show(&self, signed: &Signed) {
+        let data = std::path::Path::new(&self.data);
+        for (name, text) in [("tests.crt", &signed.cert), ("tests.key", &signed.key)] {
+            let path = data.join(name);
+            std::fs::write(&path, text).unwrap();
+            std::fs::set_permissions(&path, PermissionsExt::from_mode(0o600)).unwrap();
+            give_to(&path, data);
+        }
+        for sql in [
+            "ALTER SYSTEM SET ssl_cert_file = 'tests.crt'",
+            "ALTER SYSTEM SET ssl_key_file = 'tests.key'",
+            "ALTER SYSTEM SET ssl = on",
+            "SELECT pg_reload_conf()",
+        ] {
+            psql(self.server.url(), sql).unwrap();
+        }
+        until("TLS is on", SIGNAL_TIME, || {
+            // psql of the same version as the server; what it cannot verify it does not here.
+            let is_on = psql(&format!("{}?sslmode=require", self.server.url()), "SHOW ssl");
+            is_on.is_ok_and(|on| on == "on").then_some(())
+        });
+    }
+
+    fn url(&self, host: &str, parameters: &str) -> String {
+        let url = self.server.url().replace("127.0.0.1", host);
+        format!("{url}?{parameters}")
+    }
+
+    /// What a command of ours says of the server: its exit code and its errors.
+    fn asked(&self, url: &str) -> (Option<i32>, String) {
+        let home = tempfile::tempdir().unwrap();
+        let done = binary(home.path()).args(["migrate", "status", "--postgres", url]).output().unwrap();
+        (done.status.code(), String::from_utf8_lossy(&done.stderr).into_owned())
+    }
+}
+
+fn psql(url: &str, sql: &str) -> Result<String, String> {
+    let output = Command::new("psql").args(["-XAtq", "-c", sql, url]).output().unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
+    if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
+}
+
+#[test]
+fn postgres_is_verified_as_far_as_sslmode_says() {
+    let (authority, strangers) = (Authority::new("Test CA"), Authority::new("Strangers' CA"));
+    let Some(server) = Encrypted::start(&authority.sign(&["localhost"])) else { return };
+    let ca = server.files.write("ca.pem", &authority.pem());
+    let other_ca = server.files.write("other.pem", &strangers.pem());
+    let rooted = |mode: &str| format!("sslmode={mode}&sslrootcert={ca}");
+    // A certificate that is right for one name of the machine and wrong for the other.
+    for (host, parameters) in [
+        ("localhost", rooted("verify-full")),
+        ("127.0.0.1", rooted("verify-ca")),
+        ("127.0.0.1", rooted("require")),
+        ("127.0.0.1", "sslmode=require".into()),
+        ("127.0.0.1", String::new()),
+        ("127.0.0.1", "sslmode=disable".into()),
+    ] {
+        let (code, error) = server.asked(&server.url(host, &parameters));
+        assert_eq!(code, Some(0), "{host} {parameters}: {error}");
+    }
+    let wrong = |host: &str, parameters: &str, expected: &[&str]| {
+        let (code, error) = server.asked(&server.url(host, parameters));
+        assert_eq!(code, Some(1), "{host} {parameters}: {error}");
+        assert!(expected.iter().all(|part| error.contains(part)), "{host} {parameters}: {error}");
+    };
+    wrong("127.0.0.1", &rooted("verify-full"), &["127.0.0.1", "localhost", "for another host"]);
+    for mode in ["require", "verify-ca", "verify-full"] {
+        let parameters = format!("sslmode={mode}&sslrootcert={other_ca}");
+        wrong("localhost", &parameters, &["CN=Test CA", "not among the authorities of", "other.pem"]);
+    }
+    wrong("localhost", "sslmode=verify-full&sslrootcert=system", &["CN=Test CA", "that this system trusts"]);
+    server.show(&authority.sign_expired(&["localhost"]));
+    wrong("localhost", &rooted("verify-full"), &["expired"]);
+    assert_eq!(server.asked(&server.url("localhost", "sslmode=require")).0, Some(0));
+    // The variables of the older services have the same words.
+    let port = server.server.url().rsplit_once(':').unwrap().1.split('/').next().unwrap().to_owned();
+    let home = tempfile::tempdir().unwrap();
+    let done = binary(home.path())
+        .args(["migrate", "status"])
+        .envs([("POSTGRES_HOST", "localhost"), ("POSTGRES_PORT", &port), ("POSTGRES_USER", "postgres")])
+        .envs([("POSTGRES_DB", "postgres"), ("POSTGRES_SSLMODE", "verify-full"), ("POSTGRES_SSLROOTCERT", &ca)])
+        .output()
+        .unwrap();
+    let error = String::from_utf8_lossy(&done.stderr);
+    assert!(done.status.code() == Some(1) && error.contains("expired"), "{error}");
+    // A certificate that signs itself and is named as the root is trusted, as OpenSSL does it.
+    let own = Authority::new("localhost");
+    let alone = Signed { cert: own.pem(), key: own.0.key().serialize_pem() };
+    server.show(&alone);
+    let own = server.files.write("own.pem", &alone.cert);
+    assert_eq!(server.asked(&server.url("127.0.0.1", &format!("sslmode=verify-ca&sslrootcert={own}"))).0, Some(0));
+}
+
+#[test]
+fn a_postgres_without_tls_is_told_from_one_with_it() {
+    let Some(url) = servers::postgres() else { return };
+    let home = tempfile::tempdir().unwrap();
+    let ask = |parameters: &str| {
+        let url = format!("{url}?{parameters}");
+        let done = binary(home.path()).args(["migrate", "status", "--postgres", &url]).output().unwrap();
+        (done.status.code(), String::from_utf8_lossy(&done.stderr).into_owned())
+    };
+    assert_eq!(ask("sslmode=prefer").0, Some(0));
+    let (code, error) = ask("sslmode=require");
+    assert!(code == Some(1) && error.contains("TLS"), "{error}");
+}
+
+/// Every connection of the service: pools, the reader of a start, locks, those beside.
+#[test]
+fn a_service_on_an_encrypted_postgres_does_all_it_does_and_follows_its_certificate() {
+    let authority = Authority::new("Test CA");
+    let Some(server) = Encrypted::start(&authority.sign(&["localhost"])) else { return };
+    // Nothing gets in without TLS, and the login is bound to the channel.
+    let hba = psql(server.server.url(), "SHOW hba_file").unwrap();
+    psql(server.server.url(), "CREATE ROLE bound SUPERUSER LOGIN PASSWORD 'secret'").unwrap();
+    let rules = std::fs::read_to_string(&hba).unwrap();
+    let bound = "hostssl all bound all scram-sha-256\nhost all bound all reject\n";
+    std::fs::write(&hba, format!("{bound}{rules}")).unwrap();
+    psql(server.server.url(), "SELECT pg_reload_conf()").unwrap();
+    let database = Database::create_on(server.server.url());
+    let ca = server.files.write("ca.pem", &authority.pem());
+    let port = server.server.url().rsplit_once(':').unwrap().1.split('/').next().unwrap().to_owned();
+    let url = format!(
+        "postgres://bound:secret@localhost:{port}/{}?sslmode=verify-full&channel_binding=require&sslrootcert={ca}",
+        database.name()
+    );
+    let mut service = Server::start(&["--postgres", &url]);
+    created(&service, wb_posted("x"));
+    service.restart();
+    assert_eq!(service.get("/order/x").expect(200).text(), wb_answered("x"));
+    let plain = database.query(
+        "SELECT count(*) FROM pg_stat_ssl JOIN pg_stat_activity USING (pid) WHERE usename = 'bound' AND NOT ssl",
+    );
+    assert_eq!(plain, ["0"], "every connection is encrypted");
+    let encrypted = database
+        .query("SELECT count(*) FROM pg_stat_ssl JOIN pg_stat_activity USING (pid) WHERE usename = 'bound' AND ssl");
+    assert_ne!(encrypted, ["0"]);
+    // Another authority takes over: first the server's certificate, which is not believed, then ours to follow.
+    let next = Authority::new("Next CA");
+    server.show(&next.sign(&["localhost"]));
+    psql(server.server.url(), "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'bound'")
+        .unwrap();
+    let refused = service.post("/orders", wb_posted("y"));
+    assert_eq!(refused.status, 503, "{}", refused.text());
+    assert!(!refused.text().contains("CN="), "what is wrong is for the log: {}", refused.text());
+    until("the log says what is wrong", SIGNAL_TIME, || {
+        let is_said = |line: &String| line.contains("CN=Next CA") && line.contains("not among the authorities of");
+        service.log().iter().any(is_said).then_some(())
+    });
+    assert_eq!(service.get("/order/x").expect(200).text(), wb_answered("x"));
+    server.files.write("ca.pem", &format!("{}{}", authority.pem(), next.pem()));
+    until("writes go on", SIGNAL_TIME, || {
+        matches!(service.post("/orders", wb_posted("z")).status, 200 | 201).then_some(())
+    });
+    assert!(service.log().iter().all(|line| !line.contains("secret")));
+    assert!(service.stop().success());
+}
+
+#[test]
+fn postgres_asks_for_a_certificate_and_gets_it() {
+    let authority = Authority::new("Test CA");
+    let Some(server) = Encrypted::start(&authority.sign(&["localhost"])) else { return };
+    let data = std::path::Path::new(&server.data);
+    std::fs::write(data.join("clients.crt"), authority.pem()).unwrap();
+    give_to(&data.join("clients.crt"), data);
+    psql(server.server.url(), "ALTER SYSTEM SET ssl_ca_file = 'clients.crt'").unwrap();
+    psql(server.server.url(), "CREATE ROLE shop SUPERUSER LOGIN").unwrap();
+    let hba = psql(server.server.url(), "SHOW hba_file").unwrap();
+    let rules = std::fs::read_to_string(&hba).unwrap();
+    std::fs::write(&hba, format!("hostssl all shop all cert\n{rules}")).unwrap();
+    psql(server.server.url(), "SELECT pg_reload_conf()").unwrap();
+    let shop = authority.sign_client("shop");
+    let (cert, key) = (server.files.write("c.pem", &shop.cert), server.files.write("k.pem", &shop.key));
+    let mode = |mode| std::fs::set_permissions(server.files.path("k.pem"), PermissionsExt::from_mode(mode)).unwrap();
+    mode(0o600);
+    let url = server.url("localhost", "sslmode=require").replace("postgres@", "shop@");
+    let with = |url: &str| server.asked(&format!("{url}&sslcert={cert}&sslkey={key}"));
+    until("the rules are read", SIGNAL_TIME, || (server.asked(&url).0 == Some(1)).then_some(()));
+    let (code, error) = with(&url);
+    assert_eq!(code, Some(0), "{error}");
+    mode(0o644);
+    let (code, error) = with(&url);
+    assert!(code == Some(78) && error.contains("can be read by others"), "{error}");
+}
+
+/// A server that a test started itself.
+struct Own {
+    child: Child,
+    port: u16,
+}
+
+impl Own {
+    /// Waits until it takes connections.
+    fn start(command: &mut Command, port: u16) -> Self {
+        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let mut own = Self { child, port };
+        until("the server answers", SIGNAL_TIME, || {
+            assert!(own.child.try_wait().unwrap().is_none(), "it has ended");
+            std::net::TcpStream::connect(("127.0.0.1", port)).ok()
+        });
+        own
+    }
+}
+
+impl Drop for Own {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A port that was free a moment ago.
+fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+fn redis(files: &Files, signed: &Signed, port: u16) -> Own {
+    let [cert, key] = files.write_signed(signed);
+    let ca = files.text("ca.pem");
+    let mut command = Command::new("redis-server");
+    command.args(["--save", "", "--port", "0", "--bind", "127.0.0.1", "--tls-port", &port.to_string()]);
+    command.args(["--tls-cert-file", &cert, "--tls-key-file", &key, "--tls-ca-cert-file", &ca]);
+    command.args(["--tls-auth-clients", "optional", "--user", "orders on >secret ~order* +@all", "--dir"]);
+    Own::start(command.arg(files.path("")), port)
+}
+
+/// How a service finds its Redis: whether the breaker is closed, and what the log says.
+fn is_used(service: &Server) -> bool {
+    service.metric("redis_breaker_open ") == 0.0
+}
+
+#[test]
+fn redis_is_reached_over_tls_as_a_user_of_its_own() {
+    if servers::redis().is_none() {
+        return;
+    }
+    let (authority, strangers) = (Authority::new("Test CA"), Authority::new("Strangers' CA"));
+    let files = Files::new();
+    let ca = files.write("ca.pem", &authority.pem());
+    let other = files.write("other.pem", &strangers.pem());
+    let port = free_port();
+    let server = redis(&files, &authority.sign(&["localhost"]), port);
+    let url = format!("rediss://orders:secret@localhost:{}", server.port);
+    let service = Server::start(&["--redis", &url, "--redis-ca", &ca]);
+    until("it is used", SIGNAL_TIME, || is_used(&service).then_some(()));
+    created(&service, wb_posted("x"));
+    until("an order is there", SIGNAL_TIME, || {
+        let said = Command::new("redis-cli")
+            .args(["--tls", "--cacert", &ca, "-h", "localhost", "-p", &port.to_string()])
+            .args(["--user", "orders", "--pass", "secret", "--no-auth-warning", "GET", "order:x"])
+            .output()
+            .unwrap();
+        (String::from_utf8_lossy(&said.stdout).trim() == wb_answered("x")).then_some(())
+    });
+    for (url, ca, expected) in [
+        (format!("rediss://orders:secret@127.0.0.1:{port}"), &ca, "for another host"),
+        (url.clone(), &other, "not among the authorities of"),
+        (format!("redis://orders:secret@localhost:{port}"), &String::new(), "Redis is away"),
+    ] {
+        let mut flags = vec!["--redis", &url];
+        if !ca.is_empty() {
+            flags.extend(["--redis-ca", ca]);
+        }
+        let wrong = Server::start(&flags);
+        until("the log says what is wrong", SIGNAL_TIME, || {
+            wrong.log().iter().any(|line| line.contains(expected)).then_some(())
+        });
+        assert!(!is_used(&wrong));
+        assert!(wrong.log().iter().all(|line| !line.contains("secret")), "{:?}", wrong.log());
+    }
+    // A new authority, while the service runs.
+    drop(server);
+    until("it is missed", SIGNAL_TIME, || (!is_used(&service)).then_some(()));
+    let _server = redis(&files, &strangers.sign(&["localhost"]), port);
+    until("it is not believed", SIGNAL_TIME, || {
+        service.log().iter().any(|line| line.contains("Strangers' CA")).then_some(())
+    });
+    files.write("ca.pem", &strangers.pem());
+    until("it is used again", SIGNAL_TIME, || is_used(&service).then_some(()));
+}
+
+fn nats(files: &Files, signed: &Signed, port: u16, more: &str) -> Own {
+    let [cert, key] = files.write_signed(signed);
+    let settings = format!(
+        "listen: \"127.0.0.1:{port}\"\njetstream {{ store_dir: {:?} }}\n\
+         tls {{ cert_file: {cert:?}, key_file: {key:?} }}\n{more}\n",
+        files.text("jetstream")
+    );
+    let settings = files.write("nats.conf", &settings);
+    Own::start(Command::new("nats-server").args(["-c", &settings]), port)
+}
+
+#[test]
+fn nats_is_reached_over_tls_by_every_kind_of_login() {
+    if servers::nats().is_none() {
+        return;
+    }
+    let (authority, strangers) = (Authority::new("Test CA"), Authority::new("Strangers' CA"));
+    let files = Files::new();
+    let ca = files.write("ca.pem", &authority.pem());
+    let other = files.write("other.pem", &strangers.pem());
+    // Made by `nk -gen user`, and of no use anywhere else.
+    let seed = "SUACSSL3UAHUDXKFSNVUZRF5UHPMWZ6BFDTJ7M6USDXIEDNPPQYYYCU3VY";
+    let public = "UDXU4RCSJNZOIQHZNWXHXORDPRTGNJAHAHFRGZNEEJCPQTT2M7NLCNF4";
+    let nkey = files.write("user.nk", seed);
+    let port = free_port();
+    let logins = format!("authorization {{ users: [ {{ user: orders, password: secret }}, {{ nkey: {public} }} ] }}");
+    let server = nats(&files, &authority.sign(&["localhost"]), port, &logins);
+    let by_password = format!("tls://orders:secret@localhost:{port}");
+    let by_nkey = format!("tls://localhost:{port}");
+    for flags in [
+        vec!["--nats", &by_password, "--nats-ca", &ca],
+        vec!["--nats", &by_nkey, "--nats-ca", &ca, "--nats-nkey", &nkey],
+    ] {
+        let service = Server::start(&flags);
+        drop(service); // it is ready once the stream is read
+    }
+    let wrong_host = format!("tls://orders:secret@127.0.0.1:{port}");
+    for (url, ca, expected) in [
+        (&wrong_host, &ca, "for another host"),
+        (&by_password, &other, "not among the authorities of"),
+        (&by_nkey, &ca, "NATS refuses the credentials"),
+    ] {
+        let service = Server::start_cold(&["--nats", url, "--nats-ca", ca]);
+        until("the log says what is wrong", SIGNAL_TIME, || {
+            service.log().iter().any(|line| line.contains(expected)).then_some(())
+        });
+        assert_eq!(service.get("/readyz").status, 503);
+        assert!(service.log().iter().all(|line| !line.contains("secret")), "{:?}", service.log());
+    }
+    // Another certificate after a restart, of another authority, which is named while the service waits for it.
+    let service = Server::start(&["--nats", &by_password, "--nats-ca", &ca]);
+    drop(server);
+    let _server = nats(&files, &strangers.sign(&["localhost"]), port, &logins);
+    until("it is missed", SIGNAL_TIME, || (service.get("/readyz").status == 503).then_some(()));
+    files.write("ca.pem", &strangers.pem());
+    service.wait_ready();
+}
+
+#[test]
+fn files_of_other_servers_that_do_not_fit_are_told() {
+    let home = tempfile::tempdir().unwrap();
+    let files = Files::new();
+    let authority = Authority::new("Test CA");
+    let ca = files.write("ca.pem", &authority.pem());
+    let empty = files.write("empty.pem", "");
+    let redis = ["--redis", "rediss://localhost:1"];
+    let nats = ["--nats", "tls://localhost:1"];
+    for (arguments, expected) in [
+        ([&redis[..], &["--redis-ca", "/no/such"]].concat(), "/no/such: cannot be read"),
+        ([&redis[..], &["--redis-ca", &empty]].concat(), "has no certificate in PEM"),
+        ([&redis[..], &["--redis-ca", &ca, "--redis-cert", &ca]].concat(), "--redis-cert needs --redis-key"),
+        ([&redis[..], &["--redis-ca", &ca, "--redis-key", &ca]].concat(), "--redis-key needs --redis-cert"),
+        (vec!["--redis", "localhost:1", "--redis-ca", &ca], "change nothing without rediss://"),
+        (vec!["--redis-ca", &ca], "--redis"),
+        ([&nats[..], &["--nats-ca", "/no/such"]].concat(), "/no/such: cannot be read"),
+        ([&nats[..], &["--nats-ca", &ca, "--nats-nkey", &ca]].concat(), "is no seed"),
+        ([&nats[..], &["--nats-ca", &ca, "--nats-credentials", &ca]].concat(), "are no credentials"),
+        (vec!["--nats", "tls://me:pw@localhost:1", "--nats-ca", &ca, "--nats-nkey", &ca], "more than one of"),
+        (vec!["--nats-nkey", &ca], "--nats"),
+    ] {
+        let done = binary(home.path()).args(["config", "check"]).args(&arguments).output().unwrap();
+        let error = String::from_utf8_lossy(&done.stderr);
+        assert_eq!(done.status.code(), Some(78), "{arguments:?}: {error}");
+        assert!(error.contains(expected), "{arguments:?}: {error}");
+    }
+}
