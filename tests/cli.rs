@@ -139,8 +139,9 @@ fn a_database_that_nothing_can_connect_to_is_a_configuration_error() {
     for (url, named) in [
         ("host=a,b port=1,2,3", "3 ports for 2 hosts"),
         ("host=a,b hostaddr=127.0.0.1", "1 hostaddrs for 2 hosts"),
-        ("postgres://me:secret@a/orders?channel_binding=require", "channel_binding"),
-        ("postgres://me:secret@a/orders?sslmode=require", "sslmode"),
+        ("postgres://me:secret@a/orders?channel_binding=require&sslmode=disable", "channel_binding"),
+        ("postgres://me:secret@a/orders?sslmode=verify-full", "sslrootcert"),
+        ("postgres://me:secret@a/orders?sslmode=perhaps", "sslmode"),
         ("postgres://me:secret@a:port/orders", "--postgres"),
     ] {
         for command in

@@ -53,6 +53,10 @@ fn what_openssl_finds_at_a_listener() {
         let said = s_client(&secured, &["-alpn", offered], "");
         assert!(said.contains(&format!("ALPN protocol: {expected}\n")), "{offered}: {said}");
     }
+    for (spoken, expected) in [(&["http/1.1"][..], Some("http/1.1")), (&["x", "h2"], Some("h2")), (&[], None)] {
+        let connection = secured.client().speaking(spoken).connect(secured.address()).unwrap();
+        assert_eq!(connection.protocol().as_deref(), expected);
+    }
     let said = s_client(&secured, &["-alpn", "spdy/1"], "");
     assert!(said.contains("alert no application protocol"), "{said}");
     // A client that asks to agree anew is told that there is no such thing.

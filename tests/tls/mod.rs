@@ -3,6 +3,7 @@
 
 mod listeners;
 mod multiplexed;
+#[cfg(all(feature = "postgres", feature = "redis", feature = "nats"))]
 mod outgoing;
 
 use std::io::{self, Read, Write};

@@ -2,7 +2,9 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::pin::Pin;
 use std::process::Command;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -137,6 +139,31 @@ fn curl_speaks_it_with_tls_and_without() {
     assert!(said.contains("\"created\"") && said.ends_with("\n2"), "{said}");
 }
 
+/// Connections for a client of gRPC.
+struct Connector {
+    tls: order_service::tls::Client,
+    address: SocketAddr,
+}
+
+impl tonic::codegen::Service<hyper::Uri> for Connector {
+    type Response = TokioIo<client::Stream<tokio::net::TcpStream>>;
+    type Error = std::io::Error;
+    type Future = Pin<Box<dyn Future<Output = std::io::Result<Self::Response>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: hyper::Uri) -> Self::Future {
+        let (tls, address) = (self.tls.clone(), self.address);
+        Box::pin(async move {
+            let socket = tokio::net::TcpStream::connect(address).await?;
+            tls.connect("localhost", socket).await.map(TokioIo::new)
+        })
+    }
+}
+
+#[cfg(feature = "grpc")]
 #[test]
 fn calls_of_grpc_go_over_tls() {
     use order_service::grpc::proto::service::v1::HealthRequest;
@@ -150,13 +177,7 @@ fn calls_of_grpc_go_over_tls() {
     let config = client::Config { roots: Some(secured.files.path("ca.pem")), ..client::Config::default() };
     let tls = order_service::tls::Client::open(&config).unwrap();
     block(async {
-        let connector = hyper_util::service::service_fn(move |_| {
-            let tls = tls.clone();
-            async move {
-                let socket = tokio::net::TcpStream::connect(address).await?;
-                tls.connect("localhost", socket).await.map(TokioIo::new)
-            }
-        });
+        let connector = Connector { tls, address };
         let channel = Endpoint::from_static("http://localhost").connect_with_connector(connector).await.unwrap();
         let answer = OrdersServiceClient::new(channel).health(HealthRequest {}).await.unwrap();
         assert!(!answer.into_inner().status.is_empty());
