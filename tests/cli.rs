@@ -154,6 +154,27 @@ fn a_database_that_nothing_can_connect_to_is_a_configuration_error() {
     }
 }
 
+/// In the build of the image. Which properties another build refuses is below.
+#[cfg(feature = "kafka-tls")]
+#[test]
+fn kafka_takes_settings_of_tls_and_sasl() {
+    let home = Home::new();
+    for properties in [
+        &["security.protocol=SSL"][..],
+        &["security.protocol=SASL_SSL", "sasl.mechanisms=PLAIN", "sasl.username=u", "sasl.password=p"],
+        &["security.protocol=SASL_SSL", "sasl.mechanisms=SCRAM-SHA-512", "sasl.username=u", "sasl.password=p"],
+        &["security.protocol=SASL_PLAINTEXT", "sasl.mechanisms=SCRAM-SHA-256", "sasl.username=u", "sasl.password=p"],
+        &["security.protocol=SASL_SSL", "sasl.mechanisms=OAUTHBEARER"],
+    ] {
+        let mut line = vec!["config", "check", "--kafka", "127.0.0.1:1"];
+        line.extend(properties.iter().flat_map(|property| ["--kafka-property", property]));
+        home.run(&line).expect(0);
+    }
+    let wrong = ["--kafka-property", "security.protocol=SSL", "--kafka-property", "ssl.ca.location=/no/such"];
+    let done = home.run(&[&["config", "check", "--kafka", "127.0.0.1:1"], &wrong[..]].concat()).expect(78);
+    assert!(done.err.contains("ssl.ca.location"), "{}", done.err);
+}
+
 /// Properties that librdkafka refuses ended `serve` with a panic, and every other command with 1.
 #[cfg(feature = "kafka")]
 #[test]

@@ -140,9 +140,13 @@ pub async fn accept(config: Arc<Config>, door: Door, listener: Listener, shutdow
     let room = Arc::new(Semaphore::new(config.connections_max as usize));
     let serve = |connection: Connection, permit: OwnedSemaphorePermit| {
         let (config, door, shutdown) = (Arc::clone(&config), door.clone(), shutdown.clone());
+        let mut stop = shutdown.clone();
         tokio::spawn(async move {
             let _permit = permit;
-            let opened = connection.open(OPEN_TIME).await;
+            let opened = tokio::select! {
+                opened = connection.open(OPEN_TIME) => opened,
+                () = async { stop.wait().await; tokio::time::sleep(FLUSH_TIME).await } => None,
+            };
             if let Some(Opened { stream, peer }) = opened {
                 serve_connection(&config, door, stream, peer, shutdown).await;
             }

@@ -109,6 +109,11 @@ impl Body {
         Content::Stream(chunks).into()
     }
 
+    /// Leaves out what it has: only its head was asked for.
+    pub(super) fn leave_out(&mut self) {
+        self.content = Content::Empty;
+    }
+
     /// Marks the connection busy for as long as this body lives.
     pub(super) fn hold(&mut self, in_flight: InFlight) {
         self.in_flight = Some(in_flight);

@@ -1,6 +1,7 @@
 //! Connections: how long they may take, and who reads from them when. One sweep over all of them every quarter of a second takes the place of a timer
 //! per request: a timer costs 1,448 instructions a request, these marks a few dozen.
 
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -328,6 +329,12 @@ impl Conn {
     #[must_use]
     pub fn is_unwanted(&self) -> bool {
         self.is_unwanted.load(Ordering::Relaxed)
+    }
+
+    /// Completes when it is to close, and has had a moment more. To be awaited in the connection's own task.
+    pub async fn until_unwanted(&self) {
+        poll_fn(|_| if self.is_unwanted() { Poll::Ready(()) } else { Poll::Pending }).await;
+        tokio::time::sleep(LINGER_TIME).await;
     }
 
     /// A piece of an answer of HTTP/2 waits until the client gives room for it, or does so no more.

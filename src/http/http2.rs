@@ -12,9 +12,10 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
+use hyper::header::CONTENT_LENGTH;
 use hyper::server::conn::http2::Builder;
 use hyper::service::Service;
-use hyper::{Request, Response};
+use hyper::{Method, Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 
 use super::body::{Body, Chunk, CutShort};
@@ -75,8 +76,9 @@ impl<T: Store> Service<Request<Incoming>> for Multiplexed<T> {
     type Future = Call;
 
     fn call(&self, request: Request<Incoming>) -> Call {
+        let is_head = request.method() == Method::HEAD;
         let answering = self.0.call(request);
-        Call { answering, settling: Some(Settling { conn: Arc::clone(&self.0.conn), is_whole: false }) }
+        Call { answering, is_head, settling: Some(Settling { conn: Arc::clone(&self.0.conn), is_whole: false }) }
     }
 }
 
@@ -95,6 +97,8 @@ impl Drop for Settling {
 /// A request being answered.
 struct Call {
     answering: Answering,
+    /// hyper sends the body of an answer of HTTP/2 whatever was asked.
+    is_head: bool,
     settling: Option<Settling>,
 }
 
@@ -102,7 +106,13 @@ impl Future for Call {
     type Output = Result<Response<Flowing>, Infallible>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let Ok(answer) = std::task::ready!(Pin::new(&mut self.answering).poll(context));
+        let Ok(mut answer) = std::task::ready!(Pin::new(&mut self.answering).poll(context));
+        if self.is_head {
+            if let Some(length) = answer.body().size_hint().exact().filter(|length| *length > 0) {
+                answer.headers_mut().entry(CONTENT_LENGTH).or_insert_with(|| length.into());
+            }
+            answer.body_mut().leave_out();
+        }
         let settling = self.settling.take().expect("polled once");
         Poll::Ready(Ok(answer.map(|body| Flowing::new(body, settling))))
     }

@@ -276,7 +276,11 @@ impl<T: Store> Server<T> {
                 Connection::Unix(socket) => serve_connection(service, socket, registered, false).await,
                 // The sweep gives a handshake, and the head of a request after it, the time that a head has without one.
                 Connection::Tls(socket, peer, acceptor) => {
-                    let Some(stream) = listen::handshake(socket, peer, &acceptor).await else { return };
+                    let stream = tokio::select! {
+                        stream = listen::handshake(socket, peer, &acceptor) => stream,
+                        () = registered.conn.until_unwanted() => None,
+                    };
+                    let Some(stream) = stream else { return };
                     registered.conn.set_certificate(tls::server::client_subject(&stream));
                     let is_http2 = tls::server::is_http2(&stream);
                     serve_connection(service, stream, registered, is_http2).await;

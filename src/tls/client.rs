@@ -90,7 +90,7 @@ impl Client {
     pub async fn connect<S: AsyncRead + AsyncWrite + Unpin>(&self, host: &str, stream: S) -> io::Result<TlsStream<S>> {
         let name = ServerName::try_from(host.trim_matches(['[', ']']).to_owned());
         let name = name.map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "the host is no name or address"))?;
-        TlsConnector::from(Arc::clone(&self.0)).connect(name, stream).await
+        TlsConnector::from(Arc::clone(&self.0)).connect(name, stream).await.map_err(in_words)
     }
 }
 
@@ -163,10 +163,27 @@ impl std::fmt::Debug for Verifier {
     }
 }
 
-/// A certificate that is not believed, in words.
-#[derive(Debug, thiserror::Error)]
+/// A certificate that is not believed, in words. Libraries show errors of rustls that it has no words for itself as they
+/// are for debugging.
+#[derive(thiserror::Error)]
 #[error("{0}")]
 struct Unverified(String);
+
+impl std::fmt::Debug for Unverified {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The same without what rustls puts around it.
+fn in_words(error: io::Error) -> io::Error {
+    match error.get_ref().and_then(|error| error.downcast_ref()) {
+        Some(rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(words)))) => {
+            io::Error::new(error.kind(), words.to_string())
+        }
+        _ => error,
+    }
+}
 
 impl Verifier {
     fn check(
@@ -209,7 +226,7 @@ impl Verifier {
     }
 }
 
-/// An error of rustls without its own beginning.
+/// An error of rustls without what it begins with.
 fn plain(error: &rustls::Error) -> String {
     match error {
         rustls::Error::InvalidCertificate(error) => error.to_string(),

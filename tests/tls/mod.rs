@@ -75,6 +75,14 @@ pub struct Signed {
     pub key: String,
 }
 
+impl Signed {
+    /// The certificate as it is shown.
+    #[cfg(feature = "postgres")]
+    pub fn der(&self) -> Vec<u8> {
+        CertificateDer::from_pem_slice(self.cert.as_bytes()).unwrap().to_vec()
+    }
+}
+
 /// Files of PEM.
 pub struct Files(TempDir);
 

@@ -4,6 +4,9 @@
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Child, Command, Stdio};
 
+use order_service::tls::{Client, client};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
 use super::{Authority, Files, Signed, give_to};
 use crate::database::Database;
 use crate::http::{created, wb_answered, wb_posted};
@@ -43,16 +46,29 @@ impl Encrypted {
         ] {
             psql(self.server.url(), sql).unwrap();
         }
-        until("TLS is on", SIGNAL_TIME, || {
-            // psql of the same version as the server; what it cannot verify it does not here.
-            let is_on = psql(&format!("{}?sslmode=require", self.server.url()), "SHOW ssl");
-            is_on.is_ok_and(|on| on == "on").then_some(())
-        });
+        until("it is shown", SIGNAL_TIME, || (self.shown().as_ref() == Some(&signed.der())).then_some(()));
+    }
+
+    /// The certificate that it shows.
+    fn shown(&self) -> Option<Vec<u8>> {
+        let address = self.server.url().strip_prefix("postgres://postgres@")?.strip_suffix("/postgres")?.to_owned();
+        let config = client::Config { verify: client::Verify::Nothing, ..client::Config::default() };
+        let client = Client::open(&config).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let mut socket = tokio::net::TcpStream::connect(address).await.ok()?;
+            socket.write_all(&[0, 0, 0, 8, 4, 210, 22, 47]).await.ok()?;
+            if socket.read_u8().await.ok()? != b'S' {
+                return None;
+            }
+            let stream = client.connect("localhost", socket).await.ok()?;
+            Some(stream.get_ref().1.peer_certificates()?.first()?.to_vec())
+        })
     }
 
     fn url(&self, host: &str, parameters: &str) -> String {
         let url = self.server.url().replace("127.0.0.1", host);
-        format!("{url}?{parameters}")
+        if parameters.is_empty() { url } else { format!("{url}?{parameters}") }
     }
 
     /// What a command of ours says of the server: its exit code and its errors.
@@ -246,12 +262,12 @@ fn free_port() -> u16 {
 
 fn redis(files: &Files, signed: &Signed, port: u16) -> Own {
     let [cert, key] = files.write_signed(signed);
-    let ca = files.text("ca.pem");
-    let mut command = Command::new("redis-server");
-    command.args(["--save", "", "--port", "0", "--bind", "127.0.0.1", "--tls-port", &port.to_string()]);
-    command.args(["--tls-cert-file", &cert, "--tls-key-file", &key, "--tls-ca-cert-file", &ca]);
-    command.args(["--tls-auth-clients", "optional", "--user", "orders on >secret ~order* +@all", "--dir"]);
-    Own::start(command.arg(files.path("")), port)
+    let (ca, home) = (files.text("ca.pem"), files.text(""));
+    let settings = format!(
+        "bind 127.0.0.1\nport 0\ntls-port {port}\nsave \"\"\ndir {home}\ntls-cert-file {cert}\ntls-key-file {key}\n\
+         tls-ca-cert-file {ca}\ntls-auth-clients optional\nuser orders on >secret ~order* +@all\n"
+    );
+    Own::start(Command::new("redis-server").arg(files.write("redis.conf", &settings)), port)
 }
 
 /// How a service finds its Redis: whether the breaker is closed, and what the log says.
@@ -362,9 +378,14 @@ fn nats_is_reached_over_tls_by_every_kind_of_login() {
     let service = Server::start(&["--nats", &by_password, "--nats-ca", &ca]);
     drop(server);
     let _server = nats(&files, &strangers.sign(&["localhost"]), port, &logins);
-    until("it is missed", SIGNAL_TIME, || (service.get("/readyz").status == 503).then_some(()));
     files.write("ca.pem", &strangers.pem());
-    service.wait_ready();
+    let home = tempfile::tempdir().unwrap();
+    until("orders come again", SIGNAL_TIME, || {
+        let publish = ["publish", "--nats", &by_password, "--count", "1"];
+        let done = binary(home.path()).args(publish).env("ORDER_NATS_CA", &ca).output().unwrap();
+        let stored = || service.get("/api/stats").json()["total_orders"].as_u64() > Some(0);
+        (done.status.success() && stored()).then_some(())
+    });
 }
 
 #[test]

@@ -57,7 +57,7 @@ impl Wanted {
                 *self.place(name)? = Some(decoded.into_owned());
                 Some(())
             });
-            if taken.is_none() {
+            if taken.is_none() && !pair.is_empty() {
                 left.push(pair);
             }
         }
