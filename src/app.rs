@@ -217,6 +217,12 @@ async fn run(config: Config, loads: Handle, opened: &mut Option<AnyStore>) -> an
     };
     let (trigger, shutdown) = lifecycle::shutdown();
     let tls = listeners::certificates(&config, &reload, &shutdown)?;
+    if let Some(tls) = tls.clone() {
+        let help = "Seconds since 1970 at which the certificate of tls: listeners is over.";
+        #[expect(clippy::cast_precision_loss, reason = "times stay below 2^53")]
+        metrics
+            .gauge("tls_certificate_valid_until_seconds", help, move || tls.valid_until().unwrap_or_default() as f64);
+    }
     let Listeners {
         http: mut listeners,
         #[cfg(feature = "grpc")]

@@ -57,12 +57,17 @@ impl Protocols {
     }
 }
 
-/// A configuration for each of [`Protocols::ALL`].
-type Configs = [Arc<ServerConfig>; Protocols::ALL.len()];
+/// What is made of the files.
+struct Made {
+    /// A configuration for each of [`Protocols::ALL`].
+    configs: [Arc<ServerConfig>; Protocols::ALL.len()],
+    /// When the certificate is over, in seconds since 1970.
+    valid_until: Option<u64>,
+}
 
 /// What all listeners of the process share. Clones share it.
 #[derive(Clone)]
-pub struct Server(Arc<Reloading<Configs>>);
+pub struct Server(Arc<Reloading<Made>>);
 
 /// Takes connections of one listener. Clones share it.
 #[derive(Clone)]
@@ -85,7 +90,13 @@ impl Server {
     pub fn open(config: Config) -> Result<Self, Error> {
         let mut files = vec![config.cert.clone(), config.key.clone()];
         files.extend(config.client_ca.clone());
-        Ok(Self(Arc::new(Reloading::open(files, move |bytes| configs(&config, bytes))?)))
+        Ok(Self(Arc::new(Reloading::open(files, move |bytes| make(&config, bytes))?)))
+    }
+
+    /// When the certificate is over that is shown now, in seconds since 1970. `None`: that cannot be read in it.
+    #[must_use]
+    pub fn valid_until(&self) -> Option<u64> {
+        self.0.current().valid_until
     }
 
     /// For a listener over which this is spoken.
@@ -106,8 +117,8 @@ impl Acceptor {
     /// # Errors
     /// The client is gone, speaks no TLS, or shows a certificate that is not taken.
     pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(&self, stream: S) -> io::Result<TlsStream<S>> {
-        let configs = self.server.0.current();
-        TlsAcceptor::from(Arc::clone(&configs[self.protocols as usize])).accept(stream).await
+        let made = self.server.0.current();
+        TlsAcceptor::from(Arc::clone(&made.configs[self.protocols as usize])).accept(stream).await
     }
 }
 
@@ -124,13 +135,14 @@ pub fn is_http2<S>(stream: &TlsStream<S>) -> bool {
     stream.get_ref().1.alpn_protocol() == Some(b"h2")
 }
 
-fn configs(config: &Config, bytes: &[Vec<u8>]) -> Result<Configs, Error> {
+fn make(config: &Config, bytes: &[Vec<u8>]) -> Result<Made, Error> {
     let identity = pem::identity((&config.cert, &bytes[0]), (&config.key, &bytes[1]))?;
+    let valid_until = identity.cert.first().and_then(certificate::validity).map(|(_, until)| until);
     let resolver: Arc<dyn ResolvesServerCert> = Arc::new(SingleCertAndKey::from(identity));
     let authorities = config.client_ca.as_deref().map(|file| (file, bytes[2].as_slice()));
-    let make = |protocols: Protocols| one(config, &resolver, authorities, protocols).map(Arc::new);
-    let [http, http1, http2] = Protocols::ALL.map(make);
-    Ok([http?, http1?, http2?])
+    let of = |protocols: Protocols| one(config, &resolver, authorities, protocols).map(Arc::new);
+    let [http, http1, http2] = Protocols::ALL.map(of);
+    Ok(Made { configs: [http?, http1?, http2?], valid_until })
 }
 
 fn one(

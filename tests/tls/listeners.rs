@@ -67,6 +67,7 @@ fn what_openssl_finds_at_a_listener() {
 #[test]
 fn sessions_are_resumed_until_the_certificate_changes() {
     let secured = Secured::start(&[]);
+    assert!(secured.server.metric("tls_certificate_valid_until_seconds ") > 1.7e9);
     let session = secured.files.text("session.pem");
     let close = "GET /ping HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
     for version in ["-tls1_2", "-tls1_3"] {
@@ -427,6 +428,26 @@ fn metrics_and_readiness_are_asked_for_over_any_listener() {
     assert_eq!(check(&["--listen", &admin]).0, Some(0), "its own socket");
     let (code, error) = check(&["--url", &format!("http://127.0.0.1:{secure}/readyz")]);
     assert!(code == Some(1) && error.contains("400"), "{error}");
+}
+
+/// The commands of the document, with a port of this test's own.
+#[test]
+fn the_walk_from_nothing_to_tls_leads_there() {
+    let document = include_str!("../../docs/security.md");
+    let (_, walk) = document.split_once("## From nothing to TLS").unwrap();
+    let walk = walk.split("```").nth(1).unwrap().strip_prefix("sh\n").unwrap();
+    assert_eq!(walk.lines().count(), 5, "five commands");
+    let home = tempfile::tempdir().unwrap();
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
+    let program = binary(home.path()).get_program().to_str().unwrap().to_owned();
+    let walk = walk.replace("8443", &port).replace("order-service serve", &format!("{program} serve"));
+    let path = std::env::var("PATH").unwrap();
+    let script = format!("set -e\n{walk}kill $!\nwait $!\n");
+    let done =
+        Command::new("/bin/sh").args(["-c", &script]).current_dir(home.path()).env_clear().env("PATH", path).output();
+    let done = done.unwrap();
+    let said = String::from_utf8_lossy(&done.stdout);
+    assert!(done.status.success() && said.contains("ready"), "{said}{}", String::from_utf8_lossy(&done.stderr));
 }
 
 #[test]
