@@ -26,7 +26,8 @@ pub struct Admin {
 /// How long a client has for a handshake of TLS, and then for the head of a request.
 const HEAD_TIME: std::time::Duration = std::time::Duration::from_secs(10);
 
-/// Starts answering `/metrics`, `/livez`, `/readyz`, `/health` and `/ping` on a listener until `shutdown`.
+/// Starts answering `/metrics`, `/livez`, `/readyz`, `/health` and `/ping` on a listener until
+/// `shutdown`.
 ///
 /// # Errors
 /// When the thread cannot be started.

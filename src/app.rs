@@ -192,8 +192,8 @@ pub fn check_files(config: &Config) -> Result<(), tls::Error> {
     config.tls.clone().map_or(Ok(()), |files| tls::Server::open(files).map(|_| ()))
 }
 
-/// Whether an error says that the store named in the settings is not one for this program, or that a certificate named
-/// there cannot be used.
+/// Whether an error says that the store named in the settings is not one for this program, or that
+/// a certificate named there cannot be used.
 #[must_use]
 pub fn is_unfit(error: &anyhow::Error) -> bool {
     let is_unfit = |cause: &(dyn std::error::Error + 'static)| {
@@ -606,8 +606,8 @@ struct Bus {
     relayed: Option<tokio::sync::oneshot::Receiver<()>>,
 }
 
-/// SIGTERM and SIGINT. A second one ends the process at once. SIGHUP asks to read again what may have changed, and ends
-/// nothing.
+/// SIGTERM and SIGINT. A second one ends the process at once. SIGHUP asks to read again what may
+/// have changed, and ends nothing.
 struct StopSignal(tokio::sync::mpsc::Receiver<&'static str>);
 
 fn stop_signal(reload: Reload) -> anyhow::Result<StopSignal> {

@@ -1,5 +1,6 @@
-//! Where the service listens: addresses, with TLS or without, and sockets of the file system. Owns binding, taking
-//! connections and the server's part of a handshake; knows nothing of what is said over them.
+//! Where the service listens: addresses, with TLS or without, and sockets of the file system. Owns
+//! binding, taking connections and the server's part of a handshake; knows nothing of what is said
+//! over them.
 
 use std::fmt;
 use std::io;
@@ -77,11 +78,13 @@ const BACKLOG: i32 = 4096;
 /// Who may connect to a socket of the file system: its owner and its group.
 const SOCKET_MODE: u32 = 0o660;
 
-/// Binds a listening socket, or several that share an address: each is given its part of the connections by the system.
-/// `tls` has the certificate of a `tls:` endpoint, over which `protocols` are spoken.
+/// Binds a listening socket, or several that share an address: each is given its part of the
+/// connections by the system. `tls` has the certificate of a `tls:` endpoint, over which
+/// `protocols` are spoken.
 ///
 /// # Errors
-/// Whatever the system says, most often that the address is in use; and a `tls:` endpoint without a certificate.
+/// Whatever the system says, most often that the address is in use; and a `tls:` endpoint without a
+/// certificate.
 pub fn bind(
     endpoint: &Endpoint,
     sockets: usize,
@@ -114,7 +117,8 @@ fn bind_tcp(address: SocketAddr, sockets: usize) -> io::Result<Vec<std::net::Tcp
         io::Result::Ok(socket)
     };
     if sockets > 1 {
-        // Another process that shares its address would share it with this one too, and nothing would show it.
+        // Another process that shares its address would share it with this one too, and nothing
+        // would show it.
         socket(address, false)?;
     }
     let mut bound: Vec<std::net::TcpListener> = Vec::with_capacity(sockets);
@@ -127,8 +131,8 @@ fn bind_tcp(address: SocketAddr, sockets: usize) -> io::Result<Vec<std::net::Tcp
     Ok(bound)
 }
 
-/// Binds a socket of the file system. One that is left over from a process that was killed is replaced; one that
-/// another process listens on is not.
+/// Binds a socket of the file system. One that is left over from a process that was killed is
+/// replaced; one that another process listens on is not.
 fn bind_file(path: &Path, sockets: usize) -> io::Result<Vec<Bound>> {
     if let Ok(found) = std::fs::symlink_metadata(path) {
         if !found.file_type().is_socket() {
@@ -141,7 +145,8 @@ fn bind_file(path: &Path, sockets: usize) -> io::Result<Vec<Bound>> {
             Ok(_) => return Err(io::Error::new(io::ErrorKind::AddrInUse, "another process listens on it")),
         }
     }
-    // Under its own name it is from the first moment what it is to be: with its mode, and listened on.
+    // Under its own name it is from the first moment what it is to be: with its mode, and listened
+    // on.
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(format!(".{}", std::process::id()));
     let before = path.with_file_name(name);
@@ -243,8 +248,8 @@ impl Listener {
     }
 }
 
-/// Connections that the system has taken and nothing here has yet. It is asked: what tokio knows of a listener may be
-/// older than the last client.
+/// Connections that the system has taken and nothing here has yet. It is asked: what tokio knows of
+/// a listener may be older than the last client.
 pub enum Rest {
     /// Over TCP.
     Tcp(std::net::TcpListener, Option<Acceptor>),
@@ -286,8 +291,8 @@ impl Connection {
         }
     }
 
-    /// Ready for a surface that is no hurry's: with its handshake done, within `time`. `None` for a client that spoke
-    /// another protocol than the listener, which was told so.
+    /// Ready for a surface that is no hurry's: with its handshake done, within `time`. `None` for a
+    /// client that spoke another protocol than the listener, which was told so.
     pub async fn open(self, time: Duration) -> Option<Opened> {
         let opened = async {
             match self {
@@ -329,7 +334,8 @@ pub struct Opened {
     pub peer: Peer,
 }
 
-/// The bytes of a connection, decrypted, for surfaces where one more choice at each read is nothing.
+/// The bytes of a connection, decrypted, for surfaces where one more choice at each read is
+/// nothing.
 pub enum Stream {
     /// TCP as it is.
     Tcp(TcpStream),
@@ -342,8 +348,8 @@ pub enum Stream {
 /// The first byte of TLS: a record of a handshake.
 const TLS_BYTE: u8 = 22;
 
-/// The server's part of a handshake. A client that speaks HTTP without TLS is told so. How long both may take is for
-/// the caller to say.
+/// The server's part of a handshake. A client that speaks HTTP without TLS is told so. How long
+/// both may take is for the caller to say.
 pub async fn handshake(mut socket: TcpStream, peer: SocketAddr, acceptor: &Acceptor) -> Option<tls::server::Stream> {
     let mut first = [0];
     match socket.peek(&mut first).await {
@@ -405,7 +411,8 @@ pub fn is_tls(bytes: &[u8]) -> bool {
 /// How often it is logged at most that a client speaks TLS where there is none.
 const NOTED_EVERY: i64 = 1;
 
-/// Logs that a client speaks TLS where there is none. One that does so in a loop has a line a second.
+/// Logs that a client speaks TLS where there is none. One that does so in a loop has a line a
+/// second.
 pub fn note_tls(peer: Option<SocketAddr>) {
     static NOTED_AT: AtomicI64 = AtomicI64::new(0);
     static LEFT_OUT: AtomicU64 = AtomicU64::new(0);

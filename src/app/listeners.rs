@@ -1,4 +1,5 @@
-//! Every listening socket of the process, bound before anything else is begun, and the certificates that some show.
+//! Every listening socket of the process, bound before anything else is begun, and the certificates
+//! that some show.
 
 use anyhow::Context;
 
@@ -60,8 +61,8 @@ fn bind_one(
     listen::bind(endpoint, sockets, tls, protocols).with_context(|| format!("cannot listen on {endpoint}"))
 }
 
-/// The certificates of the listeners, if any has TLS. They are read again when their files change, and when asked to,
-/// until the end.
+/// The certificates of the listeners, if any has TLS. They are read again when their files change,
+/// and when asked to, until the end.
 ///
 /// # Errors
 /// Which file cannot be used.

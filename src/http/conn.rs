@@ -303,7 +303,8 @@ impl Conn {
         self.address
     }
 
-    /// The subject of the certificate that the client has shown, which was verified: `CN=shop,O=Example`.
+    /// The subject of the certificate that the client has shown, which was verified:
+    /// `CN=shop,O=Example`.
     #[must_use]
     pub fn certificate(&self) -> Option<&Arc<str>> {
         self.certificate.get()
@@ -331,7 +332,8 @@ impl Conn {
         self.is_unwanted.load(Ordering::Relaxed)
     }
 
-    /// Completes when it is to close, and has had a moment more. To be awaited in the connection's own task.
+    /// Completes when it is to close, and has had a moment more. To be awaited in the connection's
+    /// own task.
     pub async fn until_unwanted(&self) {
         poll_fn(|_| if self.is_unwanted() { Poll::Ready(()) } else { Poll::Pending }).await;
         tokio::time::sleep(LINGER_TIME).await;
@@ -351,8 +353,9 @@ impl Conn {
         self.held_up.load(Ordering::Relaxed) > 0
     }
 
-    /// A request of HTTP/2 is answered to its end, or was taken back before that. A client that takes back many more
-    /// than it lets be answered is cut off: each costs what an answer costs, and it nothing.
+    /// A request of HTTP/2 is answered to its end, or was taken back before that. A client that
+    /// takes back many more than it lets be answered is cut off: each costs what an answer costs,
+    /// and it nothing.
     pub fn settle(&self, is_whole: bool) {
         if is_whole {
             if self.resets_left.load(Ordering::Relaxed) < RESETS_MAX {

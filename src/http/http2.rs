@@ -1,9 +1,11 @@
-//! HTTP/2: the same answers over one connection for many requests, by hyper, with limits that leave a client nothing to
-//! gain from taking requests back, from heads without end, or from windows that never open.
+//! HTTP/2: the same answers over one connection for many requests, by hyper, with limits that leave
+//! a client nothing to gain from taking requests back, from heads without end, or from windows that
+//! never open.
 //!
-//! What of the limits is hyper's is said in [`serve`]. What is ours: a client that takes back many more requests than
-//! it lets be answered is cut off ([`Conn::settle`]), and so is one that has all its answers wait for room for as long
-//! as a client of HTTP/1.1 may read nothing ([`Conn::hold_up`]). The sweep of [`super::conn`] does both.
+//! What of the limits is hyper's is said in [`serve`]. What is ours: a client that takes back many
+//! more requests than it lets be answered is cut off ([`Conn::settle`]), and so is one that has all
+//! its answers wait for room for as long as a client of HTTP/1.1 may read nothing
+//! ([`Conn::hold_up`]). The sweep of [`super::conn`] does both.
 
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};
@@ -26,18 +28,19 @@ use crate::store::Store;
 
 /// Requests of one connection at once; a client holds back the next ones.
 const STREAMS_MAX: u32 = 128;
-/// What a client may send of one request's body before it is read, and of all. A body is 1 MiB at most unless set.
+/// What a client may send of one request's body before it is read, and of all. A body is 1 MiB at
+/// most unless set.
 const STREAM_WINDOW_BYTES: u32 = 256 << 10;
 const CONNECTION_WINDOW_BYTES: u32 = 1 << 20;
 /// What is kept of one answer that the client has no room for yet.
 const SEND_BUFFER_BYTES: usize = 64 << 10;
-/// Requests taken back before they were seen, and streams that were ended for an error of the client: more of either at
-/// once end the connection.
+/// Requests taken back before they were seen, and streams that were ended for an error of the
+/// client: more of either at once end the connection.
 const PENDING_RESETS_MAX: usize = 20;
 const ERROR_RESETS_MAX: usize = 100;
 
-/// Serves one connection until its client hangs up or it is dismissed. Then it takes no more requests, and ends when
-/// those it has are answered.
+/// Serves one connection until its client hangs up or it is dismissed. Then it takes no more
+/// requests, and ends when those it has are answered.
 pub(super) async fn serve<T: Store, S: Transport>(service: ConnService<T>, socket: Tracked<Hits<T>, S>) {
     let conn = Arc::clone(socket.conn());
     let header_bytes_max = u32::try_from(service.api.config.header_bytes_max).unwrap_or(u32::MAX);

@@ -1,4 +1,5 @@
-//! HTTP/1.1 and HTTP/2 on bare hyper: listeners, connections, and the way from a request to its answer.
+//! HTTP/1.1 and HTTP/2 on bare hyper: listeners, connections, and the way from a request to its
+//! answer.
 
 pub mod accept;
 pub mod body;
@@ -274,7 +275,8 @@ impl<T: Store> Server<T> {
             match connection {
                 Connection::Tcp(socket, _) => serve_connection(service, socket, registered, false).await,
                 Connection::Unix(socket) => serve_connection(service, socket, registered, false).await,
-                // The sweep gives a handshake, and the head of a request after it, the time that a head has without one.
+                // The sweep gives a handshake, and the head of a request after it, the time that a
+                // head has without one.
                 Connection::Tls(socket, peer, acceptor) => {
                     let stream = tokio::select! {
                         stream = listen::handshake(socket, peer, &acceptor) => stream,

@@ -1,5 +1,6 @@
-//! What a connection is read from and written to: TCP, TLS over TCP, a socket of the file system. Each is a type of its
-//! own for [`super::conn::Tracked`], so that plain TCP pays for none of the others.
+//! What a connection is read from and written to: TCP, TLS over TCP, a socket of the file system.
+//! Each is a type of its own for [`super::conn::Tracked`], so that plain TCP pays for none of the
+//! others.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -14,11 +15,12 @@ use crate::tls::server as tls;
 
 /// A stream of bytes of one client.
 pub trait Transport: AsyncRead + AsyncWrite + Unpin + Send + 'static {
-    /// Whether the system has nothing of the client. It is asked: what tokio knows of the socket may be older.
+    /// Whether the system has nothing of the client. It is asked: what tokio knows of the socket
+    /// may be older.
     fn is_quiet(&self) -> bool;
 
-    /// Whether the client has left or says nothing more, as far as that shows without taking anything of what it has
-    /// said. Otherwise the task is woken when there is more to see.
+    /// Whether the client has left or says nothing more, as far as that shows without taking
+    /// anything of what it has said. Otherwise the task is woken when there is more to see.
     fn poll_gone(&mut self, context: &mut Context<'_>) -> bool;
 
     /// Whether something that was written has not left yet, and takes a flush to do so.
@@ -75,7 +77,8 @@ impl Transport for UnixStream {
         }
     }
 
-    /// Such a socket knows no reset: what has no length of its own ends with the connection either way.
+    /// Such a socket knows no reset: what has no length of its own ends with the connection either
+    /// way.
     fn cut_off(&self) {}
 }
 

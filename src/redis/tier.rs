@@ -68,7 +68,8 @@ impl Config {
         if text.contains(char::is_whitespace) {
             return Err(WRONG.into());
         }
-        // The library knows nothing of TLS here: it is given connections that are encrypted already.
+        // The library knows nothing of TLS here: it is given connections that are encrypted
+        // already.
         let encrypted = text.strip_prefix("rediss://").or_else(|| text.strip_prefix("valkeys://"));
         let is_encrypted = encrypted.is_some();
         let text = encrypted.map_or_else(|| text.to_owned(), |rest| format!("redis://{rest}"));

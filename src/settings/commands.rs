@@ -101,7 +101,8 @@ pub fn task(matches: &ArgMatches, outside: &Outside) -> Result<(Settings, Task),
         }
         Some(("healthcheck", arguments)) => {
             let own = || {
-                // Without TLS where there is a choice: the question is whether the service is ready.
+                // Without TLS where there is a choice: the question is whether the service is
+                // ready.
                 let listen = &settings.config.http.listen;
                 let plain = listen.iter().find(|endpoint| !matches!(endpoint, Endpoint::Tls(_)));
                 let endpoint = plain.unwrap_or(&listen[0]);

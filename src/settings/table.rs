@@ -310,7 +310,7 @@ pub const SETTINGS: &[Setting] = &[
         flag: "redis",
         env: &["REDIS_ADDR"],
         value: "ADDR",
-        help: "Redis to keep orders in besides, for reads that miss the view: host:port or redis://user:password@host:port/db, rediss:// with TLS",
+        help: "Redis as a second-level cache, for reads that miss the view: host:port, redis://user:password@host:port/db, rediss:// with TLS",
         is_secret: true,
         apply: |config, values| {
             #[cfg(feature = "redis")]
@@ -1431,7 +1431,8 @@ pub const SETTINGS: &[Setting] = &[
     },
 ];
 
-/// Reads the files of certificates and logins that connections to other servers need, once all is set.
+/// Reads the files of certificates and logins that connections to other servers need, once all is
+/// set.
 pub(super) fn open_files(config: &mut Config) -> Vec<String> {
     let mut wrong = Vec::new();
     #[cfg(feature = "redis")]

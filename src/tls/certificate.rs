@@ -6,7 +6,8 @@ use x509_cert::Certificate;
 use x509_cert::der::Decode;
 use x509_cert::der::asn1::ObjectIdentifier;
 
-/// A certificate's subject as RFC 4514 writes it, such as `CN=shop,O=Example`. `None` for what cannot be read.
+/// A certificate's subject as RFC 4514 writes it, such as `CN=shop,O=Example`. `None` for what
+/// cannot be read.
 #[must_use]
 pub fn subject(certificate: &CertificateDer<'_>) -> Option<String> {
     let certificate = Certificate::from_der(certificate).ok()?;
@@ -28,15 +29,16 @@ pub fn validity(certificate: &CertificateDer<'_>) -> Option<(u64, u64)> {
     Some((validity.not_before.to_unix_duration().as_secs(), validity.not_after.to_unix_duration().as_secs()))
 }
 
-/// Signatures by their digest: with SHA-384 and SHA-512, of RSA and ECDSA. RFC 5929 has SHA-256 for all others that
-/// name one, and for the old ones.
+/// Signatures by their digest: with SHA-384 and SHA-512, of RSA and ECDSA. RFC 5929 has SHA-256 for
+/// all others that name one, and for the old ones.
 const SHA_384: [&str; 2] = ["1.2.840.113549.1.1.12", "1.2.840.10045.4.3.3"];
 const SHA_512: [&str; 2] = ["1.2.840.113549.1.1.13", "1.2.840.10045.4.3.4"];
 const SHA_256: [&str; 4] =
     ["1.2.840.113549.1.1.11", "1.2.840.10045.4.3.2", "1.2.840.113549.1.1.5", "1.2.840.113549.1.1.4"];
 
-/// What a channel is bound by (RFC 5929, `tls-server-end-point`): the digest of the server's certificate, by the one
-/// that its signature names. `None` where that names none, as that of Ed25519.
+/// What a channel is bound by (RFC 5929, `tls-server-end-point`): the digest of the server's
+/// certificate, by the one that its signature names. `None` where that names none, as that of
+/// Ed25519.
 #[must_use]
 pub fn end_point(certificate: &CertificateDer<'_>) -> Option<Vec<u8>> {
     let read = Certificate::from_der(certificate).ok()?;

@@ -1,7 +1,8 @@
 //! Connections to other servers: whom they trust, and how they show who they are.
 //!
-//! Files are read again before a handshake, at most once a second, inside what rustls asks: one configuration is good
-//! for ever, also where a library keeps it. Sessions are not resumed, for a resumed one is not verified again.
+//! Files are read again before a handshake, at most once a second, inside what rustls asks: one
+//! configuration is good for ever, also where a library keeps it. Sessions are not resumed, for a
+//! resumed one is not verified again.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -81,12 +82,12 @@ impl Client {
         (*self.0).clone()
     }
 
-    /// Encrypts a connection to `host`, a name or an address without a port. Not cancel-safe: the connection is of no
-    /// more use then.
+    /// Encrypts a connection to `host`, a name or an address without a port. Not cancel-safe: the
+    /// connection is of no more use then.
     ///
     /// # Errors
-    /// The host is none, the connection broke, or the server's certificate is not believed: the error says which name
-    /// or chain was wrong.
+    /// The host is none, the connection broke, or the server's certificate is not believed: the
+    /// error says which name or chain was wrong.
     pub async fn connect<S: AsyncRead + AsyncWrite + Unpin>(&self, host: &str, stream: S) -> io::Result<TlsStream<S>> {
         let name = ServerName::try_from(host.trim_matches(['[', ']']).to_owned());
         let name = name.map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "the host is no name or address"))?;
@@ -163,8 +164,8 @@ impl std::fmt::Debug for Verifier {
     }
 }
 
-/// A certificate that is not believed, in words. Libraries show errors of rustls that it has no words for itself as they
-/// are for debugging.
+/// A certificate that is not believed, in words. Libraries show errors of rustls that it has no
+/// words for itself as they are for debugging.
 #[derive(thiserror::Error)]
 #[error("{0}")]
 struct Unverified(String);
@@ -199,7 +200,8 @@ impl Verifier {
             .map_err(|error| format!("{} showed what is no certificate: {}", host.to_str(), plain(&error)))?;
         let algorithms = self.provider.signature_verification_algorithms.all;
         if trusted.certificates.contains(end_entity) {
-            // It is trusted by itself. As a root it has no chain, and rustls takes no authority for a server.
+            // It is trusted by itself. As a root it has no chain, and rustls takes no authority for
+            // a server.
             let (from, until) = certificate::validity(end_entity).unwrap_or_default();
             if !(from..=until).contains(&now.as_secs()) {
                 return Err(format!("the certificate \"{name}\" of {} is expired or not valid yet", host.to_str()));
@@ -305,7 +307,8 @@ impl ResolvesClientCert for Identity {
 /// An encrypted connection to another server.
 pub type Stream<S> = TlsStream<S>;
 
-/// What the connection is bound by, for logins that prove that nothing stands between (`tls-server-end-point`).
+/// What the connection is bound by, for logins that prove that nothing stands between
+/// (`tls-server-end-point`).
 #[must_use]
 pub fn end_point<S>(stream: &Stream<S>) -> Option<Vec<u8>> {
     certificate::end_point(stream.get_ref().1.peer_certificates()?.first()?)

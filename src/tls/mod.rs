@@ -1,9 +1,9 @@
-//! Encryption, in and out: certificates, keys and authorities from files of PEM, read again when they change, and what
-//! is made of them: the configuration of a listener ([`server`]) and that of a connection to another server
-//! ([`client`]). Knows nothing of what is said over either.
+//! Encryption, in and out: certificates, keys and authorities from files of PEM, read again when
+//! they change, and what is made of them: the configuration of a listener ([`server`]) and that of
+//! a connection to another server ([`client`]). Knows nothing of what is said over either.
 //!
-//! There is one provider of cryptography in the binary, ring. Errors name the file and what is wrong with it, never a
-//! part of what is in it.
+//! There is one provider of cryptography in the binary, ring. Errors name the file and what is
+//! wrong with it, never a part of what is in it.
 
 pub mod certificate;
 pub mod client;
@@ -41,7 +41,7 @@ pub fn provider() -> Arc<CryptoProvider> {
     static PROVIDER: OnceLock<Arc<CryptoProvider>> = OnceLock::new();
     let provider = PROVIDER.get_or_init(|| {
         let ring = rustls::crypto::ring::default_provider();
-        // Whoever was first has installed the same: there is no other in the binary.
+        // What is there already is the same: there is no other in the binary.
         let _ = ring.clone().install_default();
         Arc::new(ring)
     });

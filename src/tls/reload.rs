@@ -1,8 +1,9 @@
 //! A value made of files, made again when they change.
 //!
-//! A new value takes the place of the old one only if it can be made: files that are being replaced, or are replaced by
-//! what is no use, are reported and change nothing. Two files that belong together are seldom replaced at the same
-//! moment, so what cannot be used is reported once it was found twice; who asks for a look is told at once.
+//! A new value takes the place of the old one only if it can be made: files that are being
+//! replaced, or are replaced by what is no use, are reported and change nothing. Two files that
+//! belong together are seldom replaced at the same moment, so what cannot be used is reported once
+//! it was found twice; who asks for a look is told at once.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -55,8 +56,8 @@ impl<T> Reloading<T> {
         Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// The same after a look at the files, if the last one is [`LOOK_EVERY`] ago. Reads them where it stands: small
-    /// files, on the way to a handshake.
+    /// The same after a look at the files, if the last one is [`LOOK_EVERY`] ago. Reads them where
+    /// it stands: small files, on the way to a handshake.
     pub fn fresh(&self) -> Arc<T> {
         let is_due = {
             let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
@@ -68,8 +69,9 @@ impl<T> Reloading<T> {
         self.current()
     }
 
-    /// Looks at the files, and makes the value again if they have changed. `is_asked`: somebody waits for the result,
-    /// so it is logged either way. Blocks. Returns whether there is a new value.
+    /// Looks at the files, and makes the value again if they have changed. `is_asked`: a caller
+    /// waits for the result, so it is logged either way. Blocks. Returns whether there is a new
+    /// value.
     pub fn look(&self, is_asked: bool) -> bool {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         seen.looked_at = Instant::now();

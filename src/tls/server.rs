@@ -1,8 +1,9 @@
 //! Listeners: the certificate they show, and whose certificates they ask for.
 //!
-//! A connection keeps what it was made with; the next one gets the newest. Sessions of before a change are not resumed:
-//! they would go on as who was let in by what is no longer there. Where clients show certificates nothing is resumed at
-//! all, so that each connection is judged by its own.
+//! A connection keeps what it was made with; the next one gets the newest. Sessions of before a
+//! change are not resumed: they would go on as who was let in by what is no longer there. Where
+//! clients show certificates nothing is resumed at all, so that each connection is judged by its
+//! own.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -93,7 +94,8 @@ impl Server {
         Ok(Self(Arc::new(Reloading::open(files, move |bytes| make(&config, bytes))?)))
     }
 
-    /// When the certificate is over that is shown now, in seconds since 1970. `None`: that cannot be read in it.
+    /// When the certificate is over that is shown now, in seconds since 1970. `None`: that cannot
+    /// be read in it.
     #[must_use]
     pub fn valid_until(&self) -> Option<u64> {
         self.0.current().valid_until
@@ -105,7 +107,8 @@ impl Server {
         Acceptor { server: self.clone(), protocols }
     }
 
-    /// Looks at the files. Blocks. `is_asked`: the result is logged either way. Returns whether there are new ones.
+    /// Looks at the files. Blocks. `is_asked`: the result is logged either way. Returns whether
+    /// there are new ones.
     pub fn look(&self, is_asked: bool) -> bool {
         self.0.look(is_asked)
     }
@@ -122,7 +125,8 @@ impl Acceptor {
     }
 }
 
-/// The subject of the certificate that a client has shown, which was verified, as RFC 4514 writes it.
+/// The subject of the certificate that a client has shown, which was verified, as RFC 4514 writes
+/// it.
 #[must_use]
 pub fn client_subject<S>(stream: &TlsStream<S>) -> Option<Arc<str>> {
     let certificates = stream.get_ref().1.peer_certificates()?;
@@ -175,7 +179,8 @@ fn one(
         server.session_storage = Arc::new(NoServerSessionStorage {});
         server.send_tls13_tickets = 0;
     } else {
-        // Sessions are with the clients, under a key that lives as long as the process and its certificate.
+        // Sessions are with the clients, under a key that lives as long as the process and its
+        // certificate.
         server.ticketer = rustls::crypto::ring::Ticketer::new().map_err(|error| unusable(&config.key)(&error))?;
     }
     Ok(server)
@@ -190,8 +195,8 @@ pub fn has_unsent(stream: &Stream) -> bool {
     stream.get_ref().1.wants_write()
 }
 
-/// Whether the client has left or says nothing more, as far as that shows without taking anything of what it has said.
-/// Otherwise the task is woken when there is more to see.
+/// Whether the client has left or says nothing more, as far as that shows without taking anything
+/// of what it has said. Otherwise the task is woken when there is more to see.
 pub fn poll_gone(stream: &mut Stream, context: &mut Context<'_>) -> bool {
     let (socket, session) = stream.get_mut();
     loop {

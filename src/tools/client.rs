@@ -21,8 +21,8 @@ use super::output;
 use crate::tls;
 use crate::tls::client::Verify;
 
-/// A server to talk to: `http://host:port` or `https://host:port`, or `http://host:port/prefix`, which every path then
-/// begins with.
+/// A server to talk to: `http://host:port` or `https://host:port`, or `http://host:port/prefix`,
+/// which every path then begins with.
 #[derive(Debug, Clone)]
 pub struct Server {
     /// All that its name stands for: it may answer on any of them, as on IPv4 only under `localhost`.
@@ -114,7 +114,8 @@ impl Server {
             bail!("{address} is not this machine; --allow-remote allows it");
         }
         let over = if is_secure {
-            // What does not leave this machine is not verified: its certificate is for the names that others know.
+            // What does not leave this machine is not verified: its certificate is for the names
+            // that others know.
             let is_local = addresses.iter().all(|address| address.ip().is_loopback());
             let verify = if is_local { Verify::Nothing } else { Verify::Name };
             Over::Tls(tls::Client::open(&tls::client::Config { verify, ..Default::default() })?, host.into())

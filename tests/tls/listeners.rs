@@ -1,5 +1,5 @@
-//! Listeners: what OpenSSL finds, that encrypted answers are the plain ones, certificates that change, handshakes that
-//! do not end, sockets of the file system.
+//! Listeners: what OpenSSL finds, that encrypted answers are the plain ones, certificates that
+//! change, handshakes that do not end, sockets of the file system.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -59,7 +59,7 @@ fn what_openssl_finds_at_a_listener() {
     }
     let said = s_client(&secured, &["-alpn", "spdy/1"], "");
     assert!(said.contains("alert no application protocol"), "{said}");
-    // A client that asks to agree anew is told that there is no such thing.
+    // A client that asks to agree again is told that there is no such thing.
     let said = s_client(&secured, &["-tls1_2"], "R\n");
     assert!(said.contains("no renegotiation") || said.contains("NO_RENEGOTIATION"), "{said}");
 }

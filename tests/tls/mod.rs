@@ -1,5 +1,5 @@
-//! TLS, in and out: listeners as clients of OpenSSL and rustls see them, and connections to real servers that speak it.
-//! Certificates are made here, as they are needed.
+//! TLS, in and out: listeners as clients of OpenSSL and rustls see them, and connections to real
+//! servers that speak it. Certificates are made here, as they are needed.
 
 mod listeners;
 mod multiplexed;
@@ -99,7 +99,8 @@ impl Files {
         self.path(name).to_str().unwrap().to_owned()
     }
 
-    /// Writes a file and gives its path. It is there all at once, as tools that renew certificates do it.
+    /// Writes a file and gives its path. It is there all at once, as tools that renew certificates
+    /// do it.
     pub fn write(&self, name: &str, text: &str) -> String {
         let before = self.path(&format!("{name}.new"));
         std::fs::write(&before, text).unwrap();

@@ -221,7 +221,8 @@ impl Raw {
         Self(socket)
     }
 
-    /// The next frame: its kind, its flags, its stream, and what is in it. `None`: the connection is over.
+    /// The next frame: its kind, its flags, its stream, and what is in it. `None`: the connection
+    /// is over.
     fn read(&mut self) -> Option<(u8, u8, u32, Vec<u8>)> {
         let mut head = [0; 9];
         self.0.read_exact(&mut head).ok()?;
@@ -262,7 +263,8 @@ fn a_preface_in_pieces_is_one() {
     }
 }
 
-/// Requests that are taken back at once cost the service what an answer costs, and their client nothing.
+/// Requests that are taken back at once cost the service what an answer costs, and their client
+/// nothing.
 #[test]
 fn a_client_that_takes_its_requests_back_is_cut_off() {
     let server = Server::start(&[]);
@@ -322,7 +324,8 @@ fn heads_without_end_are_refused() {
         }
     }
     let answer = std::iter::from_fn(|| raw.read()).find(|(kind, _, stream, _)| *stream == 1 && *kind != 0);
-    // 431 is no field of the static table: its three digits are there as they are, or the stream is ended.
+    // 431 is no field of the static table: its three digits are there as they are, or the stream is
+    // ended.
     assert!(answer.is_none_or(|(kind, _, _, payload)| kind == RST_STREAM
         || payload.windows(3).any(|part| part == b"431")
         || payload.len() < 64));

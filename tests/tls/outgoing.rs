@@ -1,5 +1,5 @@
-//! Connections to real servers that speak TLS: PostgreSQL, Redis and NATS, with certificates that are right, for
-//! another host, over, of an unknown authority, and changed while the service runs.
+//! Connections to real servers that speak TLS: PostgreSQL, Redis and NATS, with certificates that
+//! are right, for another host, over, of an unknown authority, and changed while the service runs.
 
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Child, Command, Stdio};
@@ -181,7 +181,8 @@ fn a_service_on_an_encrypted_postgres_does_all_it_does_and_follows_its_certifica
     let encrypted = database
         .query("SELECT count(*) FROM pg_stat_ssl JOIN pg_stat_activity USING (pid) WHERE usename = 'bound' AND ssl");
     assert_ne!(encrypted, ["0"]);
-    // Another authority takes over: first the server's certificate, which is not believed, then ours to follow.
+    // Another authority takes over: first the server's certificate, which is not believed, then
+    // ours to follow.
     let next = Authority::new("Next CA");
     server.show(&next.sign(&["localhost"]));
     psql(server.server.url(), "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'bound'")
@@ -374,7 +375,8 @@ fn nats_is_reached_over_tls_by_every_kind_of_login() {
         assert_eq!(service.get("/readyz").status, 503);
         assert!(service.log().iter().all(|line| !line.contains("secret")), "{:?}", service.log());
     }
-    // Another certificate after a restart, of another authority, which is named while the service waits for it.
+    // Another certificate after a restart, of another authority, which is named while the service
+    // waits for it.
     let service = Server::start(&["--nats", &by_password, "--nats-ca", &ca]);
     drop(server);
     let _server = nats(&files, &strangers.sign(&["localhost"]), port, &logins);

@@ -1,8 +1,9 @@
-//! TLS to PostgreSQL: `sslmode`, `sslrootcert`, `sslcert` and `sslkey` as libpq has them, which the client library does
-//! not know, and logins bound to their channel (SCRAM-SHA-256-PLUS).
+//! TLS to PostgreSQL: `sslmode`, `sslrootcert`, `sslcert` and `sslkey` as libpq has them, which the
+//! client library does not know, and logins bound to their channel (SCRAM-SHA-256-PLUS).
 //!
-//! Where this differs from libpq it is stricter: no file is looked for in a home directory, `sslmode=prefer` does not
-//! fall back to plain text after a handshake that failed, and a file that would change nothing is an error.
+//! Where this differs from libpq it is stricter: no file is looked for in a home directory,
+//! `sslmode=prefer` does not fall back to plain text after a handshake that failed, and a file that
+//! would change nothing is an error.
 
 use std::future::{Ready, ready};
 use std::io;
@@ -78,8 +79,8 @@ impl Wanted {
     }
 }
 
-/// `key=value` pairs as libpq reads them: values in single quotes or without blanks, backslashes before what is meant as
-/// it is.
+/// `key=value` pairs as libpq reads them: values in single quotes or without blanks, backslashes
+/// before what is meant as it is.
 fn pairs(text: &str) -> Option<Vec<(String, String)>> {
     let mut pairs = Vec::new();
     let mut rest = text.trim_start();
@@ -170,7 +171,8 @@ impl Encryption {
         client.map(Some).map(Self).map_err(|error| error.to_string())
     }
 
-    /// Encrypts a connection by hand, if the server does so and it is wanted. `None`: it goes on in plain text.
+    /// Encrypts a connection by hand, if the server does so and it is wanted. `None`: it goes on in
+    /// plain text.
     ///
     /// # Errors
     /// The connection broke, the server has no TLS and must, or its certificate is not believed.
