@@ -89,6 +89,10 @@ pub struct Conn {
     held_up: AtomicU32,
     /// When an answer of HTTP/2 last went on.
     went_on: AtomicU32,
+    /// When bytes of HTTP/2 last left.
+    wrote_at: AtomicU32,
+    /// When a connection of HTTP/2 was told to close.
+    dismissed_at: AtomicU32,
     /// How many more requests a client of HTTP/2 may take back.
     resets_left: AtomicI32,
     /// Where the client is, of TCP.
@@ -161,6 +165,8 @@ impl Registry {
             in_flight: AtomicU32::new(0),
             held_up: AtomicU32::new(0),
             went_on: AtomicU32::new(self.now()),
+            wrote_at: AtomicU32::new(0),
+            dismissed_at: AtomicU32::new(0),
             resets_left: AtomicI32::new(RESETS_MAX),
             address,
             certificate: OnceLock::new(),
@@ -260,7 +266,14 @@ impl Registry {
                     }
                     continue;
                 }
-                IDLE | FRESH if is_stopping || (phase == IDLE && is_over(since, self.limits.idle_time)) => {
+                // It was told to close, and something of an answer is left that finds no room.
+                IDLE if conn.is_left_over(if is_stopping { LINGER_TIME } else { self.limits.write_time }) => {
+                    conn.close();
+                    continue;
+                }
+                IDLE | FRESH
+                    if is_stopping || (phase == IDLE && is_over(conn.quiet_since(), self.limits.idle_time)) =>
+                {
                     closed.idle += u64::from(conn.dismiss());
                     continue;
                 }
@@ -349,6 +362,18 @@ impl Conn {
         self.went_on.store(self.registry.now(), Ordering::Relaxed);
     }
 
+    /// Since when nothing was asked or, of HTTP/2, sent: what is kept of an answer leaves after
+    /// that is done.
+    fn quiet_since(&self) -> u32 {
+        self.since.load(Ordering::Relaxed).max(self.wrote_at.load(Ordering::Relaxed))
+    }
+
+    /// Whether HTTP/2 was told to close so long ago, has no requests, and sends nothing any more.
+    fn is_left_over(&self, time: Duration) -> bool {
+        let dismissed_at = self.dismissed_at.load(Ordering::Relaxed);
+        dismissed_at != 0 && self.registry.is_over(dismissed_at.max(self.quiet_since()), time)
+    }
+
     fn is_held_up(&self) -> bool {
         self.held_up.load(Ordering::Relaxed) > 0
     }
@@ -390,6 +415,9 @@ impl Conn {
     /// Has the connection close in order unless a request has come. Says whether that is news.
     fn dismiss(&self) -> bool {
         let is_news = !self.is_unwanted.swap(true, Ordering::Relaxed);
+        if is_news && self.is_multiplexed() {
+            self.dismissed_at.store(self.registry.now(), Ordering::Relaxed);
+        }
         if let Some(waker) = self.waker.get() {
             waker.wake_by_ref();
         }
@@ -809,7 +837,11 @@ impl<F: Front + Unpin, S: Transport> AsyncWrite for Tracked<F, S> {
     ) -> Poll<io::Result<usize>> {
         if self.turn == Turn::Http2 {
             let result = Pin::new(&mut self.socket).poll_write_vectored(context, from);
-            self.registered.conn.has_written(result.is_pending());
+            let conn = &self.registered.conn;
+            conn.has_written(result.is_pending());
+            if result.is_ready() {
+                conn.wrote_at.store(conn.registry.now(), Ordering::Relaxed);
+            }
             return result;
         }
         let bytes = from.iter().map(|piece| piece.len()).sum::<usize>();

@@ -335,7 +335,7 @@ fn heads_without_end_are_refused() {
 /// A client whose windows never open has its answers wait for ever.
 #[test]
 fn a_client_that_gives_no_room_is_closed_when_one_that_reads_nothing_is() {
-    let server = Server::start(&["--http-write-time", "1s"]);
+    let server = Server::start(&["--http-write-time", "1s", "--http-idle-time", "2s"]);
     created(&server, wb_posted("x"));
     // SETTINGS_INITIAL_WINDOW_SIZE is 0.
     let mut raw = Raw::connect(server.address(), &[0, 4, 0, 0, 0, 0]);
@@ -346,6 +346,10 @@ fn a_client_that_gives_no_room_is_closed_when_one_that_reads_nothing_is() {
         assert_ne!(kind, 0, "there is no room for a body");
     }
     assert!(is_answered, "its head is sent");
+    // Nor is one waited for that stops in the middle of an answer that is ready.
+    let mut raw = Raw::connect(server.address(), &[0, 4, 0, 0, 0, 9]);
+    raw.0.write_all(&frame(HEADERS, END_STREAM | END_HEADERS, 1, &get("/order/x"))).unwrap();
+    assert!(raw.until_end(), "it is idle");
     let closed = "http_connections_closed_total{reason=\"write\"}";
     until("it is counted", SIGNAL_TIME, || (server.metric(closed) >= 1.0).then_some(()));
     // A stream that is quiet is none of these.
