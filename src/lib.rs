@@ -19,6 +19,10 @@
 //! serialization on either way. A miss is the truth once the view is complete; before that, [`read::flight`] asks [`redis`] if there is one and then the store, once per id. `grpc` is a
 //! second surface over the same reader and inbox.
 //!
+//! **Encryption** is below all of that: [`listen`] brings connections, [`tls`] decrypts what comes
+//! over those of `tls:` listeners, and the hit path reads one as it reads the other. Requests of
+//! HTTP/2 go the way of those that the hit path leaves to hyper.
+//!
 //! **One rule for everybody**: a copy enters the view only if it is newer ([`snapshot::Snapshot::supersedes`]),
 //! wherever it comes from. It makes ingest, warm-up and read-through safe beside each other; `tests/model.rs` and
 //! `tests/races.rs` check it.
