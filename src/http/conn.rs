@@ -251,9 +251,7 @@ impl Registry {
             let count = match phase {
                 HEAD | FRESH if is_over(since, self.limits.header_time) => &mut closed.header,
                 _ if is_over(conn.blocked_since.load(Ordering::Relaxed), self.limits.write_time) => &mut closed.write,
-                _ if conn.is_held_up() && is_over(conn.went_on.load(Ordering::Relaxed), self.limits.write_time) => {
-                    &mut closed.write
-                }
+                _ if conn.is_held_up() && is_over(conn.went_on_at(), self.limits.write_time) => &mut closed.write,
                 _ if conn.is_blocked() => continue,
                 BUSY if is_stopping && conn.is_multiplexed() => {
                     // It takes no more requests, and ends with the last answer.
@@ -372,6 +370,11 @@ impl Conn {
     fn is_left_over(&self, time: Duration) -> bool {
         let dismissed_at = self.dismissed_at.load(Ordering::Relaxed);
         dismissed_at != 0 && self.registry.is_over(dismissed_at.max(self.quiet_since()), time)
+    }
+
+    /// When anything of an answer of HTTP/2 last went on.
+    fn went_on_at(&self) -> u32 {
+        self.went_on.load(Ordering::Relaxed).max(self.wrote_at.load(Ordering::Relaxed))
     }
 
     fn is_held_up(&self) -> bool {
@@ -657,7 +660,7 @@ impl<F: Front, S: Transport> Tracked<F, S> {
 
     /// Whether nothing is held back, here or in what encrypts.
     fn is_all_sent(&self) -> bool {
-        self.held.is_empty() && !self.socket.has_unsent()
+        self.held.is_empty() && !(S::KEEPS && self.socket.has_unsent())
     }
 
     /// The first bytes of HTTP/2, and what follows them.
@@ -785,7 +788,7 @@ impl<F: Front, S: Transport> Tracked<F, S> {
                 Err(error) => return Poll::Ready(Err(error)),
             }
         }
-        if self.socket.has_unsent() {
+        if S::KEEPS && self.socket.has_unsent() {
             let flushed = Pin::new(&mut self.socket).poll_flush(context);
             self.registered.conn.has_written(flushed.is_pending());
             std::task::ready!(flushed)?;

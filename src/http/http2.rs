@@ -159,8 +159,9 @@ impl HttpBody for Flowing {
         let frame = Pin::new(&mut self.body).poll_frame(context);
         let is_end = matches!(frame, Poll::Ready(None)) || self.body.is_end_stream();
         self.settling.is_whole |= is_end;
+        // hyper asks for more, or lets go of it, once the client has given room for some of this.
         self.hold_up(false);
-        self.hold_up(frame.is_ready() && !is_end);
+        self.hold_up(matches!(frame, Poll::Ready(Some(Ok(_)))));
         frame
     }
 

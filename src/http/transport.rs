@@ -23,7 +23,10 @@ pub trait Transport: AsyncRead + AsyncWrite + Unpin + Send + 'static {
     /// anything of what it has said. Otherwise the task is woken when there is more to see.
     fn poll_gone(&mut self, context: &mut Context<'_>) -> bool;
 
-    /// Whether something that was written has not left yet, and takes a flush to do so.
+    /// Whether it keeps what was written, so that it takes a flush to leave.
+    const KEEPS: bool = false;
+
+    /// Whether something that was written has not left yet.
     fn has_unsent(&self) -> bool {
         false
     }
@@ -83,6 +86,8 @@ impl Transport for UnixStream {
 }
 
 impl Transport for tls::Stream {
+    const KEEPS: bool = true;
+
     fn is_quiet(&self) -> bool {
         self.get_ref().0.is_quiet()
     }

@@ -33,6 +33,8 @@ const BEAT: Duration = Duration::from_secs(1);
 const DRAIN_TIME: Duration = Duration::from_millis(500);
 /// How often it is logged that keys are of another type.
 const TOLD_EVERY: Duration = Duration::from_mins(1);
+/// How many reasons for its being away are logged until it answers again.
+const TOLD_MAX: usize = 4;
 /// How long a worker's acknowledgement is kept.
 const RESULT_SECONDS: u64 = 600;
 
@@ -268,7 +270,9 @@ impl Tier {
 
     /// Connects, writes until the breaker opens, waits, and so on.
     async fn keep(&self) {
-        let mut is_told = false;
+        // What was logged since it last answered. Once it has, only what is no trouble of the
+        // network is worth another line, such as a certificate that is not believed.
+        let (mut told, mut is_lost) = (Vec::<String>::new(), false);
         loop {
             let connected = tokio::time::timeout(CONNECT_TIME, self.connect()).await;
             match connected
@@ -280,11 +284,16 @@ impl Tier {
                     self.metrics.breaker_open.set(0);
                     tracing::info!(server = %self.server(), "Redis answers");
                     self.write(link).await;
-                    is_told = true; // by whoever opened the breaker
+                    // That it is away was logged by what opened the breaker.
+                    (told, is_lost) = (Vec::new(), true);
                 }
-                Err(error) if !is_told => {
+                Err(error)
+                    if told.len() < TOLD_MAX
+                        && !told.contains(&error)
+                        && (told.is_empty() && !is_lost || error.contains("certificate")) =>
+                {
                     tracing::warn!(error, server = %self.server(), "Redis is away, doing without");
-                    is_told = true;
+                    told.push(error);
                 }
                 Err(error) => tracing::debug!(error, "Redis is still away"),
             }
