@@ -287,15 +287,16 @@ impl Tier {
                     // That it is away was logged by what opened the breaker.
                     (told, is_lost) = (Vec::new(), true);
                 }
-                Err(error)
-                    if told.len() < TOLD_MAX
-                        && !told.contains(&error)
-                        && (told.is_empty() && !is_lost || error.contains("certificate")) =>
-                {
-                    tracing::warn!(error, server = %self.server(), "Redis is away, doing without");
-                    told.push(error);
+                Err(error) => {
+                    let is_first = told.is_empty() && !is_lost;
+                    let is_new = told.len() < TOLD_MAX && !told.contains(&error);
+                    if is_new && (is_first || error.contains("certificate")) {
+                        tracing::warn!(error, server = %self.server(), "Redis is away, doing without");
+                        told.push(error);
+                    } else {
+                        tracing::debug!(error, "Redis is still away");
+                    }
                 }
-                Err(error) => tracing::debug!(error, "Redis is still away"),
             }
             *self.reads.write().unwrap_or_else(PoisonError::into_inner) = None;
             let left = {
