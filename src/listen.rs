@@ -298,12 +298,8 @@ impl Connection {
             match self {
                 Self::Unix(socket) => Some(Opened { stream: Stream::Unix(socket), peer: Peer::default() }),
                 Self::Tcp(socket, address) => {
-                    if begins_with_tls(&socket).await {
-                        note_tls(Some(address));
-                        return None;
-                    }
                     let peer = Peer { address: Some(address), certificate: None };
-                    Some(Opened { stream: Stream::Tcp(socket), peer })
+                    Some(Opened { stream: Stream::Tcp(Plain { socket, peer: address, is_fresh: true }), peer })
                 }
                 Self::Tls(socket, address, acceptor) => {
                     let stream = handshake(socket, address, &acceptor).await?;
@@ -338,7 +334,7 @@ pub struct Opened {
 /// nothing.
 pub enum Stream {
     /// TCP as it is.
-    Tcp(TcpStream),
+    Tcp(Plain),
     /// TLS over TCP.
     Tls(Box<tls::server::Stream>),
     /// Of the file system.
@@ -396,9 +392,26 @@ async fn refuse_plain(socket: &mut TcpStream) {
     let _ = tokio::time::timeout(REFUSED_TIME, answered).await; // a client that is gone needs none
 }
 
-async fn begins_with_tls(socket: &TcpStream) -> bool {
-    let mut first = [0];
-    socket.peek(&mut first).await.is_ok_and(|count| count == 1 && first[0] == TLS_BYTE)
+/// TCP whose first bytes are not to be TLS: that is the end of it then.
+pub struct Plain {
+    socket: TcpStream,
+    peer: SocketAddr,
+    is_fresh: bool,
+}
+
+impl Plain {
+    fn poll_read(&mut self, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = into.filled().len();
+        let read = Pin::new(&mut self.socket).poll_read(context, into);
+        if self.is_fresh && into.filled().len() > before {
+            self.is_fresh = false;
+            if is_tls(&into.filled()[before..]) {
+                note_tls(Some(self.peer));
+                into.set_filled(before);
+            }
+        }
+        read
+    }
 }
 
 /// Whether what a client sent first is TLS.
@@ -432,7 +445,7 @@ pub fn note_tls(peer: Option<SocketAddr>) {
 macro_rules! of_each {
     ($self:ident, $stream:ident => $call:expr) => {
         match $self.get_mut() {
-            Stream::Tcp($stream) => $call,
+            Stream::Tcp(Plain { socket: $stream, .. }) => $call,
             Stream::Tls($stream) => $call,
             Stream::Unix($stream) => $call,
         }
@@ -441,7 +454,11 @@ macro_rules! of_each {
 
 impl AsyncRead for Stream {
     fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        of_each!(self, stream => Pin::new(stream).poll_read(context, into))
+        match self.get_mut() {
+            Self::Tcp(stream) => stream.poll_read(context, into),
+            Self::Tls(stream) => Pin::new(stream).poll_read(context, into),
+            Self::Unix(stream) => Pin::new(stream).poll_read(context, into),
+        }
     }
 }
 

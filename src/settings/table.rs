@@ -233,11 +233,15 @@ pub const SETTINGS: &[Setting] = &[
         default: "required",
         needs: &["tls.client_ca"],
         apply: |config, values| {
-            config.tls.get_or_insert_default().is_client_optional = match one(values)? {
+            let is_optional = match one(values)? {
                 "required" => false,
                 "optional" => true,
                 other => return Err(format!("{other:?} is neither required nor optional")),
             };
+            // Without a certificate there is nothing to change: it comes first in the table.
+            if let Some(tls) = &mut config.tls {
+                tls.is_client_optional = is_optional;
+            }
             Ok(())
         },
         ..DETAIL

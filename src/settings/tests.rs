@@ -21,6 +21,9 @@ fn all_parts() -> app::Config {
         ("--redis", cfg!(feature = "redis").then_some("127.0.0.1:1")),
         ("--postgres", cfg!(feature = "postgres").then_some("host=a")),
         ("--grpc", cfg!(feature = "grpc").then_some("127.0.0.1:1")),
+        ("--listen", Some("tls:127.0.0.1:2")),
+        ("--tls-cert", Some("cert.pem")),
+        ("--tls-key", Some("key.pem")),
     ] {
         flags.extend(value.map(|value| format!("{name}={value}")));
     }
@@ -44,6 +47,7 @@ fn the_defaults_of_the_table_are_those_of_the_code() {
         "per-core",
         "on",
         "none",
+        "optional",
         "other",
     ];
     let defaults = all_parts();

@@ -175,6 +175,12 @@ fn a_request_without_tls_is_told_so_and_tls_without_a_listener_for_it_is_closed_
     until("it is logged", SIGNAL_TIME, || logged(&secured.server, before, line));
     secured.server.get("/ping").expect(200);
     secured.connect().get("/ping");
+    let other = Server::start(&["--admin", "127.0.0.1:0", "--grpc", "127.0.0.1:0"]);
+    let serving = other.log().into_iter().find(|line| line.contains("\"serving\"")).unwrap();
+    let serving: serde_json::Value = serde_json::from_str(&serving).unwrap();
+    let grpc = serving["grpc"].as_str().unwrap().parse().unwrap();
+    assert!(secured.client().connect(grpc).is_err(), "there is none for gRPC either");
+    until("it is logged", SIGNAL_TIME, || logged(&other, 0, line));
 }
 
 #[test]
