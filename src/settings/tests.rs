@@ -21,7 +21,7 @@ fn all_parts() -> app::Config {
         ("--redis", cfg!(feature = "redis").then_some("127.0.0.1:1")),
         ("--postgres", cfg!(feature = "postgres").then_some("host=a")),
         ("--grpc", cfg!(feature = "grpc").then_some("127.0.0.1:1")),
-        ("--listen", Some("tls:127.0.0.1:2")),
+        ("--admin", Some("tls:127.0.0.1:2")),
         ("--tls-cert", Some("cert.pem")),
         ("--tls-key", Some("key.pem")),
     ] {
