@@ -663,6 +663,25 @@ impl<F: Front, S: Transport> Tracked<F, S> {
         self.held.is_empty() && !(S::KEEPS && self.socket.has_unsent())
     }
 
+    /// What a client begins with is no HTTP/1.1: HTTP/2 goes on as such, TLS is let go. Whether that is
+    /// so: behind requests, or what was no beginning of one, hyper refuses it.
+    #[cold]
+    fn begin_other(&mut self, rest: Rest, bytes: &[u8], had_part: bool) -> bool {
+        let is_first = had_part || self.registered.conn.is_fresh();
+        match rest {
+            Rest::Http2 if is_first => {
+                self.part.extend_from_slice(bytes);
+                self.begin_http2();
+            }
+            Rest::Tls if is_first => {
+                crate::listen::note_tls(self.registered.conn.address);
+                self.turn = Turn::Given;
+            }
+            _ => return false,
+        }
+        true
+    }
+
     /// The first bytes of HTTP/2, and what follows them.
     fn poll_read_http2(&mut self, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if self.part.is_empty() {
@@ -740,23 +759,18 @@ impl<F: Front, S: Transport> Tracked<F, S> {
             let left = into.filled().len() - at;
             match rest {
                 // Who sends a request in more than two pieces is no quicker for our trying.
-                Rest::Http2 if at == from && (known > from || self.registered.conn.is_fresh()) => {
-                    self.part.extend_from_slice(&into.filled()[from..]);
+                // To hyper as it reads now, the end of what the client sends.
+                Rest::Http2 | Rest::Tls
+                    if at == from && self.begin_other(rest, &into.filled()[from..], known > from) =>
+                {
                     into.set_filled(from);
-                    self.begin_http2();
-                    return Poll::Ready(Ok(())); // to hyper as it reads now, the end of what the client sends
-                }
-                Rest::Tls => {
-                    crate::listen::note_tls(self.registered.conn.address);
-                    into.set_filled(from);
-                    self.turn = Turn::Given;
                     return Poll::Ready(Ok(()));
                 }
                 Rest::Part if known == from && left <= PART_BYTES_MAX => {
                     self.registered.conn.has_read();
                     self.part.extend_from_slice(&into.filled()[at..]);
                 }
-                Rest::Part | Rest::Other(_) | Rest::Http2 => {
+                Rest::Part | Rest::Other(_) | Rest::Http2 | Rest::Tls => {
                     self.registered.conn.has_read();
                     self.turn = if rest == Rest::Other(Some(left)) { Turn::Lent } else { Turn::Given };
                     into.filled_mut().copy_within(at.., from);
