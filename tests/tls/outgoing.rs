@@ -390,6 +390,75 @@ fn nats_is_reached_over_tls_by_every_kind_of_login() {
     });
 }
 
+/// Base64 as URLs have it, without padding.
+fn base64url(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+    let piece = |chunk: &[u8]| {
+        let bits = chunk.iter().fold(0_u32, |bits, byte| bits << 8 | u32::from(*byte)) << (8 * (3 - chunk.len()));
+        let digit = move |n: usize| char::from(DIGITS[(bits >> (18 - 6 * n)) as usize & 63]);
+        (0..=chunk.len()).map(digit).collect::<String>()
+    };
+    bytes.chunks(3).map(piece).collect()
+}
+
+/// What one key says of another, as NATS has it.
+fn claim(issuer: &nkeys::KeyPair, subject: &nkeys::KeyPair, more: &serde_json::Value) -> String {
+    let claims = serde_json::json!({
+        "jti": "test", "iat": 1_700_000_000, "iss": issuer.public_key(), "name": "test", "sub": subject.public_key(),
+        "nats": more,
+    });
+    let head = base64url(br#"{"typ":"JWT","alg":"ed25519-nkey"}"#);
+    let signed = format!("{head}.{}", base64url(claims.to_string().as_bytes()));
+    let signature = issuer.sign(signed.as_bytes()).unwrap();
+    format!("{signed}.{}", base64url(&signature))
+}
+
+#[test]
+fn nats_takes_credentials() {
+    if servers::nats().is_none() {
+        return;
+    }
+    let files = Files::new();
+    let authority = Authority::new("Test CA");
+    let ca = files.write("ca.pem", &authority.pem());
+    let (operator, account) = (nkeys::KeyPair::new_operator(), nkeys::KeyPair::new_account());
+    let user = nkeys::KeyPair::new_user();
+    let all = serde_json::json!({
+        "subs": -1, "data": -1, "payload": -1, "imports": -1, "exports": -1, "wildcards": true, "conn": -1, "leaf": -1,
+        "mem_storage": -1, "disk_storage": -1, "streams": -1, "consumer": -1,
+    });
+    let operator_claim = claim(&operator, &operator, &serde_json::json!({"type": "operator", "version": 2}));
+    let account_claim =
+        claim(&operator, &account, &serde_json::json!({"limits": all, "type": "account", "version": 2}));
+    let of_user = serde_json::json!({
+        "pub": {}, "sub": {}, "subs": -1, "data": -1, "payload": -1, "type": "user", "version": 2,
+    });
+    let user_claim = claim(&account, &user, &of_user);
+    let credentials = format!(
+        "-----BEGIN NATS USER JWT-----\n{user_claim}\n------END NATS USER JWT------\n\n\
+         -----BEGIN USER NKEY SEED-----\n{}\n------END USER NKEY SEED------\n",
+        user.seed().unwrap()
+    );
+    let credentials = files.write("user.creds", &credentials);
+    let known = format!(
+        "operator: \"{operator_claim}\"\nresolver: MEMORY\nresolver_preload: {{ {}: \"{account_claim}\" }}",
+        account.public_key()
+    );
+    let server = nats(&files, &authority.sign(&["localhost"]), free_port(), &known);
+    let url = format!("tls://localhost:{}", server.port);
+    let service = Server::start(&["--nats", &url, "--nats-ca", &ca, "--nats-credentials", &credentials]);
+    let home = tempfile::tempdir().unwrap();
+    let done = binary(home.path())
+        .args(["publish", "--nats", &url, "--count", "3"])
+        .envs([("ORDER_NATS_CA", &ca), ("ORDER_NATS_CREDENTIALS", &credentials)])
+        .output()
+        .unwrap();
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    until("they are there", SIGNAL_TIME, || {
+        (service.get("/api/stats").json()["total_orders"].as_u64() == Some(3)).then_some(())
+    });
+}
+
 #[test]
 fn files_of_other_servers_that_do_not_fit_are_told() {
     let home = tempfile::tempdir().unwrap();
