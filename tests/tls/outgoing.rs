@@ -440,9 +440,13 @@ fn nats_takes_credentials() {
         user.seed().unwrap()
     );
     let credentials = files.write("user.creds", &credentials);
+    let system = nkeys::KeyPair::new_account();
+    let system_claim = claim(&operator, &system, &serde_json::json!({"type": "account", "version": 2}));
     let known = format!(
-        "operator: \"{operator_claim}\"\nresolver: MEMORY\nresolver_preload: {{ {}: \"{account_claim}\" }}",
-        account.public_key()
+        "operator: \"{operator_claim}\"\nsystem_account: {1}\nresolver: MEMORY\n\
+         resolver_preload: {{\n {0}: \"{account_claim}\"\n {1}: \"{system_claim}\"\n}}",
+        account.public_key(),
+        system.public_key()
     );
     let server = nats(&files, &authority.sign(&["localhost"]), free_port(), &known);
     let url = format!("tls://localhost:{}", server.port);
