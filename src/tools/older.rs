@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 
 use super::import::{forget_position, summary};
 use super::output;
@@ -14,7 +14,7 @@ use crate::lifecycle::Shutdown;
 use crate::metrics::Metrics;
 use crate::order::{Decoder, Profile};
 use crate::record::Record;
-use crate::source::older::{self, Older, OlderSource};
+use crate::source::older::{self, Older};
 
 pub use crate::source::older::Config as Source;
 use crate::source::rejects;
@@ -47,8 +47,12 @@ const REASONS_MAX: usize = 20;
 ///
 /// # Errors
 /// When the database or the store cannot be used, or when a row was rejected.
-pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
-    let older = Older::open(&config.older).await?;
+pub async fn run(config: Config, mut shutdown: Shutdown) -> anyhow::Result<()> {
+    // It counts all there is, which takes its time.
+    let older = tokio::select! {
+        older = Older::open(&config.older) => older?,
+        () = shutdown.wait() => bail!("interrupted"),
+    };
     output::note(format_args!(
         "{} orders in {}, of the layout {}",
         older.count(),
@@ -120,18 +124,22 @@ struct Count {
 }
 
 /// Reads and checks all, and stores nothing.
-async fn dry_run(config: &Config, older: Older, shutdown: Shutdown) -> anyhow::Result<()> {
+async fn dry_run(config: &Config, older: Older, mut shutdown: Shutdown) -> anyhow::Result<()> {
     let progress = Progress::new("dry run", Some(older.count()));
     let mut source = older.read(0, PathBuf::from("/dev/null"), |_| {});
     let mut decoder = Decoder::new(PROFILE, config.ingest.order_bytes_max);
     let (mut count, mut records) = (Count::default(), Vec::new());
-    while read_some(&mut source, &mut records).await? {
+    loop {
+        let received = tokio::select! {
+            received = source.recv(&mut records) => received?,
+            () = shutdown.wait() => bail!("interrupted"),
+        };
+        if received != Received::Records {
+            break;
+        }
         progress.add(records.len() as u64);
         for record in records.drain(..) {
             count.add(&mut decoder, &record);
-        }
-        if shutdown.is_fired() {
-            bail!("interrupted");
         }
     }
     let Count { valid, deleted, rejected, reasons } = &count;
@@ -143,10 +151,6 @@ async fn dry_run(config: &Config, older: Older, shutdown: Shutdown) -> anyhow::R
         output::note(format_args!("and {} more reasons", reasons.len() - REASONS_MAX));
     }
     Ok(())
-}
-
-async fn read_some(source: &mut OlderSource, records: &mut Vec<Record>) -> anyhow::Result<bool> {
-    Ok(source.recv(records).await.context("ended early")? == Received::Records)
 }
 
 impl Count {

@@ -53,6 +53,13 @@ const WB: &str = r#"{"order_uid":"a","track_number":"T","entry":"WBIL","delivery
     "customer_id":"test","delivery_service":"meest","shardkey":"9","sm_id":99,"date_created":"2021-11-26T06:22:19.5Z",
     "oof_shard":"1"}"#;
 
+const DELIVERY: &str = "order_uid name phone zip city address region email";
+const PAYMENT: &str = "order_uid transaction request_id currency provider amount payment_dt bank delivery_cost goods_total \
+                       custom_fee";
+const ITEMS: &str = "order_uid chrt_id track_number price rid name sale size total_price nm_id brand status";
+const ORDERS: &str = "order_uid track_number entry locale internal_signature customer_id delivery_service shardkey sm_id \
+                      date_created oof_shard";
+
 #[tokio::test]
 async fn sql_of_the_four_tables_reads() {
     let Some(database) = Database::create() else { return };
@@ -61,12 +68,6 @@ async fn sql_of_the_four_tables_reads() {
     store.commit(batch([decode(r#"{"order_uid":"gone","status":"deleted"}"#)])).await.unwrap();
     let mut maintenance = Maintenance::open(&database.config()).await.unwrap();
     assert_eq!(maintenance.up_with(false, &[Views::FourTables]).await.unwrap(), [2001]);
-    const DELIVERY: &str = "order_uid name phone zip city address region email";
-    const PAYMENT: &str = "order_uid transaction request_id currency provider amount payment_dt bank delivery_cost goods_total \
-                           custom_fee";
-    const ITEMS: &str = "order_uid chrt_id track_number price rid name sale size total_price nm_id brand status";
-    const ORDERS: &str = "order_uid track_number entry locale internal_signature customer_id delivery_service shardkey sm_id \
-                          date_created oof_shard";
     for (schema, ids) in
         [("orders_four_tables", ["id"; 3]), ("orders_four_tables_named_ids", ["delivery_id", "payment_id", "item_id"])]
     {
@@ -169,7 +170,8 @@ async fn sql_of_the_event_driven_service_reads() {
         assert!(rows[0].starts_with(&format!("{} deleted", id(3))), "a deleted order keeps its row: {rows:?}");
         assert_eq!(rows[1..], [format!("{} new 12.5", id(2)), format!("{} new 12.5", id(1))]);
         client.batch_execute("SET enable_seqscan = off").await.unwrap();
-        for (by, index) in [(format!("order_id = '{}'", id(1)), "order_id"), (format!("user_id = '{user}'"), "user_id")]
+        for (by, index) in
+            [(format!("order_id = '{}'", id(1)), "case_idx"), (format!("user_id = '{user}'"), "user_id_idx")]
         {
             let plan = texts(&client, &format!("EXPLAIN SELECT * FROM orders WHERE {by}")).await.join("\n");
             assert!(plan.contains("Index") && plan.contains(index), "{by}: {plan}");

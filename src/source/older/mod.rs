@@ -48,7 +48,7 @@ pub struct Config {
 pub enum OlderError {
     /// It cannot be reached or logged in to.
     #[error("cannot connect to the older database")]
-    Connect(#[source] StoreError),
+    Connect(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// It refuses a statement.
     #[error("the older database refuses{}: {message} ({code})", of_what(.what))]
     Refused {
@@ -68,6 +68,14 @@ pub enum OlderError {
     /// It has another count than a number.
     #[error("the older database counted no number")]
     Uncounted,
+}
+
+/// Why a server is not reached, without what that means for a store.
+fn unreached(error: StoreError) -> OlderError {
+    match error {
+        StoreError::Unavailable(cause) | StoreError::Unfit(cause) => OlderError::Connect(cause),
+        other => OlderError::Connect(other.into()),
+    }
 }
 
 fn of_what(what: &str) -> String {
@@ -99,7 +107,7 @@ impl Older {
     /// # Errors
     /// [`OlderError`].
     pub async fn open(config: &Config) -> Result<Self, OlderError> {
-        let client = postgres::log_in(&config.server).await.map_err(OlderError::Connect)?;
+        let client = postgres::log_in(&config.server).await.map_err(unreached)?;
         // Everything is asked in this transaction and ends with it: behind a pooler nothing stays with others.
         let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;
              SET LOCAL statement_timeout = 0; SET LOCAL idle_in_transaction_session_timeout = 0;
