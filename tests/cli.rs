@@ -77,7 +77,7 @@ impl Done {
     }
 
     /// Whether a signal ended it.
-    #[cfg(feature = "postgres")]
+    #[cfg(all(feature = "embedded", feature = "postgres"))]
     pub fn is_killed(&self) -> bool {
         self.code.is_none()
     }

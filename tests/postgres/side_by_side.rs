@@ -4,7 +4,7 @@ use order_service::store::postgres::{Maintenance, Postgres, SchemaName};
 use order_service::store::{Presence, Store};
 
 use super::pooler::Pooler;
-use super::{batch, wb};
+use super::{LONG, batch, wb};
 use crate::cli::Home;
 use crate::database::Database;
 use crate::server::{Server, until};
@@ -31,12 +31,12 @@ fn two_services_in_one_database_know_nothing_of_each_other() {
     // A second instance of the first: what it is told is of its own schema.
     let second = server("one");
     second.post("/orders", r#"{"order_uid":"c"}"#).expect(201);
-    until("the instances of one schema see each other", super::LONG, || {
-        (one.get("/order/c").status == 200).then_some(())
-    });
+    until("the instances of one schema see each other", LONG, || (one.get("/order/c").status == 200).then_some(()));
     for (server, of, count) in [(&one, "one", 2), (&second, "one", 2), (&other, "other", 2)] {
         assert_eq!(server.get("/order/a").expect(200).json()["of"], of);
-        assert_eq!(server.get("/api/stats").expect(200).json()["total_orders"], count);
+        until("the count has caught up", LONG, || {
+            (server.get("/api/stats").expect(200).json()["total_orders"] == count).then_some(())
+        });
     }
     one.get("/order/b").expect(404);
     other.get("/order/c").expect(404);
@@ -155,6 +155,6 @@ async fn a_pooler_of_transactions_leads_migrations_nowhere_else() {
         &["--postgres", &pooler.url(&database), "--postgres-schema", "one"],
         &[("RUST_BACKTRACE", "0")],
     );
-    let status = tokio::task::spawn_blocking(move || until("the start ends", super::LONG, || server.ended())).await;
+    let status = tokio::task::spawn_blocking(move || until("the start ends", LONG, || server.ended())).await;
     assert_eq!(status.unwrap().code(), Some(78), "the service itself says that it cannot");
 }
