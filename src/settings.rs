@@ -56,7 +56,8 @@ impl Outside {
     }
 }
 
-/// A secret from an environment variable, or from the file that the same with `_FILE` at its end names.
+/// A secret from an environment variable, or from the file that the same with `_FILE` at its end
+/// names.
 #[cfg(feature = "postgres")]
 fn secret(name: &str, outside: &Outside) -> Result<Option<String>, Wrong> {
     let given = |name: &str| outside.environment.get(name).filter(|value| !value.is_empty());

@@ -1,9 +1,10 @@
--- Optional: views for SQL written for the older services that kept an order in four tables. SET search_path =
--- orders_four_tables is all that such SQL needs. Where the ids of parts have names of their own (delivery_id, payment_id,
--- item_id), it is orders_four_tables_named_ids.
+-- Optional: views for SQL written for the older services that kept an order in four tables. SET
+-- search_path = orders_four_tables is all that such SQL needs. Where the ids of parts have names of
+-- their own (delivery_id, payment_id, item_id), it is orders_four_tables_named_ids.
 --
--- Live WB orders, read-only. A part has one number for as long as its order is there, in the order in which orders came.
--- What an order does not have reads as '' or 0. They cost a write nothing; a look-up by order_uid takes the primary key.
+-- Live WB orders, read-only. A part has one number for as long as its order is there, in the order
+-- in which orders came. What an order does not have reads as '' or 0. They cost a write nothing; a
+-- look-up by order_uid takes the primary key.
 --
 -- Applied by `order-service migrate up --views four-tables`, or by hand:
 -- psql -1 -v ON_ERROR_STOP=1 -f 2001_four_tables.up.sql

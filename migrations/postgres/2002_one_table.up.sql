@@ -1,14 +1,16 @@
--- Optional: a view for SQL written for the older service that kept an order in one table, its parts as JSON. SET
--- search_path = orders_one_table is all that such SQL needs.
+-- Optional: a view for SQL written for the older service that kept an order in one table, its parts
+-- as JSON. SET search_path = orders_one_table is all that such SQL needs.
 --
--- Live WB orders, read-only. It costs a write nothing; a look-up by order_uid takes the primary key.
+-- Live WB orders, read-only. It costs a write nothing; a look-up by order_uid takes the primary
+-- key.
 --
 -- Applied by `order-service migrate up --views one-table`, or by hand:
 -- psql -1 -v ON_ERROR_STOP=1 -f 2002_one_table.up.sql
 
 CREATE SCHEMA orders_one_table;
 
--- A number that JSON allows and jsonb refuses would otherwise end every query that meets it: such a part is its text.
+-- A number that JSON allows and jsonb refuses would otherwise end every query that meets it: such a
+-- part is its text.
 CREATE FUNCTION orders_one_table.order_jsonb(part json) RETURNS jsonb
     LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
     AS $$ BEGIN RETURN part::jsonb; EXCEPTION WHEN data_exception THEN RETURN to_jsonb(part::text); END $$;

@@ -1,9 +1,10 @@
--- Optional: a view for SQL written for the event-driven older service. SET search_path = orders_event_driven is all that
--- such SQL needs; orders_event_driven_external where its table has a column external_id.
+-- Optional: a view for SQL written for the event-driven older service. SET search_path =
+-- orders_event_driven is all that such SQL needs; orders_event_driven_external where its table has
+-- a column external_id.
 --
--- Envelope orders whose id is a UUID, those with the status deleted too, read-only. The two indexes, on envelope orders
--- alone, are for look-ups by order_id and by user_id; each costs a write of such an order about what one of the indexes of
--- 1001_search_indexes does.
+-- Envelope orders whose id is a UUID, those with the status deleted too, read-only. The two
+-- indexes, on envelope orders alone, are for look-ups by order_id and by user_id; each costs a
+-- write of such an order about what one of the indexes of 1001_search_indexes does.
 --
 -- Applied by `order-service migrate up --views event-driven`, or by hand:
 -- psql -1 -v ON_ERROR_STOP=1 -f 2003_event_driven.up.sql
@@ -15,7 +16,8 @@ CREATE INDEX orders_order_id ON orders (
 ) WHERE kind = 1;
 CREATE INDEX orders_user_id ON orders (user_id) WHERE kind = 1;
 
--- A number that JSON allows and jsonb refuses would otherwise end every query that meets it: such a payload is its text.
+-- A number that JSON allows and jsonb refuses would otherwise end every query that meets it: such a
+-- payload is its text.
 CREATE FUNCTION orders_event_driven.order_jsonb(part json) RETURNS jsonb
     LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
     AS $$ BEGIN RETURN part::jsonb; EXCEPTION WHEN data_exception THEN RETURN to_jsonb(part::text); END $$;

@@ -1,4 +1,5 @@
-//! What a source that is no broker rejects: a file of the reasons, and one of the documents as they were.
+//! What a source that is no broker rejects: a file of the reasons, and one of the documents as they
+//! were.
 
 use std::fs::File;
 use std::io::{Read, Write};

@@ -437,7 +437,8 @@ impl Maintenance {
         Err(OpenError::NotSet)
     }
 
-    /// Applies what is missing, all or nothing; the optional steps and views only when asked for. Returns the numbers applied.
+    /// Applies what is missing, all or nothing; the optional steps and views only when asked for.
+    /// Returns the numbers applied.
     ///
     /// # Errors
     /// When a step fails; the schema is then as it was.

@@ -1,4 +1,5 @@
-//! `import --from-postgres`: the orders of an older service's database into the store, as they were there.
+//! `import --from-postgres`: the orders of an older service's database into the store, as they were
+//! there.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -27,7 +28,8 @@ use crate::store::any::{self, AnyStore};
 pub struct Config {
     /// The older database.
     pub older: older::Config,
-    /// Where rows that are no orders go, with the reasons; beside it, with `.raw` at its end, the rows as JSON.
+    /// Where rows that are no orders go, with the reasons; beside it, with `.raw` at its end, the
+    /// rows as JSON.
     pub rejects: PathBuf,
     /// Only count and say what would be rejected.
     pub is_dry_run: bool,
@@ -37,13 +39,14 @@ pub struct Config {
     pub ingest: ingest::Config,
 }
 
-/// What an order must be to be taken: older layouts never stored all that the usual profile demands.
+/// What an order must be to be taken: older layouts never stored all that the usual profile
+/// demands.
 const PROFILE: Profile = Profile::Lenient;
 /// Reasons that a dry run names; of more only the number is said.
 const REASONS_MAX: usize = 20;
 
-/// Imports until all is read or `shutdown` comes. An import that was interrupted, even by `kill -9`, goes on where it
-/// stopped; one that was finished starts again, and takes what is new.
+/// Imports until all is read or `shutdown` comes. An import that was interrupted, even by `kill
+/// -9`, goes on where it stopped; one that was finished starts again, and takes what is new.
 ///
 /// # Errors
 /// When the database or the store cannot be used, or when a row was rejected.

@@ -8,7 +8,8 @@ CREATE TABLE orders_b0 PARTITION OF orders FOR VALUES IN (0);
 CREATE TABLE orders_b1 PARTITION OF orders FOR VALUES IN (1);
 CREATE TABLE orders_b2 PARTITION OF orders FOR VALUES IN (2);
 CREATE TABLE orders_b3 PARTITION OF orders FOR VALUES IN (3);
--- Every tenth is deleted; each external id of a user occurs five times, the newest in the middle of the table.
+-- Every tenth is deleted; each external id of a user occurs five times, the newest in the middle of
+-- the table.
 INSERT INTO orders (order_id, user_id, amount, status, payload, created_at, updated_at, bucket)
 SELECT id, ('00000000-0000-4000-8000-' || lpad((n % 200 % 3)::text, 12, '0'))::uuid,
        n + 0.25, (ARRAY['deleted', 'new', 'processing', 'done', 'cancelled'])[CASE WHEN n % 10 = 0 THEN 1 ELSE n % 4 + 2 END],

@@ -1,4 +1,5 @@
--- The four tables of an older service, ids of parts called id, no foreign keys; 1,000 orders and what goes wrong there.
+-- The four tables of an older service, ids of parts called id, no foreign keys; 1,000 orders and
+-- what goes wrong there.
 CREATE TABLE orders (
     order_uid varchar(255) PRIMARY KEY, track_number text, entry text, locale text, internal_signature text,
     customer_id text, delivery_service text, shardkey text, sm_id int, date_created timestamp, oof_shard text

@@ -1,5 +1,5 @@
--- The four tables of another older service: other names, ids of parts named after them, foreign keys, times with a zone, a
--- payment known by its transaction alone.
+-- The four tables of another older service: other names, ids of parts named after them, foreign
+-- keys, times with a zone, a payment known by its transaction alone.
 CREATE TABLE orders (
     order_uid text PRIMARY KEY, track_number text NOT NULL, entry text NOT NULL, locale text NOT NULL,
     internal_signature text NOT NULL, customer_id text NOT NULL, delivery_service text NOT NULL, shardkey text NOT NULL,

@@ -1,5 +1,5 @@
-//! The commands of `docs/moving-databases.md`, read from there and run, a section after the other on a database of its
-//! layout.
+//! The commands of `docs/moving-databases.md`, read from there and run, a section after the other
+//! on a database of its layout.
 
 use std::process::{Command, Stdio};
 

@@ -1,5 +1,5 @@
-//! The databases of the older services, made by DDL like theirs: what moves in is what they answered, as JSON values, and
-//! nothing changes where it came from.
+//! The databases of the older services, made by DDL like theirs: what moves in is what they
+//! answered, as JSON values, and nothing changes where it came from.
 
 use std::collections::BTreeMap;
 
@@ -144,7 +144,8 @@ fn four_tables_move_in() {
         let expected = four_tables(&database, "delivery", "payment", "order_uid", "id");
         assert_eq!(expected.len(), 1000);
         assert_same(&listed, &expected);
-        // The members are in the order in which the older services write them, and the newest order is the newest.
+        // The members are in the order in which the older services write them, and the newest order
+        // is the newest.
         let newest = database.query(
             "SELECT order_uid FROM orders WHERE order_uid ~ 'test' ORDER BY date_created DESC NULLS LAST LIMIT 1",
         );
@@ -259,7 +260,8 @@ fn what_is_imported_again_brings_what_is_new_and_nothing_that_is_older() {
     import(&home, &database, &flags, &[]).expect(1);
     let uids = database
         .query("SELECT order_id FROM orders WHERE status = 'new' AND payload ->> 'id' <> '' ORDER BY 1 LIMIT 3");
-    // Both services are live for a while: the older one changes two orders, this one changes the second of them later.
+    // Both services are live for a while: the older one changes two orders, this one changes the
+    // second of them later.
     database.query(&format!(
         "UPDATE orders SET status = 'done', updated_at = '2025-03-01' WHERE order_id IN ('{}', '{}')",
         uids[0], uids[1]

@@ -128,7 +128,8 @@ fn a_schema_is_used_by_a_role_that_may_make_none() {
     database.query(&format!("DROP OWNED BY {role}; DROP ROLE {role}"));
 }
 
-/// Tables would otherwise be made where another client's search path leads, or its orders be written into ours.
+/// Tables would otherwise be made where another client's search path leads, or its orders be
+/// written into ours.
 #[tokio::test]
 async fn a_pooler_of_transactions_leads_migrations_nowhere_else() {
     let Some(database) = Database::create() else { return };

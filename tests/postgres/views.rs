@@ -1,4 +1,5 @@
-//! Views for the SQL of the older services: their columns, their joins and look-ups, read-only, through later steps.
+//! Views for the SQL of the older services: their columns, their joins and look-ups, read-only,
+//! through later steps.
 
 use serde_json::json;
 use tokio_postgres::{Client, NoTls};

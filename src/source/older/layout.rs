@@ -1,5 +1,5 @@
-//! How an older service laid its tables out, told by their columns, and the statements that read orders from them. Pure: the
-//! statements are text, and what they find is not known here.
+//! How an older service laid its tables out, told by their columns, and the statements that read
+//! orders from them. Pure: the statements are text, and what they find is not known here.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -68,7 +68,8 @@ pub enum UnknownLayout {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Layout {
     pub(super) kind: LayoutKind,
-    /// Selects a row for each order: its JSON, when it was created and changed, its amount, whether it was deleted.
+    /// Selects a row for each order: its JSON, when it was created and changed, its amount, whether
+    /// it was deleted.
     select: String,
     order_by: String,
     /// Each counts what is to be said of the database, and says what.
@@ -153,7 +154,8 @@ impl Table<'_> {
         }
     }
 
-    /// As the older services answer times: UTC, and no more digits of a second than it has. Null where it is no instant.
+    /// As the older services answer times: UTC, and no more digits of a second than it has. Null
+    /// where it is no instant.
     fn rfc3339(&self, name: &str, column: &Column) -> String {
         let instant = self.instant(name, column);
         format!(
@@ -179,7 +181,8 @@ impl Table<'_> {
         keys
     }
 
-    /// The column that says which order a part is of. A payment's transaction is its order's id where there is no other.
+    /// The column that says which order a part is of. A payment's transaction is its order's id
+    /// where there is no other.
     fn link(&self) -> Result<&'static str, UnknownLayout> {
         let names: &[&'static str] = if self.plain_name.starts_with("payment") {
             &["order_uid", "order_id", "transaction"]
@@ -228,14 +231,16 @@ impl Layout {
         four_tables(&orders, &delivery, &payment, &items)
     }
 
-    /// Declares a cursor over all orders but `from` of the oldest, and over those alone where `is_before`.
+    /// Declares a cursor over all orders but `from` of the oldest, and over those alone where
+    /// `is_before`.
     pub(super) fn cursor(&self, name: &str, from: u64, is_before: bool) -> String {
         let part = if is_before { format!("LIMIT {from}") } else { format!("OFFSET {from}") };
         format!("DECLARE {name} NO SCROLL CURSOR FOR {} ORDER BY {} {part}", self.select, self.order_by)
     }
 }
 
-/// Parts are joined as a whole: older tables have no index that a look-up for each order could take.
+/// Parts are joined as a whole: older tables have no index that a look-up for each order could
+/// take.
 fn four_tables(
     orders: &Table<'_>,
     delivery: &Table<'_>,
@@ -354,7 +359,8 @@ fn one_table(orders: &Table<'_>) -> Layout {
     }
 }
 
-/// A part with its members in the order in which the older services write them: jsonb has forgotten the producer's.
+/// A part with its members in the order in which the older services write them: jsonb has forgotten
+/// the producer's.
 fn in_order(orders: &Table<'_>, name: &str, members: &[&str]) -> String {
     match orders.columns.iter().find(|column| column.name == name) {
         Some(column) if column.kind == "jsonb" => sorted_members(&format!("o.{name}"), members),

@@ -1,6 +1,7 @@
-//! Orders from the PostgreSQL database of an older service: recognized, counted and read in one snapshot of a transaction
-//! that can only read. Nothing there is changed. An interrupted import goes on where it stopped, and then looks at what came
-//! before once more, since the older service may have gone on writing: in the new snapshot both parts are all there is.
+//! Orders from the PostgreSQL database of an older service: recognized, counted and read in one
+//! snapshot of a transaction that can only read. Nothing there is changed. An interrupted import
+//! goes on where it stopped, and then looks at what came before once more, since the older service
+//! may have gone on writing: in the new snapshot both parts are all there is.
 
 mod layout;
 
@@ -108,7 +109,8 @@ impl Older {
     /// [`OlderError`].
     pub async fn open(config: &Config) -> Result<Self, OlderError> {
         let client = postgres::log_in(&config.server).await.map_err(unreached)?;
-        // Everything is asked in this transaction and ends with it: behind a pooler nothing stays with others.
+        // Everything is asked in this transaction and ends with it: behind a pooler nothing stays
+        // with others.
         let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;
              SET LOCAL statement_timeout = 0; SET LOCAL idle_in_transaction_session_timeout = 0;
              SET LOCAL lock_timeout = '30s'; SET LOCAL cursor_tuple_fraction = 1; SET LOCAL DateStyle = 'ISO';
@@ -168,8 +170,8 @@ impl Older {
         &self.notes
     }
 
-    /// Begins to read, oldest order first, after the first `from`; those come at the end. `on_progress` is told how many
-    /// were dealt with after each committed batch.
+    /// Begins to read, oldest order first, after the first `from`; those come at the end.
+    /// `on_progress` is told how many were dealt with after each committed batch.
     #[must_use]
     pub fn read(
         self,
@@ -177,7 +179,8 @@ impl Older {
         rejects: std::path::PathBuf,
         on_progress: impl FnMut(u64) + Send + 'static,
     ) -> OlderSource {
-        // A position beyond them is of an import that was at its second part, or of more orders than there are now.
+        // A position beyond them is of an import that was at its second part, or of more orders
+        // than there are now.
         let from = if from < self.count { from } else { 0 };
         let name = Arc::clone(&self.name);
         let (sender, rows) = mpsc::channel(BLOCKS_MAX);
@@ -308,8 +311,8 @@ pub fn is_deleted(record: &Record) -> bool {
     beside(record, DELETED).is_some()
 }
 
-/// Gives an order what it had in the older database. Returns the version that it was made from: an order that is here
-/// already stays as it is, unless its times say which of the two is newer.
+/// Gives an order what it had in the older database. Returns the version that it was made from: an
+/// order that is here already stays as it is, unless its times say which of the two is newer.
 fn give_past(record: &Record, order: &mut Order) -> Option<Version> {
     let instant = |name| beside(record, name).flatten().and_then(date::unix_micros);
     let created = instant(CREATED);

@@ -86,7 +86,8 @@ pub(super) async fn announce_writer(client: &Client, config: &Config) -> Result<
     client.execute("SELECT pg_advisory_lock_shared($1, $2)", &key).await.map(drop)
 }
 
-/// The first halves of the locks of the instances on one schema: those of two services in one database differ.
+/// The first halves of the locks of the instances on one schema: those of two services in one
+/// database differ.
 #[derive(Default)]
 struct Keys {
     here: i32,

@@ -1,5 +1,6 @@
-//! The schema of a PostgreSQL database: its migrations, forward and back, one instance at a time. All is said in plain
-//! text and inside of transactions, so that a pooler which hands each to another connection of the server does no harm.
+//! The schema of a PostgreSQL database: its migrations, forward and back, one instance at a time.
+//! All is said in plain text and inside of transactions, so that a pooler which hands each to
+//! another connection of the server does no harm.
 
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, GenericClient, SimpleQueryMessage};
@@ -290,7 +291,8 @@ async fn check_encoding(client: &impl GenericClient) -> Result<(), MigrateError>
     }
 }
 
-/// Makes the schema, if one is named and not there. Asked first: a role that may not make schemas may use one.
+/// Makes the schema, if one is named and not there. Asked first: a role that may not make schemas
+/// may use one.
 async fn create(client: &impl GenericClient, schema: &SchemaName) -> Result<(), MigrateError> {
     if let Some(name) = schema.name()
         && !is(client, &format!("EXISTS (SELECT FROM pg_namespace WHERE nspname = '{name}')")).await?
@@ -325,7 +327,8 @@ async fn refuse_foreign(
     }
 }
 
-/// Says that the table `orders` is not the one this program writes into, where there is one of that name.
+/// Says that the table `orders` is not the one this program writes into, where there is one of that
+/// name.
 async fn refuse_foreign_orders(client: &impl GenericClient, schema: &SchemaName) -> Result<(), MigrateError> {
     let sql = "SELECT 'table orders in schema ' || relnamespace::regnamespace FROM pg_class
                WHERE oid = to_regclass('@orders') AND NOT (

@@ -1,6 +1,7 @@
-//! The schema that all objects of the service are in. Statements name their tables with an `@` before them, which becomes
-//! the schema's name. A `search_path` set on a connection would not do: a pooler may hand the next transaction to another
-//! connection, or the connection to another client, and then orders would be written into what others made.
+//! The schema that all objects of the service are in. Statements name their tables with an `@`
+//! before them, which becomes the schema's name. A `search_path` set on a connection would not do:
+//! a pooler may hand the next transaction to another connection, or the connection to another
+//! client, and then orders would be written into what others made.
 
 use tokio_postgres::{Client, SimpleQueryMessage};
 
@@ -55,8 +56,8 @@ impl SchemaName {
         format!("{}_{layout}", self.0.as_deref().unwrap_or("orders"))
     }
 
-    /// What tells the locks of this schema from those of others in the same database, as far as it is known: 0 in the usual
-    /// schema, where former versions took them too.
+    /// What tells the locks of this schema from those of others in the same database, as far as it
+    /// is known: 0 in the usual schema, where former versions took them too.
     ///
     /// # Errors
     /// What the server says.
