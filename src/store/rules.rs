@@ -134,6 +134,7 @@ fn envelope(
     let stored = match row {
         // An id made here is new unless this very request was committed before and its answer was lost.
         Some(_) if envelope.is_new => return Ok(Decision::CreatedBefore),
+        Some(row) if row.state != State::Live && is_delete && past.is_some() => return Ok(Decision::Unchanged),
         Some(row) if row.state != State::Live => return Ok(Decision::WasDeleted),
         Some(row) if row.kind == Kind::Wb && is_delete => return Ok(delete(Some(row))),
         Some(row) if row.kind == Kind::Wb => return Ok(Decision::Refused(Refusal::OtherKind)),

@@ -52,11 +52,16 @@ enum Target {
     SameDatabase,
 }
 
-fn flags(target: Target, database: &Database, home: &Home) -> Vec<String> {
-    match target {
-        Target::Embedded => vec!["--data".into(), home.path().join("data").display().to_string()],
-        Target::SameDatabase => ["--postgres", &database.url(), "--postgres-schema", "moved"].map(str::to_owned).into(),
-    }
+/// A service that is stopped, and the flags of commands on its store.
+fn stopped(target: Target, database: &Database) -> (Server, Vec<String>) {
+    let same = ["--postgres", &database.url(), "--postgres-schema", "moved"].map(str::to_owned);
+    let flags: Vec<&str> =
+        if target == Target::SameDatabase { same.iter().map(String::as_str).collect() } else { vec![] };
+    let mut server = Server::start(&flags);
+    assert!(server.stop().success());
+    let data = ["--data".into(), server.data().display().to_string()];
+    let flags = if target == Target::SameDatabase { same.into() } else { data.into() };
+    (server, flags)
 }
 
 fn import(home: &Home, database: &Database, more: &[&str], environment: &[(&str, &str)]) -> Done {
@@ -68,7 +73,7 @@ fn import(home: &Home, database: &Database, more: &[&str], environment: &[(&str,
 /// Moves all in, and asks a service for every order: the answers by their ids.
 fn moved(database: &Database, target: Target, rejected: u64) -> (Server, BTreeMap<String, Value>) {
     let (home, before) = (Home::new(), contents(database));
-    let flags = flags(target, database, &home);
+    let (mut server, flags) = stopped(target, database);
     let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
     let done = import(&home, database, &flags, &[]);
     let told = done.err.clone();
@@ -81,7 +86,7 @@ fn moved(database: &Database, target: Target, rejected: u64) -> (Server, BTreeMa
     }
     assert!(told.contains("profile lenient"), "{told}");
     assert_eq!(contents(database), before, "the source is as it was");
-    let server = Server::start(&flags);
+    server.start_again();
     let listed = server.request("GET", "/api/orders", &[("Accept", "application/x-ndjson")], "").expect(200);
     let order = |line: &str| {
         let order: Value = serde_json::from_str(line).unwrap();
@@ -288,7 +293,8 @@ fn an_import_that_is_killed_goes_on_where_it_was_and_takes_what_came_meanwhile()
     for (target, step) in [(Target::Embedded, "committed:3"), (Target::SameDatabase, "store-written:4")] {
         let Some(database) = older(FOUR_TABLES) else { return };
         let home = Home::new();
-        let flags = [flags(target, &database, &home), ["--batch-rows-max", "100"].map(str::to_owned).into()].concat();
+        let (mut server, flags) = stopped(target, &database);
+        let flags = [flags, ["--batch-rows-max", "100"].map(str::to_owned).into()].concat();
         let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
         let killed = import(&home, &database, &flags, &[("ORDER_DIE_AT", step)]);
         assert!(killed.is_killed(), "{}", killed.err);
@@ -303,7 +309,7 @@ fn an_import_that_is_killed_goes_on_where_it_was_and_takes_what_came_meanwhile()
         assert_eq!(figure(" read: "), 1003, "all of the snapshot was read: {}", resumed.err);
         assert_eq!(figure(" stored, ") + figure(" unchanged, "), 1001, "{}", resumed.err);
         assert!(figure(" stored, ") > 0 && figure(" unchanged, ") > 0, "{}", resumed.err);
-        let server = Server::start(&flags);
+        server.start_again();
         assert_eq!(server.get("/api/stats").expect(200).json()["total_orders"], 1001);
         server.get("/order/came-meanwhile").expect(200);
         let again =
@@ -339,9 +345,9 @@ fn a_dry_run_counts_and_stores_nothing() {
 #[test]
 fn times_without_a_zone_are_of_the_one_that_is_named() {
     let Some(database) = older(ONE_TABLE) else { return };
-    let home = Home::new();
-    import(&home, &database, &["--timezone", "Asia/Tokyo"], &[]).expect(0);
-    let server = Server::start(&["--data", &home.path().join("data").display().to_string()]);
+    let (mut server, flags) = stopped(Target::Embedded, &database);
+    import(&Home::new(), &database, &["--timezone", "Asia/Tokyo", &flags[0], &flags[1]], &[]).expect(0);
+    server.start_again();
     assert_eq!(server.get("/order/one-1").expect(200).json()["date_created"], "2021-11-25T21:23:19Z");
 }
 
