@@ -414,6 +414,14 @@ fn older_of(arguments: &ArgMatches, settings: &Settings, outside: &Outside) -> R
             Wrong::one("--from-postgres", format!("needs a URL, here or in {FROM_POSTGRES} or {FROM_POSTGRES}_FILE"))
         })?,
     };
+    // Of the service's own settings it is no more than not asked.
+    let is_asked = |found: &super::Found| found.key == "profile" && found.origin == super::Origin::Flag;
+    if settings.found.iter().any(is_asked) {
+        return Err(Wrong::one(
+            "--profile",
+            "changes nothing with --from-postgres, whose orders are checked as lenient",
+        ));
+    }
     let server = postgres::Config::parse(&url).map_err(|error| Wrong::one("--from-postgres", error))?;
     let config = &settings.config;
     let name = server.database().unwrap_or("orders").replace(['/', '\0'], "_");

@@ -385,6 +385,7 @@ fn a_database_that_cannot_be_moved_in_is_told_why() {
     let missing = home.run(&["import", "--from-postgres", &format!("{}_not", database.url())]);
     assert!(missing.err.contains("does not exist"), "{}", missing.err);
     missing.expect(1);
+    told(&database, &["--profile", "strict"], 78, "--profile: changes nothing with --from-postgres");
     told(&database, &["--timezone", "Mars/Olympus"], 1, "time zone \"Mars/Olympus\" not recognized");
     told(&database, &["--from-schema", "nowhere"], 1, "has no table orders in nowhere");
     database.query("ALTER TABLE payment RENAME TO paid");
