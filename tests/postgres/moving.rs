@@ -122,6 +122,20 @@ fn the_commands_for_event_driven_orders_move_them_and_back() {
     assert_eq!(database.query("SELECT count(*) FROM orders"), ["1000"]);
 }
 
+#[test]
+fn each_layout_of_the_table_names_tests_that_there_are() {
+    let sources = [include_str!("older.rs"), include_str!("views.rs")].concat();
+    let rows: Vec<_> = DOCUMENT.lines().filter(|line| line.starts_with("| [")).collect();
+    assert_eq!(rows.len(), 3);
+    for row in rows {
+        let tests: Vec<_> = row.split('|').skip(3).flat_map(|cell| cell.split('`').skip(1).step_by(2)).collect();
+        assert!(tests.len() >= 2, "{row}");
+        for test in tests {
+            assert!(sources.contains(&format!("fn {test}()")), "{test}");
+        }
+    }
+}
+
 /// A WB order as if the new service had taken it.
 fn insert(body: &str) -> String {
     format!(
