@@ -250,9 +250,9 @@ fn four_tables(
     let keys = (delivery.link()?, payment.link()?, items.link()?);
     let single = |table: &Table<'_>, key: &str, names: &[&str]| {
         format!(
-            "LEFT JOIN (SELECT DISTINCT ON (t.{key}) t.{key} AS part_of, \
+            "LEFT JOIN (SELECT DISTINCT ON (t.{key}) t.{key}::text AS part_of, \
              (SELECT row_to_json(m) FROM (SELECT {members}) m) AS part FROM {table} t ORDER BY t.{key}, {order}) {alias} \
-             ON {alias}.part_of = o.order_uid",
+             ON {alias}.part_of = o.order_uid::text",
             key = quoted(key),
             members = table.members("t", names).join(", "),
             table = table.name,
@@ -268,8 +268,8 @@ fn four_tables(
     let select = format!(
         "SELECT (SELECT row_to_json(m) FROM (SELECT {members}) m)::text, {created}, {created}, NULL, NULL \
          FROM {orders} o {delivery} {payment} \
-         LEFT JOIN (SELECT t.{key} AS part_of, json_agg((SELECT row_to_json(m) FROM (SELECT {item}) m) ORDER BY {order}) \
-         AS parts FROM {items} t GROUP BY t.{key}) i ON i.part_of = o.order_uid",
+         LEFT JOIN (SELECT t.{key}::text AS part_of, json_agg((SELECT row_to_json(m) FROM (SELECT {item}) m) ORDER BY {order}) \
+         AS parts FROM {items} t GROUP BY t.{key}) i ON i.part_of = o.order_uid::text",
         members = members.concat().join(", "),
         created = orders.time("o", &["created_at", "date_created"]),
         orders = orders.name,
@@ -299,7 +299,7 @@ fn four_tables(
 fn counts_of_parts(orders: &Table<'_>, parts: [(&Table<'_>, &str); 3]) -> Vec<(String, &'static str)> {
     let orphans = |(table, key): (&Table<'_>, &str)| {
         format!(
-            "SELECT count(*) FROM {} t WHERE NOT EXISTS (SELECT FROM {} o WHERE o.order_uid = t.{})",
+            "SELECT count(*) FROM {} t WHERE NOT EXISTS (SELECT FROM {} o WHERE o.order_uid::text = t.{}::text)",
             table.name,
             orders.name,
             quoted(key)
@@ -311,7 +311,7 @@ fn counts_of_parts(orders: &Table<'_>, parts: [(&Table<'_>, &str); 3]) -> Vec<(S
     };
     let without = |(table, key): (&Table<'_>, &str)| {
         format!(
-            "SELECT count(*) FROM {} o WHERE NOT EXISTS (SELECT FROM {} t WHERE t.{} = o.order_uid)",
+            "SELECT count(*) FROM {} o WHERE NOT EXISTS (SELECT FROM {} t WHERE t.{}::text = o.order_uid::text)",
             orders.name,
             table.name,
             quoted(key)
