@@ -157,7 +157,12 @@ fn encode(criterion: &mut Criterion) {
         })
         .collect();
     let bodies: usize = orders.iter().map(|(_, row, _)| row.body.len()).sum();
-    let common = Common { transaction: 1, now_micros: 1_700_000_000_000_000, source: "bench" };
+    let common = Common {
+        transaction: 1,
+        created_micros: 1_700_000_000_000_000,
+        now_micros: 1_700_000_000_000_000,
+        source: "bench",
+    };
     let mut group = criterion.benchmark_group("encode");
     group.throughput(Throughput::Elements(ORDERS));
     group.bench_function("1000_orders_for_copy", |bencher| {

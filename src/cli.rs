@@ -13,6 +13,8 @@ use crate::store::any::OpenError;
 #[cfg(feature = "kafka")]
 use crate::tools::dlq;
 use crate::tools::load::Json;
+#[cfg(feature = "postgres")]
+use crate::tools::older;
 use crate::tools::{backup, export, healthcheck, import, load, migrate, output, publish};
 use crate::{app, lifecycle, log};
 
@@ -75,7 +77,12 @@ fn run(task: Task, settings: Settings) -> anyhow::Result<()> {
         }
         Task::Import(import) => {
             log::start(config.log, &config.log_filter);
-            run_import(import)
+            run_import(|shutdown| import::run(import, shutdown))
+        }
+        #[cfg(feature = "postgres")]
+        Task::ImportOlder(older) => {
+            log::start(config.log, &config.log_filter);
+            run_import(|shutdown| older::run(older, shutdown))
         }
         Task::Export(export) => runtime(1)?.block_on(export::run(&export)).map(|_| ()),
         Task::Backup(backup) => runtime(1)?.block_on(backup::run(&backup)),
@@ -118,11 +125,14 @@ fn runtime(threads: usize) -> std::io::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build()
 }
 
-fn run_import(import: import::Config) -> anyhow::Result<()> {
+fn run_import<I>(import: impl FnOnce(lifecycle::Shutdown) -> I) -> anyhow::Result<()>
+where
+    I: Future<Output = anyhow::Result<()>> + Send + 'static,
+{
     runtime(1)?.block_on(async {
         let mut terminate = signal(SignalKind::terminate())?;
         let (trigger, shutdown) = lifecycle::shutdown();
-        let import = tokio::spawn(import::run(import, shutdown));
+        let import = tokio::spawn(import(shutdown));
         tokio::spawn(async move {
             // Without a signal the trigger must live as long as the import.
             tokio::select! {

@@ -5,7 +5,8 @@
 //! to bytes. They meet in [`cache`] and [`store`] only. Readers know bytes, writers know orders: nothing on the read
 //! path can name an [`order`], so nothing there can serialize one again.
 //!
-//! **A write**: a [`source`] (an HTTP inbox, a file, generated samples) hands over [`record`]s with positions.
+//! **A write**: a [`source`] (an HTTP inbox, a file, generated samples, the
+//! database of an older service) hands over [`record`]s with positions.
 //! [`order::Decoder`] parses, validates and makes the body, once. [`ingest::batcher`] collects; one batch fills while
 //! one is written, and a full one goes on its way while the one before it becomes durable. [`store::Store::commit`]
 //! makes it durable in one transaction together with its positions. Then, in this order: the view shows it, the event

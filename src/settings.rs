@@ -56,6 +56,18 @@ impl Outside {
     }
 }
 
+/// A secret from an environment variable, or from the file that the same with `_FILE` at its end
+/// names.
+#[cfg(feature = "postgres")]
+fn secret(name: &str, outside: &Outside) -> Result<Option<String>, Wrong> {
+    let given = |name: &str| outside.environment.get(name).filter(|value| !value.is_empty());
+    if let Some(value) = given(name) {
+        return Ok(Some(value.clone()));
+    }
+    let by_file = format!("{name}_FILE");
+    given(&by_file).map(|path| Ok(read_secret(&by_file, path)?.trim_end().to_owned())).transpose()
+}
+
 /// Whether an environment variable says something to this program.
 fn is_variable(name: &str) -> bool {
     let plain = name.strip_suffix("_FILE").unwrap_or(name);

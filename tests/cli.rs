@@ -76,6 +76,12 @@ impl Done {
         Self { code: status.code(), out: text(stdout), err: text(stderr) }
     }
 
+    /// Whether a signal ended it.
+    #[cfg(all(feature = "embedded", feature = "postgres"))]
+    pub fn is_killed(&self) -> bool {
+        self.code.is_none()
+    }
+
     #[track_caller]
     pub fn expect(self, code: i32) -> Self {
         assert_eq!(self.code, Some(code), "out: {}\nerr: {}", self.out, self.err);

@@ -154,7 +154,7 @@ const CLIENTS: &[(&str, &[&str])] = &[
     ("flate2", &["src/read/forms.rs"]),
     ("zstd", &["src/read/forms.rs"]),
     ("rusqlite", &["src/store/embedded/"]),
-    ("tokio_postgres", &["src/store/postgres/"]),
+    ("tokio_postgres", &["src/store/postgres/", "src/source/older/"]),
     ("bb8", &["src/store/postgres/"]),
     ("rdkafka", &["src/kafka.rs", "src/kafka/", "src/source/kafka/", "src/topics/", "src/tools/"]),
     ("redis_client", &["src/redis/"]),

@@ -174,7 +174,7 @@ impl<'i> Decoding<'_, 'i> {
             std::borrow::Cow::Owned(compact) => compact.into(),
         };
         let columns = self.wants_columns.then(|| columns::columns(&self).pack());
-        Ok(Order { id, change: Change::Wb(body), columns })
+        Ok(Order { id, change: Change::Wb(body), columns, past: None })
     }
 
     /// The id under `name`, which is present.

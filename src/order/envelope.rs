@@ -96,6 +96,13 @@ pub fn stamp(at: OffsetDateTime) -> Stamp {
     stamp
 }
 
+/// As [`stamp`], for microseconds since 1970.
+#[must_use]
+pub fn stamp_of(unix_micros: i64) -> Stamp {
+    let at = OffsetDateTime::from_unix_timestamp_nanos(i128::from(unix_micros) * 1000);
+    stamp(at.unwrap_or(OffsetDateTime::UNIX_EPOCH))
+}
+
 /// The parts of a stored envelope body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stored<'a> {
@@ -160,6 +167,20 @@ impl Envelope {
     /// # Errors
     /// [`Incomplete`] when a new order lacks what only its request can give.
     pub fn body(&self, id: &OrderId, stored: Option<Stored<'_>>, now: &Stamp) -> Result<Option<Vec<u8>>, Incomplete> {
+        self.body_of(id, stored, now, now)
+    }
+
+    /// The same for an order that is older than its request.
+    ///
+    /// # Errors
+    /// [`Incomplete`] when a new order lacks what only its request can give.
+    pub fn body_of(
+        &self,
+        id: &OrderId,
+        stored: Option<Stored<'_>>,
+        created: &Stamp,
+        now: &Stamp,
+    ) -> Result<Option<Vec<u8>>, Incomplete> {
         let mut user_text = [0; 36];
         let user_id = match (&self.user_id, &stored) {
             (Some(user_id), _) => user_id.hyphenated().encode_lower(&mut user_text),
@@ -176,7 +197,7 @@ impl Envelope {
             (None, Some(stored)) => stored.status,
             (None, None) => Status::New.as_str(),
         };
-        let created_at = stored.map_or(&now[..], |stored| stored.created_at);
+        let created_at = stored.map_or(&created[..], |stored| stored.created_at);
         if stored.is_some_and(|stored| {
             (stored.user_id, stored.amount, stored.status, stored.payload) == (user_id, amount, status, payload)
         }) {

@@ -34,6 +34,17 @@ pub struct Order {
     pub change: Change,
     /// The scalars of a WB order, where the decoder was asked for them.
     pub columns: Option<columns::Packed>,
+    /// Where it was stored before, if it comes from another store.
+    pub past: Option<Past>,
+}
+
+/// The times of an order that another store had, in microseconds since 1970.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Past {
+    /// When it was stored there first.
+    pub created_micros: i64,
+    /// When it last changed there.
+    pub updated_micros: i64,
 }
 
 /// The user and the external id that a stored order is looked up by. `None` for an order that has none.
@@ -58,7 +69,7 @@ impl Order {
     /// An order without columns.
     #[must_use]
     pub fn new(id: OrderId, change: Change) -> Self {
-        Self { id, change, columns: None }
+        Self { id, change, columns: None, past: None }
     }
 
     /// The bytes this order holds in memory while it waits, for the limits on batches.

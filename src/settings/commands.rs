@@ -11,6 +11,7 @@ use hyper::header::{HeaderName, HeaderValue};
 use super::Origin;
 use super::{Outside, Settings, Wrong, parse, with_flags};
 use crate::listen::Endpoint;
+use crate::store::any::Views;
 use crate::tools::client::Server;
 #[cfg(feature = "kafka")]
 use crate::tools::cluster::Cluster;
@@ -18,6 +19,8 @@ use crate::tools::cluster::Cluster;
 use crate::tools::dlq::{self, Place, Which};
 use crate::tools::load::Json;
 use crate::tools::migrate::Direction;
+#[cfg(feature = "postgres")]
+use crate::tools::older;
 use crate::tools::{backup, export, import, load, publish};
 
 /// What the process is to do.
@@ -29,6 +32,9 @@ pub enum Task {
     Work,
     /// Store the orders of a file.
     Import(import::Config),
+    /// Store the orders of an older service's database.
+    #[cfg(feature = "postgres")]
+    ImportOlder(older::Config),
     /// Write every live order.
     Export(export::Config),
     /// Copy the embedded store into one file.
@@ -77,6 +83,10 @@ pub fn task(matches: &ArgMatches, outside: &Outside) -> Result<(Settings, Task),
             }
             Task::Work
         }
+        #[cfg(feature = "postgres")]
+        Some(("import", arguments)) if arguments.contains_id("from-postgres") => {
+            Task::ImportOlder(older_of(arguments, &settings, outside)?)
+        }
         Some(("import", arguments)) => Task::Import(import_of(arguments, &settings)),
         Some(("export", arguments)) => {
             let output = arguments.get_one("output").cloned();
@@ -117,7 +127,10 @@ pub fn task(matches: &ArgMatches, outside: &Outside) -> Result<(Settings, Task),
             Task::Healthcheck { url, timeout: one(arguments, "timeout") }
         }
         Some(("migrate", arguments)) => Task::Migrate(match arguments.subcommand() {
-            Some(("up", arguments)) => Direction::Up { is_with_optional: arguments.get_flag("optional") },
+            Some(("up", arguments)) => Direction::Up {
+                is_with_optional: arguments.get_flag("optional"),
+                views: arguments.get_many("views").into_iter().flatten().copied().collect(),
+            },
             Some(("down", arguments)) => Direction::Down { is_confirmed: arguments.get_flag("yes") },
             _ => Direction::Status,
         }),
@@ -146,7 +159,17 @@ fn service_command() -> Command {
         .subcommand_required(true)
         .subcommand(
             with_flags(Command::new("up").about("Apply what is missing"))
-                .arg(switch("optional", "The optional steps too, which make writes slower")),
+                .arg(switch("optional", "The optional steps too, which make writes slower"))
+                .arg(
+                    Arg::new("views")
+                        .long("views")
+                        .value_name("LAYOUT")
+                        .action(ArgAction::Append)
+                        .value_parser(views)
+                        .help(
+                            "Read-only views for SQL of an older service: four-tables, one-table or event-driven; may repeat",
+                        ),
+                ),
         )
         .subcommand(
             with_flags(Command::new("down").about("Take the newest step back, with the data in it"))
@@ -202,8 +225,16 @@ fn service_command() -> Command {
         )
 }
 
+/// The layout of an older service that views are made for.
+fn views(text: &str) -> Result<Views, String> {
+    let found = Views::ALL.into_iter().find(|views| views.as_str() == text);
+    found.ok_or_else(|| "is none of four-tables, one-table and event-driven".into())
+}
+
 fn import_command() -> Command {
-    with_flags(Command::new("import").about("Store the orders of a file; an interrupted import goes on where it was"))
+    let command =
+        Command::new("import").about("Store the orders of a file; an interrupted import goes on where it was");
+    let command = with_flags(command)
         .arg(
             Arg::new("file")
                 .value_name("FILE")
@@ -214,7 +245,28 @@ fn import_command() -> Command {
         .arg(Arg::new("rejects").long("rejects").value_name("FILE").value_parser(value_parser!(PathBuf)).help(
             "Where lines that are no valid orders go, with the reasons; as they were, to FILE.raw beside it \
                      [default: FILE.rejected]",
-        ))
+        ));
+    #[cfg(feature = "postgres")]
+    let command = command
+        .about(
+            "Store the orders of a file, or those of an older service's database; an interrupted import goes on where it was",
+        )
+        .mut_arg("file", |file| file.required(false).required_unless_present("from-postgres"))
+        .arg(
+            text("from-postgres", "URL", "Database of an older service, which is only read [env: ORDER_FROM_POSTGRES]")
+                .num_args(0..=1)
+                .default_missing_value("")
+                .conflicts_with("file"),
+        )
+        .arg(
+            text("from-schema", "NAME", "Schema of its tables; where its search path finds orders when not given")
+                .requires("from-postgres"),
+        )
+        .arg(
+            text("timezone", "ZONE", "What its times without a zone are of [default: UTC]").requires("from-postgres"),
+        )
+        .arg(switch("dry-run", "Only count, and say what would be rejected").requires("from-postgres"));
+    command
 }
 
 fn publish_command() -> Command {
@@ -353,6 +405,45 @@ fn load_command() -> Command {
         )
         .arg(number("seed", "N", "Which orders at random").default_value("0"))
         .arg(switch("allow-remote", "Allow a service that is not on this machine"))
+}
+
+/// Where the URL of an older database is from, when it is not on the command line.
+#[cfg(feature = "postgres")]
+const FROM_POSTGRES: &str = "ORDER_FROM_POSTGRES";
+
+#[cfg(feature = "postgres")]
+fn older_of(arguments: &ArgMatches, settings: &Settings, outside: &Outside) -> Result<older::Config, Wrong> {
+    use crate::store::postgres;
+    let given = arguments.get_one::<String>("from-postgres").filter(|url| !url.is_empty());
+    let url = match given {
+        Some(url) => url.clone(),
+        None => super::secret(FROM_POSTGRES, outside)?.ok_or_else(|| {
+            Wrong::one("--from-postgres", format!("needs a URL, here or in {FROM_POSTGRES} or {FROM_POSTGRES}_FILE"))
+        })?,
+    };
+    // Of the service's own settings it is no more than not asked.
+    let is_asked = |found: &super::Found| found.key == "profile" && found.origin == super::Origin::Flag;
+    if settings.found.iter().any(is_asked) {
+        return Err(Wrong::one(
+            "--profile",
+            "changes nothing with --from-postgres, whose orders are checked as lenient",
+        ));
+    }
+    let server = postgres::Config::parse(&url).map_err(|error| Wrong::one("--from-postgres", error))?;
+    let config = &settings.config;
+    let name = server.database().unwrap_or("orders").replace(['/', '\0'], "_");
+    let rejects = arguments.get_one("rejects").cloned().unwrap_or_else(|| PathBuf::from(format!("{name}.rejected")));
+    Ok(older::Config {
+        older: crate::tools::older::Source {
+            server,
+            schema: arguments.get_one("from-schema").cloned(),
+            timezone: arguments.get_one("timezone").cloned().unwrap_or_else(|| "UTC".to_owned()),
+        },
+        rejects,
+        is_dry_run: arguments.get_flag("dry-run"),
+        store: config.store.clone(),
+        ingest: config.ingest.clone(),
+    })
 }
 
 fn import_of(arguments: &ArgMatches, settings: &Settings) -> import::Config {

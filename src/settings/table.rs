@@ -1307,6 +1307,20 @@ pub const SETTINGS: &[Setting] = &[
     },
     #[cfg(feature = "postgres")]
     Setting {
+        key: "postgres.schema",
+        flag: "postgres-schema",
+        env: &["ORDER_POSTGRES_SCHEMA", "POSTGRES_SCHEMA"],
+        value: "NAME",
+        help: "Schema of PostgreSQL that holds all that the service makes, created if missing; the search path when not set",
+        apply: |config, values| {
+            let schema = crate::store::postgres::SchemaName::parse(one(values)?)?;
+            on_postgres(config, |postgres| postgres.schema = schema);
+            Ok(())
+        },
+        ..OF_POSTGRES
+    },
+    #[cfg(feature = "postgres")]
+    Setting {
         key: "postgres.migrate",
         flag: "postgres-migrate",
         env: &["ORDER_POSTGRES_MIGRATE"],

@@ -5,12 +5,12 @@ use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
 
+use super::rejects::{Rejects, beside};
 use super::{Kept, Received, Source, SourceError};
 use crate::record::{Checkpoint, Position, Record, Rejection};
 use crate::store::Outcome;
@@ -43,24 +43,10 @@ pub struct Config {
     /// The file, or a pipe; `-` is standard input.
     pub path: PathBuf,
     /// Where lines that are no orders go, with the reason, one JSON object each, in which a line is
-    /// shown as text. The lines themselves are in [`raw_of`] it.
+    /// shown as text. The lines themselves are in [`super::rejects::raw_of`] it.
     pub rejects: PathBuf,
     /// Longer lines are rejected without being kept in memory.
     pub line_bytes_max: usize,
-}
-
-/// The file of the rejected lines as they were, byte for byte, to be mended and imported again.
-/// There is none where the reasons go to a device or a pipe.
-#[must_use]
-pub fn raw_of(rejects: &Path) -> Option<PathBuf> {
-    let is_file = rejects.metadata().map_or(true, |known| known.is_file());
-    is_file.then(|| beside(rejects, ".raw"))
-}
-
-fn beside(path: &Path, ending: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(ending);
-    name.into()
 }
 
 /// Reads lines on a thread of its own.
@@ -68,9 +54,7 @@ pub struct FileSource {
     name: Arc<str>,
     is_log: bool,
     blocks: mpsc::Receiver<std::io::Result<Block>>,
-    rejects_path: PathBuf,
-    raw_path: Option<PathBuf>,
-    rejects: Option<Arc<Rejects>>,
+    rejects: Rejects,
     /// Lines that were too long for memory, by their position, until they are rejected.
     spilled: BTreeMap<u64, File>,
     progress: Progress,
@@ -142,8 +126,8 @@ impl FileSource {
         };
         let (sender, blocks) = mpsc::channel(BLOCKS_MAX);
         let line_bytes_max = config.line_bytes_max;
-        let raw_path = raw_of(&config.rejects);
-        let spill_path = raw_path.clone();
+        let rejects = Rejects::new(config.rejects);
+        let spill_path = rejects.raw_path().map(Path::to_path_buf);
         std::thread::Builder::new().name("import-reader".into()).spawn(move || {
             let mut lines = Lines { input, line_bytes_max, spill_path, offset: from, carry: Vec::new(), long: None };
             loop {
@@ -163,9 +147,7 @@ impl FileSource {
             name,
             is_log,
             blocks,
-            rejects_path: config.rejects,
-            raw_path,
-            rejects: None,
+            rejects,
             spilled: BTreeMap::new(),
             progress: Progress { bytes: from, ..Progress::default() },
             on_progress: Box::new(on_progress),
@@ -176,52 +158,19 @@ impl FileSource {
         SourceError { name: Arc::clone(&self.name), cause: cause.into() }
     }
 
-    fn write_reject(&mut self, record: &Record, rejection: &Rejection) -> std::io::Result<Arc<Rejects>> {
-        let rejects = if let Some(rejects) = &self.rejects {
-            rejects
-        } else {
-            let open = |path: &PathBuf| File::options().create(true).append(true).open(path);
-            let (file, raw) = (open(&self.rejects_path)?, self.raw_path.as_ref().map(open).transpose()?);
-            self.rejects.insert(Arc::new(Rejects { file, raw, is_dirty: AtomicBool::new(false) }))
-        };
+    fn write_reject(&mut self, record: &Record, rejection: &Rejection) -> std::io::Result<()> {
         let payload = record.payload.as_deref().unwrap_or_default();
         let line = serde_json::json!({
             "end_offset": record.position.offset + 1,
             "error": rejection.line(),
             "value": String::from_utf8_lossy(payload),
         });
-        if let Some(mut raw) = rejects.raw.as_ref() {
-            if let Some(mut spilled) = self.spilled.remove(&record.position.offset) {
+        match self.spilled.remove(&record.position.offset) {
+            Some(mut spilled) => {
                 spilled.rewind()?;
-                std::io::copy(&mut spilled, &mut raw)?;
-                raw.write_all(b"\n")?;
-            } else {
-                raw.write_all(&[payload, b"\n"].concat())?;
+                self.rejects.write(&line, &mut spilled)
             }
-        }
-        (&rejects.file).write_all(format!("{line}\n").as_bytes())?;
-        rejects.is_dirty.store(true, Ordering::Release);
-        Ok(Arc::clone(rejects))
-    }
-}
-
-/// The files of rejected lines: with the reasons, and as they were.
-struct Rejects {
-    file: File,
-    raw: Option<File>,
-    is_dirty: AtomicBool,
-}
-
-impl Rejects {
-    /// Makes what was written durable. Many lines of a batch cost one write to the disk.
-    fn sync(&self) -> std::io::Result<()> {
-        // A device or a pipe, beside which there is no other file, cannot be made so.
-        match &self.raw {
-            Some(raw) if self.is_dirty.swap(false, Ordering::AcqRel) => {
-                self.file.sync_data()?;
-                raw.sync_data()
-            }
-            _ => Ok(()),
+            None => self.rejects.write(&line, &mut &*payload),
         }
     }
 }
@@ -266,15 +215,10 @@ impl Source for FileSource {
 
     fn reject(&mut self, record: &Record, rejection: &Rejection) -> Kept {
         self.progress.rejected += 1;
-        let rejects = match self.write_reject(record, rejection) {
-            Ok(rejects) => rejects,
-            Err(cause) => return Kept::Now(Err(self.error(cause))),
-        };
-        let name = Arc::clone(&self.name);
-        Kept::Soon(Box::pin(async move {
-            let synced = tokio::task::spawn_blocking(move || rejects.sync()).await.map_err(std::io::Error::from);
-            synced.flatten().map_err(|cause| SourceError { name, cause: cause.into() })
-        }))
+        match self.write_reject(record, rejection) {
+            Ok(()) => self.rejects.keep(Arc::clone(&self.name)),
+            Err(cause) => Kept::Now(Err(self.error(cause))),
+        }
     }
 
     fn stop(&mut self) {

@@ -10,6 +10,9 @@ mod letters;
 pub mod lines;
 #[cfg(feature = "nats")]
 pub mod nats;
+#[cfg(feature = "postgres")]
+pub mod older;
+pub mod rejects;
 
 use std::future::Future;
 use std::pin::Pin;

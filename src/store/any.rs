@@ -78,6 +78,42 @@ pub struct Step {
     pub is_optional: bool,
 }
 
+/// Views that answer the queries of an older service, each kind in a schema of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Views {
+    /// `orders`, `delivery`, `payment`, `items` and their other names.
+    FourTables,
+    /// `orders` with its parts as JSON.
+    OneTable,
+    /// `orders` with a payload.
+    EventDriven,
+}
+
+impl Views {
+    /// All there are.
+    pub const ALL: [Self; 3] = [Self::FourTables, Self::OneTable, Self::EventDriven];
+
+    /// Their name on a command line.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::FourTables => "four-tables",
+            Self::OneTable => "one-table",
+            Self::EventDriven => "event-driven",
+        }
+    }
+
+    /// What their schema is called after the name of the service's, or after `orders`.
+    #[cfg(feature = "postgres")]
+    pub(super) fn layout(self) -> &'static str {
+        match self {
+            Self::FourTables => "four_tables",
+            Self::OneTable => "one_table",
+            Self::EventDriven => "event_driven",
+        }
+    }
+}
+
 /// How long such a command waits for a connection.
 #[cfg(feature = "postgres")]
 const PATIENCE: std::time::Duration = std::time::Duration::from_secs(30);
@@ -401,7 +437,8 @@ impl Maintenance {
         Err(OpenError::NotSet)
     }
 
-    /// Applies what is missing, all or nothing; the optional steps only when asked for. Returns the numbers applied.
+    /// Applies what is missing, all or nothing; the optional steps and views only when asked for.
+    /// Returns the numbers applied.
     ///
     /// # Errors
     /// When a step fails; the schema is then as it was.
@@ -409,13 +446,17 @@ impl Maintenance {
         not(feature = "postgres"),
         expect(unused_variables, reason = "the embedded store has no optional steps")
     )]
-    pub async fn up(&mut self, is_with_optional: bool) -> Result<Vec<u32>, AnyError> {
+    pub async fn up(&mut self, is_with_optional: bool, views: &[Views]) -> Result<Vec<u32>, AnyError> {
         match self {
+            #[cfg(feature = "embedded")]
+            Self::Embedded(_) if !views.is_empty() => {
+                Err("views are for SQL clients of a PostgreSQL server; name it with --postgres".into())
+            }
             #[cfg(feature = "embedded")]
             Self::Embedded(store) => store.up().map_err(|error| of_migration(error.may_pass(), error)), // no optional steps
             #[cfg(feature = "postgres")]
             Self::Postgres(store) => {
-                store.up(is_with_optional).await.map_err(|error| of_migration(error.may_pass(), error))
+                store.up_with(is_with_optional, views).await.map_err(|error| of_migration(error.may_pass(), error))
             }
         }
     }
@@ -429,7 +470,7 @@ impl Maintenance {
             #[cfg(feature = "embedded")]
             Self::Embedded(store) => Ok(store.down()?),
             #[cfg(feature = "postgres")]
-            Self::Postgres(store) => Ok(store.down().await?),
+            Self::Postgres(store) => store.down().await.map_err(|error| of_migration(error.may_pass(), error)),
         }
     }
 
@@ -437,7 +478,7 @@ impl Maintenance {
     ///
     /// # Errors
     /// When the store cannot be read.
-    pub async fn status(&self) -> Result<Vec<Step>, AnyError> {
+    pub async fn status(&mut self) -> Result<Vec<Step>, AnyError> {
         Ok(match self {
             #[cfg(feature = "embedded")]
             Self::Embedded(store) => store
@@ -448,7 +489,8 @@ impl Maintenance {
             #[cfg(feature = "postgres")]
             Self::Postgres(store) => store
                 .status()
-                .await?
+                .await
+                .map_err(|error| of_migration(error.may_pass(), error))?
                 .into_iter()
                 .map(|(step, is_applied)| Step {
                     number: step.number,

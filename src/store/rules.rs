@@ -4,8 +4,8 @@ use bytes::Bytes;
 
 use crate::id::OrderId;
 use crate::id::Version;
-use crate::order::envelope::{Incomplete, Stamp, Status, Stored};
-use crate::order::{Change as Asked, Envelope};
+use crate::order::envelope::{self, Incomplete, Stamp, Status, Stored};
+use crate::order::{Change as Asked, Envelope, Order, Past};
 use crate::record::{Condition, Expected};
 use crate::snapshot::{Change, Kind, Snapshot, State};
 use crate::store::{Answer, Entry, Outcome, Refusal};
@@ -74,7 +74,7 @@ pub(super) fn decide(entry: &Entry, row: Option<&Row>, is_again: bool, now: &Sta
     }
     let decision = match &order.change {
         Asked::Wb(body) => wb(body, row),
-        Asked::Envelope(envelope) => self::envelope(&order.id, envelope, row, *must_exist, now)?,
+        Asked::Envelope(envelope) => self::envelope(order, envelope, row, *must_exist, now)?,
         Asked::Delete => delete(row),
     };
     let is_met = condition.as_ref().is_none_or(|condition| is_met(condition, &order.id, row));
@@ -119,25 +119,37 @@ fn wb(body: &Bytes, row: Option<&Row>) -> Decision {
 }
 
 fn envelope(
-    id: &OrderId,
+    order: &Order,
     envelope: &Envelope,
     row: Option<&Row>,
     must_exist: bool,
     now: &Stamp,
 ) -> Result<Decision, ForeignBody> {
+    let id = &order.id;
+    let past = order.past.map(|Past { created_micros, updated_micros }| {
+        (envelope::stamp_of(created_micros), envelope::stamp_of(updated_micros))
+    });
+    let (created, now) = past.as_ref().map_or((now, now), |(created, updated)| (created, updated));
     let is_delete = envelope.status == Some(Status::Deleted);
     let stored = match row {
         // An id made here is new unless this very request was committed before and its answer was lost.
         Some(_) if envelope.is_new => return Ok(Decision::CreatedBefore),
+        Some(row) if row.state != State::Live && is_delete && past.is_some() => return Ok(Decision::Unchanged),
         Some(row) if row.state != State::Live => return Ok(Decision::WasDeleted),
         Some(row) if row.kind == Kind::Wb && is_delete => return Ok(delete(Some(row))),
         Some(row) if row.kind == Kind::Wb => return Ok(Decision::Refused(Refusal::OtherKind)),
         Some(row) => Some(Stored::parse(&row.body).ok_or_else(|| ForeignBody(id.clone()))?),
-        None if (must_exist || is_delete) && !envelope.is_new => return Ok(Decision::Refused(Refusal::Unknown)),
+        // What another store had deleted is stored as that.
+        None if (must_exist || is_delete) && !envelope.is_new && past.is_none() => {
+            return Ok(Decision::Refused(Refusal::Unknown));
+        }
         None => None,
     };
     let is_known = stored.is_some();
-    let body = match envelope.body(id, stored, now) {
+    if past.is_some() && stored.is_some_and(|stored| stored.updated_at >= &now[..]) {
+        return Ok(Decision::Unchanged); // what is stored is as new at least
+    }
+    let body = match envelope.body_of(id, stored, created, now) {
         Ok(Some(body)) => body,
         Ok(None) => return Ok(Decision::Unchanged),
         Err(Incomplete::UserId) => return Ok(Decision::Refused(Refusal::NoUser)),

@@ -12,6 +12,7 @@ use crate::lifecycle::Shutdown;
 use crate::metrics::Metrics;
 use crate::record::Checkpoint;
 use crate::source::file::{self, FileSource};
+use crate::source::rejects;
 use crate::store::any::{self, AnyStore};
 use crate::store::{Batch, Move, Store};
 
@@ -47,7 +48,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
 async fn import(config: &Config, name: Arc<str>, store: &AnyStore, shutdown: Shutdown) -> anyhow::Result<()> {
     let from = store.positions(Arc::clone(&name)).await?.next(0);
     let is_file = !file::is_stream(&config.path)?;
-    let raw = file::raw_of(&config.rejects);
+    let raw = rejects::raw_of(&config.rejects);
     for path in [Some(&config.rejects), raw.as_ref()].into_iter().flatten().filter(|_| is_file) {
         if path.canonicalize().is_ok_and(|path| config.path.canonicalize().is_ok_and(|input| input == path)) {
             bail!("{} is what is imported: rejected lines cannot go there; see --rejects", path.display());
@@ -98,13 +99,13 @@ async fn import(config: &Config, name: Arc<str>, store: &AnyStore, shutdown: Shu
     Ok(())
 }
 
-fn summary(ledger: &Ledger) -> String {
+pub(super) fn summary(ledger: &Ledger) -> String {
     let Ledger { read, stored, unchanged, refused, rejected, coalesced: _ } = ledger;
     format!("{read} read: {stored} stored, {unchanged} unchanged, {refused} refused, {rejected} rejected")
 }
 
 /// A finished import leaves no position behind, so that the same file can be imported again.
-async fn forget_position(store: &AnyStore, source: Arc<str>) -> anyhow::Result<()> {
+pub(super) async fn forget_position(store: &AnyStore, source: Arc<str>) -> anyhow::Result<()> {
     let Checkpoint(positions) = store.positions(Arc::clone(&source)).await?;
     let moves = positions.into_iter().map(|(partition, from)| Move { partition, from, to: 0 }).collect();
     store.commit(Arc::new(Batch { moves, ..Batch::of(source, Vec::new()) })).await?;

@@ -6,15 +6,17 @@ use anyhow::{Error, bail};
 
 use super::output;
 use crate::store::StoreError;
-use crate::store::any::{self, Maintenance};
+use crate::store::any::{self, Maintenance, Views};
 
 /// What to do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Direction {
     /// Apply what is missing.
     Up {
         /// The steps that have a price too.
         is_with_optional: bool,
+        /// Views for the queries of older services.
+        views: Vec<Views>,
     },
     /// Take the newest step back, with the data in it.
     Down {
@@ -41,16 +43,18 @@ pub async fn run(store: &any::Config, direction: Direction) -> anyhow::Result<()
     let mut store = Maintenance::open(store).await?;
     let mut out = output::stdout();
     match direction {
-        Direction::Up { is_with_optional } => match store.up(is_with_optional).await.map_err(failed)?.as_slice() {
-            [] => writeln!(out, "nothing to do")?,
-            applied => writeln!(out, "applied {applied:?}")?,
-        },
+        Direction::Up { is_with_optional, views } => {
+            match store.up(is_with_optional, &views).await.map_err(failed)?.as_slice() {
+                [] => writeln!(out, "nothing to do")?,
+                applied => writeln!(out, "applied {applied:?}")?,
+            }
+        }
         Direction::Down { .. } => match store.down().await.map_err(failed)? {
             None => writeln!(out, "nothing to take back")?,
             Some(number) => writeln!(out, "took back [{number}]")?,
         },
         Direction::Status => {
-            for step in store.status().await.map_err(Error::from_boxed)? {
+            for step in store.status().await.map_err(failed)? {
                 let word = match step {
                     any::Step { is_applied: true, .. } => "applied",
                     any::Step { is_optional: true, .. } => "optional",

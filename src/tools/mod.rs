@@ -11,6 +11,8 @@ pub mod healthcheck;
 pub mod import;
 pub mod load;
 pub mod migrate;
+#[cfg(feature = "postgres")]
+pub mod older;
 pub mod output;
 pub mod progress;
 pub mod publish;

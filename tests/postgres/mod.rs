@@ -7,6 +7,10 @@ mod export;
 mod instances;
 mod limits;
 mod lost_answer;
+#[cfg(feature = "embedded")]
+mod moving;
+#[cfg(feature = "embedded")]
+mod older;
 mod pooler;
 mod proxy;
 mod refusals;
@@ -14,8 +18,10 @@ mod restored;
 #[cfg(feature = "embedded")]
 mod same_rules;
 mod schema;
+mod side_by_side;
 mod silent;
 mod standby;
+mod views;
 mod went_back;
 
 use std::sync::Arc;

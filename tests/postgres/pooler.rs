@@ -10,14 +10,14 @@ use crate::server::{Server, binary, until};
 use crate::servers;
 
 /// A running PgBouncer.
-struct Pooler {
+pub(super) struct Pooler {
     child: Child,
     port: u16,
     _home: tempfile::TempDir,
 }
 
 impl Pooler {
-    fn start(database: &Database, mode: &str) -> Option<Self> {
+    pub(super) fn start(database: &Database, mode: &str) -> Option<Self> {
         if Command::new("pgbouncer").arg("--version").stdout(Stdio::null()).status().is_err() {
             servers::skip("pgbouncer is missing (run make test)");
             return None;
@@ -45,7 +45,7 @@ impl Pooler {
         Some(pooler)
     }
 
-    fn url(&self, database: &Database) -> String {
+    pub(super) fn url(&self, database: &Database) -> String {
         format!("postgres://postgres@127.0.0.1:{}/{}", self.port, database.name())
     }
 }

@@ -128,9 +128,12 @@ fn a_start_in_a_database_of_others_ends_with_78_and_names_what_is_in_the_way() {
     for name in ["orders", "delivery", "order_service_migrations"] {
         let Some(database) = Database::create() else { return };
         database.query(&format!("CREATE TABLE {name} (id bigint)"));
-        let exists = format!("relation \"{name}\" already exists");
-        let why = if name.ends_with("migrations") { "order_service_migrations.number does not exist" } else { &exists };
-        assert_refused(&database, why);
+        let kind = if name == "order_service_migrations" { "table order_service_migrations" } else { name };
+        let why = &format!("{kind} in schema public was not made by order-service");
+        let why = if name == "order_service_migrations" { "table order_service_migrations was not made" } else { why };
+        for way_out in [why, "--postgres-schema NAME", "order-service import --from-postgres URL"] {
+            assert_refused(&database, way_out);
+        }
         let migrate = std::process::Command::new(env!("CARGO_BIN_EXE_order-service"))
             .args(["migrate", "up", "--postgres", &database.url()])
             .output()

@@ -47,7 +47,7 @@ async fn forward_and_back_and_forward_again() {
     let status = maintenance.status().await.unwrap();
     assert_eq!(
         status.iter().map(|(step, applied)| (step.number, *applied)).collect::<Vec<_>>(),
-        [(1, true), (2, true), (3, true), (1001, false)]
+        [(1, true), (2, true), (3, true), (1001, false), (2001, false), (2002, false), (2003, false)]
     );
 }
 
@@ -68,13 +68,16 @@ fn plain_psql_can_run_every_file_and_a_second_time_changes_nothing() {
         (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
     };
     let (up, mut down) = (files(".up.sql"), files(".down.sql"));
-    assert_eq!((up.len(), down.len()), (4, 4));
+    assert_eq!((up.len(), down.len()), (7, 7));
     for file in &up {
         assert_eq!(psql(file), (true, String::new()), "{}", file.display());
         let (is_done, error) = psql(file);
         assert!(!is_done && error.contains("already exists"), "{}: {error}", file.display());
     }
-    assert_eq!(database.query("SELECT number FROM order_service_migrations ORDER BY 1"), ["1", "2", "3", "1001"]);
+    assert_eq!(
+        database.query("SELECT number FROM order_service_migrations ORDER BY 1"),
+        ["1", "2", "3", "1001", "2001", "2002", "2003"]
+    );
     down.reverse();
     for file in down.iter().flat_map(|file| [file, file]) {
         let (is_done, error) = psql(file);
@@ -129,7 +132,7 @@ async fn partitions_left_behind_by_a_rename_are_not_taken_over() {
          DROP FUNCTION order_whole; ALTER INDEX orders_pkey RENAME TO orders_before_pkey",
     );
     let error = maintenance.up(false).await.unwrap_err();
-    assert!(matches!(error, MigrateError::Foreign(_)), "{error:?}");
-    assert!(format!("{error:?}").contains("\\\"orders_p0\\\" already exists"), "{error:?}");
+    assert!(matches!(error, MigrateError::Foreign { .. }), "{error:?}");
+    assert!(error.to_string().starts_with("table orders_p0 in schema public, "), "{error}");
     assert_eq!(database.query("SELECT to_regclass('order_service_migrations')"), ["NULL"], "nothing is recorded");
 }

@@ -17,8 +17,8 @@ use super::session::Session;
 use super::{Postgres, order_id, outbox};
 use crate::id::{OrderId, Version};
 use crate::lifecycle::step;
-use crate::order::Change as Asked;
 use crate::order::envelope::{self, Stamp, Status};
+use crate::order::{Change as Asked, Past};
 use crate::snapshot::{Change, Snapshot};
 use crate::store::rules::{self, Decision, KEY_SECONDS, PURGE_SECONDS, Row, Write, column, signed};
 use crate::store::{Answer, Batch, Entry, Outcome, Refusal, StoreError, Turn, unstorable};
@@ -195,7 +195,8 @@ impl Postgres {
         work.known(load_rows(session, &work.unknown_of(asked)).await?)?;
         work.remembered = remembered;
         let statements = &session.statements;
-        let common = Common { transaction, now_micros: unix_micros(now), source: &batch.source };
+        let now_micros = unix_micros(now);
+        let common = Common { transaction, created_micros: now_micros, now_micros, source: &batch.source };
         let mut new = Copy::new(session, &statements.copy_new, common);
         let mut outcomes = Vec::with_capacity(batch.entries.len());
         for index in 0..batch.entries.len() {
@@ -359,10 +360,7 @@ async fn has_landed(
         return Ok(true); // nothing was changed either way
     };
     let uid = id.to_string();
-    let row = session
-        .query_opt("SELECT version, changed_in FROM orders WHERE order_uid = $1", &[&uid])
-        .await
-        .map_err(classify)?;
+    let row = session.query_opt(&session.statements.landed, &[&uid]).await.map_err(classify)?;
     let Some(row) = row else { return Ok(false) };
     let (stored, changed_in): (i64, i64) = (row.try_get(0).map_err(unreadable)?, row.try_get(1).map_err(unreadable)?);
     Ok(stored > version || (stored == version && changed_in == transaction))
@@ -451,7 +449,13 @@ impl<'s> Copy<'s> {
     async fn row(&mut self, work: &Work<'_>, id: &OrderId) -> Result<(), Failure> {
         let held = &work.held[id];
         let columns = held.entry.and_then(|entry| work.entries[entry].order.columns.as_ref());
-        self.encoder.row(id, &held.row, held.external_id.as_deref(), columns, self.common);
+        let past = held.entry.and_then(|entry| work.entries[entry].order.past);
+        let common = past.map_or(self.common, |Past { created_micros, updated_micros }| Common {
+            created_micros,
+            now_micros: updated_micros,
+            ..self.common
+        });
+        self.encoder.row(id, &held.row, held.external_id.as_deref(), columns, common);
         self.count += 1;
         if self.encoder.is_full() { self.send().await } else { Ok(()) }
     }

@@ -51,7 +51,9 @@ const CHUNK_BYTES: usize = 64 << 10;
 pub struct Common<'a> {
     /// The transaction that writes them.
     pub transaction: i64,
-    /// Now, in microseconds since 1970.
+    /// When a row that is new was created, in microseconds since 1970.
+    pub created_micros: i64,
+    /// When it changed, in microseconds since 1970: now, unless it comes from another store.
     pub now_micros: i64,
     /// Where they come from.
     pub source: &'a str,
@@ -107,7 +109,7 @@ impl Encoder {
         fields.int8(common.transaction);
         fields.int2(column::of_kind(row.kind));
         fields.int2(column::of_state(row.state));
-        fields.timestamp(Some(common.now_micros));
+        fields.timestamp(Some(common.created_micros));
         fields.timestamp(Some(common.now_micros));
         fields.timestamp((row.state != State::Live).then_some(common.now_micros));
         match (row.state, row.kind) {

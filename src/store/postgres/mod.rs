@@ -14,6 +14,7 @@ mod restored;
 mod rights;
 mod scan;
 mod schema;
+mod schema_name;
 mod session;
 mod wire;
 
@@ -38,6 +39,7 @@ use session::{ConnectError, Failures, Manager, Session};
 
 pub use offline::{Live, Maintenance};
 pub use schema::{MigrateError, Migration};
+pub use schema_name::SchemaName;
 
 /// How PostgreSQL is reached, and how long it may take.
 #[derive(Debug, Clone)]
@@ -52,6 +54,8 @@ pub struct Config {
     pub wait: Duration,
     /// How long the server may take for one statement, and a transaction may stand still.
     pub statement_timeout: Duration,
+    /// Where all its objects are.
+    pub schema: SchemaName,
     /// Bring the schema up to date when the first connection is made.
     pub is_migrating: bool,
     /// Tells this instance's locks from those of others.
@@ -98,6 +102,7 @@ impl Config {
             writers_max: 8,
             wait: Duration::from_secs(2),
             statement_timeout: Duration::from_mins(1),
+            schema: SchemaName::default(),
             is_migrating: true,
             instance: fastrand::i32(0..),
             encryption,
@@ -116,6 +121,12 @@ impl Config {
         self.statement_timeout + self.wait
     }
 
+    /// The name of the database, where it is given.
+    #[must_use]
+    pub fn database(&self) -> Option<&str> {
+        self.server.get_dbname().or(self.server.get_user())
+    }
+
     /// Where it connects to, for people; without user and password.
     #[must_use]
     pub fn place(&self) -> String {
@@ -125,11 +136,9 @@ impl Config {
         });
         let ports = self.server.get_ports().iter().map(u16::to_string).collect::<Vec<_>>().join(",");
         let port = if ports.is_empty() { "5432".into() } else { ports };
-        format!(
-            "{}:{port}/{}",
-            hosts.collect::<Vec<_>>().join(","),
-            self.server.get_dbname().or(self.server.get_user()).unwrap_or_default()
-        )
+        let database = self.database().unwrap_or_default();
+        let schema = self.schema.name().map(|name| format!(", schema {name}")).unwrap_or_default();
+        format!("{}:{port}/{database}{schema}", hosts.collect::<Vec<_>>().join(","))
     }
 }
 
@@ -142,6 +151,14 @@ fn unparsed(error: &tokio_postgres::Error) -> String {
         Some((_, name)) if !KNOWN.contains(&name.trim_end_matches('`')) => "has an unknown option".into(),
         _ => causes,
     }
+}
+
+/// A connection to a server of which nothing else is known, with nothing set on it.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn log_in(config: &Config) -> Result<tokio_postgres::Client, StoreError> {
+    scan::log_in(config).await
 }
 
 /// What a read is told that no connection became free for in time.
@@ -316,12 +333,13 @@ impl Store for Postgres {
     {
         let mut session = self.reader().await?;
         let time = self.0.config.patience();
+        let count = self.0.config.schema.sql("SELECT count(*) FROM @orders WHERE state = 0");
         session.is_open = true;
         // From the first statement on it reads what there was.
         let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SELECT pg_current_snapshot()";
         session.ask(time, session.batch_execute(begin)).await?;
         begun();
-        let counted = session.query_one("SELECT count(*) FROM orders WHERE state = 0", &[]);
+        let counted = session.query_one(&count, &[]);
         let row = session.ask(time, counted).await?;
         session.ask(time, session.batch_execute("COMMIT")).await?;
         session.is_open = false;
@@ -349,12 +367,14 @@ impl Store for Postgres {
         let partitions: Vec<i32> =
             partitions.into_iter().map(|partition| i32::try_from(partition).unwrap_or(i32::MAX)).collect();
         let session = self.0.writers.get().await?;
-        let rename = "UPDATE positions p SET source = $2 WHERE source = $1 AND partition = ANY ($3) \
-                      AND NOT EXISTS (SELECT FROM positions n WHERE n.source = $2 AND n.partition = p.partition)";
+        let schema = &self.0.config.schema;
+        let rename = "UPDATE @positions p SET source = $2 WHERE source = $1 AND partition = ANY ($3) \
+                      AND NOT EXISTS (SELECT FROM @positions n WHERE n.source = $2 AND n.partition = p.partition)";
         let parameters: [&(dyn ToSql + Sync); 3] = [&&*former, &&*present, &partitions];
-        session.ask(self.0.config.patience(), session.execute(rename, &parameters)).await?;
-        let others = "SELECT EXISTS (SELECT FROM positions WHERE starts_with(source, $1 || '#') AND source <> $2)";
-        let row = session.ask(self.0.config.patience(), session.query_one(others, &parameters[..2])).await?;
+        session.ask(self.0.config.patience(), session.execute(&schema.sql(rename), &parameters)).await?;
+        let others = "SELECT EXISTS (SELECT FROM @positions WHERE starts_with(source, $1 || '#') AND source <> $2)";
+        let row =
+            session.ask(self.0.config.patience(), session.query_one(&schema.sql(others), &parameters[..2])).await?;
         row.try_get(0).map_err(unreadable)
     }
 
@@ -376,7 +396,8 @@ impl Store for Postgres {
 
     async fn identity(&self) -> Result<String, StoreError> {
         let session = self.reader().await?;
-        let found = session.query_one("SELECT id::text FROM store_identity", &[]);
+        let identity = self.0.config.schema.sql("SELECT id::text FROM @store_identity");
+        let found = session.query_one(&identity, &[]);
         let row = session.ask(self.0.config.patience(), found).await?;
         row.try_get(0).map_err(unreadable)
     }

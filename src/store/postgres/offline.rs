@@ -5,10 +5,14 @@ use tokio_postgres::Client;
 
 use super::errors::classify;
 use super::schema::{self, MigrateError, Migration};
-use super::{Config, StoreError, scan};
+use super::{Config, SchemaName, StoreError, scan};
+use crate::store::any::Views;
 
 /// All live orders, as they stand when this is opened.
-pub struct Live(Client);
+pub struct Live {
+    client: Client,
+    schema: SchemaName,
+}
 
 impl Live {
     /// Connects, and sees the same state from here on.
@@ -18,7 +22,7 @@ impl Live {
     pub async fn open(config: &Config) -> Result<Self, StoreError> {
         let client = scan::connect(config).await?;
         client.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await.map_err(classify)?;
-        Ok(Self(client))
+        Ok(Self { client, schema: config.schema.clone() })
     }
 
     /// How many there are.
@@ -26,7 +30,8 @@ impl Live {
     /// # Errors
     /// [`StoreError`].
     pub async fn count(&self) -> Result<u64, StoreError> {
-        let row = self.0.query_one("SELECT count(*) FROM orders WHERE state = 0", &[]).await.map_err(classify)?;
+        let count = self.schema.sql("SELECT count(*) FROM @orders WHERE state = 0");
+        let row = self.client.query_one(&count, &[]).await.map_err(classify)?;
         row.try_get::<_, i64>(0).map(i64::unsigned_abs).map_err(classify)
     }
 
@@ -35,8 +40,8 @@ impl Live {
     /// # Errors
     /// [`StoreError`], or the first error of `emit`.
     pub async fn for_each<E: From<StoreError>>(&self, mut emit: impl FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
-        let sql = "SELECT body FROM orders WHERE state = 0 ORDER BY seq DESC";
-        let rows = self.0.query_raw(sql, std::iter::empty::<i32>()).await.map_err(classify)?;
+        let sql = self.schema.sql("SELECT body FROM @orders WHERE state = 0 ORDER BY seq DESC");
+        let rows = self.client.query_raw(&sql, std::iter::empty::<i32>()).await.map_err(classify)?;
         let mut rows = std::pin::pin!(rows);
         while let Some(row) = rows.try_next().await.map_err(classify)? {
             emit(row.try_get(0).map_err(classify)?)?;
@@ -46,7 +51,10 @@ impl Live {
 }
 
 /// The schema, whether or not a service uses it.
-pub struct Maintenance(Client);
+pub struct Maintenance {
+    client: Client,
+    schema: SchemaName,
+}
 
 impl Maintenance {
     /// Connects without migrating.
@@ -54,7 +62,8 @@ impl Maintenance {
     /// # Errors
     /// [`StoreError`].
     pub async fn open(config: &Config) -> Result<Self, StoreError> {
-        scan::connect(config).await.map(Self)
+        let client = scan::log_in(config).await?;
+        Ok(Self { client, schema: config.schema.clone() })
     }
 
     /// Applies what is missing, all or nothing; the optional steps only when asked for. Returns the numbers applied.
@@ -62,7 +71,15 @@ impl Maintenance {
     /// # Errors
     /// [`MigrateError`].
     pub async fn up(&mut self, is_with_optional: bool) -> Result<Vec<u32>, MigrateError> {
-        if is_with_optional { schema::up_all(&mut self.0).await } else { schema::up(&mut self.0).await }
+        self.up_with(is_with_optional, &[]).await
+    }
+
+    /// The same, with views for the queries of older services.
+    ///
+    /// # Errors
+    /// [`MigrateError`].
+    pub async fn up_with(&mut self, is_with_optional: bool, views: &[Views]) -> Result<Vec<u32>, MigrateError> {
+        schema::up_with(&mut self.client, &self.schema, is_with_optional, views).await
     }
 
     /// Takes the newest applied step back, with the data in it. Returns its number, or `None` when there is none.
@@ -70,14 +87,14 @@ impl Maintenance {
     /// # Errors
     /// [`MigrateError`].
     pub async fn down(&mut self) -> Result<Option<u32>, MigrateError> {
-        schema::down(&mut self.0).await
+        schema::down(&mut self.client, &self.schema).await
     }
 
     /// Every step with whether it is applied.
     ///
     /// # Errors
     /// [`MigrateError`].
-    pub async fn status(&self) -> Result<Vec<(Migration, bool)>, MigrateError> {
-        schema::status(&self.0).await
+    pub async fn status(&mut self) -> Result<Vec<(Migration, bool)>, MigrateError> {
+        schema::status(&mut self.client, &self.schema).await
     }
 }

@@ -18,7 +18,7 @@ use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Row};
 
 use super::errors::{Silent, classify, silent, unreadable};
-use super::{Config, order_id, scan, snapshot};
+use super::{Config, SchemaName, order_id, scan, snapshot};
 use crate::id::{OrderId, Version};
 use crate::store::{Changes, Peers, Presence, StoreError};
 
@@ -79,14 +79,30 @@ impl Patience {
 /// Whether a version of an order is newer than what is known.
 type IsNews = dyn Fn(&OrderId, Version) -> bool + Send + Sync;
 
-/// Says on a connection that this instance writes there. `instance` tells it from others.
-pub(super) async fn announce_writer(client: &Client, instance: i32) -> Result<(), tokio_postgres::Error> {
-    client.execute("SELECT pg_advisory_lock_shared($1, $2)", &[&WRITERS, &instance]).await.map(drop)
+/// Says on a connection that this instance writes there.
+pub(super) async fn announce_writer(client: &Client, config: &Config) -> Result<(), tokio_postgres::Error> {
+    let salt = config.schema.salt(client).await?;
+    let key: [&(dyn ToSql + Sync); 2] = [&(WRITERS ^ salt), &config.instance];
+    client.execute("SELECT pg_advisory_lock_shared($1, $2)", &key).await.map(drop)
 }
 
-/// The parameters of [`LOOK`] and [`HELD`].
-fn locks(instance: &i32) -> [&(dyn ToSql + Sync); 6] {
-    [&LOCK.0, &LOCK.1, &DEAF, &TELLING, &WRITERS, instance]
+/// The first halves of the locks of the instances on one schema: those of two services in one
+/// database differ.
+#[derive(Default)]
+struct Keys {
+    here: i32,
+    writers: i32,
+}
+
+impl Keys {
+    fn new(salt: i32) -> Self {
+        Self { here: LOCK.0 ^ salt, writers: WRITERS ^ salt }
+    }
+
+    /// The parameters of [`LOOK`] and [`HELD`].
+    fn parameters<'k>(&'k self, instance: &'k i32) -> [&'k (dyn ToSql + Sync); 6] {
+        [&self.here, &LOCK.1, &DEAF, &TELLING, &self.writers, instance]
+    }
 }
 
 /// What a snapshot says of the transactions on the server.
@@ -141,6 +157,8 @@ impl Held {
 #[derive(Default)]
 pub(super) struct Others {
     here: Option<Client>,
+    /// The keys of the locks, known with the first connection.
+    keys: Keys,
     /// What the locks on that connection say.
     appears: Presence,
     /// How many looks still count as followed after a follower was last seen.
@@ -188,7 +206,7 @@ impl Others {
         let client = self.here.take().expect("connected above");
         let patience = Patience(PATIENCE);
         self.appear_as(&client, patience, presence).await?;
-        let row = patience.wait(client.query_one(HELD, &locks(&config.instance))).await?;
+        let row = patience.wait(client.query_one(HELD, &self.keys.parameters(&config.instance))).await?;
         let held = Held::read(&row, 0, self.appears).map_err(unreadable)?;
         self.here = Some(client);
         Ok(self.peers(held))
@@ -204,7 +222,7 @@ impl Others {
                 (true, false) => "SELECT pg_advisory_unlock_shared($1, $2)",
                 _ => continue,
             };
-            patience.wait(client.execute(sql, &[&LOCK.0, &lock])).await?;
+            patience.wait(client.execute(sql, &[&self.keys.here, &lock])).await?;
         }
         self.appears = presence;
         Ok(())
@@ -224,11 +242,12 @@ impl Others {
                        SET enable_seqscan = off";
             let patience = Patience(config.login_time());
             patience.wait(client.batch_execute(set)).await?;
+            self.keys = Keys::new(patience.wait(config.schema.salt(&client)).await?);
             // That it does not follow is there before it is: for a follower the others begin to
             // publish.
             let first = if presence.follows { None } else { Some(DEAF) };
             for lock in first.into_iter().chain([LOCK.1]) {
-                let lock: [&(dyn ToSql + Sync); 2] = [&LOCK.0, &lock];
+                let lock: [&(dyn ToSql + Sync); 2] = [&self.keys.here, &lock];
                 patience.wait(client.execute("SELECT pg_advisory_lock_shared($1, $2)", &lock)).await?;
             }
             self.here = Some(client);
@@ -253,7 +272,7 @@ impl Others {
         emit: &scan::Emit,
     ) -> Result<Changes, StoreError> {
         patience.wait(client.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")).await?;
-        let row = patience.wait(client.query_one(LOOK, &locks(&config.instance))).await?;
+        let row = patience.wait(client.query_one(LOOK, &self.keys.parameters(&config.instance))).await?;
         let read = || {
             let [oldest, begun] = [row.try_get(0)?, row.try_get(1)?];
             let seen = Seen { oldest, begun, running: row.try_get(2)?, server: row.try_get(3)? };
@@ -266,13 +285,13 @@ impl Others {
         let is_shared = self.shared_looks > 0;
         let mut count = 0;
         if let Some(seen) = self.seen.as_ref().filter(|_| is_shared && !is_restarted) {
-            count = changed_between(client, patience, seen, &now, is_news, emit).await?;
+            count = changed_between(client, patience, &config.schema, (seen, &now), is_news, emit).await?;
         }
         patience.wait(client.batch_execute("COMMIT")).await?;
         self.seen = Some(now);
         if self.summarized.is_none_or(|last| last.elapsed() >= SUMMARIZE_EVERY) {
             self.summarized = Some(Instant::now());
-            patience.wait(summarize(client)).await?;
+            patience.wait(summarize(client, &config.schema)).await?;
         }
         Ok(Changes { is_shared, count, is_restarted, peers: self.peers(held) })
     }
@@ -283,20 +302,20 @@ impl Others {
 async fn changed_between(
     client: &Client,
     patience: Patience,
-    seen: &Seen,
-    now: &Seen,
+    schema: &SchemaName,
+    (seen, now): (&Seen, &Seen),
     is_news: &IsNews,
     emit: &scan::Emit,
 ) -> Result<u64, StoreError> {
     let ended: Vec<i64> = seen.running.iter().filter(|id| !now.running.contains(id)).copied().collect();
     // What seems to be written by a transaction that has not begun came from another server, in a dump.
-    let mut changed = String::from("SELECT order_uid, version FROM orders WHERE changed_in >= $1 AND changed_in < $2");
+    let mut changed = String::from("SELECT order_uid, version FROM @orders WHERE changed_in >= $1 AND changed_in < $2");
     let mut parameters: Vec<&(dyn ToSql + Sync)> = vec![&seen.begun, &now.begun];
     if !ended.is_empty() {
         changed += " OR changed_in = ANY ($3)";
         parameters.push(&ended);
     }
-    let mut rows = std::pin::pin!(patience.wait(client.query_raw(&changed, parameters)).await?);
+    let mut rows = std::pin::pin!(patience.wait(client.query_raw(&schema.sql(&changed), parameters)).await?);
     let mut news: Vec<String> = Vec::new();
     while let Some(row) = patience.wait(rows.try_next()).await? {
         let (uid, version): (&str, i64) = (row.try_get(0).map_err(unreadable)?, row.try_get(1).map_err(unreadable)?);
@@ -307,10 +326,10 @@ async fn changed_between(
     }
     let mut scratch = Vec::new();
     for ids in news.chunks(ROWS) {
-        let sql = "SELECT seq, (state + 4 * kind)::smallint, version, body, order_uid FROM orders
+        let sql = "SELECT seq, (state + 4 * kind)::smallint, version, body, order_uid FROM @orders
                    WHERE order_uid = ANY ($1)";
         let parameters: [&(dyn ToSql + Sync); 1] = [&ids];
-        let rows = patience.wait(client.query(sql, &parameters)).await?;
+        let rows = patience.wait(client.query(&schema.sql(sql), &parameters)).await?;
         let read = rows.iter().map(|row| Ok((order_id(row)?, snapshot(row, &mut scratch)?)));
         emit(read.collect::<Result<_, StoreError>>()?);
     }
@@ -318,12 +337,12 @@ async fn changed_between(
 }
 
 /// Best effort: an index that is not up to date is slower, never wrong.
-async fn summarize(client: &Client) -> Result<(), tokio_postgres::Error> {
+async fn summarize(client: &Client, schema: &SchemaName) -> Result<(), tokio_postgres::Error> {
     let sql = "SELECT count(brin_summarize_new_values(i.indexrelid))
                FROM pg_inherits h JOIN pg_index i ON i.indrelid = h.inhrelid
                JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_am a ON a.oid = c.relam
-               WHERE h.inhparent = 'orders'::regclass AND a.amname = 'brin'";
-    if let Err(error) = client.execute(sql, &[]).await {
+               WHERE h.inhparent = '@orders'::regclass AND a.amname = 'brin'";
+    if let Err(error) = client.execute(&schema.sql(sql), &[]).await {
         tracing::debug!(error = %crate::log::causes(&error), "indexes not summarized");
     }
     Ok(())

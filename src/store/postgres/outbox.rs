@@ -65,11 +65,12 @@ impl Postgres {
     ) -> Result<(), StoreError> {
         let session = self.reader().await?;
         let uids: Vec<String> = to.iter().map(OrderId::to_string).collect();
-        let narrow = "UPDATE outbox SET order_uids = $2, contents = $3, \
+        let narrow = "UPDATE @outbox SET order_uids = $2, contents = $3, \
                       claimed_at = clock_timestamp() + make_interval(secs => $4) WHERE ticket = $1";
+        let narrow = self.0.config.schema.sql(narrow);
         let (contents, pause) = (column::of_contents(parcel.contents), pause.as_secs_f64());
         let parameters: [&(dyn ToSql + Sync); 4] = [&parcel.ticket, &uids, &contents, &pause];
-        session.ask(self.0.config.patience(), session.execute(narrow, &parameters)).await?;
+        session.ask(self.0.config.patience(), session.execute(&narrow, &parameters)).await?;
         Ok(())
     }
 

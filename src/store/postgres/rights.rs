@@ -13,10 +13,10 @@ const MISSING: &str = "
                      ('store_identity', 'SELECT'), ('orders_p0', 'SELECT'), ('orders_p1', 'SELECT'),
                      ('orders_p2', 'SELECT'), ('orders_p3', 'SELECT')) AS needed (relation, privileges)
         CROSS JOIN LATERAL unnest(string_to_array(privileges, ' ')) AS privilege
-        WHERE NOT has_table_privilege(to_regclass(relation), privilege)
+        WHERE NOT has_table_privilege(to_regclass('@' || relation), privilege)
         UNION ALL
         SELECT 'USAGE on orders_rank'
-        WHERE NOT has_sequence_privilege(to_regclass('orders_rank'), 'USAGE, UPDATE')
+        WHERE NOT has_sequence_privilege(to_regclass('@orders_rank'), 'USAGE, UPDATE')
         UNION ALL
         SELECT 'TEMPORARY on the database' WHERE NOT has_database_privilege(current_database(), 'TEMPORARY')
     ) AS missing";
@@ -28,7 +28,8 @@ impl Postgres {
     /// When the server cannot be asked.
     pub async fn missing_rights(&self) -> Result<Option<String>, StoreError> {
         let session = self.reader().await?;
-        let row = session.ask(self.0.config.patience(), session.query_one(MISSING, &[])).await?;
+        let missing = self.0.config.schema.sql(MISSING);
+        let row = session.ask(self.0.config.patience(), session.query_one(&missing, &[])).await?;
         row.try_get(0).map_err(unreadable)
     }
 }

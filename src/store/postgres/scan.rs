@@ -49,11 +49,19 @@ pub(super) async fn scan(config: &Config, emit: Arc<Emit>) -> Result<u64, StoreE
 
 /// A connection of its own, for statements that take as long as they take.
 pub(super) async fn connect(config: &Config) -> Result<Client, StoreError> {
+    let client = log_in(config).await?;
+    let time = config.login_time();
+    let set_up = tokio::time::timeout(time, client.batch_execute(SET_UP)).await;
+    set_up.map_err(|_| silent(time))?.map_err(classify)?;
+    Ok(client)
+}
+
+/// A connection on which nothing is set: behind a pooler the settings would stay with others.
+pub(super) async fn log_in(config: &Config) -> Result<Client, StoreError> {
     let time = config.login_time();
     let connect = async {
         let (client, connection) = config.server.connect(config.encryption.clone()).await?;
         tokio::spawn(connection);
-        client.batch_execute(SET_UP).await?;
         Ok(client)
     };
     tokio::time::timeout(time, connect).await.map_err(|_| silent(time))?.map_err(classify)
@@ -68,14 +76,14 @@ async fn scan_tables(config: &Config, snapshot: &str, tables: &[&str], emit: &Em
     let mut count = 0;
     for table in tables {
         let sql = format!(
-            "COPY (SELECT seq, (state + 4 * kind)::smallint, version, order_uid, body FROM {table}) TO STDOUT (FORMAT binary)"
+            "COPY (SELECT seq, (state + 4 * kind)::smallint, version, order_uid, body FROM @{table}) TO STDOUT (FORMAT binary)"
         );
         let mut reader = Reader::default();
         let take = |chunk: &[u8]| {
             count += reader.take(chunk, emit)?;
             Ok(())
         };
-        wire.copy_out(&sql, take).await?;
+        wire.copy_out(&config.schema.sql(&sql), take).await?;
         reader.finish(emit)?;
     }
     wire.close().await;

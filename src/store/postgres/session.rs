@@ -101,11 +101,11 @@ impl bb8::ManageConnection for Manager {
         tokio::time::timeout(time, client.batch_execute(SET_UP)).await.map_err(|_| silent(time))??;
         let check = async {
             if self.config.is_migrating {
-                schema::up(&mut client).await?;
+                schema::up(&mut client, &self.config.schema).await?;
             } else {
-                schema::check(&client).await?;
+                schema::check(&client, &self.config.schema).await?;
             }
-            restored::adopt(&mut client).await
+            restored::adopt(&mut client, &self.config.schema).await
         };
         self.checked.get_or_try_init(|| check).await?;
         let session = Session::new(client, &self.config, self.is_for_reading);
@@ -155,10 +155,12 @@ pub(super) struct Statements {
     pub(super) claim: Statement,
     pub(super) newer: Statement,
     pub(super) forget: Statement,
+    pub(super) landed: Statement,
 }
 
 impl Session {
     async fn new(client: Client, config: &Config, is_for_reading: bool) -> Result<Self, tokio_postgres::Error> {
+        let schema = &config.schema;
         let timeout = config.statement_timeout.as_millis();
         // Who waits for this connection is to be told that a table is locked.
         let lock_timeout = (config.wait / 2).as_millis();
@@ -178,78 +180,84 @@ impl Session {
             .await?;
         if !is_for_reading {
             // Not where orders are only read, which a standby does too.
-            client.batch_execute("CREATE TEMPORARY TABLE orders_changed (LIKE orders) ON COMMIT DELETE ROWS").await?;
-            others::announce_writer(&client, config.instance).await?;
+            let staging = "CREATE TEMPORARY TABLE orders_changed (LIKE @orders) ON COMMIT DELETE ROWS";
+            client.batch_execute(&schema.sql(staging)).await?;
+            others::announce_writer(&client, config).await?;
         }
         let columns = copy::COLUMNS.join(", ");
-        let copy_new = format!("COPY orders ({columns}) FROM STDIN (FORMAT binary)");
+        let copy_new = format!("COPY @orders ({columns}) FROM STDIN (FORMAT binary)");
         let copy_changed = format!("COPY orders_changed ({columns}) FROM STDIN (FORMAT binary)");
         let kept = ["order_uid", "seq", "kind", "created_at"];
         let set = copy::COLUMNS.iter().filter(|column| !kept.contains(column));
         let set = set.map(|column| format!("{column} = n.{column}")).collect::<Vec<_>>().join(", ");
-        let apply_changed = format!(
-            "UPDATE orders o SET {set} FROM orders_changed n WHERE o.order_uid = n.order_uid AND o.version < n.version"
-        );
-        let p = |sql| client.prepare(sql);
+        let apply_changed = schema.sql(&format!(
+            "UPDATE @orders o SET {set} FROM orders_changed n WHERE o.order_uid = n.order_uid AND o.version < n.version"
+        ));
+        let connection = &client;
+        let p = |sql: &str| {
+            let sql = schema.sql(sql);
+            async move { connection.prepare(&sql).await }
+        };
         let (fetch, fetch_external, page, last_seq, estimate, positions) = tokio::try_join!(
-            p("SELECT seq, (state + 4 * kind)::smallint, version, body FROM orders WHERE order_uid = $1"),
-            p("SELECT seq, (state + 4 * kind)::smallint, version, body, order_uid FROM orders
+            p("SELECT seq, (state + 4 * kind)::smallint, version, body FROM @orders WHERE order_uid = $1"),
+            p("SELECT seq, (state + 4 * kind)::smallint, version, body, order_uid FROM @orders
                WHERE user_id = $1::text::uuid AND external_id = $2 AND external_id IS NOT NULL AND state = 0
                ORDER BY seq DESC LIMIT 1"),
-            p("SELECT seq, (state + 4 * kind)::smallint, version, body, order_uid FROM orders
+            p("SELECT seq, (state + 4 * kind)::smallint, version, body, order_uid FROM @orders
                WHERE seq >= $1 AND seq < $2 AND state = 0 ORDER BY seq DESC LIMIT $3"),
-            p("SELECT CASE WHEN is_called THEN (last_value + 1) * 4096 ELSE 0 END FROM orders_rank"),
+            p("SELECT CASE WHEN is_called THEN (last_value + 1) * 4096 ELSE 0 END FROM @orders_rank"),
             // Statistics lag behind, and a page of 8 KB holds no more than some ten orders.
             p("SELECT greatest(coalesce(sum(greatest(c.reltuples, 0)), 0)::bigint,
                                coalesce(sum(pg_relation_size(c.oid)) / 8192 * 10, 0)::bigint)
                FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
-               WHERE i.inhparent = 'orders'::regclass AND EXISTS (SELECT 1 FROM orders)"),
-            p("SELECT partition, next_offset FROM positions WHERE source = $1"),
+               WHERE i.inhparent = '@orders'::regclass AND EXISTS (SELECT 1 FROM @orders)"),
+            p("SELECT partition, next_offset FROM @positions WHERE source = $1"),
         )?;
         let (begin_batch, move_known, move_first, lock, copy_new, copy_changed) = tokio::try_join!(
-            p("SELECT pg_current_xact_id()::text::bigint, nextval('orders_rank') FROM generate_series(1, $1::int)"),
-            p("UPDATE positions p SET next_offset = m.upto
+            p("SELECT pg_current_xact_id()::text::bigint, nextval('@orders_rank') FROM generate_series(1, $1::int)"),
+            p("UPDATE @positions p SET next_offset = m.upto
                FROM unnest($2::int[], $3::bigint[], $4::bigint[]) AS m (partition, since, upto)
                WHERE p.source = $1 AND p.partition = m.partition AND p.next_offset = m.since
                RETURNING p.partition"),
-            p("INSERT INTO positions (source, partition, next_offset)
+            p("INSERT INTO @positions (source, partition, next_offset)
                SELECT $1, m.partition, m.upto
                FROM unnest($2::int[], $3::bigint[], $4::bigint[]) AS m (partition, since, upto) WHERE m.since = 0
                ON CONFLICT (source, partition) DO NOTHING RETURNING partition"),
             // One after the other in the order given, so that two batches cannot wait for each other, and each in the
             // one partition where it can be.
             p("SELECT o.* FROM unnest($1::text[]) AS wanted (uid) CROSS JOIN LATERAL
-               (SELECT seq, state, version, body, order_uid, kind, external_id FROM orders
+               (SELECT seq, state, version, body, order_uid, kind, external_id FROM @orders
                 WHERE order_uid = wanted.uid FOR UPDATE) o"),
             p(&copy_new),
             p(&copy_changed),
         )?;
         let (keys, remember, purge) = tokio::try_join!(
-            p("SELECT key, digest, order_uid, answer, version FROM idempotency
+            p("SELECT key, digest, order_uid, answer, version FROM @idempotency
                WHERE key = ANY ($1) AND created_at > $2"),
-            p("INSERT INTO idempotency (key, digest, order_uid, answer, version, created_at)
+            p("INSERT INTO @idempotency (key, digest, order_uid, answer, version, created_at)
                SELECT m.key, m.digest, m.uid, m.answer, m.version, $6
                FROM unnest($1::text[], $2::bytea[], $3::text[], $4::smallint[], $5::bigint[])
                     AS m (key, digest, uid, answer, version)
                ON CONFLICT (key) DO UPDATE SET digest = excluded.digest, order_uid = excluded.order_uid,
                    answer = excluded.answer, version = excluded.version, created_at = excluded.created_at
                WHERE idempotency.created_at <= $6 - $7"),
-            p("DELETE FROM idempotency WHERE key IN
-               (SELECT key FROM idempotency WHERE created_at <= $1 ORDER BY created_at LIMIT 10000
+            p("DELETE FROM @idempotency WHERE key IN
+               (SELECT key FROM @idempotency WHERE created_at <= $1 ORDER BY created_at LIMIT 10000
                 FOR UPDATE SKIP LOCKED)"),
         )?;
-        let (record, claim, newer, forget) = tokio::try_join!(
-            p("INSERT INTO outbox (ticket, changed_in, contents, order_uids)
+        let (record, claim, newer, forget, landed) = tokio::try_join!(
+            p("INSERT INTO @outbox (ticket, changed_in, contents, order_uids)
                VALUES ($1, pg_current_xact_id()::text::bigint, $2, $3)"),
-            p("UPDATE outbox SET claimed_at = clock_timestamp() WHERE ticket IN
-               (SELECT ticket FROM outbox WHERE claimed_at <= clock_timestamp() - make_interval(secs => $1)
+            p("UPDATE @outbox SET claimed_at = clock_timestamp() WHERE ticket IN
+               (SELECT ticket FROM @outbox WHERE claimed_at <= clock_timestamp() - make_interval(secs => $1)
                 ORDER BY changed_in LIMIT $2 FOR UPDATE SKIP LOCKED)
                RETURNING ticket, contents, changed_in,
-               coalesce(order_uids, ARRAY(SELECT order_uid FROM orders WHERE orders.changed_in = outbox.changed_in))"),
-            p("SELECT seq, (state + 4 * kind)::smallint, version, body, order_uid FROM orders
+               coalesce(order_uids, ARRAY(SELECT order_uid FROM @orders orders WHERE orders.changed_in = outbox.changed_in))"),
+            p("SELECT seq, (state + 4 * kind)::smallint, version, body, order_uid FROM @orders
                JOIN unnest($1::text[], $2::bigint[]) AS known (uid, known_version) ON order_uid = uid
                WHERE version > known_version"),
-            p("DELETE FROM outbox WHERE ticket = ANY ($1)"),
+            p("DELETE FROM @outbox WHERE ticket = ANY ($1)"),
+            p("SELECT version, changed_in FROM @orders WHERE order_uid = $1"),
         )?;
         client.batch_execute(&format!("SET lock_timeout = {timeout}")).await?;
         let statements = Statements {
@@ -273,6 +281,7 @@ impl Session {
             claim,
             newer,
             forget,
+            landed,
         };
         let encryption = config.encryption.clone();
         Ok(Self { client, encryption, statements, is_open: false, is_abandoned: AtomicBool::new(false) })

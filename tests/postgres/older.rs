@@ -1,0 +1,437 @@
+//! The databases of the older services, made by DDL like theirs: what moves in is what they
+//! answered, as JSON values, and nothing changes where it came from.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+
+use super::LONG;
+use super::pooler::Pooler;
+use crate::cli::{Done, Home};
+use crate::database::Database;
+use crate::server::{Server, until};
+
+const FOUR_TABLES: &str = include_str!("../older/four_tables.sql");
+const FOUR_TABLES_NAMED_IDS: &str = include_str!("../older/four_tables_named_ids.sql");
+const ONE_TABLE: &str = include_str!("../older/one_table.sql");
+const EVENT_DRIVEN: &str = include_str!("../older/event_driven.sql");
+const EVENT_DRIVEN_EXTERNAL: &str = include_str!("../older/event_driven_external.sql");
+
+/// The database of an older service.
+fn older(sql: &str) -> Option<Database> {
+    let database = Database::create()?;
+    database.query(sql);
+    Some(database)
+}
+
+/// Everything in it, in one figure for each table, but for what the service made.
+fn contents(database: &Database) -> Vec<String> {
+    let tables =
+        database.query("SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind = 'r'");
+    let digest = |table: &String| {
+        format!(
+            "{table} {}",
+            database.query(&format!("SELECT md5(string_agg(t::text, E'\\n' ORDER BY t::text)) FROM {table} t"))[0]
+        )
+    };
+    let mut all: Vec<_> = tables.iter().map(digest).collect();
+    all.sort();
+    all
+}
+
+/// What queries of an older service give, a JSON document a row.
+fn rows(database: &Database, sql: &str) -> Vec<Value> {
+    let texts = database.query(&format!("SELECT to_json(row_of)::text FROM ({sql}) AS row_of"));
+    texts.iter().map(|text| serde_json::from_str(text).unwrap()).collect()
+}
+
+/// Where the orders go: an embedded store, or a schema in the same database.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Target {
+    Embedded,
+    SameDatabase,
+}
+
+/// A service that is stopped, and the flags of commands on its store.
+fn stopped(target: Target, database: &Database) -> (Server, Vec<String>) {
+    let same = ["--postgres", &database.url(), "--postgres-schema", "moved"].map(str::to_owned);
+    let flags: Vec<&str> =
+        if target == Target::SameDatabase { same.iter().map(String::as_str).collect() } else { vec![] };
+    let mut server = Server::start(&flags);
+    assert!(server.stop().success());
+    let data = ["--data".into(), server.data().display().to_string()];
+    let flags = if target == Target::SameDatabase { same.into() } else { data.into() };
+    (server, flags)
+}
+
+fn import(home: &Home, database: &Database, more: &[&str], environment: &[(&str, &str)]) -> Done {
+    let url = database.url();
+    let arguments = [&["import", "--from-postgres", url.as_str()], more].concat();
+    home.run_with(&arguments, environment)
+}
+
+/// Moves all in, and asks a service for every order: the answers by their ids.
+fn moved(database: &Database, target: Target, rejected: u64) -> (Server, BTreeMap<String, Value>) {
+    let (home, before) = (Home::new(), contents(database));
+    let (mut server, flags) = stopped(target, database);
+    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+    let done = import(&home, database, &flags, &[]);
+    let told = done.err.clone();
+    done.expect(i32::from(rejected > 0));
+    if rejected > 0 {
+        assert!(told.contains(&format!("{rejected} rows are no valid orders")), "{told}");
+        let file = std::fs::read_to_string(home.path().join(format!("{}.rejected", database.name()))).unwrap();
+        assert_eq!(file.lines().count() as u64, rejected);
+        assert!(file.lines().all(|line| serde_json::from_str::<Value>(line).unwrap()["error"].is_string()), "{file}");
+    }
+    assert!(told.contains("profile lenient"), "{told}");
+    assert_eq!(contents(database), before, "the source is as it was");
+    server.start_again();
+    let listed = server.request("GET", "/api/orders", &[("Accept", "application/x-ndjson")], "").expect(200);
+    let order = |line: &str| {
+        let order: Value = serde_json::from_str(line).unwrap();
+        (order["order_uid"].as_str().unwrap().to_owned(), order)
+    };
+    let listed = listed.text().lines().map(order).collect();
+    (server, listed)
+}
+
+/// As Go's encoding/json writes a `time.Time` that was read from the text of a timestamp in UTC.
+fn rfc3339(text: &Value) -> Value {
+    text.as_str().map_or(Value::Null, |text| format!("{}Z", text.trim_end_matches("+00:00")).into())
+}
+
+/// What the service of the four tables answers: its columns, and the parts by their order.
+fn four_tables(database: &Database, delivery: &str, payment: &str, key: &str, id: &str) -> BTreeMap<String, Value> {
+    let by_order = |sql: &str, key: &str, left_out: &[&str]| {
+        let mut parts: BTreeMap<String, Vec<Value>> = BTreeMap::new();
+        for mut row in rows(database, sql) {
+            let Some(order) = row[key].as_str().map(str::to_owned) else { continue };
+            left_out.iter().for_each(|name| drop(row.as_object_mut().unwrap().shift_remove(*name)));
+            parts.entry(order).or_default().push(row);
+        }
+        parts
+    };
+    let id = |table: &str| if id == "id" { "id".to_owned() } else { format!("{table}_id") };
+    let deliveries = by_order(
+        &format!("SELECT * FROM {delivery} ORDER BY {}", id("delivery")),
+        "order_uid",
+        &["order_uid", &id("delivery")],
+    );
+    let left_out: &[&str] = if key == "order_uid" { &["order_uid", "id"] } else { &["payment_id"] };
+    let payments = by_order(&format!("SELECT * FROM {payment} ORDER BY 1"), key, left_out);
+    let items =
+        by_order(&format!("SELECT * FROM items ORDER BY {}", id("item")), "order_uid", &["order_uid", &id("item")]);
+    let orders = rows(database, "SELECT * FROM orders WHERE order_uid ~ '^[A-Za-z0-9-]{1,128}$'");
+    let answer = |mut order: Value| {
+        let uid = order["order_uid"].as_str().unwrap().to_owned();
+        order["date_created"] = rfc3339(&order["date_created"]);
+        order["delivery"] = deliveries.get(&uid).map_or(Value::Null, |parts| parts[0].clone());
+        order["payment"] = payments.get(&uid).map_or(Value::Null, |parts| parts[0].clone());
+        order["items"] = items.get(&uid).cloned().unwrap_or_default().into();
+        (uid, order)
+    };
+    orders.into_iter().map(answer).collect()
+}
+
+fn assert_same(moved: &BTreeMap<String, Value>, expected: &BTreeMap<String, Value>) {
+    assert_eq!(moved.len(), expected.len());
+    for (uid, order) in expected {
+        assert_eq!(moved.get(uid), Some(order), "{uid}");
+    }
+}
+
+#[test]
+fn four_tables_move_in() {
+    for target in [Target::Embedded, Target::SameDatabase] {
+        let Some(database) = older(FOUR_TABLES) else { return };
+        let (server, listed) = moved(&database, target, 2);
+        let expected = four_tables(&database, "delivery", "payment", "order_uid", "id");
+        assert_eq!(expected.len(), 1000);
+        assert_same(&listed, &expected);
+        // The members are in the order in which the older services write them, and the newest order
+        // is the newest.
+        let newest = database.query(
+            "SELECT order_uid FROM orders WHERE order_uid ~ 'test' ORDER BY date_created DESC NULLS LAST LIMIT 1",
+        );
+        let first = server.get("/api/orders?limit=1").expect(200);
+        assert_eq!(first.json()[0]["order_uid"], newest[0].as_str());
+        let text = server.get("/order/b563feb7b2b84b6test3").expect(200).text().to_owned();
+        let names = [
+            "order_uid",
+            "track_number",
+            "entry",
+            "delivery",
+            "name",
+            "phone",
+            "zip",
+            "payment",
+            "transaction",
+            "items",
+        ];
+        let at: Vec<_> = names.iter().map(|name| text.find(&format!("\"{name}\":")).unwrap()).collect();
+        assert!(at.is_sorted(), "{text}");
+        if target == Target::SameDatabase {
+            let dates =
+                "SELECT count(*) FROM moved.orders WHERE date_created IS NOT NULL AND created_at <> date_created";
+            assert_eq!(database.query(dates), ["0"], "the times of their creation are kept");
+        }
+    }
+}
+
+#[test]
+fn four_tables_of_the_other_names_move_in() {
+    for target in [Target::Embedded, Target::SameDatabase] {
+        let Some(database) = older(FOUR_TABLES_NAMED_IDS) else { return };
+        let (_server, listed) = moved(&database, target, 0);
+        database.query(&format!("ALTER DATABASE {} SET timezone = 'UTC'", database.name()));
+        assert_same(&listed, &four_tables(&database, "deliveries", "payments", "transaction", "named"));
+    }
+}
+
+#[test]
+fn one_table_moves_in() {
+    for target in [Target::Embedded, Target::SameDatabase] {
+        let Some(database) = older(ONE_TABLE) else { return };
+        let (_server, listed) = moved(&database, target, 0);
+        let orders = rows(&database, "SELECT * FROM orders");
+        let answer = |mut order: Value| {
+            order["date_created"] = rfc3339(&order["date_created"]);
+            (order["order_uid"].as_str().unwrap().to_owned(), order)
+        };
+        let expected: BTreeMap<_, _> = orders.into_iter().map(answer).collect();
+        assert_eq!(expected.len(), 1000);
+        assert_same(&listed, &expected);
+    }
+}
+
+/// An order as the event-driven service answers it.
+fn event_driven(database: &Database) -> BTreeMap<String, Value> {
+    let valid = "SELECT order_id, user_id, amount, status, payload, bucket,
+                 to_char(created_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"') AS created_at,
+                 to_char(updated_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"') AS updated_at
+                 FROM orders WHERE jsonb_typeof(payload) = 'object' AND status <> 'lost'";
+    let answer = |mut order: Value| {
+        let id = order["order_id"].as_str().unwrap().to_owned();
+        order["order_uid"] = json!(id);
+        (id, order)
+    };
+    rows(database, valid).into_iter().map(answer).collect()
+}
+
+#[test]
+fn event_driven_orders_move_in_with_their_times_and_those_that_were_deleted() {
+    for (sql, target) in [(EVENT_DRIVEN, Target::Embedded), (EVENT_DRIVEN_EXTERNAL, Target::SameDatabase)] {
+        let Some(database) = older(sql) else { return };
+        let (server, listed) = moved(&database, target, 4);
+        let expected = event_driven(&database);
+        let (deleted, live): (BTreeMap<_, _>, BTreeMap<_, _>) =
+            expected.into_iter().partition(|(_, order)| order["status"] == "deleted");
+        assert_eq!((live.len(), deleted.len()), (900, 100));
+        assert_same(&listed, &live);
+        let mut connection = server.connect();
+        for (id, order) in &deleted {
+            assert_eq!(connection.request("GET", &format!("/order/{id}"), &[], "").expect(200).json(), *order);
+        }
+        assert_eq!(server.get("/api/stats").expect(200).json()["total_orders"], 900);
+        for newest in rows(
+            &database,
+            "SELECT DISTINCT ON (user_id, payload ->> 'id') order_id, user_id, payload ->> 'id' AS external FROM orders
+             WHERE jsonb_typeof(payload) = 'object' AND status NOT IN ('deleted', 'lost')
+             ORDER BY user_id, payload ->> 'id', created_at DESC",
+        ) {
+            let text = |name: &str| newest[name].as_str().unwrap().to_owned();
+            let path = format!("/orders/by-external/{}?user_id={}", text("external"), text("user_id"));
+            assert_eq!(
+                connection.request("GET", &path, &[], "").expect(200).json()["order"]["order_id"],
+                newest["order_id"]
+            );
+        }
+        if target == Target::SameDatabase {
+            let differ = "SELECT count(*) FROM moved.orders n JOIN public.orders o ON o.order_id::text = n.order_uid
+                          WHERE n.created_at <> o.created_at OR n.updated_at <> o.updated_at OR n.bucket <> o.bucket
+                          OR (n.deleted_at IS NULL) = (o.status = 'deleted') OR n.external_id IS DISTINCT FROM o.external_id";
+            assert_eq!(database.query(differ), ["0"]);
+        }
+    }
+}
+
+#[test]
+fn what_is_imported_again_brings_what_is_new_and_nothing_that_is_older() {
+    let Some(database) = older(EVENT_DRIVEN) else { return };
+    let home = Home::new();
+    let flags = ["--postgres", &database.url(), "--postgres-schema", "moved"].map(str::to_owned);
+    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+    import(&home, &database, &flags, &[]).expect(1);
+    let uids = database
+        .query("SELECT order_id FROM orders WHERE status = 'new' AND payload ->> 'id' <> '' ORDER BY 1 LIMIT 3");
+    // Both services are live for a while: the older one changes two orders, this one changes the
+    // second of them later.
+    database.query(&format!(
+        "UPDATE orders SET status = 'done', updated_at = '2025-03-01' WHERE order_id IN ('{}', '{}')",
+        uids[0], uids[1]
+    ));
+    let server = Server::start(&flags);
+    let user = server.get(&format!("/order/{}", uids[1])).expect(200).json()["user_id"].as_str().unwrap().to_owned();
+    let change = json!({"order_id": uids[1], "user_id": user, "status": "cancelled", "payload": {"id": "changed"}});
+    server.post("/orders", change.to_string()).expect(200);
+    let again = import(&home, &database, &flags, &[]);
+    assert!(again.err.contains("1 stored, 999 unchanged"), "{}", again.err);
+    let status =
+        |uid: &str| database.query(&format!("SELECT status FROM moved.orders WHERE order_uid = '{uid}'"))[0].clone();
+    assert_eq!(
+        (status(&uids[0]), status(&uids[1]), status(&uids[2])),
+        ("done".into(), "cancelled".into(), "new".into())
+    );
+    until("the change is seen", LONG, || {
+        (server.get(&format!("/order/{}", uids[0])).expect(200).json()["status"] == "done").then_some(())
+    });
+}
+
+#[test]
+fn an_import_that_is_killed_goes_on_where_it_was_and_takes_what_came_meanwhile() {
+    for (target, step) in [(Target::Embedded, "committed:3"), (Target::SameDatabase, "store-written:4")] {
+        let Some(database) = older(FOUR_TABLES) else { return };
+        let home = Home::new();
+        let (mut server, flags) = stopped(target, &database);
+        let flags = [flags, ["--batch-rows-max", "100"].map(str::to_owned).into()].concat();
+        let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+        let killed = import(&home, &database, &flags, &[("ORDER_DIE_AT", step)]);
+        assert!(killed.is_killed(), "{}", killed.err);
+        // Older than all that was read before.
+        database.query("INSERT INTO orders (order_uid, date_created) VALUES ('came-meanwhile', '2019-01-01')");
+        let resumed = import(&home, &database, &flags, &[]);
+        assert!(resumed.err.contains("going on after "), "{}", resumed.err);
+        let figure = |what: &str| {
+            let (before, _) = resumed.err.split_once(what).unwrap_or_else(|| panic!("{}", resumed.err));
+            before.rsplit(' ').next().unwrap().parse::<u64>().unwrap()
+        };
+        assert_eq!(figure(" read: "), 1003, "all of the snapshot was read: {}", resumed.err);
+        assert_eq!(figure(" stored, ") + figure(" unchanged, "), 1001, "{}", resumed.err);
+        assert!(figure(" stored, ") > 0 && figure(" unchanged, ") > 0, "{}", resumed.err);
+        server.start_again();
+        assert_eq!(server.get("/api/stats").expect(200).json()["total_orders"], 1001);
+        server.get("/order/came-meanwhile").expect(200);
+        let again =
+            import(&Home::new(), &database, if target == Target::Embedded { &["--dry-run"] } else { &flags }, &[]);
+        let all = if target == Target::Embedded { "1001 valid" } else { "0 stored, 1001 unchanged" };
+        assert!(again.err.contains(all), "{}", again.err);
+    }
+}
+
+#[test]
+fn a_dry_run_counts_and_stores_nothing() {
+    let Some(database) = older(FOUR_TABLES) else { return };
+    let home = Home::new();
+    let done = import(&home, &database, &["--dry-run"], &[]);
+    let told = done.err.clone();
+    done.expect(0);
+    for line in [
+        "1002 orders in ",
+        "layout four-tables",
+        "1000 valid, 0 of them deleted; 2 would be rejected; nothing stored",
+        "1 x /order_uid: ",
+        "2 items are of no order, and left out",
+        "1 deliveries come after another one of the same order, and are left out",
+        "3 orders have no delivery; it is null in them",
+        "3 orders have no payment; it is null in them",
+    ] {
+        assert!(told.contains(line), "{line}: {told}");
+    }
+    assert_eq!(std::fs::read_dir(home.path()).unwrap().count(), 0, "nothing is written");
+    assert_eq!(database.query("SELECT count(*) FROM pg_namespace WHERE nspname = 'moved'"), ["0"]);
+}
+
+#[test]
+fn times_without_a_zone_are_of_the_one_that_is_named() {
+    let Some(database) = older(ONE_TABLE) else { return };
+    let (mut server, flags) = stopped(Target::Embedded, &database);
+    import(&Home::new(), &database, &["--timezone", "Asia/Tokyo", &flags[0], &flags[1]], &[]).expect(0);
+    server.start_again();
+    assert_eq!(server.get("/order/one-1").expect(200).json()["date_created"], "2021-11-25T21:23:19Z");
+}
+
+#[test]
+fn a_url_can_come_from_a_file_and_a_schema_be_named() {
+    let Some(database) = Database::create() else { return };
+    database.query(&format!("CREATE SCHEMA shop; SET search_path = shop; {ONE_TABLE}"));
+    let home = Home::new();
+    let file = home.write("url", format!("{}\n", database.url())).display().to_string();
+    let from = [("ORDER_FROM_POSTGRES_FILE", file.as_str())];
+    let arguments = ["import", "--dry-run", "--from-schema", "shop", "--from-postgres"];
+    let done = home.run_with(&arguments, &from);
+    assert!(done.err.contains("1000 valid"), "{}", done.err);
+    let without = home.run(&arguments);
+    assert!(without.err.contains("ORDER_FROM_POSTGRES_FILE"), "{}", without.err);
+    without.expect(78);
+}
+
+#[test]
+fn a_database_that_cannot_be_moved_in_is_told_why() {
+    let Some(database) = older(FOUR_TABLES) else { return };
+    let home = Home::new();
+    let told = |database: &Database, more: &[&str], code: i32, why: &str| {
+        let done = import(&home, database, more, &[]);
+        assert!(done.err.contains(why), "{why}: {}", done.err);
+        done.expect(code);
+    };
+    let (_socket, refusing) = crate::tools::refusing();
+    let unreachable = home.run(&["import", "--from-postgres", &format!("postgres://u:secret@{refusing}/orders")]);
+    assert!(unreachable.err.contains("cannot connect to the older database") && !unreachable.err.contains("secret"));
+    unreachable.expect(1);
+    let wrong = home.run(&["import", "--from-postgres", "mysql://u:secret@db/orders"]);
+    assert!(wrong.err.contains("--from-postgres: ") && !wrong.err.contains("secret"), "{}", wrong.err);
+    wrong.expect(78);
+    let missing = home.run(&["import", "--from-postgres", &format!("{}_not", database.url())]);
+    assert!(missing.err.contains("does not exist"), "{}", missing.err);
+    missing.expect(1);
+    told(&database, &["--profile", "strict"], 78, "--profile: changes nothing with --from-postgres");
+    told(&database, &["--timezone", "Mars/Olympus"], 1, "time zone \"Mars/Olympus\" not recognized");
+    told(&database, &["--from-schema", "nowhere"], 1, "has no table orders in nowhere");
+    database.query("ALTER TABLE payment RENAME TO paid");
+    told(&database, &[], 1, "nor in a table payment or payments");
+    database.query("ALTER TABLE orders RENAME COLUMN order_uid TO number");
+    told(&database, &[], 1, "unknown layout, with the columns number, track_number,");
+    let own = Database::create().unwrap();
+    home.run(&["migrate", "up", "--postgres", &own.url()]).expect(0);
+    told(&own, &[], 1, "the tables of order-service itself");
+    let role = format!("reader_{}", database.name());
+    database.query(&format!("CREATE ROLE {role} LOGIN"));
+    let denied = older(ONE_TABLE).unwrap();
+    let url = denied.url().replacen("postgres@", &format!("{role}@"), 1);
+    let done = home.run(&["import", "--from-postgres", &url]);
+    assert!(done.err.contains("permission denied for table orders"), "{}", done.err);
+    done.expect(1);
+    // A role that can only read is enough.
+    denied.query(&format!("GRANT SELECT ON orders TO {role}"));
+    home.run(&["import", "--dry-run", "--from-postgres", &url]).expect(0);
+    denied.query(&format!("DROP OWNED BY {role}; DROP ROLE {role}"));
+}
+
+/// Nothing is set on the connections of others, and no statement is left there.
+#[test]
+fn an_older_database_is_read_through_a_pooler_of_transactions() {
+    let Some(database) = older(ONE_TABLE) else { return };
+    let Some(pooler) = Pooler::start(&database, "transaction") else { return };
+    let home = Home::new();
+    for _ in 0..2 {
+        let done = home.run(&["import", "--dry-run", "--from-postgres", &pooler.url(&database)]);
+        assert!(done.err.contains("1000 valid"), "{}", done.err);
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let left = runtime.block_on(async {
+        let (client, connection) =
+            tokio_postgres::connect(&pooler.url(&database), tokio_postgres::NoTls).await.unwrap();
+        tokio::spawn(connection);
+        let sql =
+            "SELECT current_setting('statement_timeout') || ' ' || current_setting('transaction_read_only') || ' '
+                   || (SELECT count(*) FROM pg_prepared_statements)";
+        let messages = client.simple_query(sql).await.unwrap();
+        let row = messages.into_iter().find_map(|message| match message {
+            tokio_postgres::SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
+            _ => None,
+        });
+        row.unwrap()
+    });
+    assert_eq!(left, "0 off 0");
+}
