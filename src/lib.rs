@@ -41,6 +41,8 @@ pub mod log;
 pub mod metrics;
 #[cfg(feature = "nats")]
 pub mod nats;
+#[cfg(feature = "nats")]
+pub mod stan;
 
 pub mod order;
 pub mod record;

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 /// Modules by floor, lowest first. An edge must lead strictly downward.
 const FLOORS: &[&[&str]] = &[
     &["id", "metrics", "lifecycle", "log", "background", "kafka", "nats"],
-    &["snapshot", "record", "ack"],
+    &["snapshot", "record", "ack", "stan"],
     &["order"],
     &["cache", "store", "outbox", "topics", "redis"],
     &["source"],
@@ -25,7 +25,7 @@ const EDGES: &[(&str, &[&str])] = &[
     // What an error of a store means for the exit code.
     ("cli", &["settings", "app", "tools", "store", "lifecycle", "log"]),
     // A server's URL is parsed by the store that connects to it.
-    ("settings", &["app", "tools", "store", "kafka", "nats", "redis", "lifecycle"]),
+    ("settings", &["app", "tools", "store", "kafka", "nats", "stan", "redis", "lifecycle"]),
     (
         "app",
         &[
@@ -54,10 +54,11 @@ const EDGES: &[(&str, &[&str])] = &[
             "background",
             "kafka",
             "nats",
+            "stan",
             "order",
         ],
     ),
-    ("tools", &["ingest", "source", "store", "order", "record", "metrics", "lifecycle", "kafka", "nats"]),
+    ("tools", &["ingest", "source", "store", "order", "record", "metrics", "lifecycle", "kafka", "nats", "stan"]),
     // The surfaces know what they say and whom they ask; `store` is here for the words a write is answered with.
     ("http", &["read", "source", "store", "cache", "snapshot", "record", "ack", "id", "metrics", "lifecycle", "log"]),
     ("grpc", &["read", "source", "store", "snapshot", "record", "ack", "id", "metrics", "lifecycle", "log"]),
@@ -101,7 +102,7 @@ const EDGES: &[(&str, &[&str])] = &[
         ],
     ),
     ("worker", &["source", "store", "outbox", "order", "snapshot", "record", "id"]),
-    ("source", &["store", "order", "snapshot", "record", "ack", "id", "kafka", "nats", "metrics", "lifecycle"]),
+    ("source", &["store", "order", "snapshot", "record", "ack", "id", "kafka", "nats", "stan", "metrics", "lifecycle"]),
     // What is published, without how; and topics that instances speak to each other by, without what.
     ("outbox", &["snapshot", "record", "id"]),
     ("topics", &["kafka", "lifecycle"]),
@@ -109,6 +110,8 @@ const EDGES: &[(&str, &[&str])] = &[
     ("ack", &["id"]),
     ("kafka", &[]),
     ("nats", &[]),
+    // Its servers are servers of NATS.
+    ("stan", &["nats"]),
     ("store", &["order", "snapshot", "record", "id", "lifecycle", "log", "background"]),
     ("cache", &["snapshot", "id"]),
     ("order", &["record", "id"]),
@@ -135,7 +138,7 @@ const CLIENTS: &[(&str, &[&str])] = &[
     ("bb8", &["src/store/postgres/"]),
     ("rdkafka", &["src/kafka.rs", "src/kafka/", "src/source/kafka/", "src/topics/", "src/tools/"]),
     ("redis_client", &["src/redis/"]),
-    ("async_nats", &["src/nats.rs", "src/source/nats/", "src/tools/"]),
+    ("async_nats", &["src/nats.rs", "src/stan/", "src/source/nats/", "src/source/stan/", "src/tools/"]),
     ("simd_json", &["src/order/"]),
     ("triomphe", &["src/snapshot.rs"]),
     ("clap", &["src/settings"]),
@@ -146,7 +149,7 @@ const CLIENTS: &[(&str, &[&str])] = &[
     ("tonic_health", &["src/grpc/"]),
     ("tonic_reflection", &["src/grpc/"]),
     ("tonic_types", &["src/grpc/"]),
-    ("prost", &["src/grpc/"]),
+    ("prost", &["src/grpc/", "src/stan/"]),
     ("hdrhistogram", &["src/tools/"]),
 ];
 

@@ -33,4 +33,6 @@ mod redis;
 mod scripted;
 mod server;
 mod servers;
+#[cfg(all(feature = "postgres", feature = "nats"))]
+mod stan;
 mod tools;

@@ -10,6 +10,10 @@ mod letters;
 pub mod lines;
 #[cfg(feature = "nats")]
 pub mod nats;
+#[cfg(feature = "nats")]
+pub mod stan;
+#[cfg(feature = "nats")]
+mod words;
 
 use std::future::Future;
 use std::pin::Pin;
