@@ -73,7 +73,7 @@ pub struct Config {
     /// The NATS stream that orders come from besides.
     #[cfg(feature = "nats")]
     pub nats: Option<crate::nats::Config>,
-    /// The NATS Streaming channel that orders come from besides.
+    /// The NATS Streaming channel that orders come from.
     #[cfg(feature = "nats")]
     pub stan: Option<crate::stan::Config>,
     /// Where orders are durable.

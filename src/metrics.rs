@@ -312,7 +312,8 @@ impl Metrics {
         redis
     }
 
-    /// The counters of a NATS Streaming channel, which a service without one does not show. To be called once.
+    /// The counters of a NATS Streaming channel, which a service without one does not show. To be
+    /// called once.
     #[must_use]
     pub fn stan(&self) -> Stan {
         let counter = |name: &str, help: &str| IntCounter::new(name, help).expect("a legal name");

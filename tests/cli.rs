@@ -705,7 +705,8 @@ fn no_log_line_and_no_error_has_a_password_in_it() {
     assert!(told.is_empty(), "{told:?}");
 }
 
-/// A service that was to write into a database and takes its own store instead would be found out much later.
+/// A service that was to write into a database and takes its own store instead would be found out
+/// much later.
 #[cfg(feature = "embedded")]
 #[test]
 fn an_embedded_store_beside_a_dot_env_that_names_a_database_is_an_error() {

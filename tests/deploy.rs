@@ -496,3 +496,77 @@ fn every_query_of_the_dashboard_can_be_parsed() {
         Ok(output) => assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr)),
     }
 }
+
+/// The names of all tests, by the file they are in.
+fn tests_of(path: &Path, into: &mut String) {
+    for entry in fs::read_dir(path).unwrap().map(Result::unwrap) {
+        if entry.path().is_dir() {
+            tests_of(&entry.path(), into);
+        } else if entry.path().extension().is_some_and(|extension| extension == "rs") {
+            into.push_str(&format!("\n// {}\n", entry.path().strip_prefix(root()).unwrap().display()));
+            into.push_str(&fs::read_to_string(entry.path()).unwrap());
+        }
+    }
+}
+
+/// Each row of docs/moving.md names tests that there are.
+#[test]
+fn no_row_of_the_way_here_is_without_a_test() {
+    let text = read("docs/moving.md");
+    let mut sources = String::new();
+    for directory in ["tests", "src"] {
+        tests_of(&root().join(directory), &mut sources);
+    }
+    let (mut rows, mut in_table) = (0, false);
+    for line in text.lines() {
+        let is_row = line.starts_with('|');
+        if !is_row || line.starts_with("| ---") {
+            in_table = is_row;
+            continue;
+        }
+        if !in_table {
+            assert!(line.trim_end_matches(" |").ends_with("| Test"), "{line}: a table without tests");
+            continue;
+        }
+        rows += 1;
+        let cell = line.trim_end_matches(" |").rsplit_once("| ").unwrap().1;
+        let names: Vec<&str> = cell.split('`').skip(1).step_by(2).collect();
+        assert!(!names.is_empty(), "no test: {line}");
+        for name in names {
+            let (path, test) = name.rsplit_once("::").unwrap();
+            let module = path.rsplit("::").next().unwrap();
+            if test == "*" {
+                let is_there =
+                    sources.contains(&format!("mod {module};")) || sources.contains(&format!("mod {module} {{"));
+                let is_broker = path.starts_with("broker::") || is_there;
+                assert!(is_broker, "{name}: no such module");
+            } else {
+                assert!(
+                    sources.contains(&format!("fn {test}(")) || sources.contains(&format!("fn {test}<")),
+                    "{name}: no such test"
+                );
+            }
+        }
+    }
+    assert!(rows > 30, "only {rows} rows were found");
+}
+
+/// Each command of docs/moving.md is one that there is.
+#[test]
+fn the_commands_of_the_way_here_are_understood() {
+    let text = read("docs/moving.md");
+    let lines = text.lines().filter_map(|line| line.strip_prefix("order-service "));
+    let quoted = text.split('`').skip(1).step_by(2).filter_map(|code| code.strip_prefix("order-service "));
+    let mut count = 0;
+    for line in lines.chain(quoted).filter(|line| !line.starts_with("import --from-postgres")) {
+        let words = std::iter::once("order-service").chain(line.split_whitespace());
+        let matches = commands::command().try_get_matches_from(words);
+        let matches = matches.unwrap_or_else(|usage| panic!("{line}: {usage}"));
+        if !line.starts_with("config convert") {
+            let settings = Settings::load(&matches, &Outside::default());
+            settings.unwrap_or_else(|wrong| panic!("{line}: {wrong}"));
+        }
+        count += 1;
+    }
+    assert!(count >= 5, "only {count} commands were found");
+}

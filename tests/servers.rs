@@ -1,5 +1,5 @@
-//! Real PostgreSQL, Kafka, NATS, NATS Streaming and Redis for tests: those that `tests/run.sh` started for everybody, and
-//! private ones to break.
+//! Real PostgreSQL, Kafka, NATS, NATS Streaming and Redis for tests: those that `tests/run.sh`
+//! started for everybody, and private ones to break.
 //! Where they are missing a test is skipped aloud, or fails in CI.
 
 use std::io::{Read, Write};
@@ -36,8 +36,8 @@ pub fn nats() -> Option<String> {
     shared(NATS)
 }
 
-/// The NATS Streaming server that all tests share: each has channels and clients of its own there. The URL of its NATS
-/// server and the address where it says how it stands, with a space between.
+/// The NATS Streaming server that all tests share: each has channels and clients of its own there.
+/// The URL of its NATS server and the address where it says how it stands, with a space between.
 pub fn stan() -> Option<String> {
     shared(STAN)
 }

@@ -1,9 +1,10 @@
-//! Workers of the older services behind this API: they keep what they made of an order in a database of their own and
-//! say no more than that they are done. What they acknowledge is marked as done in the store here.
+//! Workers of the older services behind this API: they keep what they made of an order in a
+//! database of their own and say no more than that they are done. What they acknowledge is marked
+//! as done in the store here.
 //!
-//! Every instance hears every acknowledgement. The one whose client waits marks at once, the others after it, and only
-//! where it has not: each mark is conditional on the version that was looked at, so an order is marked once, and a write
-//! that came meanwhile is left alone.
+//! Every instance hears every acknowledgement. The one whose client waits marks at once, the others
+//! after it, and only where it has not: each mark is conditional on the version that was looked at,
+//! so an order is marked once, and a write that came meanwhile is left alone.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -42,13 +43,15 @@ pub(super) struct OlderWorkers {
 }
 
 impl OlderWorkers {
-    /// Marks through `inbox`, on the runtime of the caller, and then tells those who wait in `acks`.
+    /// Marks through `inbox`, on the runtime of the caller, and then tells those who wait in
+    /// `acks`.
     pub(super) fn new(store: AnyStore, view: Arc<View>, inbox: Inbox, acks: Acks) -> Self {
         let under_way = Arc::new(Semaphore::new(UNDER_WAY_MAX));
         Self { store, view, inbox, acks, runtime: Handle::current(), under_way }
     }
 
-    /// An order was worked on. Blocks while too many are under way; not to be called on a runtime's thread.
+    /// An order was worked on. Blocks while too many are under way; not to be called on a runtime's
+    /// thread.
     pub(super) fn acknowledged(&self, id: OrderId) {
         let permit = self.runtime.block_on(Arc::clone(&self.under_way).acquire_owned());
         let permit = permit.expect("never closed");
@@ -63,7 +66,8 @@ impl OlderWorkers {
         self.acks.arrived(&id, None, version);
     }
 
-    /// The version that came of the mark. `None` where nothing was to be marked, or something newer was written.
+    /// The version that came of the mark. `None` where nothing was to be marked, or something newer
+    /// was written.
     async fn try_mark(&self, id: &OrderId) -> Option<Version> {
         let snapshot = match self.view.peek(id) {
             Some(snapshot) => snapshot,

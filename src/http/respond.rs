@@ -157,7 +157,8 @@ pub struct Problem {
     header: Option<(HeaderName, HeaderValue)>,
 }
 
-/// What the older services said of an order that is not there, and of a request without an id. Their clients compare it.
+/// What the older services said of an order that is not there, and of a request without an id.
+/// Their clients compare it.
 const ORDER_NOT_FOUND: &str = "Order not found";
 const ORDER_UID_REQUIRED: &str = "Order UID required";
 

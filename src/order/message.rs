@@ -41,8 +41,9 @@ pub fn ack(id: &OrderId, status: &str, processed_at: &super::envelope::Stamp) ->
     format!("{{\"order_id\":\"{id}\",\"status\":\"{status}\",\"processed_at\":\"{processed_at}\"}}")
 }
 
-/// What an acknowledgement is in Redis: the same, and of an envelope order what the older API reads there: `order_status`,
-/// `user_id`, `external_id`, `amount`, `payload`, `created_at` and `updated_at`. `body` is the order as it is now.
+/// What an acknowledgement is in Redis: the same, and of an envelope order what the older API reads
+/// there: `order_status`, `user_id`, `external_id`, `amount`, `payload`, `created_at` and
+/// `updated_at`. `body` is the order as it is now.
 #[must_use]
 pub fn result(id: &OrderId, status: &str, processed_at: &super::envelope::Stamp, body: Option<&[u8]>) -> String {
     let mut result = ack(id, status, processed_at);
@@ -63,8 +64,8 @@ pub fn result(id: &OrderId, status: &str, processed_at: &super::envelope::Stamp,
     result
 }
 
-/// What marks an envelope order as worked on, where it is not yet: the same order with the status `done`. `None` for any
-/// other.
+/// What marks an envelope order as worked on, where it is not yet: the same order with the status
+/// `done`. `None` for any other.
 #[must_use]
 pub fn done(id: &OrderId, body: &[u8]) -> Option<Vec<u8>> {
     let stored = Stored::parse(body).filter(|stored| matches!(stored.status, "new" | "processing"))?;

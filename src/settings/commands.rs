@@ -52,7 +52,8 @@ pub enum Task {
     ConfigCheck,
     /// Show the settings.
     ConfigPrint,
-    /// Write this settings file, which was one of an older service, to a file or to standard output.
+    /// Write this settings file, which was one of an older service, to a file or to standard
+    /// output.
     ConfigConvert(String, Option<PathBuf>),
     /// Write a completion script.
     Completions(clap_complete::Shell),

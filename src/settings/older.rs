@@ -1,5 +1,5 @@
-//! What users of the older services have set: variables that change nothing here, keys of their settings files, and what
-//! to write instead.
+//! What users of the older services have set: variables that change nothing here, keys of their
+//! settings files, and what to write instead.
 
 use std::collections::BTreeMap;
 
@@ -7,8 +7,8 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::{Found, Origin, Outside, SETTINGS, Setting, toml_string};
 
-/// The parts of a PostgreSQL server's address, as libpq and as the older services name them. The host is the one that
-/// counts.
+/// The parts of a PostgreSQL server's address, as libpq and as the older services name them. The
+/// host is the one that counts.
 pub(super) const POSTGRES_PARTS: [(&str, &str); 6] = [
     ("host", "POSTGRES_HOST"),
     ("port", "POSTGRES_PORT"),
@@ -40,8 +40,8 @@ const POOL: &str = "postgres.readers_max bounds the connections of reads";
 const FETCH: &str = "kafka.property sets properties of librdkafka";
 const NO_ENVIRONMENTS: &str = "there are no environments; log.format and log.level are what differs";
 
-/// A Redis server by its address, password and number of the database. `None` where the address is a URL, which says it
-/// all.
+/// A Redis server by its address, password and number of the database. `None` where the address is
+/// a URL, which says it all.
 pub(super) fn redis_url(address: &str, password: Option<&str>, db: Option<&str>) -> Option<String> {
     if address.contains("://") || (password.is_none() && db.is_none()) {
         return None;
@@ -51,7 +51,8 @@ pub(super) fn redis_url(address: &str, password: Option<&str>, db: Option<&str>)
     Some(format!("redis://{}{address}{}", password.unwrap_or_default(), db.unwrap_or_default()))
 }
 
-/// A line for each variable that users of the older services know, that is there and changes nothing.
+/// A line for each variable that users of the older services know, that is there and changes
+/// nothing.
 pub(super) fn unused_variables(outside: &Outside, found: &[Found]) -> Vec<String> {
     let value = |name: &str| outside.environment.get(name).map(String::as_str);
     let given = |name: &str| value(name).filter(|value| !value.is_empty());
@@ -127,7 +128,8 @@ enum Now {
     Nothing(&'static str),
 }
 
-/// Sections and their keys, without case, underscores and hyphens; an empty section is the file itself.
+/// Sections and their keys, without case, underscores and hyphens; an empty section is the file
+/// itself.
 const KEYS: &[(&[&str], &[&str], Now)] = &[
     (HTTP, &["address", "addr", "listen", "listenaddr"], Now::Setting("listen")),
     (&[""], &["httpserveraddr", "httpaddr", "apiport", "httpport", "port"], Now::Setting("listen")),
@@ -181,8 +183,8 @@ const HTTP: &[&str] = &["httpserver", "http", "server", "api", "app"];
 const DATABASE: &[&str] = &["postgres", "postgresql", "db", "database", "storage", "pg"];
 const STREAMING: &[&str] = &["natsstreaming", "stan", "nats"];
 
-/// What a key has become. `is_streaming` says that the file is about a NATS Streaming server, whose section may have the
-/// name of JetStream's.
+/// What a key has become. `is_streaming` says that the file is about a NATS Streaming server, whose
+/// section may have the name of JetStream's.
 fn now(key: &str, is_streaming: bool) -> Option<Now> {
     let plain: String = key.chars().filter(|c| !matches!(c, '_' | '-')).collect::<String>().to_lowercase();
     let (section, name) = plain.rsplit_once('.').unwrap_or(("", &plain));
@@ -201,7 +203,8 @@ fn is_setting(key: &str) -> bool {
     SETTINGS.iter().any(|setting| setting.key == key)
 }
 
-/// A line for each key that is none of a setting: what to write instead, where it is an older service's.
+/// A line for each key that is none of a setting: what to write instead, where it is an older
+/// service's.
 pub(super) fn unknown(place: &str, values: &BTreeMap<String, Vec<String>>) -> Vec<String> {
     let is_streaming = is_streaming(values.keys());
     let mut has_older = false;
@@ -223,8 +226,8 @@ pub(super) fn unknown(place: &str, values: &BTreeMap<String, Vec<String>>) -> Ve
     lines
 }
 
-/// The settings that an older file comes to, as a file of TOML, each with the key it was. What has no counterpart is left
-/// out, with a line that says so. Secrets are written as they are.
+/// The settings that an older file comes to, as a file of TOML, each with the key it was. What has
+/// no counterpart is left out, with a line that says so. Secrets are written as they are.
 pub(super) fn convert(values: &BTreeMap<String, Vec<String>>) -> String {
     let is_streaming = is_streaming(values.keys());
     let (mut settings, mut left_out) = (BTreeMap::<&str, (Vec<String>, Vec<&str>)>::new(), Vec::new());
@@ -232,7 +235,8 @@ pub(super) fn convert(values: &BTreeMap<String, Vec<String>>) -> String {
     for (key, values) in values {
         let part = |parts: &mut BTreeMap<_, _>, part| _ = parts.insert(part, (key.as_str(), values.join(",")));
         let own = SETTINGS.iter().find(|setting| setting.key == key).map(|setting| Now::Setting(setting.key));
-        // A section of JetStream's name that is about a NATS Streaming server is not what its keys say here.
+        // A section of JetStream's name that is about a NATS Streaming server is not what its keys
+        // say here.
         let own = own.filter(|_| !(is_streaming && key.starts_with("nats.")));
         match own.or_else(|| now(key, is_streaming)) {
             Some(Now::Setting("redis.url")) => part(&mut redis, "url"),

@@ -11,7 +11,8 @@ const DURATION_MAX: Duration = Duration::from_hours(24 * 365 * 10);
 const BYTES_MAX: usize = 1 << 50;
 const COUNT_MAX: usize = 1 << 40;
 
-/// `250ms`, `10s`, `5m`, `24h`, also several parts as Go writes them (`1h30m0s`); a bare number is seconds.
+/// `250ms`, `10s`, `5m`, `24h`, also several parts as Go writes them (`1h30m0s`); a bare number is
+/// seconds.
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
     let text = text.trim();
     let wrong = || format!("{text:?} is no duration such as 250ms, 10s, 5m or 24h");

@@ -133,7 +133,8 @@ fn on_nats(config: &mut Config, change: impl FnOnce(&mut nats::Config)) {
     }
 }
 
-/// Changes a detail of NATS Streaming. Without a server there is nothing to change: its URL comes first in the table.
+/// Changes a detail of NATS Streaming. Without a server there is nothing to change: its URL comes
+/// first in the table.
 #[cfg(feature = "nats")]
 fn on_stan(config: &mut Config, change: impl FnOnce(&mut stan::Config)) {
     if let Some(stan) = &mut config.stan {

@@ -1,5 +1,6 @@
-//! NATS Streaming, the predecessor of JetStream: protobuf messages over plain NATS. How a cluster is reached, its protocol
-//! (`protocol`), and a client's session with it (`session`). Knows no message's content.
+//! NATS Streaming, the predecessor of JetStream: protobuf messages over plain NATS. How a cluster
+//! is reached, its protocol (`protocol`), and a client's session with it (`session`). Knows no
+//! message's content.
 
 pub mod protocol;
 pub mod session;
@@ -23,7 +24,8 @@ pub struct Config {
     pub durable: String,
     /// The channel that invalid messages go to.
     pub dlq_subject: String,
-    /// How long the server waits for an acknowledgement before it delivers again. It counts whole seconds.
+    /// How long the server waits for an acknowledgement before it delivers again. It counts whole
+    /// seconds.
     pub ack_wait: Duration,
     /// Messages received and not yet durable. The server delivers no more.
     pub in_flight_max: usize,

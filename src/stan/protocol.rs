@@ -1,5 +1,5 @@
-//! The messages of NATS Streaming, as `protocol.proto` of `stan.go` has them. Only their fields are here; who sends what
-//! to whom is in `session`.
+//! The messages of NATS Streaming, as `protocol.proto` of `stan.go` has them. Only their fields are
+//! here; who sends what to whom is in `session`.
 
 /// A client comes. Answered by [`ConnectResponse`].
 #[derive(Clone, PartialEq, prost::Message)]

@@ -1,8 +1,10 @@
-//! A client's session with a cluster. The server asks the client at its heartbeat inbox whether it lives, and the client
-//! asks the server by pings whether it is still let in; both go on by themselves until the session is dropped or lost.
+//! A client's session with a cluster. The server asks the client at its heartbeat inbox whether it
+//! lives, and the client asks the server by pings whether it is still let in; both go on by
+//! themselves until the session is dropped or lost.
 //!
-//! The server lets a client name in once. One that comes while it is taken is refused if the former client answers at its
-//! inbox, and takes its place otherwise: so a client that has crashed does not keep its next life out.
+//! The server lets a client name in once. One that comes while it is taken is refused if the former
+//! client answers at its inbox, and takes its place otherwise: so a client that has crashed does
+//! not keep its next life out.
 
 use std::time::Duration;
 
@@ -18,7 +20,8 @@ use super::protocol::{
     SubscriptionRequest, SubscriptionResponse, UnsubscribeRequest,
 };
 
-/// How long the cluster may take for an answer. Whether a former client lives takes it half a second.
+/// How long the cluster may take for an answer. Whether a former client lives takes it half a
+/// second.
 const ANSWER_TIME: Duration = Duration::from_secs(5);
 /// How often the client asks whether it is still let in, and how many answers may be missing.
 const PING_SECONDS: i32 = 2;
@@ -58,7 +61,8 @@ pub struct Session {
     _tasks: [Task; 2],
 }
 
-/// Ends with its handle: a client that answered on at its heartbeat inbox would keep the next one out.
+/// Ends with its handle: a client that answered on at its heartbeat inbox would keep the next one
+/// out.
 struct Task(JoinHandle<()>);
 
 impl Drop for Task {
@@ -121,7 +125,8 @@ impl Session {
         Ok(Self { client, name: name.into(), connection, subjects, lost, _tasks: [answering, pinging] })
     }
 
-    /// Waits until the cluster does not know this client any more or does not answer, and says why. Cancel-safe.
+    /// Waits until the cluster does not know this client any more or does not answer, and says why.
+    /// Cancel-safe.
     pub async fn lost(&self) -> String {
         let mut lost = self.lost.clone();
         let lost = lost.wait_for(Option::is_some).await;
@@ -153,7 +158,8 @@ impl Session {
         Ok(Subscription { messages, subject, durable, ack_inbox: answer.ack_inbox })
     }
 
-    /// Says that a message of a subscription is dealt with. Sent, not waited for: what gets lost is delivered again.
+    /// Says that a message of a subscription is dealt with. Sent, not waited for: what gets lost is
+    /// delivered again.
     ///
     /// # Errors
     /// When the connection has ended.
@@ -194,7 +200,8 @@ impl Session {
         if answer.error.is_empty() { Ok(()) } else { Err(SessionError::Refused(answer.error)) }
     }
 
-    /// Goes: the name is free, and durables stay. Where the cluster does not answer it finds out by itself.
+    /// Goes: the name is free, and durables stay. Where the cluster does not answer it finds out by
+    /// itself.
     ///
     /// # Errors
     /// When the cluster refuses or does not answer.

@@ -137,7 +137,8 @@ fn envelope(
         None => None,
     };
     let is_known = stored.is_some();
-    // A deletion only marks what is stored: clients of the older services send a payload with it, often an empty one.
+    // A deletion only marks what is stored: clients of the older services send a payload with it,
+    // often an empty one.
     let mark = (is_delete && is_known).then(Envelope::deletion);
     let envelope = mark.as_ref().unwrap_or(envelope);
     let body = match envelope.body(id, stored, now) {

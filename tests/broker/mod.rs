@@ -309,8 +309,9 @@ for_each_broker! {
     }
 }
 
-// NATS Streaming has neither headers nor limits for a channel that could be changed, and knows no patience: the bodies
-// that need them are left out. What is deleted unread, and letters that are too large, are tested in `stan`.
+// NATS Streaming has neither headers nor limits for a channel that could be changed, and knows no
+// patience: the bodies that need them are left out. What is deleted unread, and letters that are too
+// large, are tested in `stan`.
 for_each_broker! {
     @ "nats" stan (crate::stan::channel::StanChannel)
     crash {

@@ -170,7 +170,8 @@ fn a_deleted_envelope_stays_readable_by_its_id_alone() {
     stays_readable("");
 }
 
-/// Clients of the older services send a payload with a deletion, often an empty one: it marks and changes nothing else.
+/// Clients of the older services send a payload with a deletion, often an empty one: it marks and
+/// changes nothing else.
 #[test]
 fn a_deletion_keeps_payload_and_amount_whatever_comes_with_it() {
     for with in [

@@ -282,8 +282,8 @@ fn what_a_worker_said_of_an_order_can_be_read_in_redis() {
     assert_eq!(ask("EXISTS", &format!("order_result:{last}")).as_deref(), Some("1"));
 }
 
-/// A worker of the older services reads events, keeps what it made of them to itself, and says `{order_id, status,
-/// processed_at}` without any header.
+/// A worker of the older services reads events, keeps what it made of them to itself, and says
+/// `{order_id, status, processed_at}` without any header.
 #[test]
 fn an_acknowledgement_of_an_older_worker_marks_the_order_as_done() {
     let Some(flow) = Flow::new() else { return };

@@ -1,5 +1,5 @@
-//! A channel of NATS Streaming, its dead letters, a client's name and a durable of a test's own. Owns what is sent there and
-//! what is found there; knows nothing of what becomes of orders.
+//! A channel of NATS Streaming, its dead letters, a client's name and a durable of a test's own.
+//! Owns what is sent there and what is found there; knows nothing of what becomes of orders.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;

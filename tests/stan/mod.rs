@@ -1,6 +1,6 @@
-//! What has a meaning with NATS Streaming only: names that are taken, durables that an older service left behind, messages
-//! that are gone, `publish --stan`. Each test has channels, a client's name and a durable of its own. What holds for every
-//! broker is in `broker`.
+//! What has a meaning with NATS Streaming only: names that are taken, durables that an older
+//! service left behind, messages that are gone, `publish --stan`. Each test has channels, a
+//! client's name and a durable of its own. What holds for every broker is in `broker`.
 
 pub mod channel;
 
@@ -34,7 +34,8 @@ impl Other {
         session.map(|session| Self { runtime, session })
     }
 
-    /// Reads the channel under the durable's name as an older service does, and acknowledges the first `count` messages.
+    /// Reads the channel under the durable's name as an older service does, and acknowledges the
+    /// first `count` messages.
     fn read_as_older_service(&self, channel: &StanChannel, count: usize) -> Vec<u64> {
         let wanted = Wanted {
             subject: channel.name.clone(),
@@ -104,8 +105,8 @@ fn the_durable_outlives_a_stop_and_the_name_is_free_after_it() {
     assert_eq!(read, (11..=20).collect::<Vec<_>>(), "nothing comes again");
 }
 
-/// A process that was killed leaves its name registered. The server asks at the former client's inbox, where nothing
-/// answers, and lets the new one in.
+/// A process that was killed leaves its name registered. The server asks at the former client's
+/// inbox, where nothing answers, and lets the new one in.
 #[test]
 fn a_name_that_a_crash_left_behind_keeps_no_restart_out() {
     let Some(channel) = StanChannel::create(1) else { return };
@@ -147,8 +148,8 @@ fn of_two_instances_one_reads_and_the_other_takes_over() {
     drop(first);
 }
 
-/// The position in the store is what counts: what an older service has acknowledged under the same durable is read from the
-/// channel, so that nothing is missing in a new store.
+/// The position in the store is what counts: what an older service has acknowledged under the same
+/// durable is read from the channel, so that nothing is missing in a new store.
 #[test]
 fn what_an_older_service_has_acknowledged_is_read_too() {
     let Some(channel) = StanChannel::create(1) else { return };

@@ -1,11 +1,12 @@
-//! The thread that has the session: receives messages, hands them over in the channel's order, and acknowledges what is
-//! durable.
+//! The thread that has the session: receives messages, hands them over in the channel's order, and
+//! acknowledges what is durable.
 //!
-//! The store's position is what counts. Each session begins with it: what an earlier session has handed over is given
-//! back first, so that it is durable by then or void. What the durable does not deliver, because it was acknowledged
-//! before or got lost on its way, is read from the channel by a subscription of its own.
+//! The store's position is what counts. Each session begins with it: what an earlier session has
+//! handed over is given back first, so that it is durable by then or void. What the durable does
+//! not deliver, because it was acknowledged before or got lost on its way, is read from the channel
+//! by a subscription of its own.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
@@ -14,10 +15,11 @@ use std::time::{Duration, Instant};
 
 use async_nats::{Client, ConnectOptions};
 use futures_util::FutureExt as _;
-use tokio::sync::mpsc::error::TrySendError;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 
 use super::PARTITION;
+use super::channel::{between, last_of};
+use super::handover::{Event, Handover};
 use super::order::{Order, Place};
 use crate::lifecycle::Gate;
 use crate::metrics::Stan as Metrics;
@@ -27,24 +29,11 @@ use crate::stan::Config;
 use crate::stan::protocol::{MsgProto, Start};
 use crate::stan::session::{Session, SessionError, Subscription, Wanted};
 
-/// What the thread says.
-pub(super) enum Event {
-    Records(Vec<Record>),
-    Assigned,
-    Revoked,
-}
-
 /// Records handed over at once.
 const CHUNK_ROWS: usize = 256;
 const CHUNK_BYTES: usize = 1 << 20;
-/// Bytes that may wait for the other side.
-const QUEUE_BYTES_MAX: usize = 32 << 20;
 /// How often is looked how far the channel goes.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
-/// How long the last message of a channel may take to be delivered; a channel without any delivers none.
-const LAST_TIME: Duration = Duration::from_secs(2);
-/// How long a piece of the channel may take to come, after what came of it last.
-const FILL_TIME: Duration = Duration::from_secs(5);
 /// Messages read at once where deliveries are missing.
 const FILL_ROWS: u64 = 1000;
 /// Between two tries to come in under a name that another process has.
@@ -96,18 +85,14 @@ pub(super) struct Consumer {
     config: Config,
     metrics: Metrics,
     gate: Gate,
-    events: Option<mpsc::Sender<Event>>,
+    handover: Handover,
     words: Arc<Words>,
-    opened: watch::Sender<Option<Arc<Session>>>,
-    /// Connections made so far.
-    connections: Arc<AtomicU64>,
-    /// Said and not yet taken.
-    queue: VecDeque<Event>,
-    queued_bytes: usize,
+    /// Connections lost so far.
+    losses: Arc<AtomicU64>,
     /// Whether the partition is the other side's.
     is_assigned: bool,
-    /// What the other side said and is not dealt with: from where to start, that the position was moved by another
-    /// process, that the partition is given back.
+    /// What the other side said and is not dealt with: from where to start, that the position was
+    /// moved by another process, that the partition is given back.
     start: Option<Option<u64>>,
     is_fenced: bool,
     is_released: bool,
@@ -126,19 +111,15 @@ impl Consumer {
         gate: Gate,
         events: mpsc::Sender<Event>,
         words: Arc<Words>,
-        opened: watch::Sender<Option<Arc<Session>>>,
     ) -> Self {
         gate.close("not connected to NATS Streaming");
         Self {
             config,
             metrics,
             gate,
-            events: Some(events),
+            handover: Handover::new(events),
             words,
-            opened,
-            connections: Arc::default(),
-            queue: VecDeque::new(),
-            queued_bytes: 0,
+            losses: Arc::default(),
             is_assigned: false,
             start: None,
             is_fenced: false,
@@ -151,14 +132,14 @@ impl Consumer {
         }
     }
 
-    /// Runs until it is told to leave. Then what is durable is acknowledged, and the durable is left as it is.
+    /// Runs until it is told to leave. Then what is durable is acknowledged, and the durable is
+    /// left as it is.
     pub(super) async fn run(mut self) {
         let mut client = None;
         let mut pause = PAUSE_FIRST;
         loop {
             let begun = Instant::now();
             let over = self.one_session(&mut client).await;
-            self.opened.send_replace(None);
             let wait = match over {
                 Over::Leaving => return,
                 Over::Standby => {
@@ -200,20 +181,19 @@ impl Consumer {
                 }
             }
         };
-        let number = self.connections.load(Ordering::Acquire);
+        let losses = self.losses.load(Ordering::Acquire);
         let (cluster, name) = (self.config.cluster.clone(), self.config.client.clone());
         let opening = Box::pin(async move { Session::open(connected, &cluster, &name).await });
         let session = match self.meanwhile(opening).await {
             Err(over) => return over,
             Ok(Err(SessionError::Taken)) => return Over::Standby,
             Ok(Err(error)) => return Over::Trouble(format!("not connected to NATS Streaming: {error}")),
-            Ok(Ok(session)) => Arc::new(session),
+            Ok(Ok(session)) => session,
         };
         self.is_standby = false;
         self.metrics.standby.set(0);
         tracing::info!(cluster = self.config.cluster, client = self.config.client, "connected to NATS Streaming");
-        self.opened.send_replace(Some(Arc::clone(&session)));
-        let over = match Box::pin(self.read(&session, number)).await {
+        let over = match Box::pin(self.read(&session, losses)).await {
             Ok(never) => match never {},
             Err(over) => over,
         };
@@ -227,16 +207,19 @@ impl Consumer {
     }
 
     fn options(&self) -> ConnectOptions {
-        let (connections, reconnects) = (Arc::clone(&self.connections), self.metrics.reconnects.clone());
+        let (losses, reconnects) = (Arc::clone(&self.losses), self.metrics.reconnects.clone());
         let place = self.config.servers.place();
         ConnectOptions::new().event_callback(move |event| {
             match event {
                 async_nats::Event::Connected => {
-                    if connections.fetch_add(1, Ordering::AcqRel) > 0 {
+                    if losses.load(Ordering::Acquire) > 0 {
                         reconnects.inc();
                     }
                 }
-                async_nats::Event::Disconnected => tracing::warn!(servers = place, "connection to NATS lost"),
+                async_nats::Event::Disconnected => {
+                    losses.fetch_add(1, Ordering::AcqRel);
+                    tracing::warn!(servers = place, "connection to NATS lost");
+                }
                 event => tracing::debug!(%event, "NATS"),
             }
             std::future::ready(())
@@ -249,15 +232,15 @@ impl Consumer {
         let words = Arc::clone(&self.words);
         loop {
             self.hear();
-            self.flush();
+            self.handover.flush(self.is_stopping);
             if self.is_leaving {
                 return Err(Over::Leaving);
             }
-            let events = self.events.clone();
+            let room = self.handover.room();
             tokio::select! {
                 biased;
                 () = words.wait() => {}
-                () = has_room(events), if !self.queue.is_empty() => {}
+                () = room, if !self.handover.is_empty() => {}
                 done = &mut waited => return Ok(done),
             }
         }
@@ -280,9 +263,9 @@ impl Consumer {
         if !self.is_assigned {
             return Ok(());
         }
-        self.drop_received();
+        self.handover.drop_records();
         self.is_released = false;
-        self.queue.push_back(Event::Revoked);
+        self.handover.push(Event::Revoked);
         self.until(None, |this| this.is_released).await?;
         self.is_assigned = false;
         Ok(())
@@ -293,14 +276,14 @@ impl Consumer {
         let words = Arc::clone(&self.words);
         loop {
             self.hear();
-            self.flush();
+            self.handover.flush(self.is_stopping);
             if self.is_leaving {
                 return Err(Over::Leaving);
             }
             if is_said(self) {
                 return Ok(());
             }
-            let events = self.events.clone();
+            let room = self.handover.room();
             let lost = async {
                 match session {
                     Some(session) => session.lost().await,
@@ -310,14 +293,14 @@ impl Consumer {
             tokio::select! {
                 biased;
                 () = words.wait() => {}
-                () = has_room(events), if !self.queue.is_empty() => {}
+                () = room, if !self.handover.is_empty() => {}
                 reason = lost => return Err(lost_session(&reason)),
             }
         }
     }
 
     /// Reads the channel for as long as the session lasts.
-    async fn read(&mut self, session: &Session, connection: u64) -> Result<std::convert::Infallible, Over> {
+    async fn read(&mut self, session: &Session, losses: u64) -> Result<std::convert::Infallible, Over> {
         loop {
             self.is_fenced = false;
             let stored = self.stored_position(session).await?;
@@ -350,11 +333,11 @@ impl Consumer {
                 has_arrived: true,
             };
             self.note_lag(&reading);
-            let read = Box::pin(self.receive(session, &mut reading, connection)).await;
+            let read = Box::pin(self.receive(session, &mut reading, losses)).await;
             self.acknowledge(session, &mut reading).await;
             read?;
             // Another process has moved the position: it begins again from where that is.
-            self.drop_received();
+            self.handover.drop_records();
             self.within(session, session.close_subscription(reading.subscription)).await??;
         }
     }
@@ -362,7 +345,7 @@ impl Consumer {
     /// Has the partition assigned, and waits for the position that is stored.
     async fn stored_position(&mut self, session: &Session) -> Result<Option<u64>, Over> {
         self.start = None;
-        self.queue.push_back(Event::Assigned);
+        self.handover.push(Event::Assigned);
         self.is_assigned = true;
         self.until(Some(session), |this| this.start.is_some()).await?;
         Ok(self.start.take().flatten())
@@ -375,35 +358,35 @@ impl Consumer {
     }
 
     /// Receives until the position is another process's. Errors end the session.
-    async fn receive(&mut self, session: &Session, reading: &mut Reading, connection: u64) -> Result<(), Over> {
+    async fn receive(&mut self, session: &Session, reading: &mut Reading, losses: u64) -> Result<(), Over> {
         let words = Arc::clone(&self.words);
         let mut look_at = tokio::time::Instant::now() + LOOK_EVERY;
         loop {
             self.hear();
             self.acknowledge(session, reading).await;
-            self.flush();
+            self.handover.flush(self.is_stopping);
             if self.is_leaving {
                 return Err(Over::Leaving);
             }
             if self.is_fenced {
                 return Ok(());
             }
-            if self.connections.load(Ordering::Acquire) != connection {
+            if self.losses.load(Ordering::Acquire) != losses {
                 // What was delivered meanwhile is lost, and would come again only after its time.
-                return Err(Over::Trouble("the connection to NATS was made anew".into()));
+                return Err(Over::Trouble("the connection to NATS was lost".into()));
             }
             if let Some(hole) = reading.order.hole().filter(|_| self.has_room(reading)) {
                 self.fill(session, reading, hole.end).await?;
                 continue;
             }
-            let events = self.events.clone();
+            let room = self.handover.room();
             let is_receiving = self.has_room(reading) && !self.is_stopping;
             tokio::select! {
                 biased;
                 // 1. What the other side says comes first: acknowledgements make room.
                 () = words.wait() => {}
                 // 2. It has room again.
-                () = has_room(events), if !self.queue.is_empty() => {}
+                () = room, if !self.handover.is_empty() => {}
                 // 3. A session that is lost delivers nothing.
                 reason = session.lost() => return Err(lost_session(&reason)),
                 // 4. How far the channel goes.
@@ -453,26 +436,20 @@ impl Consumer {
             bytes += message.data.len();
             records.push(record(sequence, message));
             if records.len() >= CHUNK_ROWS || bytes >= CHUNK_BYTES {
-                self.push(std::mem::take(&mut records));
+                self.handover.push(Event::Records(std::mem::take(&mut records)));
                 bytes = 0;
             }
         }
-        self.push(records);
-        self.flush();
-    }
-
-    fn push(&mut self, records: Vec<Record>) {
         if !records.is_empty() {
-            let event = Event::Records(records);
-            self.queued_bytes += self::bytes(&event);
-            self.queue.push_back(event);
+            self.handover.push(Event::Records(records));
         }
+        self.handover.flush(self.is_stopping);
     }
 
     /// Whether more may be received: neither too many messages nor too many bytes are on their way.
     fn has_room(&self, reading: &Reading) -> bool {
         let in_flight = reading.order.next().saturating_sub(self.durable);
-        in_flight < self.config.in_flight_max as u64 && self.queued_bytes < QUEUE_BYTES_MAX
+        in_flight < self.config.in_flight_max as u64 && self.handover.has_room()
     }
 
     /// Reads from the channel what is missing before `end`, as much as is read at once.
@@ -504,7 +481,7 @@ impl Consumer {
         let missing = reading.last;
         reading.last = self.last(session).await?;
         if reading.last + 1 < reading.order.next() {
-            return Err(Over::Trouble("the channel was made anew, or has lost messages".into()));
+            return Err(Over::Trouble("the channel was made again, or has lost messages".into()));
         }
         self.note_lag(reading);
         // What was there at the last look already, and has not come since.
@@ -541,7 +518,8 @@ impl Consumer {
         }
     }
 
-    /// The channel ends before the stored position. Looks again later: one of them may have been put right.
+    /// The channel ends before the stored position. Looks again later: one of them may have been
+    /// put right.
     fn stop_reading(&mut self, next: u64, last: u64) {
         let channel = &self.config.subject;
         let reason = format!(
@@ -579,30 +557,6 @@ impl Consumer {
         self.is_leaving |= said.is_leaving;
     }
 
-    /// Hands over what the other side has room for.
-    fn flush(&mut self) {
-        let Some(events) = &self.events else { return };
-        while let Some(event) = self.queue.pop_front() {
-            let bytes = bytes(&event);
-            match events.try_send(event) {
-                Ok(()) | Err(TrySendError::Closed(_)) => self.queued_bytes = self.queued_bytes.saturating_sub(bytes),
-                Err(TrySendError::Full(event)) => {
-                    self.queue.push_front(event);
-                    return;
-                }
-            }
-        }
-        if self.is_stopping {
-            self.events = None; // the other side sees the end once it has taken everything
-        }
-    }
-
-    /// Forgets what was received and not taken. It is delivered again, to whoever reads then.
-    fn drop_received(&mut self) {
-        self.queue.retain(|event| !matches!(event, Event::Records(_)));
-        self.queued_bytes = 0;
-    }
-
     fn warn(&mut self, trouble: String) {
         let is_news = self.warned.as_ref().is_none_or(|(at, told)| *told != trouble || at.elapsed() >= WARN_EVERY);
         if is_news {
@@ -616,72 +570,8 @@ fn lost_session(reason: &str) -> Over {
     Over::Trouble(format!("the session with NATS Streaming is lost: {reason}"))
 }
 
-/// Waits until something can be said.
-async fn has_room(events: Option<mpsc::Sender<Event>>) {
-    match events {
-        Some(events) => drop(events.reserve().await),
-        None => std::future::pending().await,
-    }
-}
-
-fn bytes(event: &Event) -> usize {
-    match event {
-        Event::Records(records) => records
-            .iter()
-            .map(|record| record.payload.as_ref().map_or(0, bytes::Bytes::len) + size_of::<Record>())
-            .sum(),
-        Event::Assigned | Event::Revoked => 0,
-    }
-}
-
 fn record(sequence: u64, message: MsgProto) -> Record {
     let mut record = Record::new(Position { partition: PARTITION, offset: sequence }, message.data);
     record.timestamp_ms = Some(message.timestamp / 1_000_000);
     record
-}
-
-/// A subscription that the server forgets with its end.
-fn passing(subject: String, start: Start, sequence: u64, in_flight_max: usize) -> Wanted {
-    // Nothing is to come twice.
-    let ack_wait = Duration::from_hours(1);
-    Wanted { subject, durable: String::new(), start, sequence, in_flight_max, ack_wait }
-}
-
-/// The sequence of a channel's last message, 0 where it has none.
-async fn last_of(session: &Session, subject: String) -> Result<u64, SessionError> {
-    let mut subscription = session.subscribe(&passing(subject, Start::Last, 0, 1)).await?;
-    let last = tokio::time::timeout(LAST_TIME, subscription.next()).await;
-    session.close_subscription(subscription).await?;
-    Ok(last.ok().flatten().map_or(0, |message| message.sequence))
-}
-
-/// The messages of a channel from `from` to before `until`, as far as they are there, and the first sequence that is.
-async fn between(
-    session: &Session,
-    subject: String,
-    from: u64,
-    until: u64,
-) -> Result<(Vec<MsgProto>, u64), SessionError> {
-    let room = usize::try_from(until - from).unwrap_or(usize::MAX).max(1);
-    let mut subscription = session.subscribe(&passing(subject, Start::Sequence, from, room)).await?;
-    let (mut found, mut first) = (Vec::new(), None);
-    let ended = loop {
-        match tokio::time::timeout(FILL_TIME, subscription.next()).await {
-            Ok(Some(message)) => {
-                let sequence = message.sequence;
-                first.get_or_insert(sequence);
-                if sequence < until {
-                    found.push(message);
-                }
-                if sequence + 1 >= until {
-                    break Ok(());
-                }
-            }
-            Ok(None) => break Err(SessionError::NoAnswer("the connection has ended".into())),
-            Err(_) => break Err(SessionError::NoAnswer("the channel does not deliver what it has".into())),
-        }
-    };
-    session.close_subscription(subscription).await?;
-    ended?;
-    Ok((found, first.unwrap_or(from)))
 }

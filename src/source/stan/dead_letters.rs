@@ -1,15 +1,19 @@
-//! The dead letter channel: invalid messages with why they are there. A message of NATS Streaming has no headers, so a
-//! letter is a JSON object with those that the other brokers' letters have, and the value. Each is waited for, however
-//! long the cluster is away.
+//! The dead letter channel: invalid messages with why they are there. A message of NATS Streaming has
+//! no headers, so a letter is a JSON object with those that the other brokers' letters have, and the
+//! value. Each is waited for, however long the cluster is away.
+//!
+//! Letters have a session of their own, under a name of its own: the one that reads ends with each
+//! interruption, and begins again only when what it has brought is durable or in here.
 
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_nats::ConnectOptions;
 use bytes::Bytes;
 use serde_json::{Map, Value, json};
 use tokio::runtime::Handle;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Mutex, Semaphore};
 
 use crate::lifecycle::Gate;
 use crate::record::{Record, Rejection, dead};
@@ -28,8 +32,8 @@ type Kept = Pin<Box<dyn Future<Output = Result<(), SourceError>> + Send>>;
 
 pub(super) struct DeadLetters {
     config: Arc<Config>,
-    /// The session, while there is one.
-    session: watch::Receiver<Option<Arc<Session>>>,
+    /// The session, once there was a letter to be sent.
+    session: Arc<Mutex<Option<Arc<Session>>>>,
     /// Where the session lives.
     runtime: Handle,
     in_flight: Arc<Semaphore>,
@@ -38,16 +42,11 @@ pub(super) struct DeadLetters {
 
 impl DeadLetters {
     /// `gate` is closed while a letter takes long.
-    pub(super) fn new(
-        config: &Config,
-        gate: Gate,
-        session: watch::Receiver<Option<Arc<Session>>>,
-        runtime: Handle,
-    ) -> Self {
+    pub(super) fn new(config: &Config, gate: Gate, runtime: Handle) -> Self {
         let reason = format!("channel {} takes no dead letters; intake waits", config.dlq_subject);
         Self {
             config: Arc::new(config.clone()),
-            session,
+            session: Arc::default(),
             runtime,
             in_flight: Arc::new(Semaphore::new(IN_FLIGHT_MAX)),
             overdue: Arc::new(Overdue::new(gate, reason)),
@@ -57,11 +56,11 @@ impl DeadLetters {
     /// Begins to deliver at once. The future is done when the channel has the message.
     pub(super) fn keep(&self, record: &Record, rejection: &Rejection) -> Kept {
         let letter = Letter::new(&self.config.subject, record, rejection);
-        let (config, session) = (Arc::clone(&self.config), self.session.clone());
+        let (config, session) = (Arc::clone(&self.config), Arc::clone(&self.session));
         let (in_flight, overdue) = (Arc::clone(&self.in_flight), Arc::clone(&self.overdue));
         let delivery = self.runtime.spawn(async move {
             let _turn = in_flight.acquire_owned().await;
-            overdue.watch(deliver(&config, session, letter)).await;
+            overdue.watch(deliver(&config, &session, letter)).await;
         });
         let name: Arc<str> = self.config.dlq_subject.as_str().into();
         Box::pin(async move { delivery.await.map_err(|error| SourceError { name, cause: error.into() }) })
@@ -86,12 +85,35 @@ fn written(Letter { record, notes }: &Letter) -> Bytes {
     letter.to_string().into()
 }
 
-async fn deliver(config: &Config, mut session: watch::Receiver<Option<Arc<Session>>>, mut letter: Letter) {
+/// The session that is open, or a new one.
+async fn open(config: &Config, session: &Mutex<Option<Arc<Session>>>) -> Result<Arc<Session>, SessionError> {
+    let mut session = session.lock().await;
+    if let Some(open) = &*session {
+        return Ok(Arc::clone(open));
+    }
+    let client = config.servers.connect(ConnectOptions::new()).await;
+    let client = client.map_err(|error| SessionError::NoAnswer(error.to_string()))?;
+    let name = format!("{}-dead-letters-{:08x}", config.client, fastrand::u32(..));
+    let opened = Arc::new(Session::open(client, &config.cluster, &name).await?);
+    *session = Some(Arc::clone(&opened));
+    Ok(opened)
+}
+
+async fn deliver(config: &Config, session: &Mutex<Option<Arc<Session>>>, mut letter: Letter) {
     let mut pause = PAUSE_FIRST;
     loop {
-        // An error means that no session will ever come, as the process ends.
-        let Ok(Some(session)) = session.wait_for(Option::is_some).await.map(|session| session.clone()) else { return };
-        match session.publish(&config.dlq_subject, written(&letter)).await {
+        let sent = match open(config, session).await {
+            Err(error) => Err(error),
+            Ok(open) => {
+                let sent = open.publish(&config.dlq_subject, written(&letter)).await;
+                if matches!(sent, Err(SessionError::NoAnswer(_) | SessionError::NoCluster | SessionError::Refused(_))) {
+                    // The cluster may not know it any more. The next one to send opens another.
+                    session.lock().await.take_if(|kept| Arc::ptr_eq(kept, &open));
+                }
+                sent
+            }
+        };
+        match sent {
             Ok(()) => return,
             Err(SessionError::TooLarge) if letter.cut() => continue,
             Err(error) => {

@@ -1,19 +1,22 @@
-//! Orders from a channel of NATS Streaming. A thread of its own runs the consumer (`consumer`); this side is what the
-//! ingest loop sees of it, and where invalid messages go (`dead_letters`).
+//! Orders from a channel of NATS Streaming. A thread of its own runs the consumer (`consumer`);
+//! this side is what the ingest loop sees of it, and where invalid messages go (`dead_letters`).
 //!
-//! The position is kept in the store with the orders, as with the other brokers, and is the channel's sequence. The
-//! durable at the server is acknowledged afterwards, in order; it says where an older service would go on. The channel is
-//! one partition, and has nothing that tells it from one that was made anew under its name.
+//! The position is kept in the store with the orders, as with the other brokers, and is the
+//! channel's sequence. The durable at the server is acknowledged afterwards, in order; it says
+//! where an older service would go on. The channel is one partition, and has nothing that tells it
+//! from one that was made again under its name.
 
+mod channel;
 mod consumer;
 mod dead_letters;
+mod handover;
 mod order;
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 
 use super::words::Words;
 use super::{Kept, Received, Source, SourceError};
@@ -22,8 +25,9 @@ use crate::metrics;
 use crate::record::{Checkpoint, Position, Record, Rejection};
 use crate::stan::Config;
 use crate::store::Outcome;
-use consumer::{Consumer, Event};
+use consumer::Consumer;
 use dead_letters::DeadLetters;
+use handover::Event;
 
 /// Chunks of records that may wait for the ingest loop.
 const CHUNKS_MAX: usize = 8;
@@ -40,28 +44,27 @@ pub struct StanSource {
     events: mpsc::Receiver<Event>,
     words: Arc<Words>,
     dead_letters: DeadLetters,
-    /// Whether records are void until the partition is assigned anew.
+    /// Whether records are void until the partition is assigned again.
     is_muted: bool,
     is_stopping: bool,
-    /// Closed once everything is acknowledged that can be. Waited for at the end, so that this is before the process
-    /// goes.
+    /// Closed once everything is acknowledged that can be. Waited for at the end, so that this is
+    /// before the process goes.
     has_left: Receiver<()>,
 }
 
 impl StanSource {
-    /// Starts to consume. Neither the servers nor the cluster need be there yet. `gate` opens when the service is not far
-    /// behind, `letters` is open unless dead letters cannot be kept.
+    /// Starts to consume. Neither the servers nor the cluster need be there yet. `gate` opens when
+    /// the service is not far behind, `letters` is open unless dead letters cannot be kept.
     ///
     /// # Errors
     /// When the machine has no thread left.
     pub fn start(config: &Config, metrics: metrics::Stan, gate: Gate, letters: Gate) -> anyhow::Result<Self> {
         let name: Arc<str> = format!("stan:{}:{}:{}", config.cluster, config.subject, config.durable).into();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let (opened, session) = watch::channel(None);
-        let dead_letters = DeadLetters::new(config, letters, session, runtime.handle().clone());
+        let dead_letters = DeadLetters::new(config, letters, runtime.handle().clone());
         let (sender, events) = mpsc::channel(CHUNKS_MAX);
         let words = Arc::<Words>::default();
-        let consumer = Consumer::new(config.clone(), metrics, gate, sender, Arc::clone(&words), opened);
+        let consumer = Consumer::new(config.clone(), metrics, gate, sender, Arc::clone(&words));
         let (leaving, has_left) = sync_channel(1);
         std::thread::Builder::new().name("stan".into()).spawn(move || {
             runtime.block_on(consumer.run());
@@ -143,7 +146,8 @@ impl Drop for StanSource {
     fn drop(&mut self) {
         self.words.say(|said| said.is_leaving = true);
         self.events.close();
-        // Everything is durable by now; what is not acknowledged is delivered again, and acknowledged then.
+        // Everything is durable by now; what is not acknowledged is delivered again, and
+        // acknowledged then.
         if let Err(RecvTimeoutError::Timeout) = self.has_left.recv_timeout(LEAVE_WAIT) {
             tracing::warn!(after = ?LEAVE_WAIT, "NATS Streaming was not left in time");
         }

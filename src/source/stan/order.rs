@@ -1,5 +1,6 @@
-//! Puts deliveries in the channel's order. Sequences of a channel have no holes but before the first message that is still
-//! there, so what comes after a hole waits until the hole is filled. Pure: knows no server.
+//! Puts deliveries in the channel's order. Sequences of a channel have no holes but before the
+//! first message that is still there, so what comes after a hole waits until the hole is filled.
+//! Pure: knows no server.
 
 use std::collections::BTreeMap;
 use std::ops::Range;

@@ -169,7 +169,8 @@ impl Report {
     /// Whether there is anything to measure at all.
     ///
     /// # Errors
-    /// When no answer was right, or one was wrong where each has to be right: how many were wrong, and why.
+    /// When no answer was right, or one was wrong where each has to be right: how many were wrong,
+    /// and why.
     pub fn check(&self) -> anyhow::Result<()> {
         match (self.right(), self.failures()) {
             (0, 0) => bail!("nothing was asked for in the time that is measured"),

@@ -76,7 +76,8 @@ pub struct Summary {
     pub updated: u64,
     /// Made invalid on purpose, and said to be so.
     pub rejected: u64,
-    /// In Kafka, on every replica in sync, in a stream of NATS, or in a channel of NATS Streaming. What becomes of them there is up to who reads them.
+    /// In Kafka, on every replica in sync, in a stream of NATS, or in a channel of NATS Streaming.
+    /// What becomes of them there is up to who reads them.
     pub sent: u64,
     /// Not answered, rejected though meant to be valid, stored though made invalid, or not stored for another reason.
     pub failed: u64,

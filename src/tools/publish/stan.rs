@@ -1,4 +1,5 @@
-//! Orders to the channel of NATS Streaming that the service takes them from, as the publisher of an older service sent them.
+//! Orders to the channel of NATS Streaming that the service takes them from, as the publisher of an
+//! older service sent them.
 
 use std::time::{Duration, Instant};
 
@@ -30,7 +31,8 @@ const PAUSE: Duration = Duration::from_millis(200);
 pub struct Cluster(stan::Config);
 
 impl Cluster {
-    /// Looks the servers up. Any but those of this machine must be allowed: load is not for strangers.
+    /// Looks the servers up. Any but those of this machine must be allowed: load is not for
+    /// strangers.
     ///
     /// # Errors
     /// When a server's host is unknown, or it is remote and that is not allowed.
@@ -44,8 +46,9 @@ impl Cluster {
     }
 }
 
-/// Publishes as fast as the cluster takes it, or at the rate asked for. One whose answer was lost is sent again, and may
-/// be there twice: NATS Streaming knows no repeated messages. An order that comes twice changes nothing.
+/// Publishes as fast as the cluster takes it, or at the rate asked for. One whose answer was lost
+/// is sent again, and may be there twice: NATS Streaming knows no repeated messages. An order that
+/// comes twice changes nothing.
 pub(super) async fn run(config: Config, cluster: Cluster) -> anyhow::Result<Summary> {
     let Cluster(stan) = cluster;
     let session = connect(&stan).await?;
@@ -53,7 +56,8 @@ pub(super) async fn run(config: Config, cluster: Cluster) -> anyhow::Result<Summ
     let started = Instant::now();
     let patience = config.patience;
     let (into, mut chunks) = mpsc::channel(CHUNKS_MAX);
-    // A thread that is not waited for: when NATS is gone it may be waiting for input that never comes.
+    // A thread that is not waited for: when NATS is gone it may be waiting for input that never
+    // comes.
     let (reader, reading) = tokio::sync::oneshot::channel();
     std::thread::Builder::new().name("publish-read".into()).spawn(move || reader.send(read(&config, &into)))?;
     let mut sent = 0_u64;
