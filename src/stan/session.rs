@@ -200,7 +200,8 @@ impl Session {
         if answer.error.is_empty() { Ok(()) } else { Err(SessionError::Refused(answer.error)) }
     }
 
-    /// Goes: the name is free, and durables stay. Where the cluster does not answer it finds out by
+    /// Goes: the name is free, and durables stay. Not for a session that was lost: the server
+    /// closes whichever client has the name. Where the cluster does not answer it finds out by
     /// itself.
     ///
     /// # Errors

@@ -10,6 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use order_service::stan::protocol::Start;
 use order_service::stan::session::{Session, SessionError, Wanted};
+use rustix::process::Signal;
 use serde_json::json;
 
 use crate::broker::ledger::{Sent, id, logged, metric};
@@ -146,6 +147,33 @@ fn of_two_instances_one_reads_and_the_other_takes_over() {
     assert_eq!(metric(&second, "stan_standby")[""], 0);
     channel.stop(&mut second);
     drop(first);
+}
+
+/// One that slept while another took its name is not let in again, and what it had in hand is the
+/// other's.
+#[test]
+fn one_that_was_held_and_replaced_stands_by_and_writes_nothing() {
+    let _turn = in_turn();
+    let (Some(database), Some(channel)) = (Database::create(), StanChannel::create(1)) else { return };
+    let url = database.url();
+    let flags = channel.flags_with(&["--postgres", &url, "--batch-rows-max", "16"]);
+    let mut first = Server::start(&flags);
+    let mut second = Server::start_in(&flags, &[]);
+    let mut sent = Sent::default();
+    sent.send(&channel.sender(), 0..50);
+    sent.check(&[&first, &second], &database, &channel);
+    first.signal(Signal::STOP);
+    sent.send(&channel.sender(), 25..75);
+    sent.check(&[&second], &database, &channel);
+    first.signal(Signal::CONT);
+    until("it stands by", RECOVERY, || (metric(&first, "stan_standby")[""] == 1).then_some(()));
+    assert_eq!(metric(&second, "stan_standby")[""], 0, "the other one keeps the name");
+    sent.send(&channel.sender(), 50..100);
+    sent.check(&[&first, &second], &database, &channel);
+    channel.stop(&mut second);
+    sent.send(&channel.sender(), 0..10);
+    sent.check(&[&first], &database, &channel);
+    channel.stop(&mut first);
 }
 
 /// The position in the store is what counts: what an older service has acknowledged under the same
