@@ -288,7 +288,12 @@ fn what_a_worker_said_of_an_order_can_be_read_in_redis() {
 fn an_acknowledgement_of_an_older_worker_marks_the_order_as_done() {
     let Some(flow) = Flow::new() else { return };
     let flags = ["--kafka-workers", "on", "--http-worker-wait", "60s"];
-    let servers = [flow.start(&flags), flow.start(&flags)];
+    let start = || {
+        let server = Server::start_in(&flow.flags(&flags), &flow.environment());
+        server.wait_ready();
+        server
+    };
+    let servers = [start(), start()];
     Flow::wait_joined(&[&servers[0], &servers[1]]);
     let acks = flow.topic.sender_to(&flow.names.ack);
     let said = |id: &str, status: &str| {

@@ -135,6 +135,20 @@ impl StanChannel {
         Arc::clone(&self.peer)
     }
 
+    /// The same channel under another durable.
+    pub fn with_durable(&self, durable: &str) -> Self {
+        let Self { url, name, dlq, client, monitor, peer, .. } = self;
+        Self {
+            url: url.clone(),
+            name: name.clone(),
+            dlq: dlq.clone(),
+            client: client.clone(),
+            durable: durable.into(),
+            monitor: *monitor,
+            peer: Arc::clone(peer),
+        }
+    }
+
     /// The same with names that begin so.
     pub fn prefixed(self, prefix: &str) -> Self {
         Self { name: format!("{prefix}.{}", self.name), ..self }

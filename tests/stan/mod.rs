@@ -17,6 +17,7 @@ use crate::broker::ledger::{Sent, id, logged, metric};
 use crate::broker::{Channel, Message, RECOVERY, in_turn};
 use crate::database::Database;
 use crate::server::{Server, binary, until};
+use crate::servers::Private;
 use channel::StanChannel;
 
 /// A session under another name, kept as long as it is.
@@ -174,6 +175,46 @@ fn one_that_was_held_and_replaced_stands_by_and_writes_nothing() {
     sent.send(&channel.sender(), 0..10);
     sent.check(&[&first], &database, &channel);
     channel.stop(&mut first);
+}
+
+/// Under names of its own this service reads beside an older one, and neither takes anything from the
+/// other.
+#[test]
+fn an_older_service_and_this_one_read_side_by_side() {
+    let Some(channel) = StanChannel::create(1) else { return };
+    let mut server = Server::start(&channel.flags());
+    let names = ["older", "older-durable"].map(|name| format!("{}-{name}", channel.client));
+    let older = Other::open(&channel, &names[0]).unwrap();
+    let mut sent = Sent::default();
+    for round in 0..3 {
+        sent.send(&channel.sender(), round * 10..round * 10 + 20);
+        sent.wait_seen(&server, &channel);
+    }
+    let read = older.read_as_older_service(&channel.with_durable(&names[1]), 60);
+    assert_eq!(read, (1..=60).collect::<Vec<_>>());
+    older.close();
+    sent.check_view(&server, None);
+    assert_eq!(channel.stop(&mut server)["read"], 60);
+}
+
+#[test]
+fn what_is_delivered_again_while_the_store_is_held_is_stored_once() {
+    let _turn = in_turn();
+    let (Some(postgres), Some(channel)) = (Private::postgres(), StanChannel::create(1)) else { return };
+    let database = Database::create_on(postgres.url());
+    let url = database.url();
+    let mut server = Server::start(&channel.flags_with(&["--postgres", &url, "--stan-ack-wait", "1s"]));
+    let mut sent = Sent::default();
+    sent.send(&channel.sender(), 0..50);
+    sent.check(&[&server], &database, &channel);
+    postgres.pause();
+    sent.send(&channel.sender(), 25..75);
+    let redelivered = || metric(&server, "stan_redelivered_total")[""];
+    until("they are delivered again, and again", RECOVERY, || (redelivered() >= 100).then_some(()));
+    postgres.resume();
+    sent.check(&[&server], &database, &channel);
+    channel.wait_acknowledged();
+    assert_eq!(channel.stop(&mut server)["read"], 100);
 }
 
 /// The position in the store is what counts: what an older service has acknowledged under the same

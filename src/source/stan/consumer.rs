@@ -32,8 +32,10 @@ use crate::stan::session::{Session, SessionError, Subscription, Wanted};
 /// Records handed over at once.
 const CHUNK_ROWS: usize = 256;
 const CHUNK_BYTES: usize = 1 << 20;
-/// How often is looked how far the channel goes.
+/// How often is looked how far the channel goes, and how often while all of it is durable and
+/// nothing comes: the server notes each look in its files.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
+const LOOK_IDLE: Duration = Duration::from_secs(10);
 /// Messages read at once where deliveries are missing.
 const FILL_ROWS: u64 = 1000;
 /// Between two tries to come in under a name that another process has.
@@ -395,7 +397,8 @@ impl Consumer {
                 // 4. How far the channel goes.
                 () = tokio::time::sleep_until(look_at) => {
                     self.look(session, reading).await?;
-                    look_at = tokio::time::Instant::now() + LOOK_EVERY;
+                    let is_idle = reading.last < self.durable;
+                    look_at = tokio::time::Instant::now() + if is_idle { LOOK_IDLE } else { LOOK_EVERY };
                 }
                 // 5. More only when everything before is handed over.
                 message = reading.subscription.next(), if is_receiving => {
@@ -405,6 +408,7 @@ impl Consumer {
                     self.arrive(reading, message);
                     self.take_what_is_there(reading);
                     self.hand_over(reading);
+                    look_at = look_at.min(tokio::time::Instant::now() + LOOK_EVERY);
                 }
             }
         }
