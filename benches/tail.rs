@@ -176,6 +176,7 @@ impl Service {
             timeout: Duration::from_secs(5),
             headers: Vec::new(),
             expect: 200,
+            is_strict: false,
             seed: 1,
             count: None,
         };

@@ -5,6 +5,8 @@ mod bus;
 mod cores;
 mod listeners;
 #[cfg(feature = "kafka")]
+mod older_workers;
+#[cfg(feature = "kafka")]
 mod work;
 
 use std::sync::Arc;
@@ -36,6 +38,8 @@ use crate::source::kafka::KafkaSource;
 use crate::source::lines::Lines;
 #[cfg(feature = "nats")]
 use crate::source::nats::NatsSource;
+#[cfg(feature = "nats")]
+use crate::source::stan::StanSource;
 use crate::store::any::{self, AnyStore};
 use crate::store::{Store, StoreError};
 use crate::{follow, log, tls, warmup};
@@ -75,6 +79,9 @@ pub struct Config {
     /// The NATS stream that orders come from besides.
     #[cfg(feature = "nats")]
     pub nats: Option<crate::nats::Config>,
+    /// The NATS Streaming channel that orders come from.
+    #[cfg(feature = "nats")]
+    pub stan: Option<crate::stan::Config>,
     /// Where orders are durable.
     pub store: any::Config,
     /// Generated orders to start with when the store is empty.
@@ -123,6 +130,8 @@ impl Default for Config {
             redis: None,
             #[cfg(feature = "nats")]
             nats: None,
+            #[cfg(feature = "nats")]
+            stan: None,
             store: any::Config::default(),
             sample: 0,
             threads: None,
@@ -258,6 +267,7 @@ async fn run(config: Config, loads: Handle, opened: &mut Option<AnyStore>) -> an
     let inbox_source = inbox_source.with_acks(bus.acks);
     let ingest = Plane {
         config: config.clone(),
+        marks: bus.marks,
         outbox: bus.outbox,
         http_outbox: bus.http_outbox,
         news: bus.news,
@@ -434,6 +444,8 @@ struct Plane {
     outbox: Option<Outbox>,
     /// Publishes what comes over HTTP.
     http_outbox: Option<Outbox>,
+    /// Orders that workers of the older services are done with.
+    marks: Option<InboxSource>,
     /// What instances tell each other of their changes.
     news: follow::News,
     store: AnyStore,
@@ -462,7 +474,7 @@ impl Plane {
     }
 
     async fn run(mut self, inbox: InboxSource, warm: Gate, sampled: Option<Gate>) -> anyhow::Result<()> {
-        let news = std::mem::take(&mut self.news);
+        let (news, marks) = (std::mem::take(&mut self.news), self.marks.take());
         let (view, store, shutdown) = (&self.view, &self.store, &self.shutdown);
         let (begun, has_begun) = tokio::sync::oneshot::channel();
         let redis = self.redis.clone();
@@ -517,8 +529,25 @@ impl Plane {
             tracing::info!(source = "nats", ?ledger, "intake ended");
             Ok(())
         };
+        #[cfg(feature = "nats")]
+        let stan = async {
+            let Some(config) = &self.config.stan else { return anyhow::Ok(()) };
+            let gate = self.readiness.gate("stan", "not started");
+            let letters = self.readiness.gate("stan-dead-letters", "not started");
+            let source = StanSource::start(config, self.metrics.stan(), gate, letters);
+            let source = source.context("cannot use NATS Streaming")?;
+            let ledger = self.ingest(source, self.outbox.as_ref()).await?.run(shutdown.clone()).await?;
+            tracing::info!(source = "stan", ?ledger, "intake ended");
+            Ok(())
+        };
         #[cfg(not(feature = "nats"))]
-        let nats = async { anyhow::Ok(()) };
+        let (nats, stan) = (async { anyhow::Ok(()) }, async { anyhow::Ok(()) });
+        let marks = async {
+            let Some(source) = marks else { return anyhow::Ok(()) };
+            let ledger = self.ingest(source, self.outbox.as_ref()).await?.run(shutdown.clone()).await?;
+            tracing::info!(source = "acknowledgements", ?ledger, "intake ended");
+            Ok(())
+        };
         let samples = async {
             if let Some(gate) = sampled {
                 self.sample().await?;
@@ -532,7 +561,7 @@ impl Plane {
             Ok(())
         };
         let warming = async { warming.await.context("the warm-up panicked")? };
-        tokio::try_join!(http, kafka, nats, samples, warming)?;
+        tokio::try_join!(http, kafka, nats, stan, marks, samples, warming)?;
         Ok(())
     }
 
@@ -602,6 +631,7 @@ struct Bus {
     outbox: Option<Outbox>,
     http_outbox: Option<Outbox>,
     acks: Option<crate::ack::Acks>,
+    marks: Option<InboxSource>,
     news: follow::News,
     relayed: Option<tokio::sync::oneshot::Receiver<()>>,
 }

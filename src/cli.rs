@@ -2,6 +2,8 @@
 //! holds nothing twice.
 
 use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
@@ -100,6 +102,7 @@ fn run(task: Task, settings: Settings) -> anyhow::Result<()> {
             Ok(output::print("settings are good\n")?)
         }
         Task::ConfigPrint => Ok(output::print(&settings.print())?),
+        Task::ConfigConvert(text, to) => run_convert(&text, to.as_deref()),
         Task::Completions(shell) => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut command(), "order-service", &mut script);
@@ -144,6 +147,15 @@ where
         });
         import.await?
     })
+}
+
+fn run_convert(text: &str, to: Option<&Path>) -> anyhow::Result<()> {
+    let Some(path) = to else { return Ok(output::print(text)?) };
+    // There may be passwords in it.
+    let mut file = std::fs::OpenOptions::new();
+    let file = file.write(true).create_new(true).mode(0o600).open(path);
+    let mut file = file.with_context(|| format!("cannot write {}", path.display()))?;
+    file.write_all(text.as_bytes()).with_context(|| format!("cannot write {}", path.display()))
 }
 
 fn run_load(load: load::Config, json: Option<Json>) -> anyhow::Result<()> {

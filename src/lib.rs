@@ -49,6 +49,8 @@ pub mod nats;
 pub mod tls;
 
 pub mod listen;
+#[cfg(feature = "nats")]
+pub mod stan;
 
 pub mod order;
 pub mod record;

@@ -45,7 +45,7 @@ pub struct Metrics {
 pub struct Ingest {
     /// `orders_created_total`.
     pub created: IntCounter,
-    /// `orders_processed_total{status}`: stored, unchanged, refused, repeated, rejected.
+    /// `orders_processed_total{status}`: success (stored), unchanged, refused, repeated, rejected.
     pub processed: IntCounterVec,
     /// Orders per batch.
     pub batch_rows: Histogram,
@@ -124,6 +124,25 @@ pub struct Nats {
     pub lost: IntCounter,
     /// Times that the stream was found to be another one than before.
     pub remade: IntCounter,
+}
+
+/// What the consumer of a NATS Streaming channel counts.
+#[derive(Clone)]
+pub struct Stan {
+    /// `stan_lag`: messages that are not durable yet.
+    pub lag: IntGauge,
+    /// Messages that were delivered before.
+    pub redelivered: IntCounter,
+    /// Messages read from the channel because their delivery was missing.
+    pub filled: IntCounter,
+    /// Connections made after the first.
+    pub reconnects: IntCounter,
+    /// 1 while another process has the client's name.
+    pub standby: IntGauge,
+    /// 1 while the channel is not read because it ends before the stored position.
+    pub stopped: IntGauge,
+    /// Messages that were deleted from the channel before they were read.
+    pub lost: IntCounter,
 }
 
 /// What the relay of committed changes counts.
@@ -291,6 +310,37 @@ impl Metrics {
             redis.lost.with_label_values(&[reason]); // counts from 0, so that the first one shows as a rise
         }
         redis
+    }
+
+    /// The counters of a NATS Streaming channel, which a service without one does not show. To be
+    /// called once.
+    #[must_use]
+    pub fn stan(&self) -> Stan {
+        let counter = |name: &str, help: &str| IntCounter::new(name, help).expect("a legal name");
+        let gauge = |name: &str, help: &str| IntGauge::new(name, help).expect("a legal name");
+        let filled = "Messages read from the channel because their delivery was missing.";
+        let stan = Stan {
+            lag: gauge("stan_lag", "Messages of the NATS Streaming channel that are not durable yet."),
+            redelivered: counter("stan_redelivered_total", "Messages of NATS Streaming that were delivered before."),
+            filled: counter("stan_filled_total", filled),
+            reconnects: counter("stan_reconnects_total", "Connections to NATS Streaming made after the first."),
+            standby: gauge("stan_standby", "1 while another process is connected under the client's name."),
+            stopped: gauge("stan_stopped", "1 while the channel is not read: it ends before its stored position."),
+            lost: counter("stan_lost_messages_total", "Messages deleted from the channel before they were read."),
+        };
+        let collectors: [Box<dyn Collector>; 7] = [
+            Box::new(stan.lag.clone()),
+            Box::new(stan.redelivered.clone()),
+            Box::new(stan.filled.clone()),
+            Box::new(stan.reconnects.clone()),
+            Box::new(stan.standby.clone()),
+            Box::new(stan.stopped.clone()),
+            Box::new(stan.lost.clone()),
+        ];
+        for collector in collectors {
+            self.registry.register(collector).expect("each metric has a name of its own");
+        }
+        stan
     }
 
     /// Adds a gauge that is read when it is asked for.
@@ -596,7 +646,7 @@ mod tests {
         metrics.http.observe(1, 1, 299, Duration::from_mins(1), 1);
         metrics.http.hit(1);
         metrics.gauge("view_orders", "Orders.", || 7.0);
-        metrics.ingest.processed.with_label_values(&["stored"]).inc();
+        metrics.ingest.processed.with_label_values(&["success"]).inc();
         let text = metrics.text();
         for line in [
             "# TYPE http_requests_total counter",
@@ -609,7 +659,7 @@ mod tests {
             "cache_hits_total 1",
             "cache_misses_total 0",
             "orders_created_total 0",
-            "orders_processed_total{status=\"stored\"} 1",
+            "orders_processed_total{status=\"success\"} 1",
             "view_orders 7",
         ] {
             assert!(text.lines().any(|found| found == line), "{line}\n{text}");

@@ -47,6 +47,8 @@ pub struct Ack {
     pub now: Option<Version>,
     /// What the order's writer did.
     pub change: Change,
+    /// The order as it is now, where it is at hand.
+    pub snapshot: Option<Snapshot>,
 }
 
 /// What is to be recorded with a batch. To be kept until what the batch changes is visible, or

@@ -283,7 +283,7 @@ impl<T: Store> Relay<T> {
         }
         let now = now();
         let mut results = Vec::new();
-        for Ack { id, version, now: stored, change } in acks {
+        for Ack { id, version, now: stored, change, snapshot } in acks {
             let (version, stored) = (version.map(|version| version.to_string()), stored.map(|now| now.to_string()));
             let mut headers = vec![(header::STORE, identity), (header::ORIGIN, &self.origin)];
             headers.extend(version.as_deref().map(|version| (header::VERSION, version)));
@@ -292,9 +292,12 @@ impl<T: Store> Relay<T> {
             let (topic, key) = (&self.config.ack_topic, id.text());
             let message = Message { topic, key: &key, value: Some(value.as_bytes()), headers: &headers };
             self.publisher.send(message, &tracking).await;
-            results.push((id.clone(), value));
+            if self.redis.is_some() {
+                let body = snapshot.as_ref().map(|snapshot| snapshot.flat().whole_in(&mut scratch));
+                results.push((id.clone(), message::result(id, change.as_str(), &now, body)));
+            }
         }
-        if self.redis.is_some() && !results.is_empty() {
+        if !results.is_empty() {
             self.results.insert(ticket, results);
         }
     }
@@ -579,7 +582,8 @@ fn ack_of_stored(changed: &Changed) -> Ack {
         State::Live => Change::Updated,
         State::Hidden | State::Gone => Change::Deleted,
     };
-    Ack { id: changed.id.clone(), version: Some(now.saturating_sub(1)), now: Some(now), change }
+    let (id, snapshot) = (changed.id.clone(), Some(changed.snapshot.clone()));
+    Ack { id, version: Some(now.saturating_sub(1)), now: Some(now), change, snapshot }
 }
 
 /// How a state is spelled in a header.

@@ -2,6 +2,7 @@
 
 pub mod commands;
 mod dotenv;
+mod older;
 mod parse;
 #[cfg(feature = "kafka")]
 mod properties;
@@ -35,7 +36,14 @@ pub enum Origin {
 pub struct Outside {
     /// Environment variables, with those of `.env` that the environment does not have.
     pub environment: BTreeMap<String, String>,
+    /// The variables of `.env` that are not empty.
+    pub dotenv: BTreeSet<String>,
+    /// The settings file that is read when no other is named.
+    pub file: Option<PathBuf>,
 }
+
+/// What is read of the working directory when no settings file is named.
+const FILE: &str = "config.yaml";
 
 impl Outside {
     /// The process's environment and the `.env` file of the working directory.
@@ -49,10 +57,12 @@ impl Outside {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => BTreeMap::new(),
             Err(error) => return Err(Wrong::one(".env", error)),
         };
+        let dotenv = environment.iter().filter(|(_, value)| !value.is_empty()).map(|(name, _)| name.clone()).collect();
         environment.extend(
             std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))),
         );
-        Ok(Self { environment })
+        let file = Path::new(FILE).is_file().then(|| FILE.into());
+        Ok(Self { environment, dotenv, file })
     }
 }
 
@@ -120,10 +130,12 @@ impl Settings {
             crate::lifecycle::die_at(step, nth.parse().unwrap_or(1));
         }
         let mut wrong = Vec::new();
-        let path = flag(flags, "config").pop().or_else(|| outside.environment.get("CONFIG_PATH").cloned());
-        let file = match path.filter(|path| !path.is_empty()) {
+        let named = flag(flags, "config").pop().or_else(|| outside.environment.get("CONFIG_PATH").cloned());
+        // An empty name says that none is to be read.
+        let path = named.map_or_else(|| outside.file.clone(), |path| (!path.is_empty()).then(|| path.into()));
+        let file = match path {
             None => File::default(),
-            Some(path) => File::read(Path::new(&path)).unwrap_or_else(|error| {
+            Some(path) => File::read(&path).unwrap_or_else(|error| {
                 wrong.extend(error.0);
                 File::default()
             }),
@@ -160,7 +172,33 @@ impl Settings {
         if wrong.is_empty() {
             wrong.extend(table::open_files(&mut config));
         }
+        unused.extend(older::unused_variables(outside, &found));
         if wrong.is_empty() { Ok(Self { config, found, unused }) } else { Err(Wrong(wrong)) }
+    }
+
+    /// That nothing is set.
+    #[must_use]
+    pub fn none() -> Self {
+        Self { config: app::Config::default(), found: Vec::new(), unused: Vec::new() }
+    }
+
+    /// A store that was not meant: the embedded one, though `.env` names a database.
+    ///
+    /// # Errors
+    /// The variable that names it, and what to do.
+    pub fn check_store(&self, outside: &Outside) -> Result<(), Wrong> {
+        let is_meant = self.found.iter().any(|found| found.key == "data" && found.origin != Origin::Default);
+        if self.config.store.is_shareable() || is_meant {
+            return Ok(());
+        }
+        let Some(name) = outside.dotenv.iter().find(|name| older::names_database(name)) else { return Ok(()) };
+        Err(Wrong::one(
+            ".env",
+            format!(
+                "{name}: names a database, but nothing says where it is, so the orders would be in the embedded store: \
+                 set POSTGRES_DSN or POSTGRES_HOST, or --data to have them there all the same"
+            ),
+        ))
     }
 
     /// The settings as a TOML file that would bring them about, each with where it is from. Secrets are masked.
@@ -200,6 +238,14 @@ fn toml_string(value: &str) -> String {
     toml::Value::String(value.to_owned()).to_string()
 }
 
+/// A settings file of an older service, as one of this one: TOML, with secrets as they are.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn convert(path: &Path) -> Result<String, Wrong> {
+    Ok(older::convert(&File::read(path)?.values))
+}
+
 /// Adds every setting as a flag.
 #[must_use]
 pub fn with_flags(command: Command) -> Command {
@@ -214,7 +260,12 @@ pub fn with_flags(command: Command) -> Command {
             help.push_str(&format!(" [env: {name}]"));
         }
         let action = if setting.is_repeated { ArgAction::Append } else { ArgAction::Set };
-        let arg = Arg::new(setting.key)
+        let arg = if setting.is_switch {
+            Arg::new(setting.key).num_args(0..=1).require_equals(true).default_missing_value("yes")
+        } else {
+            Arg::new(setting.key)
+        };
+        let arg = arg
             .long(setting.flag)
             .value_name(setting.value)
             .help(help)
@@ -230,6 +281,14 @@ fn look_up(setting: &Setting, flags: &ArgMatches, outside: &Outside, file: &File
         return Ok(Found { key: setting.key, values, origin: Origin::Flag });
     }
     let given = |name: &str| outside.environment.get(name).filter(|value| !value.is_empty());
+    if setting.key == "redis.url"
+        && let Some(address) = given("REDIS_ADDR")
+    {
+        let part = |name: &str| given(name).map(String::as_str);
+        let url = older::redis_url(address, part(older::REDIS_PASSWORD), part(older::REDIS_DB));
+        let values = vec![url.unwrap_or_else(|| address.clone())];
+        return Ok(Found { key: setting.key, values, origin: Origin::Environment("REDIS_ADDR".into()) });
+    }
     for &name in setting.env {
         if let Some(value) = given(name) {
             let values =
@@ -301,17 +360,7 @@ fn postgres_by_parts(outside: &Outside) -> Result<Option<String>, Wrong> {
         return Ok(None);
     }
     let mut pairs = Vec::new();
-    for (key, name) in [
-        ("host", "POSTGRES_HOST"),
-        ("port", "POSTGRES_PORT"),
-        ("user", "POSTGRES_USER"),
-        ("password", "POSTGRES_PASSWORD"),
-        ("dbname", "POSTGRES_DB"),
-        ("sslmode", "POSTGRES_SSLMODE"),
-        ("sslrootcert", "POSTGRES_SSLROOTCERT"),
-        ("sslcert", "POSTGRES_SSLCERT"),
-        ("sslkey", "POSTGRES_SSLKEY"),
-    ] {
+    for (key, name) in older::POSTGRES_PARTS {
         let by_file = format!("{name}_FILE");
         let value = match (given(name), given(&by_file)) {
             (Some(value), _) => value.clone(),
@@ -355,7 +404,9 @@ impl File {
     fn read(path: &Path) -> Result<Self, Wrong> {
         let place = path.display().to_string();
         let text = std::fs::read_to_string(path).map_err(|error| Wrong::one(&place, error))?;
-        let is_yaml = path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml");
+        // JSON is YAML too.
+        let is_yaml =
+            path.extension().is_some_and(|extension| ["yaml", "yml", "json"].iter().any(|yaml| extension == *yaml));
         let tree: serde_json::Value = if is_yaml {
             yaml(&text).map_err(|message| Wrong::one(&place, message))?
         } else {
@@ -367,9 +418,7 @@ impl File {
     }
 
     fn unknown(&self) -> Vec<String> {
-        let is_known = |key: &str| SETTINGS.iter().any(|setting| setting.key == key);
-        let unknown = self.values.keys().filter(|key| !is_known(key));
-        unknown.map(|key| format!("{}: {key}: there is no such setting", self.path.display())).collect()
+        older::unknown(&self.path.display().to_string(), &self.values)
     }
 }
 

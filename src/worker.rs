@@ -7,7 +7,7 @@ use crate::id::{OrderId, Version};
 use crate::order::{Change as Asked, Envelope, Order, Status};
 use crate::outbox::{Ack, Outbox};
 use crate::record::{Checkpoint, Position, Record, Rejection};
-use crate::snapshot::Change;
+use crate::snapshot::{Change, Snapshot};
 use crate::source::{Kept, Received, Source, SourceError};
 use crate::store::Outcome;
 
@@ -49,18 +49,17 @@ impl Event {
 
     fn ack(&self, outcome: &Outcome) -> Ack {
         let said = self.change;
-        let (id, change, now) = match outcome {
-            Outcome::Stored { id, change: Change::Deleted, snapshot } => {
-                (id, Change::Deleted, Some(snapshot.version()))
-            }
-            Outcome::Stored { id, change, snapshot } => (id, said.unwrap_or(*change), Some(snapshot.version())),
+        let (id, change, snapshot) = match outcome {
+            Outcome::Stored { id, change: Change::Deleted, snapshot } => (id, Change::Deleted, Some(snapshot)),
+            Outcome::Stored { id, change, snapshot } => (id, said.unwrap_or(*change), Some(snapshot)),
             Outcome::Unchanged { id, snapshot } | Outcome::Repeated { id, snapshot, .. } => {
-                (id, said.unwrap_or(Change::Updated), Some(snapshot.version()))
+                (id, said.unwrap_or(Change::Updated), Some(snapshot))
             }
-            Outcome::WasDeleted { id, snapshot } => (id, Change::Deleted, Some(snapshot.version())),
+            Outcome::WasDeleted { id, snapshot } => (id, Change::Deleted, Some(snapshot)),
             Outcome::Refused { id, .. } => (id, Change::Deleted, None),
         };
-        Ack { id: id.clone(), version: self.version, now, change }
+        let (now, snapshot) = (snapshot.map(Snapshot::version), snapshot.cloned());
+        Ack { id: id.clone(), version: self.version, now, change, snapshot }
     }
 }
 
@@ -126,7 +125,7 @@ impl<S: Source> Source for Events<S> {
             // A newer event of the same batch took its place.
             if let (false, Some(id)) = (event.is_told, event.id) {
                 let change = event.change.unwrap_or(Change::Updated);
-                self.outbox.acknowledge(Ack { id, version: event.version, now: None, change });
+                self.outbox.acknowledge(Ack { id, version: event.version, now: None, change, snapshot: None });
             }
         }
         self.source.commit(upto, outcomes);

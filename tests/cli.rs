@@ -732,3 +732,83 @@ fn no_log_line_and_no_error_has_a_password_in_it() {
     let told: Vec<_> = log.iter().filter(|line| line.contains(MARK)).collect();
     assert!(told.is_empty(), "{told:?}");
 }
+
+/// A service that was to write into a database and takes its own store instead would be found out
+/// much later.
+#[cfg(feature = "embedded")]
+#[test]
+fn an_embedded_store_beside_a_dot_env_that_names_a_database_is_an_error() {
+    let home = Home::new();
+    home.write(".env", "POSTGRES_USER=orders\nPOSTGRES_PASSWORD=hidden\nPOSTGRES_DB=orders\n");
+    for command in [&["config", "check"][..], &["export"], &["serve"]] {
+        let done = home.run(command).expect(78);
+        let told = ".env: POSTGRES_DB: names a database, but nothing says where it is";
+        assert!(done.err.contains(told) && !done.err.contains("hidden"), "{}", done.err);
+    }
+    assert!(!home.path().join("data").exists());
+    // What is said on purpose is done; what needs no store is not asked.
+    home.run(&["config", "check", "--data", "here"]).expect(0);
+    home.run(&["config", "print"]).expect(0);
+    home.write(".env", "DB_CONN_STR=\n");
+    let done = home.run(&["config", "check"]).expect(0);
+    assert!(done.err.contains("DB_CONN_STR: is empty"), "{}", done.err);
+}
+
+#[test]
+fn config_yaml_of_the_working_directory_is_read_when_no_other_is_named() {
+    let home = Home::new();
+    home.write("config.yaml", "sample: 7\n");
+    home.write("other.toml", "sample = 8\n");
+    let sample = |arguments: &[&str], environment: &[(&str, &str)]| {
+        let out = home.run_with(&[&["config", "print"], arguments].concat(), environment).expect(0).out;
+        out.lines().find(|line| line.starts_with("sample = ")).unwrap().to_owned()
+    };
+    assert_eq!(sample(&[], &[]), "sample = \"7\"  # config.yaml");
+    assert_eq!(sample(&["--config", "other.toml"], &[]), "sample = \"8\"  # other.toml");
+    assert_eq!(sample(&[], &[("CONFIG_PATH", "other.toml")]), "sample = \"8\"  # other.toml");
+    assert_eq!(sample(&["--config", ""], &[]), "sample = \"0\"  # default");
+    home.write("config.yaml", "http_server:\n  address: :8081\n");
+    let done = home.run(&["config", "check"]).expect(78);
+    assert!(
+        done.err.contains("config.yaml: http_server.address: is of an older service; write listen"),
+        "{}",
+        done.err
+    );
+    assert!(done.err.contains("`order-service config convert config.yaml`"), "{}", done.err);
+}
+
+#[test]
+fn a_settings_file_of_an_older_service_is_converted() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let home = Home::new();
+    home.write("config.yaml", "http_server:\n  address: \"127.0.0.1:2004\"\nlogger:\n  level: warn\n");
+    let done = home.run(&["config", "convert", "config.yaml"]).expect(0);
+    assert_eq!(
+        done.out,
+        "listen = [\"127.0.0.1:2004\"]  # http_server.address\nlog.level = \"warn\"  # logger.level\n"
+    );
+    home.run(&["config", "convert", "config.yaml", "-o", "new.toml"]).expect(0);
+    assert_eq!(fs::read_to_string(home.path().join("new.toml")).unwrap(), done.out);
+    let mode = fs::metadata(home.path().join("new.toml")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600, "there may be passwords in it");
+    home.run(&["config", "convert", "config.yaml", "-o", "new.toml"]).expect(1);
+    home.run(&["config", "check", "--config", "new.toml"]).expect(0);
+    home.run(&["config", "convert", "missing.yaml"]).expect(78);
+}
+
+#[cfg(feature = "embedded")]
+#[test]
+fn each_stored_order_has_a_line_where_that_is_wished() {
+    let mut server = Server::start(&["--log-orders"]);
+    server.post("/orders", wb_posted("logged-1")).expect(201);
+    server.post("/orders", wb_posted("logged-1")).expect(200);
+    server.post("/orders", r#"{"order_uid":"logged-1","status":"deleted"}"#).expect(200);
+    assert!(server.stop().success());
+    let stored = |line: &String| {
+        let event: serde_json::Value = serde_json::from_str(line).ok()?;
+        let is_it = event["message"] == "order stored" && event["order"] == "logged-1";
+        is_it.then(|| (event["version"].clone(), event["change"].clone()))
+    };
+    let lines: Vec<_> = server.log().iter().filter_map(stored).collect();
+    assert_eq!(lines, [(1.into(), "created".into()), (2.into(), "deleted".into())], "nothing for what changed nothing");
+}

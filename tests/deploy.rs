@@ -86,7 +86,7 @@ fn the_container_is_set_up_with_settings_that_there_are() {
         assert!(is_known, "{name} is no setting");
     }
     let matches = commands::command().get_matches_from(["order-service"]);
-    let settings = Settings::load(&matches, &Outside { environment: container }).unwrap();
+    let settings = Settings::load(&matches, &Outside { environment: container, ..Outside::default() }).unwrap();
     let listen = settings.config.http.listen[0].address().unwrap();
     assert!(listen.ip().is_unspecified(), "{listen} is not to be reached from outside the container");
     let compose = yaml("docker-compose.yml");
@@ -166,8 +166,10 @@ fn containers_are_pinned_watched_and_not_root_and_what_they_mount_is_there() {
     let compose = yaml("docker-compose.yml");
     let mut outer_ports = BTreeSet::new();
     for (name, service) in object(&compose["services"]) {
+        // Those of the profile `legacy` run in place of others.
+        let is_legacy = is_legacy(service);
         for (outer, _) in ports(service) {
-            assert!(outer_ports.insert(outer), "two containers want port {outer}");
+            assert!(outer_ports.insert((is_legacy, outer)), "two containers want port {outer}");
         }
         for mount in strings(&service["volumes"]) {
             let (what, _) = mount.split_once(':').unwrap();
@@ -185,16 +187,141 @@ fn containers_are_pinned_watched_and_not_root_and_what_they_mount_is_there() {
             assert!(dockerfile.contains(":nonroot\n") && dockerfile.contains("\nHEALTHCHECK "));
             continue;
         }
+        if service["build"].is_object() {
+            assert_eq!(service["build"], compose["services"]["order-service"]["build"]);
+        }
         let (image, tag) = service["image"].as_str().unwrap().rsplit_once(':').unwrap();
         assert!(tag != "latest" && !tag.is_empty(), "{name}: {image} is not pinned");
         // Kafka UI's own image has a user that is not root.
-        assert!(name == "kafka-ui" || service["user"].is_string(), "{name} may be root");
+        assert!(image.ends_with("/kafka-ui") || service["user"].is_string(), "{name} may be root");
         assert!(name == "kafka-topics" || service["healthcheck"]["test"].is_array(), "{name} is not watched");
     }
     let dashboards =
         &yaml("deploy/grafana/provisioning/dashboards/order-service.yml")["providers"][0]["options"]["path"];
     let mounts = strings(&compose["services"]["grafana"]["volumes"]).join("\n");
     assert!(mounts.contains(&format!("./deploy/grafana/dashboards:{}:ro", dashboards.as_str().unwrap())));
+}
+
+fn is_legacy(service: &Value) -> bool {
+    strings(&service["profiles"]) == ["legacy"]
+}
+
+/// The ports and names that scripts of the older services have in them.
+#[test]
+fn the_legacy_profile_has_the_ports_and_names_of_the_older_services() {
+    let compose = yaml("docker-compose.yml");
+    let services = object(&compose["services"]);
+    for (name, container, outer) in
+        [("order_app", "order_app", 8081), ("order_db", "order_db", 5433), ("legacy_kafka_ui", "kafka-ui", 8080)]
+    {
+        let service = &services[name];
+        assert!(is_legacy(service), "{name} would start with the others");
+        assert_eq!(service["container_name"], container);
+        assert_eq!(ports(service).into_iter().map(|(outer, _)| outer).collect::<Vec<_>>(), [outer], "{name}");
+    }
+    let of_legacy = services.values().filter(|service| is_legacy(service)).count();
+    // Started by their names, with what they need, and nothing that has their ports.
+    let by_name = "docker compose --profile legacy up --build";
+    assert!(read("Makefile").contains(&format!("{by_name} --detach order_app order_db legacy_kafka_ui")));
+    assert_eq!(of_legacy, 3);
+    let app = environment(&services["order_app"]);
+    let (user, rest) = app["DB_CONN_STR"].strip_prefix("postgres://").unwrap().split_once('@').unwrap();
+    let database = environment(&services["order_db"]);
+    assert_eq!(user, format!("{}:{}", database["POSTGRES_USER"], database["POSTGRES_PASSWORD"]));
+    assert_eq!(rest, format!("order_db:5432/{}", database["POSTGRES_DB"]));
+    let matches = commands::command().get_matches_from(["order-service"]);
+    let settings = Settings::load(&matches, &Outside { environment: app, ..Outside::default() }).unwrap();
+    assert_eq!(settings.config.http.listen[0].port(), 8081);
+    assert!(settings.unused.is_empty(), "{:?}", settings.unused);
+}
+
+/// What a target of the Makefile would run.
+fn made(target: &str, variables: &[&str]) -> String {
+    let output = Command::new("make").args(["--dry-run", target]).args(variables).current_dir(root()).output().unwrap();
+    assert!(output.status.success(), "{target}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn targets_of_the_older_documents_do_what_their_names_say() {
+    for (target, variables, runs) in [
+        ("go-build", &[][..], "cargo build --release"),
+        ("go-test", &[], "tests/run.sh"),
+        ("go-lint", &[], "cargo clippy --all-targets -- -D warnings"),
+        ("go-run", &[], "serve --sample 10000"),
+        ("run-api", &[], "target/release/order-service serve"),
+        ("run-worker", &[], "target/release/order-service worker"),
+        ("run-publisher", &[], "order-service publish --http http://127.0.0.1:8080 --count 10000"),
+        ("migrate-up", &[], "order-service migrate up"),
+        ("migrate-down", &[], "order-service migrate down"),
+        ("migrate-down", &["YES=1"], "order-service migrate down --yes"),
+        ("migrate-status", &[], "order-service migrate status"),
+        ("legacy-up", &[], "--profile legacy up"),
+    ] {
+        let lines = made(target, variables);
+        assert!(lines.contains(runs), "{target}: {lines}");
+        // What is run is a command line that there is.
+        for line in lines.lines().filter_map(|line| line.trim().strip_prefix("target/release/order-service ")) {
+            let words = std::iter::once("order-service").chain(line.split_whitespace());
+            assert!(commands::command().try_get_matches_from(words).is_ok(), "{target}: {line}");
+        }
+    }
+}
+
+#[test]
+fn a_migration_is_created_under_the_next_number() {
+    let home = tempfile::tempdir().unwrap();
+    let migrations = home.path().join("migrations/postgres");
+    fs::create_dir_all(&migrations).unwrap();
+    for file in fs::read_dir(root().join("migrations/postgres")).unwrap().map(Result::unwrap) {
+        fs::write(migrations.join(file.file_name()), "").unwrap();
+    }
+    let make = |more: &[&str]| {
+        let makefile = root().join("Makefile");
+        Command::new("make")
+            .arg("-f")
+            .arg(makefile)
+            .arg("migrate-create")
+            .args(more)
+            .current_dir(&home)
+            .output()
+            .unwrap()
+    };
+    assert!(!make(&[]).status.success(), "it has no name");
+    let before = fs::read_dir(&migrations).unwrap().count();
+    let output = make(&["NAME=add_something"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let said = String::from_utf8(output.stdout).unwrap();
+    let files: Vec<&str> = said.lines().filter(|line| line.ends_with("_add_something.up.sql")).collect();
+    let [file] = files[..] else { panic!("{said}") };
+    assert!(home.path().join(file).exists() && home.path().join(file.replace(".up.", ".down.")).exists());
+    assert_eq!(fs::read_dir(&migrations).unwrap().count(), before + 2);
+    let number = |name: &str| name.get(..4).and_then(|number| number.parse::<u32>().ok()).unwrap();
+    let required = fs::read_dir(root().join("migrations/postgres")).unwrap().map(Result::unwrap);
+    let newest = required.map(|file| number(file.file_name().to_str().unwrap())).filter(|number| *number < 1000).max();
+    assert_eq!(Some(number(file.rsplit('/').next().unwrap())), newest.map(|newest| newest + 1));
+}
+
+/// What `make stress-*` asks for, against a service with samples and one without.
+#[test]
+fn stress_asks_for_ids_that_exist_and_fails_where_answers_are_not_200() {
+    let lines = made("stress-quick", &[]);
+    let line = lines.lines().find(|line| line.contains(" load ")).unwrap().replace('\\', " ");
+    let ids: Vec<&str> = lines.split_whitespace().filter(|word| word.starts_with("b563feb7b2b84b6test")).collect();
+    assert_eq!(ids.len(), 6, "{line}");
+    for (samples, is_good) in [("10", true), ("3", false)] {
+        let server = Server::start(&["--sample", samples]);
+        server.wait_ready();
+        for id in &ids {
+            let is_there = server.get(&format!("/order/{id}")).status == 200;
+            assert!(is_there || !is_good, "{id} is none of the samples");
+        }
+        let mut load = crate::server::binary(server.data().as_path());
+        load.args(["load", "--strict", "--url", &format!("http://{}", server.address())]);
+        load.args(ids.iter().flat_map(|id| ["--id", *id]));
+        let ended = load.args(["--rate", "200", "--duration", "1s", "--warm-up", "0s"]).output().unwrap();
+        assert_eq!(ended.status.success(), is_good, "{}", String::from_utf8_lossy(&ended.stderr));
+    }
 }
 
 /// The metrics that a PromQL expression asks for: every name that is no function, keyword or label.
@@ -368,4 +495,78 @@ fn every_query_of_the_dashboard_can_be_parsed() {
         Err(error) => panic!("promtool: {error}"),
         Ok(output) => assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr)),
     }
+}
+
+/// The names of all tests, by the file they are in.
+fn tests_of(path: &Path, into: &mut String) {
+    for entry in fs::read_dir(path).unwrap().map(Result::unwrap) {
+        if entry.path().is_dir() {
+            tests_of(&entry.path(), into);
+        } else if entry.path().extension().is_some_and(|extension| extension == "rs") {
+            into.push_str(&format!("\n// {}\n", entry.path().strip_prefix(root()).unwrap().display()));
+            into.push_str(&fs::read_to_string(entry.path()).unwrap());
+        }
+    }
+}
+
+/// Each row of docs/moving.md names tests that there are.
+#[test]
+fn no_row_of_the_way_here_is_without_a_test() {
+    let text = read("docs/moving.md");
+    let mut sources = String::new();
+    for directory in ["tests", "src"] {
+        tests_of(&root().join(directory), &mut sources);
+    }
+    let (mut rows, mut in_table) = (0, false);
+    for line in text.lines() {
+        let is_row = line.starts_with('|');
+        if !is_row || line.starts_with("| ---") {
+            in_table = is_row;
+            continue;
+        }
+        if !in_table {
+            assert!(line.trim_end_matches(" |").ends_with("| Test"), "{line}: a table without tests");
+            continue;
+        }
+        rows += 1;
+        let cell = line.trim_end_matches(" |").rsplit_once("| ").unwrap().1;
+        let names: Vec<&str> = cell.split('`').skip(1).step_by(2).collect();
+        assert!(!names.is_empty(), "no test: {line}");
+        for name in names {
+            let (path, test) = name.rsplit_once("::").unwrap();
+            let module = path.rsplit("::").next().unwrap();
+            if test == "*" {
+                let is_there =
+                    sources.contains(&format!("mod {module};")) || sources.contains(&format!("mod {module} {{"));
+                let is_broker = path.starts_with("broker::") || is_there;
+                assert!(is_broker, "{name}: no such module");
+            } else {
+                assert!(
+                    sources.contains(&format!("fn {test}(")) || sources.contains(&format!("fn {test}<")),
+                    "{name}: no such test"
+                );
+            }
+        }
+    }
+    assert!(rows > 30, "only {rows} rows were found");
+}
+
+/// Each command of docs/moving.md is one that there is.
+#[test]
+fn the_commands_of_the_way_here_are_understood() {
+    let text = read("docs/moving.md");
+    let lines = text.lines().filter_map(|line| line.strip_prefix("order-service "));
+    let quoted = text.split('`').skip(1).step_by(2).filter_map(|code| code.strip_prefix("order-service "));
+    let mut count = 0;
+    for line in lines.chain(quoted).filter(|line| !line.starts_with("import --from-postgres")) {
+        let words = std::iter::once("order-service").chain(line.split_whitespace());
+        let matches = commands::command().try_get_matches_from(words);
+        let matches = matches.unwrap_or_else(|usage| panic!("{line}: {usage}"));
+        if !line.starts_with("config convert") {
+            let settings = Settings::load(&matches, &Outside::default());
+            settings.unwrap_or_else(|wrong| panic!("{line}: {wrong}"));
+        }
+        count += 1;
+    }
+    assert!(count >= 5, "only {count} commands were found");
 }

@@ -321,7 +321,7 @@ fn without_its_files_a_service_stores_nothing_says_so_and_still_reads() {
         assert!(server.metric(&is_lost) < 0.5);
         commit(&data);
         let refused = server.post("/orders", wb_posted("lost")).expect(503);
-        assert_eq!(refused.json()["code"], "store_lost", "{harm} {named}");
+        assert_eq!(refused.json()["reason"], "store_lost", "{harm} {named}");
         assert!(refused.header("Retry-After").is_some());
         let lines = server
             .request("POST", "/orders", &[("Content-Type", "application/x-ndjson")], wb_lines("l", 3))

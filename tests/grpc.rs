@@ -15,6 +15,7 @@ use order_service::grpc::proto;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
+use tonic::codec::CompressionEncoding;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, IntoRequest, Request, Response, Status};
 use tonic_health::pb::health_check_response::ServingStatus;
@@ -216,6 +217,31 @@ fn an_order_is_updated_and_deleted_and_a_deleted_one_stays_so() {
         let status = orders.upsert(write).unwrap_err();
         assert_eq!((status.code(), status.message()), (Code::FailedPrecondition, "the order was deleted before"));
     }
+}
+
+#[test]
+fn a_deletion_with_a_payload_keeps_the_one_that_is_stored() {
+    let orders = Orders::start(&[]);
+    let id = orders.upsert(new_order(r#"{"amount":3}"#)).unwrap().into_inner().order_id;
+    orders.upsert(change(&id, "deleted", "{}")).unwrap();
+    let order = orders.get(&id).unwrap();
+    assert_eq!((order.status.as_str(), order.payload_json.as_str()), ("deleted", r#"{"amount":3}"#));
+    assert_eq!((order.amount.to_string().as_str(), order.user_id.as_str()), ("3", USER));
+}
+
+#[test]
+fn calls_may_be_compressed_with_gzip_within_the_limits() {
+    let orders = Orders::start(&["--order-bytes-max", "64KiB"]);
+    let gzip =
+        || orders.client().send_compressed(CompressionEncoding::Gzip).accept_compressed(CompressionEncoding::Gzip);
+    let payload = format!(r#"{{"amount":3,"note":"{}"}}"#, "n".repeat(20_000));
+    let id = orders.runtime.block_on(gzip().upsert_order(new_order(&payload))).unwrap().into_inner().order_id;
+    let asked = orders.runtime.block_on(gzip().get_order_by_id(GetOrderByIdRequest { order_id: id })).unwrap();
+    assert_eq!(asked.into_inner().order.unwrap().payload_json, payload);
+    // What is small on its way and too large here is refused as it is without.
+    let payload = format!(r#"{{"note":"{}"}}"#, "n".repeat(1 << 20));
+    let status = orders.runtime.block_on(gzip().upsert_order(new_order(&payload))).unwrap_err();
+    assert!(matches!(status.code(), Code::OutOfRange | Code::ResourceExhausted | Code::Internal), "{status}");
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 const FLOORS: &[&[&str]] = &[
     &["tls"],
     &["id", "metrics", "lifecycle", "log", "background", "kafka", "nats"],
-    &["snapshot", "record", "ack", "listen"],
+    &["snapshot", "record", "ack", "stan", "listen"],
     &["order"],
     &["cache", "store", "outbox", "topics", "redis"],
     &["source"],
@@ -26,7 +26,7 @@ const EDGES: &[(&str, &[&str])] = &[
     // What an error of a store means for the exit code.
     ("cli", &["settings", "app", "tools", "store", "lifecycle", "log"]),
     // A server's URL is parsed by the store that connects to it.
-    ("settings", &["app", "tools", "store", "kafka", "nats", "redis", "listen", "tls", "lifecycle"]),
+    ("settings", &["app", "tools", "store", "kafka", "nats", "stan", "redis", "listen", "tls", "lifecycle"]),
     (
         "app",
         &[
@@ -55,12 +55,16 @@ const EDGES: &[(&str, &[&str])] = &[
             "background",
             "kafka",
             "nats",
+            "stan",
             "order",
             "listen",
             "tls",
         ],
     ),
-    ("tools", &["ingest", "source", "store", "order", "record", "tls", "metrics", "lifecycle", "kafka", "nats"]),
+    (
+        "tools",
+        &["ingest", "source", "store", "order", "record", "tls", "metrics", "lifecycle", "kafka", "nats", "stan"],
+    ),
     // The surfaces know what they say and whom they ask; `store` is here for the words a write is answered with.
     (
         "http",
@@ -123,7 +127,7 @@ const EDGES: &[(&str, &[&str])] = &[
         ],
     ),
     ("worker", &["source", "store", "outbox", "order", "snapshot", "record", "id"]),
-    ("source", &["store", "order", "snapshot", "record", "ack", "id", "kafka", "nats", "metrics", "lifecycle"]),
+    ("source", &["store", "order", "snapshot", "record", "ack", "id", "kafka", "nats", "stan", "metrics", "lifecycle"]),
     // What is published, without how; and topics that instances speak to each other by, without what.
     ("outbox", &["snapshot", "record", "id"]),
     ("topics", &["kafka", "lifecycle"]),
@@ -131,6 +135,8 @@ const EDGES: &[(&str, &[&str])] = &[
     ("ack", &["id"]),
     ("kafka", &[]),
     ("nats", &["tls"]),
+    // Its servers are servers of NATS.
+    ("stan", &["nats"]),
     ("store", &["order", "snapshot", "record", "id", "tls", "lifecycle", "log", "background"]),
     ("cache", &["snapshot", "id"]),
     ("order", &["record", "id"]),
@@ -158,7 +164,7 @@ const CLIENTS: &[(&str, &[&str])] = &[
     ("bb8", &["src/store/postgres/"]),
     ("rdkafka", &["src/kafka.rs", "src/kafka/", "src/source/kafka/", "src/topics/", "src/tools/"]),
     ("redis_client", &["src/redis/"]),
-    ("async_nats", &["src/nats.rs", "src/source/nats/", "src/tools/"]),
+    ("async_nats", &["src/nats.rs", "src/stan/", "src/source/nats/", "src/source/stan/", "src/tools/"]),
     ("rustls", &["src/tls/"]),
     ("rustls_native_certs", &["src/tls/"]),
     ("tokio_rustls", &["src/tls/"]),
@@ -173,7 +179,7 @@ const CLIENTS: &[(&str, &[&str])] = &[
     ("tonic_health", &["src/grpc/"]),
     ("tonic_reflection", &["src/grpc/"]),
     ("tonic_types", &["src/grpc/"]),
-    ("prost", &["src/grpc/"]),
+    ("prost", &["src/grpc/", "src/stan/"]),
     ("hdrhistogram", &["src/tools/"]),
 ];
 

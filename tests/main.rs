@@ -33,5 +33,7 @@ mod redis;
 mod scripted;
 mod server;
 mod servers;
+#[cfg(all(feature = "postgres", feature = "nats"))]
+mod stan;
 mod tls;
 mod tools;

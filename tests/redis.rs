@@ -525,7 +525,7 @@ fn wrong_settings_are_named_and_without_them_there_is_nothing() {
     std::fs::write(&path, "redis://:secret@h:6379/1\n").unwrap();
     let environment = [("REDIS_ADDR_FILE".to_owned(), path.to_str().unwrap().to_owned())].into();
     let matches = commands::command().get_matches_from(["order-service"]);
-    let settings = Settings::load(&matches, &Outside { environment }).unwrap();
+    let settings = Settings::load(&matches, &Outside { environment, ..Outside::default() }).unwrap();
     assert_eq!(settings.config.redis.as_ref().unwrap().ttl, Duration::from_mins(5));
     assert!(!settings.print().contains("secret"));
     let server = Server::start(&[]);

@@ -47,6 +47,13 @@ if tests/servers.sh install nats; then
 else
     missing NATS "the tests against NATS"
 fi
+if tests/servers.sh install stan; then
+    ORDER_TEST_STAN=$(tests/servers.sh start stan main)
+    export ORDER_TEST_STAN
+    echo "NATS Streaming: $ORDER_TEST_STAN"
+else
+    missing "NATS Streaming (Go builds it)" "the tests against NATS Streaming"
+fi
 if tests/servers.sh install redis; then
     ORDER_TEST_REDIS=$(tests/servers.sh start redis main)
     export ORDER_TEST_REDIS
@@ -63,7 +70,7 @@ elif fetch docker-compose docker-compose; then
 fi
 if [ -n "${compose:-}" ]; then
     "${compose[@]}" -f docker-compose.yml config -q
-    "${compose[@]}" -f docker-compose.yml --profile cluster --profile nats --profile redis config -q
+    "${compose[@]}" -f docker-compose.yml --profile cluster --profile nats --profile redis --profile legacy config -q
     echo "docker-compose.yml is good"
 else
     missing docker-compose "the check of docker-compose.yml"

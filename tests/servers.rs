@@ -1,5 +1,5 @@
-//! Real PostgreSQL, Kafka, NATS and Redis for tests: those that `tests/run.sh` started for everybody, and private ones to
-//! break.
+//! Real PostgreSQL, Kafka, NATS, NATS Streaming and Redis for tests: those that `tests/run.sh`
+//! started for everybody, and private ones to break.
 //! Where they are missing a test is skipped aloud, or fails in CI.
 
 use std::io::{Read, Write};
@@ -14,6 +14,7 @@ const POSTGRES: &str = "ORDER_TEST_POSTGRES";
 const KAFKA: &str = "ORDER_TEST_KAFKA";
 const REDIS: &str = "ORDER_TEST_REDIS";
 const NATS: &str = "ORDER_TEST_NATS";
+const STAN: &str = "ORDER_TEST_STAN";
 
 /// The URL of the PostgreSQL server that all tests share: each makes a database of its own there.
 pub fn postgres() -> Option<String> {
@@ -33,6 +34,12 @@ pub fn redis() -> Option<String> {
 /// The URL of the NATS server that all tests share: each makes subjects and streams of its own there.
 pub fn nats() -> Option<String> {
     shared(NATS)
+}
+
+/// The NATS Streaming server that all tests share: each has channels and clients of its own there.
+/// The URL of its NATS server and the address where it says how it stands, with a space between.
+pub fn stan() -> Option<String> {
+    shared(STAN)
 }
 
 fn shared(variable: &str) -> Option<String> {
@@ -87,6 +94,11 @@ impl Private {
     /// A NATS server; `None` where there is none to be had.
     pub fn nats() -> Option<Self> {
         nats().map(|_| Self::start("nats", 1))
+    }
+
+    /// A NATS Streaming server; `None` where there is none to be had.
+    pub fn stan() -> Option<Self> {
+        stan().map(|_| Self::start("stan", 1))
     }
 
     fn start(kind: &'static str, nodes: usize) -> Self {
@@ -214,6 +226,7 @@ fn the_shared_servers_answer() {
     assert!(kafka().is_none_or(|bootstrap| kafka_answers(&bootstrap)));
     assert!(nats().is_none_or(|url| nats_answers(&url)));
     assert!(redis().is_none_or(|address| redis_answers(&address)));
+    assert!(stan().is_none_or(|both| nats_answers(both.split(' ').next().unwrap())));
 }
 
 #[test]

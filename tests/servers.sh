@@ -6,7 +6,7 @@ set -euo pipefail
 usage() {
     cat >&2 <<'EOF'
 usage: tests/servers.sh COMMAND
-  install KIND|all              fetch what is missing, and say so: postgres, kafka, nats, redis
+  install KIND|all              fetch what is missing, and say so: postgres, kafka, nats, stan, redis
   fetch COMMAND PACKAGE...      install Debian packages unless COMMAND is there, without starting their services
   start KIND NAME [NODES]       start an instance, or what is down of it; prints its address (kafka takes 1 or more NODES;
                                 of two of postgres the second is a hot standby)
@@ -32,9 +32,10 @@ fail() {
 
 here=$(cd "$(dirname "$0")" && pwd)
 libs=$here/../target/servers/kafka-libs
+stan_bin=$here/../target/servers/stan-bin
 mkdir -p "${ORDER_TEST_SERVERS:-$here/../target/servers}"
 root=$(cd "${ORDER_TEST_SERVERS:-$here/../target/servers}" && pwd -P)
-kinds=(postgres kafka nats redis)
+kinds=(postgres kafka nats stan redis)
 ready_seconds_max=90
 stop_seconds_max=20
 
@@ -249,6 +250,38 @@ nats() {
     esac
 }
 
+# NATS Streaming with a NATS server of its own. Its clients are given that, and the address where it says how it stands.
+stan() {
+    local question=$1 dir=${2:-}
+    case $question in
+    install)
+        [ -x "$stan_bin/nats-streaming-server" ] && return
+        command -v go >/dev/null || fail "no Go here, which builds NATS Streaming from its module"
+        echo "servers: building nats-streaming-server $stan_version from its Go module" >&2
+        mkdir -p "$stan_bin"
+        GOBIN=$(cd "$stan_bin" && pwd -P) GOFLAGS='' go install "github.com/nats-io/nats-streaming-server@$stan_version" >&2
+        ;;
+    create)
+        [ "$3" = 1 ] || fail "stan has one node"
+        [ -x "$stan_bin/nats-streaming-server" ] || fail "no NATS Streaming here; tests/servers.sh install stan builds it"
+        mkdir "$dir/1"
+        free_port >"$dir/1/port"
+        free_port >"$dir/1/monitor-port"
+        # Channels whose names begin so keep few messages, for tests of what is deleted unread.
+        echo 'streaming { store_limits { channels { "limited.>" { max_msgs: 50 } } } }' >"$dir/1/settings"
+        ;;
+    command)
+        # Tests kill servers and never the machine.
+        command=("$stan_bin/nats-streaming-server" -c "$dir/settings" -a 127.0.0.1 -p "$(cat "$dir/port")"
+            -m "$(cat "$dir/monitor-port")" -cid test-cluster -store file -dir "$dir/data" -file_sync=false -mc 0)
+        ;;
+    is_ready) grep -q 'Streaming Server is ready' "$dir/log" && is_open "$(cat "$dir/port")" ;;
+    address) echo "nats://127.0.0.1:$(cat "$dir/1/port") 127.0.0.1:$(cat "$dir/1/monitor-port")" ;;
+    signal) echo TERM ;;
+    esac
+}
+stan_version=v0.25.6
+
 # ---- What they share.
 
 apt_install() {
@@ -397,7 +430,7 @@ remove() { # remove DIR
     rm -rf "$1"
 }
 
-instances() { find "$root" -mindepth 1 -maxdepth 1 -type d -name '*-*' ! -name kafka-libs | sort; }
+instances() { find "$root" -mindepth 1 -maxdepth 1 -type d -name '*-*' ! -name kafka-libs ! -name stan-bin | sort; }
 
 status() {
     local dir node pid state

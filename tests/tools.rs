@@ -76,6 +76,7 @@ fn load_of(address: SocketAddr) -> load::Config {
         timeout: SIGNAL_TIME,
         headers: Vec::new(),
         expect: 200,
+        is_strict: false,
         seed: 0,
         count: None,
     }

@@ -5,11 +5,11 @@ import { elementTexts, memberText } from './json.js';
 /** Longer than any answer should take; a request without a limit would leave the page waiting for ever. */
 const ANSWER_MS_MAX = 15_000;
 
-/** A request that brought no answer (`status` 0) or a refusal; `title`, `detail` and `code` are the server's words. */
+/** A request that brought no answer (`status` 0) or a refusal; `title`, `detail` and `reason` are the server's words. */
 export class Failure extends Error {
-  constructor(status, { title = '', detail = '', code = '', retryAfter = '' } = {}, options) {
+  constructor(status, { title = '', detail = '', reason = '', retryAfter = '' } = {}, options) {
     super(detail || title || `status ${status}`, options);
-    Object.assign(this, { status, title, detail, code, retryAfter });
+    Object.assign(this, { status, title, detail, reason, retryAfter });
   }
 }
 
@@ -57,7 +57,7 @@ function refusal(response, text) {
   return new Failure(response.status, {
     title: word('title', 'error'),
     detail: word('detail', 'message', 'error'),
-    code: word('code'),
+    reason: word('reason'),
     retryAfter: response.headers.get('Retry-After') ?? '',
   });
 }

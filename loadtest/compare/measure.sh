@@ -162,5 +162,5 @@ measure_open() { # measure_open KIND SERVER ROUND RATE LOAD: `paced`, or `load` 
 # What the service has written so far, as it says itself.
 written() {
     curl -s "http://127.0.0.1:${port_of[order-service]}/metrics" |
-        awk '/^orders_processed_total\{/ && /stored|created/ { sum += $2 } END { printf "%d\n", sum }'
+        awk '/^orders_processed_total\{/ && /success|created/ { sum += $2 } END { printf "%d\n", sum }'
 }

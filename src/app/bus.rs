@@ -8,6 +8,7 @@ use anyhow::Context;
 use tokio::sync::oneshot;
 
 use super::Config;
+use super::older_workers::OlderWorkers;
 use crate::ack::Acks;
 use crate::background;
 use crate::cache::View;
@@ -23,6 +24,7 @@ use crate::record::Contents;
 use crate::redis::Redis;
 use crate::relay::Relay;
 use crate::snapshot::{Kind, Snapshot, State};
+use crate::source::inbox::{self, InboxSource};
 use crate::store::Store;
 use crate::store::any::AnyStore;
 use crate::topics::tail::{self, Tail};
@@ -39,6 +41,8 @@ pub(super) struct Bus {
     pub(super) outbox: Option<Outbox>,
     pub(super) http_outbox: Option<Outbox>,
     pub(super) acks: Option<Acks>,
+    /// What workers of the older services have acknowledged, to be marked as done.
+    pub(super) marks: Option<InboxSource>,
     pub(super) news: News,
     /// Told once everything that was committed is published, or cannot be now.
     pub(super) relayed: Option<oneshot::Receiver<()>>,
@@ -84,17 +88,22 @@ impl Bus {
             news.telling = Some(telling(kafka, &outbox, metrics));
         }
         let acks = has_events.then(|| Acks::new(WAITERS_MAX));
+        let mut marks = None;
         if let Some(acks) = &acks {
+            let (inbox, source) = inbox::inbox(&config.inbox);
+            marks = Some(source.named("acknowledgements"));
+            let older = OlderWorkers::new(store.clone(), Arc::clone(view), inbox, acks.clone());
             let switch = Switch::default();
             tell_live(metrics, &kafka.ack_topic, &switch);
-            listen(kafka, acks, instance, switch, readiness.gate("acks", "not started"), metrics)?;
+            let gate = readiness.gate("acks", "not started");
+            listen(kafka, acks, older, instance, switch, gate, metrics)?;
             let waiting = acks.clone();
             #[expect(clippy::cast_precision_loss, reason = "a figure for a gauge")]
             metrics.gauge("worker_waiting_writes", "Writes that wait for a worker.", move || waiting.len() as f64);
         }
         let outbox = Some(outbox).filter(|_| snapshots);
         let http_outbox = Some(http_outbox).filter(|_| relayed.is_some());
-        Ok(Self { outbox, http_outbox, acks, news, relayed })
+        Ok(Self { outbox, http_outbox, acks, marks, news, relayed })
     }
 }
 
@@ -223,6 +232,7 @@ fn order(message: &tail::Message<'_>, scratch: &mut Vec<u8>) -> Option<(OrderId,
 fn listen(
     config: &kafka::Config,
     acks: &Acks,
+    older: OlderWorkers,
     instance: Instance,
     switch: Switch,
     gate: Gate,
@@ -243,8 +253,11 @@ fn listen(
         let store = message.header(header::STORE);
         let is_ours = store.is_none() || store == instance.store.get().map(String::as_str);
         let Some(id) = message.value().and_then(message::acknowledged) else { return };
-        if is_ours {
-            told.arrived(&id, message.number(header::VERSION), message.number(header::NOW));
+        let version = message.number(header::VERSION);
+        if store.is_none() && version.is_none() {
+            older.acknowledged(id);
+        } else if is_ours {
+            told.arrived(&id, version, message.number(header::NOW));
         } else if told.awaits(&id) && strange.fetch_add(1, Ordering::Relaxed) == 0 {
             tracing::error!(
                 worker_store = store,

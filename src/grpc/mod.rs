@@ -10,6 +10,7 @@ mod status;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tonic::codec::CompressionEncoding;
 use tonic_health::ServingStatus;
 use tonic_health::server::{HealthReporter, health_reporter};
 
@@ -103,7 +104,9 @@ pub async fn serve<T: Store>(
     let watching = tokio::spawn(watch(health, readiness));
     let (limits, inbox) = (orders.limits().clone(), orders.inbox().clone());
     let message_bytes_max = limits.order_bytes_max.saturating_add(MESSAGE_SLACK_BYTES);
-    let orders = OrdersServiceServer::new(orders).max_decoding_message_size(message_bytes_max);
+    let orders = OrdersServiceServer::new(orders)
+        .max_decoding_message_size(message_bytes_max)
+        .accept_compressed(CompressionEncoding::Gzip);
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(proto::DESCRIPTORS)

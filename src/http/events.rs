@@ -11,7 +11,6 @@ use tokio::time::Instant;
 
 use super::Api;
 use super::body::Body;
-use super::orders::bad_id;
 use super::query::Query;
 use super::respond::{self, Answer, Problem};
 use crate::cache::feed::{Event, Read};
@@ -33,7 +32,7 @@ struct Wanted {
 
 /// `GET /events`
 pub fn events<T: Store>(api: Arc<Api<T>>, query: &Query<'_>, headers: &HeaderMap) -> Result<Answer, Problem> {
-    let order = query.get("order").map(|id| OrderId::parse(id.as_bytes())).transpose().map_err(bad_id)?;
+    let order = query.get("order").map(|id| OrderId::parse(id.as_bytes())).transpose().map_err(Problem::bad_id)?;
     let is_with_body = match query.get("include") {
         None => false,
         Some(include) if include.split(',').all(|part| part == "body") => true,

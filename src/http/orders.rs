@@ -51,7 +51,7 @@ pub enum Quick {
 pub fn one<T: Store>(api: &Api<T>, id: &str, face: Face, headers: &HeaderMap) -> Quick {
     let id = match parse_id(id) {
         Ok(id) => id,
-        Err(error) => return Quick::Done(bad_id(error).answer(headers)),
+        Err(error) => return Quick::Done(Problem::bad_id(error).answer(headers)),
     };
     let least = match min_version(headers) {
         Ok(least) => least,
@@ -127,9 +127,7 @@ pub async fn by_external<T: Store>(
             Err(version_not_reached(least))
         }
         (Some((id, snapshot)), _) => Ok(respond::named_order(&id, snapshot, headers)),
-        (None, _) => {
-            Err(Problem::new(StatusCode::NOT_FOUND, "not_found", "this user has no order with this external id"))
-        }
+        (None, _) => Err(Problem::not_found("this user has no order with this external id")),
     }
 }
 
@@ -391,7 +389,7 @@ async fn some<T: Store>(api: &Api<T>, ids: &[impl AsRef<str>]) -> Result<Answer,
     let mut found = Vec::with_capacity(ids.len());
     let mut bytes = 0;
     for (index, id) in ids.iter().enumerate() {
-        let id = OrderId::parse(id.as_ref().as_bytes()).map_err(bad_id)?;
+        let id = OrderId::parse(id.as_ref().as_bytes()).map_err(Problem::bad_id)?;
         let order = match api.reader.get(&id) {
             Found::Hit(snapshot) => Some(snapshot),
             Found::Absent => None,
@@ -541,11 +539,6 @@ fn min_version(headers: &HeaderMap) -> Result<Option<Version>, Problem> {
     let Some(value) = headers.get(X_MIN_VERSION) else { return Ok(None) };
     let version = value.to_str().ok().and_then(|text| text.trim().trim_matches('"').parse().ok());
     version.map(Some).ok_or_else(|| Problem::bad_request("invalid_version", "X-Min-Version must be a whole number"))
-}
-
-/// 400 for an id that cannot be one.
-pub fn bad_id(error: IdError) -> Problem {
-    Problem::bad_request("invalid_id", error.to_string())
 }
 
 fn base36(mut number: u64) -> String {

@@ -41,7 +41,7 @@ static ASSETS: LazyLock<HashMap<String, Asset>> = LazyLock::new(|| {
         let name = file.path().display().to_string();
         let paths = match name.as_str() {
             "index.html" => vec!["/".to_owned()],
-            "openapi.json" => vec!["/openapi.json".into(), "/swagger.json".into()],
+            "openapi.json" => vec!["/openapi.json".into(), "/swagger.json".into(), "/swagger/doc.json".into()],
             _ => vec![format!("/static/{name}")],
         };
         for path in paths {

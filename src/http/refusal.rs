@@ -33,7 +33,7 @@ pub fn complete(answers: &mut Vec<u8>, config: &Config) -> Option<StatusCode> {
 
 /// What hyper means by a status. `None` for one that it does not refuse with.
 fn problem(status: StatusCode, config: &Config) -> Option<Problem> {
-    let (code, detail) = match status {
+    let (reason, detail) = match status {
         StatusCode::BAD_REQUEST => {
             ("invalid_head", "the request line or a header field is not HTTP/1.1 (RFC 9112)".to_owned())
         }
@@ -46,7 +46,7 @@ fn problem(status: StatusCode, config: &Config) -> Option<Problem> {
         }
         _ => return None,
     };
-    Some(Problem::new(status, code, detail))
+    Some(Problem::new(status, reason, detail))
 }
 
 #[cfg(test)]
@@ -68,7 +68,7 @@ mod tests {
         assert!(head.starts_with("HTTP/1.1 400 Bad Request\r\nconnection: close\r\n"), "{head}");
         assert!(head.ends_with("\r\ndate: x"), "{head}");
         let body: serde_json::Value = serde_json::from_str(body).unwrap();
-        assert_eq!((&body["status"], &body["code"]), (&400.into(), &"invalid_head".into()));
+        assert_eq!((&body["status"], &body["reason"]), (&400.into(), &"invalid_head".into()));
         let quiet = "HTTP/1.1 304 Not Modified\r\ncontent-length: 0\r\n\r\n";
         for other in [hit, quiet, "", "{}", &[head, hit].concat()] {
             let mut answers = other.to_owned().into_bytes();

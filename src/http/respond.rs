@@ -13,7 +13,7 @@ use super::accept;
 use super::body::Body;
 use super::conditions::knows;
 use super::route::Allow;
-use crate::id::{OrderId, Version};
+use crate::id::{IdError, OrderId, Version};
 use crate::read::ReadError;
 use crate::record::{Fault, Rejection, RejectionKind};
 use crate::snapshot::{Snapshot, State};
@@ -46,7 +46,7 @@ pub enum Face {
 #[must_use]
 pub fn order(snapshot: Snapshot, face: Face, headers: &HeaderMap) -> Answer {
     if snapshot.state() == State::Gone {
-        return Problem::new(StatusCode::GONE, "deleted", "the order was deleted").answer(headers);
+        return Problem::deleted().answer(headers);
     }
     let version = snapshot.version();
     if knows(headers, &version_etag(version)) {
@@ -150,29 +150,60 @@ pub fn plain_body(headers: &HeaderMap) -> Result<(), Problem> {
 #[derive(Debug, Clone)]
 pub struct Problem {
     status: StatusCode,
-    code: &'static str,
+    reason: &'static str,
     detail: String,
+    older_words: Option<&'static str>,
     faults: Vec<Fault>,
     header: Option<(HeaderName, HeaderValue)>,
 }
 
+/// What the older services said of an order that is not there, and of a request without an id.
+/// Their clients compare it.
+const ORDER_NOT_FOUND: &str = "Order not found";
+const ORDER_UID_REQUIRED: &str = "Order UID required";
+
 impl Problem {
-    /// `code` is the stable word for programs, `detail` the sentence for people.
+    /// `reason` is the stable word for programs, `detail` the sentence for people.
     #[must_use]
-    pub fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
-        Self { status, code, detail: detail.into(), faults: Vec::new(), header: None }
+    pub fn new(status: StatusCode, reason: &'static str, detail: impl Into<String>) -> Self {
+        Self { status, reason, detail: detail.into(), older_words: None, faults: Vec::new(), header: None }
+    }
+
+    /// Has `error` and `message` say what the older services said; `detail` stays as it is.
+    #[must_use]
+    fn in_older_words(self, words: &'static str) -> Self {
+        Self { older_words: Some(words), ..self }
     }
 
     /// 400.
     #[must_use]
-    pub fn bad_request(code: &'static str, detail: impl Into<String>) -> Self {
-        Self::new(StatusCode::BAD_REQUEST, code, detail)
+    pub fn bad_request(reason: &'static str, detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, reason, detail)
     }
 
     /// 404 for an id.
     #[must_use]
     pub fn no_order() -> Self {
-        Self::new(StatusCode::NOT_FOUND, "not_found", "no order has this id")
+        Self::not_found("no order has this id")
+    }
+
+    /// 404 for an order that is looked for in another way.
+    #[must_use]
+    pub fn not_found(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, "not_found", detail).in_older_words(ORDER_NOT_FOUND)
+    }
+
+    /// 410.
+    #[must_use]
+    pub fn deleted() -> Self {
+        Self::new(StatusCode::GONE, "deleted", "the order was deleted").in_older_words(ORDER_NOT_FOUND)
+    }
+
+    /// 400 for an id that cannot be one.
+    #[must_use]
+    pub fn bad_id(error: IdError) -> Self {
+        let problem = Self::bad_request("invalid_id", error.to_string());
+        if error == IdError::Empty { problem.in_older_words(ORDER_UID_REQUIRED) } else { problem }
     }
 
     /// 404 for a path.
@@ -190,8 +221,8 @@ impl Problem {
 
     /// 503, to be tried again in a second.
     #[must_use]
-    pub fn unavailable(code: &'static str, detail: impl Into<String>) -> Self {
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, code, detail).with(RETRY_AFTER, HeaderValue::from_static("1"))
+    pub fn unavailable(reason: &'static str, detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, reason, detail).with(RETRY_AFTER, HeaderValue::from_static("1"))
     }
 
     /// Adds one header.
@@ -211,9 +242,11 @@ impl Problem {
         add("title", title.into());
         add("status", self.status.as_u16().into());
         add("detail", self.detail.clone().into());
-        add("error", self.detail.clone().into());
-        add("message", self.detail.clone().into());
-        add("code", self.code.into());
+        let older_words = self.older_words.unwrap_or(&self.detail);
+        add("error", older_words.into());
+        add("message", older_words.into());
+        add("code", self.status.as_u16().into());
+        add("reason", self.reason.into());
         if !self.faults.is_empty() {
             let fault = |fault: &Fault| serde_json::json!({"pointer": fault.pointer, "message": fault.message});
             add("errors", self.faults.iter().map(fault).collect());
@@ -270,21 +303,21 @@ impl From<ReadError> for Problem {
 
 impl From<SubmitError> for Problem {
     fn from(error: SubmitError) -> Self {
-        let code = match error {
+        let reason = match error {
             SubmitError::Full => "queue_full",
             SubmitError::Stopping => "stopping",
         };
-        Self::unavailable(code, error.to_string())
+        Self::unavailable(reason, error.to_string())
     }
 }
 
 impl From<NoReply> for Problem {
     fn from(missing: NoReply) -> Self {
-        let (code, advice) = match missing {
+        let (reason, advice) = match missing {
             NoReply::Slow => ("timeout", "send it again with the same Idempotency-Key to be sure"),
             NoReply::Stopped => ("stopping", "send it again"),
         };
-        Self::unavailable(code, format!("{missing}; {advice}"))
+        Self::unavailable(reason, format!("{missing}; {advice}"))
     }
 }
 
@@ -331,15 +364,15 @@ impl From<Reply> for Written {
                 })
             }
             Reply::Refused { refusal, .. } => {
-                let (status, code) = match refusal {
-                    Refusal::Unknown => (StatusCode::NOT_FOUND, "not_found"),
+                let (status, reason) = match refusal {
+                    Refusal::Unknown => return Self::Failed(Problem::not_found(refusal.public())),
                     Refusal::OtherKind => (StatusCode::UNPROCESSABLE_ENTITY, "other_kind"),
                     Refusal::NoUser | Refusal::NoPayload => (StatusCode::UNPROCESSABLE_ENTITY, "invalid"),
                     Refusal::Condition { .. } => unreachable!("answered above"),
                     Refusal::KeyReused => (StatusCode::UNPROCESSABLE_ENTITY, "idempotency_key_reused"),
                     Refusal::Database { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "refused_by_database"),
                 };
-                Self::Failed(Problem::new(status, code, refusal.public()))
+                Self::Failed(Problem::new(status, reason, refusal.public()))
             }
         }
     }
@@ -373,7 +406,7 @@ impl Written {
             Self::Done { status: StatusCode::CONFLICT, id, word, version } => {
                 let error = "the order was deleted before";
                 format!(
-                    "{{\"order_id\":\"{id}\",\"status\":\"{word}\",\"version\":{version},\"code\":\"deleted\",\"error\":\"{error}\"}}\n"
+                    "{{\"order_id\":\"{id}\",\"status\":\"{word}\",\"version\":{version},\"code\":409,\"reason\":\"deleted\",\"error\":\"{error}\"}}\n"
                 )
             }
             Self::Done { id, word, version, .. } => {

@@ -158,7 +158,7 @@ pub fn route<'a>(method: &Method, path: &'a str) -> Route<'a> {
         "/orders" => Route::WrongMethod(POST),
         "/api/stats" => read(method, Route::Stats),
         "/events" => read(method, Route::Events),
-        "/health" => read(method, Route::Health),
+        "/health" | "/health/" => read(method, Route::Health),
         "/ping" => read(method, Route::Ping),
         "/livez" => read(method, Route::Livez),
         "/readyz" => read(method, Route::Readyz),

@@ -51,11 +51,18 @@ pub struct Config {
     pub order_bytes_max: usize,
     /// When batches close.
     pub batch: batcher::Config,
+    /// Whether each stored order has a line in the log.
+    pub log_orders: bool,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { profile: Profile::default(), order_bytes_max: 1 << 20, batch: batcher::Config::default() }
+        Self {
+            profile: Profile::default(),
+            order_bytes_max: 1 << 20,
+            batch: batcher::Config::default(),
+            log_orders: false,
+        }
     }
 }
 
@@ -113,6 +120,7 @@ pub struct Ingest<S, T> {
     ledger: Ledger,
     /// Batches on their way into the store, oldest first: one, and a full one that comes after it.
     writing: VecDeque<Write>,
+    log_orders: bool,
 }
 
 /// A record being decoded: an array of orders takes several turns.
@@ -239,6 +247,7 @@ impl<S: Source, T: Store> Ingest<S, T> {
             committed,
             ledger: Ledger::default(),
             writing: VecDeque::new(),
+            log_orders: config.log_orders,
         })
     }
 
@@ -773,11 +782,14 @@ impl<S: Source, T: Store> Ingest<S, T> {
 
     fn count(&mut self, outcome: &Outcome) {
         let (column, status) = match outcome {
-            Outcome::Stored { change, .. } => {
+            Outcome::Stored { id, snapshot, change } => {
                 if *change == Change::Created {
                     self.metrics.created.inc();
                 }
-                (&mut self.ledger.stored, "stored")
+                if self.log_orders {
+                    tracing::info!(order = %id, version = snapshot.version(), change = change.as_str(), "order stored");
+                }
+                (&mut self.ledger.stored, "success")
             }
             Outcome::Unchanged { .. } => (&mut self.ledger.unchanged, "unchanged"),
             Outcome::Repeated { .. } => (&mut self.ledger.unchanged, "repeated"),

@@ -98,23 +98,25 @@ impl Decoding<'_, '_> {
                 self.faults.at("payload_json", "must be left out where payload is given");
                 None
             }
-            (Some(Node::Object { .. }), None) => Some(self.read_payload()),
+            (Some(Node::Object { .. }), None) => Some(self.read_payload("payload")),
             (Some(_), None) => {
                 self.faults.at("payload", "must be an object");
                 None
             }
             (None, Some(Node::String(text))) => self.nested_payload(text),
+            // Clients that do not know what the field is named for send the object itself.
+            (None, Some(Node::Object { .. })) => Some(self.read_payload("payload_json")),
             (None, Some(_)) => {
-                self.faults.at("payload_json", "must be a JSON object written as a string");
+                self.faults.at("payload_json", "must be a JSON object, or one written as a string");
                 None
             }
         }
     }
 
-    /// The member `payload` of this document, known to be an object.
-    fn read_payload(&self) -> Payload {
-        let at = self.member_at(0, "payload").expect("the caller found it");
-        let json = self.raw_of_member(0, "payload");
+    /// A member of this document that is the payload, known to be an object.
+    fn read_payload(&self, name: &str) -> Payload {
+        let at = self.member_at(0, name).expect("the caller found it");
+        let json = self.raw_of_member(0, name);
         self.summarize(at, json.into())
     }
 
@@ -124,7 +126,10 @@ impl Decoding<'_, '_> {
         let mut nested = Decoder::with_depth(Profile::Lenient, self.order_bytes_max, DEPTH_MAX - 1, text.len());
         let read = nested.with_document(text.as_bytes(), |mut inner| {
             if !matches!(inner.nodes.first(), Some(Node::Object { .. })) {
-                return Err(Rejection::whole(RejectionKind::Invalid, "must be a JSON object written as a string"));
+                return Err(Rejection::whole(
+                    RejectionKind::Invalid,
+                    "must be a JSON object, or one written as a string",
+                ));
             }
             inner.value(0);
             if !inner.faults.is_empty() {

@@ -4,7 +4,7 @@
 //! `order:<uid>` is the order as `GET /order/{id}` answers it. `order_version:<uid>` beside it says
 //! `version seq kind state digest stamp`; of a deleted order only that is there. Both live for `redis.ttl` and are
 //! written and read in one step, by one script for many orders, and only over what is not newer. `order_result:<uid>` is
-//! the last acknowledgement of a worker, for ten minutes.
+//! the last acknowledgement of a worker, and the order as it was then, for ten minutes.
 //!
 //! # Why nothing stale is served from here
 //!

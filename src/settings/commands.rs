@@ -59,6 +59,9 @@ pub enum Task {
     ConfigCheck,
     /// Show the settings.
     ConfigPrint,
+    /// Write this settings file, which was one of an older service, to a file or to standard
+    /// output.
+    ConfigConvert(String, Option<PathBuf>),
     /// Write a completion script.
     Completions(clap_complete::Shell),
 }
@@ -69,6 +72,13 @@ pub enum Task {
 /// [`Wrong`] for settings that cannot be used. A command line that cannot be understood ends the process with 2, as
 /// clap does it.
 pub fn task(matches: &ArgMatches, outside: &Outside) -> Result<(Settings, Task), Wrong> {
+    if let Some(("config", arguments)) = matches.subcommand()
+        && let Some(arguments) = arguments.subcommand_matches("convert")
+    {
+        // What is set otherwise has no bearing, and may be the very file.
+        let text = super::convert(&one::<PathBuf>(arguments, "file"))?;
+        return Ok((Settings::none(), Task::ConfigConvert(text, arguments.get_one("output").cloned())));
+    }
     let settings = Settings::load(matches, outside)?;
     let task = match matches.subcommand() {
         None | Some(("serve", _)) => Task::Serve,
@@ -139,6 +149,12 @@ pub fn task(matches: &ArgMatches, outside: &Outside) -> Result<(Settings, Task),
         Some(("completions", arguments)) => Task::Completions(one(arguments, "shell")),
         Some((name, _)) => unreachable!("{name} is no subcommand"),
     };
+    if matches!(
+        task,
+        Task::Serve | Task::Import(_) | Task::Export(_) | Task::Backup(_) | Task::Migrate(_) | Task::ConfigCheck
+    ) {
+        settings.check_store(outside)?;
+    }
     Ok((settings, task))
 }
 
@@ -180,7 +196,26 @@ fn service_command() -> Command {
         .about("Look at the settings")
         .subcommand_required(true)
         .subcommand(with_flags(Command::new("check").about("Say whether they are good")))
-        .subcommand(with_flags(Command::new("print").about("Show them as they would be used, and where each is from")));
+        .subcommand(with_flags(Command::new("print").about("Show them as they would be used, and where each is from")))
+        .subcommand(
+            Command::new("convert")
+                .about("Write a settings file of an older service as one of this one, with its secrets")
+                .arg(
+                    Arg::new("file")
+                        .value_name("FILE")
+                        .value_parser(value_parser!(PathBuf))
+                        .required(true)
+                        .help("YAML, JSON or TOML"),
+                )
+                .arg(
+                    Arg::new("output")
+                        .long("output")
+                        .short('o')
+                        .value_name("FILE")
+                        .value_parser(value_parser!(PathBuf))
+                        .help("Instead of standard output; readable by its owner only, and never over another file"),
+                ),
+        );
     with_flags(Command::new("order-service"))
         .about("Orders by id, from memory, kept true through a durable store")
         .version(env!("CARGO_PKG_VERSION"))
@@ -295,8 +330,27 @@ fn publish_command() -> Command {
                 .long("subject")
                 .requires("nats.url"),
         );
+    #[cfg(feature = "nats")]
+    let command = command
+        .arg(
+            text("stan.url", "URL", "NATS Streaming instead of the service")
+                .long("stan")
+                .conflicts_with_all(["http", "nats.url"]),
+        )
+        .arg(
+            text("stan.cluster", "NAME", "Its cluster [default: test-cluster] [env: STAN_CLUSTER_ID]")
+                .long("stan-cluster")
+                .requires("stan.url"),
+        )
+        .arg(
+            text("stan.subject", "CHANNEL", "The channel there [default: orders] [env: STAN_SUBJECT]")
+                .long("channel")
+                .requires("stan.url"),
+        );
     #[cfg(all(feature = "nats", feature = "kafka"))]
-    let command = command.mut_arg("nats.url", |arg| arg.conflicts_with("kafka.brokers"));
+    let command = command
+        .mut_arg("nats.url", |arg| arg.conflicts_with("kafka.brokers"))
+        .mut_arg("stan.url", |arg| arg.conflicts_with("kafka.brokers"));
     command
         .arg(
             text("http", "URL", "The service; a path in it comes before /orders")
@@ -396,6 +450,7 @@ fn load_command() -> Command {
                 .default_value("200")
                 .help("The status that counts as right"),
         )
+        .arg(switch("strict", "Fail when any answer is wrong, not only when all are"))
         .arg(
             Arg::new("json")
                 .long("json")
@@ -494,6 +549,13 @@ fn publish_target(arguments: &ArgMatches, settings: &Settings) -> anyhow::Result
         let servers = publish::nats::Servers::parse(nats.clone(), allow_remote)?;
         return Ok(publish::Target::Nats(Box::new(servers)));
     }
+    #[cfg(feature = "nats")]
+    if let Some(stan) = &settings.config.stan
+        && settings.found.iter().any(|found| found.key == "stan.url" && found.origin == Origin::Flag)
+    {
+        let cluster = publish::stan::Cluster::parse(stan.clone(), allow_remote)?;
+        return Ok(publish::Target::Stan(Box::new(cluster)));
+    }
     #[cfg(not(any(feature = "kafka", feature = "nats")))]
     let _ = settings;
     let server = Server::parse(&one::<String>(arguments, "http"), allow_remote)?;
@@ -558,6 +620,7 @@ fn load_of(arguments: &ArgMatches) -> anyhow::Result<load::Config> {
         expect: one(arguments, "expect"),
         seed: one(arguments, "seed"),
         count: arguments.get_one("count").copied(),
+        is_strict: arguments.get_flag("strict"),
     })
 }
 

@@ -13,21 +13,31 @@ const DURATION_MAX: Duration = Duration::from_hours(24 * 365 * 10);
 const BYTES_MAX: usize = 1 << 50;
 const COUNT_MAX: usize = 1 << 40;
 
-/// `250ms`, `10s`, `5m`, `24h`; a bare number is seconds.
+/// `250ms`, `10s`, `5m`, `24h`, also several parts as Go writes them (`1h30m0s`); a bare number is
+/// seconds.
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
     let text = text.trim();
-    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
-    let (number, unit) = text.split_at(digits);
-    let seconds = match unit {
-        "us" => 1e-6,
-        "ms" => 1e-3,
-        "" | "s" => 1.0,
-        "m" => 60.0,
-        "h" => 3600.0,
-        _ => return Err(format!("{text:?} is no duration such as 250ms, 10s, 5m or 24h")),
-    };
-    let number: f64 = number.parse().map_err(|_| format!("{text:?} is no duration such as 250ms, 10s, 5m or 24h"))?;
-    let duration = Duration::try_from_secs_f64(number * seconds).ok().filter(|duration| *duration <= DURATION_MAX);
+    let wrong = || format!("{text:?} is no duration such as 250ms, 10s, 5m or 24h");
+    let is_digit = |c: char| c.is_ascii_digit() || c == '.';
+    let (mut rest, mut sum) = (text, 0.0);
+    loop {
+        let (number, after) = rest.split_at(rest.find(|c| !is_digit(c)).unwrap_or(rest.len()));
+        let (unit, after) = after.split_at(after.find(is_digit).unwrap_or(after.len()));
+        let seconds = match unit {
+            "us" => 1e-6,
+            "ms" => 1e-3,
+            "" | "s" => 1.0,
+            "m" => 60.0,
+            "h" => 3600.0,
+            _ => return Err(wrong()),
+        };
+        sum += number.parse::<f64>().map_err(|_| wrong())? * seconds;
+        rest = after;
+        if rest.is_empty() {
+            break;
+        }
+    }
+    let duration = Duration::try_from_secs_f64(sum).ok().filter(|duration| *duration <= DURATION_MAX);
     duration.ok_or_else(|| format!("{text:?} is too long"))
 }
 

@@ -15,7 +15,7 @@ use crate::app::{Config, Runtime};
 use crate::kafka::{Snapshots, Workers};
 use crate::listen::Endpoint;
 #[cfg(feature = "nats")]
-use crate::nats;
+use crate::{nats, stan};
 
 /// One setting.
 pub struct Setting {
@@ -40,6 +40,8 @@ pub struct Setting {
     pub is_secret: bool,
     /// Shown by `--help` only, not by `-h`.
     pub is_detail: bool,
+    /// The flag alone says yes.
+    pub is_switch: bool,
     /// Sets it; the error says what is wrong with the value.
     pub apply: fn(&mut Config, &[String]) -> Result<(), String>,
 }
@@ -55,6 +57,7 @@ const PLAIN: Setting = Setting {
     is_repeated: false,
     is_secret: false,
     is_detail: false,
+    is_switch: false,
     apply: |_, _| Ok(()),
 };
 const DETAIL: Setting = Setting { is_detail: true, ..PLAIN };
@@ -64,6 +67,8 @@ const OF_GRPC: Setting = Setting { needs: &["grpc.listen"], ..DETAIL };
 const OF_KAFKA: Setting = Setting { needs: &["kafka.brokers"], ..DETAIL };
 #[cfg(feature = "nats")]
 const OF_NATS: Setting = Setting { needs: &["nats.url"], ..DETAIL };
+#[cfg(feature = "nats")]
+const OF_STAN: Setting = Setting { needs: &["stan.url"], ..DETAIL };
 const OF_POSTGRES: Setting = Setting { needs: &["postgres.url"], ..DETAIL };
 #[cfg(feature = "redis")]
 const OF_REDIS: Setting = Setting { needs: &["redis.url"], ..DETAIL };
@@ -137,6 +142,15 @@ fn on_nats(config: &mut Config, change: impl FnOnce(&mut nats::Config)) {
     }
 }
 
+/// Changes a detail of NATS Streaming. Without a server there is nothing to change: its URL comes
+/// first in the table.
+#[cfg(feature = "nats")]
+fn on_stan(config: &mut Config, change: impl FnOnce(&mut stan::Config)) {
+    if let Some(stan) = &mut config.stan {
+        change(stan);
+    }
+}
+
 /// Every setting there is.
 pub const SETTINGS: &[Setting] = &[
     Setting {
@@ -157,7 +171,7 @@ pub const SETTINGS: &[Setting] = &[
     Setting {
         key: "grpc.listen",
         flag: "grpc",
-        env: &["ORDER_GRPC", "GRPC_ADDR"],
+        env: &["ORDER_GRPC", "GRPC_ADDR", "GRPC_PORT"],
         value: "ADDR",
         help: "Where to answer gRPC: ADDR such as 127.0.0.1:50051, tls:ADDR or unix:PATH; nowhere when not set",
         apply: |config, values| {
@@ -270,7 +284,7 @@ pub const SETTINGS: &[Setting] = &[
     Setting {
         key: "postgres.url",
         flag: "postgres",
-        env: &["POSTGRES_DSN", "DB_CONN_STR"],
+        env: &["POSTGRES_DSN", "DB_CONN_STR", "API_POSTGRES_DSN", "WORKER_POSTGRES_DSN"],
         value: "URL",
         help: "PostgreSQL server to keep the orders in, instead of the embedded store",
         is_secret: true,
@@ -298,7 +312,7 @@ pub const SETTINGS: &[Setting] = &[
         apply: |config, values| {
             #[cfg(feature = "kafka")]
             {
-                config.kafka = Some(crate::kafka::Config::new(brokers(one(values)?)?));
+                config.kafka = Some(crate::kafka::Config::new(brokers(&values.join(","))?));
                 Ok(())
             }
             #[cfg(not(feature = "kafka"))]
@@ -341,6 +355,27 @@ pub const SETTINGS: &[Setting] = &[
             #[cfg(feature = "nats")]
             {
                 config.nats = Some(crate::nats::Config::new(one(values)?)?);
+                Ok(())
+            }
+            #[cfg(not(feature = "nats"))]
+            {
+                let _ = (config, values);
+                Err("this build has no NATS".into())
+            }
+        },
+        ..PLAIN
+    },
+    Setting {
+        key: "stan.url",
+        flag: "stan",
+        env: &["STAN_URL", "NATS_STREAMING_URL"],
+        value: "URL",
+        help: "NATS Streaming to take orders from: nats://user:password@host:4222, several separated by commas",
+        is_secret: true,
+        apply: |config, values| {
+            #[cfg(feature = "nats")]
+            {
+                config.stan = Some(stan::Config::new(one(values)?)?);
                 Ok(())
             }
             #[cfg(not(feature = "nats"))]
@@ -404,6 +439,20 @@ pub const SETTINGS: &[Setting] = &[
             Ok(())
         },
         ..PLAIN
+    },
+    Setting {
+        key: "log.orders",
+        flag: "log-orders",
+        env: &["ORDER_LOG_ORDERS"],
+        value: "yes|no",
+        help: "A log line for each stored order; each line costs more than the order",
+        default: "no",
+        is_switch: true,
+        apply: |config, values| {
+            config.ingest.log_orders = yes_or_no(one(values)?)?;
+            Ok(())
+        },
+        ..DETAIL
     },
     Setting {
         key: "threads",
@@ -1275,6 +1324,129 @@ pub const SETTINGS: &[Setting] = &[
         },
         ..OF_NATS
     },
+    #[cfg(feature = "nats")]
+    Setting {
+        key: "stan.cluster",
+        flag: "stan-cluster",
+        env: &["STAN_CLUSTER_ID", "NATS_CLUSTER_ID"],
+        value: "NAME",
+        help: "Name of the NATS Streaming cluster",
+        default: "test-cluster",
+        apply: |config, values| {
+            let value = nats::name(one(values)?)?;
+            on_stan(config, |stan| stan.cluster = value);
+            Ok(())
+        },
+        ..OF_STAN
+    },
+    #[cfg(feature = "nats")]
+    Setting {
+        key: "stan.client",
+        flag: "stan-client",
+        env: &["STAN_CLIENT_ID", "NATS_CLIENT_ID"],
+        value: "NAME",
+        help: "Name of this client; of several instances with one name one reads, the others stand by",
+        default: "order-service",
+        apply: |config, values| {
+            let value = nats::name(one(values)?)?;
+            on_stan(config, |stan| stan.client = value);
+            Ok(())
+        },
+        ..OF_STAN
+    },
+    #[cfg(feature = "nats")]
+    Setting {
+        key: "stan.subject",
+        flag: "stan-subject",
+        env: &["STAN_SUBJECT"],
+        value: "CHANNEL",
+        help: "Channel to take orders from",
+        default: "orders",
+        apply: |config, values| {
+            let value = nats::subject(one(values)?)?;
+            on_stan(config, |stan| stan.subject = value);
+            Ok(())
+        },
+        ..OF_STAN
+    },
+    #[cfg(feature = "nats")]
+    Setting {
+        key: "stan.durable",
+        flag: "stan-durable",
+        env: &["STAN_DURABLE", "NATS_DURABLE_NAME"],
+        value: "NAME",
+        help: "Subscription at the server, which outlives the service",
+        default: "order-service-durable",
+        apply: |config, values| {
+            let value = nats::name(one(values)?)?;
+            on_stan(config, |stan| stan.durable = value);
+            Ok(())
+        },
+        ..OF_STAN
+    },
+    #[cfg(feature = "nats")]
+    Setting {
+        key: "stan.dlq_subject",
+        flag: "stan-dlq-subject",
+        env: &["STAN_DLQ_SUBJECT"],
+        value: "CHANNEL",
+        help: "Channel for messages that are no valid order",
+        default: "orders.dlq",
+        apply: |config, values| {
+            let value = nats::subject(one(values)?)?;
+            on_stan(config, |stan| stan.dlq_subject = value);
+            Ok(())
+        },
+        ..OF_STAN
+    },
+    #[cfg(feature = "nats")]
+    Setting {
+        key: "stan.ack_wait",
+        flag: "stan-ack-wait",
+        env: &["ORDER_STAN_ACK_WAIT"],
+        value: "TIME",
+        help: "How long the server waits for a message before it delivers it again, in whole seconds",
+        default: "30s",
+        apply: |config, values| {
+            let value = duration(one(values)?)?;
+            if value.subsec_nanos() > 0 || value.is_zero() || value.as_secs() > 86_400 {
+                return Err("must be whole seconds, from 1s to 24h".into());
+            }
+            on_stan(config, |stan| stan.ack_wait = value);
+            Ok(())
+        },
+        ..OF_STAN
+    },
+    #[cfg(feature = "nats")]
+    Setting {
+        key: "stan.in_flight_max",
+        flag: "stan-in-flight-max",
+        env: &["ORDER_STAN_IN_FLIGHT_MAX"],
+        value: "N",
+        help: "Messages received and not yet durable",
+        default: "4096",
+        apply: |config, values| {
+            let value = count(one(values)?, 1)?;
+            on_stan(config, |stan| stan.in_flight_max = value);
+            Ok(())
+        },
+        ..OF_STAN
+    },
+    #[cfg(feature = "nats")]
+    Setting {
+        key: "stan.lag_max",
+        flag: "stan-lag-max",
+        env: &["ORDER_STAN_LAG_MAX"],
+        value: "N",
+        help: "Messages behind at which the service still counts as ready",
+        default: "10000",
+        apply: |config, values| {
+            let value = count(one(values)?, 0)? as u64;
+            on_stan(config, |stan| stan.lag_max = value);
+            Ok(())
+        },
+        ..OF_STAN
+    },
     #[cfg(feature = "postgres")]
     Setting {
         key: "postgres.readers_max",
@@ -1380,7 +1552,7 @@ pub const SETTINGS: &[Setting] = &[
     Setting {
         key: "redis.ttl",
         flag: "redis-ttl",
-        env: &["ORDER_REDIS_TTL"],
+        env: &["ORDER_REDIS_TTL", "REDIS_TTL"],
         value: "TIME",
         help: "How long orders are kept in Redis",
         default: "5m",
@@ -1506,6 +1678,10 @@ pub(super) fn contradictions(config: &Config) -> Vec<String> {
         if nats.ack_wait < std::time::Duration::from_millis(100) {
             wrong.push("nats.ack_wait: must be at least 100ms, or the server cannot be kept patient".into());
         }
+    }
+    #[cfg(feature = "nats")]
+    if config.stan.as_ref().is_some_and(|stan| stan.subject == stan.dlq_subject) {
+        wrong.push("stan.dlq_subject: must be another channel than subject, or dead letters are read as orders".into());
     }
     #[cfg(feature = "grpc")]
     if let Some(grpc) = &config.grpc.listen

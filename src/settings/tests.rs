@@ -5,7 +5,7 @@ fn load(flags: &[&str], environment: &[(&str, &str)]) -> Result<Settings, Wrong>
     let command = with_flags(Command::new("test")).subcommand(with_flags(Command::new("serve")));
     let matches = command.try_get_matches_from(std::iter::once(&"test").chain(flags)).unwrap();
     let environment = environment.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
-    Settings::load(&matches, &Outside { environment })
+    Settings::load(&matches, &Outside { environment, ..Outside::default() })
 }
 
 fn listen(flags: &[&str], environment: &[(&str, &str)]) -> Vec<String> {
@@ -18,6 +18,7 @@ fn all_parts() -> app::Config {
     for (name, value) in [
         ("--kafka", cfg!(feature = "kafka").then_some("127.0.0.1:1")),
         ("--nats", cfg!(feature = "nats").then_some("127.0.0.1:1")),
+        ("--stan", cfg!(feature = "nats").then_some("127.0.0.1:1")),
         ("--redis", cfg!(feature = "redis").then_some("127.0.0.1:1")),
         ("--postgres", cfg!(feature = "postgres").then_some("host=a")),
         ("--grpc", cfg!(feature = "grpc").then_some("127.0.0.1:1")),
@@ -80,7 +81,7 @@ fn a_detail_says_what_it_is_a_detail_of() {
             // The owner comes first: its details change what it has made.
             assert!(SETTINGS[..index].iter().any(|owner| owner.key == *key), "{}: {key}", setting.key);
         }
-        for owner in ["kafka.brokers", "nats.url", "redis.url", "postgres.url", "grpc.listen"] {
+        for owner in ["kafka.brokers", "nats.url", "stan.url", "redis.url", "postgres.url", "grpc.listen"] {
             let is_of = setting.key != owner && setting.key.split('.').next() == owner.split('.').next();
             assert!(!is_of || setting.needs == [owner], "{}", setting.key);
         }
@@ -196,8 +197,15 @@ fn no_value_of_any_setting_panics() {
             // Most of these are refused; what is accepted must be so without a panic too.
             let _ = (setting.apply)(&mut config, &[(*odd).to_owned()]);
             let flag = format!("--{}={odd}", setting.flag);
-            let all = ["--kafka=127.0.0.1:1", "--nats=127.0.0.1:1", "--redis=127.0.0.1:1", "--postgres=host=a", &flag];
-            let own = ["kafka", "nats", "redis", "postgres"].iter().position(|name| *name == setting.flag);
+            let all = [
+                "--kafka=127.0.0.1:1",
+                "--nats=127.0.0.1:1",
+                "--stan=127.0.0.1:1",
+                "--redis=127.0.0.1:1",
+                "--postgres=host=a",
+                &flag,
+            ];
+            let own = ["kafka", "nats", "stan", "redis", "postgres"].iter().position(|name| *name == setting.flag);
             let flags: Vec<&str> = (0..all.len()).filter(|n| Some(*n) != own).map(|n| all[n]).collect();
             if let Err(wrong) = load(&flags, &[]) {
                 assert!(!wrong.0.is_empty() && wrong.0.iter().all(|line| !line.contains('\n')), "{flag}: {wrong}");
@@ -356,4 +364,189 @@ fn snapshots_that_are_always_published_need_a_topic() {
     let wrong = load(&[&topicless[..], &["--kafka-snapshots", "on"]].concat(), &[]).unwrap_err();
     assert!(wrong.to_string().contains("kafka.snapshots: on needs a topic"), "{wrong}");
     load(&["--kafka", "b:1", "--kafka-snapshots", "sometimes"], &[]).unwrap_err();
+}
+
+/// Everything but the number that each instance draws for itself.
+fn shown(config: &app::Config) -> String {
+    let text = format!("{config:?}");
+    let Some((before, after)) = text.split_once("instance: ") else { return text };
+    format!("{before}{}", after.trim_start_matches(|c: char| c.is_ascii_digit()))
+}
+
+/// One line each, and none for what is as it is anyway.
+#[test]
+fn variables_of_the_older_services_that_change_nothing_are_told() {
+    let unused = |environment: &[(&str, &str)]| load(&[], environment).unwrap().unused;
+    assert!(unused(&[]).is_empty());
+    for (environment, expected) in [
+        (&[("DB_CONN_STR", "")][..], "DB_CONN_STR: is empty, so --postgres is not set by it"),
+        (&[("CACHE_SIZE", "1000")], "CACHE_SIZE: changes nothing: memory for orders is bounded by bytes"),
+        (&[("MIGRATIONS_PATH", "x")], "MIGRATIONS_PATH: changes nothing: migrations are built in"),
+        (&[("REDIS_DB", "2")], "REDIS_DB: changes nothing without REDIS_ADDR as host:port"),
+        (&[("REDIS_TTL", "7m")], "REDIS_TTL: changes nothing without --redis (REDIS_ADDR)"),
+        (&[("POSTGRES_DB", "orders"), ("POSTGRES_USER", "u")], "POSTGRES_USER, POSTGRES_DB: changes nothing without"),
+    ] {
+        let lines = unused(environment);
+        let [line] = &lines[..] else { panic!("{environment:?}: {lines:?}") };
+        assert!(line.starts_with(expected), "{line}");
+    }
+}
+
+#[cfg(feature = "postgres")]
+#[test]
+fn of_two_variables_for_one_setting_the_weaker_is_told() {
+    let told = |environment: &[(&str, &str)]| load(&[], environment).unwrap().unused;
+    let (a, b) = ("postgres://u:secret@a/d", "postgres://u:secret@b/d");
+    assert_eq!(
+        told(&[("POSTGRES_DSN", a), ("API_POSTGRES_DSN", b)]),
+        ["API_POSTGRES_DSN: changes nothing beside POSTGRES_DSN"]
+    );
+    assert!(told(&[("POSTGRES_DSN", a), ("API_POSTGRES_DSN", a)]).is_empty(), "they say the same");
+    assert_eq!(
+        told(&[("DB_CONN_STR", a), ("POSTGRES_HOST", "b")]),
+        ["POSTGRES_HOST: changes nothing beside DB_CONN_STR"]
+    );
+    assert!(told(&[("POSTGRES_HOST", "a"), ("POSTGRES_DB", "d")]).is_empty(), "each is a part of one address");
+}
+
+#[cfg(all(feature = "postgres", feature = "redis", feature = "nats"))]
+#[test]
+fn variables_of_the_older_services_with_a_counterpart_are_aliases() {
+    let same = |one: &[(&str, &str)], other: &[(&str, &str)]| {
+        let [one, other] = [one, other].map(|environment| load(&[], environment).unwrap());
+        assert_eq!(shown(&one.config), shown(&other.config));
+        assert!(one.unused.is_empty(), "{:?}", one.unused);
+    };
+    let dsn = "postgres://u:p@h:5433/d";
+    for name in ["DB_CONN_STR", "API_POSTGRES_DSN", "WORKER_POSTGRES_DSN"] {
+        same(&[(name, dsn)], &[("POSTGRES_DSN", dsn)]);
+    }
+    let redis = |url| [("REDIS_ADDR", url)];
+    same(&[("REDIS_ADDR", "h:1"), ("REDIS_DB", "3")], &redis("redis://h:1/3"));
+    same(&[("REDIS_ADDR", "h:1"), ("REDIS_DB", "0")], &redis("redis://h:1/0"));
+    same(
+        &[("REDIS_ADDR", "h:1"), ("REDIS_PASSWORD", "p@/:ß"), ("REDIS_DB", "3")],
+        &redis("redis://:p%40%2F%3A%C3%9F@h:1/3"),
+    );
+    same(&[("REDIS_ADDR", "h:1"), ("REDIS_TTL", "1h0m5s")], &[("REDIS_ADDR", "h:1"), ("ORDER_REDIS_TTL", "3605s")]);
+    same(&[("GRPC_PORT", "50051")], &[("ORDER_GRPC", ":50051")]);
+    let stan = ("STAN_URL", "nats://h:4222");
+    same(
+        &[stan, ("NATS_CLUSTER_ID", "c"), ("NATS_CLIENT_ID", "i")],
+        &[stan, ("STAN_CLUSTER_ID", "c"), ("STAN_CLIENT_ID", "i")],
+    );
+    let told = load(&[], &[("REDIS_ADDR", "redis://h:1/2"), ("REDIS_DB", "3")]).unwrap().unused;
+    assert!(told.len() == 1 && told[0].starts_with("REDIS_DB: changes nothing"), "{told:?}");
+}
+
+/// Settings files as the older services had them.
+const OLDER_FILES: [(&str, &str); 3] = [
+    (
+        "streaming.yaml",
+        "env: local\nhttp_server:\n  address: \":8081\"\n  timeout: 4s\n  idle_timeout: 1m30s\npostgres:\n  host: db\n  \
+         port: 5433\n  user: orders\n  password: \"it's s3cr3t\"\n  dbname: orders\n  sslmode: disable\nnats:\n  url: \
+         nats://nats:4222\n  cluster_id: test-cluster\n  client_id: order-service\n  subject: orders\n  durable_name: d\n",
+    ),
+    (
+        "map.yml",
+        "server:\n  host: 0.0.0.0\n  port: 8081\nkafka:\n  brokers:\n    - kafka-1:9092\n    - kafka-2:9092\n  topic: \
+         orders\n  groupID: order-service\ndatabase:\n  dsn: postgres://u:p@h/d\n  max_open_conns: 10\ncache:\n  capacity: \
+         1000\nlogger:\n  level: debug\n",
+    ),
+    (
+        "redis.json",
+        "{\"http\": {\"port\": 8090}, \"redis\": {\"addr\": \"redis:6379\", \"password\": \"p\", \"db\": 2, \"expiration\": \"5m\"}, \
+         \"log_level\": \"warn\", \"strange\": 1}",
+    ),
+];
+
+#[cfg(all(feature = "postgres", feature = "redis", feature = "nats", feature = "kafka"))]
+#[test]
+fn each_key_of_an_older_file_is_answered_with_what_to_write_instead() {
+    let dir = tempfile::tempdir().unwrap();
+    let told = |name: &str| {
+        let (_, text) = OLDER_FILES.iter().find(|(file, _)| *file == name).unwrap();
+        let path = dir.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        load(&[], &[("CONFIG_PATH", path.to_str().unwrap())]).unwrap_err()
+    };
+    for (file, expected) in [
+        ("streaming.yaml", "env: is of an older service and has no counterpart: there are no environments"),
+        ("streaming.yaml", "http_server.address: is of an older service; write listen instead"),
+        (
+            "streaming.yaml",
+            "http_server.timeout: is of an older service and has no counterpart: there are http.header_time",
+        ),
+        ("streaming.yaml", "http_server.idle_timeout: is of an older service; write http.idle_time instead"),
+        ("streaming.yaml", "postgres.password: is of an older service; it is password in postgres.url"),
+        ("streaming.yaml", "nats.cluster_id: is of an older service; write stan.cluster instead"),
+        ("streaming.yaml", "nats.durable_name: is of an older service; write stan.durable instead"),
+        ("map.yml", "server.port: is of an older service; it is the port in listen"),
+        ("map.yml", "kafka.groupID: is of an older service; write kafka.group instead"),
+        ("map.yml", "database.max_open_conns: is of an older service and has no counterpart: postgres.readers_max"),
+        ("map.yml", "cache.capacity: is of an older service and has no counterpart: memory for orders"),
+        ("redis.json", "redis.db: is of an older service; it is the db in redis.url"),
+        ("redis.json", "redis.expiration: is of an older service; write redis.ttl instead"),
+        ("redis.json", "strange: there is no such setting"),
+        ("redis.json", "`order-service config convert "),
+    ] {
+        let wrong = told(file);
+        assert!(wrong.0.iter().any(|line| line.contains(expected)), "{expected}\n{wrong}");
+        assert!(!wrong.to_string().contains("s3cr3t"), "{wrong}");
+    }
+    let plain = dir.path().join("plain.toml");
+    std::fs::write(&plain, "lissen = 1\n").unwrap();
+    let wrong = load(&["--config", plain.to_str().unwrap()], &[]).unwrap_err();
+    assert_eq!(wrong.0.len(), 1, "nothing older, nothing to convert: {wrong}");
+}
+
+#[cfg(all(feature = "postgres", feature = "redis", feature = "nats", feature = "kafka"))]
+#[test]
+fn a_converted_file_is_read_and_says_the_same() {
+    let dir = tempfile::tempdir().unwrap();
+    let converted = |name: &str| {
+        let (_, text) = OLDER_FILES.iter().find(|(file, _)| *file == name).unwrap();
+        let (from, to) = (dir.path().join(name), dir.path().join("new.toml"));
+        std::fs::write(&from, text).unwrap();
+        let text = convert(&from).unwrap();
+        std::fs::write(&to, &text).unwrap();
+        (load(&["--config", to.to_str().unwrap()], &[]).unwrap_or_else(|wrong| panic!("{wrong}\n{text}")).config, text)
+    };
+    let same = |config: &app::Config, flags: &[&str]| {
+        assert_eq!(shown(config), shown(&load(flags, &[]).unwrap().config));
+    };
+    let (config, text) = converted("streaming.yaml");
+    let postgres =
+        r"--postgres=dbname='orders' host='db' password='it\'s s3cr3t' port='5433' sslmode='disable' user='orders'";
+    let stan = ["--stan", "nats://nats:4222", "--stan-durable", "d"];
+    same(&config, &[&["--listen", ":8081", "--http-idle-time", "90s", postgres][..], &stan].concat());
+    assert!(config.nats.is_none(), "it is not JetStream");
+    assert!(text.contains("# http_server.timeout is left out: ") && text.contains("# env is left out: "), "{text}");
+    let (config, _) = converted("map.yml");
+    let kafka = ["--kafka", "kafka-1:9092,kafka-2:9092", "--kafka-topic", "orders", "--kafka-group", "order-service"];
+    let rest = ["--listen", "0.0.0.0:8081", "--postgres", "postgres://u:p@h/d", "--log-level", "debug"];
+    same(&config, &[&rest[..], &kafka].concat());
+    let (config, text) = converted("redis.json");
+    same(
+        &config,
+        &["--listen", ":8090", "--redis", "redis://:p@redis:6379/2", "--redis-ttl", "5m", "--log-level", "warn"],
+    );
+    assert!(text.contains("# strange is left out: there is no such setting"), "{text}");
+    // What is a file of this service already stays one.
+    let own = dir.path().join("own.toml");
+    std::fs::write(&own, "listen = [\"127.0.0.1:1\", \"127.0.0.1:2\"]\n[http]\nidle_time = \"5s\"\n").unwrap();
+    assert_eq!(
+        convert(&own).unwrap(),
+        "http.idle_time = \"5s\"  # http.idle_time\nlisten = [\"127.0.0.1:1\", \"127.0.0.1:2\"]  # listen\n"
+    );
+}
+
+#[test]
+fn a_flag_that_is_a_switch_needs_no_value() {
+    let logs = |flags: &[&str]| load(flags, &[]).map(|settings| settings.config.ingest.log_orders);
+    assert_eq!(logs(&[]), Ok(false));
+    assert_eq!(logs(&["--log-orders"]), Ok(true));
+    assert_eq!(logs(&["--log-orders", "serve"]), Ok(true));
+    assert_eq!(logs(&["--log-orders=no"]), Ok(false));
+    assert!(logs(&["--log-orders=perhaps"]).is_err());
 }

@@ -145,6 +145,7 @@ pub struct Coming {
 
 /// The receiving side, for the ingest loop.
 pub struct InboxSource {
+    name: &'static str,
     letters: mpsc::Receiver<Letter>,
     waiting: HashMap<u64, (oneshot::Sender<Reply>, OwnedSemaphorePermit), RandomState>,
     taken: Vec<Letter>,
@@ -158,8 +159,14 @@ pub fn inbox(config: &Config) -> (Inbox, InboxSource) {
     let (sender, receiver) = mpsc::channel(config.queue_rows_max);
     let queue_bytes_max = config.queue_bytes_max.min(Semaphore::MAX_PERMITS).min(u32::MAX as usize);
     let [room, coming] = [(); 2].map(|()| Arc::new(Semaphore::new(queue_bytes_max)));
-    let source =
-        InboxSource { letters: receiver, waiting: HashMap::default(), taken: Vec::new(), next_ticket: 0, acks: None };
+    let source = InboxSource {
+        name: "http",
+        letters: receiver,
+        waiting: HashMap::default(),
+        taken: Vec::new(),
+        next_ticket: 0,
+        acks: None,
+    };
     (Inbox { letters: sender, room, coming, queue_bytes_max }, source)
 }
 
@@ -250,6 +257,12 @@ impl Coming {
 }
 
 impl InboxSource {
+    /// The same under another name.
+    #[must_use]
+    pub fn named(self, name: &'static str) -> Self {
+        Self { name, ..self }
+    }
+
     /// Has each writer of an envelope order told who else it may wait for.
     #[must_use]
     pub fn with_acks(mut self, acks: Option<Acks>) -> Self {
@@ -267,7 +280,7 @@ impl InboxSource {
 
 impl Source for InboxSource {
     fn name(&self) -> Arc<str> {
-        "http".into()
+        self.name.into()
     }
 
     fn is_log(&self) -> bool {

@@ -13,6 +13,10 @@ pub mod nats;
 #[cfg(feature = "postgres")]
 pub mod older;
 pub mod rejects;
+#[cfg(feature = "nats")]
+pub mod stan;
+#[cfg(feature = "nats")]
+mod words;
 
 use std::future::Future;
 use std::pin::Pin;

@@ -149,6 +149,10 @@ fn envelope(
     if past.is_some() && stored.is_some_and(|stored| stored.updated_at >= &now[..]) {
         return Ok(Decision::Unchanged); // what is stored is as new at least
     }
+    // A deletion only marks what is stored: clients of the older services send a payload with it,
+    // often an empty one.
+    let mark = (is_delete && is_known).then(Envelope::deletion);
+    let envelope = mark.as_ref().unwrap_or(envelope);
     let body = match envelope.body_of(id, stored, created, now) {
         Ok(Some(body)) => body,
         Ok(None) => return Ok(Decision::Unchanged),

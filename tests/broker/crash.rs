@@ -106,5 +106,5 @@ pub fn ten_kills_at_any_moment_lose_and_repeat_nothing<C: Channel>() {
 }
 
 fn stored(server: &Server) -> u64 {
-    metric(server, "orders_processed_total").get("{status=\"stored\"}").copied().unwrap_or_default()
+    metric(server, "orders_processed_total").get("{status=\"success\"}").copied().unwrap_or_default()
 }

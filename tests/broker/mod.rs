@@ -308,3 +308,46 @@ for_each_broker! {
         a_stop_while_the_broker_is_unavailable_loses_and_repeats_nothing,
     }
 }
+
+// NATS Streaming has neither headers nor limits for a channel that could be changed, and knows no
+// patience: the bodies that need them are left out. What is deleted unread, and letters that are too
+// large, are tested in `stan`.
+for_each_broker! {
+    @ "nats" stan (crate::stan::channel::StanChannel)
+    crash {
+        dying_before_a_batch_is_made_loses_nothing,
+        dying_inside_the_transaction_loses_nothing,
+        dying_after_the_commit_repeats_nothing,
+        dying_with_two_batches_under_way_loses_and_repeats_nothing,
+        ten_kills_at_any_moment_lose_and_repeat_nothing,
+    }
+    faults {
+        a_store_that_is_killed_and_comes_back_gets_everything_once,
+        connections_that_are_cut_all_the_time_lose_and_repeat_nothing,
+        a_broker_that_is_killed_and_comes_back_changes_nothing,
+        a_broker_that_is_held_is_waited_for,
+        a_store_that_knows_of_more_than_the_broker_has_stops_the_source_with_advice,
+    }
+    letters {
+        rubbish_in_every_second_message_is_kept_once_and_holds_up_nothing,
+    }
+    messages {
+        orders_are_stored_and_rubbish_is_parked_and_all_is_acknowledged,
+        orders_come_in_every_form,
+        what_is_no_order_is_kept_as_it_came_with_the_reason,
+        an_array_whose_orders_are_refused_is_one_dead_letter,
+        an_array_of_rubbish_costs_little_and_names_some_of_it,
+        numbers_beyond_double_precision_are_kept_as_they_are_spelled,
+        an_order_that_the_database_refuses_is_a_dead_letter_and_the_others_are_stored,
+        versions_of_one_order_that_meet_in_a_batch_are_one_change,
+        a_stop_acknowledges_everything_and_the_next_start_goes_on_from_there,
+    }
+    start {
+        a_destination_that_is_made_later_is_read_from_its_start,
+        a_broker_that_is_unavailable_at_the_start_is_waited_for,
+        a_broker_that_is_unavailable_at_the_start_and_has_nothing_yet_is_waited_for,
+        a_store_that_is_unavailable_is_waited_for_and_what_is_known_is_answered,
+        a_stop_does_not_wait_for_a_broker_that_was_never_reached,
+        a_stop_while_the_broker_is_unavailable_loses_and_repeats_nothing,
+    }
+}

@@ -176,7 +176,7 @@ describe('search and address', () => {
   }));
 
   test('deleted, busy and unreachable are told apart, and a second try works', () => onPage({}, async (page) => {
-    let answer = { status: 410, json: { title: 'Gone', detail: `it was ${MARKUP}`, code: 'deleted' }, contentType: 'application/problem+json' };
+    let answer = { status: 410, json: { title: 'Gone', detail: `it was ${MARKUP}`, code: 410, reason: 'deleted' }, contentType: 'application/problem+json' };
     await page.route('**/api/orders/changing', (route) => (answer ? route.fulfill(answer) : route.abort()));
     await page.evaluate(() => { location.hash = '#/order/changing'; });
     await shows(page, 'This order was deleted');

@@ -174,7 +174,7 @@ fn who_takes_no_plain_list_waits_for_a_form_or_is_told() {
         let reply = server.request("GET", LIST, &[("Accept-Encoding", accepted)], "").expect(406);
         assert_eq!(reply.header("Content-Type"), Some("application/problem+json"));
         assert_eq!(reply.header("Vary"), Some("Accept-Encoding"));
-        assert_eq!(reply.json()["code"], "not_acceptable");
+        assert_eq!(reply.json()["reason"], "not_acceptable");
         // Where there is but one form, it is better than none.
         for path in ["/api/orders?limit=1", "/order/z-1"] {
             let reply = server.request("GET", path, &[("Accept-Encoding", accepted)], "").expect(200);

@@ -20,7 +20,7 @@ fn a_write_takes_effect_only_on_what_its_client_knows() {
     // Nothing is there yet.
     for condition in [("If-Match", "\"1\""), ("If-Match", "*"), ("If-Match", "\"x\"")] {
         let reply = write("a", 1, condition).expect(412);
-        assert_eq!((reply.header("ETag"), &reply.json()["code"]), (None, &json!("precondition_failed")));
+        assert_eq!((reply.header("ETag"), &reply.json()["reason"]), (None, &json!("precondition_failed")));
     }
     server.get("/order/a").expect(404);
     write("a", 1, ("If-None-Match", "*")).expect(201);
@@ -61,7 +61,7 @@ fn a_write_takes_effect_only_on_what_its_client_knows() {
         ("/api/orders/lookup", "application/json", "[]".into(), ("If-Match", "\"1\"")),
     ] {
         let reply = server.request("POST", path, &[condition, ("Content-Type", kind)], body).expect(400);
-        assert_eq!(reply.json()["code"], "invalid_condition", "{path} {condition:?}");
+        assert_eq!(reply.json()["reason"], "invalid_condition", "{path} {condition:?}");
     }
     server.get("/order/b").expect(404);
 }
@@ -187,7 +187,7 @@ fn no_parameter_is_passed_over() {
         let mark = if path.contains('?') { '&' } else { '?' };
         for unknown in ["customer_id=nosuch", "Limit=1", "x", "=1", "user_id%20=1"] {
             let reply = server.get(&format!("{path}{mark}{unknown}")).expect(400);
-            assert_eq!(reply.json()["code"], "unknown_parameter", "{path} {unknown}");
+            assert_eq!(reply.json()["reason"], "unknown_parameter", "{path} {unknown}");
             let name = unknown.split('=').next().unwrap().replace("%20", " ");
             assert!(reply.json()["detail"].as_str().unwrap().contains(&format!("{name:?}")), "{}", reply.text());
         }
@@ -195,18 +195,18 @@ fn no_parameter_is_passed_over() {
     for (path, name) in known {
         let mark = if path.contains('?') { '&' } else { '?' };
         let reply = server.get(&format!("{path}{mark}{name}=a&{name}=a")).expect(400);
-        assert_eq!(reply.json()["code"], "repeated_parameter", "{path} {name}");
+        assert_eq!(reply.json()["reason"], "repeated_parameter", "{path} {name}");
     }
     for path in ["/orders?x=1", "/api/orders/lookup?x=1"] {
         let reply = server.request("POST", path, &[("Content-Type", "application/json")], "[]").expect(400);
-        assert_eq!(reply.json()["code"], "unknown_parameter", "{path}");
+        assert_eq!(reply.json()["reason"], "unknown_parameter", "{path}");
     }
     for path in ["/api/orders?ids=a&limit=1", "/api/orders?ids=a&cursor=1"] {
-        assert_eq!(server.get(path).expect(400).json()["code"], "excluded_parameter", "{path}");
+        assert_eq!(server.get(path).expect(400).json()["reason"], "excluded_parameter", "{path}");
     }
     let lines = server.request("GET", "/api/orders?limit=1", &[("Accept", "application/x-ndjson")], "").expect(400);
-    assert_eq!(lines.json()["code"], "excluded_parameter");
-    assert_eq!(server.get("/events?include=everything").expect(400).json()["code"], "invalid_include");
+    assert_eq!(lines.json()["reason"], "excluded_parameter");
+    assert_eq!(server.get("/events?include=everything").expect(400).json()["reason"], "invalid_include");
     server.get("/order/a?").expect(200);
     // What the page makes of its own address is its affair.
     server.get("/?order=a").expect(200);
@@ -223,7 +223,7 @@ fn a_request_names_one_host() {
             let mut connection = server.connect();
             connection.send(format!("GET {path} HTTP/1.1\r\n{hosts}\r\n"));
             let reply = connection.reply("GET").expect(400);
-            assert_eq!(reply.json()["code"], "invalid_host", "{path} {hosts}");
+            assert_eq!(reply.json()["reason"], "invalid_host", "{path} {hosts}");
             assert_eq!(reply.header("Connection"), Some("close"));
         }
         for host in ["", "orders.test", "orders.test:8080", "[::1]:8080", "127.0.0.1"] {
@@ -370,7 +370,7 @@ fn a_line_may_say_which_version_it_replaces() {
         let fields = [("Content-Type", "application/x-ndjson")];
         let reply = server.request("POST", "/orders", &fields, lines.join("\n")).expect(200);
         let of = |line: &str| serde_json::from_str::<Value>(line).unwrap();
-        reply.text().lines().map(of).map(|line| (line["status"].clone(), line["code"].clone())).collect()
+        reply.text().lines().map(of).map(|line| (line["status"].clone(), line["reason"].clone())).collect()
     };
     let lines = [
         format!("{{\"order\":{},\"if_version\":1}}", order(2)),

@@ -49,7 +49,7 @@ fn a_wrong_method_is_405_and_told_the_right_ones() {
             let reply = connection.request(method, path, &[], "");
             assert_eq!(reply.status, 405, "{method} {path}");
             assert_eq!(allowed(&reply), allow, "{method} {path}");
-            assert_eq!(reply.json()["code"], "method_not_allowed");
+            assert_eq!(reply.json()["reason"], "method_not_allowed");
         }
         let options = connection.request("OPTIONS", path, &[], "");
         assert_eq!((options.status, options.body.len()), (204, 0), "{path}");
@@ -85,11 +85,57 @@ fn errors_carry_what_clients_of_every_older_service_read() {
         assert_eq!(reply.line, format!("HTTP/1.1 {status} {title}"));
         let error = reply.json();
         assert_eq!((&error["status"], &error["title"]), (&json!(status), &json!(title)));
-        for member in ["type", "title", "detail", "error", "message", "code"] {
+        assert_eq!(error["code"], json!(status), "a number, as the older clients expect it");
+        for member in ["type", "title", "detail", "error", "message", "reason"] {
             assert!(error[member].as_str().is_some_and(|text| !text.is_empty()), "{member}: {error}");
         }
         no_leak(&reply);
     }
+}
+
+#[test]
+fn errors_use_the_words_of_the_older_services_where_they_had_some() {
+    let server = Server::start(&[]);
+    created(&server, wb_posted("gone"));
+    server.post("/orders", r#"{"order_uid":"gone","status":"deleted"}"#).expect(200);
+    let unknown = format!(r#"{{"order_id":"none","user_id":"{USER}","payload":{{}}}}"#);
+    for (status, reply, words, detail) in [
+        (404, server.get("/order/none"), "Order not found", "no order has this id"),
+        (404, server.get("/orders/none"), "Order not found", "no order has this id"),
+        (404, server.get("/api/orders/none"), "Order not found", "no order has this id"),
+        (404, server.post("/orders", unknown), "Order not found", "no order has this id"),
+        (410, server.get("/order/gone"), "Order not found", "the order was deleted"),
+        (400, server.get("/order/"), "Order UID required", "id is empty"),
+        (400, server.get("/api/orders/"), "Order UID required", "id is empty"),
+        (400, server.get("/order/a%20b"), "id has a character outside", "id has a character outside"),
+    ] {
+        let error = reply.expect(status).json();
+        for (member, expected) in [("error", words), ("message", words), ("detail", detail)] {
+            let text = error[member].as_str().unwrap();
+            assert!(text.starts_with(expected), "{member}: {error}");
+        }
+        assert_eq!(error["code"], json!(status));
+    }
+    let external = server.get(&format!("/orders/by-external/none?user_id={USER}")).expect(404).json();
+    assert_eq!((&external["error"], &external["reason"]), (&json!("Order not found"), &json!("not_found")));
+    // One line of text is the precise sentence.
+    let text = server.request("GET", "/order/none", &[("Accept", "text/plain")], "").expect(404);
+    assert_eq!(text.text(), "no order has this id\n");
+}
+
+/// What dashboards of the older services read: see the table in docs/moving.md.
+#[test]
+fn metrics_have_the_names_and_labels_that_older_dashboards_read() {
+    let server = Server::start(&[]);
+    created(&server, wb_posted("m1"));
+    server.get("/order/m1").expect(200);
+    server.get("/order/none").expect(404);
+    assert_eq!(server.metric("orders_processed_total{status=\"success\"}"), 1.0);
+    assert_eq!(server.metric("orders_created_total"), 1.0);
+    let requests = |status: u16| {
+        server.metric(&format!("http_requests_total{{endpoint=\"/order/{{id}}\",method=\"GET\",status=\"{status}\"}}"))
+    };
+    assert_eq!((requests(200), requests(404)), (1.0, 1.0), "the status is a number, in text");
 }
 
 fn no_leak(reply: &Reply) {
@@ -170,6 +216,7 @@ fn health_is_json_or_ok() {
     for accept in ["*/*", "application/json", "application/json, text/plain, */*"] {
         assert_eq!(server.request("GET", "/health", &[("Accept", accept)], "").text(), health.text(), "{accept}");
     }
+    assert_eq!(server.get("/health/").expect(200).body, health.body, "as an older service answered");
     let plain = server.request("GET", "/health", &[("Accept", "text/plain")], "").expect(200);
     assert_eq!(plain.text(), "ok");
     assert!(plain.header("Content-Type").unwrap().starts_with("text/plain"));

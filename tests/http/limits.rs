@@ -88,7 +88,7 @@ fn heads_that_cannot_be_read_are_refused_in_words() {
                 head.lines().next().unwrap_or_default().get(..40).unwrap_or(&head)
             );
             let body = reply.json();
-            assert_eq!((body["status"].as_u64(), body["code"].as_str()), (Some(status.into()), Some(code)));
+            assert_eq!((body["status"].as_u64(), body["reason"].as_str()), (Some(status.into()), Some(code)));
             assert!(connection.is_closed_within(SIGNAL_TIME));
         }
     }
@@ -503,7 +503,7 @@ fn an_answer_with_one_large_order_many_times_costs_no_copies() {
     }
     // Beyond the limit of an answer it is said which that is, and how many would fit.
     let reply = server.post("/api/orders/lookup", ids(1000)).expect(413).json();
-    assert_eq!(reply["code"], "answer_too_large");
+    assert_eq!(reply["reason"], "answer_too_large");
     let detail = reply["detail"].as_str().unwrap();
     assert!(detail.contains("67108864 bytes") && detail.contains("the first 67 of them"), "{detail}");
 }
@@ -564,7 +564,7 @@ fn bodies_on_their_way_have_their_limit_and_hold_up_no_others() {
     let mut refused: Vec<Connection> = (8..orders.len()).map(begun).collect();
     for connection in &mut refused {
         let reply = connection.reply("POST").expect(503);
-        assert!(reply.header("Retry-After").is_some() && reply.json()["code"] == "queue_full");
+        assert!(reply.header("Retry-After").is_some() && reply.json()["reason"] == "queue_full");
     }
     let grown = (server.peak_bytes() - before) >> 20;
     assert!(grown < 60, "grown by {grown} MiB");

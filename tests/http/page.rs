@@ -75,7 +75,9 @@ fn the_description_of_the_interface_has_short_addresses() {
     assert_eq!(description.header("Content-Type"), Some("application/json"));
     let document = description.json();
     assert!(document["openapi"].as_str().unwrap().starts_with("3.1"), "{}", document["openapi"]);
-    assert_eq!(server.get("/swagger.json").expect(200).body, description.body);
+    for alias in ["/swagger.json", "/swagger/doc.json"] {
+        assert_eq!(server.get(alias).expect(200).body, description.body, "{alias}");
+    }
     let page = server.get("/swagger/index.html").expect(200);
     assert!(!page.text().contains("https://"), "no outside host");
     for path in [

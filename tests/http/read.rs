@@ -79,7 +79,7 @@ fn an_unknown_id_is_404_and_an_illegal_one_400() {
         for id in ["unknown", longest.as_str(), "a.b_c:d-E", "0190a6f0-1234-7abc-8def-0123456789ab"] {
             let reply = server.get(&format!("{face}{id}")).expect(404);
             assert_eq!(reply.header("Content-Type"), Some("application/problem+json"));
-            assert_eq!(reply.json()["code"], "not_found", "{face}{id}");
+            assert_eq!(reply.json()["reason"], "not_found", "{face}{id}");
         }
         for id in [
             too_long.as_str(),
@@ -98,9 +98,9 @@ fn an_unknown_id_is_404_and_an_illegal_one_400() {
             "%2e%2E",
         ] {
             let reply = server.get(&format!("{face}{id}")).expect(400);
-            assert_eq!(reply.json()["code"], "invalid_id", "{face}{id}");
+            assert_eq!(reply.json()["reason"], "invalid_id", "{face}{id}");
         }
-        assert_eq!(server.get(face).expect(400).json()["code"], "invalid_id", "{face}");
+        assert_eq!(server.get(face).expect(400).json()["reason"], "invalid_id", "{face}");
     }
     created(&server, wb_posted("a.b_c:d-E"));
     for spelling in ["a.b_c:d-E", "a%2Eb_c%3ad-E", "%61.b%5fc:d-E"] {
@@ -167,13 +167,35 @@ fn a_known_version_is_304() {
 
 #[test]
 fn a_deleted_envelope_stays_readable_by_its_id_alone() {
-    let server = Server::start(&[]);
+    stays_readable("");
+}
+
+/// Clients of the older services send a payload with a deletion, often an empty one: it marks and
+/// changes nothing else.
+#[test]
+fn a_deletion_keeps_payload_and_amount_whatever_comes_with_it() {
+    for with in [
+        r#","payload":{}"#,
+        r#","payload":{"id":"ext-2","amount":7,"items":[{"price":1,"qty":1}]}"#,
+        r#","payload_json":"{\"id\":\"ext-2\"}""#,
+        r#","payload_json":{}"#,
+    ] {
+        stays_readable(with);
+    }
+}
+
+fn stays_readable(with: &str) {
+    let mut server = Server::start(&[]);
     let gone = created(&server, envelope(r#"{"id":"ext-1","amount":5}"#));
     let kept = created(&server, envelope(r#"{"id":"ext-2","amount":5}"#));
-    let delete = format!(r#"{{"order_id":"{gone}","user_id":"{USER}","status":"deleted"}}"#);
+    let created_at = server.get(&format!("/order/{gone}")).json()["created_at"].clone();
+    let delete = format!(r#"{{"order_id":"{gone}","user_id":"{USER}","status":"deleted"{with}}}"#);
     let deleted = server.post("/orders", &delete).expect(200);
     assert_eq!(deleted.json(), serde_json::json!({"order_id": gone, "status": "deleted"}));
     assert_eq!(deleted.header("ETag"), Some("\"2\""));
+    let shown = server.get(&format!("/order/{gone}")).json();
+    assert_eq!((&shown["amount"], &shown["user_id"]), (&serde_json::json!(5), &serde_json::json!(USER)), "{with}");
+    assert_eq!(shown["created_at"], created_at);
     for path in ["/order/", "/orders/", "/api/orders/"] {
         let reply = server.get(&format!("{path}{gone}")).expect(200);
         assert!(reply.text().contains("\"status\":\"deleted\""), "{}", reply.text());
@@ -192,12 +214,16 @@ fn a_deleted_envelope_stays_readable_by_its_id_alone() {
     assert_eq!(server.get("/api/stats").json()["total_orders"], 1);
     let all = server.request("GET", "/api/orders", &[("Accept", "application/x-ndjson")], "");
     assert_eq!(all.text().lines().count(), 1);
+    let change = format!(r#"{{"order_id":"{gone}","user_id":"{USER}","status":"new","payload":{{}}}}"#);
     // Terminal: nothing brings it back, and its version stays.
-    for write in [&delete, &delete.replace("\"deleted\"", "\"new\",\"payload\":{}")] {
+    for write in [&delete, &change] {
         let conflict = server.post("/orders", write).expect(409);
         assert_eq!(conflict.json(), serde_json::json!({"order_id": gone, "status": "deleted"}));
     }
     assert_eq!(server.get(&format!("/order/{gone}")).expect(200).header("ETag"), Some("\"2\""));
+    let before = server.get(&format!("/order/{gone}")).body;
+    server.restart();
+    assert_eq!(server.get(&format!("/order/{gone}")).expect(200).body, before, "from the store");
 }
 
 #[test]
@@ -210,7 +236,7 @@ fn a_deleted_wb_order_is_410() {
         for path in ["/order/w1", "/orders/w1", "/api/orders/w1"] {
             let reply = server.get(path).expect(410);
             assert_eq!(reply.header("Content-Type"), Some("application/problem+json"));
-            assert_eq!(reply.json()["code"], "deleted");
+            assert_eq!(reply.json()["reason"], "deleted");
             assert_eq!(reply.json()["status"], 410);
         }
         let lookup = server.get("/api/orders?ids=w1").expect(200);

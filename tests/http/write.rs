@@ -128,7 +128,7 @@ fn writes_to_what_is_not_there_are_404() {
         r#"{"order_uid":"unknown","status":"deleted"}"#.to_owned(),
     ] {
         let reply = server.post("/orders", &write).expect(404);
-        assert_eq!(reply.json()["code"], "not_found", "{write}");
+        assert_eq!(reply.json()["reason"], "not_found", "{write}");
     }
     assert_eq!(server.get("/api/stats").json()["total_orders"], 0);
 }
@@ -144,7 +144,7 @@ fn what_is_no_json_document_is_400() {
     {
         let reply = server.post("/orders", body);
         assert_eq!(
-            (reply.status, &reply.json()["code"]),
+            (reply.status, &reply.json()["reason"]),
             (400, &json!("malformed")),
             "{}",
             String::from_utf8_lossy(body)
@@ -285,7 +285,7 @@ fn a_body_that_is_too_large_is_413() {
         server.post("/orders", padded(4097)),
         server.request("POST", "/orders", &[("Expect", "100-continue")], padded(5000)),
     ] {
-        assert_eq!((reply.status, &reply.json()["code"]), (413, &json!("too_large")));
+        assert_eq!((reply.status, &reply.json()["reason"]), (413, &json!("too_large")));
     }
     // The same without a length.
     let mut connection = server.connect();
@@ -311,7 +311,7 @@ fn other_content_types_are_415() {
         "json",
     ] {
         let reply = server.request("POST", "/orders", &[("Content-Type", kind)], wb_posted("x")).expect(415);
-        assert_eq!(reply.json()["code"], "unsupported_media_type", "{kind}");
+        assert_eq!(reply.json()["reason"], "unsupported_media_type", "{kind}");
     }
     for kind in
         ["application/json", "application/json; charset=utf-8", "Application/JSON", "application/vnd.orders+json"]
@@ -619,7 +619,7 @@ fn what_is_no_json_is_told_where() {
         ("{\"order_uid\" \"a\"}", "near byte 13"),
     ] {
         let reply = server.post("/orders", broken).expect(400).json();
-        assert_eq!(reply["code"], "malformed");
+        assert_eq!(reply["reason"], "malformed");
         assert_eq!(reply["errors"][0]["message"], format!("is not valid JSON {at}"), "{broken}");
     }
     let reply = server.post("/orders", b"{\"order_uid\":\"a\xff\"}").expect(400).json();

@@ -26,7 +26,7 @@ fn a_null_value_deletes_the_order_that_its_key_names() {
     ]);
     topic.wait_acknowledged();
     let gone = server.get(&format!("/order/{}", wb_id(1))).expect(410);
-    assert_eq!(gone.json()["code"], "deleted");
+    assert_eq!(gone.json()["reason"], "deleted");
     server.get(&format!("/order/{}", wb_id(0))).expect(200);
     assert_eq!(server.get("/api/stats").json()["total_orders"], 1);
     assert!(topic.letters().is_empty(), "{:?}", topic.letters());

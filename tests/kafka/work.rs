@@ -253,10 +253,19 @@ fn what_a_worker_said_of_an_order_can_be_read_in_redis() {
     let key = format!("order_result:{id}");
     let result = until("the result is written", RECOVERY, || ask("GET", &key));
     let acks = flow.read(&flow.names.ack);
-    assert_eq!(result.as_bytes(), acks.iter().find(|ack| ack.key() == id).unwrap().value.as_deref().unwrap());
-    let result: Value = serde_json::from_str(&result).unwrap();
-    assert_eq!(result.as_object().unwrap().keys().collect::<Vec<_>>(), ["order_id", "status", "processed_at"]);
-    assert_eq!((&result["order_id"], &result["status"]), (&json!(id), &json!("created")));
+    let mut result: Value = serde_json::from_str(&result).unwrap();
+    let ack = value(acks.iter().find(|ack| ack.key() == id).unwrap());
+    // What the older API reads there beside the acknowledgement: the order after the work.
+    let read = server.get(&format!("/order/{id}")).expect(200).json();
+    let members = result.as_object_mut().unwrap();
+    for (name, said) in ack.as_object().unwrap() {
+        assert_eq!(members.remove(name).as_ref(), Some(said), "{name}");
+    }
+    let expected = json!({
+        "order_status": "done", "user_id": USER, "external_id": "p7", "amount": 14, "payload": read["payload"],
+        "created_at": read["created_at"], "updated_at": read["updated_at"],
+    });
+    assert_eq!(result, expected);
     let left: u64 = ask("TTL", &key).unwrap().parse().unwrap();
     assert!((540..=600).contains(&left), "{left}");
     // The order as it is after the work, by the worker itself. On a busy machine some come too late to be trusted, and
@@ -271,6 +280,60 @@ fn what_a_worker_said_of_an_order_can_be_read_in_redis() {
     let last = id_of(&server.post("/orders", order(8)).expect(201));
     worker.stop();
     assert_eq!(ask("EXISTS", &format!("order_result:{last}")).as_deref(), Some("1"));
+}
+
+/// A worker of the older services reads events, keeps what it made of them to itself, and says
+/// `{order_id, status, processed_at}` without any header.
+#[test]
+fn an_acknowledgement_of_an_older_worker_marks_the_order_as_done() {
+    let Some(flow) = Flow::new() else { return };
+    let flags = ["--kafka-workers", "on", "--http-worker-wait", "60s"];
+    let start = || {
+        let server = Server::start_in(&flow.flags(&flags), &flow.environment());
+        server.wait_ready();
+        server
+    };
+    let servers = [start(), start()];
+    Flow::wait_joined(&[&servers[0], &servers[1]]);
+    let acks = flow.topic.sender_to(&flow.names.ack);
+    let said = |id: &str, status: &str| {
+        let ack = json!({"order_id": id, "status": status, "processed_at": "2025-11-21T03:55:06.123Z"}).to_string();
+        acks.send(&[Message::new(ack).key(id)]);
+    };
+    let event_of = |is_it: &dyn Fn(&Value) -> bool| {
+        until("the event is there", RECOVERY, || {
+            flow.read(&flow.names.events).iter().map(value).find(|event| is_it(event))
+        })
+    };
+    let created = std::thread::scope(|scope| {
+        let asked = scope.spawn(|| servers[0].post("/orders", order(7)));
+        let event = event_of(&|event| event["external_id"] == "p7");
+        said(event["order_id"].as_str().unwrap(), "created");
+        asked.join().unwrap().expect(201)
+    });
+    let id = id_of(&created);
+    assert_eq!(etag(&created), 2, "the answer knows of the mark");
+    for server in &servers {
+        let path = format!("/order/{id}");
+        let read = server.request("GET", &path, &[("X-Min-Version", "2")], "").expect(200);
+        assert_eq!((&read.json()["status"], &read.json()["amount"]), (&json!("done"), &json!(14)));
+        assert_eq!(etag(&read), 2, "one of them has marked it");
+    }
+    // Said again, and of what is called off or deleted, it changes nothing.
+    let cancelled = json!({"user_id": USER, "status": "cancelled", "payload": {"id": "off"}}).to_string();
+    let cancelled = std::thread::scope(|scope| {
+        let asked = scope.spawn(|| servers[1].post("/orders", cancelled));
+        let event = event_of(&|event| event["external_id"] == "off");
+        said(event["order_id"].as_str().unwrap(), "created");
+        id_of(&asked.join().unwrap().expect(201))
+    });
+    said(&id, "updated");
+    flow.wait_published();
+    let read = servers[0].get(&format!("/order/{cancelled}")).expect(200);
+    assert_eq!((&read.json()["status"], etag(&read)), (&json!("cancelled"), 1));
+    assert_eq!(etag(&servers[1].get(&format!("/order/{id}"))), 2);
+    let events = flow.read(&flow.names.events);
+    assert_eq!(events.iter().filter(|event| event.key() == id).count(), 1, "a mark is no work for a worker");
 }
 
 #[cfg(feature = "grpc")]

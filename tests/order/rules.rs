@@ -217,6 +217,7 @@ pub fn envelope(root: &Json<'_>, bytes_max: usize, faults: &mut BTreeSet<String>
         (Some(_), Some(_)) => drop(faults.insert("/payload_json".into())),
         (Some(payload), None) if payload.members().is_some() => summarize(payload, &mut result),
         (_, None) => drop(faults.insert("/payload".into())),
+        (None, Some(nested)) if nested.members().is_some() => summarize(nested, &mut result),
         (None, Some(nested)) => {
             let text = nested.text().filter(|text| text.len() <= bytes_max);
             let parsed = text.and_then(|text| json::parse(text, 63)).filter(|payload| {

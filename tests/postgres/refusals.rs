@@ -65,7 +65,7 @@ fn a_write_over_http_that_the_database_refuses_gets_422() {
     database.query(RULES);
     for (uid, sqlstate) in REFUSED {
         let reply = server.post("/orders", format!(r#"{{"order_uid":"{uid}"}}"#)).expect(422);
-        assert_eq!(reply.json()["code"], "refused_by_database");
+        assert_eq!(reply.json()["reason"], "refused_by_database");
         assert!(reply.text().contains(sqlstate) && !reply.text().contains("orders_p"), "{}", reply.text());
         server.post("/orders", format!(r#"{{"order_uid":"after-{uid}"}}"#)).expect(201);
     }

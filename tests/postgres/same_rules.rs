@@ -37,6 +37,9 @@ fn random_entry(random: &mut fastrand::Rng) -> Entry {
     let order = match random.u8(..10) {
         0..4 => wb(&name, n),
         4 => Order::new(id(&name), Change::Delete),
+        5 if n > 1 => decode(&format!(
+            r#"{{"order_id":"{name}","user_id":"{user}","status":"deleted","payload":{{"id":"x{n}","amount":{n}}}}}"#
+        )),
         5 => Order::new(id(&name), Change::Envelope(Envelope::deletion())),
         6 => decode(&format!(r#"{{"order_id":"{name}","user_id":"{user}","status":"done","payload":{{"id":"x9"}}}}"#)),
         _ => decode(&format!(r#"{{"order_id":"{name}","user_id":"{user}","payload":{{"id":"x{n}","amount":{n}}}}}"#)),

@@ -26,11 +26,11 @@ use tokio::sync::{mpsc, watch};
 
 use super::sequence::{Delivery, Place, Sequence};
 use super::stream::{self, Look, Trouble};
-use super::words::Words;
 use crate::lifecycle::Gate;
 use crate::metrics::Nats as Metrics;
 use crate::nats::Config;
 use crate::record::{Checkpoint, Headers, Position, Record};
+use crate::source::words::Words;
 
 /// What the thread says.
 pub(super) enum Event {

@@ -10,7 +10,6 @@ mod consumer;
 mod dead_letters;
 mod sequence;
 mod stream;
-mod words;
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
@@ -18,6 +17,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 
+use super::words::Words;
 use super::{Kept, Received, Source, SourceError};
 use crate::lifecycle::Gate;
 use crate::metrics;
@@ -26,7 +26,6 @@ use crate::record::{Checkpoint, Position, Record, Rejection};
 use crate::store::Outcome;
 use consumer::{Consumer, Event};
 use dead_letters::DeadLetters;
-use words::Words;
 
 /// Chunks of records that may wait for the ingest loop. With those of 256 it is what two batches take.
 const CHUNKS_MAX: usize = 8;

@@ -48,6 +48,8 @@ pub struct Config {
     pub seed: u64,
     /// Stop after this many requests, whatever the duration.
     pub count: Option<u64>,
+    /// Whether a single wrong answer is a failure.
+    pub is_strict: bool,
 }
 
 /// Where a report goes besides the terminal.

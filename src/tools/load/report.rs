@@ -114,6 +114,7 @@ pub struct Report {
     seconds: f64,
     connections: usize,
     expect: u16,
+    is_strict: bool,
     machine: Option<Machine>,
 }
 
@@ -142,6 +143,7 @@ impl Report {
             seconds: measured.as_secs_f64(),
             connections: config.connections,
             expect: config.expect,
+            is_strict: config.is_strict,
             machine,
         }
     }
@@ -167,11 +169,13 @@ impl Report {
     /// Whether there is anything to measure at all.
     ///
     /// # Errors
-    /// When no answer was right: how many were wrong, and why.
+    /// When no answer was right, or one was wrong where each has to be right: how many were wrong,
+    /// and why.
     pub fn check(&self) -> anyhow::Result<()> {
         match (self.right(), self.failures()) {
             (0, 0) => bail!("nothing was asked for in the time that is measured"),
             (0, _) => bail!("no answer was right: {}", self.wrong()),
+            (_, 1..) if self.is_strict => bail!("not every answer was right: {}", self.wrong()),
             _ => Ok(()),
         }
     }

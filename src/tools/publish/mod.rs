@@ -6,6 +6,8 @@ mod http;
 mod kafka;
 #[cfg(feature = "nats")]
 pub mod nats;
+#[cfg(feature = "nats")]
+pub mod stan;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -39,6 +41,9 @@ pub enum Target {
     /// The NATS subject that the service takes orders from.
     #[cfg(feature = "nats")]
     Nats(Box<nats::Servers>),
+    /// The channel of NATS Streaming that the service takes orders from.
+    #[cfg(feature = "nats")]
+    Stan(Box<stan::Cluster>),
 }
 
 /// What to publish, where to and how fast.
@@ -71,7 +76,8 @@ pub struct Summary {
     pub updated: u64,
     /// Made invalid on purpose, and said to be so.
     pub rejected: u64,
-    /// In Kafka, on every replica in sync, or in a stream of NATS. What becomes of them there is up to who reads them.
+    /// In Kafka, on every replica in sync, in a stream of NATS, or in a channel of NATS Streaming.
+    /// What becomes of them there is up to who reads them.
     pub sent: u64,
     /// Not answered, rejected though meant to be valid, stored though made invalid, or not stored for another reason.
     pub failed: u64,
@@ -89,6 +95,8 @@ pub async fn run(config: Config) -> anyhow::Result<Summary> {
         Target::Kafka(cluster) => tokio::task::spawn_blocking(move || kafka::run(config, &cluster)).await?,
         #[cfg(feature = "nats")]
         Target::Nats(servers) => nats::run(config, *servers).await,
+        #[cfg(feature = "nats")]
+        Target::Stan(cluster) => stan::run(config, *cluster).await,
     }
 }
 

@@ -153,7 +153,7 @@ impl Order {
 }
 
 /// Makes or reads the orders.
-fn read(config: &Config, into: &mpsc::Sender<Vec<Bytes>>) -> anyhow::Result<()> {
+pub(super) fn read(config: &Config, into: &mpsc::Sender<Vec<Bytes>>) -> anyhow::Result<()> {
     let mut documents = Documents::open(config)?;
     let mut chunk = Vec::new();
     loop {

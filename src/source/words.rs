@@ -1,4 +1,5 @@
-//! What the ingest loop tells the consumer. A word replaces an older one of its kind, so there is no queue to grow.
+//! What the ingest loop tells a consumer of NATS. A word replaces an older one of its kind, so there
+//! is no queue to grow.
 
 use std::sync::{Mutex, PoisonError};
 
