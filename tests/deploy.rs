@@ -231,7 +231,7 @@ fn the_legacy_profile_has_the_ports_and_names_of_the_older_services() {
     assert_eq!(rest, format!("order_db:5432/{}", database["POSTGRES_DB"]));
     let matches = commands::command().get_matches_from(["order-service"]);
     let settings = Settings::load(&matches, &Outside { environment: app, ..Outside::default() }).unwrap();
-    assert_eq!(settings.config.http.listen[0].port(), 8081);
+    assert_eq!(settings.config.http.listen[0].address().unwrap().port(), 8081);
     assert!(settings.unused.is_empty(), "{:?}", settings.unused);
 }
 
