@@ -67,7 +67,7 @@ impl Reloads {
     /// Completes when a look is asked for. Cancel-safe.
     pub async fn asked(&mut self) {
         if self.0.changed().await.is_err() {
-            std::future::pending().await // all who could ask are gone
+            std::future::pending::<()>().await; // all who could ask are gone
         }
     }
 }

@@ -790,7 +790,8 @@ impl<F: Front, S: Transport> Tracked<F, S> {
 
     /// Sends what is held back.
     fn poll_send(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.is_all_sent() {
+        // Spelled out: it is on the way of every hit.
+        if self.held.is_empty() && !(S::KEEPS && self.socket.has_unsent()) {
             return Poll::Ready(Ok(()));
         }
         while self.held.sent < self.held.bytes.len() + self.held.body.len() {

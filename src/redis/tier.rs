@@ -76,7 +76,7 @@ impl Config {
         let is_encrypted = encrypted.is_some();
         let text = encrypted.map_or_else(|| text.to_owned(), |rest| format!("redis://{rest}"));
         let url = if text.contains("://") {
-            text.to_owned()
+            text
         } else {
             let port = text.rsplit_once(':').filter(|(host, _)| !host.is_empty()).map(|(_, port)| port.parse::<u16>());
             if !matches!(port, Some(Ok(1..))) || text.contains(['/', '@']) {
