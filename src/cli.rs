@@ -84,7 +84,7 @@ fn run(task: Task, settings: Settings) -> anyhow::Result<()> {
         #[cfg(feature = "postgres")]
         Task::ImportOlder(older) => {
             log::start(config.log, &config.log_filter);
-            run_import(|shutdown| older::run(older, shutdown))
+            run_import(|shutdown| older::run(*older, shutdown))
         }
         Task::Export(export) => runtime(1)?.block_on(export::run(&export)).map(|_| ()),
         Task::Backup(backup) => runtime(1)?.block_on(backup::run(&backup)),

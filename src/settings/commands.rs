@@ -34,7 +34,7 @@ pub enum Task {
     Import(import::Config),
     /// Store the orders of an older service's database.
     #[cfg(feature = "postgres")]
-    ImportOlder(older::Config),
+    ImportOlder(Box<older::Config>),
     /// Write every live order.
     Export(export::Config),
     /// Copy the embedded store into one file.
@@ -95,7 +95,7 @@ pub fn task(matches: &ArgMatches, outside: &Outside) -> Result<(Settings, Task),
         }
         #[cfg(feature = "postgres")]
         Some(("import", arguments)) if arguments.contains_id("from-postgres") => {
-            Task::ImportOlder(older_of(arguments, &settings, outside)?)
+            Task::ImportOlder(Box::new(older_of(arguments, &settings, outside)?))
         }
         Some(("import", arguments)) => Task::Import(import_of(arguments, &settings)),
         Some(("export", arguments)) => {
