@@ -1,7 +1,7 @@
 //! The commands of `docs/moving-databases.md`, read from there and run, a section after the other
 //! on a database of its layout.
 
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use super::LONG;
 use crate::cli::Home;
@@ -50,6 +50,17 @@ fn run(home: &Home, database: &Database, commands: &str) -> String {
     told
 }
 
+/// A service that a section starts, which ends with it.
+struct Service(Child);
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// Runs a section. `meanwhile` happens between its second import and what comes after.
 fn follow(section: &str, database: &Database, meanwhile: &str) {
     let home = Home::new();
@@ -57,9 +68,9 @@ fn follow(section: &str, database: &Database, meanwhile: &str) {
     let mut imports = 0;
     for Block { commands, is_service } in blocks(section) {
         if is_service {
-            let child =
-                shell(&home, database, &format!("exec {}", commands.trim())).stdout(Stdio::null()).spawn().unwrap();
-            service = Some(child);
+            let mut command = shell(&home, database, &format!("exec {}", commands.trim()));
+            let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+            service = Some(Service(child));
             until("the service has its schema", LONG, || {
                 (database.query("SELECT to_regclass('moved.orders')") == ["moved.orders"]).then_some(())
             });
@@ -75,9 +86,7 @@ fn follow(section: &str, database: &Database, meanwhile: &str) {
     }
     assert_eq!(imports, 2, "{section}");
     let mut service = service.expect("a service beside the older one");
-    assert!(service.try_wait().unwrap().is_none(), "the service runs beside all of it");
-    service.kill().unwrap();
-    service.wait().unwrap();
+    assert!(service.0.try_wait().unwrap().is_none(), "the service runs beside all of it");
 }
 
 #[test]

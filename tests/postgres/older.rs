@@ -107,7 +107,9 @@ fn four_tables(database: &Database, delivery: &str, payment: &str, key: &str, id
         let mut parts: BTreeMap<String, Vec<Value>> = BTreeMap::new();
         for mut row in rows(database, sql) {
             let Some(order) = row[key].as_str().map(str::to_owned) else { continue };
-            left_out.iter().for_each(|name| drop(row.as_object_mut().unwrap().shift_remove(*name)));
+            for name in left_out {
+                row.as_object_mut().unwrap().shift_remove(*name);
+            }
             parts.entry(order).or_default().push(row);
         }
         parts

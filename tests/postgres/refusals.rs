@@ -115,8 +115,14 @@ fn rights_that_are_missing_are_named_and_waited_for() {
 
 /// The start ends with 78 and says why.
 fn assert_refused(database: &Database, why: &str) {
+    assert_refused_with(database, &[], why);
+}
+
+fn assert_refused_with(database: &Database, more: &[&str], why: &str) {
     // Told to die: it may do so before it serves.
-    let mut server = Server::start_in(&["--postgres", &database.url()], &[("RUST_BACKTRACE", "0")]);
+    let url = database.url();
+    let flags = [&["--postgres", url.as_str()], more].concat();
+    let mut server = Server::start_in(&flags, &[("RUST_BACKTRACE", "0")]);
     let status = until("the start ends", LONG, || server.ended());
     until(why, LONG, || server.log().iter().any(|line| line.contains(why)).then_some(()));
     assert_eq!(status.code(), Some(78), "{:#?}", server.log());
@@ -141,6 +147,16 @@ fn a_start_in_a_database_of_others_ends_with_78_and_names_what_is_in_the_way() {
         let told = String::from_utf8_lossy(&migrate.stderr);
         assert!(migrate.status.code() == Some(78) && told.contains(why), "{told}");
         assert_eq!(database.query("SELECT count(*) FROM pg_class WHERE relnamespace = 'public'::regnamespace"), ["1"]);
+    }
+}
+
+/// The statements of batches might fit what is there.
+#[test]
+fn a_start_that_migrates_nothing_writes_into_no_table_of_others_either() {
+    let Some(database) = Database::create() else { return };
+    database.query("CREATE TABLE orders (order_uid text PRIMARY KEY, version bigint, seq bigint)");
+    for way_out in ["table orders in schema public was not made", "--postgres-schema NAME", "--from-postgres URL"] {
+        assert_refused_with(&database, &["--postgres-migrate", "no"], way_out);
     }
 }
 

@@ -161,7 +161,10 @@ async fn sql_of_the_event_driven_service_reads() {
         let sql =
             "SELECT order_id::text, amount, payload ->> 'n', bucket FROM orders WHERE order_id = $1 AND bucket = $2";
         let statement = client.prepare(sql).await.unwrap();
-        assert_eq!(statement.params().iter().map(|kind| kind.name()).collect::<Vec<_>>(), ["uuid", "int4"]);
+        assert_eq!(
+            statement.params().iter().map(tokio_postgres::types::Type::name).collect::<Vec<_>>(),
+            ["uuid", "int4"]
+        );
         let newest = format!(
             "SELECT order_id, status, amount FROM orders WHERE payload ->> 'id' = 'ext' AND user_id = '{user}'
              ORDER BY created_at DESC"

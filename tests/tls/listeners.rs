@@ -109,7 +109,7 @@ fn pipelines() -> Vec<Vec<Vec<u8>>> {
         vec![b"GET /order/one HTTP/1.1\r\n\r\n".to_vec()],
         vec![b"GET /order/one HTTP/9.9\r\nHost: x\r\n\r\n".to_vec()],
         vec![b"G\0T / HTTP/1.1\r\n\r\n".to_vec()],
-        vec![hit.clone(), b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec()],
+        vec![hit, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec()],
         vec![get("/order/one", "Expect: 100-continue\r\nConnection: close\r\n")],
         vec![b"GET /order/one HTTP/1.0\r\n\r\n".to_vec()],
         vec![b"GET /api/orders HTTP/1.0\r\nAccept: application/x-ndjson\r\n\r\n".to_vec()],
@@ -230,7 +230,6 @@ fn certificates_change_while_requests_go_on_and_bad_ones_change_nothing() {
     let secured = Secured::start(&[]);
     created(&secured.server, wb_posted("x"));
     let mut old = secured.connect();
-    let shown = old.shown();
     let (is_over, answered) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
     let clients: Vec<_> = (0..3)
         .map(|_| {
@@ -249,7 +248,7 @@ fn certificates_change_while_requests_go_on_and_bad_ones_change_nothing() {
             })
         })
         .collect();
-    let mut last = shown.clone();
+    let mut last = old.shown();
     for round in 0..3 {
         let before = secured.server.log().len();
         secured.files.write_signed(&secured.authority.sign(&["localhost"]));

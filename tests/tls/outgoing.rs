@@ -301,7 +301,7 @@ fn redis_is_reached_over_tls_as_a_user_of_its_own() {
     });
     for (url, ca, expected) in [
         (format!("rediss://orders:secret@127.0.0.1:{port}"), &ca, "for another host"),
-        (url.clone(), &other, "not among the authorities of"),
+        (url, &other, "not among the authorities of"),
         (format!("redis://orders:secret@localhost:{port}"), &String::new(), "Redis is away"),
     ] {
         let mut flags = vec!["--redis", &url];
@@ -394,7 +394,7 @@ fn nats_is_reached_over_tls_by_every_kind_of_login() {
 fn base64url(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
     let piece = |chunk: &[u8]| {
-        let bits = chunk.iter().fold(0_u32, |bits, byte| bits << 8 | u32::from(*byte)) << (8 * (3 - chunk.len()));
+        let bits = chunk.iter().fold(0_u32, |bits, byte| (bits << 8) | u32::from(*byte)) << (8 * (3 - chunk.len()));
         let digit = move |n: usize| char::from(DIGITS[(bits >> (18 - 6 * n)) as usize & 63]);
         (0..=chunk.len()).map(digit).collect::<String>()
     };
