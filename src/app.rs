@@ -14,6 +14,7 @@ use anyhow::Context;
 use bytes::Bytes;
 use tokio::runtime::Handle;
 
+use crate::access::{self, Access};
 use crate::admin::{self, Admin};
 use crate::cache::{self, View};
 #[cfg(feature = "grpc")]
@@ -26,6 +27,7 @@ use crate::order::{self, sample};
 use crate::outbox::Outbox;
 use crate::read::{self, Reader, forms, lists};
 use crate::redis::Redis;
+use crate::snapshot::{Kind, OwnerTag};
 use crate::source::Source;
 use crate::source::inbox::{self, InboxSource};
 #[cfg(feature = "kafka")]
@@ -50,6 +52,8 @@ pub struct Config {
     /// Whether and how gRPC is answered.
     #[cfg(feature = "grpc")]
     pub grpc: grpc::Config,
+    /// Who is let in to what.
+    pub access: access::Config,
     /// Where metrics and health are answered besides.
     pub admin: Option<SocketAddr>,
     /// The view.
@@ -105,6 +109,7 @@ impl Default for Config {
             http: http::Config::default(),
             #[cfg(feature = "grpc")]
             grpc: grpc::Config::default(),
+            access: access::Config::default(),
             admin: None,
             cache: cache::Config { key_of: Some(order::external_key), ..cache::Config::default() },
             read: read::Config::default(),
@@ -136,6 +141,9 @@ impl Default for Config {
 /// When it cannot start, when the store gives out, or when the grace period was too short.
 pub fn serve(mut config: Config) -> anyhow::Result<()> {
     fit_connections(&mut config, raise_file_limit());
+    if config.access.is_authenticating() {
+        config.cache.owner_of = Some(owner_of);
+    }
     if !config.huge_pages {
         small_pages();
     }
@@ -182,14 +190,16 @@ async fn close(store: AnyStore) -> anyhow::Result<()> {
 pub fn is_unfit(error: &anyhow::Error) -> bool {
     let is_unfit = |cause: &(dyn std::error::Error + 'static)| {
         matches!(cause.downcast_ref::<StoreError>(), Some(StoreError::Unfit(_)))
+            || cause.downcast_ref::<access::SetUpError>().is_some()
     };
     error.chain().any(is_unfit)
 }
 
 /// `loads` is where reads wait for the store. `opened` is what is to be closed at the end, however it ends.
 async fn run(config: Config, loads: Handle, opened: &mut Option<AnyStore>) -> anyhow::Result<()> {
-    let stop = stop_signal()?;
+    let (stop, reload) = stop_signal()?;
     let metrics = Metrics::new(route::ENDPOINTS, route::METHODS);
+    let access = Access::start(&config.access, &metrics)?;
     let readiness = Readiness::default();
     let gates = readiness.clone();
     metrics
@@ -210,7 +220,7 @@ async fn run(config: Config, loads: Handle, opened: &mut Option<AnyStore>) -> an
     let grpc_listener = bind_grpc(&config.grpc)?;
     let (admin_trigger, admin_stop) = lifecycle::shutdown();
     if let Some(address) = config.admin {
-        let admin = Admin { metrics: metrics.clone(), readiness: readiness.clone() };
+        let admin = Admin { metrics: metrics.clone(), access: Arc::clone(&access), readiness: readiness.clone() };
         admin::start(admin, address, admin_stop).with_context(|| format!("cannot listen on {address}"))?;
     }
     let store = tokio::task::spawn_blocking({
@@ -226,6 +236,8 @@ async fn run(config: Config, loads: Handle, opened: &mut Option<AnyStore>) -> an
     watch_view(&metrics, &view, store.is_shareable());
     let redis = start_redis(&config, &metrics);
     let (trigger, shutdown) = lifecycle::shutdown();
+    tokio::spawn(Arc::clone(&access).watch(reload, shutdown.clone()));
+    warn_if_open(&config);
     #[cfg(feature = "embedded")]
     watch_files(&metrics, &readiness, &store, shutdown.clone());
     let (inbox, inbox_source) = inbox::inbox(&config.inbox);
@@ -258,15 +270,18 @@ async fn run(config: Config, loads: Handle, opened: &mut Option<AnyStore>) -> an
             worker_wait: config.http.worker_wait,
         };
         let orders = grpc::Orders::new(reader.clone(), inbox.clone(), metrics.clone(), limits);
+        let access = Arc::clone(&access);
         let address = grpc_listener.as_ref().and_then(|listener| listener.local_addr().ok());
         let (metrics, readiness, shutdown) = (metrics.clone(), readiness.clone(), shutdown.clone());
-        let serving = grpc_listener
-            .map(|listener| tokio::spawn(grpc::serve(config.grpc, orders, metrics, readiness, listener, shutdown)));
+        let serving = grpc_listener.map(|listener| {
+            tokio::spawn(grpc::serve(config.grpc, orders, access, metrics, readiness, listener, shutdown))
+        });
         (address.map(|address| address.to_string()), serving)
     };
     #[cfg(not(feature = "grpc"))]
     let grpc_address: Option<String> = None;
     let api = Api::new(config.http, reader, inbox, metrics, readiness.clone(), shutdown.clone());
+    let api = api.with_access(Arc::clone(&access));
     let server = http::Server::new(api);
     let mut serving = if cores.is_empty() {
         tokio::spawn(async move { anyhow::Ok(server.serve(listeners.remove(0), shutdown).await?) })
@@ -303,12 +318,35 @@ async fn run(config: Config, loads: Handle, opened: &mut Option<AnyStore>) -> an
     })
     .await;
     drop((stopping, admin_trigger));
+    // What was done is noted before the process says that it is done.
+    tokio::task::spawn_blocking(move || access.audit().map(access::audit::Audit::finish)).await?;
     match drained {
         Ok(result) => result?,
         Err(_) => anyhow::bail!("not drained within {:?}; nothing acknowledged is lost", config.grace),
     }
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Whose an order is, as the view notes it.
+fn owner_of(kind: Kind, body: &[u8]) -> Option<OwnerTag> {
+    order::owner_of(kind == Kind::Envelope, body).map(|owner| OwnerTag::of(&owner))
+}
+
+/// Says once that whoever reaches this process may read and write everything.
+fn warn_if_open(config: &Config) {
+    if config.access.is_authenticating() {
+        return;
+    }
+    let addresses = config.http.listen.iter().copied();
+    #[cfg(feature = "grpc")]
+    let addresses = addresses.chain(config.grpc.listen);
+    let beyond: Vec<String> =
+        addresses.filter(|address| !address.ip().is_loopback()).map(|address| address.to_string()).collect();
+    if !beyond.is_empty() {
+        let listen = beyond.join(" ");
+        tracing::warn!(listen, "anyone who reaches this address reads and writes every order: set --auth-keys");
+    }
 }
 
 /// The second tier, if there is one to be. It is not waited for.
@@ -591,23 +629,27 @@ struct Bus {
     relayed: Option<tokio::sync::oneshot::Receiver<()>>,
 }
 
-/// SIGTERM and SIGINT. A second one ends the process at once. SIGHUP, which asks to read again what
-/// may have changed, ends nothing: there is nothing of that kind yet.
+/// SIGTERM and SIGINT. A second one ends the process at once. SIGHUP ends nothing: it has read again what may have
+/// changed.
 struct StopSignal(tokio::sync::mpsc::Receiver<&'static str>);
 
-fn stop_signal() -> anyhow::Result<StopSignal> {
+/// Says how often it was asked to read everything again.
+type Reload = tokio::sync::watch::Receiver<u64>;
+
+fn stop_signal() -> anyhow::Result<(StopSignal, Reload)> {
     use tokio::signal::unix::{SignalKind, signal};
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
     let (sender, receiver) = tokio::sync::mpsc::channel(1);
+    let (reload, reloads) = tokio::sync::watch::channel(0);
     tokio::spawn(async move {
         loop {
             let name = tokio::select! {
                 _ = terminate.recv() => "SIGTERM",
                 _ = interrupt.recv() => "SIGINT",
                 _ = hangup.recv() => {
-                    tracing::info!(signal = "SIGHUP", "nothing to reload");
+                    reload.send_modify(|count| *count += 1);
                     continue;
                 }
             };
@@ -618,7 +660,7 @@ fn stop_signal() -> anyhow::Result<StopSignal> {
             }
         }
     });
-    Ok(StopSignal(receiver))
+    Ok((StopSignal(receiver), reloads))
 }
 
 impl StopSignal {

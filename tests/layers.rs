@@ -12,6 +12,7 @@ const FLOORS: &[&[&str]] = &[
     &["cache", "store", "outbox", "topics", "redis"],
     &["source"],
     &["ingest", "read", "warmup", "follow", "relay", "worker"],
+    &["access"],
     &["http", "grpc", "admin"],
     &["app", "tools"],
     &["settings"],
@@ -23,15 +24,16 @@ const FLOORS: &[&[&str]] = &[
 const EDGES: &[(&str, &[&str])] = &[
     ("main", &["cli"]),
     // What an error of a store means for the exit code.
-    ("cli", &["settings", "app", "tools", "store", "lifecycle", "log"]),
+    ("cli", &["settings", "app", "access", "tools", "store", "lifecycle", "log"]),
     // A server's URL is parsed by the store that connects to it.
-    ("settings", &["app", "tools", "store", "kafka", "nats", "redis", "lifecycle"]),
+    ("settings", &["app", "tools", "access", "store", "kafka", "nats", "redis", "lifecycle"]),
     (
         "app",
         &[
             "http",
             "grpc",
             "admin",
+            "access",
             "ingest",
             "read",
             "warmup",
@@ -57,11 +59,29 @@ const EDGES: &[(&str, &[&str])] = &[
             "order",
         ],
     ),
+    // Whose an order is, as a copy of it says.
+    ("access", &["snapshot", "metrics", "lifecycle", "log"]),
     ("tools", &["ingest", "source", "store", "order", "record", "metrics", "lifecycle", "kafka", "nats"]),
     // The surfaces know what they say and whom they ask; `store` is here for the words a write is answered with.
-    ("http", &["read", "source", "store", "cache", "snapshot", "record", "ack", "id", "metrics", "lifecycle", "log"]),
-    ("grpc", &["read", "source", "store", "snapshot", "record", "ack", "id", "metrics", "lifecycle", "log"]),
-    ("admin", &["metrics", "lifecycle"]),
+    (
+        "http",
+        &[
+            "access",
+            "read",
+            "source",
+            "store",
+            "cache",
+            "snapshot",
+            "record",
+            "ack",
+            "id",
+            "metrics",
+            "lifecycle",
+            "log",
+        ],
+    ),
+    ("grpc", &["access", "read", "source", "store", "snapshot", "record", "ack", "id", "metrics", "lifecycle", "log"]),
+    ("admin", &["access", "metrics", "lifecycle"]),
     (
         "ingest",
         &[
@@ -122,14 +142,16 @@ const EDGES: &[(&str, &[&str])] = &[
 ];
 
 /// Readers know bytes: these can never name an order, so none of them can serialize one again.
-const NEVER_ORDER: &[&str] = &["cache", "redis", "read", "warmup", "follow", "http", "grpc", "admin"];
+const NEVER_ORDER: &[&str] = &["cache", "redis", "read", "warmup", "follow", "access", "http", "grpc", "admin"];
 
 /// Each third-party client is named by its adapters only.
 const CLIENTS: &[(&str, &[&str])] = &[
     ("papaya", &["src/cache/"]),
-    ("arc_swap", &["src/cache/"]),
+    ("arc_swap", &["src/access/", "src/cache/"]),
     ("flate2", &["src/read/forms.rs"]),
     ("zstd", &["src/read/forms.rs"]),
+    ("ring", &["src/access/"]),
+    ("ipnet", &["src/access/"]),
     ("rusqlite", &["src/store/embedded/"]),
     ("tokio_postgres", &["src/store/postgres/"]),
     ("bb8", &["src/store/postgres/"]),

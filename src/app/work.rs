@@ -1,9 +1,12 @@
 //! A worker: events in, orders and acknowledgements out. Serves nothing but its metrics.
 
+use std::sync::Arc;
+
 use anyhow::Context;
 
 use super::bus::{self, Instance};
 use super::{Config, stop_signal};
+use crate::access::Access;
 use crate::admin::{self, Admin};
 use crate::follow::Telling;
 use crate::http::route;
@@ -34,12 +37,13 @@ pub fn work(config: Config) -> anyhow::Result<()> {
 }
 
 async fn run(config: Config) -> anyhow::Result<()> {
-    let stop = stop_signal()?;
+    let (stop, reload) = stop_signal()?;
     let metrics = Metrics::new(route::ENDPOINTS, route::METHODS);
+    let access = Access::start(&config.access, &metrics)?;
     let readiness = Readiness::default();
     let (_admin_trigger, admin_stop) = lifecycle::shutdown();
     if let Some(address) = config.admin {
-        let admin = Admin { metrics: metrics.clone(), readiness: readiness.clone() };
+        let admin = Admin { metrics: metrics.clone(), access: Arc::clone(&access), readiness: readiness.clone() };
         admin::start(admin, address, admin_stop).with_context(|| format!("cannot listen on {address}"))?;
     }
     let store = AnyStore::open(&config.store)?;
@@ -55,6 +59,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
     (kafka.topic, kafka.group) = (kafka.events_topic.clone(), kafka.worker_group.clone());
     let telling = contents.snapshots.then(|| bus::telling(&kafka, &outbox, &metrics));
     let (trigger, shutdown) = lifecycle::shutdown();
+    tokio::spawn(access.watch(reload, shutdown.clone()));
     tracing::info!(topic = kafka.topic, group = kafka.group, store = store.place(), "working");
     let mut working = std::pin::pin!(async {
         if !announce(&store, telling, &shutdown).await? {

@@ -2,6 +2,7 @@
 //! nothing of what is called.
 
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -11,6 +12,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use hyper::HeaderMap;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::header::HeaderValue;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
@@ -25,6 +27,9 @@ use tonic::{Code, Status};
 use super::Config;
 use super::deadline::Deadline;
 use super::status;
+use crate::access::address::{self, Peer};
+use crate::access::scope::Need;
+use crate::access::{Access, Denied, Who, head};
 use crate::lifecycle::Shutdown;
 use crate::metrics::Metrics;
 use crate::source::inbox::{Coming, Inbox};
@@ -35,6 +40,8 @@ const HEADER_BYTES_MAX: u32 = 16 << 10;
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
 /// And has this long to say so.
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+/// For what a trusted proxy says in front of a connection.
+const HEADER_TIME: Duration = Duration::from_secs(10);
 /// How often a connection is looked at.
 const SWEEP_TIME: Duration = Duration::from_millis(500);
 /// What a connection that is to close has for its last bytes once nothing is being answered.
@@ -83,6 +90,7 @@ impl Routes {
 #[derive(Clone)]
 pub struct Door {
     routes: Arc<Routes>,
+    access: Arc<Access>,
     inbox: Inbox,
     metrics: Metrics,
     call_time: Duration,
@@ -92,13 +100,14 @@ impl Door {
     /// Answers from `routes`; no call of ours takes longer than `call_time`, and what clients send takes room in `inbox`
     /// while it is on its way.
     #[must_use]
-    pub fn new(routes: Routes, inbox: Inbox, metrics: Metrics, call_time: Duration) -> Self {
-        Self { routes: Arc::new(routes), inbox, metrics, call_time }
+    pub fn new(routes: Routes, access: Arc<Access>, inbox: Inbox, metrics: Metrics, call_time: Duration) -> Self {
+        Self { routes: Arc::new(routes), access, inbox, metrics, call_time }
     }
 
     async fn answer(
         self,
         mut request: Request<Incoming>,
+        peer: Arc<Peer>,
         activity: Arc<Activity>,
         shutdown: Shutdown,
     ) -> Result<Response<Held>, Infallible> {
@@ -110,16 +119,51 @@ impl Door {
         let deadline = Deadline::read(request.headers(), now);
         request.extensions_mut().insert(deadline);
         let end = deadline.0.unwrap_or(now + self.call_time).min(now + self.call_time);
-        let request = request.map(|body| Arriving { body, coming: self.inbox.coming(), bytes: 0 });
-        let answer = tokio::time::timeout_at(end, self.routes.call(request)).await;
-        let response = match answer {
-            Ok(response) => response,
-            Err(_) => Status::deadline_exceeded("the call took too long").into_http(),
+        let request_id = head::request_id(request.headers());
+        let mut response = match self.admit(&peer, request.headers(), method, &request_id).await {
+            Err(status) => status.into_http(),
+            Ok(who) => {
+                request.extensions_mut().insert(who.with_request_id(request_id.to_str().unwrap_or_default()));
+                let request = request.map(|body| Arriving { body, coming: self.inbox.coming(), bytes: 0 });
+                let answer = tokio::time::timeout_at(end, self.routes.call(request)).await;
+                answer.unwrap_or_else(|_| Status::deadline_exceeded("the call took too long").into_http())
+            }
         };
+        response.headers_mut().insert(head::X_REQUEST_ID, request_id);
         let code = status::name(code_of(&response));
         self.metrics.grpc.with_label_values(&[method.unwrap_or("other"), code]).inc();
         let end = call.is_none().then(|| stopped(shutdown));
         Ok(response.map(|body| Held { body, _call: call, end }))
+    }
+}
+
+impl Door {
+    /// Lets a call in, or not.
+    async fn admit(
+        &self,
+        peer: &Peer,
+        headers: &HeaderMap,
+        method: Option<&str>,
+        request_id: &HeaderValue,
+    ) -> Result<Who, Status> {
+        let need = match method {
+            Some("UpsertOrder") => Need::Write,
+            Some("GetOrderByID" | "GetOrderByExternalID") => Need::Read,
+            // Health, and what the standard services tell anyone.
+            _ => Need::Probe,
+        };
+        let admitted = match head::admit(&self.access, peer, headers, need) {
+            Err(Denied::KeysUnknown) => head::admit_later(&self.access, peer, headers, need).await,
+            known => known,
+        };
+        admitted.map_err(|refusal| {
+            let status = status::not_let_in(&refusal);
+            let address = head::client_address(&self.access, peer, headers);
+            let asked = ("gRPC", method.unwrap_or("other"));
+            let of = (status::name(status.code()), request_id.to_str().unwrap_or_default());
+            self.access.note_refusal(&refusal, address, asked, of);
+            status
+        })
     }
 }
 
@@ -136,20 +180,20 @@ fn code_of<B>(response: &Response<B>) -> Code {
 /// closed.
 pub async fn accept(config: Arc<Config>, door: Door, listener: TcpListener, shutdown: Shutdown) {
     let room = Arc::new(Semaphore::new(config.connections_max as usize));
-    let serve = |socket: TcpStream, permit: OwnedSemaphorePermit| {
+    let serve = |socket: TcpStream, address: IpAddr, permit: OwnedSemaphorePermit| {
         // A client that is gone already shows at the first read.
         let _ = socket.set_nodelay(true);
         let (config, door, shutdown) = (Arc::clone(&config), door.clone(), shutdown.clone());
         tokio::spawn(async move {
             let _permit = permit;
-            serve_connection(&config, door, socket, shutdown).await;
+            serve_connection(&config, door, (socket, address), shutdown).await;
         });
     };
     let accepting = async {
         loop {
             let permit = Arc::clone(&room).acquire_owned().await.expect("never closed");
-            let socket = match listener.accept().await {
-                Ok((socket, _)) => socket,
+            let (socket, address) = match listener.accept().await {
+                Ok((socket, address)) => (socket, address.ip()),
                 Err(error) => {
                     // Out of file descriptors, most likely: serving those we have is the way out.
                     tracing::warn!(%error, "accept failed");
@@ -157,7 +201,7 @@ pub async fn accept(config: Arc<Config>, door: Door, listener: TcpListener, shut
                     continue;
                 }
             };
-            serve(socket, permit);
+            serve(socket, address, permit);
         }
     };
     let mut stop = shutdown.clone();
@@ -170,12 +214,15 @@ pub async fn accept(config: Arc<Config>, door: Door, listener: TcpListener, shut
         loop {
             let permit = Arc::clone(&room).acquire_owned().await.expect("never closed");
             let socket = match listener.accept() {
-                Ok((socket, _)) => socket.set_nonblocking(true).and_then(|()| TcpStream::from_std(socket)),
+                Ok((socket, address)) => {
+                    let socket = socket.set_nonblocking(true).and_then(|()| TcpStream::from_std(socket));
+                    socket.map(|socket| (socket, address.ip()))
+                }
                 Err(error) if error.kind() == std::io::ErrorKind::ConnectionAborted => continue,
                 Err(_) => break,
             };
-            if let Ok(socket) = socket {
-                serve(socket, permit);
+            if let Ok((socket, address)) = socket {
+                serve(socket, address, permit);
             }
         }
     }
@@ -185,13 +232,28 @@ pub async fn accept(config: Arc<Config>, door: Door, listener: TcpListener, shut
 
 /// Serves one connection until its client hangs up, until it was idle for too long or until a stop. After either of
 /// these it takes no more calls, finishes those it has, and is closed.
-async fn serve_connection(config: &Config, door: Door, socket: TcpStream, mut shutdown: Shutdown) {
+async fn serve_connection(
+    config: &Config,
+    door: Door,
+    (mut socket, address): (TcpStream, IpAddr),
+    mut shutdown: Shutdown,
+) {
+    let is_trusted = door.access.proxies().trust(address);
+    let mut peer = Peer { address: Some(address), is_trusted, certificate: None };
+    if is_trusted {
+        match address::take_header(&mut socket, HEADER_TIME).await {
+            Ok(None) => {}
+            Ok(client) => peer = Peer { address: client, ..Peer::default() },
+            Err(error) => return tracing::debug!(%error, "a connection of a proxy is closed"),
+        }
+    }
+    let peer = Arc::new(peer);
     let activity = Arc::new(Activity::new());
     // Every call is answered by then, so whoever is still at one does not read its answer.
     let stuck_time = door.call_time + config.idle_time;
     let service = service_fn({
         let (activity, shutdown) = (Arc::clone(&activity), shutdown.clone());
-        move |request| door.clone().answer(request, Arc::clone(&activity), shutdown.clone())
+        move |request| door.clone().answer(request, Arc::clone(&peer), Arc::clone(&activity), shutdown.clone())
     });
     let connection = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())

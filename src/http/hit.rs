@@ -12,10 +12,13 @@ use hyper::Method;
 use super::accept::Accepted;
 use super::conn::{HELD_BYTES_MAX, HELD_PIECE_MAX, Held, Rest, Taken};
 use super::route::{self, Route};
-use super::{Api, conditions, host, orders};
+use super::{Api, conditions, gate, host, orders};
+use crate::access::address::Peer;
+use crate::access::rate::{Bucket, Limited, Rate};
+use crate::access::{Access, Denied, Glance, Shown, head};
 use crate::id::OrderId;
 use crate::read::Found;
-use crate::snapshot::State;
+use crate::snapshot::{OwnerTag, State};
 use crate::store::Store;
 
 /// Header fields of a plain read; requests with more are left to hyper.
@@ -28,13 +31,20 @@ const HOST_BYTES_MAX: usize = 255;
 const HEAD_BYTES_MAX: usize = 256;
 
 /// What an answer is counted as: its route, method and status.
-const KINDS: [(usize, usize, u16); 12] = {
+const KINDS: [(usize, usize, u16); 18] = {
     const ROUTES: [Route<'_>; 3] = [Route::Flat(""), Route::Wrapped(""), Route::List];
-    let mut kinds = [(0, 0, 0); 12];
+    let mut kinds = [(0, 0, 0); 18];
     let mut kind = 0;
     while kind < kinds.len() {
-        let method = if kind & IS_HEAD == 0 { Method::GET } else { Method::HEAD };
-        let status = if kind & IS_KNOWN == 0 { 200 } else { 304 };
+        let of_route = kind % OF_ROUTE;
+        let method = if of_route & IS_HEAD == 0 { Method::GET } else { Method::HEAD };
+        let status = if of_route & LIMITED != 0 {
+            429
+        } else if of_route & IS_KNOWN == 0 {
+            200
+        } else {
+            304
+        };
         kinds[kind] = (ROUTES[kind / OF_ROUTE].endpoint(), route::method_index(&method), status);
         kind += 1;
     }
@@ -43,13 +53,69 @@ const KINDS: [(usize, usize, u16); 12] = {
 /// Parts of an index into [`KINDS`].
 const IS_HEAD: usize = 1;
 const IS_KNOWN: usize = 2;
+const LIMITED: usize = 4;
 /// So many kinds are of each route.
-const OF_ROUTE: usize = 4;
+const OF_ROUTE: usize = 6;
 const WRAPPED: usize = OF_ROUTE;
 const LIST: usize = 2 * OF_ROUTE;
 
 /// Answers the requests at the front of `requests`, as far as they are hits, by appending to `answers`.
 pub fn answer<T: Store>(api: &Api<T>, requests: &[u8], answers: &mut Held) -> Taken {
+    answer_all(api, Open, requests, answers)
+}
+
+/// The same where requests have to be let in.
+pub fn answer_guarded<T: Store>(api: &Api<T>, peer: &Peer, requests: &[u8], answers: &mut Held) -> Taken {
+    if api.access.audits_reads() {
+        return Taken { bytes: 0, rest: Rest::Other(None) }; // there each read is noted
+    }
+    answer_all(api, Guarded { access: &api.access, peer }, requests, answers)
+}
+
+/// Whether a read is let in. Two kinds of code: where nobody has to be known, nothing of this is there.
+trait Door: Copy {
+    /// Requests have to be let in.
+    const IS_GUARDED: bool;
+
+    fn quick(&self, shown: Shown<'_>, now: Instant) -> Glance;
+
+    fn charge(&self, cost: (Bucket, Rate), now: Instant);
+}
+
+/// Nobody has to be known.
+#[derive(Clone, Copy)]
+struct Open;
+
+impl Door for Open {
+    const IS_GUARDED: bool = false;
+
+    fn quick(&self, _: Shown<'_>, _: Instant) -> Glance {
+        Glance::Pass(None, None)
+    }
+
+    fn charge(&self, _: (Bucket, Rate), _: Instant) {}
+}
+
+/// Who asks has to be let in.
+#[derive(Clone, Copy)]
+struct Guarded<'d> {
+    access: &'d Access,
+    peer: &'d Peer,
+}
+
+impl Door for Guarded<'_> {
+    const IS_GUARDED: bool = true;
+
+    fn quick(&self, shown: Shown<'_>, now: Instant) -> Glance {
+        self.access.quick(shown, self.peer, now)
+    }
+
+    fn charge(&self, cost: (Bucket, Rate), now: Instant) {
+        self.access.charge(cost, now);
+    }
+}
+
+fn answer_all<T: Store, D: Door>(api: &Api<T>, door: D, requests: &[u8], answers: &mut Held) -> Taken {
     let started = Instant::now();
     let date = date();
     // Nearly always all are of one kind.
@@ -62,7 +128,7 @@ pub fn answer<T: Store>(api: &Api<T>, requests: &[u8], answers: &mut Held) -> Ta
         if answers.bytes.len() >= HELD_BYTES_MAX || !answers.body.is_empty() {
             break Rest::Unseen;
         }
-        match answer_one(api, &requests[bytes..], &date, answers) {
+        match answer_one(api, door, (&requests[bytes..], started), &date, answers) {
             Ok((head, kind)) => {
                 bytes += head;
                 counts[kind] += 1;
@@ -79,7 +145,7 @@ pub fn answer<T: Store>(api: &Api<T>, requests: &[u8], answers: &mut Held) -> Ta
             met &= met - 1;
             let (route, method, status) = KINDS[kind];
             api.metrics.http.observe(route, method, status, each, counts[kind]);
-            if kind < LIST {
+            if kind < LIST && kind % OF_ROUTE < LIMITED {
                 api.metrics.http.hit(counts[kind]);
             }
         }
@@ -93,12 +159,15 @@ struct Asked<'r> {
     if_none_match: Option<&'r [u8]>,
     accept: Option<&'r [u8]>,
     accept_encoding: Option<&'r [u8]>,
+    authorization: Option<&'r [u8]>,
+    api_key: Option<&'r [u8]>,
 }
 
 /// The length of the request, and what it is counted as: see [`KINDS`].
-fn answer_one<T: Store>(
+fn answer_one<T: Store, D: Door>(
     api: &Api<T>,
-    requests: &[u8],
+    door: D,
+    (requests, started): (&[u8], Instant),
     date: &Date,
     answers: &mut Held,
 ) -> Result<(usize, usize), Rest> {
@@ -120,7 +189,7 @@ fn answer_one<T: Store>(
     }
     let (mut hosts, mut asked) = (0, Asked::default());
     for header in &*request.headers {
-        let once = match field(header) {
+        let once = match field::<D>(header) {
             Field::Idle => continue,
             Field::Host if is_host(header.value) => {
                 hosts += 1;
@@ -130,6 +199,8 @@ fn answer_one<T: Store>(
             Field::IfNoneMatch => &mut asked.if_none_match,
             Field::Accept => &mut asked.accept,
             Field::AcceptEncoding => &mut asked.accept_encoding,
+            Field::Authorization => &mut asked.authorization,
+            Field::ApiKey => &mut asked.api_key,
         };
         // Several make a list.
         if once.replace(header.value).is_some() {
@@ -140,19 +211,37 @@ fn answer_one<T: Store>(
         return Err(other());
     }
     let path = request.path.unwrap_or_default();
-    let kind = match route::route(&Method::GET, path) {
-        Route::Flat(id) => one(api, id, 0, method, &asked, date, answers),
-        Route::Wrapped(id) => one(api, id, WRAPPED, method, &asked, date, answers),
-        Route::List => list(api, method, &asked, date, answers),
+    let route = route::route(&Method::GET, path);
+    let (mut owner, mut cost) = (None, None);
+    if D::IS_GUARDED {
+        if !matches!(route, Route::Flat(_) | Route::Wrapped(_) | Route::List) {
+            return Err(other());
+        }
+        let shown = Shown { authorization: asked.authorization, api_key: asked.api_key };
+        match door.quick(shown, started) {
+            Glance::Pass(of, costs) => (owner, cost) = (of, costs),
+            Glance::Limited(limited) if asked.accept.is_none_or(|accept| !may_name_text(accept)) => {
+                return Ok((head, refuse(api, &route, method, &limited, date, answers)));
+            }
+            Glance::Limited(_) | Glance::Ask => return Err(other()),
+        }
+    }
+    let kind = match route {
+        Route::Flat(id) => one(api, (id, owner), 0, method, &asked, date, answers),
+        Route::Wrapped(id) => one(api, (id, owner), WRAPPED, method, &asked, date, answers),
+        Route::List if owner.is_none() => list(api, method, &asked, date, answers),
         _ => None,
     };
+    if let (Some(cost), Some(_)) = (cost, kind) {
+        door.charge(cost, started);
+    }
     kind.map(|kind| (head, kind)).ok_or_else(other)
 }
 
 /// Appends the answer with one order. `None` where hyper has to answer.
 fn one<T: Store>(
     api: &Api<T>,
-    id: &str,
+    (id, owner): (&str, Option<OwnerTag>),
     face: usize,
     method: usize,
     asked: &Asked<'_>,
@@ -162,6 +251,9 @@ fn one<T: Store>(
     // An id has neither a percent sign nor a question mark.
     let id = OrderId::parse(id.as_bytes()).ok()?;
     let Found::Hit(snapshot) = api.reader.get(&id) else { return None };
+    if owner.is_some() && snapshot.owner() != owner {
+        return None;
+    }
     let body = if face == WRAPPED { snapshot.wrapped() } else { snapshot.flat() };
     if snapshot.state() == State::Gone || body.len() > HELD_PIECE_MAX {
         return None;
@@ -269,6 +361,44 @@ fn end_head(answers: &mut Vec<u8>, length: Option<usize>, date: &Date) {
     answers.extend_from_slice(b"\r\n\r\n");
 }
 
+/// Appends the answer to a read that comes too often. It is no hit, so it is counted here.
+fn refuse<T: Store>(
+    api: &Api<T>,
+    route: &Route<'_>,
+    method: usize,
+    limited: &Limited,
+    date: &Date,
+    answers: &mut Held,
+) -> usize {
+    let (fields, body) = gate::limited_answer(limited);
+    let answers = &mut answers.bytes;
+    answers.extend_from_slice(fields.as_bytes());
+    answers.extend_from_slice(b"x-request-id: ");
+    answers.extend_from_slice(head::new_request_id().as_bytes());
+    answers.extend_from_slice(b"\r\n");
+    if api.varies_by_origin {
+        answers.extend_from_slice(b"vary: Origin\r\n");
+    }
+    end_head(answers, None, date);
+    if method == 0 {
+        answers.extend_from_slice(body.as_bytes());
+    }
+    api.access.count_refusal(&Denied::TooOften(*limited));
+    (if matches!(route, Route::Flat(_)) {
+        0
+    } else if matches!(route, Route::Wrapped(_)) {
+        OF_ROUTE
+    } else {
+        LIST
+    }) + method
+        + LIMITED
+}
+
+/// Whether a client may like plain text better.
+fn may_name_text(accept: &[u8]) -> bool {
+    accept.windows(5).any(|part| part.eq_ignore_ascii_case(b"text/"))
+}
+
 /// Whether a client may ask for lines instead of a list.
 fn may_name_lines(accept: &[u8]) -> bool {
     let holds = |word: &[u8]| accept.windows(word.len()).any(|part| part.eq_ignore_ascii_case(word));
@@ -302,11 +432,13 @@ enum Field {
     IfNoneMatch,
     Accept,
     AcceptEncoding,
+    Authorization,
+    ApiKey,
     /// It could make the answer another, or the connection, in ways that are hyper's and its handlers' to know.
     Other,
 }
 
-fn field(header: &httparse::Header<'_>) -> Field {
+fn field<D: Door>(header: &httparse::Header<'_>) -> Field {
     let is = |name: &str| header.name.eq_ignore_ascii_case(name);
     let is_other = |is_it: bool| if is_it { Field::Other } else { Field::Idle };
     // Few names have a length that one of these has.
@@ -317,8 +449,10 @@ fn field(header: &httparse::Header<'_>) -> Field {
         6 => is_other(is("expect") || is("origin")),
         7 => is_other(is("upgrade")),
         8 => is_other(is("if-match")),
+        9 if D::IS_GUARDED && is("x-api-key") => Field::ApiKey,
         10 => is_other(is("connection") && !header.value.eq_ignore_ascii_case(b"keep-alive")),
         13 if is("if-none-match") => Field::IfNoneMatch,
+        13 if D::IS_GUARDED && is("authorization") => Field::Authorization,
         13 => is_other(is("x-min-version")),
         14 => is_other(is("content-length")),
         15 if is("accept-encoding") => Field::AcceptEncoding,

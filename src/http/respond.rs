@@ -153,14 +153,14 @@ pub struct Problem {
     code: &'static str,
     detail: String,
     faults: Vec<Fault>,
-    header: Option<(HeaderName, HeaderValue)>,
+    headers: Vec<(HeaderName, HeaderValue)>,
 }
 
 impl Problem {
     /// `code` is the stable word for programs, `detail` the sentence for people.
     #[must_use]
     pub fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
-        Self { status, code, detail: detail.into(), faults: Vec::new(), header: None }
+        Self { status, code, detail: detail.into(), faults: Vec::new(), headers: Vec::new() }
     }
 
     /// 400.
@@ -197,8 +197,14 @@ impl Problem {
     /// Adds one header.
     #[must_use]
     pub fn with(mut self, name: HeaderName, value: HeaderValue) -> Self {
-        self.header = Some((name, value));
+        self.headers.push((name, value));
         self
+    }
+
+    /// Its status.
+    #[must_use]
+    pub fn status(&self) -> StatusCode {
+        self.status
     }
 
     /// The members of the error as JSON.
@@ -239,7 +245,7 @@ impl Problem {
             answer
         };
         *answer.status_mut() = self.status;
-        if let Some((name, value)) = &self.header {
+        for (name, value) in &self.headers {
             answer.headers_mut().insert(name, value.clone());
         }
         answer
@@ -336,6 +342,7 @@ impl From<Reply> for Written {
                     Refusal::OtherKind => (StatusCode::UNPROCESSABLE_ENTITY, "other_kind"),
                     Refusal::NoUser | Refusal::NoPayload => (StatusCode::UNPROCESSABLE_ENTITY, "invalid"),
                     Refusal::Condition { .. } => unreachable!("answered above"),
+                    Refusal::NotOwn => (StatusCode::FORBIDDEN, "not_own"),
                     Refusal::KeyReused => (StatusCode::UNPROCESSABLE_ENTITY, "idempotency_key_reused"),
                     Refusal::Database { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "refused_by_database"),
                 };
@@ -353,6 +360,7 @@ impl Written {
             Self::Failed(problem) => problem.answer(headers),
             Self::Done { status, id, word, version } => {
                 let mut answer = json(format!("{{\"order_id\":\"{id}\",\"status\":\"{word}\"}}"));
+                answer.extensions_mut().insert(id.clone());
                 let head = answer.headers_mut();
                 head.insert(ETAG, version_etag(version));
                 if matches!(status, StatusCode::CREATED | StatusCode::ACCEPTED)
@@ -363,6 +371,15 @@ impl Written {
                 *answer.status_mut() = status;
                 answer
             }
+        }
+    }
+
+    /// The order it is about, if that is known, and its status.
+    #[must_use]
+    pub fn about(&self) -> (Option<&OrderId>, StatusCode) {
+        match self {
+            Self::Done { status, id, .. } => (Some(id), *status),
+            Self::Failed(problem) => (None, problem.status),
         }
     }
 
