@@ -4,6 +4,7 @@
 pub mod address;
 pub mod audit;
 pub mod caller;
+mod denied;
 pub mod head;
 pub mod jwks;
 pub mod jwt;
@@ -12,6 +13,7 @@ pub mod rate;
 mod recent;
 pub mod scope;
 mod watch;
+mod who;
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -26,10 +28,12 @@ use crate::metrics::Metrics;
 use crate::snapshot::OwnerTag;
 use address::{Peer, Place, Proxies};
 use audit::Audit;
-use caller::{Caller, Owner};
+use caller::Caller;
+pub use denied::Denied;
 use keys::Keys;
 use rate::{Limited, Rate, Table};
-use scope::{Need, Scope, Sight};
+use scope::{Need, Sight};
+pub use who::Who;
 
 /// What is asked of callers.
 #[derive(Debug, Clone, Default)]
@@ -71,97 +75,6 @@ impl Config {
 pub struct SetUpError {
     setting: &'static str,
     cause: String,
-}
-
-/// Why a request is not let in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Denied {
-    /// It shows nothing.
-    Missing,
-    /// What it shows is not good; why, where that may be said.
-    Invalid(&'static str),
-    /// It may not do this.
-    Forbidden(Scope),
-    /// Too often.
-    TooOften(Limited),
-    /// Too many failed attempts from its address.
-    TooManyFailures(Limited),
-    /// It shows a token of an unknown key, and there may be a new one: [`Access::fetch_keys`], then again.
-    KeysUnknown,
-}
-
-impl Denied {
-    /// The status of HTTP.
-    #[must_use]
-    pub const fn status(&self) -> u16 {
-        match self {
-            Self::Missing | Self::Invalid(_) | Self::KeysUnknown => 401,
-            Self::Forbidden(_) => 403,
-            Self::TooOften(_) | Self::TooManyFailures(_) => 429,
-        }
-    }
-
-    /// The stable word for programs.
-    #[must_use]
-    pub const fn code(&self) -> &'static str {
-        match self {
-            Self::Missing => "missing_credentials",
-            Self::Invalid(_) | Self::KeysUnknown => "invalid_credentials",
-            Self::Forbidden(_) => "missing_scope",
-            Self::TooOften(_) => "rate_limited",
-            Self::TooManyFailures(_) => "too_many_failures",
-        }
-    }
-
-    /// The sentence for people.
-    #[must_use]
-    pub fn detail(&self) -> String {
-        match self {
-            Self::Missing => "send a key or token as Authorization: Bearer, or a key as X-API-Key".into(),
-            Self::Invalid(detail) => (*detail).into(),
-            Self::KeysUnknown => "the token is signed by an unknown key".into(),
-            Self::Forbidden(scope) => format!("this needs the scope {}", scope.name()),
-            Self::TooOften(limited) => format!("more than {} requests a second", limited.rate.get()),
-            Self::TooManyFailures(_) => "too many failed attempts from this address".into(),
-        }
-    }
-
-    /// The value of `WWW-Authenticate` (RFC 6750, section 3).
-    #[must_use]
-    pub fn challenge(&self) -> Option<String> {
-        const REALM: &str = "Bearer realm=\"order-service\"";
-        match self {
-            Self::Missing => Some(REALM.into()),
-            Self::Invalid(_) | Self::KeysUnknown => {
-                Some(format!("{REALM}, error=\"invalid_token\", error_description=\"{}\"", self.detail()))
-            }
-            Self::Forbidden(scope) => {
-                Some(format!("{REALM}, error=\"insufficient_scope\", scope=\"{}\"", scope.name()))
-            }
-            Self::TooOften(_) | Self::TooManyFailures(_) => None,
-        }
-    }
-
-    /// When to come again.
-    #[must_use]
-    pub const fn limited(&self) -> Option<&Limited> {
-        match self {
-            Self::TooOften(limited) | Self::TooManyFailures(limited) => Some(limited),
-            Self::Missing | Self::Invalid(_) | Self::Forbidden(_) | Self::KeysUnknown => None,
-        }
-    }
-
-    /// The word in metrics.
-    #[must_use]
-    pub const fn word(&self) -> &'static str {
-        match self {
-            Self::Missing => "missing",
-            Self::Invalid(_) | Self::KeysUnknown => "invalid",
-            Self::Forbidden(_) => "forbidden",
-            Self::TooOften(_) => "rate",
-            Self::TooManyFailures(_) => "failures",
-        }
-    }
 }
 
 /// What a request shows.
@@ -572,112 +485,3 @@ impl Access {
         });
     }
 }
-
-/// A request that was let in.
-#[derive(Clone)]
-pub struct Who {
-    access: Arc<Access>,
-    caller: Option<Arc<Caller>>,
-    sight: Sight,
-    generation: u64,
-    address: Option<IpAddr>,
-    request_id: Arc<str>,
-}
-
-impl Who {
-    /// Gives it the id that it is noted by.
-    #[must_use]
-    pub fn with_request_id(self, request_id: &str) -> Self {
-        Self { request_id: request_id.into(), ..self }
-    }
-
-    /// Who calls, where that has to be known.
-    #[must_use]
-    pub fn caller(&self) -> Option<&Caller> {
-        self.caller.as_deref()
-    }
-
-    /// Whose orders alone it is about; `None` for all.
-    #[must_use]
-    pub fn owner(&self) -> Option<&Owner> {
-        match self.sight {
-            Sight::All => None,
-            Sight::Own => self.caller.as_ref().and_then(|caller| caller.owner.as_ref()),
-        }
-    }
-
-    /// As [`Who::owner`], as snapshots have it.
-    #[must_use]
-    pub fn owner_tag(&self) -> Option<OwnerTag> {
-        self.owner().map(|owner| owner.tag)
-    }
-
-    /// Whether it is about this order.
-    #[must_use]
-    pub fn sees(&self, owner: Option<OwnerTag>) -> bool {
-        self.owner().is_none_or(|own| owner == Some(own.tag))
-    }
-
-    /// Whether a scope of the caller's, beside the one that was needed, lets it do something. Where nobody has to be known,
-    /// everything is.
-    ///
-    /// # Errors
-    /// The scope that is missing.
-    pub fn may(&self, need: Need) -> Result<Sight, Scope> {
-        self.caller.as_ref().map_or(Ok(Sight::All), |caller| need.judge(caller.scopes, caller.owner.is_some()))
-    }
-
-    /// What keeps the keys of callers apart in tables that all share: 16 characters, and nothing where nobody is known.
-    #[must_use]
-    pub fn namespace(&self) -> Option<String> {
-        let caller = self.caller.as_ref()?;
-        let digest = keys::hash(format!("{}:{}", caller.kind.as_str(), caller.name).as_bytes());
-        Some(digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect())
-    }
-
-    /// Whether it would be let in now: its key is there, and its time not over.
-    #[must_use]
-    pub fn is_in(&self) -> bool {
-        let Some(caller) = &self.caller else { return true };
-        !caller.is_expired(SystemTime::now())
-            && (self.generation == self.access.generation() || self.access.is_still_in(caller))
-    }
-
-    /// Completes when it would not be let in any more. Cancel-safe.
-    pub async fn is_out(&self) {
-        let Some(caller) = &self.caller else { return std::future::pending().await };
-        let mut changes = self.access.changes.subscribe();
-        while self.is_in() {
-            let left = caller.expires.map(|end| end.duration_since(SystemTime::now()).unwrap_or_default());
-            tokio::select! {
-                _ = changes.changed() => {}
-                // Clocks are set; so it is looked at again.
-                () = tokio::time::sleep(left.unwrap_or(LOOK_TIME).min(LOOK_TIME)) => {}
-            }
-        }
-    }
-
-    /// Whether a read of its is noted.
-    #[must_use]
-    pub fn notes_reads(&self) -> bool {
-        self.access.audits_reads()
-    }
-
-    /// Notes what became of it.
-    pub fn note(&self, method: &str, route: &str, order: Option<&str>, result: &str) {
-        let Some(audit) = &self.access.audit else { return };
-        audit.note(&audit::Note {
-            caller: self.caller.as_ref().map(|caller| (&*caller.name, caller.kind.as_str())),
-            address: self.address,
-            method,
-            route,
-            order,
-            result,
-            missing_scope: None,
-            request_id: &self.request_id,
-        });
-    }
-}
-
-/// How often a long answer looks whether its caller is still let in, at least.
-const LOOK_TIME: std::time::Duration = std::time::Duration::from_mins(1);

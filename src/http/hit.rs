@@ -107,7 +107,11 @@ impl Door for Guarded<'_> {
     const IS_GUARDED: bool = true;
 
     fn quick(&self, shown: Shown<'_>, now: Instant) -> Glance {
-        self.access.quick(shown, self.peer, now)
+        match self.access.quick(shown, self.peer, now) {
+            // There it is noted, which is hyper's way.
+            Glance::Limited(_) if self.access.audit().is_some() => Glance::Ask,
+            glance => glance,
+        }
     }
 
     fn charge(&self, cost: (Bucket, Rate), now: Instant) {
@@ -212,20 +216,11 @@ fn answer_one<T: Store, D: Door>(
     }
     let path = request.path.unwrap_or_default();
     let route = route::route(&Method::GET, path);
-    let (mut owner, mut cost) = (None, None);
-    if D::IS_GUARDED {
-        if !matches!(route, Route::Flat(_) | Route::Wrapped(_) | Route::List) {
-            return Err(other());
-        }
-        let shown = Shown { authorization: asked.authorization, api_key: asked.api_key };
-        match door.quick(shown, started) {
-            Glance::Pass(of, costs) => (owner, cost) = (of, costs),
-            Glance::Limited(limited) if asked.accept.is_none_or(|accept| !may_name_text(accept)) => {
-                return Ok((head, refuse(api, &route, method, &limited, date, answers)));
-            }
-            Glance::Limited(_) | Glance::Ask => return Err(other()),
-        }
-    }
+    let (owner, cost) = match let_in(door, &route, &asked, started) {
+        Ok(let_in) => let_in,
+        Err(Some(limited)) => return Ok((head, refuse(api, &route, method, &limited, date, answers))),
+        Err(None) => return Err(other()),
+    };
     let kind = match route {
         Route::Flat(id) => one(api, (id, owner), 0, method, &asked, date, answers),
         Route::Wrapped(id) => one(api, (id, owner), WRAPPED, method, &asked, date, answers),
@@ -237,6 +232,25 @@ fn answer_one<T: Store, D: Door>(
     }
     kind.map(|kind| (head, kind)).ok_or_else(other)
 }
+
+/// Whose orders alone a read may see, and what it costs; or that it comes too often, or that hyper has to answer.
+fn let_in<D: Door>(door: D, route: &Route<'_>, asked: &Asked<'_>, started: Instant) -> Result<LetIn, Option<Limited>> {
+    if !D::IS_GUARDED {
+        return Ok((None, None));
+    }
+    if !matches!(route, Route::Flat(_) | Route::Wrapped(_) | Route::List) {
+        return Err(None);
+    }
+    let shown = Shown { authorization: asked.authorization, api_key: asked.api_key };
+    match door.quick(shown, started) {
+        Glance::Pass(owner, cost) => Ok((owner, cost)),
+        Glance::Limited(limited) if asked.accept.is_none_or(|accept| !may_name_text(accept)) => Err(Some(limited)),
+        Glance::Limited(_) | Glance::Ask => Err(None),
+    }
+}
+
+/// See [`let_in`].
+type LetIn = (Option<OwnerTag>, Option<(Bucket, Rate)>);
 
 /// Appends the answer with one order. `None` where hyper has to answer.
 fn one<T: Store>(

@@ -338,7 +338,12 @@ impl<T: Store> Server<T> {
             .await;
             if is_trusted {
                 let time = service.api.config.limits.header_time;
-                match address::take_header(&mut socket, time).await {
+                let mut shutdown = service.api.shutdown.clone();
+                let taken = tokio::select! {
+                    taken = address::take_header(&mut socket, time) => taken,
+                    () = shutdown.wait() => return,
+                };
+                match taken {
                     Ok(None) => {}
                     // The proxy has spoken for the whole connection.
                     Ok(client) => service.peer = Arc::new(Peer { address: client, ..Peer::default() }),
