@@ -81,15 +81,18 @@ impl Denied {
         }
     }
 
-    /// The word in metrics.
+    /// The words in metrics.
+    pub const WORDS: [&'static str; 5] = ["missing", "invalid", "forbidden", "rate", "failures"];
+
+    /// Which of [`Denied::WORDS`] it is.
     #[must_use]
-    pub const fn word(&self) -> &'static str {
+    pub const fn index(&self) -> usize {
         match self {
-            Self::Missing => "missing",
-            Self::Invalid(_) | Self::KeysUnknown => "invalid",
-            Self::Forbidden(_) => "forbidden",
-            Self::TooOften(_) => "rate",
-            Self::TooManyFailures(_) => "failures",
+            Self::Missing => 0,
+            Self::Invalid(_) | Self::KeysUnknown => 1,
+            Self::Forbidden(_) => 2,
+            Self::TooOften(_) => 3,
+            Self::TooManyFailures(_) => 4,
         }
     }
 }

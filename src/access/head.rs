@@ -102,5 +102,12 @@ pub fn request_id(headers: &HeaderMap) -> HeaderValue {
 /// A new id of a request.
 #[must_use]
 pub fn new_request_id() -> HeaderValue {
-    HeaderValue::try_from(format!("{:016x}", fastrand::u64(..))).expect("hexadecimal digits")
+    HeaderValue::from_bytes(&random_id()).expect("hexadecimal digits")
+}
+
+/// Sixteen random hexadecimal digits.
+#[must_use]
+pub fn random_id() -> [u8; 16] {
+    let random = fastrand::u64(..);
+    std::array::from_fn(|at| b"0123456789abcdef"[usize::try_from(random >> (4 * at) & 15).expect("below 16")])
 }

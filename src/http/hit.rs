@@ -15,7 +15,7 @@ use super::route::{self, Route};
 use super::{Api, conditions, gate, host, orders};
 use crate::access::address::Peer;
 use crate::access::rate::{Bucket, Limited, Rate};
-use crate::access::{Access, Denied, Glance, Shown, head};
+use crate::access::{Access, Denied, Glance, LastPass, Shown, head};
 use crate::id::OrderId;
 use crate::read::Found;
 use crate::snapshot::{OwnerTag, State};
@@ -31,20 +31,13 @@ const HOST_BYTES_MAX: usize = 255;
 const HEAD_BYTES_MAX: usize = 256;
 
 /// What an answer is counted as: its route, method and status.
-const KINDS: [(usize, usize, u16); 18] = {
+const KINDS: [(usize, usize, u16); 12] = {
     const ROUTES: [Route<'_>; 3] = [Route::Flat(""), Route::Wrapped(""), Route::List];
-    let mut kinds = [(0, 0, 0); 18];
+    let mut kinds = [(0, 0, 0); 12];
     let mut kind = 0;
     while kind < kinds.len() {
-        let of_route = kind % OF_ROUTE;
-        let method = if of_route & IS_HEAD == 0 { Method::GET } else { Method::HEAD };
-        let status = if of_route & LIMITED != 0 {
-            429
-        } else if of_route & IS_KNOWN == 0 {
-            200
-        } else {
-            304
-        };
+        let method = if kind & IS_HEAD == 0 { Method::GET } else { Method::HEAD };
+        let status = if kind & IS_KNOWN == 0 { 200 } else { 304 };
         kinds[kind] = (ROUTES[kind / OF_ROUTE].endpoint(), route::method_index(&method), status);
         kind += 1;
     }
@@ -53,11 +46,12 @@ const KINDS: [(usize, usize, u16); 18] = {
 /// Parts of an index into [`KINDS`].
 const IS_HEAD: usize = 1;
 const IS_KNOWN: usize = 2;
-const LIMITED: usize = 4;
 /// So many kinds are of each route.
-const OF_ROUTE: usize = 6;
+const OF_ROUTE: usize = 4;
 const WRAPPED: usize = OF_ROUTE;
 const LIST: usize = 2 * OF_ROUTE;
+/// Beyond [`KINDS`]: refused, and counted already.
+const REFUSED: usize = usize::MAX;
 
 /// Answers the requests at the front of `requests`, as far as they are hits, by appending to `answers`.
 pub fn answer<T: Store>(api: &Api<T>, requests: &[u8], answers: &mut Held) -> Taken {
@@ -65,11 +59,17 @@ pub fn answer<T: Store>(api: &Api<T>, requests: &[u8], answers: &mut Held) -> Ta
 }
 
 /// The same where requests have to be let in.
-pub fn answer_guarded<T: Store>(api: &Api<T>, peer: &Peer, requests: &[u8], answers: &mut Held) -> Taken {
+pub fn answer_guarded<T: Store>(
+    api: &Api<T>,
+    peer: &Peer,
+    last: &RefCell<LastPass>,
+    requests: &[u8],
+    answers: &mut Held,
+) -> Taken {
     if api.access.audits_reads() {
         return Taken { bytes: 0, rest: Rest::Other(None) }; // there each read is noted
     }
-    answer_all(api, Guarded { access: &api.access, peer }, requests, answers)
+    answer_all(api, Guarded { access: &api.access, peer, last }, requests, answers)
 }
 
 /// Whether a read is let in. Two kinds of code: where nobody has to be known, nothing of this is there.
@@ -101,13 +101,15 @@ impl Door for Open {
 struct Guarded<'d> {
     access: &'d Access,
     peer: &'d Peer,
+    /// What the connection's request before was let in by: nearly always it is the same.
+    last: &'d RefCell<LastPass>,
 }
 
 impl Door for Guarded<'_> {
     const IS_GUARDED: bool = true;
 
     fn quick(&self, shown: Shown<'_>, now: Instant) -> Glance {
-        match self.access.quick(shown, self.peer, now) {
+        match self.access.quick(shown, self.peer, self.last, now) {
             // There it is noted, which is hyper's way.
             Glance::Limited(_) if self.access.audit().is_some() => Glance::Ask,
             glance => glance,
@@ -135,6 +137,9 @@ fn answer_all<T: Store, D: Door>(api: &Api<T>, door: D, requests: &[u8], answers
         match answer_one(api, door, (&requests[bytes..], started), &date, answers) {
             Ok((head, kind)) => {
                 bytes += head;
+                if D::IS_GUARDED && kind == REFUSED {
+                    continue;
+                }
                 counts[kind] += 1;
                 met |= 1 << kind;
             }
@@ -149,7 +154,7 @@ fn answer_all<T: Store, D: Door>(api: &Api<T>, door: D, requests: &[u8], answers
             met &= met - 1;
             let (route, method, status) = KINDS[kind];
             api.metrics.http.observe(route, method, status, each, counts[kind]);
-            if kind < LIST && kind % OF_ROUTE < LIMITED {
+            if kind < LIST {
                 api.metrics.http.hit(counts[kind]);
             }
         }
@@ -216,11 +221,17 @@ fn answer_one<T: Store, D: Door>(
     }
     let path = request.path.unwrap_or_default();
     let route = route::route(&Method::GET, path);
-    let (owner, cost) = match let_in(door, &route, &asked, started) {
-        Ok(let_in) => let_in,
-        Err(Some(limited)) => return Ok((head, refuse(api, &route, method, &limited, date, answers))),
-        Err(None) => return Err(other()),
-    };
+    let (mut owner, mut cost) = (None, None);
+    if D::IS_GUARDED {
+        match let_in(door, &route, &asked, started) {
+            Ok(let_in) => (owner, cost) = let_in,
+            Err(Some(limited)) => {
+                refuse(api, &route, method, &limited, date, answers);
+                return Ok((head, REFUSED));
+            }
+            Err(None) => return Err(other()),
+        }
+    }
     let kind = match route {
         Route::Flat(id) => one(api, (id, owner), 0, method, &asked, date, answers),
         Route::Wrapped(id) => one(api, (id, owner), WRAPPED, method, &asked, date, answers),
@@ -235,9 +246,6 @@ fn answer_one<T: Store, D: Door>(
 
 /// Whose orders alone a read may see, and what it costs; or that it comes too often, or that hyper has to answer.
 fn let_in<D: Door>(door: D, route: &Route<'_>, asked: &Asked<'_>, started: Instant) -> Result<LetIn, Option<Limited>> {
-    if !D::IS_GUARDED {
-        return Ok((None, None));
-    }
     if !matches!(route, Route::Flat(_) | Route::Wrapped(_) | Route::List) {
         return Err(None);
     }
@@ -375,7 +383,8 @@ fn end_head(answers: &mut Vec<u8>, length: Option<usize>, date: &Date) {
     answers.extend_from_slice(b"\r\n\r\n");
 }
 
-/// Appends the answer to a read that comes too often. It is no hit, so it is counted here.
+/// Appends the answer to a read that comes too often, and counts it. It costs less than a hit: what it says is made once
+/// for as long as it is the same.
 fn refuse<T: Store>(
     api: &Api<T>,
     route: &Route<'_>,
@@ -383,29 +392,33 @@ fn refuse<T: Store>(
     limited: &Limited,
     date: &Date,
     answers: &mut Held,
-) -> usize {
-    let (fields, body) = gate::limited_answer(limited);
-    let answers = &mut answers.bytes;
-    answers.extend_from_slice(fields.as_bytes());
-    answers.extend_from_slice(b"x-request-id: ");
-    answers.extend_from_slice(head::new_request_id().as_bytes());
-    answers.extend_from_slice(b"\r\n");
-    if api.varies_by_origin {
-        answers.extend_from_slice(b"vary: Origin\r\n");
+) {
+    thread_local! {
+        static MADE: RefCell<(Option<(Rate, u64)>, String, String)> =
+            const { RefCell::new((None, String::new(), String::new())) };
     }
-    end_head(answers, None, date);
-    if method == 0 {
-        answers.extend_from_slice(body.as_bytes());
-    }
+    MADE.with_borrow_mut(|(of, fields, body)| {
+        let now = Some((limited.rate, limited.wait_seconds()));
+        if *of != now {
+            (*fields, *body) = gate::limited_answer(limited);
+            *of = now;
+        }
+        let answers = &mut answers.bytes;
+        answers.extend_from_slice(fields.as_bytes());
+        answers.extend_from_slice(b"x-request-id: ");
+        answers.extend_from_slice(&head::random_id());
+        answers.extend_from_slice(b"\r\n");
+        if api.varies_by_origin {
+            answers.extend_from_slice(b"vary: Origin\r\n");
+        }
+        end_head(answers, None, date);
+        if method == 0 {
+            answers.extend_from_slice(body.as_bytes());
+        }
+    });
     api.access.count_refusal(&Denied::TooOften(*limited));
-    (if matches!(route, Route::Flat(_)) {
-        0
-    } else if matches!(route, Route::Wrapped(_)) {
-        OF_ROUTE
-    } else {
-        LIST
-    }) + method
-        + LIMITED
+    let name = route::method_index(if method == 0 { &Method::GET } else { &Method::HEAD });
+    api.metrics.http.observe(route.endpoint(), name, 429, Duration::ZERO, 1);
 }
 
 /// Whether a client may like plain text better.
@@ -463,10 +476,13 @@ fn field<D: Door>(header: &httparse::Header<'_>) -> Field {
         6 => is_other(is("expect") || is("origin")),
         7 => is_other(is("upgrade")),
         8 => is_other(is("if-match")),
-        9 if D::IS_GUARDED && is("x-api-key") => Field::ApiKey,
+        9 if D::IS_GUARDED && (header.name == "X-API-Key" || is("x-api-key")) => Field::ApiKey,
         10 => is_other(is("connection") && !header.value.eq_ignore_ascii_case(b"keep-alive")),
+        // The usual spellings are compared as they are: letter by letter costs ten times as much.
+        13 if D::IS_GUARDED && (matches!(header.name, "Authorization" | "authorization") || is("authorization")) => {
+            Field::Authorization
+        }
         13 if is("if-none-match") => Field::IfNoneMatch,
-        13 if D::IS_GUARDED && is("authorization") => Field::Authorization,
         13 => is_other(is("x-min-version")),
         14 => is_other(is("content-length")),
         15 if is("accept-encoding") => Field::AcceptEncoding,

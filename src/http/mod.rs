@@ -17,6 +17,7 @@ pub mod route;
 pub mod write;
 
 use std::borrow::Cow;
+use std::cell::RefCell;
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};
 use std::net::{IpAddr, SocketAddr};
@@ -42,7 +43,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::access::address::{self, Peer};
 use crate::access::scope::Need;
-use crate::access::{Access, Denied, Who, head};
+use crate::access::{Access, Denied, LastPass, Who, head};
 use crate::id::OrderId;
 use crate::lifecycle::{Readiness, Shutdown};
 use crate::metrics::Metrics;
@@ -390,6 +391,7 @@ async fn serve_connection<T: Store>(service: ConnService<T>, socket: TcpStream, 
         registry: Arc::clone(&service.registry),
         peer: Arc::clone(&service.peer),
         is_guarded: service.api.access.is_guarded(),
+        last: RefCell::default(),
     };
     let socket = TokioIo::new(Tracked::new(socket, registered, hits));
     let mut connection = builder.serve_connection(socket, service);
@@ -410,6 +412,7 @@ struct Hits<T> {
     registry: Arc<Registry>,
     peer: Arc<Peer>,
     is_guarded: bool,
+    last: RefCell<LastPass>,
 }
 
 impl<T: Store> Front for Hits<T> {
@@ -419,7 +422,7 @@ impl<T: Store> Front for Hits<T> {
             return Taken { bytes: 0, rest: Rest::Other(None) };
         }
         if self.is_guarded {
-            return hit::answer_guarded(&self.api, &self.peer, requests, answers);
+            return hit::answer_guarded(&self.api, &self.peer, &self.last, requests, answers);
         }
         hit::answer(&self.api, requests, answers)
     }

@@ -262,20 +262,6 @@ pub const SETTINGS: &[Setting] = &[
         ..PLAIN
     },
     Setting {
-        key: "trusted_proxies",
-        flag: "trusted-proxies",
-        env: &["ORDER_TRUSTED_PROXIES"],
-        value: "CIDR",
-        help: "Proxies that say where a request comes from: X-Forwarded-For, Forwarded, PROXY protocol",
-        is_repeated: true,
-        needs: &["rate_limit", "audit.file", "auth.keys", "auth.jwks"],
-        apply: |config, values| {
-            config.access.proxies = Proxies::parse(values)?;
-            Ok(())
-        },
-        ..PLAIN
-    },
-    Setting {
         key: "audit.file",
         flag: "audit",
         env: &["ORDER_AUDIT"],
@@ -297,6 +283,20 @@ pub const SETTINGS: &[Setting] = &[
         needs: &["audit.file"],
         apply: |config, values| {
             config.access.audit_reads = yes_or_no(one(values)?)?;
+            Ok(())
+        },
+        ..PLAIN
+    },
+    Setting {
+        key: "trusted_proxies",
+        flag: "trusted-proxies",
+        env: &["ORDER_TRUSTED_PROXIES"],
+        value: "CIDR",
+        help: "Proxies that say where a request comes from: X-Forwarded-For, Forwarded, PROXY protocol",
+        is_repeated: true,
+        needs: &["rate_limit", "audit.file", "auth.keys", "auth.jwks"],
+        apply: |config, values| {
+            config.access.proxies = Proxies::parse(values)?;
             Ok(())
         },
         ..PLAIN

@@ -104,7 +104,7 @@ fn what_a_token_claims_is_held_to_the_rules() {
         claims(",\"scope\":7"),
         claims(",\"scopes\":[7]"),
         claims("").replace("\"test\"", "7"),
-        claims("").replace("test\"", &format!("{}\"", "t".repeat(300))),
+        claims("").replace("\"test\"", &format!("\"{}\"", "t".repeat(300))),
         "[]".into(),
         "no json".into(),
     ] {
