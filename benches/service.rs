@@ -2,19 +2,18 @@
 //! without workers, what one instance shows of what another writes, and readers beside ten thousand idle and two hundred
 //! slow clients. `cargo bench --bench service` measures; as a test it runs a little.
 
+mod child;
 mod servers;
 
-use std::io::{BufRead, BufReader};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use order_service::order::sample;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+use child::{BINARY, Service};
 use servers::Servers;
-
-const BINARY: &str = env!("CARGO_BIN_EXE_order-service");
 
 fn main() {
     let is_test = !std::env::args().any(|argument| argument == "--bench");
@@ -24,7 +23,7 @@ fn main() {
     runtime.block_on(async {
         let (orders, connections) = if is_test { (2_000, 16) } else { (200_000, 256) };
         let service = Service::start(&[]);
-        service.wait_ready().await;
+        service.wait_ready();
         posts("posts into the embedded store", &service, Kind::Wb, orders, connections).await;
         drop(service);
         if let Some(servers) = Servers::start("service") {
@@ -33,61 +32,6 @@ fn main() {
         let (idle, slow, seconds) = if is_test { (200, 20, 1) } else { (10_000, 200, 10) };
         bystanders(idle, slow, seconds).await;
     });
-}
-
-/// The service as a child on a new store, ended with this value.
-struct Service {
-    child: Child,
-    address: String,
-    _data: tempfile::TempDir,
-}
-
-impl Service {
-    fn start(flags: &[&str]) -> Self {
-        let data = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory");
-        let mut child = Command::new(BINARY)
-            .args(["serve", "--listen", "127.0.0.1:0", "--log", "json", "--data"])
-            .arg(data.path())
-            .args(flags)
-            .env_clear()
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("started");
-        let log = child.stderr.take().expect("piped");
-        let mut lines = BufReader::new(log).lines();
-        let address = loop {
-            let line = lines.next().expect("the service says where it serves").expect("readable");
-            let line: serde_json::Value = serde_json::from_str(&line).expect("JSON");
-            if line["message"] == "serving" {
-                break line["listen"].as_str().expect("an address").to_owned();
-            }
-        };
-        std::thread::spawn(move || lines.for_each(drop));
-        Self { child, address, _data: data }
-    }
-}
-
-impl Service {
-    async fn wait_ready(&self) {
-        let started = Instant::now();
-        let mut answer = Vec::new();
-        loop {
-            let mut socket = TcpStream::connect(&self.address).await.expect("connected");
-            ask(&mut socket, "GET /readyz", b"", &mut answer).await;
-            if answer.starts_with(b"HTTP/1.1 200 ") {
-                return;
-            }
-            assert!(started.elapsed() < Duration::from_secs(30), "{}", String::from_utf8_lossy(&answer));
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    }
-}
-
-impl Drop for Service {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
 }
 
 /// Which orders are posted.
@@ -183,18 +127,18 @@ async fn flows(servers: &Servers, orders: u64, connections: u64) {
     }
     let plain = flags(servers, "plain");
     let plain = Service::start(&[&plain[0], &plain[1]]);
-    plain.wait_ready().await;
+    plain.wait_ready();
     posts("posts into PostgreSQL", &plain, Kind::Wb, orders, connections).await;
     posts("posts of envelopes into PostgreSQL", &plain, Kind::Envelope, orders, connections).await;
     drop(plain);
     let published = start("published", &["--kafka-workers", "off", "--kafka-snapshots", "on"]);
-    published.wait_ready().await;
+    published.wait_ready();
     posts("the same, every change published", &published, Kind::Envelope, orders, connections).await;
     drop(published);
     let mut worker = Command::new(BINARY);
     let mut worker = worker.arg("worker").args(flags(servers, "worked")).env_clear().spawn().expect("started");
     let worked = start("worked", &["--kafka-workers", "on"]);
-    worked.wait_ready().await;
+    worked.wait_ready();
     tokio::time::sleep(Duration::from_secs(3)).await; // until the worker has its partitions
     posts("waiting for a worker, one at a time", &worked, Kind::Envelope, orders / 100, 1).await;
     posts("waiting for a worker", &worked, Kind::Envelope, orders / 2, connections).await;
@@ -202,8 +146,8 @@ async fn flows(servers: &Servers, orders: u64, connections: u64) {
     let _ = worker.wait();
     drop(worked);
     let (one, other) = (start("one", &["--kafka-workers", "off"]), start("one", &["--kafka-workers", "off"]));
-    one.wait_ready().await;
-    other.wait_ready().await;
+    one.wait_ready();
+    other.wait_ready();
     tokio::time::sleep(Duration::from_secs(2)).await; // until each hears the other
     visible_elsewhere(&one, &other, orders / 100).await;
 }

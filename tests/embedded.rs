@@ -454,6 +454,21 @@ fn damage_in_the_middle_ends_the_start_instead_of_being_tried_for_ever() {
     }
 }
 
+/// Pages of a mapped file count as memory of the process, and they would be more than the view may take.
+#[test]
+fn a_bounded_view_leaves_nothing_of_the_file_mapped() {
+    let mut server = Server::start(&["--sample", "2000", "--cache-bytes-max", "1MiB"]);
+    server.restart(); // its warm-up reads the file
+    server.get("/order/unknown").expect(404);
+    let lines = server.request("GET", "/api/orders", &[("accept", "application/x-ndjson")], "").expect(200);
+    assert_eq!(lines.text().lines().count(), 2000);
+    until("the scans to give their mappings back", SIGNAL_TIME, || {
+        let maps = fs::read_to_string(format!("/proc/{}/maps", server.pid())).unwrap();
+        assert!(maps.contains("order-service"), "{maps}");
+        (!maps.lines().any(|line| line.ends_with("orders.db"))).then_some(())
+    });
+}
+
 #[test]
 fn a_data_directory_that_is_none_is_a_wrong_setting() {
     let home = Home::new();

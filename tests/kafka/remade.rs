@@ -93,6 +93,23 @@ fn a_topic_that_is_made_again_under_a_running_service_is_read_from_its_start() {
     site.stop();
 }
 
+/// As long as nothing was stored of the new topic every assignment finds it so.
+#[test]
+fn a_topic_that_was_made_again_is_counted_once_however_often_it_is_assigned() {
+    let Some(mut site) = Site::new(2) else { return };
+    site.topic.delete();
+    site.topic.make(2);
+    until("it is counted", RECOVERY, || (remade(&site.server) == 1).then_some(()));
+    let url = site.database.url();
+    let assignments = || site.server.log().iter().filter(|line| line.contains("partitions assigned")).count();
+    let before = assignments();
+    let other = Server::start(&site.topic.flags_with(&["--postgres", &url]));
+    until("both have a partition", RECOVERY, || (assignments() > before).then_some(()));
+    site.sent.send(&site.topic.sender(), 100..140);
+    site.sent.check(&[&site.server, &other], &site.database, &site.topic);
+    assert_eq!(remade(&site.server), 1);
+}
+
 #[test]
 fn positions_from_before_topics_had_ids_are_gone_on_from() {
     let Some(mut site) = Site::new(2) else { return };

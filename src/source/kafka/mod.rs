@@ -43,6 +43,8 @@ pub struct KafkaSource {
     dead_letters: DeadLetters,
     /// Partitions whose records are void until they are assigned anew.
     muted: HashSet<u32>,
+    /// The topic that was told last to be another one than before, named with its id.
+    told_of: Option<Arc<str>>,
     is_stopping: bool,
     /// Closed once the group is left. Waited for at the end, so that this is before the process goes.
     has_left: commands::Receiver<()>,
@@ -73,6 +75,7 @@ impl KafkaSource {
             commands,
             dead_letters,
             muted: HashSet::new(),
+            told_of: None,
             is_stopping: false,
             has_left,
         })
@@ -147,7 +150,11 @@ impl Source for KafkaSource {
     }
 
     fn replaced(&mut self) {
-        self.tell(Command::Replaced);
+        // A topic that nothing was stored of yet is found so with each assignment.
+        if self.told_of.as_ref() != Some(&self.name) {
+            self.told_of = Some(Arc::clone(&self.name));
+            self.tell(Command::Replaced);
+        }
     }
 
     fn release(&mut self) {

@@ -239,12 +239,18 @@ impl Embedded {
         }
     }
 
-    /// As [`Embedded::read`] for what takes as long as it takes.
+    /// As [`Embedded::read`] for what reads the whole file and takes as long as it takes.
     async fn read_all<T: Send + 'static>(
         &self,
         read: impl FnOnce(&mut Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, StoreError> {
-        let result = background::spawn("scan", self.reading(read).await?).await;
+        let mapped = |connection: &mut Connection| {
+            map(connection)?;
+            let result = read(connection);
+            unmap(connection)?;
+            result
+        };
+        let result = background::spawn("scan", self.reading(mapped).await?).await;
         result.map_err(|error| StoreError::Unavailable(error.into()))?
     }
 
@@ -307,9 +313,18 @@ fn open_reader(path: &Path) -> rusqlite::Result<Connection> {
 fn open_reading(path: &Path, access: OpenFlags) -> rusqlite::Result<Connection> {
     let connection = Connection::open_with_flags(path, access | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
     connection.busy_timeout(Duration::from_secs(5))?;
-    // Mapped pages are shared with the page cache; a scan then copies each body once.
-    connection.pragma_update(None, "mmap_size", 1_i64 << 40)?;
     Ok(connection)
+}
+
+/// From now on the connection reads the file where the page cache has it, and a scan copies each body once. What it has
+/// read so counts as memory of the process (`RssFile`) until [`unmap`]: reads of one order go without.
+fn map(connection: &Connection) -> rusqlite::Result<()> {
+    connection.pragma_update(None, "mmap_size", 1_i64 << 40)
+}
+
+/// Gives back what [`map`] took.
+fn unmap(connection: &Connection) -> rusqlite::Result<()> {
+    connection.pragma_update(None, "mmap_size", 0)
 }
 
 /// The thread that writes.

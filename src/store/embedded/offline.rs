@@ -9,7 +9,7 @@ use rusqlite::backup::{Backup, StepResult};
 use rusqlite::{Connection, OpenFlags};
 
 use super::schema::{self, MigrateError, Migration};
-use super::{Config, FileError, OpenError, files, open_reading, open_writer};
+use super::{Config, FileError, OpenError, files, map, open_reading, open_writer};
 
 /// All live orders, as they stand when this is opened. Another process may have the store open.
 pub struct Live {
@@ -66,6 +66,7 @@ impl Live {
         // Nothing is written. But who closes the database last folds and removes its log, which takes the right to.
         let connection = open_reading(&path, OpenFlags::SQLITE_OPEN_READ_WRITE).map_err(unusable)?;
         connection.pragma_update(None, "query_only", true).map_err(unusable)?;
+        map(&connection).map_err(unusable)?;
         // One transaction, which begins with its first read: every later read sees the same state.
         connection.execute_batch("BEGIN; SELECT count(*) FROM sqlite_schema").map_err(unusable)?;
         schema::migrations(&connection).map_err(|error| OpenError::of_migration(&path, error))?;
