@@ -94,12 +94,12 @@ describe('keys on the page', () => {
     const dialog = page.locator('.dialog-ux');
     await dialog.locator('input').first().fill(keys.ops);
     await dialog.locator('button.authorize').first().click();
-    await dialog.locator('button.btn-done').click();
+    await dialog.locator('button.btn-done').first().click();
     const operation = page.locator('.opblock', { hasText: '/api/stats' }).first();
     await operation.locator('.opblock-summary').click();
     await operation.locator('.try-out__btn').click();
     await operation.locator('.execute').click();
-    await operation.locator('.live-responses-table .response-col_status').getByText('200').waitFor();
+    await operation.locator('.live-responses-table .response-col_status').getByText('200').first().waitFor();
     await context.close();
   });
 });
