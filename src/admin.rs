@@ -1,5 +1,5 @@
-//! Metrics and health on an address of their own, served by a thread of its own: they answer when all else is busy. Who may
-//! read metrics is asked here too.
+//! Metrics and health on an address of their own, served by a thread of its own: they answer when
+//! all else is busy. Who may read metrics is asked here too.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;

@@ -333,7 +333,7 @@ fn owner_of(kind: Kind, body: &[u8]) -> Option<OwnerTag> {
     order::owner_of(kind == Kind::Envelope, body).map(|owner| OwnerTag::of(&owner))
 }
 
-/// Says once that whoever reaches this process may read and write everything.
+/// Says once that anyone who reaches this process may read and write everything.
 fn warn_if_open(config: &Config) {
     if config.access.is_authenticating() {
         return;
@@ -629,8 +629,8 @@ struct Bus {
     relayed: Option<tokio::sync::oneshot::Receiver<()>>,
 }
 
-/// SIGTERM and SIGINT. A second one ends the process at once. SIGHUP ends nothing: it has read again what may have
-/// changed.
+/// SIGTERM and SIGINT. A second one ends the process at once. SIGHUP ends nothing: it has read
+/// again what may have changed.
 struct StopSignal(tokio::sync::mpsc::Receiver<&'static str>);
 
 /// Says how often it was asked to read everything again.

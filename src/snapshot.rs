@@ -13,8 +13,8 @@ use crate::id::{Version, parse_uuid};
 
 const PREFIX: &[u8] = b"{\"order\":";
 const SUFFIX: &[u8] = b"}";
-/// The bit of a snapshot that has the tag of its owner behind its text, and the bytes of that tag: one number, so that the
-/// end of the text is found without a branch.
+/// The bit of a snapshot that has the tag of its owner behind its text, and the bytes of that tag:
+/// one number, so that the end of the text is found without a branch.
 const HAS_OWNER: u64 = 8;
 /// The bit that a reader sets.
 const WAS_READ: u64 = 16;
@@ -79,8 +79,9 @@ impl Change {
 
 struct Meta {
     version: Version,
-    /// Creation order within the store, above a bit that says whether it was read, one that says whether it has the tag
-    /// of its owner, one of [`Kind`] and two of [`State`]: every byte counts a million times.
+    /// Creation order within the store, above a bit that says whether it was read, one that says
+    /// whether it has the tag of its owner, one of [`Kind`] and two of [`State`]: every byte counts
+    /// a million times.
     seq_and_shape: AtomicU64,
     /// The end of the text, where one allocation would leave much of its size class empty.
     rest: Box<[u8]>,
@@ -109,8 +110,9 @@ const fn first_bytes(text: usize) -> usize {
     if saved >= SAVED_BYTES_MIN { filled - HEAD_BYTES } else { text }
 }
 
-/// Whose an order is, as a number: a keyed hash (SipHash with a key of this process) of `user_id` or `customer_id`. Two
-/// owners have the same one with a chance of 2^-64, which nobody outside can raise. Every spelling of a UUID is the same.
+/// Whose an order is, as a number: a keyed hash (SipHash with a key of this process) of `user_id`
+/// or `customer_id`. Two owners have the same one with a chance of 2^-64, which no client can
+/// raise. Every spelling of a UUID is the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct OwnerTag(u64);
 

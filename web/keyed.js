@@ -1,6 +1,6 @@
 // Owns reading Server-Sent Events with a key, which EventSource cannot send. It has what the page uses
 // of EventSource: `open`, `error` and named events, `readyState`, `close`. After an error it is closed,
-// and whoever opened it opens the next one.
+// and its opener opens the next one.
 
 export class KeyedSource extends EventTarget {
   readyState = EventSource.CONNECTING;

@@ -1,5 +1,5 @@
-//! Where a request comes from: the connection's own address, or what a proxy says that is trusted. Knows no request, only
-//! its header values and the first bytes of a connection.
+//! Where a request comes from: the connection's own address, or what a proxy says that is trusted.
+//! Knows no request, only its header values and the first bytes of a connection.
 
 use std::fmt;
 use std::io;
@@ -40,7 +40,8 @@ impl Proxies {
 /// The other end of a connection.
 #[derive(Debug, Clone, Default)]
 pub struct Peer {
-    /// Its address, or the client's where a trusted proxy said so in front of the connection. `None` for a local socket.
+    /// Its address, or the client's where a trusted proxy said so in front of the connection.
+    /// `None` for a local socket.
     pub address: Option<IpAddr>,
     /// It is a proxy that is believed about each request.
     pub is_trusted: bool,
@@ -48,7 +49,8 @@ pub struct Peer {
     pub certificate: Option<Arc<str>>,
 }
 
-/// What requests are counted by: an address of IPv4, or the /64 of one of IPv6, which is what one client has.
+/// What requests are counted by: an address of IPv4, or the /64 of one of IPv6, which is what one
+/// client has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Place {
     /// IPv4.
@@ -71,9 +73,9 @@ impl Place {
     }
 }
 
-/// The client that a trusted proxy names: the last address in `X-Forwarded-For`, or else in `Forwarded`, that is not a
-/// trusted proxy's own. Values of several fields come in order. `None` where they name none, or nothing that is an
-/// address.
+/// The client that a trusted proxy names: the last address in `X-Forwarded-For`, or else in
+/// `Forwarded`, that is not a trusted proxy's own. Values of several fields come in order. `None`
+/// where they name none, or nothing that is an address.
 pub fn forwarded<'v>(
     proxies: &Proxies,
     x_forwarded_for: impl Iterator<Item = &'v [u8]>,
@@ -226,8 +228,8 @@ fn version_2(bytes: &[u8]) -> Result<Begin, BadHeader> {
     Ok(Begin::Header(ProxyHeader { client, bytes: V2.len() + 4 + length }))
 }
 
-/// Takes a PROXY header off the front of a connection from a trusted proxy, where there is one. Gives the client that it
-/// names.
+/// Takes a PROXY header off the front of a connection from a trusted proxy, where there is one.
+/// Gives the client that it names.
 ///
 /// # Errors
 /// [`BadHeader`], whatever the socket says, or that it took too long.

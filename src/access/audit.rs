@@ -1,5 +1,6 @@
-//! The audit trail: a line of JSON for each write, each refused access and, where wanted, each read. Written by a thread of
-//! its own from a bounded queue: nobody waits for the disk, and what had to be dropped is counted and said.
+//! The audit trail: a line of JSON for each write, each refused access and, where wanted, each
+//! read. Written by a thread of its own from a bounded queue: no request waits for the disk, and what
+//! had to be dropped is counted and said.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -67,7 +68,8 @@ impl Output {
 /// What is noted of one request.
 #[derive(Debug, Clone, Copy)]
 pub struct Note<'n> {
-    /// The caller's name and by what it was let in; none where it was not, or nobody has to be known.
+    /// The caller's name and by what it was let in; none where it was not, or callers need no
+    /// key.
     pub caller: Option<(&'n str, &'n str)>,
     /// Where it came from.
     pub address: Option<IpAddr>,

@@ -16,7 +16,8 @@ pub enum Denied {
     TooOften(Limited),
     /// Too many failed attempts from its address.
     TooManyFailures(Limited),
-    /// It shows a token of an unknown key, and there may be a new one: [`Access::fetch_keys`], then again.
+    /// It shows a token of an unknown key, and there may be a new one: [`Access::fetch_keys`], then
+    /// again.
     KeysUnknown,
 }
 

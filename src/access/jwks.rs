@@ -1,4 +1,5 @@
-//! Where the public keys of tokens come from: a file or a URL. Of a URL the last set that could be had is kept.
+//! Where the public keys of tokens come from: a file or a URL. Of a URL the last set that could be
+//! had is kept.
 
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
@@ -118,8 +119,8 @@ impl TokenKeys {
         matches!(self.source, Source::Url(_)) && tried_at.is_none_or(|at| at.elapsed() >= RETRY_TIME)
     }
 
-    /// Fetches the set from its URL unless that was tried within the last `least_pause`; who comes meanwhile waits for the same
-    /// fetch. Says whether it has changed. Cancel-safe.
+    /// Fetches the set from its URL unless that was tried within the last `least_pause`; who comes
+    /// meanwhile waits for the same fetch. Says whether it has changed. Cancel-safe.
     ///
     /// # Errors
     /// [`FetchError`]; the set before stays.

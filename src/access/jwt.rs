@@ -1,5 +1,6 @@
-//! Signed tokens (RFC 7519, RFC 7515): what is believed of one, and by which public key (RFC 7517). The signatures are
-//! *ring*'s to verify. A token names an algorithm; whether a key is for it is the key's to say.
+//! Signed tokens (RFC 7519, RFC 7515): what is believed of one, and by which public key (RFC 7517).
+//! The signatures are *ring*'s to verify. A token names an algorithm; whether a key is for it is
+//! the key's to say.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -108,8 +109,8 @@ impl fmt::Debug for KeySet {
 pub struct KeySetError(String);
 
 impl KeySet {
-    /// Reads a JWK set. Keys for other uses and of other kinds are left out; one for signatures that cannot be read is an
-    /// error.
+    /// Reads a JWK set. Keys for other uses and of other kinds are left out; one for signatures
+    /// that cannot be read is an error.
     ///
     /// # Errors
     /// [`KeySetError`].
@@ -316,7 +317,8 @@ fn claimed(claims: &Members, rules: &Rules, now: SystemTime, token: &[u8]) -> Re
     })
 }
 
-/// The members of a JSON object, none of which is there twice: of two, another reader may see the other one.
+/// The members of a JSON object, none of which is there twice: of two, another reader may see the
+/// other one.
 struct Members(HashMap<String, Value>);
 
 impl Members {
@@ -341,7 +343,8 @@ impl Members {
         Ok(Some(SystemTime::UNIX_EPOCH + Duration::from_secs_f64(seconds)))
     }
 
-    /// `scope` is a text, `scopes` and `scp` are lists; issuers have their own. What is no scope of ours is for others.
+    /// `scope` is a text, `scopes` and `scp` are lists; issuers have their own. What is no scope of
+    /// ours is for others.
     fn scopes(&self) -> Result<Scopes, Rejected> {
         let mut names: Vec<&str> = Vec::new();
         for claim in ["scope", "scopes", "scp"] {

@@ -256,7 +256,7 @@ fn read_scopes(value: &Value) -> Result<Scopes, String> {
 
 /// A new key and the entry of a key file that lets it in.
 pub struct NewKey {
-    /// The key: to be shown once and kept by nobody but its user.
+    /// The key: to be shown once and kept by its user alone.
     pub key: String,
     /// TOML for the file.
     pub entry: String,

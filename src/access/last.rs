@@ -1,5 +1,6 @@
-//! What a connection's last request was let in by: the next one nearly always shows the same, and is let in for the cost of
-//! a comparison. That takes the same time wherever two credentials differ.
+//! What a connection's last request was let in by: the next one nearly always shows the same, and
+//! is let in for the cost of a comparison. That takes the same time wherever two credentials
+//! differ.
 
 use std::time::SystemTime;
 

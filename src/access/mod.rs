@@ -1,5 +1,5 @@
-//! Who calls, what they may see, how often, and what is noted of it: decided once, before a route. Knows no route by its
-//! path, no order by its content and neither HTTP nor gRPC.
+//! Who calls, what they may see, how often, and what is noted of it: decided once, before a route.
+//! Knows no route by its path, no order by its content and neither HTTP nor gRPC.
 
 pub mod address;
 pub mod audit;
@@ -46,7 +46,7 @@ pub struct Config {
     pub keys: Option<PathBuf>,
     /// Tokens.
     pub tokens: Option<TokenConfig>,
-    /// How often a caller may come, or an address where nobody has to be known.
+    /// How often a caller may come, or an address where callers need no key.
     pub rate: Option<Rate>,
     /// Who is believed about where a request comes from.
     pub proxies: Proxies,
@@ -202,7 +202,7 @@ impl Access {
         metrics.total("audit_dropped_total", "Lines of the audit trail that were dropped.", count(Audit::dropped));
     }
 
-    /// Nobody has to be known, nothing is counted or noted.
+    /// Callers need no key, nothing is counted or noted.
     #[must_use]
     pub fn open() -> Arc<Self> {
         Arc::new(Self {
@@ -253,8 +253,9 @@ impl Access {
         self.generation.load(Ordering::Acquire)
     }
 
-    /// What a plain read of orders comes to, where that is known without waiting for anything. Takes nothing from a bucket:
-    /// [`Access::charge`] does, once the read is answered. No lock and no allocation.
+    /// What a plain read of orders comes to, where that is known without waiting for anything.
+    /// Takes nothing from a bucket: [`Access::charge`] does, once the read is answered. No lock and
+    /// no allocation.
     #[must_use]
     pub fn quick(&self, shown: Shown<'_>, peer: &Peer, last: &RefCell<LastPass>, now: Instant) -> Glance {
         if !self.is_authenticating() {

@@ -1,9 +1,10 @@
-//! How often: token buckets of callers and addresses in a table of fixed size. Knows neither who they are nor what they
-//! ask for.
+//! How often: token buckets of callers and addresses in a table of fixed size. Knows neither who
+//! they are nor what they ask for.
 //!
-//! A bucket is one number, the time at which it will be full again (GCRA), so one that is full needs no place: a place is
-//! taken from whoever is nearest to that. However many addresses come, the table stays as large as it is; where more than
-//! it holds are busy within two seconds, some are forgotten, which is in their favour.
+//! A bucket is one number, the time at which it will be full again (GCRA), so one that is full
+//! needs no place: a place is taken from the bucket that is nearest to that. However many addresses come,
+//! the table stays as large as it is; where more than it holds are busy within two seconds, some
+//! are forgotten, which is in their favour.
 
 use std::hash::{BuildHasher, Hash};
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -1,8 +1,9 @@
-//! What each thread remembers of credentials that were let in, so that a read with one that is known costs a hash and a
-//! comparison. No lock, a fixed number of places, and nothing that outlives a change of the keys.
+//! What each thread remembers of credentials that were let in, so that a read with one that is
+//! known costs a hash and a comparison. No lock, a fixed number of places, and nothing that
+//! outlives a change of the keys.
 //!
-//! A place is found by a hash with a key of this process, and bytes are compared only where all 64 bits of it are the same:
-//! how long that takes says nothing to who guesses.
+//! A place is found by a hash with a key of this process, and bytes are compared only where all 64
+//! bits of it are the same: how long that takes says nothing to who guesses.
 
 use std::cell::RefCell;
 use std::hash::BuildHasher;

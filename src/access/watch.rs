@@ -1,5 +1,5 @@
-//! Files that are read again when they change or when the process is told to (SIGHUP). A bad new one is reported once, and
-//! what was read before stays.
+//! Files that are read again when they change or when the process is told to (SIGHUP). A bad new
+//! one is reported once, and what was read before stays.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};

@@ -54,8 +54,8 @@ impl Who {
         self.owner().is_none_or(|own| owner == Some(own.tag))
     }
 
-    /// Whether a scope of the caller's, beside the one that was needed, lets it do something. Where nobody has to be known,
-    /// everything is.
+    /// Whether a scope of the caller's, beside the one that was needed, lets it do something. Where
+    /// callers need no key, everything is.
     ///
     /// # Errors
     /// The scope that is missing.
@@ -63,7 +63,8 @@ impl Who {
         self.caller.as_ref().map_or(Ok(Sight::All), |caller| need.judge(caller.scopes, caller.owner.is_some()))
     }
 
-    /// What keeps the keys of callers apart in tables that all share: 16 characters, and nothing where nobody is known.
+    /// What keeps the keys of callers apart in tables that all share: 16 characters, and nothing
+    /// where callers need no key.
     #[must_use]
     pub fn namespace(&self) -> Option<String> {
         let caller = self.caller.as_ref()?;

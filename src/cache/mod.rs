@@ -46,7 +46,8 @@ pub struct Config {
     pub feed_bytes_max: usize,
     /// How orders are found by the ids of their users; not from memory when `None`, or when orders may leave.
     pub key_of: Option<KeyOf>,
-    /// How whose an order is can be read off it. `None` where nobody asks for their own orders: nothing is kept for it then.
+    /// How whose an order is can be read off it. `None` where owners do not ask for their own orders:
+    /// nothing is kept for it then.
     pub owner_of: Option<OwnerOf>,
     /// Bytes that orders and what it takes to find them may take. All orders are kept when `None`.
     pub bytes_max: Option<u64>,
@@ -273,7 +274,8 @@ impl View {
         count
     }
 
-    /// The copy with whose it is, where that is kept. What is deleted for good says it no more: it is whose it was before.
+    /// The copy with whose it is, where that is kept. What is deleted for good says it no more: it
+    /// is whose it was before.
     fn tagged(&self, map: &Orders<'_>, id: &OrderId, snapshot: Snapshot, scratch: &mut Vec<u8>) -> Snapshot {
         if self.config.owner_of.is_none() || snapshot.owner().is_some() {
             return snapshot;
@@ -292,8 +294,9 @@ impl View {
         snapshot.owner().or_else(read)
     }
 
-    /// At most `limit` live orders of an owner created before `before`, newest first. `None` where they are not kept, or
-    /// not all of them are here; orders that others have stored a moment ago may be missing.
+    /// At most `limit` live orders of an owner created before `before`, newest first. `None` where
+    /// they are not kept, or not all of them are here; orders that others have stored a moment ago
+    /// may be missing.
     #[must_use]
     pub fn owned_page(&self, owner: OwnerTag, before: Option<u64>, limit: usize) -> Option<Vec<Snapshot>> {
         self.holds_owned().then(|| self.owned.page(owner, before, limit))
@@ -423,7 +426,8 @@ impl View {
         }
     }
 
-    /// The same with whose each order is, where that is kept: readers of events are told of their own.
+    /// The same with whose each order is, where that is kept: readers of events are told of their
+    /// own.
     fn with_owners(&self, mut events: Vec<Event>) -> Vec<Event> {
         if self.config.owner_of.is_some() {
             let map = self.orders.pin();

@@ -1,5 +1,6 @@
-//! The live orders of each owner, by creation order. Kept only where owners ask for their own orders, and where all orders
-//! are in memory. A part of the map's own snapshots: 24 bytes an order beside the room that trees leave empty.
+//! The live orders of each owner, by creation order. Kept only where owners ask for their own
+//! orders, and where all orders are in memory. A part of the map's own snapshots: 24 bytes an order
+//! beside the room that trees leave empty.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -28,8 +29,9 @@ impl Owned {
         !self.shards.is_empty()
     }
 
-    /// Notes what became of an order, given the copy that was made visible and the one that it took the place of. To be called
-    /// once that is done. `get` is asked under the lock: of two that note the same order the later one has the last word.
+    /// Notes what became of an order, given the copy that was made visible and the one that it took
+    /// the place of. To be called once that is done. `get` is asked under the lock: of two that
+    /// note the same order the later one has the last word.
     pub(super) fn note(
         &self,
         id: &OrderId,

@@ -1,5 +1,5 @@
-//! Access as HTTP has it: how a refusal is said, and what the page is told of the caller. Who is let in to what is decided
-//! in `access`.
+//! Access as HTTP has it: how a refusal is said, and what the page is told of the caller. Who is
+//! let in to what is decided in `access`.
 
 use hyper::StatusCode;
 use hyper::header::{HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
@@ -9,7 +9,8 @@ use crate::access::rate::Limited;
 use crate::access::scope::{Need, Sight};
 use crate::access::{Access, Denied, Who};
 
-/// How much is left of what a caller may ask for, and of how much that is (draft-ietf-httpapi-ratelimit-headers).
+/// How much is left of what a caller may ask for, and of how much that is
+/// (draft-ietf-httpapi-ratelimit-headers).
 const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
 const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 
@@ -38,7 +39,8 @@ fn limit_fields(limited: &Limited) -> [(HeaderName, String); 3] {
     ]
 }
 
-/// The fields and the body of the answer to a plain read that comes too often; its date is to follow the fields.
+/// The fields and the body of the answer to a plain read that comes too often; its date is to
+/// follow the fields.
 pub fn limited_answer(limited: &Limited) -> (String, String) {
     let body = problem(&Denied::TooOften(*limited)).json();
     let mut fields = format!(

@@ -72,7 +72,8 @@ pub fn answer_guarded<T: Store>(
     answer_all(api, Guarded { access: &api.access, peer, last }, requests, answers)
 }
 
-/// Whether a read is let in. Two kinds of code: where nobody has to be known, nothing of this is there.
+/// Whether a read is let in. Two kinds of code: where callers need no key, nothing of this is
+/// there.
 trait Door: Copy {
     /// Requests have to be let in.
     const IS_GUARDED: bool;
@@ -82,7 +83,7 @@ trait Door: Copy {
     fn charge(&self, cost: (Bucket, Rate), now: Instant);
 }
 
-/// Nobody has to be known.
+/// Callers need no key.
 #[derive(Clone, Copy)]
 struct Open;
 
@@ -244,7 +245,8 @@ fn answer_one<T: Store, D: Door>(
     kind.map(|kind| (head, kind)).ok_or_else(other)
 }
 
-/// Whose orders alone a read may see, and what it costs; or that it comes too often, or that hyper has to answer.
+/// Whose orders alone a read may see, and what it costs; or that it comes too often, or that hyper
+/// has to answer.
 fn let_in<D: Door>(door: D, route: &Route<'_>, asked: &Asked<'_>, started: Instant) -> Result<LetIn, Option<Limited>> {
     if !matches!(route, Route::Flat(_) | Route::Wrapped(_) | Route::List) {
         return Err(None);
@@ -383,8 +385,8 @@ fn end_head(answers: &mut Vec<u8>, length: Option<usize>, date: &Date) {
     answers.extend_from_slice(b"\r\n\r\n");
 }
 
-/// Appends the answer to a read that comes too often, and counts it. It costs less than a hit: what it says is made once
-/// for as long as it is the same.
+/// Appends the answer to a read that comes too often, and counts it. It costs less than a hit: what
+/// it says is made once for as long as it is the same.
 fn refuse<T: Store>(
     api: &Api<T>,
     route: &Route<'_>,

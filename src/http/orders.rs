@@ -67,7 +67,8 @@ pub fn one<T: Store>(api: &Api<T>, id: &str, face: Face, headers: &HeaderMap, wh
             api.metrics.http.hit(1);
             Quick::Done(respond::order(snapshot, face, headers))
         }
-        // While the store may be asked, it is: for an order of another as for one that there is not.
+        // While the store may be asked, it is: for an order of another as for one that there is
+        // not.
         Found::Hit(_) | Found::Absent if least.is_none() && api.reader.is_known_absent(who.owner_tag()) => {
             api.metrics.http.miss();
             Quick::Done(Problem::no_order().answer(headers))
@@ -214,7 +215,8 @@ pub async fn list<T: Store>(
     Ok(answer)
 }
 
-/// A page of the orders of one owner, with a tag of its own: it changes with these orders and with no others.
+/// A page of the orders of one owner, with a tag of its own: it changes with these orders and with
+/// no others.
 async fn own_page<T: Store>(
     api: &Api<T>,
     owner: OwnerTag,

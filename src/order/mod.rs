@@ -43,7 +43,8 @@ pub fn external_key(body: &[u8]) -> Option<(String, Box<str>)> {
     Some((stored.user_id.to_owned(), external_id(stored.payload)?))
 }
 
-/// Whose a stored order is: `user_id` of an envelope order, `customer_id` of a WB order. `None` for one that names nobody.
+/// Whose a stored order is: `user_id` of an envelope order, `customer_id` of a WB order. `None` for
+/// one that names no owner.
 #[must_use]
 pub fn owner_of(is_envelope: bool, body: &[u8]) -> Option<String> {
     let owner =

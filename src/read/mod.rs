@@ -255,15 +255,16 @@ impl<T: Store> Reader<T> {
         owner.is_none() || self.view.owner_of(snapshot) == owner
     }
 
-    /// Whether what was not found, or is another's, is so for sure. A reader of one owner's orders is told so without a
-    /// look at the store only where no id needs one: what is another's and what there is not take the same time.
+    /// Whether what was not found, or is another's, is so for sure. A reader of one owner's orders
+    /// is told so without a look at the store only where no id needs one: what is another's and
+    /// what there is not take the same time.
     #[must_use]
     pub fn is_known_absent(&self, owner: Option<OwnerTag>) -> bool {
         owner.is_none() || self.view.is_complete()
     }
 
-    /// As [`Reader::load`] or [`Reader::get_at_least`] for a reader of one owner's orders: what is another's is as absent as
-    /// what there is not, after the same work.
+    /// As [`Reader::load`] or [`Reader::get_at_least`] for a reader of one owner's orders: what is
+    /// another's is as absent as what there is not, after the same work.
     ///
     /// # Errors
     /// [`ReadError`].
@@ -286,8 +287,8 @@ impl<T: Store> Reader<T> {
         Ok(own)
     }
 
-    /// At most `limit` live orders of an owner created before `before`, newest first: from memory where all are there, else
-    /// picked from those of the store, page by page.
+    /// At most `limit` live orders of an owner created before `before`, newest first: from memory
+    /// where all are there, else picked from those of the store, page by page.
     ///
     /// # Errors
     /// [`ReadError`].
@@ -328,7 +329,8 @@ impl<T: Store> Reader<T> {
         Ok(count)
     }
 
-    /// Shows all live orders of the store created before `before`, newest first, until `goes_on` says no.
+    /// Shows all live orders of the store created before `before`, newest first, until `goes_on`
+    /// says no.
     async fn walk(&self, mut before: Option<u64>, mut goes_on: impl FnMut(Snapshot) -> bool) -> Result<(), ReadError> {
         loop {
             let page = self.next_page(before, WALK_ROWS).await?;

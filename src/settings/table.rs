@@ -89,7 +89,8 @@ fn yes_or_no(text: &str) -> Result<bool, String> {
     }
 }
 
-/// Changes a detail of tokens. Without their keys there is nothing to change: these come first in the table.
+/// Changes a detail of tokens. Without their keys there is nothing to change: these come first in
+/// the table.
 fn on_tokens(config: &mut Config, change: impl FnOnce(&mut TokenConfig)) {
     if let Some(tokens) = &mut config.access.tokens {
         change(tokens);

@@ -67,7 +67,8 @@ pub(super) struct ForeignBody(OrderId);
 /// [`ForeignBody`] when the stored row cannot be read.
 pub(super) fn decide(entry: &Entry, row: Option<&Row>, is_again: bool, now: &Stamp) -> Result<Decision, ForeignBody> {
     let Entry { order, must_exist, condition, owner, basis, .. } = entry;
-    // An order of another owner is as unknown as one that is not there; and before all else, or what is said of it tells.
+    // An order of another owner is as unknown as one that is not there; and before all else, or
+    // what is said of it tells.
     if let (Some(owner), Some(row)) = (owner, row)
         && !is_owned(row.kind, &row.body, owner)
     {

@@ -1,4 +1,4 @@
-// Owns the proof that the page asks for a key where one is needed, keeps it for its tab, and shows nobody another's orders.
+// Owns the proof that the page asks for a key where one is needed, keeps it for its tab, and shows no caller another's orders.
 import assert from 'node:assert/strict';
 import { execFile } from 'node:child_process';
 import { writeFile } from 'node:fs/promises';

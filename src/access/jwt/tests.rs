@@ -123,8 +123,8 @@ fn what_a_token_claims_is_held_to_the_rules() {
     assert_eq!(claimed(&claims("").replace("\"orders\"", "[\"others\",\"orders\"]"), 0), Ok(()));
 }
 
-/// What has fooled others: no algorithm, HMAC with the public key, a key for another algorithm, names of keys that are
-/// paths or queries, keys that the token brings itself.
+/// What has fooled others: no algorithm, HMAC with the public key, a key for another algorithm,
+/// names of keys that are paths or queries, keys that the token brings itself.
 #[test]
 fn known_attacks_fail() {
     let signer = Signer::new();

@@ -59,7 +59,7 @@ fn writes_and_refusals_are_noted_with_who_where_and_what() {
         (noted.len() == 2).then_some(noted)
     });
     assert_eq!((&many[0]["order"], &many[0]["result"], &many[1]["result"]), (&"y".into(), &201.into(), &400.into()));
-    // Reads are not noted unless asked for, and a file that was moved away is made anew on SIGHUP.
+    // Reads are not noted unless asked for, and a file that was moved away is made again on SIGHUP.
     keys.get(&server, "shop", "/order/x").expect(200);
     assert!(lines(&path).iter().all(|line| line["method"] != "GET" || line["result"] != 200));
     std::fs::rename(&path, home.path().join("old")).unwrap();
@@ -90,7 +90,8 @@ fn reads_are_noted_where_that_is_asked_for_and_none_is_lost_at_the_end() {
     assert_eq!(noted[0]["caller"], Value::Null);
 }
 
-/// Keys, tokens, passwords and what orders say of people: in no log line, error, metric, audit line or printed setting.
+/// Keys, tokens, passwords and what orders say of people: in no log line, error, metric, audit line
+/// or printed setting.
 #[test]
 fn nothing_secret_or_personal_is_said() {
     let home = tempfile::tempdir().unwrap();

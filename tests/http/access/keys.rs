@@ -1,4 +1,5 @@
-//! Keys: what a request shows, what it is told, which scope each route needs, and that a key ends when it is taken out.
+//! Keys: what a request shows, what it is told, which scope each route needs, and that a key ends
+//! when it is taken out.
 
 use std::time::{Duration, Instant};
 

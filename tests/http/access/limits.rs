@@ -1,4 +1,5 @@
-//! How often: the rate of keys and addresses, failed attempts, and who is believed about an address.
+//! How often: the rate of keys and addresses, failed attempts, and who is believed about an
+//! address.
 
 use super::*;
 use crate::server::{Connection, SIGNAL_TIME, until};
@@ -108,7 +109,7 @@ fn only_trusted_proxies_are_believed() {
     bad.send("PROXY TCP4 nonsense\r\n");
     assert!(bad.is_closed_within(SIGNAL_TIME));
 
-    // Whom nobody trusts says nothing, and that is told once.
+    // What is not trusted says nothing, and that is told once.
     let server = Server::start(&["--rate-limit", "1/s"]);
     created(&server, wb_posted("x"));
     let mut connection = server.connect();

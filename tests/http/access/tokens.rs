@@ -1,5 +1,5 @@
-//! Tokens: signed by keys of a file or behind a URL, which are fetched again for one that is new and kept while the URL is
-//! silent.
+//! Tokens: signed by keys of a file or behind a URL, which are fetched again for one that is new
+//! and kept while the URL is silent.
 
 use std::io::{Read, Write};
 use std::net::TcpListener;
