@@ -1,15 +1,20 @@
-//! Metrics and health on an address of their own, served by a thread of its own: they answer when all else is busy.
+//! Metrics and health on an address of their own, served by a thread of its own: they answer when
+//! all else is busy. Who may read metrics is asked here too.
 
 use std::convert::Infallible;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
-use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 
+use crate::access::address::Peer;
+use crate::access::scope::Need;
+use crate::access::{Access, Denied, head};
 use crate::lifecycle::{Readiness, Shutdown};
 use crate::listen::{Bound, Opened};
 use crate::metrics::Metrics;
@@ -19,6 +24,8 @@ use crate::metrics::Metrics;
 pub struct Admin {
     /// Counts.
     pub metrics: Metrics,
+    /// Who is let in to what.
+    pub access: Arc<Access>,
     /// Whether the process is ready.
     pub readiness: Readiness,
 }
@@ -46,16 +53,20 @@ async fn serve(admin: Admin, bound: Bound, mut shutdown: Shutdown) {
             () = shutdown.wait() => return,
             accepted = listener.accept() => accepted,
         };
-        let Ok(connection) = connection else {
+        let Ok(mut connection) = connection else {
             tokio::time::sleep(std::time::Duration::from_millis(50)).await;
             continue;
         };
         let admin = admin.clone();
         tokio::spawn(async move {
-            let Some(Opened { stream, .. }) = connection.open(HEAD_TIME).await else { return };
+            let address = connection.address().map(|address| address.ip());
+            let peer = Peer::of(admin.access.proxies(), address, connection.socket(), HEAD_TIME).await;
+            let Ok(peer) = peer else { return };
+            let Some(Opened { stream, certificate }) = connection.open(HEAD_TIME).await else { return };
+            let peer = Arc::new(Peer { certificate, ..peer });
             let service = service_fn(move |request| {
-                let answer = answer(&admin, &request);
-                async move { Ok::<_, Infallible>(answer) }
+                let (admin, peer) = (admin.clone(), Arc::clone(&peer));
+                async move { Ok::<_, Infallible>(guarded(&admin, &peer, &request).await) }
             });
             // Few and trusted clients: hyper's own timer is good enough here.
             let _ = hyper::server::conn::http1::Builder::new()
@@ -65,6 +76,49 @@ async fn serve(admin: Admin, bound: Bound, mut shutdown: Shutdown) {
                 .await;
         });
     }
+}
+
+/// The answer, if its client is let in.
+async fn guarded(admin: &Admin, peer: &Peer, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+    let path = request.uri().path();
+    let need = match path {
+        "/metrics" => Need::Metrics,
+        "/livez" | "/health" | "/ping" | "/readyz" => Need::Probe,
+        _ => Need::Nothing,
+    };
+    let admitted = match head::admit(&admin.access, peer, request.headers(), need) {
+        Err(Denied::KeysUnknown) => head::admit_later(&admin.access, peer, request.headers(), need).await,
+        known => known,
+    };
+    let request_id = head::request_id(request.headers());
+    let mut response = match admitted {
+        Ok(_) => answer(admin, request),
+        Err(refusal) => {
+            let response = refused(&refusal);
+            let address = head::client_address(&admin.access, peer, request.headers());
+            let asked = (request.method().as_str(), path);
+            let status = response.status();
+            let of = (status.as_str(), request_id.to_str().unwrap_or_default());
+            admin.access.note_refusal(&refusal, address, asked, of);
+            response
+        }
+    };
+    response.headers_mut().insert(head::X_REQUEST_ID, request_id);
+    response
+}
+
+fn refused(refusal: &Denied) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::from(refusal.detail() + "\n"));
+    *response.status_mut() = StatusCode::from_u16(refusal.status()).expect("a status of HTTP");
+    let fields = response.headers_mut();
+    fields.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    if let Some(challenge) = refusal.challenge() {
+        fields.insert(WWW_AUTHENTICATE, HeaderValue::try_from(challenge).expect("visible ASCII"));
+    }
+    if let Some(limited) = refusal.limited() {
+        fields.insert(RETRY_AFTER, limited.wait_seconds().into());
+    }
+    response
 }
 
 fn answer(admin: &Admin, request: &Request<Incoming>) -> Response<Full<Bytes>> {

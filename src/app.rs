@@ -16,6 +16,7 @@ use anyhow::Context;
 use bytes::Bytes;
 use tokio::runtime::Handle;
 
+use crate::access::{self, Access};
 use crate::admin::{self, Admin};
 use crate::cache::{self, View};
 #[cfg(feature = "grpc")]
@@ -31,6 +32,7 @@ use crate::order::{self, sample};
 use crate::outbox::Outbox;
 use crate::read::{self, Reader, forms, lists};
 use crate::redis::Redis;
+use crate::snapshot::{Kind, OwnerTag};
 use crate::source::Source;
 use crate::source::inbox::{self, InboxSource};
 #[cfg(feature = "kafka")]
@@ -58,6 +60,8 @@ pub struct Config {
     /// Whether and how gRPC is answered.
     #[cfg(feature = "grpc")]
     pub grpc: grpc::Config,
+    /// Who is let in to what.
+    pub access: access::Config,
     /// Where else metrics and health are answered.
     pub admin: Option<Endpoint>,
     /// The certificate of listeners with TLS.
@@ -118,6 +122,7 @@ impl Default for Config {
             http: http::Config::default(),
             #[cfg(feature = "grpc")]
             grpc: grpc::Config::default(),
+            access: access::Config::default(),
             admin: None,
             tls: None,
             cache: cache::Config { key_of: Some(order::external_key), ..cache::Config::default() },
@@ -152,6 +157,9 @@ impl Default for Config {
 /// When it cannot start, when the store gives out, or when the grace period was too short.
 pub fn serve(mut config: Config) -> anyhow::Result<()> {
     fit_connections(&mut config, raise_file_limit());
+    if config.access.is_authenticating() {
+        config.cache.owner_of = Some(owner_of);
+    }
     if !config.huge_pages {
         small_pages();
     }
@@ -206,7 +214,9 @@ pub fn check_files(config: &Config) -> Result<(), tls::Error> {
 #[must_use]
 pub fn is_unfit(error: &anyhow::Error) -> bool {
     let is_unfit = |cause: &(dyn std::error::Error + 'static)| {
-        matches!(cause.downcast_ref::<StoreError>(), Some(StoreError::Unfit(_))) || cause.is::<tls::Error>()
+        matches!(cause.downcast_ref::<StoreError>(), Some(StoreError::Unfit(_)))
+            || cause.is::<tls::Error>()
+            || cause.is::<access::SetUpError>()
     };
     error.chain().any(is_unfit)
 }
@@ -216,6 +226,7 @@ async fn run(config: Config, loads: Handle, opened: &mut Option<AnyStore>) -> an
     let reload = Reload::default();
     let stop = stop_signal(reload.clone())?;
     let metrics = Metrics::new(route::ENDPOINTS, route::METHODS);
+    let access = Access::start(&config.access, &metrics)?;
     let readiness = Readiness::default();
     let gates = readiness.clone();
     metrics
@@ -241,7 +252,7 @@ async fn run(config: Config, loads: Handle, opened: &mut Option<AnyStore>) -> an
     let addresses: Vec<String> = listeners[0].iter().map(|bound| bound.endpoint().to_string()).collect();
     let (admin_trigger, admin_stop) = lifecycle::shutdown();
     if let Some(bound) = admin {
-        let admin = Admin { metrics: metrics.clone(), readiness: readiness.clone() };
+        let admin = Admin { metrics: metrics.clone(), access: Arc::clone(&access), readiness: readiness.clone() };
         admin::start(admin, bound, admin_stop).context("cannot start the admin thread")?;
     }
     let store = tokio::task::spawn_blocking({
@@ -256,6 +267,8 @@ async fn run(config: Config, loads: Handle, opened: &mut Option<AnyStore>) -> an
     let view = Arc::new(View::new(config.cache.clone(), 0));
     watch_view(&metrics, &view, store.is_shareable());
     let redis = start_redis(&config, &metrics);
+    tokio::spawn(Arc::clone(&access).watch(reload, shutdown.clone()));
+    warn_if_open(&config);
     #[cfg(feature = "embedded")]
     watch_files(&metrics, &readiness, &store, shutdown.clone());
     let (inbox, inbox_source) = inbox::inbox(&config.inbox);
@@ -289,16 +302,19 @@ async fn run(config: Config, loads: Handle, opened: &mut Option<AnyStore>) -> an
             worker_wait: config.http.worker_wait,
         };
         let orders = grpc::Orders::new(reader.clone(), inbox.clone(), metrics.clone(), limits);
+        let access = Arc::clone(&access);
         let address = grpc_listener.as_ref().map(|bound| bound.endpoint().to_string());
         let (metrics, readiness, shutdown) = (metrics.clone(), readiness.clone(), shutdown.clone());
         let listener = grpc_listener.map(Bound::listen).transpose()?;
-        let serving = listener
-            .map(|listener| tokio::spawn(grpc::serve(config.grpc, orders, metrics, readiness, listener, shutdown)));
+        let serving = listener.map(|listener| {
+            tokio::spawn(grpc::serve(config.grpc, orders, access, metrics, readiness, listener, shutdown))
+        });
         (address, serving)
     };
     #[cfg(not(feature = "grpc"))]
     let grpc_address: Option<String> = None;
     let api = Api::new(config.http, reader, inbox, metrics, readiness.clone(), shutdown.clone());
+    let api = api.with_access(Arc::clone(&access));
     let server = http::Server::new(api);
     let mut serving = if cores.is_empty() {
         tokio::spawn(async move { anyhow::Ok(server.serve(listeners.remove(0), shutdown).await?) })
@@ -335,12 +351,35 @@ async fn run(config: Config, loads: Handle, opened: &mut Option<AnyStore>) -> an
     })
     .await;
     drop((stopping, admin_trigger));
+    // What was done is noted before the process says that it is done.
+    tokio::task::spawn_blocking(move || access.audit().map(access::audit::Audit::finish)).await?;
     match drained {
         Ok(result) => result?,
         Err(_) => anyhow::bail!("not drained within {:?}; nothing acknowledged is lost", config.grace),
     }
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Whose an order is, as the view notes it.
+fn owner_of(kind: Kind, body: &[u8]) -> Option<OwnerTag> {
+    order::owner_of(kind == Kind::Envelope, body).map(|owner| OwnerTag::of(&owner))
+}
+
+/// Says once that anyone who reaches this process may read and write everything.
+fn warn_if_open(config: &Config) {
+    if config.access.is_authenticating() {
+        return;
+    }
+    let endpoints = config.http.listen.iter();
+    #[cfg(feature = "grpc")]
+    let endpoints = endpoints.chain(&config.grpc.listen);
+    let is_beyond = |endpoint: &&Endpoint| endpoint.address().is_some_and(|address| !address.ip().is_loopback());
+    let beyond: Vec<String> = endpoints.filter(is_beyond).map(ToString::to_string).collect();
+    if !beyond.is_empty() {
+        let listen = beyond.join(" ");
+        tracing::warn!(listen, "anyone who reaches this address reads and writes every order: set --auth-keys");
+    }
 }
 
 /// The second tier, if there is one to be. It is not waited for.

@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::access::keys::Wanted;
 use crate::settings::commands::{Task, command, task};
 use crate::settings::{Outside, Settings, Wrong};
 use crate::store::any::OpenError;
@@ -18,7 +19,7 @@ use crate::tools::load::Json;
 #[cfg(feature = "postgres")]
 use crate::tools::older;
 use crate::tools::{backup, export, healthcheck, import, load, migrate, output, publish};
-use crate::{app, lifecycle, log};
+use crate::{access, app, lifecycle, log};
 
 /// A command line that cannot be understood.
 const EXIT_USAGE: u8 = 2;
@@ -93,6 +94,7 @@ fn run(task: Task, settings: Settings) -> anyhow::Result<()> {
         Task::DeadLetters(dlq) => dlq::run(&dlq),
         Task::Load(load, json) => run_load(load, json),
         Task::Healthcheck { url, timeout } => runtime(1)?.block_on(healthcheck::run(&url, timeout)),
+        Task::NewKey(wanted) => new_key(&wanted),
         Task::Migrate(direction) => runtime(1)?.block_on(migrate::run(&config.store, direction)),
         Task::ConfigCheck => {
             app::check_files(config)?;
@@ -109,6 +111,14 @@ fn run(task: Task, settings: Settings) -> anyhow::Result<()> {
             Ok(output::print(&String::from_utf8_lossy(&script))?)
         }
     }
+}
+
+fn new_key(wanted: &Wanted) -> anyhow::Result<()> {
+    let made = access::keys::generate(wanted)?;
+    output::print(&made.entry)?;
+    // Not on standard output, which may be the end of the file that holds no key.
+    output::note(format_args!("key, shown this once: {}", made.key));
+    Ok(())
 }
 
 fn warn_of_unused(settings: &Settings) {

@@ -72,6 +72,8 @@ pub mod relay;
 pub mod warmup;
 pub mod worker;
 
+pub mod access;
+
 pub mod admin;
 #[cfg(feature = "grpc")]
 pub mod grpc;

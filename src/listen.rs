@@ -291,21 +291,36 @@ impl Connection {
         }
     }
 
+    /// Where it is from, if that is an address.
+    #[must_use]
+    pub fn address(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Tcp(_, address) | Self::Tls(_, address, _) => Some(*address),
+            Self::Unix(_) => None,
+        }
+    }
+
+    /// The socket of TCP, on which nothing was read yet.
+    pub fn socket(&mut self) -> Option<&mut TcpStream> {
+        match self {
+            Self::Tcp(socket, _) | Self::Tls(socket, ..) => Some(socket),
+            Self::Unix(_) => None,
+        }
+    }
+
     /// Ready for a surface that is no hurry's: with its handshake done, within `time`. `None` for a
     /// client that spoke another protocol than the listener, which was told so.
     pub async fn open(self, time: Duration) -> Option<Opened> {
         let opened = async {
             match self {
-                Self::Unix(socket) => Some(Opened { stream: Stream::Unix(socket), peer: Peer::default() }),
-                Self::Tcp(socket, address) => {
-                    let peer = Peer { address: Some(address), certificate: None };
-                    Some(Opened { stream: Stream::Tcp(Plain { socket, peer: address, is_fresh: true }), peer })
+                Self::Unix(socket) => Some(Opened { stream: Stream::Unix(socket), certificate: None }),
+                Self::Tcp(socket, peer) => {
+                    Some(Opened { stream: Stream::Tcp(Plain { socket, peer, is_fresh: true }), certificate: None })
                 }
                 Self::Tls(socket, address, acceptor) => {
                     let stream = handshake(socket, address, &acceptor).await?;
                     let certificate = tls::server::client_subject(&stream);
-                    let peer = Peer { address: Some(address), certificate };
-                    Some(Opened { stream: Stream::Tls(Box::new(stream)), peer })
+                    Some(Opened { stream: Stream::Tls(Box::new(stream)), certificate })
                 }
             }
         };
@@ -313,21 +328,13 @@ impl Connection {
     }
 }
 
-/// Who is at the other end of a connection.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Peer {
-    /// Its address, of TCP.
-    pub address: Option<SocketAddr>,
-    /// The subject of the certificate it has shown, which was verified: `CN=shop,O=Example`.
-    pub certificate: Option<Arc<str>>,
-}
-
 /// A connection over which a surface can speak.
 pub struct Opened {
     /// Its bytes, decrypted.
     pub stream: Stream,
-    /// Who is at its other end.
-    pub peer: Peer,
+    /// The subject of the certificate that the client has shown, which was verified:
+    /// `CN=shop,O=Example`.
+    pub certificate: Option<Arc<str>>,
 }
 
 /// The bytes of a connection, decrypted, for surfaces where one more choice at each read is
@@ -370,7 +377,7 @@ pub async fn handshake(mut socket: TcpStream, peer: SocketAddr, acceptor: &Accep
 pub const PLAIN_REFUSED: &str = concat!(
     r#"{"type":"about:blank","title":"Bad Request","status":400,"#,
     r#""detail":"this port speaks TLS: use https","error":"this port speaks TLS: use https","#,
-    r#""message":"this port speaks TLS: use https","code":"tls_required"}"#
+    r#""message":"this port speaks TLS: use https","code":400,"reason":"tls_required"}"#
 );
 /// How long such a client has to take its answer up.
 const REFUSED_TIME: Duration = Duration::from_secs(1);

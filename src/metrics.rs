@@ -343,6 +343,14 @@ impl Metrics {
         stan
     }
 
+    /// Adds counters of one name, told apart by the value of a label.
+    #[must_use]
+    pub fn family(&self, name: &str, help: &str, label: &str) -> IntCounterVec {
+        let family = IntCounterVec::new(Opts::new(name, help), &[label]).expect("a legal name");
+        self.registry.register(Box::new(family.clone())).expect("each metric has a name of its own");
+        family
+    }
+
     /// Adds a gauge that is read when it is asked for.
     pub fn gauge(&self, name: &str, help: &str, read: impl Fn() -> f64 + Send + Sync + 'static) {
         let gauge = PullingGauge::new(name, help, Box::new(read)).expect("a legal name");

@@ -27,6 +27,8 @@ pub struct Record {
     pub idempotency: Option<Idempotency>,
     /// Set when the order is to be written only as long as it is what the client knows.
     pub condition: Option<Condition>,
+    /// Set when the sender may write orders of this owner only (`user_id` or `customer_id`).
+    pub owner: Option<Box<str>>,
     /// When the producer sent it, in milliseconds since 1970, where the source knows.
     pub timestamp_ms: Option<i64>,
     /// When the source got it, before it waited for its turn.
@@ -48,6 +50,7 @@ impl Record {
             key: None,
             idempotency: None,
             condition: None,
+            owner: None,
             timestamp_ms: None,
             arrived: Instant::now(),
             headers: None,

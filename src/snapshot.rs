@@ -1,18 +1,25 @@
 //! A snapshot: one version of one order as the bytes it is answered with. Knows nothing of what the bytes mean.
 
 use std::borrow::Cow;
+use std::hash::{BuildHasher, RandomState};
 use std::io::IoSlice;
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Buf;
 use triomphe::ThinArc;
 
-use crate::id::Version;
+use crate::id::{Version, parse_uuid};
 
 const PREFIX: &[u8] = b"{\"order\":";
 const SUFFIX: &[u8] = b"}";
+/// The bit of a snapshot that has the tag of its owner behind its text, and the bytes of that tag:
+/// one number, so that the end of the text is found without a branch.
+const HAS_OWNER: u64 = 8;
 /// The bit that a reader sets.
-const WAS_READ: u64 = 8;
+const WAS_READ: u64 = 16;
+/// Bits below the creation order.
+const SHAPE_BITS: u32 = 5;
 
 /// Whether an order is shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -72,8 +79,9 @@ impl Change {
 
 struct Meta {
     version: Version,
-    /// Creation order within the store, above a bit that says whether it was read, one of [`Kind`] and two of [`State`]:
-    /// every byte counts a million times.
+    /// Creation order within the store, above a bit that says whether it was read, one that says
+    /// whether it has the tag of its owner, one of [`Kind`] and two of [`State`]: every byte counts
+    /// a million times.
     seq_and_shape: AtomicU64,
     /// The end of the text, where one allocation would leave much of its size class empty.
     rest: Box<[u8]>,
@@ -100,6 +108,30 @@ const fn first_bytes(text: usize) -> usize {
     let filled = whole - whole % (1 << whole.ilog2() >> 2);
     let saved = size_class(whole) - filled - size_class(whole - filled);
     if saved >= SAVED_BYTES_MIN { filled - HEAD_BYTES } else { text }
+}
+
+/// Whose an order is, as a number: a keyed hash (SipHash with a key of this process) of `user_id`
+/// or `customer_id`. Two owners have the same one with a chance of 2^-64, which no client can
+/// raise. Every spelling of a UUID is the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct OwnerTag(u64);
+
+impl OwnerTag {
+    /// The tag of this owner.
+    #[must_use]
+    pub fn of(owner: &str) -> Self {
+        static KEY: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+        Self(match parse_uuid(owner.as_bytes()) {
+            Some(uuid) => KEY.hash_one(uuid.as_bytes()),
+            None => KEY.hash_one(owner),
+        })
+    }
+
+    /// Which of so many parts it belongs to.
+    #[must_use]
+    pub fn share(self, parts: usize) -> usize {
+        usize::try_from(self.0 % parts as u64).expect("less than a number of parts")
+    }
 }
 
 /// One version of an order: the shared, immutable text `{"order":BODY}` with its version. It takes one allocation, or two
@@ -182,9 +214,39 @@ impl Snapshot {
             scratch.extend_from_slice(body);
             scratch.extend_from_slice(SUFFIX);
         }
-        let seq_and_shape = AtomicU64::new(seq << 4 | (kind as u64) << 2 | state as u64);
-        let (first, rest) = scratch.split_at(first_bytes(scratch.len()));
-        Self(ThinArc::from_header_and_slice(Meta { version, seq_and_shape, rest: rest.into() }, first))
+        Self::of_text(version, seq << SHAPE_BITS | (kind as u64) << 2 | state as u64, scratch)
+    }
+
+    fn of_text(version: Version, seq_and_shape: u64, text: &[u8]) -> Self {
+        let (first, rest) = text.split_at(first_bytes(text.len()));
+        let meta = Meta { version, seq_and_shape: AtomicU64::new(seq_and_shape), rest: rest.into() };
+        Self(ThinArc::from_header_and_slice(meta, first))
+    }
+
+    /// The same copy with the tag of its owner, which takes 8 bytes. `scratch` is working space.
+    #[must_use]
+    pub fn with_owner(&self, owner: OwnerTag, scratch: &mut Vec<u8>) -> Self {
+        scratch.clear();
+        self.wrapped().append_to(scratch);
+        scratch.extend_from_slice(&owner.0.to_ne_bytes());
+        Self::of_text(self.version(), self.shape() | HAS_OWNER, scratch)
+    }
+
+    /// Whose this order is, where that was noted.
+    #[must_use]
+    pub fn owner(&self) -> Option<OwnerTag> {
+        let tag = self.owner_bytes();
+        if tag == 0 {
+            return None;
+        }
+        let kept = Text(&self.0.slice, &self.0.header.header.rest);
+        let tag = kept.part(kept.len() - tag, kept.len()).whole();
+        Some(OwnerTag(u64::from_ne_bytes((*tag).try_into().expect("the tag has eight bytes"))))
+    }
+
+    /// Bytes behind the text.
+    fn owner_bytes(&self) -> usize {
+        (self.shape() & HAS_OWNER) as usize
     }
 
     /// The store's count of this order's changes.
@@ -196,7 +258,7 @@ impl Snapshot {
     /// Creation order within the store; larger is newer.
     #[must_use]
     pub fn seq(&self) -> u64 {
-        self.shape() >> 4
+        self.shape() >> SHAPE_BITS
     }
 
     /// Whether and where this order is shown.
@@ -236,20 +298,24 @@ impl Snapshot {
     /// `{"order":{…}}`; empty when [`State::Gone`].
     #[must_use]
     pub fn wrapped(&self) -> Text<'_> {
-        Text(&self.0.slice, &self.0.header.header.rest)
+        let kept = Text(&self.0.slice, &self.0.header.header.rest);
+        match self.owner_bytes() {
+            0 => kept,
+            tag => kept.part(0, kept.len() - tag),
+        }
     }
 
     /// `{…}`, the order as its producer wrote it; empty when [`State::Gone`].
     #[must_use]
     pub fn flat(&self) -> Text<'_> {
         let (from, to) = self.flat_range();
-        self.wrapped().part(from, to)
+        Text(&self.0.slice, &self.0.header.header.rest).part(from, to)
     }
 
     /// The bytes this snapshot keeps resident.
     #[must_use]
     pub fn resident_bytes(&self) -> usize {
-        let Text(first, rest) = self.wrapped();
+        let (first, rest) = (&self.0.slice, &self.0.header.header.rest);
         size_class(HEAD_BYTES + first.len()) + size_class(rest.len())
     }
 
@@ -298,7 +364,8 @@ impl Snapshot {
     }
 
     fn flat_range(&self) -> (usize, usize) {
-        match self.wrapped().len() {
+        let kept = self.0.slice.len() + self.0.header.header.rest.len();
+        match kept - self.owner_bytes() {
             0 => (0, 0),
             len => (PREFIX.len(), len - SUFFIX.len()),
         }
@@ -427,6 +494,36 @@ mod tests {
         assert_eq!((snapshot.seq(), snapshot.kind(), snapshot.state()), (123, Kind::Envelope, State::Hidden));
         assert!(snapshot.take_read());
         assert!(!snapshot.take_read());
+    }
+
+    /// The tag stands behind the text, in whichever piece that is, and in no answer.
+    #[test]
+    fn a_copy_with_its_owner_says_the_same() {
+        let owner = OwnerTag::of("test");
+        for length in (0_usize..300).chain(800..1600) {
+            let body: Vec<u8> = (0..=250).cycle().take(length).collect();
+            let (plain, owned) = (of(&body), of(&body).with_owner(owner, &mut Vec::new()));
+            assert_eq!((plain.owner(), owned.owner()), (None, Some(owner)), "{length}");
+            assert_eq!(*owned.wrapped().whole(), *plain.wrapped().whole(), "{length}");
+            assert_eq!(owned.flat(), body, "{length}");
+            assert!(owned.says_same(&plain) && owned.seq() == plain.seq());
+            let mut buffer = owned.clone().into_wrapped();
+            assert_eq!(*buffer.copy_to_bytes(buffer.remaining()), *plain.wrapped().whole());
+        }
+        let gone = Snapshot::new(2, 9, Kind::Wb, State::Gone, b"", &mut Vec::new()).with_owner(owner, &mut Vec::new());
+        assert!(gone.wrapped().is_empty() && gone.flat().is_empty() && gone.owner() == Some(owner));
+        owned_shape();
+    }
+
+    fn owned_shape() {
+        let snapshot = Snapshot::new(7, 123, Kind::Envelope, State::Hidden, b"{}", &mut Vec::new());
+        let owned = snapshot.with_owner(OwnerTag::of("a"), &mut Vec::new());
+        owned.mark_read();
+        assert_eq!((owned.seq(), owned.kind(), owned.state()), (123, Kind::Envelope, State::Hidden));
+        assert!(owned.take_read() && !owned.take_read());
+        assert_ne!(OwnerTag::of("a"), OwnerTag::of("b"));
+        let uuid = "11111111-2222-4333-8444-55555555555A";
+        assert_eq!(OwnerTag::of(uuid), OwnerTag::of(&uuid.to_lowercase().replace('-', "")));
     }
 
     #[test]

@@ -812,3 +812,58 @@ fn each_stored_order_has_a_line_where_that_is_wished() {
     let lines: Vec<_> = server.log().iter().filter_map(stored).collect();
     assert_eq!(lines, [(1.into(), "created".into()), (2.into(), "deleted".into())], "nothing for what changed nothing");
 }
+
+/// The entry goes into a file, the key to its user: neither stands where the other does.
+#[test]
+fn a_new_key_is_shown_once_and_its_entry_is_what_a_key_file_takes() {
+    let home = Home::new();
+    let made =
+        home.run(&["keys", "new", "shop", "--scope", "orders:read:own", "--scope", "events:read", "--owner", "a\"b"]);
+    let made = made.expect(0);
+    let key = made.err.trim().rsplit_once(' ').expect("the key at the end").1.to_owned();
+    assert!(key.starts_with("osk_") && key.len() == 47, "{}", made.err);
+    assert!(made.out.starts_with("[[key]]\nname = \"shop\"\n") && !made.out.contains(&key), "{}", made.out);
+    let file = home.write("keys.toml", &made.out);
+    home.run(&["config", "check", "--auth-keys", file.to_str().unwrap()]).expect(0);
+    let shown = home.run(&["config", "print", "--auth-keys", file.to_str().unwrap()]).expect(0);
+    assert!(!shown.out.contains("sha256"), "{}", shown.out);
+    for (arguments, fault) in [
+        (&["keys", "new", "a b", "--scope", "admin"][..], "name: must be"),
+        (&["keys", "new", "a", "--scope", "orders"], "there is no scope"),
+        (&["keys", "new", "a", "--scope", "orders:read:own"], "owner: is missing"),
+        (&["keys", "new", "a", "--scope", "admin", "--expires", "soon"], "expires: must be a time"),
+    ] {
+        let refused = home.run(arguments).expect(1);
+        assert!(refused.err.contains(fault), "{}", refused.err);
+    }
+    home.run(&["keys", "new", "a"]).expect(2);
+    home.write("bad.toml", "[[key]]\nname = 'x'\nsha256 = 'secret'\nscopes = []");
+    for (flags, fault) in [
+        (&["--auth-keys", "bad.toml"][..], "sha256: must be"),
+        (&["--auth-keys", "none.toml"], "none.toml"),
+        (&["--auth-issuer", "x"], "changes nothing without --auth-jwks"),
+        (&["--auth-jwks", "http://localhost/keys"], "needs auth.issuer and auth.audience"),
+        (&["--auth-jwks", "ftp://localhost/keys"], "must be an http:// URL"),
+        (&["--auth-jwks", "bad.toml"], "is no JSON"),
+        (&["--rate-limit", "0/s"], "is no rate"),
+        (&["--trusted-proxies", "10.0.0.0/8"], "changes nothing without"),
+        (&["--trusted-proxies", "proxy", "--rate-limit", "1/s"], "is no network"),
+        (&["--audit-reads", "yes"], "changes nothing without --audit"),
+    ] {
+        let refused = home.run(&[&["config", "check"], flags].concat()).expect(78);
+        assert!(refused.err.contains(fault) && !refused.err.contains("secret"), "{flags:?}: {}", refused.err);
+    }
+}
+
+#[test]
+fn a_service_that_anyone_can_reach_says_so_once() {
+    let warned = |server: &Server| {
+        let lines = server.log();
+        lines.iter().filter(|line| line.contains("WARN") && line.contains("--auth-keys")).count()
+    };
+    let open = Server::start(&["--listen", "0.0.0.0:0"]);
+    assert_eq!(warned(&open), 1, "{:?}", open.log());
+    assert_eq!(warned(&Server::start(&[])), 0);
+    let keys = crate::http::access::Keys::new(&[("all", &["orders:read"], None)]);
+    assert_eq!(warned(&keys.start(&["--listen", "0.0.0.0:0"])), 0);
+}

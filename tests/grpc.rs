@@ -746,3 +746,49 @@ fn what_has_arrived_before_a_stop_is_answered() {
     }
     assert_eq!(server.wait().code(), Some(0), "{:?}", server.log());
 }
+
+/// Keys, scopes and owners hold over gRPC as over HTTP.
+#[test]
+fn calls_need_a_key_and_its_scope() {
+    use crate::http::access::{Keys, wb_of};
+    let keys = Keys::new(&[
+        ("all", &["orders:read", "orders:write"], None),
+        ("own", &["orders:read:own", "orders:write:own"], Some(USER)),
+        ("none", &[], None),
+    ]);
+    let orders = Orders::of(keys.start(&["--grpc", "127.0.0.1:0"]));
+    let with = |name: &str, request: GetOrderByIdRequest| {
+        let mut request = Request::new(request);
+        request.metadata_mut().insert("authorization", keys.bearer(name).parse().unwrap());
+        orders.get_with(request).map(|(order, _)| order)
+    };
+    let get = |name: &str, id: &str| with(name, GetOrderByIdRequest { order_id: id.into() });
+    keys.post(&orders.server, "all", "/orders", wb_of("hers", "another")).expect(201);
+    let mine = keys.post(&orders.server, "own", "/orders", envelope("{\"id\":\"e\"}")).expect(201).json();
+    let mine = mine["order_id"].as_str().unwrap();
+    assert_eq!(get("all", "hers").unwrap().order_id, "hers");
+    assert_eq!(get("own", mine).unwrap().user_id, USER);
+    let (hers, unknown) = (get("own", "hers").unwrap_err(), get("own", "none").unwrap_err());
+    assert_eq!((hers.code(), hers.message()), (unknown.code(), unknown.message()));
+    assert_eq!(hers.code(), Code::NotFound);
+    let missing = get("none", mine).unwrap_err();
+    assert_eq!((missing.code(), missing.message()), (Code::PermissionDenied, "this needs the scope orders:read"));
+    assert_eq!(orders.get(mine).unwrap_err().code(), Code::Unauthenticated);
+    let write = |name: &str, id: &str, user: &str| {
+        let mut request = Request::new(UpsertOrderRequest {
+            order_id: id.into(),
+            user_id: user.into(),
+            payload_json: "{}".into(),
+            ..UpsertOrderRequest::default()
+        });
+        request.metadata_mut().insert("x-api-key", keys.key(name).parse().unwrap());
+        orders.upsert(request).map(|_| ()).map_err(|status| status.code())
+    };
+    assert_eq!(write("own", "0", USER), Ok(()));
+    assert_eq!(write("own", "0", UNKNOWN), Err(Code::PermissionDenied));
+    assert_eq!(write("own", "hers", USER), Err(Code::NotFound));
+    assert_eq!(write("none", "0", USER), Err(Code::PermissionDenied));
+    until("health, which needs no key, says that it is ready", SIGNAL_TIME, || {
+        (orders.check(SERVICE).unwrap() == ServingStatus::Serving).then_some(())
+    });
+}

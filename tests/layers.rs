@@ -13,6 +13,7 @@ const FLOORS: &[&[&str]] = &[
     &["cache", "store", "outbox", "topics", "redis"],
     &["source"],
     &["ingest", "read", "warmup", "follow", "relay", "worker"],
+    &["access"],
     &["http", "grpc", "admin"],
     &["app", "tools"],
     &["settings"],
@@ -24,15 +25,16 @@ const FLOORS: &[&[&str]] = &[
 const EDGES: &[(&str, &[&str])] = &[
     ("main", &["cli"]),
     // What an error of a store means for the exit code.
-    ("cli", &["settings", "app", "tools", "store", "lifecycle", "log"]),
+    ("cli", &["settings", "app", "access", "tools", "store", "lifecycle", "log"]),
     // A server's URL is parsed by the store that connects to it.
-    ("settings", &["app", "tools", "store", "kafka", "nats", "stan", "redis", "listen", "tls", "lifecycle"]),
+    ("settings", &["app", "tools", "access", "store", "kafka", "nats", "stan", "redis", "listen", "tls", "lifecycle"]),
     (
         "app",
         &[
             "http",
             "grpc",
             "admin",
+            "access",
             "ingest",
             "read",
             "warmup",
@@ -61,6 +63,8 @@ const EDGES: &[(&str, &[&str])] = &[
             "tls",
         ],
     ),
+    // Whose an order is, as a copy of it says.
+    ("access", &["snapshot", "metrics", "lifecycle", "log"]),
     (
         "tools",
         &["ingest", "source", "store", "order", "record", "tls", "metrics", "lifecycle", "kafka", "nats", "stan"],
@@ -69,6 +73,7 @@ const EDGES: &[(&str, &[&str])] = &[
     (
         "http",
         &[
+            "access",
             "read",
             "source",
             "store",
@@ -84,8 +89,24 @@ const EDGES: &[(&str, &[&str])] = &[
             "log",
         ],
     ),
-    ("grpc", &["read", "source", "store", "snapshot", "record", "ack", "id", "listen", "metrics", "lifecycle", "log"]),
-    ("admin", &["listen", "metrics", "lifecycle"]),
+    (
+        "grpc",
+        &[
+            "access",
+            "read",
+            "source",
+            "store",
+            "snapshot",
+            "record",
+            "ack",
+            "id",
+            "listen",
+            "metrics",
+            "lifecycle",
+            "log",
+        ],
+    ),
+    ("admin", &["access", "listen", "metrics", "lifecycle"]),
     // Sockets, with what encrypts them.
     ("listen", &["tls"]),
     (
@@ -151,14 +172,16 @@ const EDGES: &[(&str, &[&str])] = &[
 ];
 
 /// Readers know bytes: these can never name an order, so none of them can serialize one again.
-const NEVER_ORDER: &[&str] = &["cache", "redis", "read", "warmup", "follow", "http", "grpc", "admin"];
+const NEVER_ORDER: &[&str] = &["cache", "redis", "read", "warmup", "follow", "access", "http", "grpc", "admin"];
 
 /// Each third-party client is named by its adapters only.
 const CLIENTS: &[(&str, &[&str])] = &[
     ("papaya", &["src/cache/"]),
-    ("arc_swap", &["src/cache/"]),
+    ("arc_swap", &["src/access/", "src/cache/"]),
     ("flate2", &["src/read/forms.rs"]),
     ("zstd", &["src/read/forms.rs"]),
+    ("ring", &["src/access/"]),
+    ("ipnet", &["src/access/"]),
     ("rusqlite", &["src/store/embedded/"]),
     ("tokio_postgres", &["src/store/postgres/", "src/source/older/"]),
     ("bb8", &["src/store/postgres/"]),

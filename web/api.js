@@ -1,6 +1,7 @@
 // Owns talking to the service over plain requests, and turning every way a request can fail into a Failure.
 // It must not know how anything looks.
 import { elementTexts, memberText } from './json.js';
+import { credentials, refused } from './session.js';
 
 /** Longer than any answer should take; a request without a limit would leave the page waiting for ever. */
 const ANSWER_MS_MAX = 15_000;
@@ -34,7 +35,7 @@ export async function fetchTotal() {
 
 async function get(url, signal) {
   const limit = AbortSignal.timeout(ANSWER_MS_MAX);
-  const answer = { headers: { Accept: 'application/json' }, signal: signal ? AbortSignal.any([signal, limit]) : limit };
+  const answer = { headers: { Accept: 'application/json', ...credentials() }, signal: signal ? AbortSignal.any([signal, limit]) : limit };
   let response, text;
   try {
     response = await fetch(url, answer);
@@ -43,6 +44,7 @@ async function get(url, signal) {
     if (signal?.aborted) throw cause;
     throw new Failure(0, {}, { cause });
   }
+  if (response.status === 401) refused();
   if (!response.ok) throw refusal(response, text);
   return { response, text };
 }

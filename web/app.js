@@ -3,6 +3,7 @@ import { announce, byId } from './dom.js';
 import { currentLanguage, onLanguage, setLanguage, translatePage, word } from './i18n.js';
 import { createList, orderHref } from './list.js';
 import { createOrderView } from './order.js';
+import { begin, mayFollow } from './session.js';
 import { follow } from './tabs.js';
 import { createTotals } from './totals.js';
 
@@ -11,13 +12,16 @@ const totals = createTotals();
 const list = createList();
 const order = createOrderView();
 
-const { openAgain } = routes();
-search(openAgain);
-keys();
 languages();
-stream();
-totals.ask();
-list.load(0);
+if (await begin()) {
+  const { openAgain } = routes();
+  search(openAgain);
+  keys();
+  if (mayFollow()) stream();
+  else byId('connection').hidden = true;
+  totals.ask();
+  list.load(0);
+}
 
 /** The address is the only place that says which view is open, so Back, Forward and links need nothing else. */
 function routes() {

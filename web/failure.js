@@ -2,7 +2,7 @@
 import { h } from './dom.js';
 import { word } from './i18n.js';
 
-const EXPLAINED = new Set([0, 400, 404, 410, 503]);
+const EXPLAINED = new Set([0, 400, 403, 404, 410, 429, 503]);
 /** Asking again can only help when the server, not the question, was at fault. */
 const canRetry = (status) => status === 0 || status === 429 || status >= 500;
 

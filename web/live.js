@@ -1,6 +1,9 @@
 // Owns one stream of committed changes: opening it, reopening it where it broke off, and saying
 // whether it is up. It must not know who holds it or what is done with a change.
 
+import { KeyedSource } from './keyed.js';
+import { credentials, isSignedIn, refused } from './session.js';
+
 const RETRY_MS_MIN = 1_000;
 const RETRY_MS_MAX = 15_000;
 
@@ -20,7 +23,8 @@ export function openStream(from, { onEvent, onState }) {
   function open() {
     clearTimeout(retry);
     source?.close();
-    source = new EventSource(`/events?include=body&lastEventId=${encodeURIComponent(stream.at)}`);
+    const url = `/events?include=body&lastEventId=${encodeURIComponent(stream.at)}`;
+    source = isSignedIn() ? new KeyedSource(url, credentials(), refused) : new EventSource(url);
     source.addEventListener('open', () => {
       retryMs = RETRY_MS_MIN;
       tell('live');

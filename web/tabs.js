@@ -24,8 +24,10 @@
 // Without locks or channels (plain HTTP from another host is no secure context) each visible tab
 // leads itself.
 import { openStream } from './live.js';
+import { audience } from './session.js';
 
-const NAME = 'order-service.events';
+// Tabs of one caller share a stream; those of another have a channel and a lock of their own.
+const name = () => `order-service.events${audience() && `.${audience()}`}`;
 
 /**
  * Follows the changes while the page is visible. `onState` gets connecting, live or reconnecting;
@@ -135,7 +137,7 @@ export function follow({ onChange, onReset, onState }) {
 function openChannel() {
   if (!navigator.locks || !window.BroadcastChannel) return undefined;
   try {
-    return new BroadcastChannel(NAME);
+    return new BroadcastChannel(name());
   } catch {
     return undefined; // storage is switched off, and with it all that tabs share
   }
@@ -144,7 +146,7 @@ function openChannel() {
 /** Runs `lead` when it is this tab's turn, unless `signal` says first that the tab is hidden. */
 async function holdTurn(signal, lead) {
   try {
-    await navigator.locks.request(NAME, { signal }, () => (signal.aborted ? undefined : lead(signal)));
+    await navigator.locks.request(name(), { signal }, () => (signal.aborted ? undefined : lead(signal)));
   } catch { // hidden while in the queue, or there are no locks
     if (!signal.aborted) lead(signal);
   }

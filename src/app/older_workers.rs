@@ -78,7 +78,7 @@ impl OlderWorkers {
         }
         let payload = Bytes::from(message::done(id, &snapshot.flat().whole())?);
         let condition = Some(Condition::OneOf(vec![Expected { id: None, version: snapshot.version() }]));
-        let request = Request { payload, idempotency: None, condition };
+        let request = Request { payload, idempotency: None, condition, owner: None };
         match self.inbox.submit_when_free(request).await.ok()?.await.ok()? {
             Reply::Stored { version, .. } => Some(version),
             Reply::WasDeleted { .. } | Reply::Refused { .. } | Reply::Rejected(_) | Reply::StoreLost => None,

@@ -1,9 +1,12 @@
 //! A worker: events in, orders and acknowledgements out. Serves nothing but its metrics.
 
+use std::sync::Arc;
+
 use anyhow::Context;
 
 use super::bus::{self, Instance};
 use super::{Config, listeners, stop_signal};
+use crate::access::Access;
 use crate::admin::{self, Admin};
 use crate::follow::Telling;
 use crate::http::route;
@@ -37,12 +40,13 @@ async fn run(config: Config) -> anyhow::Result<()> {
     let reload = Reload::default();
     let stop = stop_signal(reload.clone())?;
     let metrics = Metrics::new(route::ENDPOINTS, route::METHODS);
+    let access = Access::start(&config.access, &metrics)?;
     let readiness = Readiness::default();
     let (_admin_trigger, admin_stop) = lifecycle::shutdown();
     let (trigger, shutdown) = lifecycle::shutdown();
     let tls = listeners::certificates(&config, &reload, &shutdown)?;
     if let Some(bound) = listeners::bind_admin(&config, tls.as_ref())? {
-        let admin = Admin { metrics: metrics.clone(), readiness: readiness.clone() };
+        let admin = Admin { metrics: metrics.clone(), access: Arc::clone(&access), readiness: readiness.clone() };
         admin::start(admin, bound, admin_stop).context("cannot start the admin thread")?;
     }
     let store = AnyStore::open(&config.store)?;
@@ -57,6 +61,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
     let relayed = Instance::default().relay(&kafka, store.clone(), redis.clone(), &metrics, gate, batches)?;
     (kafka.topic, kafka.group) = (kafka.events_topic.clone(), kafka.worker_group.clone());
     let telling = contents.snapshots.then(|| bus::telling(&kafka, &outbox, &metrics));
+    tokio::spawn(access.watch(reload, shutdown.clone()));
     tracing::info!(topic = kafka.topic, group = kafka.group, store = store.place(), "working");
     let mut working = std::pin::pin!(async {
         if !announce(&store, telling, &shutdown).await? {

@@ -6,6 +6,7 @@ mod evict;
 pub mod external;
 pub mod feed;
 pub mod forms;
+mod owned;
 pub mod recent;
 
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
@@ -18,12 +19,13 @@ use tokio::sync::futures::Notified;
 use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock, watch};
 
 use crate::id::{OrderId, Version};
-use crate::snapshot::{Snapshot, State};
+use crate::snapshot::{Kind, OwnerTag, Snapshot, State};
 use absent::Absent;
 use evict::{Evict, Verdict};
 use external::{External, KeyOf, NotKept};
 use feed::{Event, Feed};
 use forms::{Coding, Demand, Next};
+use owned::Owned;
 use recent::{List, Recent, Shortfall};
 
 /// How the view is kept.
@@ -44,6 +46,9 @@ pub struct Config {
     pub feed_bytes_max: usize,
     /// How orders are found by the ids of their users; not from memory when `None`, or when orders may leave.
     pub key_of: Option<KeyOf>,
+    /// How whose an order is can be read off it. `None` where owners do not ask for their own orders:
+    /// nothing is kept for it then.
+    pub owner_of: Option<OwnerOf>,
     /// Bytes that orders and what it takes to find them may take. All orders are kept when `None`.
     pub bytes_max: Option<u64>,
     /// How long an order stays after it came, in whole seconds. For ever when `None`.
@@ -74,6 +79,7 @@ impl Default for Config {
             feed_events_max: 16_384,
             feed_bytes_max: 32 << 20,
             key_of: None,
+            owner_of: None,
             bytes_max: None,
             ttl: None,
             warm_max: None,
@@ -82,6 +88,9 @@ impl Default for Config {
         }
     }
 }
+
+/// Reads off a body whose the order is.
+pub type OwnerOf = fn(Kind, &[u8]) -> Option<OwnerTag>;
 
 /// More orders than are loaded between two looks at what others changed.
 const BROUGHT_MAX: usize = 10_000;
@@ -94,6 +103,7 @@ pub struct View {
     forms: Demand,
     feed: Feed,
     external: External,
+    owned: Owned,
     absent: Absent,
     evict: Option<Evict>,
     tally: Tally,
@@ -166,6 +176,7 @@ impl View {
             forms: Demand::new(),
             feed: Feed::new(config.feed_events_max, config.feed_bytes_max),
             external: External::new(config.key_of.filter(|_| !config.is_bounded())),
+            owned: Owned::new(config.owner_of.is_some() && !config.is_bounded()),
             absent: Absent::new(config.absent_max, config.absent_time),
             evict: config.is_bounded().then(|| Evict::new(config.ttl)),
             tally: Tally::default(),
@@ -229,7 +240,10 @@ impl View {
         let mut total = Change::default();
         let mut entered = Vec::new();
         let mut count = 0;
+        let mut scratch = Vec::new();
         for (id, snapshot) in orders {
+            let snapshot = self.tagged(&map, &id, snapshot, &mut scratch);
+            let noted = self.owned.is_kept().then(|| (id.clone(), snapshot.clone()));
             let named = self.external.concerns(&snapshot).then(|| (id.clone(), snapshot.clone()));
             let queued = self.evict.is_some().then(|| id.clone());
             let Some((change, before)) = fill(&map, id, snapshot) else { continue };
@@ -237,6 +251,9 @@ impl View {
             total.live += change.live;
             total.entries += change.entries;
             total.bytes += change.bytes;
+            if let Some((id, snapshot)) = noted {
+                self.owned.note(&id, [Some(&snapshot), before], |id| map.get(id).cloned());
+            }
             if let Some((id, snapshot)) = named {
                 let get = |id: &OrderId| map.get(id).cloned();
                 self.external.note(&id, &snapshot, get);
@@ -255,6 +272,44 @@ impl View {
             self.tally.add(&total);
         }
         count
+    }
+
+    /// The copy with whose it is, where that is kept. What is deleted for good says it no more: it
+    /// is whose it was before.
+    fn tagged(&self, map: &Orders<'_>, id: &OrderId, snapshot: Snapshot, scratch: &mut Vec<u8>) -> Snapshot {
+        if self.config.owner_of.is_none() || snapshot.owner().is_some() {
+            return snapshot;
+        }
+        let owner = match snapshot.state() {
+            State::Gone => map.get(id).and_then(Snapshot::owner),
+            State::Live | State::Hidden => self.owner_of(&snapshot),
+        };
+        owner.map_or_else(|| snapshot.clone(), |owner| snapshot.with_owner(owner, scratch))
+    }
+
+    /// Whose a copy is: noted in it, or read off it.
+    #[must_use]
+    pub fn owner_of(&self, snapshot: &Snapshot) -> Option<OwnerTag> {
+        let read = || (self.config.owner_of?)(snapshot.kind(), &snapshot.flat().whole());
+        snapshot.owner().or_else(read)
+    }
+
+    /// At most `limit` live orders of an owner created before `before`, newest first. `None` where
+    /// they are not kept, or not all of them are here; orders that others have stored a moment ago
+    /// may be missing.
+    #[must_use]
+    pub fn owned_page(&self, owner: OwnerTag, before: Option<u64>, limit: usize) -> Option<Vec<Snapshot>> {
+        self.holds_owned().then(|| self.owned.page(owner, before, limit))
+    }
+
+    /// How many live orders an owner has; `None` as with [`View::owned_page`].
+    #[must_use]
+    pub fn owned_count(&self, owner: OwnerTag) -> Option<usize> {
+        self.holds_owned().then(|| self.owned.count(owner))
+    }
+
+    fn holds_owned(&self) -> bool {
+        self.owned.is_kept() && self.is_complete.load(Ordering::Acquire) && !self.is_doubted.load(Ordering::Acquire)
     }
 
     /// Lets orders go that there is no room for, and some of those whose time is up. Says whether there may be more of
@@ -360,6 +415,7 @@ impl View {
         if events.is_empty() {
             return;
         }
+        let events = self.with_owners(events);
         // Warm-up or read-through may have brought a copy already; it is news all the same.
         self.fill_all(events.iter().map(|event| (event.id.clone(), event.snapshot.clone())));
         self.absent.forget(events.iter().map(|event| &event.id));
@@ -368,6 +424,19 @@ impl View {
             // An order that has left may be told of once more, which makes it no second one.
             self.tally.live.fetch_add(live, Ordering::Relaxed);
         }
+    }
+
+    /// The same with whose each order is, where that is kept: readers of events are told of their
+    /// own.
+    fn with_owners(&self, mut events: Vec<Event>) -> Vec<Event> {
+        if self.config.owner_of.is_some() {
+            let map = self.orders.pin();
+            let mut scratch = Vec::new();
+            for event in &mut events {
+                event.snapshot = self.tagged(&map, &event.id, event.snapshot.clone(), &mut scratch);
+            }
+        }
+        events
     }
 
     /// Returns by how much the number of live orders changes.
@@ -428,6 +497,7 @@ impl View {
             return is_news;
         };
         self.absent.forget([&event.id]);
+        let event = self.with_owners(vec![event]).remove(0);
         let mut is_news = false;
         evict.hear(&event.id, &event.snapshot, || {
             let map = self.orders.pin();
@@ -589,6 +659,8 @@ impl View {
             self.has_let_go.store(true, Ordering::SeqCst);
         }
         let map = self.orders.pin();
+        let tagged = stored.map(|stored| self.tagged(&map, id, stored.clone(), &mut Vec::new()));
+        let stored = tagged.as_ref();
         let replaced = map.compute(id.clone(), |visible| match (visible, stored) {
             (Some((_, visible)), Some(stored)) if visible.is(seen) => Operation::Insert(stored.clone()),
             (Some((_, visible)), None) if visible.is(seen) => Operation::Remove,
@@ -609,6 +681,7 @@ impl View {
         for copy in stored.into_iter().chain([seen]) {
             self.external.note(id, copy, get);
         }
+        self.owned.note(id, [stored, Some(seen)], get);
         self.recent.apply([id].into_iter(), |id| map.get(id).cloned());
         true
     }

@@ -11,6 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use hyper::HeaderMap;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::header::HeaderValue;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
@@ -24,8 +25,11 @@ use tonic::{Code, Status};
 use super::Config;
 use super::deadline::Deadline;
 use super::status;
+use crate::access::address::Peer;
+use crate::access::scope::Need;
+use crate::access::{Access, Denied, Who, head};
 use crate::lifecycle::Shutdown;
-use crate::listen::{Connection, Listener, Opened, Peer, Stream};
+use crate::listen::{Connection, Listener, Opened, Stream};
 use crate::metrics::Metrics;
 use crate::source::inbox::{Coming, Inbox};
 
@@ -85,6 +89,7 @@ impl Routes {
 #[derive(Clone)]
 pub struct Door {
     routes: Arc<Routes>,
+    access: Arc<Access>,
     inbox: Inbox,
     metrics: Metrics,
     call_time: Duration,
@@ -94,13 +99,14 @@ impl Door {
     /// Answers from `routes`; no call of ours takes longer than `call_time`, and what clients send takes room in `inbox`
     /// while it is on its way.
     #[must_use]
-    pub fn new(routes: Routes, inbox: Inbox, metrics: Metrics, call_time: Duration) -> Self {
-        Self { routes: Arc::new(routes), inbox, metrics, call_time }
+    pub fn new(routes: Routes, access: Arc<Access>, inbox: Inbox, metrics: Metrics, call_time: Duration) -> Self {
+        Self { routes: Arc::new(routes), access, inbox, metrics, call_time }
     }
 
     async fn answer(
         self,
         mut request: Request<Incoming>,
+        peer: Arc<Peer>,
         activity: Arc<Activity>,
         shutdown: Shutdown,
     ) -> Result<Response<Held>, Infallible> {
@@ -112,16 +118,51 @@ impl Door {
         let deadline = Deadline::read(request.headers(), now);
         request.extensions_mut().insert(deadline);
         let end = deadline.0.unwrap_or(now + self.call_time).min(now + self.call_time);
-        let request = request.map(|body| Arriving { body, coming: self.inbox.coming(), bytes: 0 });
-        let answer = tokio::time::timeout_at(end, self.routes.call(request)).await;
-        let response = match answer {
-            Ok(response) => response,
-            Err(_) => Status::deadline_exceeded("the call took too long").into_http(),
+        let request_id = head::request_id(request.headers());
+        let mut response = match self.admit(&peer, request.headers(), method, &request_id).await {
+            Err(status) => status.into_http(),
+            Ok(who) => {
+                request.extensions_mut().insert(who.with_request_id(request_id.to_str().unwrap_or_default()));
+                let request = request.map(|body| Arriving { body, coming: self.inbox.coming(), bytes: 0 });
+                let answer = tokio::time::timeout_at(end, self.routes.call(request)).await;
+                answer.unwrap_or_else(|_| Status::deadline_exceeded("the call took too long").into_http())
+            }
         };
+        response.headers_mut().insert(head::X_REQUEST_ID, request_id);
         let code = status::name(code_of(&response));
         self.metrics.grpc.with_label_values(&[method.unwrap_or("other"), code]).inc();
         let end = call.is_none().then(|| stopped(shutdown));
         Ok(response.map(|body| Held { body, _call: call, end }))
+    }
+}
+
+impl Door {
+    /// Lets a call in, or not.
+    async fn admit(
+        &self,
+        peer: &Peer,
+        headers: &HeaderMap,
+        method: Option<&str>,
+        request_id: &HeaderValue,
+    ) -> Result<Who, Status> {
+        let need = match method {
+            Some("UpsertOrder") => Need::Write,
+            Some("GetOrderByID" | "GetOrderByExternalID") => Need::Read,
+            // Health, and what the standard services tell anyone.
+            _ => Need::Probe,
+        };
+        let admitted = match head::admit(&self.access, peer, headers, need) {
+            Err(Denied::KeysUnknown) => head::admit_later(&self.access, peer, headers, need).await,
+            known => known,
+        };
+        admitted.map_err(|refusal| {
+            let status = status::not_let_in(&refusal);
+            let address = head::client_address(&self.access, peer, headers);
+            let asked = ("gRPC", method.unwrap_or("other"));
+            let of = (status::name(status.code()), request_id.to_str().unwrap_or_default());
+            self.access.note_refusal(&refusal, address, asked, of);
+            status
+        })
     }
 }
 
@@ -144,10 +185,10 @@ pub async fn accept(config: Arc<Config>, door: Door, listener: Listener, shutdow
         tokio::spawn(async move {
             let _permit = permit;
             let opened = tokio::select! {
-                opened = connection.open(OPEN_TIME) => opened,
+                opened = open(connection, &door.access) => opened,
                 () = async { stop.wait().await; tokio::time::sleep(FLUSH_TIME).await } => None,
             };
-            if let Some(Opened { stream, peer }) = opened {
+            if let Some((stream, peer)) = opened {
                 serve_connection(&config, door, stream, peer, shutdown).await;
             }
         });
@@ -181,18 +222,25 @@ pub async fn accept(config: Arc<Config>, door: Door, listener: Listener, shutdow
     let _closed = room.acquire_many(config.connections_max).await;
 }
 
+/// Has the handshake of a connection done, and what a trusted proxy says in front of it read.
+async fn open(mut connection: Connection, access: &Access) -> Option<(Stream, Peer)> {
+    let address = connection.address().map(|address| address.ip());
+    let peer = Peer::of(access.proxies(), address, connection.socket(), OPEN_TIME).await;
+    let peer = peer.inspect_err(|error| tracing::debug!(%error, "a connection of a proxy is closed")).ok()?;
+    let Opened { stream, certificate } = connection.open(OPEN_TIME).await?;
+    Some((stream, Peer { certificate, ..peer }))
+}
+
 /// Serves one connection until its client hangs up, until it was idle for too long or until a stop. After either of
 /// these it takes no more calls, finishes those it has, and is closed.
 async fn serve_connection(config: &Config, door: Door, socket: Stream, peer: Peer, mut shutdown: Shutdown) {
+    let peer = Arc::new(peer);
     let activity = Arc::new(Activity::new());
     // Every call is answered by then, so whoever is still at one does not read its answer.
     let stuck_time = door.call_time + config.idle_time;
     let service = service_fn({
         let (activity, shutdown) = (Arc::clone(&activity), shutdown.clone());
-        move |mut request: Request<Incoming>| {
-            request.extensions_mut().insert(peer.clone());
-            door.clone().answer(request, Arc::clone(&activity), shutdown.clone())
-        }
+        move |request| door.clone().answer(request, Arc::clone(&peer), Arc::clone(&activity), shutdown.clone())
     });
     let connection = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())

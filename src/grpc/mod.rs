@@ -14,6 +14,7 @@ use tonic::codec::CompressionEncoding;
 use tonic_health::ServingStatus;
 use tonic_health::server::{HealthReporter, health_reporter};
 
+use crate::access::Access;
 use crate::lifecycle::{Readiness, Shutdown};
 use crate::listen::{Endpoint, Listener};
 use crate::metrics::Metrics;
@@ -93,6 +94,7 @@ impl Limits {
 pub async fn serve<T: Store>(
     config: Config,
     orders: Orders<T>,
+    access: Arc<Access>,
     metrics: Metrics,
     readiness: Readiness,
     listener: Listener,
@@ -117,7 +119,7 @@ pub async fn serve<T: Store>(
         .and(health_server)
         .and(reflection().build_v1().expect("descriptors the build has made"))
         .and(reflection().build_v1alpha().expect("descriptors the build has made"));
-    let door = Door::new(routes, inbox, metrics, limits.call_time());
+    let door = Door::new(routes, access, inbox, metrics, limits.call_time());
     conn::accept(Arc::new(config), door, listener, shutdown).await;
     watching.abort();
 }

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use tonic::metadata::MetadataMap;
-use tonic::{Request, Response, Status, async_trait};
+use tonic::{Code, Request, Response, Status, async_trait};
 
 use super::deadline::Deadline;
 use super::proto::service::v1::orders_service_server::OrdersService;
@@ -11,11 +11,12 @@ use super::proto::service::v1::{
     HealthRequest, HealthResponse, UpsertOrderRequest, UpsertOrderResponse,
 };
 use super::{Limits, model, status};
+use crate::access::Who;
 use crate::ack::Waiter;
 use crate::id::{OrderId, Version, parse_uuid};
 use crate::metrics::Metrics;
 use crate::read::{Found, Reader};
-use crate::snapshot::{Snapshot, State};
+use crate::snapshot::{OwnerTag, Snapshot, State};
 use crate::source::inbox::{self, Inbox, Reply};
 use crate::store::Store;
 
@@ -52,21 +53,24 @@ impl<T: Store> Orders<T> {
     }
 
     /// A read of one order by the rules of HTTP's.
-    async fn find(&self, id: &OrderId, least: Option<Version>) -> Result<Snapshot, Status> {
+    async fn find(&self, id: &OrderId, least: Option<Version>, owner: Option<OwnerTag>) -> Result<Snapshot, Status> {
         let found = match self.reader.get(id) {
-            Found::Hit(snapshot) if least.is_none_or(|least| snapshot.version() >= least) => {
+            Found::Hit(snapshot)
+                if least.is_none_or(|least| snapshot.version() >= least) && self.reader.is_seen(owner, &snapshot) =>
+            {
                 self.metrics.http.hit(1);
                 return Ok(snapshot);
             }
-            Found::Absent if least.is_none() => {
+            Found::Absent | Found::Hit(_) if least.is_none() && self.reader.is_known_absent(owner) => {
                 self.metrics.http.miss();
                 return Err(status::no_order());
             }
             _ => {
                 self.metrics.http.miss();
-                match least {
-                    Some(least) => self.reader.get_at_least(id, least).await,
-                    None => self.reader.load(id).await,
+                match (least, owner) {
+                    (least, Some(owner)) => self.reader.load_owned(id, least, owner).await,
+                    (Some(least), None) => self.reader.get_at_least(id, least).await,
+                    (None, None) => self.reader.load(id).await,
                 }
             }
         };
@@ -93,8 +97,55 @@ impl<T: Store> OrdersService for Orders<T> {
         &self,
         request: Request<UpsertOrderRequest>,
     ) -> Result<Response<UpsertOrderResponse>, Status> {
+        let who = request.extensions().get::<Who>().cloned();
+        let result = self.upsert(request, who.as_ref()).await;
+        if let Some(who) = who {
+            let order = result.as_ref().map(|answer| answer.get_ref().order_id.clone()).ok();
+            let code = result.as_ref().map_or_else(Status::code, |_| Code::Ok);
+            who.note("gRPC", "UpsertOrder", order.as_deref(), status::name(code));
+        }
+        result
+    }
+
+    async fn get_order_by_id(
+        &self,
+        request: Request<GetOrderByIdRequest>,
+    ) -> Result<Response<GetOrderByIdResponse>, Status> {
+        let who = request.extensions().get::<Who>().cloned();
+        let result = self.by_id(&request, who.as_ref().and_then(Who::owner_tag)).await;
+        note_read(who.as_ref(), "GetOrderByID", Some(&request.get_ref().order_id), &result);
+        result
+    }
+
+    async fn get_order_by_external_id(
+        &self,
+        request: Request<GetOrderByExternalIdRequest>,
+    ) -> Result<Response<GetOrderByExternalIdResponse>, Status> {
+        let who = request.extensions().get::<Who>().cloned();
+        let result = self.by_external_id(request, who.as_ref().and_then(Who::owner_tag)).await;
+        note_read(who.as_ref(), "GetOrderByExternalID", None, &result);
+        result
+    }
+}
+
+/// Notes a read, where reads are noted.
+fn note_read<M>(who: Option<&Who>, route: &str, order: Option<&str>, result: &Result<Response<M>, Status>) {
+    if let Some(who) = who.filter(|who| who.notes_reads()) {
+        let code = result.as_ref().map_or_else(Status::code, |_| Code::Ok);
+        who.note("gRPC", route, order, status::name(code));
+    }
+}
+
+impl<T: Store> Orders<T> {
+    async fn upsert(
+        &self,
+        request: Request<UpsertOrderRequest>,
+        who: Option<&Who>,
+    ) -> Result<Response<UpsertOrderResponse>, Status> {
         let deadline = request.extensions().get().copied().unwrap_or(Deadline(None));
-        let taken = self.inbox.submit(envelope(request.into_inner())).map_err(status::not_taken)?;
+        let owner = who.and_then(Who::owner).map(|owner| owner.text.clone());
+        let request = inbox::Request { owner, ..envelope(request.into_inner()).into() };
+        let taken = self.inbox.submit(request).map_err(status::not_taken)?;
         let reply = inbox::replied(taken, self.limits.write_wait).await.map_err(status::no_reply)?;
         let (id, mut version, change, worker) = match reply {
             Reply::Stored { id, version, change, worker } => (id, version, change, worker),
@@ -110,13 +161,14 @@ impl<T: Store> OrdersService for Orders<T> {
         Ok(versioned(answer, version))
     }
 
-    async fn get_order_by_id(
+    async fn by_id(
         &self,
-        request: Request<GetOrderByIdRequest>,
+        request: &Request<GetOrderByIdRequest>,
+        owner: Option<OwnerTag>,
     ) -> Result<Response<GetOrderByIdResponse>, Status> {
         let least = min_version(request.metadata())?;
         let id = OrderId::parse(request.get_ref().order_id.as_bytes()).map_err(status::bad_id)?;
-        let snapshot = self.find(&id, least).await?;
+        let snapshot = self.find(&id, least, owner).await?;
         if snapshot.state() == State::Gone {
             return Err(status::deleted());
         }
@@ -124,9 +176,10 @@ impl<T: Store> OrdersService for Orders<T> {
         Ok(versioned(GetOrderByIdResponse { order: Some(order) }, snapshot.version()))
     }
 
-    async fn get_order_by_external_id(
+    async fn by_external_id(
         &self,
         request: Request<GetOrderByExternalIdRequest>,
+        owner: Option<OwnerTag>,
     ) -> Result<Response<GetOrderByExternalIdResponse>, Status> {
         let least = min_version(request.metadata())?;
         let GetOrderByExternalIdRequest { external_id, user_id } = request.into_inner();
@@ -134,8 +187,13 @@ impl<T: Store> OrdersService for Orders<T> {
         if external_id.is_empty() {
             return Err(status::wrong_field("external_id", "must not be empty"));
         }
-        let found = self.reader.by_external(user_id.hyphenated().to_string(), external_id).await;
+        let user_id = user_id.hyphenated().to_string();
         let missing = || Status::not_found("this user has no order with this external id");
+        // Another user's orders are not looked for, so how long that takes says nothing.
+        if owner.is_some_and(|owner| owner != OwnerTag::of(&user_id)) {
+            return Err(missing());
+        }
+        let found = self.reader.by_external(user_id, external_id).await;
         let (_, snapshot) = found.map_err(|error| status::not_read(&error))?.ok_or_else(missing)?;
         // The store was asked, so there is no newer copy to wait for.
         if let Some(least) = least.filter(|least| snapshot.version() < *least) {

@@ -5,6 +5,7 @@ use std::time::Duration;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 
+use crate::access::Denied;
 use crate::id::{IdError, Version};
 use crate::read::ReadError;
 use crate::record::{Rejection, RejectionKind};
@@ -92,6 +93,7 @@ pub fn refused(refusal: &Refusal) -> Status {
         Refusal::OtherKind | Refusal::KeyReused | Refusal::Condition { .. } | Refusal::Database { .. } => {
             Status::failed_precondition(refusal.public())
         }
+        Refusal::NotOwn => Status::permission_denied(refusal.to_string()),
         Refusal::NoUser => wrong_field("user_id", refusal.to_string()),
         Refusal::NoPayload => wrong_field("payload_json", refusal.to_string()),
     }
@@ -117,6 +119,19 @@ pub fn no_reply(missing: NoReply) -> Status {
     match missing {
         NoReply::Slow => Status::deadline_exceeded(missing.to_string()),
         NoReply::Stopped => Status::unknown(format!("{missing}, or just after")),
+    }
+}
+
+/// UNAUTHENTICATED, PERMISSION_DENIED or RESOURCE_EXHAUSTED for a call that is not let in.
+pub fn not_let_in(denied: &Denied) -> Status {
+    let detail = denied.detail();
+    match denied.limited() {
+        Some(limited) => {
+            let details = ErrorDetails::with_retry_info(Some(limited.wait));
+            Status::with_error_details(Code::ResourceExhausted, detail, details)
+        }
+        None if matches!(denied, Denied::Forbidden(_)) => Status::permission_denied(detail),
+        None => Status::unauthenticated(detail),
     }
 }
 

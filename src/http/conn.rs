@@ -97,8 +97,6 @@ pub struct Conn {
     resets_left: AtomicI32,
     /// Where the client is, of TCP.
     address: Option<SocketAddr>,
-    /// The subject of the certificate that the client has shown.
-    certificate: OnceLock<Arc<str>>,
     waker: OnceLock<Waker>,
     abort: OnceLock<AbortHandle>,
     registry: Arc<Registry>,
@@ -169,7 +167,6 @@ impl Registry {
             dismissed_at: AtomicU32::new(0),
             resets_left: AtomicI32::new(RESETS_MAX),
             address,
-            certificate: OnceLock::new(),
             waker: OnceLock::new(),
             abort: OnceLock::new(),
             registry: Arc::clone(self),
@@ -312,20 +309,6 @@ impl Conn {
     #[must_use]
     pub fn address(&self) -> Option<SocketAddr> {
         self.address
-    }
-
-    /// The subject of the certificate that the client has shown, which was verified:
-    /// `CN=shop,O=Example`.
-    #[must_use]
-    pub fn certificate(&self) -> Option<&Arc<str>> {
-        self.certificate.get()
-    }
-
-    /// Sets it, once, after the handshake.
-    pub fn set_certificate(&self, subject: Option<Arc<str>>) {
-        if let Some(subject) = subject {
-            let _ = self.certificate.set(subject); // set once
-        }
     }
 
     /// HTTP/2 is spoken from now on.

@@ -9,10 +9,12 @@ use hyper::header::{HeaderMap, HeaderName};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::Api;
 use super::body::Body;
 use super::query::Query;
 use super::respond::{self, Answer, Problem};
+use super::{Api, gate};
+use crate::access::scope::Need;
+use crate::access::{Denied, Who};
 use crate::cache::feed::{Event, Read};
 use crate::id::OrderId;
 use crate::snapshot::State;
@@ -28,16 +30,32 @@ const PIECE_BYTES: usize = 16 << 10;
 struct Wanted {
     order: Option<OrderId>,
     is_with_body: bool,
+    who: Who,
+}
+
+impl Wanted {
+    fn has<T: Store>(&self, api: &Api<T>, event: &Event) -> bool {
+        self.order.as_ref().is_none_or(|order| *order == event.id)
+            && api.reader.is_seen(self.who.owner_tag(), &event.snapshot)
+    }
 }
 
 /// `GET /events`
-pub fn events<T: Store>(api: Arc<Api<T>>, query: &Query<'_>, headers: &HeaderMap) -> Result<Answer, Problem> {
+pub fn events<T: Store>(
+    api: Arc<Api<T>>,
+    query: &Query<'_>,
+    headers: &HeaderMap,
+    who: &Who,
+) -> Result<Answer, Problem> {
     let order = query.get("order").map(|id| OrderId::parse(id.as_bytes())).transpose().map_err(Problem::bad_id)?;
     let is_with_body = match query.get("include") {
         None => false,
         Some(include) if include.split(',').all(|part| part == "body") => true,
         Some(_) => return Err(Problem::bad_request("invalid_include", "include must be body")),
     };
+    if is_with_body && let Err(scope) = who.may(Need::Read) {
+        return Err(gate::problem(&Denied::Forbidden(scope)));
+    }
     let permit = Arc::clone(&api.streams)
         .try_acquire_owned()
         .map_err(|_| Problem::unavailable("too_many_streams", "too many event streams are open"))?;
@@ -53,12 +71,17 @@ pub fn events<T: Store>(api: Arc<Api<T>>, query: &Query<'_>, headers: &HeaderMap
         Some(known) => known,
     };
     let (sender, chunks) = mpsc::channel(4);
-    let wanted = Wanted { order, is_with_body };
+    let wanted = Wanted { order, is_with_body, who: who.clone() };
     let open = api.metrics.event_streams.clone();
     open.inc();
     tokio::spawn(async move {
         let _permit = permit;
-        stream(api, wanted, from, &sender).await;
+        let out = wanted.who.clone();
+        tokio::select! {
+            () = stream(api, wanted, from, &sender) => {}
+            // Its key is gone or its time over: the next try is told.
+            () = out.is_out() => {}
+        }
         open.dec();
         let _ = sender.send(Bytes::new()).await; // the end, if the client still waits for it
     });
@@ -93,7 +116,7 @@ async fn stream<T: Store>(api: Arc<Api<T>>, wanted: Wanted, from: Option<u64>, s
             Read::Events(events) => {
                 for event in &events {
                     next += 1;
-                    if wanted.order.as_ref().is_none_or(|order| *order == event.id) {
+                    if wanted.has(&api, event) {
                         push_event(&mut text, &api.epoch, next, event, wanted.is_with_body);
                     }
                     if text.len() >= PIECE_BYTES {

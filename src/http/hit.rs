@@ -12,10 +12,13 @@ use hyper::Method;
 use super::accept::Accepted;
 use super::conn::{HELD_BYTES_MAX, HELD_PIECE_MAX, Held, Rest, Taken};
 use super::route::{self, Route};
-use super::{Api, conditions, host, orders};
+use super::{Api, conditions, gate, host, orders};
+use crate::access::address::Peer;
+use crate::access::rate::{Bucket, Limited, Rate};
+use crate::access::{Access, Denied, Glance, LastPass, Shown, head};
 use crate::id::OrderId;
 use crate::read::Found;
-use crate::snapshot::State;
+use crate::snapshot::{OwnerTag, State};
 use crate::store::Store;
 
 /// Header fields of a plain read; requests with more are left to hyper.
@@ -47,9 +50,79 @@ const IS_KNOWN: usize = 2;
 const OF_ROUTE: usize = 4;
 const WRAPPED: usize = OF_ROUTE;
 const LIST: usize = 2 * OF_ROUTE;
+/// Beyond [`KINDS`]: refused, and counted already.
+const REFUSED: usize = usize::MAX;
 
 /// Answers the requests at the front of `requests`, as far as they are hits, by appending to `answers`.
 pub fn answer<T: Store>(api: &Api<T>, requests: &[u8], answers: &mut Held) -> Taken {
+    answer_all(api, Open, requests, answers)
+}
+
+/// The same where requests have to be let in.
+pub fn answer_guarded<T: Store>(
+    api: &Api<T>,
+    peer: &Peer,
+    last: &RefCell<LastPass>,
+    requests: &[u8],
+    answers: &mut Held,
+) -> Taken {
+    if api.access.audits_reads() {
+        return Taken { bytes: 0, rest: Rest::Other(None) }; // there each read is noted
+    }
+    answer_all(api, Guarded { access: &api.access, peer, last }, requests, answers)
+}
+
+/// Whether a read is let in. Two kinds of code: where callers need no key, nothing of this is
+/// there.
+trait Door: Copy {
+    /// Requests have to be let in.
+    const IS_GUARDED: bool;
+
+    fn quick(&self, shown: Shown<'_>, now: Instant) -> Glance;
+
+    fn charge(&self, cost: (Bucket, Rate), now: Instant);
+}
+
+/// Callers need no key.
+#[derive(Clone, Copy)]
+struct Open;
+
+impl Door for Open {
+    const IS_GUARDED: bool = false;
+
+    fn quick(&self, _: Shown<'_>, _: Instant) -> Glance {
+        Glance::Pass(None, None)
+    }
+
+    fn charge(&self, _: (Bucket, Rate), _: Instant) {}
+}
+
+/// Who asks has to be let in.
+#[derive(Clone, Copy)]
+struct Guarded<'d> {
+    access: &'d Access,
+    peer: &'d Peer,
+    /// What the connection's request before was let in by: nearly always it is the same.
+    last: &'d RefCell<LastPass>,
+}
+
+impl Door for Guarded<'_> {
+    const IS_GUARDED: bool = true;
+
+    fn quick(&self, shown: Shown<'_>, now: Instant) -> Glance {
+        match self.access.quick(shown, self.peer, self.last, now) {
+            // There it is noted, which is hyper's way.
+            Glance::Limited(_) if self.access.audit().is_some() => Glance::Ask,
+            glance => glance,
+        }
+    }
+
+    fn charge(&self, cost: (Bucket, Rate), now: Instant) {
+        self.access.charge(cost, now);
+    }
+}
+
+fn answer_all<T: Store, D: Door>(api: &Api<T>, door: D, requests: &[u8], answers: &mut Held) -> Taken {
     let started = Instant::now();
     let date = date();
     // Nearly always all are of one kind.
@@ -62,9 +135,12 @@ pub fn answer<T: Store>(api: &Api<T>, requests: &[u8], answers: &mut Held) -> Ta
         if answers.bytes.len() >= HELD_BYTES_MAX || !answers.body.is_empty() {
             break Rest::Unseen;
         }
-        match answer_one(api, &requests[bytes..], &date, answers) {
+        match answer_one(api, door, (&requests[bytes..], started), &date, answers) {
             Ok((head, kind)) => {
                 bytes += head;
+                if D::IS_GUARDED && kind == REFUSED {
+                    continue;
+                }
                 counts[kind] += 1;
                 met |= 1 << kind;
             }
@@ -93,12 +169,15 @@ struct Asked<'r> {
     if_none_match: Option<&'r [u8]>,
     accept: Option<&'r [u8]>,
     accept_encoding: Option<&'r [u8]>,
+    authorization: Option<&'r [u8]>,
+    api_key: Option<&'r [u8]>,
 }
 
 /// The length of the request, and what it is counted as: see [`KINDS`].
-fn answer_one<T: Store>(
+fn answer_one<T: Store, D: Door>(
     api: &Api<T>,
-    requests: &[u8],
+    door: D,
+    (requests, started): (&[u8], Instant),
     date: &Date,
     answers: &mut Held,
 ) -> Result<(usize, usize), Rest> {
@@ -120,7 +199,7 @@ fn answer_one<T: Store>(
     }
     let (mut hosts, mut asked) = (0, Asked::default());
     for header in &*request.headers {
-        let once = match field(header) {
+        let once = match field::<D>(header) {
             Field::Idle => continue,
             Field::Host if is_host(header.value) => {
                 hosts += 1;
@@ -130,6 +209,8 @@ fn answer_one<T: Store>(
             Field::IfNoneMatch => &mut asked.if_none_match,
             Field::Accept => &mut asked.accept,
             Field::AcceptEncoding => &mut asked.accept_encoding,
+            Field::Authorization => &mut asked.authorization,
+            Field::ApiKey => &mut asked.api_key,
         };
         // Several make a list.
         if once.replace(header.value).is_some() {
@@ -140,12 +221,27 @@ fn answer_one<T: Store>(
         return Err(other());
     }
     let path = request.path.unwrap_or_default();
-    let kind = match route::route(&Method::GET, path) {
-        Route::Flat(id) => one(api, id, 0, method, &asked, date, answers),
-        Route::Wrapped(id) => one(api, id, WRAPPED, method, &asked, date, answers),
-        Route::List => list(api, method, &asked, date, answers),
+    let route = route::route(&Method::GET, path);
+    let (mut owner, mut cost) = (None, None);
+    if D::IS_GUARDED {
+        match let_in(door, &route, &asked, started) {
+            Ok(let_in) => (owner, cost) = let_in,
+            Err(Some(limited)) => {
+                refuse(api, &route, method, &limited, date, answers);
+                return Ok((head, REFUSED));
+            }
+            Err(None) => return Err(other()),
+        }
+    }
+    let kind = match route {
+        Route::Flat(id) => one(api, (id, owner), 0, method, &asked, date, answers),
+        Route::Wrapped(id) => one(api, (id, owner), WRAPPED, method, &asked, date, answers),
+        Route::List if owner.is_none() => list(api, method, &asked, date, answers),
         _ => None,
     };
+    if let (Some(cost), Some(_)) = (cost, kind) {
+        door.charge(cost, started);
+    }
     kind.map(|kind| (head, kind)).ok_or_else(other)
 }
 
@@ -161,10 +257,27 @@ pub(super) fn foreign(bytes: &[u8]) -> Rest {
     }
 }
 
+/// Whose orders alone a read may see, and what it costs; or that it comes too often, or that hyper
+/// has to answer.
+fn let_in<D: Door>(door: D, route: &Route<'_>, asked: &Asked<'_>, started: Instant) -> Result<LetIn, Option<Limited>> {
+    if !matches!(route, Route::Flat(_) | Route::Wrapped(_) | Route::List) {
+        return Err(None);
+    }
+    let shown = Shown { authorization: asked.authorization, api_key: asked.api_key };
+    match door.quick(shown, started) {
+        Glance::Pass(owner, cost) => Ok((owner, cost)),
+        Glance::Limited(limited) if asked.accept.is_none_or(|accept| !may_name_text(accept)) => Err(Some(limited)),
+        Glance::Limited(_) | Glance::Ask => Err(None),
+    }
+}
+
+/// See [`let_in`].
+type LetIn = (Option<OwnerTag>, Option<(Bucket, Rate)>);
+
 /// Appends the answer with one order. `None` where hyper has to answer.
 fn one<T: Store>(
     api: &Api<T>,
-    id: &str,
+    (id, owner): (&str, Option<OwnerTag>),
     face: usize,
     method: usize,
     asked: &Asked<'_>,
@@ -174,6 +287,9 @@ fn one<T: Store>(
     // An id has neither a percent sign nor a question mark.
     let id = OrderId::parse(id.as_bytes()).ok()?;
     let Found::Hit(snapshot) = api.reader.get(&id) else { return None };
+    if owner.is_some() && snapshot.owner() != owner {
+        return None;
+    }
     let body = if face == WRAPPED { snapshot.wrapped() } else { snapshot.flat() };
     if snapshot.state() == State::Gone || body.len() > HELD_PIECE_MAX {
         return None;
@@ -281,6 +397,49 @@ fn end_head(answers: &mut Vec<u8>, length: Option<usize>, date: &Date) {
     answers.extend_from_slice(b"\r\n\r\n");
 }
 
+/// Appends the answer to a read that comes too often, and counts it. It costs less than a hit: what
+/// it says is made once for as long as it is the same.
+fn refuse<T: Store>(
+    api: &Api<T>,
+    route: &Route<'_>,
+    method: usize,
+    limited: &Limited,
+    date: &Date,
+    answers: &mut Held,
+) {
+    thread_local! {
+        static MADE: RefCell<(Option<(Rate, u64)>, String, String)> =
+            const { RefCell::new((None, String::new(), String::new())) };
+    }
+    MADE.with_borrow_mut(|(of, fields, body)| {
+        let now = Some((limited.rate, limited.wait_seconds()));
+        if *of != now {
+            (*fields, *body) = gate::limited_answer(limited);
+            *of = now;
+        }
+        let answers = &mut answers.bytes;
+        answers.extend_from_slice(fields.as_bytes());
+        answers.extend_from_slice(b"x-request-id: ");
+        answers.extend_from_slice(&head::random_id());
+        answers.extend_from_slice(b"\r\n");
+        if api.varies_by_origin {
+            answers.extend_from_slice(b"vary: Origin\r\n");
+        }
+        end_head(answers, None, date);
+        if method == 0 {
+            answers.extend_from_slice(body.as_bytes());
+        }
+    });
+    api.access.count_refusal(&Denied::TooOften(*limited));
+    let name = route::method_index(if method == 0 { &Method::GET } else { &Method::HEAD });
+    api.metrics.http.observe(route.endpoint(), name, 429, Duration::ZERO, 1);
+}
+
+/// Whether a client may like plain text better.
+fn may_name_text(accept: &[u8]) -> bool {
+    accept.windows(5).any(|part| part.eq_ignore_ascii_case(b"text/"))
+}
+
 /// Whether a client may ask for lines instead of a list.
 fn may_name_lines(accept: &[u8]) -> bool {
     let holds = |word: &[u8]| accept.windows(word.len()).any(|part| part.eq_ignore_ascii_case(word));
@@ -314,11 +473,13 @@ enum Field {
     IfNoneMatch,
     Accept,
     AcceptEncoding,
+    Authorization,
+    ApiKey,
     /// It could make the answer another, or the connection, in ways that are hyper's and its handlers' to know.
     Other,
 }
 
-fn field(header: &httparse::Header<'_>) -> Field {
+fn field<D: Door>(header: &httparse::Header<'_>) -> Field {
     let is = |name: &str| header.name.eq_ignore_ascii_case(name);
     let is_other = |is_it: bool| if is_it { Field::Other } else { Field::Idle };
     // Few names have a length that one of these has.
@@ -329,7 +490,12 @@ fn field(header: &httparse::Header<'_>) -> Field {
         6 => is_other(is("expect") || is("origin")),
         7 => is_other(is("upgrade")),
         8 => is_other(is("if-match")),
+        9 if D::IS_GUARDED && (header.name == "X-API-Key" || is("x-api-key")) => Field::ApiKey,
         10 => is_other(is("connection") && !header.value.eq_ignore_ascii_case(b"keep-alive")),
+        // The usual spellings are compared as they are: letter by letter costs ten times as much.
+        13 if D::IS_GUARDED && (matches!(header.name, "Authorization" | "authorization") || is("authorization")) => {
+            Field::Authorization
+        }
         13 if is("if-none-match") => Field::IfNoneMatch,
         13 => is_other(is("x-min-version")),
         14 => is_other(is("content-length")),

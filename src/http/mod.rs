@@ -6,6 +6,7 @@ pub mod body;
 pub mod conditions;
 pub mod conn;
 pub mod events;
+pub mod gate;
 pub mod hit;
 pub mod host;
 mod http2;
@@ -19,6 +20,7 @@ pub mod transport;
 pub mod write;
 
 use std::borrow::Cow;
+use std::cell::RefCell;
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
@@ -41,6 +43,10 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::AsyncWriteExt;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use crate::access::address::Peer;
+use crate::access::scope::Need;
+use crate::access::{Access, Denied, LastPass, Who, head};
+use crate::id::OrderId;
 use crate::lifecycle::{Readiness, Shutdown};
 use crate::listen::{self, Bound, Connection, Endpoint, Listener};
 use crate::metrics::Metrics;
@@ -123,6 +129,8 @@ pub struct Api<T> {
     pub inbox: Inbox,
     /// Counts.
     pub metrics: Metrics,
+    /// Who is let in to what.
+    pub access: Arc<Access>,
     /// Whether the process is ready.
     pub readiness: Readiness,
     /// Ends event streams.
@@ -155,7 +163,27 @@ impl<T: Store> Api<T> {
         let epoch = format!("{:08x}", fastrand::u32(..));
         let varies_by_origin = !config.cors_origins.is_empty() && !config.cors_origins.contains(&ANY_ORIGIN);
         let started = Instant::now();
-        Self { config, reader, inbox, metrics, readiness, shutdown, streams, results, epoch, started, varies_by_origin }
+        let access = Access::open();
+        Self {
+            config,
+            reader,
+            inbox,
+            metrics,
+            access,
+            readiness,
+            shutdown,
+            streams,
+            results,
+            epoch,
+            started,
+            varies_by_origin,
+        }
+    }
+
+    /// Lets in who this says.
+    #[must_use]
+    pub fn with_access(self, access: Arc<Access>) -> Self {
+        Self { access, ..self }
     }
 }
 
@@ -254,15 +282,11 @@ impl<T: Store> Server<T> {
     }
 
     /// Serves a connection in a task of its own.
-    fn take(&self, connection: Connection, permit: OwnedSemaphorePermit) {
-        let address = match &connection {
-            Connection::Tcp(_, address) | Connection::Tls(_, address, _) => Some(*address),
-            Connection::Unix(_) => None,
-        };
-        let registered = self.registry.register(address);
+    fn take(&self, mut connection: Connection, permit: OwnedSemaphorePermit) {
+        let registered = self.registry.register(connection.address());
         let conn = Arc::clone(&registered.conn);
         let (api, registry) = (Arc::clone(&self.api), Arc::clone(&self.registry));
-        let service = ConnService { api, conn: Arc::clone(&conn), registry };
+        let mut service = ConnService { api, conn: Arc::clone(&conn), registry, peer: Arc::default() };
         let task = tokio::spawn(async move {
             service.api.metrics.connections.inc();
             let _permit = permit;
@@ -272,6 +296,17 @@ impl<T: Store> Server<T> {
                 Poll::Ready(())
             })
             .await;
+            let address = connection.address().map(|address| address.ip());
+            let time = service.api.config.limits.header_time;
+            let peer = tokio::select! {
+                biased; // what is there already is answered in the end too
+                peer = Peer::of(service.api.access.proxies(), address, connection.socket(), time) => peer,
+                () = registered.conn.until_unwanted() => return,
+            };
+            match peer {
+                Ok(peer) => service.peer = Arc::new(peer),
+                Err(error) => return tracing::debug!(%error, "a connection of a proxy is closed"),
+            }
             match connection {
                 Connection::Tcp(socket, _) => serve_connection(service, socket, registered, false).await,
                 Connection::Unix(socket) => serve_connection(service, socket, registered, false).await,
@@ -283,7 +318,10 @@ impl<T: Store> Server<T> {
                         () = registered.conn.until_unwanted() => None,
                     };
                     let Some(stream) = stream else { return };
-                    registered.conn.set_certificate(tls::server::client_subject(&stream));
+                    if let Some(certificate) = tls::server::client_subject(&stream) {
+                        let peer = Peer { certificate: Some(certificate), ..Peer::clone(&service.peer) };
+                        service.peer = Arc::new(peer);
+                    }
                     let is_http2 = tls::server::is_http2(&stream);
                     serve_connection(service, stream, registered, is_http2).await;
                 }
@@ -308,7 +346,13 @@ async fn serve_connection<T: Store, S: Transport>(
     registered: conn::Registered,
     is_http2: bool,
 ) {
-    let hits = Hits { api: Arc::clone(&service.api), registry: Arc::clone(&service.registry) };
+    let hits = Hits {
+        api: Arc::clone(&service.api),
+        registry: Arc::clone(&service.registry),
+        peer: Arc::clone(&service.peer),
+        is_guarded: service.api.access.is_guarded(),
+        last: RefCell::default(),
+    };
     let mut socket = Tracked::new(socket, registered, hits);
     if is_http2 {
         socket.begin_http2();
@@ -353,6 +397,9 @@ async fn serve_connection<T: Store, S: Transport>(
 struct Hits<T> {
     api: Arc<Api<T>>,
     registry: Arc<Registry>,
+    peer: Arc<Peer>,
+    is_guarded: bool,
+    last: RefCell<LastPass>,
 }
 
 impl<T: Store> Front for Hits<T> {
@@ -360,6 +407,9 @@ impl<T: Store> Front for Hits<T> {
         if self.registry.is_stopping() {
             // hyper says that the connection ends with its next answer.
             return Taken { bytes: 0, rest: hit::foreign(requests) };
+        }
+        if self.is_guarded {
+            return hit::answer_guarded(&self.api, &self.peer, &self.last, requests, answers);
         }
         hit::answer(&self.api, requests, answers)
     }
@@ -378,12 +428,13 @@ struct ConnService<T> {
     api: Arc<Api<T>>,
     conn: Arc<Conn>,
     registry: Arc<Registry>,
+    peer: Arc<Peer>,
 }
 
 impl<T> Clone for ConnService<T> {
     fn clone(&self) -> Self {
         let (api, conn, registry) = (Arc::clone(&self.api), Arc::clone(&self.conn), Arc::clone(&self.registry));
-        Self { api, conn, registry }
+        Self { api, conn, registry, peer: Arc::clone(&self.peer) }
     }
 }
 
@@ -414,56 +465,57 @@ impl<T: Store> Service<Request<Incoming>> for ConnService<T> {
         let in_flight = self.conn.begin();
         let api = &self.api;
         let is_stopping = self.registry.is_stopping();
+        let headers = request.headers();
         let route = route::route(request.method(), request.uri().path());
-        let asked = Asked {
+        let mut asked = Asked {
             endpoint: route.endpoint(),
             method: route::method_index(request.method()),
             is_old: request.version() < Version::HTTP_11,
             is_multiplexed: request.version() == Version::HTTP_2,
             started,
+            request_id: head::request_id(headers),
+            who: None,
+            order: None,
         };
-        let headers = request.headers();
         let checked = within_limit(&api.config, request.uri(), headers);
         if let Err(problem) = checked.and_then(|()| host::check(request.version(), request.uri(), headers)) {
             let answer = problem.answer(headers);
             // A client that writes no Host may mean another end of the request too.
             return Answering::Ready(Some(finish(api, answer, None, asked, true, in_flight)));
         }
-        let (face, id) = match &route {
-            Route::Flat(id) => (Face::Flat, id),
-            Route::Wrapped(id) => (Face::Wrapped, id),
-            _ => {
-                if route == Route::Events {
-                    self.conn.watch();
-                }
-                if asked.is_old {
-                    self.conn.end_is_the_mark();
-                }
-                let origin = cors(&api.config, headers);
-                let (api, conn) = (Arc::clone(api), in_flight);
-                return Answering::Later(Box::pin(async move {
-                    let (answer, goes_on) = answer(Arc::clone(&api), request).await;
-                    finish(&api, answer, origin, asked, is_stopping || !goes_on, conn)
-                }));
-            }
-        };
+        if route == Route::Events {
+            self.conn.watch();
+        }
+        if asked.is_old && route.one().is_none() {
+            self.conn.end_is_the_mark();
+        }
+        let need = if *request.method() == Method::OPTIONS { Need::Nothing } else { route.need() };
+        let admitted = head::admit(&api.access, &self.peer, headers, need);
         let origin = cors(&api.config, headers);
+        let (Ok(who), Some((face, id))) = (&admitted, route.one()) else {
+            let (api, peer) = (Arc::clone(api), Arc::clone(&self.peer));
+            return Answering::Later(Box::pin(async move {
+                let (answer, goes_on) = answer(Arc::clone(&api), &peer, request, (need, admitted), &mut asked).await;
+                finish(&api, answer, origin, asked, is_stopping || !goes_on, in_flight)
+            }));
+        };
         let quick = match Query::parse(request.uri().query().unwrap_or_default(), &[]) {
-            Ok(_) => orders::one(api, id, face, headers),
+            Ok(_) => orders::one(api, id, face, headers, who),
             Err(problem) => Quick::Done(problem.answer(headers)),
         };
+        asked.admitted(&api.access, who, &route);
         match quick {
             Quick::Done(answer) if request.body().is_end_stream() => {
                 let answer = conditions::judge(answer, request.method(), headers);
                 Answering::Ready(Some(finish(api, answer, origin, asked, is_stopping, in_flight)))
             }
             quick => {
-                let api = Arc::clone(api);
+                let (api, who) = (Arc::clone(api), who.clone());
                 Answering::Later(Box::pin(async move {
                     let (head, mut body) = request.into_parts();
                     let answer = match quick {
                         Quick::Done(answer) => answer,
-                        Quick::Slow(id, least) => orders::one_slowly(&api, id, least, face, &head.headers).await,
+                        Quick::Slow(id, least) => orders::one_slowly(&api, id, least, face, &head.headers, &who).await,
                     };
                     let answer = conditions::judge(answer, &head.method, &head.headers);
                     let goes_on = orders::read_rest(&head.headers, &mut body).await;
@@ -488,7 +540,6 @@ fn within_limit(config: &Config, uri: &hyper::Uri, headers: &HeaderMap) -> Resul
 }
 
 /// What is known of a request before it is answered.
-#[derive(Clone, Copy)]
 struct Asked {
     /// See [`route::ENDPOINTS`].
     endpoint: usize,
@@ -499,7 +550,31 @@ struct Asked {
     /// By one of HTTP/2, whose connections end by another word than a header field.
     is_multiplexed: bool,
     started: Instant,
+    request_id: HeaderValue,
+    /// Who was let in, where that is noted.
+    who: Option<Who>,
+    /// The order that was asked for, where that is noted.
+    order: Option<Box<str>>,
 }
+
+impl Asked {
+    /// Keeps what is to be noted once it is answered.
+    fn admitted(&mut self, access: &Access, who: &Who, route: &Route<'_>) {
+        let is_noted = match route.need() {
+            Need::Write => access.audit().is_some(),
+            Need::Probe | Need::Nothing => false,
+            Need::Caller | Need::Read | Need::Events | Need::Metrics | Need::Admin => access.audits_reads(),
+        };
+        if is_noted {
+            self.who = Some(who.clone().with_request_id(self.request_id.to_str().unwrap_or_default()));
+            self.order = route.order().map(|id| route::segment(id).as_ref().into());
+        }
+    }
+}
+
+/// Says of an answer that what it is about is noted already, or is as it comes.
+#[derive(Clone, Copy)]
+pub struct IsNoted;
 
 /// What every answer gets, and is counted by.
 fn finish<T>(
@@ -517,7 +592,7 @@ fn finish<T>(
         head.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
         head.insert(
             ACCESS_CONTROL_EXPOSE_HEADERS,
-            HeaderValue::from_static("ETag, Link, X-Missing, Location, Retry-After"),
+            HeaderValue::from_static("ETag, Link, X-Missing, Location, Retry-After, X-Request-Id"),
         );
     }
     if api.varies_by_origin {
@@ -532,7 +607,15 @@ fn finish<T>(
             *answer.version_mut() = Version::HTTP_10;
         }
     }
-    let Asked { endpoint, method, started, .. } = asked;
+    let Asked { endpoint, method, started, request_id, who, order, .. } = asked;
+    answer.headers_mut().insert(head::X_REQUEST_ID, request_id);
+    if let Some(who) = who
+        && answer.extensions_mut().remove::<IsNoted>().is_none()
+    {
+        let written = answer.extensions_mut().remove::<OrderId>().map(|id| id.to_string());
+        let order = written.as_deref().or(order.as_deref());
+        who.note(route::METHODS[method], route::ENDPOINTS[endpoint], order, answer.status().as_str());
+    }
     api.metrics.http.observe(endpoint, method, answer.status().as_u16(), started.elapsed(), 1);
     answer.body_mut().hold(in_flight);
     answer
@@ -546,20 +629,47 @@ fn cors(config: &Config, headers: &HeaderMap) -> Option<HeaderValue> {
 }
 
 /// Every route but the hit path. Says too whether another request can follow on the connection.
-async fn answer<T: Store>(api: Arc<Api<T>>, request: Request<Incoming>) -> (Answer, bool) {
-    let (head, body) = request.into_parts();
+async fn answer<T: Store>(
+    api: Arc<Api<T>>,
+    peer: &Peer,
+    request: Request<Incoming>,
+    (need, admitted): (Need, Result<Who, Denied>),
+    asked: &mut Asked,
+) -> (Answer, bool) {
+    let (parts, body) = request.into_parts();
     let mut body = Some(body);
-    let answer = answer_head(api, &head, &mut body).await;
-    let answer = conditions::judge(answer, &head.method, &head.headers);
+    let admitted = match admitted {
+        Err(Denied::KeysUnknown) => head::admit_later(&api.access, peer, &parts.headers, need).await,
+        known => known,
+    };
+    let answer = match admitted {
+        Ok(who) => {
+            asked.admitted(&api.access, &who, &route::route(&parts.method, parts.uri.path()));
+            let who = who.with_request_id(asked.request_id.to_str().unwrap_or_default());
+            answer_head(api, &parts, &mut body, &who).await
+        }
+        Err(refusal) => refused(&api, peer, &parts, &refusal, asked),
+    };
+    let answer = conditions::judge(answer, &parts.method, &parts.headers);
     let goes_on = match &mut body {
-        Some(unread) => orders::read_rest(&head.headers, unread).await,
+        Some(unread) => orders::read_rest(&parts.headers, unread).await,
         None => true, // hyper reads on as its lines are
     };
     (answer, goes_on)
 }
 
+/// The answer to a request that is not let in.
+fn refused<T>(api: &Api<T>, peer: &Peer, parts: &Parts, refusal: &Denied, asked: &Asked) -> Answer {
+    let answer = gate::problem(refusal).answer(&parts.headers);
+    let what = (route::METHODS[asked.method], route::ENDPOINTS[asked.endpoint]);
+    let address = head::client_address(&api.access, peer, &parts.headers);
+    let request_id = asked.request_id.to_str().unwrap_or_default();
+    api.access.note_refusal(refusal, address, what, (answer.status().as_str(), request_id));
+    answer
+}
+
 /// Takes the body if it is to be read while the answer is sent.
-async fn answer_head<T: Store>(api: Arc<Api<T>>, head: &Parts, body: &mut Option<Incoming>) -> Answer {
+async fn answer_head<T: Store>(api: Arc<Api<T>>, head: &Parts, body: &mut Option<Incoming>, who: &Who) -> Answer {
     let Parts { method, uri, headers, .. } = head;
     if *method == Method::OPTIONS {
         return options(&api.config, uri.path(), headers);
@@ -572,13 +682,15 @@ async fn answer_head<T: Store>(api: Arc<Api<T>>, head: &Parts, body: &mut Option
     };
     let query = &query;
     let result = match route {
-        Route::Flat(_) | Route::Wrapped(_) => unreachable!("answered on the hit path"),
-        Route::External(external) => orders::by_external(&api, external.into_owned(), query, headers).await,
-        Route::List => orders::list(&api, query, headers).await,
-        Route::Lookup => orders::lookup(&api, headers, body).await,
-        Route::Stats => Ok(orders::stats(&api)),
-        Route::Write => write::write(api, headers, body).await,
-        Route::Events => events::events(api, query, headers),
+        Route::Flat(id) => Ok(orders::one_fully(&api, id, Face::Flat, headers, who).await),
+        Route::Wrapped(id) => Ok(orders::one_fully(&api, id, Face::Wrapped, headers, who).await),
+        Route::External(external) => orders::by_external(&api, external.into_owned(), query, headers, who).await,
+        Route::List => orders::list(&api, query, headers, who).await,
+        Route::Lookup => orders::lookup(&api, headers, body, who).await,
+        Route::Stats => orders::stats(&api, who).await,
+        Route::Write => write::write(api, headers, body, who).await,
+        Route::Events => events::events(api, query, headers, who),
+        Route::Whoami => Ok(gate::whoami(&api.access, who)),
         Route::Health if accept::wants_text(headers) => Ok(respond::content("text/plain; charset=utf-8", "ok")),
         Route::Health => Ok(respond::json(r#"{"status":"ok","service":"order-service"}"#)),
         Route::Ping => Ok(respond::content("text/plain; charset=utf-8", "pong")),
@@ -619,7 +731,8 @@ fn options(config: &Config, path: &str, headers: &HeaderMap) -> Answer {
     head.insert(ALLOW, HeaderValue::from_static(allow));
     if cors(config, headers).is_some() {
         head.insert(ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, HEAD, OPTIONS"));
-        let allowed = "If-Match, If-None-Match, X-Min-Version, Last-Event-ID, Cache-Control, Accept, Content-Type";
+        let allowed = "If-Match, If-None-Match, X-Min-Version, Last-Event-ID, Cache-Control, Accept, Content-Type, \
+            Authorization, X-API-Key, X-Request-Id";
         head.insert(ACCESS_CONTROL_ALLOW_HEADERS, HeaderValue::from_static(allowed));
         head.insert(ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("86400"));
     }

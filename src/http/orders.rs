@@ -9,6 +9,7 @@ use http_body_util::BodyExt;
 use hyper::body::{Body as _, Incoming};
 use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, ETAG, EXPECT, HeaderMap, HeaderValue, LINK, VARY};
 use hyper::{Response, StatusCode};
+use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
 
 use super::accept::{self, Accepted};
@@ -18,12 +19,13 @@ use super::query::Query;
 use super::respond::{self, Answer, Face, Problem, X_MIN_VERSION, X_MISSING};
 use super::route::segment;
 use super::{Api, content_type};
+use crate::access::Who;
 use crate::cache::View;
 use crate::cache::forms::{Coding, Effort, Form};
 use crate::cache::recent::List;
 use crate::id::{IdError, OrderId, Version, parse_uuid};
-use crate::read::{Found, Reader};
-use crate::snapshot::{Snapshot, State};
+use crate::read::{Found, ReadError, Reader};
+use crate::snapshot::{OwnerTag, Snapshot, State};
 use crate::store::Store;
 
 /// The most ids one request may ask for.
@@ -48,7 +50,7 @@ pub enum Quick {
 }
 
 /// A read of one order, as far as it goes without waiting.
-pub fn one<T: Store>(api: &Api<T>, id: &str, face: Face, headers: &HeaderMap) -> Quick {
+pub fn one<T: Store>(api: &Api<T>, id: &str, face: Face, headers: &HeaderMap, who: &Who) -> Quick {
     let id = match parse_id(id) {
         Ok(id) => id,
         Err(error) => return Quick::Done(Problem::bad_id(error).answer(headers)),
@@ -58,11 +60,16 @@ pub fn one<T: Store>(api: &Api<T>, id: &str, face: Face, headers: &HeaderMap) ->
         Err(problem) => return Quick::Done(problem.answer(headers)),
     };
     match api.reader.get(&id) {
-        Found::Hit(snapshot) if least.is_none_or(|least| snapshot.version() >= least) => {
+        Found::Hit(snapshot)
+            if least.is_none_or(|least| snapshot.version() >= least)
+                && api.reader.is_seen(who.owner_tag(), &snapshot) =>
+        {
             api.metrics.http.hit(1);
             Quick::Done(respond::order(snapshot, face, headers))
         }
-        Found::Absent if least.is_none() => {
+        // While the store may be asked, it is: for an order of another as for one that there is
+        // not.
+        Found::Hit(_) | Found::Absent if least.is_none() && api.reader.is_known_absent(who.owner_tag()) => {
             api.metrics.http.miss();
             Quick::Done(Problem::no_order().answer(headers))
         }
@@ -81,6 +88,14 @@ fn parse_id(raw: &str) -> Result<OrderId, IdError> {
     }
 }
 
+/// A read of one order, to its end.
+pub async fn one_fully<T: Store>(api: &Api<T>, id: &str, face: Face, headers: &HeaderMap, who: &Who) -> Answer {
+    match one(api, id, face, headers, who) {
+        Quick::Done(answer) => answer,
+        Quick::Slow(id, least) => one_slowly(api, id, least, face, headers, who).await,
+    }
+}
+
 /// The rest of a read of one order.
 pub async fn one_slowly<T: Store>(
     api: &Api<T>,
@@ -88,10 +103,12 @@ pub async fn one_slowly<T: Store>(
     least: Option<Version>,
     face: Face,
     headers: &HeaderMap,
+    who: &Who,
 ) -> Answer {
-    let found = match least {
-        Some(least) => api.reader.get_at_least(&id, least).await,
-        None => api.reader.load(&id).await,
+    let found = match (least, who.owner()) {
+        (Some(least), None) => api.reader.get_at_least(&id, least).await,
+        (None, None) => api.reader.load(&id).await,
+        (least, Some(owner)) => api.reader.load_owned(&id, least, owner.tag).await,
     };
     match (found, least) {
         (Ok(Some(snapshot)), _) => respond::order(snapshot, face, headers),
@@ -112,6 +129,7 @@ pub async fn by_external<T: Store>(
     external: String,
     query: &Query<'_>,
     headers: &HeaderMap,
+    who: &Who,
 ) -> Result<Answer, Problem> {
     let user_id = query.get("user_id").and_then(|user_id| parse_uuid(user_id.as_bytes()));
     let user_id = user_id.ok_or_else(|| Problem::bad_request("invalid_user_id", "user_id must be a UUID"))?;
@@ -119,7 +137,14 @@ pub async fn by_external<T: Store>(
         return Err(Problem::bad_request("invalid_id", "the external id is empty"));
     }
     let least = min_tag(headers)?;
-    let found = api.reader.by_external(user_id.hyphenated().to_string(), external).await?;
+    let user_id = user_id.hyphenated().to_string();
+    // Another user's orders are not looked for, so how long that takes says nothing.
+    let found = if who.sees(Some(OwnerTag::of(&user_id))) {
+        let found = api.reader.by_external(user_id, external).await?;
+        found.filter(|(_, snapshot)| api.reader.is_seen(who.owner_tag(), snapshot))
+    } else {
+        None
+    };
     match (found, least) {
         // Of another order, which was this user's newest of that name before, it says nothing; and the store was asked,
         // so there is no newer copy to wait for.
@@ -143,7 +168,12 @@ fn min_tag(headers: &HeaderMap) -> Result<Option<(OrderId, Version)>, Problem> {
 }
 
 /// `GET /api/orders`, in all its forms.
-pub async fn list<T: Store>(api: &Api<T>, query: &Query<'_>, headers: &HeaderMap) -> Result<Answer, Problem> {
+pub async fn list<T: Store>(
+    api: &Api<T>,
+    query: &Query<'_>,
+    headers: &HeaderMap,
+    who: &Who,
+) -> Result<Answer, Problem> {
     let (ids, limit, cursor) = (query.get("ids"), query.get("limit"), query.get("cursor"));
     let is_paged = limit.is_some() || cursor.is_some();
     let exclude = |detail: &'static str| Err(Problem::bad_request("excluded_parameter", detail));
@@ -152,13 +182,13 @@ pub async fn list<T: Store>(api: &Api<T>, query: &Query<'_>, headers: &HeaderMap
             return exclude("ids picks orders, so there is no page of them: leave limit and cursor out");
         }
         let ids: Vec<&str> = if ids.is_empty() { Vec::new() } else { ids.split(',').map(str::trim).collect() };
-        return some(api, &ids).await;
+        return some(api, &ids, who).await;
     }
     if accept::wants_lines(headers) {
         if is_paged {
             return exclude("lines are all orders, so there is no page of them: leave limit and cursor out");
         }
-        return all(api.reader.clone()).await;
+        return all(api.reader.clone(), who.clone()).await;
     }
     let list_max = api.reader.view().config().list_max;
     let limit = match limit {
@@ -168,12 +198,52 @@ pub async fn list<T: Store>(api: &Api<T>, query: &Query<'_>, headers: &HeaderMap
             _ => return Err(Problem::bad_request("invalid_limit", "limit must be a whole number of at least 1")),
         },
     };
-    let Some(cursor) = cursor else { return Ok(newest(api, limit, headers).await) };
-    let before = u64::from_str_radix(cursor, 36)
-        .map_err(|_| Problem::bad_request("invalid_cursor", "cursor must be one that a Link header gave"))?;
+    let invalid = |_| Problem::bad_request("invalid_cursor", "cursor must be one that a Link header gave");
+    let before = cursor.map(|cursor| u64::from_str_radix(cursor, 36).map_err(invalid)).transpose()?;
+    if let Some(owner) = who.owner() {
+        return own_page(api, owner.tag, before, limit, headers).await;
+    }
+    let Some(before) = before else { return Ok(newest(api, limit, headers).await) };
     let (orders, has_more) = page(api, before, limit).await?;
     let last = orders.last().map(Snapshot::seq);
     let mut answer = respond::json(Body::array(orders));
+    if has_more {
+        link_next(&mut answer, last, limit);
+    }
+    Ok(answer)
+}
+
+/// A page of the orders of one owner, with a tag of its own: it changes with these orders and with
+/// no others.
+async fn own_page<T: Store>(
+    api: &Api<T>,
+    owner: OwnerTag,
+    before: Option<u64>,
+    limit: usize,
+    headers: &HeaderMap,
+) -> Result<Answer, Problem> {
+    let mut orders = api.reader.own_page(owner, before, limit + 1).await?;
+    let fitting = fitting(api, &orders).min(limit);
+    let has_more = orders.len() > fitting;
+    orders.truncate(fitting);
+    let last = orders.last().map(Snapshot::seq);
+    if before.is_some() {
+        let mut answer = respond::json(Body::array(orders));
+        if has_more {
+            link_next(&mut answer, last, limit);
+        }
+        return Ok(answer);
+    }
+    let mut digest = Sha256::new_with_prefix(format!("{}:{limit}:{has_more}", api.epoch));
+    for order in &orders {
+        digest.update(order.seq().to_be_bytes());
+        digest.update(order.version().to_be_bytes());
+    }
+    let tag: String = digest.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect();
+    let etag = HeaderValue::try_from(format!("\"own-{tag}\"")).expect("hexadecimal digits in quotes");
+    let mut answer =
+        if knows(headers, &etag) { respond::not_modified(etag.clone()) } else { respond::json(Body::array(orders)) };
+    answer.headers_mut().insert(ETAG, etag);
     if has_more {
         link_next(&mut answer, last, limit);
     }
@@ -330,18 +400,21 @@ fn link_next(answer: &mut Answer, last: Option<u64>, limit: usize) {
 
 /// All live orders, newest first, one a line, no faster than the client reads. A store that fails while they are sent
 /// cuts the stream short.
-async fn all<T: Store>(reader: Reader<T>) -> Result<Answer, Problem> {
+async fn all<T: Store>(reader: Reader<T>, who: Who) -> Result<Answer, Problem> {
     // One that fails before that is an answer.
-    let mut page = reader.next_page(None, PAGE_ROWS).await?;
+    let mut page = next_rows(&reader, &who, None, PAGE_ROWS).await?;
     let (sender, chunks) = mpsc::channel(2);
     tokio::spawn(async move {
-        while let Some((_, last)) = page.last() {
+        while let Some(last) = page.last() {
+            if !who.is_in() {
+                return; // its key is gone: the stream is cut short
+            }
             let before = Some(last.seq());
-            let bytes: usize = page.iter().map(|(_, order)| order.flat().len() + 1).sum();
+            let bytes: usize = page.iter().map(|order| order.flat().len() + 1).sum();
             let rows = (STREAM_BYTES * page.len() / bytes).clamp(1, STREAM_ROWS_MAX);
             let mut lines = Vec::with_capacity(bytes.min(LINES_BYTES));
             let mut orders = page.into_iter().peekable();
-            while let Some((_, order)) = orders.next() {
+            while let Some(order) = orders.next() {
                 order.flat().append_to(&mut lines);
                 lines.push(b'\n');
                 if (lines.len() >= LINES_BYTES || orders.peek().is_none())
@@ -350,7 +423,7 @@ async fn all<T: Store>(reader: Reader<T>) -> Result<Answer, Problem> {
                     return; // the client hung up
                 }
             }
-            page = match reader.next_page(before, rows).await {
+            page = match next_rows(&reader, &who, before, rows).await {
                 Ok(page) => page,
                 Err(error) => {
                     tracing::warn!(error = %crate::log::causes(&error), "stream of all orders failed");
@@ -363,11 +436,25 @@ async fn all<T: Store>(reader: Reader<T>) -> Result<Answer, Problem> {
     Ok(ndjson(chunks))
 }
 
+/// The next orders of a stream, those of one owner where the caller sees no others.
+async fn next_rows<T: Store>(
+    reader: &Reader<T>,
+    who: &Who,
+    before: Option<u64>,
+    rows: usize,
+) -> Result<Vec<Snapshot>, ReadError> {
+    match who.owner() {
+        Some(owner) => reader.own_page(owner.tag, before, rows).await,
+        None => Ok(reader.next_page(before, rows).await?.into_iter().map(|(_, order)| order).collect()),
+    }
+}
+
 /// `POST /api/orders/lookup`
 pub async fn lookup<T: Store>(
     api: &Api<T>,
     headers: &HeaderMap,
     body: &mut Option<Incoming>,
+    who: &Who,
 ) -> Result<Answer, Problem> {
     conditions::none(headers)?;
     respond::plain_body(headers)?;
@@ -378,11 +465,11 @@ pub async fn lookup<T: Store>(
     let body = read_body(api, headers, body, IDS_BYTES_MAX).await?;
     let ids: Vec<String> = serde_json::from_slice(&body)
         .map_err(|error| Problem::bad_request("malformed", format!("the body must be a JSON array of ids: {error}")))?;
-    some(api, &ids).await
+    some(api, &ids, who).await
 }
 
 /// The orders found, in the order asked.
-async fn some<T: Store>(api: &Api<T>, ids: &[impl AsRef<str>]) -> Result<Answer, Problem> {
+async fn some<T: Store>(api: &Api<T>, ids: &[impl AsRef<str>], who: &Who) -> Result<Answer, Problem> {
     if ids.len() > IDS_MAX {
         return Err(Problem::bad_request("too_many_ids", format!("at most {IDS_MAX} ids at once")));
     }
@@ -391,9 +478,12 @@ async fn some<T: Store>(api: &Api<T>, ids: &[impl AsRef<str>]) -> Result<Answer,
     for (index, id) in ids.iter().enumerate() {
         let id = OrderId::parse(id.as_ref().as_bytes()).map_err(Problem::bad_id)?;
         let order = match api.reader.get(&id) {
-            Found::Hit(snapshot) => Some(snapshot),
-            Found::Absent => None,
-            Found::Miss => api.reader.load(&id).await?,
+            Found::Hit(snapshot) if api.reader.is_seen(who.owner_tag(), &snapshot) => Some(snapshot),
+            Found::Hit(_) | Found::Absent if api.reader.is_known_absent(who.owner_tag()) => None,
+            _ => match who.owner() {
+                None => api.reader.load(&id).await?,
+                Some(owner) => api.reader.load_owned(&id, None, owner.tag).await?,
+            },
         };
         let Some(order) = order.filter(|order| order.state() == State::Live) else { continue };
         bytes += order.flat().len() + 1;
@@ -413,7 +503,12 @@ async fn some<T: Store>(api: &Api<T>, ids: &[impl AsRef<str>]) -> Result<Answer,
 }
 
 /// `GET /api/stats`
-pub fn stats<T: Store>(api: &Api<T>) -> Answer {
+pub async fn stats<T: Store>(api: &Api<T>, who: &Who) -> Result<Answer, Problem> {
+    if let Some(owner) = who.owner() {
+        let count = api.reader.own_count(owner.tag).await?;
+        let stats = serde_json::json!({"total_orders": count, "version": env!("CARGO_PKG_VERSION")});
+        return Ok(respond::json(stats.to_string()));
+    }
     let view = api.reader.view();
     let size = view.size();
     let mut stats = serde_json::json!({
@@ -430,7 +525,7 @@ pub fn stats<T: Store>(api: &Api<T>) -> Answer {
     if !view.is_bounded() {
         stats["deleted_orders"] = (size.entries as u64).saturating_sub(size.live).into();
     }
-    respond::json(stats.to_string())
+    Ok(respond::json(stats.to_string()))
 }
 
 /// How much of a body that is too large is read and thrown away. A client that is still sending when the connection

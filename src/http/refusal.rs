@@ -5,6 +5,7 @@ use hyper::StatusCode;
 
 use super::Config;
 use super::respond::{PROBLEM_JSON, Problem};
+use crate::access::head;
 
 /// Puts a body to the refusal at the end of `answers`, if there is one. Returns its status.
 ///
@@ -22,7 +23,8 @@ pub fn complete(answers: &mut Vec<u8>, config: &Config) -> Option<StatusCode> {
     // hyper leaves `close` out, and names the older version, where a request before this one was of that version.
     let fields = format!(
         "HTTP/1.1 {status}\r\nconnection: close\r\ncontent-type: {PROBLEM_JSON}\r\ncache-control: no-cache\r\n\
-         content-length: {}\r\n",
+         x-request-id: {}\r\ncontent-length: {}\r\n",
+        head::new_request_id().to_str().unwrap_or_default(),
         body.len()
     );
     let amended = [fields.as_bytes(), &head[date..], body.as_bytes()].concat();

@@ -154,7 +154,7 @@ pub struct Problem {
     detail: String,
     older_words: Option<&'static str>,
     faults: Vec<Fault>,
-    header: Option<(HeaderName, HeaderValue)>,
+    headers: Vec<(HeaderName, HeaderValue)>,
 }
 
 /// What the older services said of an order that is not there, and of a request without an id.
@@ -166,7 +166,7 @@ impl Problem {
     /// `reason` is the stable word for programs, `detail` the sentence for people.
     #[must_use]
     pub fn new(status: StatusCode, reason: &'static str, detail: impl Into<String>) -> Self {
-        Self { status, reason, detail: detail.into(), older_words: None, faults: Vec::new(), header: None }
+        Self { status, reason, detail: detail.into(), older_words: None, faults: Vec::new(), headers: Vec::new() }
     }
 
     /// Has `error` and `message` say what the older services said; `detail` stays as it is.
@@ -228,8 +228,14 @@ impl Problem {
     /// Adds one header.
     #[must_use]
     pub fn with(mut self, name: HeaderName, value: HeaderValue) -> Self {
-        self.header = Some((name, value));
+        self.headers.push((name, value));
         self
+    }
+
+    /// Its status.
+    #[must_use]
+    pub fn status(&self) -> StatusCode {
+        self.status
     }
 
     /// The members of the error as JSON.
@@ -272,7 +278,7 @@ impl Problem {
             answer
         };
         *answer.status_mut() = self.status;
-        if let Some((name, value)) = &self.header {
+        for (name, value) in &self.headers {
             answer.headers_mut().insert(name, value.clone());
         }
         answer
@@ -369,6 +375,7 @@ impl From<Reply> for Written {
                     Refusal::OtherKind => (StatusCode::UNPROCESSABLE_ENTITY, "other_kind"),
                     Refusal::NoUser | Refusal::NoPayload => (StatusCode::UNPROCESSABLE_ENTITY, "invalid"),
                     Refusal::Condition { .. } => unreachable!("answered above"),
+                    Refusal::NotOwn => (StatusCode::FORBIDDEN, "not_own"),
                     Refusal::KeyReused => (StatusCode::UNPROCESSABLE_ENTITY, "idempotency_key_reused"),
                     Refusal::Database { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "refused_by_database"),
                 };
@@ -386,6 +393,7 @@ impl Written {
             Self::Failed(problem) => problem.answer(headers),
             Self::Done { status, id, word, version } => {
                 let mut answer = json(format!("{{\"order_id\":\"{id}\",\"status\":\"{word}\"}}"));
+                answer.extensions_mut().insert(id.clone());
                 let head = answer.headers_mut();
                 head.insert(ETAG, version_etag(version));
                 if matches!(status, StatusCode::CREATED | StatusCode::ACCEPTED)
@@ -396,6 +404,15 @@ impl Written {
                 *answer.status_mut() = status;
                 answer
             }
+        }
+    }
+
+    /// The order it is about, if that is known, and its status.
+    #[must_use]
+    pub fn about(&self) -> (Option<&OrderId>, StatusCode) {
+        match self {
+            Self::Done { status, id, .. } => (Some(id), *status),
+            Self::Failed(problem) => (None, problem.status),
         }
     }
 

@@ -5,6 +5,9 @@ use std::borrow::Cow;
 use hyper::Method;
 use percent_encoding::percent_decode_str;
 
+use super::respond::Face;
+use crate::access::scope::Need;
+
 /// A route with what its path carries. Ids are still percent-encoded: nearly none needs decoding.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Route<'a> {
@@ -34,6 +37,8 @@ pub enum Route<'a> {
     Readyz,
     /// `GET /metrics`.
     Metrics,
+    /// `GET /api/whoami`: who asks, and what they may do.
+    Whoami,
     /// `GET /openapi.json`, `/swagger.json`, `/swagger/…`, `/docs`, `/`, `/static/…`: what is built in.
     Asset(&'a str),
     /// The path is nobody's.
@@ -65,6 +70,7 @@ pub const ENDPOINTS: &[&str] = &[
     "/livez",
     "/readyz",
     "/metrics",
+    "/api/whoami",
     "/static",
     "other",
 ];
@@ -103,7 +109,43 @@ impl Route<'_> {
             | Self::Ping
             | Self::Livez
             | Self::Readyz
-            | Self::Metrics => Some(&[]),
+            | Self::Metrics
+            | Self::Whoami => Some(&[]),
+        }
+    }
+
+    /// What a caller needs for it.
+    #[must_use]
+    pub fn need(&self) -> Need {
+        match self {
+            Self::Flat(_) | Self::Wrapped(_) | Self::External(_) | Self::List | Self::Lookup | Self::Stats => {
+                Need::Read
+            }
+            Self::Write => Need::Write,
+            Self::Events => Need::Events,
+            Self::Metrics => Need::Metrics,
+            Self::Whoami => Need::Caller,
+            Self::Health | Self::Ping | Self::Livez | Self::Readyz => Need::Probe,
+            Self::Asset(_) | Self::Unknown | Self::WrongMethod(_) => Need::Nothing,
+        }
+    }
+
+    /// The order that a read is for, and how it is to look.
+    #[must_use]
+    pub fn one(&self) -> Option<(Face, &'_ str)> {
+        match self {
+            Self::Flat(id) => Some((Face::Flat, id)),
+            Self::Wrapped(id) => Some((Face::Wrapped, id)),
+            _ => None,
+        }
+    }
+
+    /// The order that the path names, as it spells it.
+    #[must_use]
+    pub fn order(&self) -> Option<&str> {
+        match self {
+            Self::Flat(id) | Self::Wrapped(id) => Some(id),
+            _ => None,
         }
     }
 
@@ -124,8 +166,9 @@ impl Route<'_> {
             Self::Livez => 10,
             Self::Readyz => 11,
             Self::Metrics => 12,
-            Self::Asset(_) => 13,
-            Self::Unknown | Self::WrongMethod(_) => 14,
+            Self::Whoami => 13,
+            Self::Asset(_) => 14,
+            Self::Unknown | Self::WrongMethod(_) => 15,
         }
     }
 }
@@ -163,6 +206,7 @@ pub fn route<'a>(method: &Method, path: &'a str) -> Route<'a> {
         "/livez" => read(method, Route::Livez),
         "/readyz" => read(method, Route::Readyz),
         "/metrics" => read(method, Route::Metrics),
+        "/api/whoami" => read(method, Route::Whoami),
         _ if super::page::is_asset(path) => read(method, Route::Asset(path)),
         _ => Route::Unknown,
     }

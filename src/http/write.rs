@@ -18,7 +18,8 @@ use tokio::time::Instant;
 
 use super::orders::{ndjson, read_body};
 use super::respond::{self, Answer, Problem, Written};
-use super::{Api, conditions, content_type};
+use super::{Api, IsNoted, conditions, content_type, gate};
+use crate::access::{Denied, Who};
 use crate::ack::{Waiter, Worked};
 use crate::id::Version;
 use crate::record::{Condition, Expected, Idempotency, Rejection, RejectionKind};
@@ -47,15 +48,16 @@ pub async fn write<T: Store>(
     api: Arc<Api<T>>,
     headers: &HeaderMap,
     body: &mut Option<Incoming>,
+    who: &Who,
 ) -> Result<Answer, Problem> {
     respond::plain_body(headers)?;
     let prefer = Prefer::read(headers)?;
     match content_type(headers).as_deref() {
         Some("application/x-ndjson" | "application/ndjson" | "application/jsonl") => {
             conditions::none(headers)?;
-            let key = idempotency_key(headers)?;
+            let key = idempotency_key(headers, who)?;
             let body = body.take().expect("not read yet");
-            return Ok(many(&api, body, key));
+            return Ok(many(&api, body, key, who.clone()));
         }
         Some("application/json" | "text/json") => {}
         // Without a type a page of another origin could write behind its visitor's back: browsers ask nobody then.
@@ -66,11 +68,11 @@ pub async fn write<T: Store>(
             return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", detail));
         }
     }
-    let (key, condition) = (idempotency_key(headers)?, conditions::of_write(headers)?);
+    let (key, condition) = (idempotency_key(headers, who)?, conditions::of_write(headers)?);
     let body = read_body(&api, headers, body, api.config.order_bytes_max).await?;
     let idempotency = key.map(|key| Idempotency { key, digest: Sha256::digest(&body).into() });
     let mut reply = inbox::replied(
-        api.inbox.submit(inbox::Request { payload: body, idempotency, condition })?,
+        api.inbox.submit(inbox::Request { payload: body, idempotency, condition, owner: owner(who) })?,
         api.config.write_wait,
     )
     .await?;
@@ -170,11 +172,20 @@ async fn worked<T: Store>(
     answer
 }
 
-fn idempotency_key(headers: &HeaderMap) -> Result<Option<Box<str>>, Problem> {
+/// The only owner whose orders the caller may write, if there is one.
+fn owner(who: &Who) -> Option<Box<str>> {
+    who.owner().map(|owner| owner.text.clone())
+}
+
+/// Each caller has keys of its own: one that another used means nothing.
+fn idempotency_key(headers: &HeaderMap, who: &Who) -> Result<Option<Box<str>>, Problem> {
     let Some(key) = headers.get(IDEMPOTENCY_KEY) else { return Ok(None) };
     let legal = |key: &&str| (1..=255).contains(&key.len());
     if let Some(key) = key.to_str().ok().filter(legal) {
-        Ok(Some(key.into()))
+        Ok(Some(match who.namespace() {
+            None => key.into(),
+            Some(space) => format!("{space}:{key}").into(),
+        }))
     } else {
         let detail = "Idempotency-Key must be 1 to 255 visible ASCII characters";
         Err(Problem::bad_request("invalid_idempotency_key", detail))
@@ -182,7 +193,7 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<Box<str>>, Problem> {
 }
 
 /// `POST /orders` with one order a line: a result line for each, in order, as they become durable.
-fn many<T: Store>(api: &Api<T>, body: Incoming, key: Option<Box<str>>) -> Answer {
+fn many<T: Store>(api: &Api<T>, body: Incoming, key: Option<Box<str>>, who: Who) -> Answer {
     let (results, chunks) = mpsc::channel(RESULTS_MAX);
     let results =
         Results { chunks: results, own: Arc::new(Semaphore::new(RESULTS_OWN_BYTES)), shared: Arc::clone(&api.results) };
@@ -199,10 +210,13 @@ fn many<T: Store>(api: &Api<T>, body: Incoming, key: Option<Box<str>>) -> Answer
     };
     let (inbox, wait) = (api.inbox.clone(), api.config.write_wait);
     // One task: should either side panic, the answer is cut short.
-    tokio::spawn(
-        async move { tokio::join!(take_lines(lines, inbox, key, waiting), give_results(replies, results, wait)) },
-    );
-    ndjson(chunks)
+    tokio::spawn(async move {
+        let noted = who.clone();
+        tokio::join!(take_lines(lines, inbox, (key, who), waiting), give_results(replies, results, wait, noted))
+    });
+    let mut answer = ndjson(chunks);
+    answer.extensions_mut().insert(IsNoted); // line by line
+    answer
 }
 
 /// A line's result, or what will become it.
@@ -211,11 +225,21 @@ enum Pending {
     Failed(Problem),
 }
 
-async fn take_lines(mut lines: Lines, inbox: Inbox, key: Option<Box<str>>, waiting: mpsc::Sender<Pending>) {
+async fn take_lines(
+    mut lines: Lines,
+    inbox: Inbox,
+    (key, who): (Option<Box<str>>, Who),
+    waiting: mpsc::Sender<Pending>,
+) {
     for number in 1_u64.. {
         let pending = match lines.next().await {
             Ok(None) => return,
-            Ok(Some(line)) => match line_request(line, key.as_deref(), number) {
+            Ok(Some(_)) if !who.is_in() => {
+                let problem = gate::problem(&Denied::Invalid("the key or token is not valid any more"));
+                let _ = waiting.send(Pending::Failed(problem)).await;
+                return;
+            }
+            Ok(Some(line)) => match line_request(line, key.as_deref(), number, &who) {
                 Ok(request) => match inbox.submit_when_free(request).await {
                     Ok(reply) => Pending::Reply(reply),
                     Err(error) => Pending::Failed(error.into()),
@@ -239,17 +263,17 @@ async fn take_lines(mut lines: Lines, inbox: Inbox, key: Option<Box<str>>, waiti
 }
 
 /// Each line has a key of its own, of the request's and its number among the lines that are not blank.
-fn line_request(line: Bytes, key: Option<&str>, number: u64) -> Result<inbox::Request, Problem> {
+fn line_request(line: Bytes, key: Option<&str>, number: u64, who: &Who) -> Result<inbox::Request, Problem> {
     let idempotency =
         key.map(|key| Idempotency { key: format!("{key}#{number}").into(), digest: Sha256::digest(&line).into() });
     let Some(wrapped) = Wrapped::read(&line) else {
-        return Ok(inbox::Request { payload: line, idempotency, condition: None });
+        return Ok(inbox::Request { payload: line, idempotency, condition: None, owner: owner(who) });
     };
     let Wrapped { order, if_version } =
         wrapped.map_err(|error| Problem::bad_request("invalid_line", format!("the line is not {WRAPPED}: {error}")))?;
     let payload = line.slice_ref(order.get().as_bytes());
     let condition = if_version.map(|version| Condition::OneOf(vec![Expected { id: None, version }]));
-    Ok(inbox::Request { payload, idempotency, condition })
+    Ok(inbox::Request { payload, idempotency, condition, owner: owner(who) })
 }
 
 const WRAPPED: &str = "{\"order\":{…},\"if_version\":7}";
@@ -298,7 +322,7 @@ impl<'l> Visitor<'l> for WrappedVisitor {
     }
 }
 
-async fn give_results(mut replies: mpsc::Receiver<Pending>, results: Results, wait: Duration) {
+async fn give_results(mut replies: mpsc::Receiver<Pending>, results: Results, wait: Duration, who: Who) {
     let mut text = String::new();
     while let Some(pending) = replies.recv().await {
         let written = match pending {
@@ -308,6 +332,8 @@ async fn give_results(mut replies: mpsc::Receiver<Pending>, results: Results, wa
                 Err(missing) => Written::Failed(missing.into()),
             },
         };
+        let (id, status) = written.about();
+        who.note("POST", "/orders", id.map(ToString::to_string).as_deref(), status.as_str());
         text.push_str(&written.line());
         if (text.len() >= RESULT_BYTES || replies.is_empty()) && results.send(std::mem::take(&mut text)).await.is_err()
         {

@@ -390,11 +390,13 @@ impl<S: Source, T: Store> Ingest<S, T> {
             basis = self.source.prepare(&record, order);
         }
         let (mut idempotency, mut condition) = (record.idempotency.clone(), record.condition.clone());
+        let owner = record.owner.clone();
         let entries = orders.into_iter().map(|order| Entry {
             order,
             must_exist,
             idempotency: idempotency.take(),
             condition: condition.take(),
+            owner: owner.clone(),
             basis,
             is_new: false,
         });

@@ -1,5 +1,7 @@
 //! The scalars of a WB body, for stores that keep them in columns of their own. Reads bodies, never changes them.
 
+use std::cell::RefCell;
+
 use simd_json::StaticNode;
 use simd_json::tape::Node;
 
@@ -106,6 +108,17 @@ impl ColumnReader {
         // A stored body was decoded before it was stored, so this reads it again; if not, there are no columns.
         read.unwrap_or_else(|_| Columns::default().pack())
     }
+}
+
+/// `customer_id` of a stored WB body.
+pub(super) fn customer_id(body: &[u8]) -> Option<String> {
+    thread_local! {
+        static DECODER: RefCell<Decoder> = RefCell::new(Decoder::new(Profile::Lenient, usize::MAX));
+    }
+    DECODER.with_borrow_mut(|decoder| {
+        let read = |decoding: Decoding<'_, '_>| Ok(columns(&decoding).customer_id.map(str::to_owned));
+        decoder.with_document(body, read).ok().flatten()
+    })
 }
 
 pub(super) fn columns<'i>(decoding: &Decoding<'_, 'i>) -> Columns<'i> {

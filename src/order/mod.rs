@@ -18,7 +18,7 @@ mod scan;
 
 use bytes::Bytes;
 
-use crate::id::OrderId;
+use crate::id::{OrderId, parse_uuid};
 
 pub use decode::Decoder;
 pub use envelope::{Envelope, Status};
@@ -52,6 +52,21 @@ pub struct Past {
 pub fn external_key(body: &[u8]) -> Option<(String, Box<str>)> {
     let stored = envelope::Stored::parse(body)?;
     Some((stored.user_id.to_owned(), external_id(stored.payload)?))
+}
+
+/// Whose a stored order is: `user_id` of an envelope order, `customer_id` of a WB order. `None` for
+/// one that names no owner.
+#[must_use]
+pub fn owner_of(is_envelope: bool, body: &[u8]) -> Option<String> {
+    let owner =
+        if is_envelope { envelope::Stored::parse(body)?.user_id.to_owned() } else { columns::customer_id(body)? };
+    Some(owner).filter(|owner| !owner.is_empty())
+}
+
+/// Whether two texts name one owner: a UUID in any spelling is the same.
+#[must_use]
+pub fn is_same_owner(one: &str, other: &str) -> bool {
+    one == other || parse_uuid(one.as_bytes()).is_some_and(|uuid| parse_uuid(other.as_bytes()) == Some(uuid))
 }
 
 /// What a record asks for.

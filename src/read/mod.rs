@@ -14,9 +14,12 @@ use tokio::time::Instant;
 use crate::cache::View;
 use crate::id::{OrderId, Version};
 use crate::redis::Redis;
-use crate::snapshot::Snapshot;
+use crate::snapshot::{OwnerTag, Snapshot};
 use crate::store::{Page, Store, StoreError};
 use flight::Flight;
+
+/// Orders read at once by who looks for some of them.
+const WALK_ROWS: usize = 256;
 
 /// How reads that miss the view are bounded.
 #[derive(Debug, Clone)]
@@ -244,6 +247,104 @@ impl<T: Store> Reader<T> {
     pub async fn next_page(&self, before: Option<u64>, limit: usize) -> Result<Page, ReadError> {
         let _turn = self.flight.page_turn(Instant::now() + self.config.page_wait).await?;
         until(self.end(), self.store.page(before, limit)).await
+    }
+
+    /// Whether a reader of one owner's orders, or of all, gets to see this one.
+    #[must_use]
+    pub fn is_seen(&self, owner: Option<OwnerTag>, snapshot: &Snapshot) -> bool {
+        owner.is_none() || self.view.owner_of(snapshot) == owner
+    }
+
+    /// Whether what was not found, or is another's, is so for sure. A reader of one owner's orders
+    /// is told so without a look at the store only where no id needs one: what is another's and
+    /// what there is not take the same time.
+    #[must_use]
+    pub fn is_known_absent(&self, owner: Option<OwnerTag>) -> bool {
+        owner.is_none() || self.view.is_complete()
+    }
+
+    /// As [`Reader::load`] or [`Reader::get_at_least`] for a reader of one owner's orders: what is
+    /// another's is as absent as what there is not, after the same work.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    pub async fn load_owned(
+        &self,
+        id: &OrderId,
+        least: Option<Version>,
+        owner: OwnerTag,
+    ) -> Result<Option<Snapshot>, ReadError> {
+        let end = Instant::now() + self.config.version_wait;
+        let found = match least {
+            Some(least) => self.get_at_least(id, least).await?,
+            None => self.load(id).await?,
+        };
+        let own = found.as_ref().filter(|snapshot| self.is_seen(Some(owner), snapshot)).cloned();
+        if own.is_none() && found.is_some() && least.is_some() {
+            tokio::time::sleep_until(end).await; // as long as a version that there is not is waited for
+            self.load(id).await?;
+        }
+        Ok(own)
+    }
+
+    /// At most `limit` live orders of an owner created before `before`, newest first: from memory
+    /// where all are there, else picked from those of the store, page by page.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    pub async fn own_page(
+        &self,
+        owner: OwnerTag,
+        before: Option<u64>,
+        limit: usize,
+    ) -> Result<Vec<Snapshot>, ReadError> {
+        if let Some(page) = self.view.owned_page(owner, before, limit) {
+            return Ok(page);
+        }
+        let mut own = Vec::new();
+        self.walk(before, |order| {
+            if self.is_seen(Some(owner), &order) {
+                own.push(order);
+            }
+            own.len() < limit
+        })
+        .await?;
+        Ok(own)
+    }
+
+    /// How many live orders an owner has.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    pub async fn own_count(&self, owner: OwnerTag) -> Result<usize, ReadError> {
+        if let Some(count) = self.view.owned_count(owner) {
+            return Ok(count);
+        }
+        let mut count = 0;
+        self.walk(None, |order| {
+            count += usize::from(self.is_seen(Some(owner), &order));
+            true
+        })
+        .await?;
+        Ok(count)
+    }
+
+    /// Shows all live orders of the store created before `before`, newest first, until `goes_on`
+    /// says no.
+    async fn walk(&self, mut before: Option<u64>, mut goes_on: impl FnMut(Snapshot) -> bool) -> Result<(), ReadError> {
+        loop {
+            let page = self.next_page(before, WALK_ROWS).await?;
+            let is_last = page.len() < WALK_ROWS;
+            before = page.last().map(|(_, order)| order.seq());
+            for (_, order) in page {
+                if !goes_on(order) {
+                    return Ok(());
+                }
+            }
+            if is_last {
+                return Ok(());
+            }
+        }
     }
 
     async fn bounded<R>(&self, read: impl Future<Output = Result<R, StoreError>>) -> Result<R, ReadError> {

@@ -10,6 +10,7 @@ use hyper::header::{HeaderName, HeaderValue};
 #[cfg(any(feature = "kafka", feature = "nats"))]
 use super::Origin;
 use super::{Outside, Settings, Wrong, parse, with_flags};
+use crate::access::keys::Wanted;
 use crate::listen::Endpoint;
 use crate::store::any::Views;
 use crate::tools::client::Server;
@@ -53,6 +54,8 @@ pub enum Task {
         /// How long to wait.
         timeout: Duration,
     },
+    /// Make a key of a caller.
+    NewKey(Wanted),
     /// Change or show the store's schema.
     Migrate(Direction),
     /// Say that the settings are good.
@@ -135,6 +138,17 @@ pub fn task(matches: &ArgMatches, outside: &Outside) -> Result<(Settings, Task),
             };
             let url = arguments.get_one::<String>("url").cloned().unwrap_or_else(own);
             Task::Healthcheck { url, timeout: one(arguments, "timeout") }
+        }
+        Some(("keys", arguments)) => {
+            let (_, arguments) = arguments.subcommand().expect("clap asks for one");
+            let text = |name: &str| arguments.get_one::<String>(name).cloned();
+            Task::NewKey(Wanted {
+                name: one(arguments, "name"),
+                scopes: arguments.get_many("scope").into_iter().flatten().cloned().collect(),
+                owner: text("owner"),
+                rate: text("rate"),
+                expires: text("expires"),
+            })
         }
         Some(("migrate", arguments)) => Task::Migrate(match arguments.subcommand() {
             Some(("up", arguments)) => Direction::Up {
@@ -251,6 +265,7 @@ fn service_command() -> Command {
                 .arg(Arg::new("url").long("url").value_name("URL").help("Where to ask [default: /readyz of --listen]"))
                 .arg(time("timeout", "3s", "How long to wait")),
         )
+        .subcommand(keys_command())
         .subcommand(migrate)
         .subcommand(config)
         .subcommand(
@@ -264,6 +279,21 @@ fn service_command() -> Command {
 fn views(text: &str) -> Result<Views, String> {
     let found = Views::ALL.into_iter().find(|views| views.as_str() == text);
     found.ok_or_else(|| "is none of four-tables, one-table and event-driven".into())
+}
+
+fn keys_command() -> Command {
+    let new = Command::new("new")
+        .about("Make a key: the entry for the file of --auth-keys on standard output, the key itself once on standard error")
+        .arg(Arg::new("name").value_name("NAME").required(true).help("What the caller is called"))
+        .arg(
+            text("scope", "SCOPE", "What it may do, such as orders:read or orders:read:own; may repeat")
+                .action(ArgAction::Append)
+                .required(true),
+        )
+        .arg(text("owner", "OWNER", "Whose orders are its own: user_id or customer_id"))
+        .arg(text("rate", "N/s", "Requests a second, instead of --rate-limit"))
+        .arg(text("expires", "TIME", "Until when it is good, such as 2027-01-01T00:00:00Z"));
+    Command::new("keys").about("Make keys of callers").subcommand_required(true).subcommand(new)
 }
 
 fn import_command() -> Command {

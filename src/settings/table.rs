@@ -10,6 +10,10 @@ use super::parse::{brokers, topic};
 use super::parse::{bytes, count, duration, endpoint, origin};
 #[cfg(feature = "kafka")]
 use super::properties;
+use crate::access::address::Proxies;
+use crate::access::keys::Keys;
+use crate::access::rate::Rate;
+use crate::access::{TokenConfig, audit, jwks, jwt};
 use crate::app::{Config, Runtime};
 #[cfg(feature = "kafka")]
 use crate::kafka::{Snapshots, Workers};
@@ -64,6 +68,7 @@ const DETAIL: Setting = Setting { is_detail: true, ..PLAIN };
 const OF_BOUNDED_CACHE: Setting = Setting { needs: &["cache.bytes_max", "cache.ttl"], ..DETAIL };
 #[cfg(feature = "grpc")]
 const OF_GRPC: Setting = Setting { needs: &["grpc.listen"], ..DETAIL };
+const OF_TOKENS: Setting = Setting { needs: &["auth.jwks"], ..PLAIN };
 const OF_KAFKA: Setting = Setting { needs: &["kafka.brokers"], ..DETAIL };
 #[cfg(feature = "nats")]
 const OF_NATS: Setting = Setting { needs: &["nats.url"], ..DETAIL };
@@ -95,6 +100,14 @@ fn yes_or_no(text: &str) -> Result<bool, String> {
         "yes" | "true" => Ok(true),
         "no" | "false" => Ok(false),
         other => Err(format!("{other:?} is neither yes nor no")),
+    }
+}
+
+/// Changes a detail of tokens. Without their keys there is nothing to change: these come first in
+/// the table.
+fn on_tokens(config: &mut Config, change: impl FnOnce(&mut TokenConfig)) {
+    if let Some(tokens) = &mut config.access.tokens {
+        change(tokens);
     }
 }
 
@@ -259,6 +272,118 @@ pub const SETTINGS: &[Setting] = &[
             Ok(())
         },
         ..DETAIL
+    },
+    Setting {
+        key: "auth.keys",
+        flag: "auth-keys",
+        env: &["ORDER_AUTH_KEYS"],
+        value: "FILE",
+        help: "Keys of callers, as TOML (order-service keys new makes them); read again when it changes",
+        apply: |config, values| {
+            let path = std::path::PathBuf::from(one(values)?);
+            let text = std::fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+            Keys::parse(&text).map_err(|error| format!("{}: {error}", path.display()))?;
+            config.access.keys = Some(path);
+            Ok(())
+        },
+        ..PLAIN
+    },
+    Setting {
+        key: "auth.jwks",
+        flag: "auth-jwks",
+        env: &["ORDER_AUTH_JWKS"],
+        value: "URL|FILE",
+        help: "Public keys (JWKS) of who signs the tokens of callers; needs --auth-issuer and --auth-audience",
+        apply: |config, values| {
+            let source = jwks::Source::parse(one(values)?)?;
+            if let jwks::Source::File(path) = &source {
+                let wrong = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
+                let text = std::fs::read(path).map_err(|error| wrong(&error))?;
+                jwt::KeySet::parse(&text).map_err(|error| wrong(&error))?;
+            }
+            let rules = jwt::Rules { issuer: String::new(), audience: String::new() };
+            config.access.tokens = Some(TokenConfig { source, rules });
+            Ok(())
+        },
+        ..PLAIN
+    },
+    Setting {
+        key: "auth.issuer",
+        flag: "auth-issuer",
+        env: &["ORDER_AUTH_ISSUER"],
+        value: "TEXT",
+        help: "What tokens must have as iss",
+        apply: |config, values| {
+            let issuer = one(values)?.to_owned();
+            on_tokens(config, |tokens| tokens.rules.issuer = issuer);
+            Ok(())
+        },
+        ..OF_TOKENS
+    },
+    Setting {
+        key: "auth.audience",
+        flag: "auth-audience",
+        env: &["ORDER_AUTH_AUDIENCE"],
+        value: "TEXT",
+        help: "What tokens must have as aud, or among it",
+        apply: |config, values| {
+            let audience = one(values)?.to_owned();
+            on_tokens(config, |tokens| tokens.rules.audience = audience);
+            Ok(())
+        },
+        ..OF_TOKENS
+    },
+    Setting {
+        key: "rate_limit",
+        flag: "rate-limit",
+        env: &["ORDER_RATE_LIMIT"],
+        value: "N/s",
+        help: "Requests a second of each caller, or of each address where callers need no key; twice as many at once",
+        apply: |config, values| {
+            config.access.rate = Some(Rate::parse(one(values)?)?);
+            Ok(())
+        },
+        ..PLAIN
+    },
+    Setting {
+        key: "audit.file",
+        flag: "audit",
+        env: &["ORDER_AUDIT"],
+        value: "FILE|-",
+        help: "Note every write and refused access there, as lines of JSON; - is standard output",
+        apply: |config, values| {
+            config.access.audit = Some(audit::Target::parse(one(values)?));
+            Ok(())
+        },
+        ..PLAIN
+    },
+    Setting {
+        key: "audit.reads",
+        flag: "audit-reads",
+        env: &["ORDER_AUDIT_READS"],
+        value: "yes|no",
+        help: "Note reads too",
+        default: "no",
+        needs: &["audit.file"],
+        apply: |config, values| {
+            config.access.audit_reads = yes_or_no(one(values)?)?;
+            Ok(())
+        },
+        ..PLAIN
+    },
+    Setting {
+        key: "trusted_proxies",
+        flag: "trusted-proxies",
+        env: &["ORDER_TRUSTED_PROXIES"],
+        value: "CIDR",
+        help: "Proxies that say where a request comes from: X-Forwarded-For, Forwarded, PROXY protocol",
+        is_repeated: true,
+        needs: &["rate_limit", "audit.file", "auth.keys", "auth.jwks"],
+        apply: |config, values| {
+            config.access.proxies = Proxies::parse(values)?;
+            Ok(())
+        },
+        ..PLAIN
     },
     Setting {
         key: "data",
@@ -1660,6 +1785,15 @@ pub(super) fn contradictions(config: &Config) -> Vec<String> {
         wrong.push("admin: must be another address than listen".into());
     }
     wrong.extend(encryption(config).err().map(str::to_owned));
+    if config
+        .access
+        .tokens
+        .as_ref()
+        .is_some_and(|TokenConfig { rules, .. }| rules.issuer.is_empty() || rules.audience.is_empty())
+    {
+        // Without them a token that its issuer made for another service would do here too.
+        wrong.push("auth.jwks: needs auth.issuer and auth.audience".into());
+    }
     #[cfg(feature = "kafka")]
     if config.kafka.as_ref().is_some_and(|kafka| kafka.snapshots == Snapshots::On && kafka.snapshots_topic.is_none()) {
         wrong.push("kafka.snapshots: on needs a topic, and snapshots_topic is off".into());

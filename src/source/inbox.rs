@@ -111,11 +111,13 @@ pub struct Request {
     pub idempotency: Option<Idempotency>,
     /// What must be so for it to take effect.
     pub condition: Option<Condition>,
+    /// Its sender may write orders of this owner only.
+    pub owner: Option<Box<str>>,
 }
 
 impl From<Bytes> for Request {
     fn from(payload: Bytes) -> Self {
-        Self { payload, idempotency: None, condition: None }
+        Self { payload, idempotency: None, condition: None, owner: None }
     }
 }
 
@@ -300,8 +302,8 @@ impl Source for InboxSource {
             self.next_ticket += 1;
             self.waiting.insert(offset, (reply, room));
             let position = Position { partition: 0, offset };
-            let Request { payload, idempotency, condition } = request;
-            into.push(Record { idempotency, condition, arrived, ..Record::new(position, payload) });
+            let Request { payload, idempotency, condition, owner } = request;
+            into.push(Record { idempotency, condition, owner, arrived, ..Record::new(position, payload) });
         }
         Ok(Received::Records)
     }

@@ -60,6 +60,8 @@ pub struct Entry {
     pub idempotency: Option<Idempotency>,
     /// What must be so for it to take effect.
     pub condition: Option<Condition>,
+    /// Touch orders of this owner only.
+    pub owner: Option<Box<str>>,
     /// Change nothing that is newer than this: what the entry says was made from this version of the order.
     pub basis: Option<Version>,
     /// Nobody is known to have stored the id. Only a hint: a wrong one costs time, never an order.
@@ -69,7 +71,7 @@ pub struct Entry {
 impl From<Order> for Entry {
     /// Without any condition.
     fn from(order: Order) -> Self {
-        Self { order, must_exist: false, idempotency: None, condition: None, basis: None, is_new: false }
+        Self { order, must_exist: false, idempotency: None, condition: None, owner: None, basis: None, is_new: false }
     }
 }
 
@@ -160,6 +162,9 @@ pub enum Refusal {
     /// The idempotency key came with another body before.
     #[error("the idempotency key was used with another request body")]
     KeyReused,
+    /// The sender may write its own orders only, and this would be another's.
+    #[error("user_id or customer_id names another owner than the caller's own")]
+    NotOwn,
     /// The order is not what the request expects: it is at this version, or unknown.
     #[error("the order is not in the state that the request expects")]
     Condition {
@@ -447,6 +452,7 @@ impl Refusal {
             Self::NoUser => "no_user",
             Self::NoPayload => "no_payload",
             Self::KeyReused => "key_reused",
+            Self::NotOwn => "not_own",
             Self::Condition { .. } => "condition",
             Self::Database { .. } => "database",
         }

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use crate::id::OrderId;
 use crate::id::Version;
 use crate::order::envelope::{self, Incomplete, Stamp, Status, Stored};
-use crate::order::{Change as Asked, Envelope, Order, Past};
+use crate::order::{self, Change as Asked, Envelope, Order, Past};
 use crate::record::{Condition, Expected};
 use crate::snapshot::{Change, Kind, Snapshot, State};
 use crate::store::{Answer, Entry, Outcome, Refusal};
@@ -66,7 +66,14 @@ pub(super) struct ForeignBody(OrderId);
 /// # Errors
 /// [`ForeignBody`] when the stored row cannot be read.
 pub(super) fn decide(entry: &Entry, row: Option<&Row>, is_again: bool, now: &Stamp) -> Result<Decision, ForeignBody> {
-    let Entry { order, must_exist, condition, basis, .. } = entry;
+    let Entry { order, must_exist, condition, owner, basis, .. } = entry;
+    // An order of another owner is as unknown as one that is not there; and before all else, or
+    // what is said of it tells.
+    if let (Some(owner), Some(row)) = (owner, row)
+        && !is_owned(row.kind, &row.body, owner)
+    {
+        return Ok(Decision::Refused(Refusal::Unknown));
+    }
     if let (Some(basis), Some(row)) = (basis, row)
         && row.version > *basis
     {
@@ -77,6 +84,12 @@ pub(super) fn decide(entry: &Entry, row: Option<&Row>, is_again: bool, now: &Sta
         Asked::Envelope(envelope) => self::envelope(order, envelope, row, *must_exist, now)?,
         Asked::Delete => delete(row),
     };
+    if let (Some(owner), Decision::Write(write)) = (owner, &decision)
+        && write.state != State::Gone
+        && !is_owned(write.kind, &write.body, owner)
+    {
+        return Ok(Decision::Refused(Refusal::NotOwn));
+    }
     let is_met = condition.as_ref().is_none_or(|condition| is_met(condition, &order.id, row));
     // Of what an earlier try has left nothing else would come.
     let is_done = is_again && matches!(decision, Decision::Unchanged | Decision::WasDeleted);
@@ -84,6 +97,12 @@ pub(super) fn decide(entry: &Entry, row: Option<&Row>, is_again: bool, now: &Sta
         return Ok(decision);
     }
     Ok(Decision::Refused(Refusal::Condition { now: row.map(|row| row.version) }))
+}
+
+/// Whether a body names this owner. What is deleted for good names none.
+fn is_owned(kind: Kind, body: &[u8], owner: &str) -> bool {
+    let is_envelope = kind == Kind::Envelope;
+    order::owner_of(is_envelope, body).is_some_and(|named| order::is_same_owner(&named, owner))
 }
 
 /// Whether an order is what a write is for. One that is deleted for good cannot be read, so no client expects a version of it

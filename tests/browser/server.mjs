@@ -13,11 +13,13 @@ const EXIT_MS_MAX = 60_000;
 export class Server {
   #child;
 
-  static async create() {
+  /** `flags` is given the data directory, and gives further flags. */
+  static async create(flags = async () => []) {
     const server = new Server();
     server.port = await freePort();
     server.origin = `http://127.0.0.1:${server.port}`;
     server.data = await mkdtemp(join(tmpdir(), 'order-service-browser-'));
+    server.flags = await flags(server.data);
     await server.start();
     return server;
   }
@@ -25,7 +27,7 @@ export class Server {
   async start() {
     const binary = process.env.ORDER_SERVICE_BIN;
     if (!binary) throw new Error('ORDER_SERVICE_BIN must name the order-service binary');
-    const args = ['serve', '--listen', `127.0.0.1:${this.port}`, '--data', this.data, '--sample', '200'];
+    const args = ['serve', '--listen', `127.0.0.1:${this.port}`, '--data', this.data, '--sample', '200', ...this.flags];
     const child = this.#child = spawn(binary, args, { stdio: ['ignore', 'ignore', 'pipe'] });
     let said = '';
     child.stderr.on('data', (chunk) => { said = (said + chunk).slice(-4_000); });
@@ -52,9 +54,9 @@ export class Server {
   }
 
   /** Posts one order, or text with many under `type`, and gives `{ status, body }`. */
-  async post(order, type = 'application/json') {
+  async post(order, type = 'application/json', key = undefined) {
     const body = typeof order === 'string' ? order : JSON.stringify(order);
-    const response = await fetch(`${this.origin}/orders`, { method: 'POST', headers: { 'Content-Type': type }, body });
+    const response = await fetch(`${this.origin}/orders`, { method: 'POST', headers: { 'Content-Type': type, ...(key ? { Authorization: `Bearer ${key}` } : {}) }, body });
     return { status: response.status, body: await response.text() };
   }
 

@@ -207,7 +207,7 @@ fn reply(connection: &mut Connection, method: &str, context: &dyn Fn() -> String
 }
 
 fn seen(reply: Reply) -> Seen {
-    let fields = reply.headers.into_iter().filter(|(name, _)| name != "date");
+    let fields = reply.headers.into_iter().filter(|(name, _)| name != "date" && name != "x-request-id");
     (reply.line, fields.collect(), reply.body)
 }
 

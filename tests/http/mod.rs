@@ -1,5 +1,6 @@
 //! What the service answers, byte for byte, against the contract's rows.
 
+pub mod access;
 mod compress;
 mod conditions;
 mod cores;

@@ -130,7 +130,7 @@ fn head_is_get_without_a_body() {
         assert_eq!(head.status, get.status, "{path}");
         let but_volatile = |reply: &crate::server::Reply| {
             let mut headers = reply.headers.clone();
-            headers.retain(|(name, _)| !name.eq_ignore_ascii_case("date"));
+            headers.retain(|(name, _)| name != "date" && name != "x-request-id");
             headers
         };
         assert_eq!(but_volatile(&head), but_volatile(&get), "{path}");

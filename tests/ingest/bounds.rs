@@ -36,6 +36,7 @@ const fn bounds(bytes_max: Option<u64>, ttl: Option<Duration>) -> cache::Config 
         feed_events_max: 10,
         feed_bytes_max: 1 << 20,
         key_of: None,
+        owner_of: None,
         bytes_max,
         ttl,
         warm_max: None,

@@ -58,8 +58,14 @@ fn random_entry(random: &mut fastrand::Rng) -> Entry {
         3 => Some(Condition::OneOf(vec![expected(random), expected(random)])),
         _ => None,
     };
+    let owner = match random.u8(..8) {
+        0 => Some("test".into()),
+        1 => Some(user.to_uppercase().into()),
+        2 => Some("another".into()),
+        _ => None,
+    };
     // Hints are right as a rule, and sometimes wrong.
-    Entry { order, must_exist: random.bool(), idempotency, condition, basis, is_new: random.u8(..20) == 0 }
+    Entry { order, must_exist: random.bool(), idempotency, condition, owner, basis, is_new: random.u8(..20) == 0 }
 }
 
 #[tokio::test]

@@ -15,5 +15,6 @@ window.ui = SwaggerUIBundle({
   docExpansion: 'list',
   defaultModelsExpandDepth: 0,
   tryItOutEnabled: false,
+  // A key that is typed into Authorize is gone with the page.
   persistAuthorization: false,
 });

@@ -970,6 +970,7 @@ fn record(message: &BorrowedMessage<'_>) -> Record {
         key: message.key().map(Bytes::copy_from_slice),
         idempotency: None,
         condition: None,
+        owner: None,
         timestamp_ms: message.timestamp().to_millis(),
         arrived: Instant::now(),
         headers: headers(message).map(Box::new),

@@ -626,6 +626,7 @@ impl Consumer {
             key: None,
             idempotency: None,
             condition: None,
+            owner: None,
             timestamp_ms: i64::try_from(published.unix_timestamp_nanos() / 1_000_000).ok(),
             arrived: Instant::now(),
             headers: headers.filter(|headers| !headers.is_empty()).map(|headers| Box::new(copied(headers))),

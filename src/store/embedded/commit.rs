@@ -79,7 +79,7 @@ impl<'c> Writer<'c> {
     }
 
     fn entry(&mut self, entry: &Entry) -> rusqlite::Result<Outcome> {
-        let Entry { order, idempotency, condition, .. } = entry;
+        let Entry { order, idempotency, condition, owner, .. } = entry;
         if let Some(idempotency) = idempotency
             && let Some(outcome) = self.repeated(idempotency, &order.id)?
         {
@@ -88,7 +88,9 @@ impl<'c> Writer<'c> {
         let id = order.id.clone();
         let inserted = match &order.change {
             // Most orders are new, so the insert is tried first; it tells by itself whether it was right.
-            Asked::Wb(body) if condition.is_none() => self.insert(&id, Kind::Wb, State::Live, None, None, body)?,
+            Asked::Wb(body) if condition.is_none() && owner.is_none() => {
+                self.insert(&id, Kind::Wb, State::Live, None, None, body)?
+            }
             Asked::Wb(_) | Asked::Envelope(_) | Asked::Delete => None,
         };
         let outcome = if let (Some(seq), Asked::Wb(body)) = (inserted, &order.change) {

@@ -523,8 +523,10 @@ impl<'b> Work<'b> {
     fn new(batch: &'b Batch, now: OffsetDateTime, trusts_hints: bool) -> Self {
         let entries = &batch.entries[..];
         let keys = entries.iter().filter_map(|entry| entry.idempotency.as_ref()).map(|idempotency| &*idempotency.key);
-        // What is refused by its condition would show no conflict where the hint is wrong.
-        let is_sure = |entry: &Entry| entry.is_new && entry.condition.is_none() && is_insert(entry);
+        // What is refused by its condition, or for its owner, would show no conflict where the hint
+        // is wrong.
+        let is_free = |entry: &Entry| entry.condition.is_none() && entry.owner.is_none();
+        let is_sure = |entry: &Entry| entry.is_new && is_free(entry) && is_insert(entry);
         let maybe_known = entries.iter().filter(|entry| !(trusts_hints && is_sure(entry)));
         let mut ids: HashSet<&OrderId, foldhash::fast::RandomState> = HashSet::default();
         ids.reserve(entries.len());

@@ -1,0 +1,283 @@
+//! Own orders only: what an owner sees is what a filter over everything leaves, on every route;
+//! another's order is as unknown as one that there is not.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use super::*;
+use crate::server::{Reply, SIGNAL_TIME, until};
+
+const OWN: &[&str] = &["orders:read:own", "orders:write:own", "events:read"];
+const ALL: &[&str] = &["orders:read", "orders:write", "events:read"];
+const OTHER_USER: &str = "99999999-2222-4333-8444-555555555555";
+
+fn keys() -> Keys {
+    let user = USER.to_uppercase();
+    Keys::new(&[
+        ("all", ALL, None),
+        ("a", OWN, Some("customer-a")),
+        ("b", OWN, Some("customer-b")),
+        ("user", OWN, Some(&user)),
+    ])
+}
+
+/// Everything a client can tell an answer by but its time and its id.
+fn seen(reply: &Reply) -> (u16, Vec<(String, String)>, Vec<u8>) {
+    let fields = reply.headers.iter().filter(|(name, _)| name != "date" && name != "x-request-id").cloned();
+    (reply.status, fields.collect(), reply.body.clone())
+}
+
+fn customer(order: &Value) -> &str {
+    let owner = if order.get("payload").is_some() { "user_id" } else { "customer_id" };
+    order[owner].as_str().unwrap_or_default()
+}
+
+/// Random writes by all, then every way to read: each owner's answer is the filtered one of who
+/// sees everything.
+#[test]
+fn an_owner_sees_what_a_filter_over_everything_leaves() {
+    for flags in [&[][..], &["--cache-bytes-max", "1MiB", "--cache-warm-max", "0"]] {
+        let keys = keys();
+        let mut server = keys.start(flags);
+        let mut random = fastrand::Rng::with_seed(11);
+        let owners = ["customer-a", "customer-b", "customer-c"];
+        let mut ids: Vec<String> = (0..60).map(|n| format!("o{n}")).collect();
+        for n in 0..150 {
+            let id = random.choice(&ids).unwrap().clone();
+            let sm_id = format!("\"sm_id\":{n}");
+            let body = match random.u8(..8) {
+                0 | 1 => envelope_of("0", if random.bool() { USER } else { OTHER_USER }, n),
+                2 => format!("{{\"order_id\":\"{id}\",\"status\":\"deleted\"}}"),
+                3 => format!("{{\"order_id\":\"{id}\",\"status\":\"done\"}}"),
+                _ => wb_of(&id, random.choice(owners).unwrap()).replace("\"sm_id\":99", &sm_id),
+            };
+            let reply = keys.post(&server, "all", "/orders", body);
+            if reply.status == 201 {
+                let id = reply.json()["order_id"].as_str().unwrap().to_owned();
+                if !ids.contains(&id) {
+                    ids.push(id);
+                }
+            }
+        }
+        for round in 0..2 {
+            compare(&keys, &server, &ids);
+            if round == 0 {
+                server.restart(); // and once more from what is stored
+            }
+        }
+    }
+}
+
+fn envelope_of(id: &str, user: &str, n: usize) -> String {
+    format!("{{\"order_id\":\"{id}\",\"user_id\":\"{user}\",\"payload\":{{\"id\":\"x{n}\",\"amount\":{n}}}}}")
+}
+
+fn compare(keys: &Keys, server: &Server, all_ids: &[String]) {
+    let fields = |name: &str| {
+        [("Authorization".to_owned(), keys.bearer(name)), ("Accept".into(), "application/x-ndjson".into())]
+    };
+    let lines = |name: &str| {
+        let fields = fields(name);
+        let fields: Vec<(&str, &str)> = fields.iter().map(|(a, b)| (a.as_str(), b.as_str())).collect();
+        let reply = server.request("GET", "/api/orders", &fields, "").expect(200);
+        reply.text().lines().map(str::to_owned).collect::<Vec<String>>()
+    };
+    let everything = lines("all");
+    for name in ["a", "b", "user"] {
+        let owner = match name {
+            "a" => "customer-a",
+            "b" => "customer-b",
+            _ => USER,
+        };
+        let is_own = |line: &String| customer(&serde_json::from_str(line).unwrap()) == owner;
+        let own: Vec<String> = everything.iter().filter(|line| is_own(line)).cloned().collect();
+        assert!(!own.is_empty() && own.len() < everything.len(), "{owner}: {} of {}", own.len(), everything.len());
+        // Everything, as lines, as a list, page by page, and counted. Lists may trail a write by 50
+        // ms.
+        until("the lines are its own", SIGNAL_TIME, || (lines(name) == own).then_some(()));
+        let list = keys.get(server, name, "/api/orders").expect(200);
+        assert_eq!(list.text(), format!("[{}]", own.join(",")));
+        let mut paged = Vec::new();
+        let mut path = "/api/orders?limit=7".to_owned();
+        loop {
+            let page = keys.get(server, name, &path).expect(200);
+            paged.extend(page.json().as_array().unwrap().iter().map(|order| order["order_uid"].clone()));
+            match page.header("Link") {
+                Some(link) => path = link.split(['<', '>']).nth(1).unwrap().to_owned(),
+                None => break,
+            }
+        }
+        let uids: Vec<Value> =
+            own.iter().map(|line| serde_json::from_str::<Value>(line).unwrap()["order_uid"].clone()).collect();
+        assert_eq!(paged, uids, "{owner}");
+        let stats = keys.get(server, name, "/api/stats").expect(200).json();
+        assert_eq!(stats["total_orders"], own.len(), "{owner}");
+        assert!(stats.get("view_orders").is_none(), "what all have together is not its own: {stats}");
+        // By id, one by one and many at once.
+        let by_id: BTreeMap<&str, &String> = uids.iter().map(|uid| uid.as_str().unwrap()).zip(&own).collect();
+        let mut connection = server.connect();
+        let bearer = keys.bearer(name);
+        for id in all_ids {
+            for path in [format!("/order/{id}"), format!("/orders/{id}")] {
+                let own = connection.request("GET", &path, &[("Authorization", &bearer)], "");
+                let all = keys.get(server, "all", &path);
+                let is_own = all.status == 200 && {
+                    let order = all.json();
+                    customer(order.get("order").unwrap_or(&order)) == owner
+                };
+                if is_own || (all.status == 410 && own.status == 410) {
+                    assert_eq!((own.status, &own.body), (all.status, &all.body), "{path} of {owner}");
+                } else {
+                    assert_eq!(own.status, 404, "{path} is not of {owner}");
+                }
+            }
+        }
+        let many = keys.get(server, name, &format!("/api/orders?ids={}", all_ids.join(","))).expect(200);
+        assert_eq!(many.header("X-Missing"), Some((all_ids.len() - own.len()).to_string().as_str()));
+        let found = many.json();
+        assert!(found.as_array().unwrap().iter().all(|order| by_id.contains_key(order["order_uid"].as_str().unwrap())));
+        let ids = serde_json::to_string(all_ids).unwrap();
+        assert_eq!(keys.post(server, name, "/api/orders/lookup", ids).expect(200).body, many.body);
+    }
+}
+
+#[test]
+fn another_s_order_is_as_unknown_as_one_that_there_is_not() {
+    let keys = keys();
+    let server = keys.start(&[]);
+    keys.post(&server, "all", "/orders", wb_of("hers", "customer-b")).expect(201);
+    keys.post(&server, "all", "/orders", wb_of("gone", "customer-b")).expect(201);
+    keys.post(&server, "all", "/orders", r#"{"order_id":"gone","status":"deleted"}"#).expect(200);
+    let new = |name: &str, user: &str, n: usize| {
+        let reply = keys.post(&server, name, "/orders", envelope_of("0", user, n)).expect(201).json();
+        reply["order_id"].as_str().unwrap().to_owned()
+    };
+    let theirs = new("all", OTHER_USER, 1);
+    for id in ["hers", "gone", &theirs] {
+        for path in ["/order/", "/orders/", "/api/orders/"] {
+            for fields in [
+                &[][..],
+                &[("If-None-Match", "\"1\"")],
+                &[("If-None-Match", "*")],
+                &[("If-Match", "\"1\"")],
+                &[("X-Min-Version", "1")],
+                &[("Accept", "text/plain")],
+                &[("Origin", "http://a.test")],
+            ] {
+                for method in ["GET", "HEAD"] {
+                    let bearer = keys.bearer("a");
+                    let fields = [&[("Authorization", &*bearer)], fields].concat();
+                    let other = server.request(method, &format!("{path}{id}"), &fields, "");
+                    let none = server.request(method, &format!("{path}none"), &fields, "");
+                    assert_eq!(seen(&other), seen(&none), "{method} {path}{id} {fields:?}");
+                    assert!(matches!(other.status, 404 | 412));
+                }
+            }
+        }
+    }
+    let external = |user: &str, id: &str| {
+        let path = format!("/orders/by-external/{id}?user_id={user}");
+        seen(&keys.get(&server, "user", &path))
+    };
+    assert_eq!(external(OTHER_USER, "x1"), external(OTHER_USER, "none"));
+    assert_eq!(external(OTHER_USER, "x1").0, 404);
+    let mine = new("user", USER, 2);
+    let of_another = envelope_of("0", OTHER_USER, 3);
+    assert_eq!(external(USER, "x2").0, 200);
+    // Writes: one's own only, and into no other's.
+    let refused = keys.post(&server, "user", "/orders", of_another).expect(403).json();
+    assert_eq!(refused["code"], "not_own");
+    keys.post(&server, "a", "/orders", wb_of("mine", "customer-a")).expect(201);
+    assert_eq!(keys.post(&server, "a", "/orders", wb_of("mine", "customer-b")).expect(403).json()["code"], "not_own");
+    keys.post(&server, "a", "/orders", wb_of("hers", "customer-a")).expect(404);
+    let change = |id: &str, status: &str| {
+        let reply = keys.post(&server, "user", "/orders", format!(r#"{{"order_id":"{id}","status":"{status}"}}"#));
+        (reply.status, reply.json()["code"].clone())
+    };
+    for status in ["done", "deleted"] {
+        assert_eq!(change(&theirs, status), change("none", status));
+        assert_eq!(change(&theirs, status).0, 404);
+    }
+    assert_eq!(change(&mine, "done").0, 200);
+    let hers = keys.get(&server, "b", "/order/hers").expect(200);
+    assert_eq!(hers.text(), wb_of("hers", "customer-b"));
+    let lines = format!("{}\n{}\n", wb_of("l1", "customer-a"), wb_of("l2", "customer-b"));
+    let bearer = keys.bearer("a");
+    let fields = [("Authorization", &*bearer), ("Content-Type", "application/x-ndjson")];
+    let lines = server.request("POST", "/orders", &fields, lines).expect(200);
+    let codes: Vec<Value> = lines.text().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!((&codes[0]["status"], &codes[1]["code"]), (&"created".into(), &"not_own".into()));
+}
+
+/// Of an incomplete view the store is asked for both.
+#[test]
+fn how_long_a_404_takes_says_nothing() {
+    let keys = keys();
+    let server = keys.start(&["--cache-ttl", "8760h"]);
+    keys.post(&server, "all", "/orders", wb_of("hers", "customer-b")).expect(201);
+    let bearer = keys.bearer("a");
+    let mut connection = server.connect();
+    let mut median = |path: &str| {
+        let mut times: Vec<Duration> = (0..300)
+            .map(|_| {
+                let asked = Instant::now();
+                connection.request("GET", path, &[("Authorization", &bearer)], "").expect(404);
+                asked.elapsed()
+            })
+            .collect();
+        times.sort_unstable();
+        times[times.len() / 4]
+    };
+    // The quicker quarter of each, taken in turns: what else the machine does meets both alike.
+    let (mut theirs, mut none) = (Duration::ZERO, Duration::ZERO);
+    for _ in 0..3 {
+        theirs += median("/order/hers");
+        none += median("/order/none");
+    }
+    let ratio = theirs.as_secs_f64() / none.as_secs_f64();
+    assert!((0.4..2.5).contains(&ratio), "{theirs:?} and {none:?}");
+}
+
+#[test]
+fn streams_and_tags_tell_an_owner_of_no_other() {
+    let keys = keys();
+    let server = keys.start(&[]);
+    let bearer = keys.bearer("a");
+    let mut stream = server.connect();
+    stream.ask("GET", "/events?include=body", &[("Authorization", &bearer)], "");
+    stream.try_head().unwrap().expect(200);
+    stream.chunk().unwrap().expect("a greeting");
+    keys.post(&server, "all", "/orders", wb_of("first", "customer-a")).expect(201);
+    let list = until("the list has it", SIGNAL_TIME, || {
+        let list = keys.get(&server, "a", "/api/orders").expect(200);
+        (list.text() != "[]").then_some(list)
+    });
+    let tag = list.header("ETag").unwrap().to_owned();
+    for n in 0..20 {
+        keys.post(&server, "all", "/orders", wb_of(&format!("hers-{n}"), "customer-b")).expect(201);
+    }
+    let fields = [("Authorization", &*bearer), ("If-None-Match", &*tag)];
+    server.request("GET", "/api/orders", &fields, "").expect(304);
+    keys.post(&server, "all", "/orders", r#"{"order_id":"hers-3","status":"deleted"}"#).expect(200);
+    keys.post(&server, "all", "/orders", wb_of("last", "customer-a")).expect(201);
+    keys.post(&server, "all", "/orders", r#"{"order_id":"first","status":"deleted"}"#).expect(200);
+    let mut told = String::new();
+    while !told.contains("\"deleted\"") {
+        told.push_str(&String::from_utf8(stream.chunk().unwrap().expect("more")).unwrap());
+    }
+    assert!(told.contains("\"first\"") && told.contains("\"last\"") && !told.contains("hers"), "{told}");
+    server.request("GET", "/api/orders", &fields, "").expect(200);
+    // An id that is another's is followed as one that there is not.
+    let mut other = server.connect();
+    other.ask("GET", "/events?order=hers-1", &[("Authorization", &bearer)], "");
+    other.try_head().unwrap().expect(200);
+    // Keys of idempotency are each caller's own.
+    let post = |name: &str, customer: &str| {
+        let bearer = keys.bearer(name);
+        let fields = [("Authorization", &*bearer), ("Idempotency-Key", "k"), ("Content-Type", "application/json")];
+        server.request("POST", "/orders", &fields, wb_of(&format!("idem-{customer}"), customer)).status
+    };
+    assert_eq!((post("a", "customer-a"), post("b", "customer-b"), post("a", "customer-a")), (201, 201, 201));
+}

@@ -1,0 +1,167 @@
+//! Tokens: signed by keys of a file or behind a URL, which are fetched again for one that is new
+//! and kept while the URL is silent.
+
+use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use base64::Engine;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use ring::rand::SystemRandom;
+use ring::signature::{Ed25519KeyPair, KeyPair};
+
+use super::*;
+use crate::server::{SIGNAL_TIME, until};
+
+const ISSUER: &str = "https://issuer.test";
+
+fn encode(bytes: impl AsRef<[u8]>) -> String {
+    BASE64_URL_SAFE_NO_PAD.encode(bytes)
+}
+
+struct Signer {
+    kid: &'static str,
+    pair: Ed25519KeyPair,
+}
+
+impl Signer {
+    fn new(kid: &'static str) -> Self {
+        let pair = Ed25519KeyPair::generate_pkcs8(&SystemRandom::new()).unwrap();
+        Self { kid, pair: Ed25519KeyPair::from_pkcs8(pair.as_ref()).unwrap() }
+    }
+
+    fn jwk(&self) -> String {
+        let x = encode(self.pair.public_key());
+        format!(r#"{{"kty":"OKP","crv":"Ed25519","kid":"{}","x":"{x}"}}"#, self.kid)
+    }
+
+    fn token(&self, subject: &str, scope: &str, seconds: i64) -> String {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+        let head = format!(r#"{{"alg":"EdDSA","kid":"{}","typ":"JWT"}}"#, self.kid);
+        let claims = format!(
+            r#"{{"iss":"{ISSUER}","aud":["orders","x"],"sub":"{subject}","scope":"{scope}","exp":{}}}"#,
+            now.checked_add_signed(seconds).unwrap()
+        );
+        let signed = format!("{}.{}", encode(head), encode(claims));
+        format!("Bearer {signed}.{}", encode(self.pair.sign(signed.as_bytes())))
+    }
+}
+
+fn set(signers: &[&Signer]) -> String {
+    let keys: Vec<String> = signers.iter().map(|signer| signer.jwk()).collect();
+    format!(r#"{{"keys":[{}]}}"#, keys.join(","))
+}
+
+fn start(source: &str, flags: &[&str]) -> Server {
+    let tokens = ["--auth-jwks", source, "--auth-issuer", ISSUER, "--auth-audience", "orders"];
+    Server::start(&[&tokens, flags].concat())
+}
+
+fn get(server: &Server, path: &str, token: &str) -> Reply {
+    server.request("GET", path, &[("Authorization", token)], "")
+}
+
+#[test]
+fn tokens_of_a_file_s_keys_are_let_in_to_what_they_say() {
+    let home = tempfile::tempdir().unwrap();
+    let path = home.path().join("jwks.json");
+    let (first, second) = (Signer::new("one"), Signer::new("two"));
+    std::fs::write(&path, set(&[&first])).unwrap();
+    let server = start(path.to_str().unwrap(), &[]);
+    let all = first.token("ops", "orders:read orders:write", 600);
+    let json = [("Authorization", &*all), ("Content-Type", "application/json")];
+    server.request("POST", "/orders", &json, wb_of("x", "test")).expect(201);
+    server.request("POST", "/orders", &json, wb_of("y", "other")).expect(201);
+    let own = first.token("test", "orders:read:own", 600);
+    let mut connection = server.connect();
+    for _ in 0..3 {
+        let reply = connection.request("GET", "/order/x", &[("Authorization", &own)], "").expect(200);
+        assert_eq!(reply.text(), wb_of("x", "test"));
+        connection.request("GET", "/order/y", &[("Authorization", &own)], "").expect(404);
+    }
+    get(&server, "/metrics", &all).expect(403);
+    let expired = get(&server, "/order/x", &first.token("ops", "orders:read", -31)).expect(401);
+    assert_eq!(expired.json()["message"], "the token has expired");
+    get(&server, "/order/x", &first.token("ops", "orders:read", -5)).expect(200); // clocks may be apart
+    get(&server, "/order/x", &second.token("ops", "orders:read", 600)).expect(401);
+    std::fs::write(&path, set(&[&second])).unwrap();
+    until("the new key is known", SIGNAL_TIME, || {
+        (get(&server, "/order/x", &second.token("ops", "orders:read", 600)).status == 200).then_some(())
+    });
+    assert_ne!(connection.request("GET", "/order/x", &[("Authorization", &own)], "").status, 200, "its key is gone");
+}
+
+/// A stream ends with its token.
+#[test]
+fn a_stream_ends_when_its_token_expires() {
+    let home = tempfile::tempdir().unwrap();
+    let path = home.path().join("jwks.json");
+    let signer = Signer::new("one");
+    std::fs::write(&path, set(&[&signer])).unwrap();
+    let server = start(path.to_str().unwrap(), &[]);
+    let mut stream = server.connect();
+    stream.ask("GET", "/events", &[("Authorization", &signer.token("a", "events:read orders:read", -28))], "");
+    stream.try_head().unwrap().expect(200);
+    while stream.chunk().unwrap().is_some() {}
+}
+
+/// An issuer that answers what it is given, while it is there.
+struct Issuer {
+    address: std::net::SocketAddr,
+    set: Arc<Mutex<Option<String>>>,
+    asked: Arc<AtomicUsize>,
+}
+
+impl Issuer {
+    fn start(set: String) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let (set, asked) = (Arc::new(Mutex::new(Some(set))), Arc::<AtomicUsize>::default());
+        let (answers, count) = (Arc::clone(&set), Arc::clone(&asked));
+        std::thread::spawn(move || {
+            for socket in listener.incoming().map_while(Result::ok) {
+                let mut socket = socket;
+                let mut head = Vec::new();
+                let mut byte = [0];
+                while !head.ends_with(b"\r\n\r\n") && socket.read(&mut byte).is_ok_and(|read| read > 0) {
+                    head.push(byte[0]);
+                }
+                count.fetch_add(1, Ordering::SeqCst);
+                let body = answers.lock().unwrap().clone();
+                let answer = match body {
+                    Some(body) => format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len()),
+                    None => "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n".into(),
+                };
+                let _ = socket.write_all(answer.as_bytes());
+            }
+        });
+        Self { address, set, asked }
+    }
+}
+
+#[test]
+fn keys_behind_a_url_are_kept_and_fetched_again_for_a_new_one_but_not_for_each() {
+    let (first, second) = (Signer::new("one"), Signer::new("two"));
+    let issuer = Issuer::start(set(&[&first]));
+    let server = start(&format!("http://{}/keys", issuer.address), &[]);
+    let known = first.token("ops", "orders:read", 600);
+    until("the keys are there", SIGNAL_TIME, || (get(&server, "/api/stats", &known).status == 200).then_some(()));
+    *issuer.set.lock().unwrap() = None;
+    get(&server, "/api/stats", &first.token("else", "orders:read", 600)).expect(200);
+    // Unknown keys do not have the issuer asked each time.
+    let before = issuer.asked.load(Ordering::SeqCst);
+    for _ in 0..20 {
+        let status = get(&server, "/api/stats", &second.token("ops", "orders:read", 600)).status;
+        assert!(matches!(status, 401 | 429), "{status}");
+    }
+    assert!(issuer.asked.load(Ordering::SeqCst) - before <= 1);
+    get(&server, "/api/stats", &known).expect(200);
+    // What changes there is known at once when it is asked for.
+    *issuer.set.lock().unwrap() = Some(set(&[&first, &second]));
+    server.signal(rustix::process::Signal::HUP);
+    until("the new key is known", SIGNAL_TIME, || {
+        (get(&server, "/api/stats", &second.token("ops", "orders:read", 600)).status == 200).then_some(())
+    });
+}
