@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 
@@ -39,6 +40,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     let name = file::name_of(&config.path).with_context(|| format!("cannot read {}", config.path.display()))?;
     let store = AnyStore::open(&config.store.clone().patient())?;
     let imported = import(&config, name, &store, shutdown).await;
+    stay(&store).await;
     // Also after an error: what is stored is left as one file.
     let closed = store.close().await;
     imported?;
@@ -102,6 +104,17 @@ async fn import(config: &Config, name: Arc<str>, store: &AnyStore, shutdown: Shu
 pub(super) fn summary(ledger: &Ledger) -> String {
     let Ledger { read, stored, unchanged, refused, rejected, coalesced: _ } = ledger;
     format!("{read} read: {stored} stored, {unchanged} unchanged, {refused} refused, {rejected} rejected")
+}
+
+/// How long a command stays after its last write where instances may serve the same store. They look
+/// for changes of others several times a second, and only while they find others there.
+const STAY: Duration = Duration::from_secs(3);
+
+/// Lets instances that serve the same store find out that something was written.
+pub(super) async fn stay(store: &AnyStore) {
+    if store.is_shareable() {
+        tokio::time::sleep(STAY).await;
+    }
 }
 
 /// A finished import leaves no position behind, so that the same file can be imported again.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use anyhow::bail;
 
-use super::import::{forget_position, summary};
+use super::import::{forget_position, stay, summary};
 use super::output;
 use super::progress::Progress;
 use crate::ingest::{self, Ingest};
@@ -71,6 +71,7 @@ pub async fn run(config: Config, mut shutdown: Shutdown) -> anyhow::Result<()> {
     }
     let store = AnyStore::open(&config.store.clone().patient())?;
     let imported = import(&config, older, &store, shutdown).await;
+    stay(&store).await;
     // Also after an error: what is stored is left as one file.
     let closed = store.close().await;
     imported?;
