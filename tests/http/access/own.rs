@@ -105,7 +105,7 @@ fn compare(keys: &Keys, server: &Server, all_ids: &[String]) {
             let page = keys.get(server, name, &path).expect(200);
             paged.extend(page.json().as_array().unwrap().iter().map(|order| order["order_uid"].clone()));
             match page.header("Link") {
-                Some(link) => path = link.split(['<', '>']).nth(1).unwrap().to_owned(),
+                Some(link) => link.split(['<', '>']).nth(1).unwrap().clone_into(&mut path),
                 None => break,
             }
         }
