@@ -242,10 +242,10 @@ fn version_2(bytes: &[u8]) -> Result<Begin, BadHeader> {
     }
     let part = |bytes: usize| rest[..length].get(..bytes).ok_or(BadHeader);
     let client = match (version_command & 15, family >> 4) {
-        (0, _) => None, // the proxy's own: a health check
         (1, 1) => Some(IpAddr::from(<[u8; 4]>::try_from(&part(12)?[..4]).expect("four bytes"))),
         (1, 2) => Some(IpAddr::from(<[u8; 16]>::try_from(&part(36)?[..16]).expect("sixteen bytes"))),
-        (1, _) => None,
+        // The proxy's own, which is a health check, or of another family.
+        (0 | 1, _) => None,
         _ => return Err(BadHeader),
     };
     Ok(Begin::Header(ProxyHeader { client, bytes: V2.len() + 4 + length }))

@@ -16,7 +16,7 @@ pub enum Denied {
     TooOften(Limited),
     /// Too many failed attempts from its address.
     TooManyFailures(Limited),
-    /// It shows a token of an unknown key, and there may be a new one: [`Access::fetch_keys`], then
+    /// It shows a token of an unknown key, and there may be a new one: [`super::Access::fetch_keys`], then
     /// again.
     KeysUnknown,
 }

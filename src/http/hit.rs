@@ -407,9 +407,10 @@ fn refuse<T: Store>(
     date: &Date,
     answers: &mut Held,
 ) {
+    /// Of which rate and wait, the fields, and the body.
+    type Made = (Option<(Rate, u64)>, String, String);
     thread_local! {
-        static MADE: RefCell<(Option<(Rate, u64)>, String, String)> =
-            const { RefCell::new((None, String::new(), String::new())) };
+        static MADE: RefCell<Made> = const { RefCell::new((None, String::new(), String::new())) };
     }
     MADE.with_borrow_mut(|(of, fields, body)| {
         let now = Some((limited.rate, limited.wait_seconds()));
