@@ -290,7 +290,9 @@ fn certificates_change_while_requests_go_on_and_bad_ones_change_nothing() {
     until("found without a signal", SIGNAL_TIME, || logged(&secured.server, before, "key.pem: cannot be read"));
     assert_eq!(secured.connect().shown(), last);
     is_over.store(true, Ordering::Relaxed);
-    clients.into_iter().for_each(|client| client.join().unwrap());
+    for client in clients {
+        client.join().unwrap();
+    }
     assert!(answered.load(Ordering::Relaxed) > 100);
     // Who is connected stays so.
     assert!(old.get("/order/x").0.starts_with("HTTP/1.1 200 OK"));

@@ -70,13 +70,13 @@ impl Encrypted {
         let url = self.server.url().replace("127.0.0.1", host);
         if parameters.is_empty() { url } else { format!("{url}?{parameters}") }
     }
+}
 
-    /// What a command of ours says of the server: its exit code and its errors.
-    fn asked(&self, url: &str) -> (Option<i32>, String) {
-        let home = tempfile::tempdir().unwrap();
-        let done = binary(home.path()).args(["migrate", "status", "--postgres", url]).output().unwrap();
-        (done.status.code(), String::from_utf8_lossy(&done.stderr).into_owned())
-    }
+/// What a command of ours says of a server: its exit code and its errors.
+fn asked(url: &str) -> (Option<i32>, String) {
+    let home = tempfile::tempdir().unwrap();
+    let done = binary(home.path()).args(["migrate", "status", "--postgres", url]).output().unwrap();
+    (done.status.code(), String::from_utf8_lossy(&done.stderr).into_owned())
 }
 
 fn psql(url: &str, sql: &str) -> Result<String, String> {
@@ -101,11 +101,11 @@ fn postgres_is_verified_as_far_as_sslmode_says() {
         ("127.0.0.1", String::new()),
         ("127.0.0.1", "sslmode=disable".into()),
     ] {
-        let (code, error) = server.asked(&server.url(host, &parameters));
+        let (code, error) = asked(&server.url(host, &parameters));
         assert_eq!(code, Some(0), "{host} {parameters}: {error}");
     }
     let wrong = |host: &str, parameters: &str, expected: &[&str]| {
-        let (code, error) = server.asked(&server.url(host, parameters));
+        let (code, error) = asked(&server.url(host, parameters));
         assert_eq!(code, Some(1), "{host} {parameters}: {error}");
         assert!(expected.iter().all(|part| error.contains(part)), "{host} {parameters}: {error}");
     };
@@ -117,7 +117,7 @@ fn postgres_is_verified_as_far_as_sslmode_says() {
     wrong("localhost", "sslmode=verify-full&sslrootcert=system", &["CN=Test CA", "that this system trusts"]);
     server.show(&authority.sign_expired(&["localhost"]));
     wrong("localhost", &rooted("verify-full"), &["expired"]);
-    assert_eq!(server.asked(&server.url("localhost", "sslmode=require")).0, Some(0));
+    assert_eq!(asked(&server.url("localhost", "sslmode=require")).0, Some(0));
     // The variables of the older services have the same words.
     let port = server.server.url().rsplit_once(':').unwrap().1.split('/').next().unwrap().to_owned();
     let home = tempfile::tempdir().unwrap();
@@ -134,7 +134,7 @@ fn postgres_is_verified_as_far_as_sslmode_says() {
     let alone = Signed { cert: own.pem(), key: own.0.key().serialize_pem() };
     server.show(&alone);
     let own = server.files.write("own.pem", &alone.cert);
-    assert_eq!(server.asked(&server.url("127.0.0.1", &format!("sslmode=verify-ca&sslrootcert={own}"))).0, Some(0));
+    assert_eq!(asked(&server.url("127.0.0.1", &format!("sslmode=verify-ca&sslrootcert={own}"))).0, Some(0));
 }
 
 #[test]
@@ -221,8 +221,8 @@ fn postgres_asks_for_a_certificate_and_gets_it() {
     let mode = |mode| std::fs::set_permissions(server.files.path("k.pem"), PermissionsExt::from_mode(mode)).unwrap();
     mode(0o600);
     let url = server.url("localhost", "sslmode=require").replace("postgres@", "shop@");
-    let with = |url: &str| server.asked(&format!("{url}&sslcert={cert}&sslkey={key}"));
-    until("the rules are read", SIGNAL_TIME, || (server.asked(&url).0 == Some(1)).then_some(()));
+    let with = |url: &str| asked(&format!("{url}&sslcert={cert}&sslkey={key}"));
+    until("the rules are read", SIGNAL_TIME, || (asked(&url).0 == Some(1)).then_some(()));
     let (code, error) = with(&url);
     assert_eq!(code, Some(0), "{error}");
     mode(0o644);
