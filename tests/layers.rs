@@ -64,7 +64,7 @@ const EDGES: &[(&str, &[&str])] = &[
         ],
     ),
     // Whose an order is, as a copy of it says.
-    ("access", &["snapshot", "metrics", "lifecycle", "log"]),
+    ("access", &["snapshot", "tls", "metrics", "lifecycle", "log"]),
     (
         "tools",
         &["ingest", "source", "store", "order", "record", "tls", "metrics", "lifecycle", "kafka", "nats", "stan"],

@@ -11,10 +11,12 @@ use http_body_util::{BodyExt, Empty, Limited};
 use hyper::header::{ACCEPT, HOST};
 use hyper::{Request, StatusCode, Uri};
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
 use super::jwt::KeySet;
 use super::keys::hash;
+use crate::tls;
 
 /// Between two tries at a URL because of an unknown key.
 const RETRY_TIME: Duration = Duration::from_secs(30);
@@ -47,9 +49,8 @@ impl Source {
         let uri: Uri = text.parse().map_err(|_| "is no URL".to_owned())?;
         match (uri.scheme_str(), uri.authority()) {
             (_, Some(authority)) if authority.as_str().contains('@') => Err("must have no user or password".into()),
-            (Some("http"), Some(_)) => Ok(Self::Url(uri)),
-            (Some("https"), Some(_)) => Err("this build asks http:// URLs and reads files only".into()),
-            _ => Err("must be an http:// URL or the path of a file".into()),
+            (Some("http" | "https"), Some(_)) => Ok(Self::Url(uri)),
+            _ => Err("must be an https:// or http:// URL or the path of a file".into()),
         }
     }
 }
@@ -149,13 +150,28 @@ impl TokenKeys {
 }
 
 async fn get(uri: &Uri) -> Result<Bytes, FetchError> {
-    let failed =
-        |what: &str, error: &dyn std::error::Error| FetchError(format!("{what}: {}", crate::log::causes(error)));
     let host = uri.host().unwrap_or_default();
-    let port = uri.port_u16().unwrap_or(80);
+    let is_secure = uri.scheme_str() == Some("https");
+    let port = uri.port_u16().unwrap_or(if is_secure { 443 } else { 80 });
     // An address of IPv6 has brackets in a URL.
     let name = host.trim_start_matches('[').trim_end_matches(']');
     let socket = TcpStream::connect((name, port)).await.map_err(|error| failed("cannot connect", &error))?;
+    if !is_secure {
+        return ask(uri, socket).await;
+    }
+    // The authorities of the system, which are read again when they change.
+    let client =
+        tls::Client::open(&tls::client::Config::default()).map_err(|error| failed("no authorities", &error))?;
+    let socket = client.connect(name, socket).await.map_err(|error| failed("cannot encrypt", &error))?;
+    ask(uri, socket).await
+}
+
+fn failed(what: &str, error: &dyn std::error::Error) -> FetchError {
+    FetchError(format!("{what}: {}", crate::log::causes(error)))
+}
+
+async fn ask(uri: &Uri, socket: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> Result<Bytes, FetchError> {
+    let host = uri.host().unwrap_or_default();
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(socket))
         .await
         .map_err(|error| failed("cannot ask", &error))?;

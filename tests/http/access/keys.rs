@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::*;
 use crate::server::{Connection, SIGNAL_TIME, until};
+use crate::tls::{Authority, Client, Files, Secured};
 
 const ALL: &[&str] = &["orders:read", "orders:write", "events:read", "metrics:read"];
 
@@ -223,4 +224,27 @@ fn who_asks_is_told_who_they_are() {
     server.get("/api/whoami").expect(401);
     let open = Server::start(&[]).get("/api/whoami").expect(200).json();
     assert_eq!(open, serde_json::json!({"authentication": false}));
+}
+
+/// A certificate says who a client is, and the file of keys what they may do.
+#[test]
+fn a_client_certificate_is_a_key_where_its_subject_is_one() {
+    let keys = Files::new();
+    let entry = "[[key]]\nname = \"shop\"\ncertificate = \"CN=shop,O=Tests\"\nscopes = [\"orders:read\"]\n";
+    let path = keys.write("keys.toml", entry);
+    let flags = ["--auth-keys", &path, "--tls-client-ca", "{ca}", "--tls-client-auth", "optional"];
+    let secured = Secured::start_with(Authority::new("Test CA"), &flags);
+    let status = |client: Client| {
+        let mut connection = client.connect(secured.address()).unwrap();
+        let (head, _) = connection.get("/api/stats");
+        head.split(' ').nth(1).unwrap().to_owned()
+    };
+    let shown = |name| secured.client().showing(secured.authority.sign_client(name));
+    assert_eq!(status(shown("shop")), "200");
+    assert_eq!(status(shown("other")), "401");
+    assert_eq!(status(secured.client()), "401");
+    // It is taken out as any other key is.
+    keys.write("keys.toml", &entry.replace("CN=shop", "CN=else"));
+    until("the key has ended", SIGNAL_TIME, || (status(shown("shop")) == "401").then_some(()));
+    assert_eq!(status(shown("else")), "200");
 }

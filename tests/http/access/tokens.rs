@@ -14,6 +14,7 @@ use ring::signature::{Ed25519KeyPair, KeyPair};
 
 use super::*;
 use crate::server::{SIGNAL_TIME, until};
+use crate::tls::{Authority, Files, Signed, accept};
 
 const ISSUER: &str = "https://issuer.test";
 
@@ -114,31 +115,74 @@ struct Issuer {
     asked: Arc<AtomicUsize>,
 }
 
+/// Answers one request.
+fn answer(mut socket: impl Read + Write, body: Option<String>) {
+    let mut head = Vec::new();
+    let mut byte = [0];
+    while !head.ends_with(b"\r\n\r\n") {
+        match socket.read(&mut byte) {
+            Ok(1) => head.push(byte[0]),
+            _ => return, // a client that does not believe who this is
+        }
+    }
+    let answer = match body {
+        Some(body) => format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len()),
+        None => "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n".into(),
+    };
+    let _ = socket.write_all(answer.as_bytes()).and_then(|()| socket.flush());
+}
+
 impl Issuer {
     fn start(set: String) -> Self {
+        Self::start_with(set, None)
+    }
+
+    /// With TLS where there is a certificate.
+    fn start_with(set: String, certificate: Option<Signed>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let (set, asked) = (Arc::new(Mutex::new(Some(set))), Arc::<AtomicUsize>::default());
         let (answers, count) = (Arc::clone(&set), Arc::clone(&asked));
         std::thread::spawn(move || {
             for socket in listener.incoming().map_while(Result::ok) {
-                let mut socket = socket;
-                let mut head = Vec::new();
-                let mut byte = [0];
-                while !head.ends_with(b"\r\n\r\n") && socket.read(&mut byte).is_ok_and(|read| read > 0) {
-                    head.push(byte[0]);
-                }
                 count.fetch_add(1, Ordering::SeqCst);
                 let body = answers.lock().unwrap().clone();
-                let answer = match body {
-                    Some(body) => format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len()),
-                    None => "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n".into(),
-                };
-                let _ = socket.write_all(answer.as_bytes());
+                match &certificate {
+                    None => answer(socket, body),
+                    Some(signed) => answer(accept(socket, signed), body),
+                }
             }
         });
         Self { address, set, asked }
     }
+}
+
+/// The authorities of the system are trusted, which are those of a file where the environment says so.
+#[test]
+fn keys_are_fetched_over_tls_from_whom_the_system_trusts() {
+    let (trusted, other) = (Authority::new("Trusted"), Authority::new("Other"));
+    let files = Files::new();
+    let roots = files.write("roots.pem", &trusted.pem());
+    let signer = Signer::new("one");
+    let start = |authority: &Authority| {
+        let issuer = Issuer::start_with(set(&[&signer]), Some(authority.sign(&["localhost"])));
+        let url = format!("https://localhost:{}/keys", issuer.address.port());
+        let flags = ["--auth-jwks", &url, "--auth-issuer", ISSUER, "--auth-audience", "orders"];
+        let server = Server::start_in(&flags, &[("SSL_CERT_FILE", &roots)]);
+        server.wait_ready();
+        (issuer, server)
+    };
+    let token = signer.token("ops", "orders:read", 600);
+    let (_issuer, server) = start(&trusted);
+    until("the keys are there", SIGNAL_TIME, || (get(&server, "/api/stats", &token).status == 200).then_some(()));
+    let (_issuer, server) = start(&other);
+    until("the refusal is told", SIGNAL_TIME, || {
+        let lines = server.log();
+        let told = lines.iter().find(|line| line.contains("token keys cannot be fetched"))?;
+        assert!(told.contains("localhost") && told.contains("issuer"), "{told}");
+        Some(())
+    });
+    assert_eq!(get(&server, "/api/stats", &token).status, 401);
 }
 
 #[test]
