@@ -180,7 +180,7 @@ const CLIENTS: &[(&str, &[&str])] = &[
     ("arc_swap", &["src/access/", "src/cache/"]),
     ("flate2", &["src/read/forms.rs"]),
     ("zstd", &["src/read/forms.rs"]),
-    ("ring", &["src/access/"]),
+    ("ring", &["src/access/", "src/tls/"]),
     ("ipnet", &["src/access/"]),
     ("rusqlite", &["src/store/embedded/"]),
     ("tokio_postgres", &["src/store/postgres/", "src/source/older/"]),

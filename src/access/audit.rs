@@ -294,14 +294,21 @@ mod tests {
 
     #[test]
     fn what_is_dropped_is_said_in_the_trail() {
+        use rustix::fs::{CWD, FileType, Mode, mknodat};
+        // A pipe that is read only once something was dropped.
         let home = tempfile::tempdir().unwrap();
         let path = home.path().join("audit");
+        mknodat(CWD, &path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+        let held = OpenOptions::new().read(true).write(true).open(&path).unwrap();
         let audit = Audit::start(Target::File(path.clone())).unwrap();
         while audit.dropped() == 0 {
             audit.note(&NOTE);
         }
+        let pipe = File::open(&path).unwrap();
+        drop(held);
+        let reading = std::thread::spawn(move || io::read_to_string(pipe).unwrap());
         audit.finish();
-        let text = std::fs::read_to_string(&path).unwrap();
+        let text = reading.join().unwrap();
         let dropped = |line: &str| serde_json::from_str::<Value>(line).unwrap()["dropped"].as_u64();
         assert_eq!(text.lines().filter_map(dropped).sum::<u64>(), audit.dropped());
         assert_eq!(text.lines().filter(|line| dropped(line).is_none()).count() as u64, audit.written());

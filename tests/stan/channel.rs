@@ -90,7 +90,7 @@ impl Peer {
                 start: Start::Sequence,
                 sequence: from,
                 in_flight_max: 1_000_000,
-                ack_wait: Duration::from_secs(3600),
+                ack_wait: Duration::from_hours(1),
             };
             let mut subscription = session.subscribe(&wanted).await?;
             let mut found: Vec<MsgProto> = Vec::new();

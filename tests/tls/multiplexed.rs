@@ -2,9 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::pin::Pin;
 use std::process::Command;
-use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -12,7 +10,6 @@ use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http2::SendRequest;
 use hyper::{Request, Response, StatusCode, Version};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use order_service::tls::client;
 
 use super::Secured;
 use crate::http::{created, wb_answered, wb_posted};
@@ -84,7 +81,8 @@ fn answers_are_those_of_http_1() {
             let (status, head, body) = whole(response).await;
             assert_eq!((status.as_u16(), &body[..]), (expected.status, &expected.body[..]), "{method} {path}");
             for (name, value) in &expected.headers {
-                let is_of_connection = ["connection", "transfer-encoding", "date"].contains(&name.as_str());
+                let is_of_connection =
+                    ["connection", "transfer-encoding", "date", "x-request-id"].contains(&name.as_str());
                 let given = head.headers().get(name.as_str()).map(|value| value.to_str().unwrap());
                 assert!(is_of_connection || given == Some(value.as_str()), "{method} {path}: {name}: {given:?}");
             }
@@ -140,18 +138,20 @@ fn curl_speaks_it_with_tls_and_without() {
 }
 
 /// Connections for a client of gRPC.
+#[cfg(feature = "grpc")]
 struct Connector {
     tls: order_service::tls::Client,
     address: SocketAddr,
 }
 
+#[cfg(feature = "grpc")]
 impl tonic::codegen::Service<hyper::Uri> for Connector {
-    type Response = TokioIo<client::Stream<tokio::net::TcpStream>>;
+    type Response = TokioIo<order_service::tls::client::Stream<tokio::net::TcpStream>>;
     type Error = std::io::Error;
-    type Future = Pin<Box<dyn Future<Output = std::io::Result<Self::Response>> + Send>>;
+    type Future = std::pin::Pin<Box<dyn Future<Output = std::io::Result<Self::Response>> + Send>>;
 
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Poll::Ready(Ok(()))
+    fn poll_ready(&mut self, _: &mut std::task::Context<'_>) -> std::task::Poll<std::io::Result<()>> {
+        std::task::Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, _: hyper::Uri) -> Self::Future {
@@ -168,6 +168,7 @@ impl tonic::codegen::Service<hyper::Uri> for Connector {
 fn calls_of_grpc_go_over_tls() {
     use order_service::grpc::proto::service::v1::HealthRequest;
     use order_service::grpc::proto::service::v1::orders_service_client::OrdersServiceClient;
+    use order_service::tls::client;
     use tonic::transport::Endpoint;
     let secured = Secured::start(&["--grpc", "tls:127.0.0.1:0"]);
     let log = secured.server.log();

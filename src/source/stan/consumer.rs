@@ -168,19 +168,16 @@ impl Consumer {
 
     /// From the connection to the end of a session.
     async fn one_session(&mut self, client: &mut Option<Client>) -> Over {
-        let connected = match client {
-            Some(client) => client.clone(),
-            None => {
-                let (servers, options) = (self.config.servers.clone(), self.options());
-                match self.meanwhile(Box::pin(async move { servers.connect(options).await })).await {
-                    Err(over) => return over,
-                    Ok(Err(error)) => {
-                        return Over::Trouble(format!(
-                            "not connected to NATS Streaming: NATS cannot be reached: {error}"
-                        ));
-                    }
-                    Ok(Ok(connected)) => client.insert(connected).clone(),
+        let connected = if let Some(client) = client {
+            client.clone()
+        } else {
+            let (servers, options) = (self.config.servers.clone(), self.options());
+            match self.meanwhile(Box::pin(async move { servers.connect(options).await })).await {
+                Err(over) => return over,
+                Ok(Err(error)) => {
+                    return Over::Trouble(format!("not connected to NATS Streaming: NATS cannot be reached: {error}"));
                 }
+                Ok(Ok(connected)) => client.insert(connected).clone(),
             }
         };
         let losses = self.losses.load(Ordering::Acquire);

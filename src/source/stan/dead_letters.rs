@@ -60,7 +60,7 @@ impl DeadLetters {
         let (in_flight, overdue) = (Arc::clone(&self.in_flight), Arc::clone(&self.overdue));
         let delivery = self.runtime.spawn(async move {
             let _turn = in_flight.acquire_owned().await;
-            overdue.watch(deliver(&config, &session, letter)).await;
+            Box::pin(overdue.watch(deliver(&config, &session, letter))).await;
         });
         let name: Arc<str> = self.config.dlq_subject.as_str().into();
         Box::pin(async move { delivery.await.map_err(|error| SourceError { name, cause: error.into() }) })
@@ -75,12 +75,11 @@ fn written(Letter { record, notes }: &Letter) -> Bytes {
         headers.insert(dead::TIMESTAMP_MS.into(), sent_ms.to_string().into());
     }
     let payload = record.payload.as_deref().unwrap_or_default();
-    let letter = match std::str::from_utf8(payload) {
-        Ok(text) => json!({"headers": headers, "value": text}),
-        Err(_) => {
-            let hex: String = payload.iter().map(|byte| format!("{byte:02x}")).collect();
-            json!({"headers": headers, "value_hex": hex})
-        }
+    let letter = if let Ok(text) = std::str::from_utf8(payload) {
+        json!({"headers": headers, "value": text})
+    } else {
+        let hex: String = payload.iter().map(|byte| format!("{byte:02x}")).collect();
+        json!({"headers": headers, "value_hex": hex})
     };
     letter.to_string().into()
 }

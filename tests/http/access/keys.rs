@@ -57,7 +57,7 @@ fn each_route_needs_its_scope_and_says_which() {
             }
             assert_eq!(reply.header("Content-Type"), Some("application/problem+json"));
             let problem = reply.json();
-            assert_eq!((&problem["status"], &problem["code"]), (&403.into(), &"missing_scope".into()));
+            assert_eq!((&problem["status"], &problem["reason"]), (&403.into(), &"missing_scope".into()));
             assert_eq!(problem["message"], format!("this needs the scope {scope}"));
             assert_eq!(problem["error"], problem["message"]);
         }
@@ -93,7 +93,7 @@ fn what_is_shown_is_a_key_once_or_nothing() {
         assert_eq!(reply.text(), wb_answered("x"));
     }
     let missing = server.get("/order/x").expect(401);
-    assert_eq!(missing.json()["code"], "missing_credentials");
+    assert_eq!(missing.json()["reason"], "missing_credentials");
     assert_eq!(missing.header("WWW-Authenticate"), Some("Bearer realm=\"order-service\""));
     assert!(missing.header("X-Request-Id").is_some());
     let long = format!("Bearer {}", "x".repeat(20_000));
@@ -114,7 +114,7 @@ fn what_is_shown_is_a_key_once_or_nothing() {
             (reply.status != 429).then_some(reply)
         });
         let reply = reply.expect(401);
-        assert_eq!(reply.json()["code"], "invalid_credentials", "{fields:?}");
+        assert_eq!(reply.json()["reason"], "invalid_credentials", "{fields:?}");
         assert!(reply.header("WWW-Authenticate").unwrap().contains("error=\"invalid_token\""), "{fields:?}");
         let text = String::from_utf8_lossy(&reply.head).into_owned() + reply.text();
         assert!(!text.contains(key) && !text.contains("osk_"), "{text}");
@@ -230,7 +230,7 @@ fn who_asks_is_told_who_they_are() {
 #[test]
 fn a_client_certificate_is_a_key_where_its_subject_is_one() {
     let keys = Files::new();
-    let entry = "[[key]]\nname = \"shop\"\ncertificate = \"CN=shop,O=Tests\"\nscopes = [\"orders:read\"]\n";
+    let entry = "[[key]]\nname = \"shop\"\ncertificate = \"O=Tests,CN=shop\"\nscopes = [\"orders:read\"]\n";
     let path = keys.write("keys.toml", entry);
     let flags = ["--auth-keys", &path, "--tls-client-ca", "{ca}", "--tls-client-auth", "optional"];
     let secured = Secured::start_with(Authority::new("Test CA"), &flags);

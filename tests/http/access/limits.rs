@@ -31,7 +31,7 @@ fn a_key_has_its_rate_and_an_address_without_keys_has_one_too() {
     assert_eq!(limited.header("RateLimit"), Some("\"default\";r=0;t=1"));
     assert_eq!(limited.header("RateLimit-Policy"), Some("\"default\";q=6;w=2"));
     assert!(limited.header("X-Request-Id").is_some() && limited.header("Date").is_some());
-    assert_eq!(limited.json()["code"], "rate_limited");
+    assert_eq!(limited.json()["reason"], "rate_limited");
     // By the other way, the same.
     let detour = until("it is too much", SIGNAL_TIME, || {
         let reply = connection.request("GET", "/order/x", &[("Authorization", &rare), ("TE", "trailers")], "");
@@ -68,7 +68,7 @@ fn failed_attempts_are_few() {
         let replies: Vec<_> = (0..40).map(attempt).collect();
         replies.into_iter().find(|reply| reply.status == 429)
     });
-    assert_eq!(limited.json()["code"], "too_many_failures");
+    assert_eq!(limited.json()["reason"], "too_many_failures");
     assert_eq!(limited.header("Retry-After"), Some("1"));
     // Without anything to show there is nothing to guess, and nothing is counted.
     server.get("/order/x").expect(401);

@@ -188,13 +188,13 @@ fn another_s_order_is_as_unknown_as_one_that_there_is_not() {
     assert_eq!(external(USER, "x2").0, 200);
     // Writes: one's own only, and into no other's.
     let refused = keys.post(&server, "user", "/orders", of_another).expect(403).json();
-    assert_eq!(refused["code"], "not_own");
+    assert_eq!(refused["reason"], "not_own");
     keys.post(&server, "a", "/orders", wb_of("mine", "customer-a")).expect(201);
-    assert_eq!(keys.post(&server, "a", "/orders", wb_of("mine", "customer-b")).expect(403).json()["code"], "not_own");
+    assert_eq!(keys.post(&server, "a", "/orders", wb_of("mine", "customer-b")).expect(403).json()["reason"], "not_own");
     keys.post(&server, "a", "/orders", wb_of("hers", "customer-a")).expect(404);
     let change = |body: String| {
         let reply = keys.post(&server, "user", "/orders", body);
-        (reply.status, reply.json()["code"].clone())
+        (reply.status, reply.json()["reason"].clone())
     };
     let deletion = |id: &str| format!(r#"{{"order_id":"{id}","status":"deleted"}}"#);
     for body in [&deletion as &dyn Fn(&str) -> String, &|id: &str| envelope_of(id, USER, 7)] {
@@ -209,7 +209,7 @@ fn another_s_order_is_as_unknown_as_one_that_there_is_not() {
     let fields = [("Authorization", &*bearer), ("Content-Type", "application/x-ndjson")];
     let lines = server.request("POST", "/orders", &fields, lines).expect(200);
     let codes: Vec<Value> = lines.text().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    assert_eq!((&codes[0]["status"], &codes[1]["code"]), (&"created".into(), &"not_own".into()));
+    assert_eq!((&codes[0]["status"], &codes[1]["reason"]), (&"created".into(), &"not_own".into()));
 }
 
 /// Of an incomplete view the store is asked for both.
