@@ -539,6 +539,9 @@ pub enum Rest {
     Tls,
 }
 
+/// How HTTP/2 begins, by prior knowledge. hyper would take a part of it for a bad request.
+pub const PREFACE: &[u8] = b"PRI * HTTP/2.0";
+
 /// Answers that are held back: bytes, and what follows them, which is shared with others and not copied.
 #[derive(Debug, Default)]
 pub struct Held {
@@ -749,7 +752,9 @@ impl<F: Front, S: Transport> Tracked<F, S> {
                     into.set_filled(from);
                     return Poll::Ready(Ok(()));
                 }
-                Rest::Part if known == from && left <= PART_BYTES_MAX => {
+                Rest::Part
+                    if (known == from || PREFACE.starts_with(&into.filled()[at..])) && left <= PART_BYTES_MAX =>
+                {
                     self.registered.conn.has_read();
                     self.part.extend_from_slice(&into.filled()[at..]);
                 }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use hyper::Method;
 
 use super::accept::Accepted;
-use super::conn::{HELD_BYTES_MAX, HELD_PIECE_MAX, Held, Rest, Taken};
+use super::conn::{HELD_BYTES_MAX, HELD_PIECE_MAX, Held, PREFACE, Rest, Taken};
 use super::route::{self, Route};
 use super::{Api, conditions, gate, host, orders};
 use crate::access::address::Peer;
@@ -245,11 +245,16 @@ fn answer_one<T: Store, D: Door>(
     kind.map(|kind| (head, kind)).ok_or_else(other)
 }
 
+/// So much of it is no request any more for the parser, which knows HTTP/1.0 and 1.1.
+const PREFACE_BYTES_MIN: usize = b"PRI * HTTP/2".len();
+
 /// What something is that is no request of HTTP/1.1.
 #[cold]
 pub(super) fn foreign(bytes: &[u8]) -> Rest {
-    if bytes.starts_with(b"PRI * HTTP/2.0") {
+    if bytes.starts_with(PREFACE) {
         Rest::Http2 // hyper reads the rest of it
+    } else if bytes.len() >= PREFACE_BYTES_MIN && PREFACE.starts_with(bytes) {
+        Rest::Part
     } else if crate::listen::is_tls(bytes) {
         Rest::Tls
     } else {

@@ -252,16 +252,16 @@ fn a_preface_in_pieces_is_one() {
     let server = Server::start(&[]);
     created(&server, wb_posted("x"));
     for size in [1, 3, 14, 20] {
-        let mut socket = TcpStream::connect(server.address()).unwrap();
-        socket.set_read_timeout(Some(READ_TIME)).unwrap();
-        socket.set_nodelay(true).unwrap();
+        let mut connection = server.connect();
         let all =
             [PREFACE, &frame(SETTINGS, 0, 0, &[]), &frame(HEADERS, END_STREAM | END_HEADERS, 1, &get("/order/x"))]
                 .concat();
+        // Each piece is read by itself.
         for piece in all.chunks(size) {
-            socket.write_all(piece).unwrap();
+            connection.send(piece);
+            connection.until_read();
         }
-        let mut raw = Raw(socket);
+        let mut raw = Raw(connection.socket().try_clone().unwrap());
         let body = std::iter::from_fn(|| raw.read()).find(|(kind, _, stream, _)| *kind == 0 && *stream == 1);
         assert_eq!(body.expect("an answer").3, wb_answered("x").as_bytes(), "in pieces of {size}");
     }
