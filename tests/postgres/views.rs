@@ -192,7 +192,7 @@ fn views_are_made_on_wish_and_outlive_later_steps() {
     let home = Home::new();
     let url = database.url();
     let run = |arguments: &[&str]| home.run(&[arguments, &["--postgres", &url, "--postgres-schema", "shop"]].concat());
-    assert_eq!(run(&["migrate", "up"]).out, "applied [1, 2, 3]\n");
+    assert_eq!(run(&["migrate", "up"]).out, "applied [1, 2, 3, 4]\n");
     let all = ["migrate", "up", "--views", "event-driven", "--views", "four-tables", "--views", "one-table"];
     assert_eq!(run(&all).out, "applied [2001, 2002, 2003]\n");
     assert_eq!(run(&all).out, "nothing to do\n");
