@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Command};
+use yaml_rust2::parser::{Event, EventReceiver, Parser};
 use yaml_rust2::{Yaml, YamlLoader};
 
 use crate::app;
@@ -130,8 +131,9 @@ impl Settings {
             crate::lifecycle::die_at(step, nth.parse().unwrap_or(1));
         }
         let mut wrong = Vec::new();
-        let named = flag(flags, "config").pop().or_else(|| outside.environment.get("CONFIG_PATH").cloned());
-        // An empty name says that none is to be read.
+        let of_environment = || outside.environment.get("CONFIG_PATH").filter(|path| !path.is_empty()).cloned();
+        let named = flag(flags, "config").pop().or_else(of_environment);
+        // An empty flag says that none is to be read.
         let path = named.map_or_else(|| outside.file.clone(), |path| (!path.is_empty()).then(|| path.into()));
         let file = match path {
             None => File::default(),
@@ -191,7 +193,13 @@ impl Settings {
         if self.config.store.is_shareable() || is_meant {
             return Ok(());
         }
-        let Some(name) = outside.dotenv.iter().find(|name| older::names_database(name)) else { return Ok(()) };
+        let is_url = |name: &str| {
+            let value = outside.environment.get(name).filter(|_| name != "ORDER_FROM_POSTGRES");
+            value.is_some_and(|url| url.starts_with("postgres://") || url.starts_with("postgresql://"))
+        };
+        let Some(name) = outside.dotenv.iter().find(|name| older::names_database(name) || is_url(name)) else {
+            return Ok(());
+        };
         Err(Wrong::one(
             ".env",
             format!(
@@ -243,7 +251,8 @@ fn toml_string(value: &str) -> String {
 /// # Errors
 /// When it cannot be read.
 pub fn convert(path: &Path) -> Result<String, Wrong> {
-    Ok(older::convert(&File::read(path)?.values))
+    let (values, odd) = File::take(path)?;
+    Ok(older::convert(&values, &odd))
 }
 
 /// Adds every setting as a flag.
@@ -285,6 +294,9 @@ fn look_up(setting: &Setting, flags: &ArgMatches, outside: &Outside, file: &File
         && let Some(address) = given("REDIS_ADDR")
     {
         let part = |name: &str| given(name).map(String::as_str);
+        if let Some(db) = part(older::REDIS_DB).filter(|db| !address.contains("://") && db.parse::<u16>().is_err()) {
+            return Err(Wrong::one(older::REDIS_DB, format!("{db:?} is no number of a database")));
+        }
         let url = older::redis_url(address, part(older::REDIS_PASSWORD), part(older::REDIS_DB));
         let values = vec![url.unwrap_or_else(|| address.clone())];
         return Ok(Found { key: setting.key, values, origin: Origin::Environment("REDIS_ADDR".into()) });
@@ -402,6 +414,17 @@ struct File {
 
 impl File {
     fn read(path: &Path) -> Result<Self, Wrong> {
+        let (values, odd) = Self::take(path)?;
+        match odd.first() {
+            Some(key) => {
+                Err(Wrong::one(&path.display().to_string(), format!("{key}: must be a value or a list of values")))
+            }
+            None => Ok(Self { path: path.to_owned(), values }),
+        }
+    }
+
+    /// The values, and the keys whose values no setting can have.
+    fn take(path: &Path) -> Result<(BTreeMap<String, Vec<String>>, Vec<String>), Wrong> {
         let place = path.display().to_string();
         let text = std::fs::read_to_string(path).map_err(|error| Wrong::one(&place, error))?;
         // JSON is YAML too.
@@ -412,9 +435,9 @@ impl File {
         } else {
             toml::from_str(&text).map_err(|error| Wrong::one(&place, toml_fault(&text, &error)))?
         };
-        let mut values = BTreeMap::new();
-        flatten("", &tree, &mut values).map_err(|message| Wrong::one(&place, message))?;
-        Ok(Self { path: path.to_owned(), values })
+        let (mut values, mut odd) = (BTreeMap::new(), Vec::new());
+        flatten("", &tree, &mut values, &mut odd);
+        Ok((values, odd))
     }
 
     fn unknown(&self) -> Vec<String> {
@@ -436,6 +459,30 @@ fn toml_fault(text: &str, error: &toml::de::Error) -> String {
     format!("line {}: {name}{}", line + 1, error.message().lines().next().unwrap_or("no TOML"))
 }
 
+/// What is not loaded: a few lines of aliases name more than memory holds, and what is nested without
+/// end takes as much of the stack.
+#[derive(Default)]
+struct Shape {
+    depth: usize,
+    fault: Option<&'static str>,
+}
+
+const DEPTH_MAX: usize = 64;
+
+impl EventReceiver for Shape {
+    fn on_event(&mut self, event: Event) {
+        match event {
+            Event::Alias(_) => self.fault = Some("has an alias (*name); write the value itself in its place"),
+            Event::SequenceStart(..) | Event::MappingStart(..) => self.depth += 1,
+            Event::SequenceEnd | Event::MappingEnd => self.depth = self.depth.saturating_sub(1),
+            _ => {}
+        }
+        if self.depth > DEPTH_MAX {
+            self.fault = Some("is nested too deep");
+        }
+    }
+}
+
 /// One document of YAML.
 fn yaml(text: &str) -> Result<serde_json::Value, String> {
     fn tree(yaml: Yaml) -> Result<serde_json::Value, String> {
@@ -455,6 +502,11 @@ fn yaml(text: &str) -> Result<serde_json::Value, String> {
             Yaml::Alias(_) | Yaml::BadValue => return Err("has a value that cannot be read".into()),
         })
     }
+    let mut shape = Shape::default();
+    Parser::new_from_str(text).load(&mut shape, true).map_err(|error| error.to_string())?;
+    if let Some(fault) = shape.fault {
+        return Err(fault.into());
+    }
     let mut documents = YamlLoader::load_from_str(text).map_err(|error| error.to_string())?;
     match documents.len() {
         0 => Ok(serde_json::Value::Null),
@@ -463,31 +515,31 @@ fn yaml(text: &str) -> Result<serde_json::Value, String> {
     }
 }
 
-fn flatten(key: &str, tree: &serde_json::Value, into: &mut BTreeMap<String, Vec<String>>) -> Result<(), String> {
+fn flatten(key: &str, tree: &serde_json::Value, into: &mut BTreeMap<String, Vec<String>>, odd: &mut Vec<String>) {
     use serde_json::Value;
     let text = |value: &Value| match value {
-        Value::String(text) => Ok(text.clone()),
-        Value::Number(number) => Ok(number.to_string()),
-        Value::Bool(flag) => Ok(flag.to_string()),
-        Value::Null => Ok(String::new()),
-        Value::Array(_) | Value::Object(_) => Err(format!("{key}: must be a value or a list of values")),
+        Value::String(text) => Some(text.clone()),
+        Value::Number(number) => Some(number.to_string()),
+        Value::Bool(flag) => Some(flag.to_string()),
+        Value::Null => Some(String::new()),
+        Value::Array(_) | Value::Object(_) => None,
     };
-    match tree {
+    let values: Option<Vec<String>> = match tree {
         Value::Object(members) => {
             for (name, value) in members {
                 let key = if key.is_empty() { name.clone() } else { format!("{key}.{name}") };
-                flatten(&key, value, into)?;
+                flatten(&key, value, into, odd);
             }
+            return;
         }
-        Value::Array(values) => {
-            into.insert(key.to_owned(), values.iter().map(text).collect::<Result<_, _>>()?);
-        }
-        Value::Null if key.is_empty() => {}
-        value => {
-            into.insert(key.to_owned(), vec![text(value)?]);
-        }
+        Value::Null if key.is_empty() => return,
+        Value::Array(values) => values.iter().map(text).collect(),
+        value => text(value).map(|text| vec![text]),
+    };
+    match values {
+        Some(values) => _ = into.insert(key.to_owned(), values),
+        None => odd.push(key.to_owned()),
     }
-    Ok(())
 }
 
 #[cfg(test)]

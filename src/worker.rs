@@ -107,11 +107,11 @@ impl<S: Source> Source for Events<S> {
         Ok(received)
     }
 
-    fn prepare(&self, record: &Record, order: &mut Order) -> Option<Version> {
+    fn prepare(&self, record: &Record, order: &mut Order) -> Result<Option<Version>, Rejection> {
         if let Asked::Envelope(envelope) = &mut order.change {
             work(envelope);
         }
-        version(record)
+        Ok(version(record))
     }
 
     fn commit(&mut self, upto: &Checkpoint, outcomes: Vec<(Position, Outcome)>) {

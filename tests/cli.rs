@@ -767,6 +767,7 @@ fn config_yaml_of_the_working_directory_is_read_when_no_other_is_named() {
     assert_eq!(sample(&["--config", "other.toml"], &[]), "sample = \"8\"  # other.toml");
     assert_eq!(sample(&[], &[("CONFIG_PATH", "other.toml")]), "sample = \"8\"  # other.toml");
     assert_eq!(sample(&["--config", ""], &[]), "sample = \"0\"  # default");
+    assert_eq!(sample(&[], &[("CONFIG_PATH", "")]), "sample = \"7\"  # config.yaml", "empty is not set");
     home.write("config.yaml", "http_server:\n  address: :8081\n");
     let done = home.run(&["config", "check"]).expect(78);
     assert!(

@@ -3,8 +3,8 @@
 -- their own (delivery_id, payment_id, item_id), it is orders_four_tables_named_ids.
 --
 -- Live WB orders, read-only. A part has one number for as long as its order is there, in the order
--- in which orders came. What an order does not have reads as '' or 0. They cost a write nothing; a
--- look-up by order_uid takes the primary key.
+-- in which orders came. What an order does not have reads as '' or 0, and a number that is no whole
+-- one of 64 bits as null. They cost a write nothing; a look-up by order_uid takes the primary key.
 --
 -- Applied by `order-service migrate up --views four-tables`, or by hand:
 -- psql -1 -v ON_ERROR_STOP=1 -f 2001_four_tables.up.sql
@@ -41,9 +41,12 @@ CREATE VIEW orders_four_tables.deliveries AS SELECT * FROM orders_four_tables.de
 CREATE VIEW orders_four_tables.payment AS
 SELECT o.seq AS id, o.order_uid, coalesce(p.transaction, '') AS transaction, coalesce(p.request_id, '') AS request_id,
        coalesce(p.currency, '') AS currency, coalesce(p.provider, '') AS provider,
-       coalesce(order_whole(p.amount), 0) AS amount, coalesce(order_whole(p.payment_dt), 0) AS payment_dt,
-       coalesce(p.bank, '') AS bank, coalesce(order_whole(p.delivery_cost), 0) AS delivery_cost,
-       coalesce(order_whole(p.goods_total), 0) AS goods_total, coalesce(order_whole(p.custom_fee), 0) AS custom_fee
+       CASE WHEN p.amount IS NULL THEN 0 ELSE order_whole(p.amount) END AS amount,
+       CASE WHEN p.payment_dt IS NULL THEN 0 ELSE order_whole(p.payment_dt) END AS payment_dt,
+       coalesce(p.bank, '') AS bank,
+       CASE WHEN p.delivery_cost IS NULL THEN 0 ELSE order_whole(p.delivery_cost) END AS delivery_cost,
+       CASE WHEN p.goods_total IS NULL THEN 0 ELSE order_whole(p.goods_total) END AS goods_total,
+       CASE WHEN p.custom_fee IS NULL THEN 0 ELSE order_whole(p.custom_fee) END AS custom_fee
 FROM orders o CROSS JOIN LATERAL (SELECT convert_from(o.body, 'UTF8')::json -> 'payment' AS part) AS body
 CROSS JOIN LATERAL json_to_record(CASE json_typeof(body.part) WHEN 'object' THEN body.part ELSE '{}' END)
     AS p (transaction text, request_id text, currency text, provider text, amount text, payment_dt text, bank text,
@@ -54,12 +57,16 @@ CREATE VIEW orders_four_tables.payments AS SELECT * FROM orders_four_tables.paym
 
 -- An order has room for a million items: it is smaller than so many.
 CREATE VIEW orders_four_tables.items AS
-SELECT o.seq * 1048576 + element.position AS id, o.order_uid, coalesce(order_whole(i.chrt_id), 0) AS chrt_id,
-       coalesce(i.track_number, '') AS track_number, coalesce(order_whole(i.price), 0) AS price,
-       coalesce(i.rid, '') AS rid, coalesce(i.name, '') AS name, coalesce(order_whole(i.sale), 0) AS sale,
-       coalesce(i.size, '') AS size, coalesce(order_whole(i.total_price), 0) AS total_price,
-       coalesce(order_whole(i.nm_id), 0) AS nm_id, coalesce(i.brand, '') AS brand,
-       coalesce(order_whole(i.status), 0) AS status
+SELECT o.seq * 1048576 + element.position AS id, o.order_uid,
+       CASE WHEN i.chrt_id IS NULL THEN 0 ELSE order_whole(i.chrt_id) END AS chrt_id,
+       coalesce(i.track_number, '') AS track_number,
+       CASE WHEN i.price IS NULL THEN 0 ELSE order_whole(i.price) END AS price,
+       coalesce(i.rid, '') AS rid, coalesce(i.name, '') AS name,
+       CASE WHEN i.sale IS NULL THEN 0 ELSE order_whole(i.sale) END AS sale,
+       coalesce(i.size, '') AS size,
+       CASE WHEN i.total_price IS NULL THEN 0 ELSE order_whole(i.total_price) END AS total_price,
+       CASE WHEN i.nm_id IS NULL THEN 0 ELSE order_whole(i.nm_id) END AS nm_id, coalesce(i.brand, '') AS brand,
+       CASE WHEN i.status IS NULL THEN 0 ELSE order_whole(i.status) END AS status
 FROM orders o CROSS JOIN LATERAL (SELECT convert_from(o.body, 'UTF8')::json -> 'items' AS part) AS body
 CROSS JOIN LATERAL json_array_elements(CASE json_typeof(body.part) WHEN 'array' THEN body.part ELSE '[]' END)
     WITH ORDINALITY AS element (item, position)

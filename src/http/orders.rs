@@ -198,8 +198,8 @@ pub async fn list<T: Store>(
             _ => return Err(Problem::bad_request("invalid_limit", "limit must be a whole number of at least 1")),
         },
     };
-    let invalid = |_| Problem::bad_request("invalid_cursor", "cursor must be one that a Link header gave");
-    let before = cursor.map(|cursor| u64::from_str_radix(cursor, 36).map_err(invalid)).transpose()?;
+    let invalid = || Problem::bad_request("invalid_cursor", "cursor must be one that a Link header gave");
+    let before = cursor.map(|cursor| read_cursor(cursor).ok_or_else(invalid)).transpose()?;
     if let Some(owner) = who.owner() {
         return own_page(api, owner.tag, before, limit, headers).await;
     }
@@ -390,6 +390,12 @@ pub fn form_tag(tag: &str, form: Option<&Form<'_>>) -> String {
 /// What `Link` says of the page after the order of this rank.
 pub fn next_page(last: u64, limit: usize) -> String {
     format!("</api/orders?limit={limit}&cursor={}>; rel=\"next\"", base36(last))
+}
+
+/// The rank in a cursor, if it is written as [`next_page`] writes those that there are.
+fn read_cursor(cursor: &str) -> Option<u64> {
+    let rank = u64::from_str_radix(cursor, 36).ok().filter(|rank| (1..=i64::MAX as u64).contains(rank))?;
+    (base36(rank) == cursor).then_some(rank)
 }
 
 fn link_next(answer: &mut Answer, last: Option<u64>, limit: usize) {
@@ -660,8 +666,11 @@ mod tests {
 
     #[test]
     fn cursors_are_read_back() {
-        for seq in [0, 1, 35, 36, 1_234_567, u64::MAX] {
-            assert_eq!(u64::from_str_radix(&base36(seq), 36), Ok(seq));
+        for seq in [1, 35, 36, 1_234_567, i64::MAX as u64] {
+            assert_eq!(read_cursor(&base36(seq)), Some(seq));
+        }
+        for cursor in ["", "0", "ABC", "01", "+1", "-1", "1y2p0ij32e8e8", "3w5e11264sgsf", "a b"] {
+            assert_eq!(read_cursor(cursor), None, "{cursor}");
         }
     }
 

@@ -387,7 +387,13 @@ impl<S: Source, T: Store> Ingest<S, T> {
         self.ledger.read += orders.len() as u64;
         let mut basis = None;
         for order in &mut orders {
-            basis = self.source.prepare(&record, order);
+            match self.source.prepare(&record, order) {
+                Ok(known) => basis = known,
+                Err(rejection) => {
+                    let count = orders.len() as u64;
+                    return self.reject(&record, &rejection, rejection.kind.code(), count);
+                }
+            }
         }
         let (mut idempotency, mut condition) = (record.idempotency.clone(), record.condition.clone());
         let owner = record.owner.clone();

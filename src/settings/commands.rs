@@ -325,12 +325,21 @@ fn import_command() -> Command {
         )
         .arg(
             text("from-schema", "NAME", "Schema of its tables; where its search path finds orders when not given")
-                .requires("from-postgres"),
+                .requires("from-postgres")
+                .conflicts_with("file"),
         )
         .arg(
-            text("timezone", "ZONE", "What its times without a zone are of [default: UTC]").requires("from-postgres"),
+            text("timezone", "ZONE", "What its times without a zone are of, such as Europe/Moscow or +03:00 [default: UTC]")
+                .value_parser(older::Zone::parse)
+                .requires("from-postgres")
+                .conflicts_with("file"),
         )
-        .arg(switch("dry-run", "Only count, and say what would be rejected").requires("from-postgres"));
+        // What is required together with something is not asked for where that is excluded.
+        .arg(
+            switch("dry-run", "Only count, and say what would be rejected")
+                .requires("from-postgres")
+                .conflicts_with("file"),
+        );
     command
 }
 
@@ -522,7 +531,7 @@ fn older_of(arguments: &ArgMatches, settings: &Settings, outside: &Outside) -> R
         older: crate::tools::older::Source {
             server,
             schema: arguments.get_one("from-schema").cloned(),
-            timezone: arguments.get_one("timezone").cloned().unwrap_or_else(|| "UTC".to_owned()),
+            timezone: arguments.get_one("timezone").cloned().unwrap_or_default(),
         },
         rejects,
         is_dry_run: arguments.get_flag("dry-run"),
@@ -711,6 +720,19 @@ mod tests {
             assert!(is_usage_error(&[tool, "--rate", "0.0009"]));
             assert!(!is_usage_error(&[tool, "--rate", "0.001"]));
         }
+    }
+
+    #[cfg(feature = "postgres")]
+    #[test]
+    fn what_is_for_a_database_is_refused_beside_a_file() {
+        for flags in [&["--dry-run"][..], &["--timezone", "UTC"], &["--from-schema", "shop"]] {
+            let line = [&["order-service", "import", "orders.ndjson"], flags].concat();
+            let error = command().try_get_matches_from(line).unwrap_err();
+            assert_eq!(error.exit_code(), 2);
+            assert!(error.to_string().contains(flags[0]), "{error}");
+            assert!(!is_usage_error(&[&["import", "--from-postgres", "postgres://h/d"], flags].concat()));
+        }
+        assert!(is_usage_error(&["import", "--from-postgres", "postgres://h/d", "--timezone", "UTC+3"]));
     }
 
     #[test]

@@ -1,11 +1,12 @@
 //! What users of the older services have set: variables that change nothing here, keys of their
 //! settings files, and what to write instead.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
-use super::{Found, Origin, Outside, SETTINGS, Setting, toml_string};
+use super::{Found, Origin, Outside, SETTINGS, Setting, needed, toml_string};
+use crate::app;
 
 /// The parts of a PostgreSQL server's address, as libpq and as the older services name them. The
 /// host is the one that counts.
@@ -231,11 +232,15 @@ pub(super) fn unknown(place: &str, values: &BTreeMap<String, Vec<String>>) -> Ve
 
 /// The settings that an older file comes to, as a file of TOML, each with the key it was. What has
 /// no counterpart is left out, with a line that says so. Secrets are written as they are.
-pub(super) fn convert(values: &BTreeMap<String, Vec<String>>) -> String {
+///
+/// What would be refused is left out too: keys that are `odd`, whose values no setting can have, and
+/// values that theirs cannot have.
+pub(super) fn convert(values: &BTreeMap<String, Vec<String>>, odd: &[String]) -> String {
     let is_streaming = is_streaming(values.keys());
     let (mut settings, mut left_out) = (BTreeMap::<&str, (Vec<String>, Vec<&str>)>::new(), Vec::new());
+    left_out.extend(odd.iter().map(|key| format!("# {key} is left out: it is no value and no list of values\n")));
     let (mut listen, mut postgres, mut redis) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-    for (key, values) in values {
+    for (key, values) in values.iter().filter(|(_, values)| values.iter().any(|value| !value.is_empty())) {
         let part = |parts: &mut BTreeMap<_, _>, part| _ = parts.insert(part, (key.as_str(), values.join(",")));
         let own = SETTINGS.iter().find(|setting| setting.key == key).map(|setting| Now::Setting(setting.key));
         // A section of JetStream's name that is about a NATS Streaming server is not what its keys
@@ -259,16 +264,13 @@ pub(super) fn convert(values: &BTreeMap<String, Vec<String>>) -> String {
     let names = |parts: &BTreeMap<&str, (&'_ str, String)>| {
         parts.values().map(|(key, _)| (*key).to_owned()).collect::<Vec<_>>().join(", ")
     };
-    let mut lines = Vec::new();
-    for (key, (values, from)) in &settings {
-        let setting = SETTINGS.iter().find(|setting| setting.key == *key).expect("a setting of the table");
-        lines.extend(line(setting, values, &from.join(", ")));
-    }
-    let mut made = |key: &str, value: String, from: String| {
-        let setting = SETTINGS.iter().find(|setting| setting.key == key);
-        match setting.filter(|_| !settings.contains_key(key)) {
-            Some(setting) => lines.extend(line(setting, &[value], &from)),
-            None => left_out.push(format!("# {from}: left out, {key} is written already\n")),
+    let mut whole: BTreeMap<&str, (Vec<String>, String)> =
+        settings.into_iter().map(|(key, (values, from))| (key, (values, from.join(", ")))).collect();
+    let mut made = |key: &'static str, value: String, from: String| {
+        if whole.contains_key(key) {
+            left_out.push(format!("# {from}: left out, {key} is written already\n"));
+        } else {
+            whole.insert(key, (vec![value], from));
         }
     };
     if !listen.is_empty() {
@@ -289,17 +291,37 @@ pub(super) fn convert(values: &BTreeMap<String, Vec<String>>) -> String {
         let url = redis_url(&address, password.as_deref(), db.as_deref()).unwrap_or(address);
         made("redis.url", url, names(&redis));
     }
-    lines.sort();
-    lines.concat() + &left_out.concat()
+    written(&whole) + &left_out.concat()
 }
 
-fn line(setting: &Setting, values: &[String], from: &str) -> Option<String> {
+/// A line for each setting, with what it was; those that would be refused as comments at the end.
+fn written(settings: &BTreeMap<&str, (Vec<String>, String)>) -> String {
+    let (mut lines, mut refused) = (Vec::new(), Vec::new());
+    // One that is refused is not there for those that need it.
+    let mut set: BTreeSet<&str> = settings.keys().copied().collect();
+    for is_last in [false, true] {
+        for (key, (values, from)) in settings {
+            let setting = SETTINGS.iter().find(|setting| setting.key == *key).expect("a setting of the table");
+            let applied = (setting.apply)(&mut app::Config::default(), values);
+            match applied.and_then(|()| needed(setting, values, &set)) {
+                Ok(()) if is_last => lines.push(line(setting, values, from)),
+                Err(message) if is_last => {
+                    refused.push(format!("# {from} is left out: {key}: {}\n", message.replace('\n', " ")));
+                }
+                Ok(()) => {}
+                Err(_) => _ = set.remove(key),
+            }
+        }
+    }
+    lines.concat() + &refused.concat()
+}
+
+fn line(setting: &Setting, values: &[String], from: &str) -> String {
     let value = match values {
-        [] => return None,
         values if setting.is_repeated => {
             format!("[{}]", values.iter().map(|value| toml_string(value)).collect::<Vec<_>>().join(", "))
         }
         values => toml_string(&values.join(",")),
     };
-    Some(format!("{} = {value}  # {from}\n", setting.key))
+    format!("{} = {value}  # {from}\n", setting.key)
 }

@@ -105,6 +105,29 @@ fn flags_beat_the_environment_which_beats_the_file_which_beats_defaults() {
 }
 
 #[test]
+fn yaml_that_grows_without_end_is_refused() {
+    assert!(yaml("a: &a [x, x]\nb: &b [*a, *a]\n").unwrap_err().contains("has an alias"));
+    assert!(yaml(&"[".repeat(1000)).is_err());
+    let deep = format!("a: {}{}", "[".repeat(65), "]".repeat(65));
+    assert!(yaml(&deep).unwrap_err().contains("nested too deep"));
+    assert!(yaml("a: &a 1\nb: [[2], {c: 3}]\n").is_ok());
+}
+
+#[test]
+fn what_would_be_refused_is_left_out_of_a_converted_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let from = dir.path().join("old.yaml");
+    let text = "http_server:\n  address: '127.0.0.1:2004'\n  idle_timeout: soon\nredis:\n  addr: ''\nlogger:\n  level: ''\n\
+                jobs:\n  - name: x\n    every: 1s\n";
+    std::fs::write(&from, text).unwrap();
+    let text = convert(&from).unwrap();
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!(lines[0], "listen = [\"127.0.0.1:2004\"]  # http_server.address");
+    assert!(lines[1].starts_with("# http_server.idle_timeout is left out: http.idle_time: "), "{text}");
+    assert_eq!(lines[2..], ["# jobs is left out: it is no value and no list of values"]);
+}
+
+#[test]
 fn yaml_is_read_too() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("order.yaml");
@@ -423,6 +446,8 @@ fn variables_of_the_older_services_with_a_counterpart_are_aliases() {
     }
     let redis = |url| [("REDIS_ADDR", url)];
     same(&[("REDIS_ADDR", "h:1"), ("REDIS_DB", "3")], &redis("redis://h:1/3"));
+    let wrong = load(&[], &[("REDIS_ADDR", "h:1"), ("REDIS_DB", "x")]).unwrap_err().0;
+    assert_eq!(wrong, ["REDIS_DB: \"x\" is no number of a database"]);
     same(&[("REDIS_ADDR", "h:1"), ("REDIS_DB", "0")], &redis("redis://h:1/0"));
     same(
         &[("REDIS_ADDR", "h:1"), ("REDIS_PASSWORD", "p@/:ß"), ("REDIS_DB", "3")],

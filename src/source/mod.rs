@@ -107,8 +107,11 @@ pub trait Source: Send + 'static {
 
     /// Has the last word on an order before it is stored. Returns the version that it was made from, where the record
     /// says so: nothing newer is then changed by it.
-    fn prepare(&self, _record: &Record, _order: &mut Order) -> Option<Version> {
-        None
+    ///
+    /// # Errors
+    /// Why the record is rejected all the same.
+    fn prepare(&self, _record: &Record, _order: &mut Order) -> Result<Option<Version>, Rejection> {
+        Ok(None)
     }
 
     /// Hand over the records of assigned partitions from these positions on; a partition that is not among them was

@@ -59,7 +59,7 @@ impl OpenError {
             #[cfg(feature = "embedded")]
             Self::Embedded(error) => error.is_configuration(),
             #[cfg(feature = "postgres")]
-            Self::Postgres(_) => false,
+            Self::Postgres(error) => matches!(error, StoreError::Unfit(_)),
             Self::NotSet => true,
         }
     }

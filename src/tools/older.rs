@@ -17,7 +17,7 @@ use crate::order::{Decoder, Profile};
 use crate::record::Record;
 use crate::source::older::{self, Older};
 
-pub use crate::source::older::Config as Source;
+pub use crate::source::older::{Config as Source, Zone};
 use crate::source::rejects;
 use crate::source::{Received, Source as _};
 use crate::store::Store;
@@ -159,12 +159,13 @@ async fn dry_run(config: &Config, older: Older, mut shutdown: Shutdown) -> anyho
 
 impl Count {
     fn add(&mut self, decoder: &mut Decoder, record: &Record) {
-        match decoder.decode(record.payload.as_ref().unwrap_or(&bytes::Bytes::new())) {
-            Ok(_) => {
+        let decoded = decoder.decode(record.payload.as_ref().unwrap_or(&bytes::Bytes::new()));
+        match decoded.map_or_else(Some, |_| older::fault(record)) {
+            None => {
                 self.valid += 1;
                 self.deleted += u64::from(older::is_deleted(record));
             }
-            Err(rejection) => {
+            Some(rejection) => {
                 self.rejected += 1;
                 *self.reasons.entry(rejection.line()).or_default() += 1;
             }

@@ -351,6 +351,21 @@ fn times_without_a_zone_are_of_the_one_that_is_named() {
     import(&Home::new(), &database, &["--timezone", "Asia/Tokyo", &flags[0], &flags[1]], &[]).expect(0);
     server.start_again();
     assert_eq!(server.get("/order/one-1").expect(200).json()["date_created"], "2021-11-25T21:23:19Z");
+    let (mut server, flags) = stopped(Target::Embedded, &database);
+    import(&Home::new(), &database, &["--timezone", "+09:00", &flags[0], &flags[1]], &[]).expect(0);
+    server.start_again();
+    assert_eq!(server.get("/order/one-1").expect(200).json()["date_created"], "2021-11-25T21:23:19Z");
+}
+
+#[test]
+fn dates_that_no_order_can_have_are_rejected_with_their_reason() {
+    let Some(database) = older(ONE_TABLE) else { return };
+    for date in ["infinity", "-infinity", "0044-03-15 BC", "12021-01-01"] {
+        database.query(&format!("UPDATE orders SET date_created = '{date}' WHERE order_uid = 'one-1'"));
+        let done = import(&Home::new(), &database, &["--dry-run"], &[]);
+        let (reason, date) = ("is no date of the years 1 to 9999: ", date.split(' ').next().unwrap());
+        assert!(done.err.contains(&format!("{reason}{date}")) && done.err.contains("999 valid"), "{}", done.err);
+    }
 }
 
 #[test]
@@ -388,7 +403,7 @@ fn a_database_that_cannot_be_moved_in_is_told_why() {
     assert!(missing.err.contains("does not exist"), "{}", missing.err);
     missing.expect(1);
     told(&database, &["--profile", "strict"], 78, "--profile: changes nothing with --from-postgres");
-    told(&database, &["--timezone", "Mars/Olympus"], 1, "time zone \"Mars/Olympus\" not recognized");
+    told(&database, &["--timezone", "Mars/Olympus"], 1, "knows no time zone \"Mars/Olympus\"");
     told(&database, &["--from-schema", "nowhere"], 1, "has no table orders in nowhere");
     database.query("ALTER TABLE payment RENAME TO paid");
     told(&database, &[], 1, "nor in a table payment or payments");
@@ -407,6 +422,11 @@ fn a_database_that_cannot_be_moved_in_is_told_why() {
     // A role that can only read is enough.
     denied.query(&format!("GRANT SELECT ON orders TO {role}"));
     home.run(&["import", "--dry-run", "--from-postgres", &url]).expect(0);
+    // What a policy hides from it would be missing without a word.
+    denied.query("ALTER TABLE orders ENABLE ROW LEVEL SECURITY");
+    let done = home.run(&["import", "--dry-run", "--from-postgres", &url]);
+    assert!(done.err.contains("row-level security policy for table \"orders\""), "{}", done.err);
+    done.expect(1);
     denied.query(&format!("DROP OWNED BY {role}; DROP ROLE {role}"));
 }
 

@@ -20,19 +20,20 @@ async fn many_instances_migrate_at_once() {
         started.await.unwrap().unwrap();
     }
     assert_eq!(database.query("SELECT count(*) FROM orders"), ["8"]);
-    assert_eq!(database.query("SELECT number FROM order_service_migrations ORDER BY 1"), ["1", "2", "3"]);
+    assert_eq!(database.query("SELECT number FROM order_service_migrations ORDER BY 1"), ["1", "2", "3", "4"]);
 }
 
 #[tokio::test]
 async fn forward_and_back_and_forward_again() {
     let Some(database) = Database::create() else { return };
     let mut maintenance = Maintenance::open(&database.config()).await.unwrap();
-    assert_eq!(maintenance.up(true).await.unwrap(), [1, 2, 3, 1001]);
+    assert_eq!(maintenance.up(true).await.unwrap(), [1, 2, 3, 4, 1001]);
     assert!(maintenance.up(true).await.unwrap().is_empty(), "twice changes nothing");
     let relations = "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace ORDER BY relname";
     let all = database.query(relations);
     assert!(all.contains(&"orders_p3".into()) && all.contains(&"orders_customer_id".into()), "{all:?}");
     assert_eq!(maintenance.down().await.unwrap(), Some(1001));
+    assert_eq!(maintenance.down().await.unwrap(), Some(4));
     assert_eq!(maintenance.down().await.unwrap(), Some(3));
     assert_eq!(maintenance.down().await.unwrap(), Some(2));
     assert_eq!(maintenance.down().await.unwrap(), Some(1));
@@ -43,11 +44,11 @@ async fn forward_and_back_and_forward_again() {
         "nothing is left"
     );
     assert_eq!(database.query("SELECT proname FROM pg_proc WHERE pronamespace = 'public'::regnamespace"), [""; 0]);
-    assert_eq!(maintenance.up(false).await.unwrap(), [1, 2, 3]);
+    assert_eq!(maintenance.up(false).await.unwrap(), [1, 2, 3, 4]);
     let status = maintenance.status().await.unwrap();
     assert_eq!(
         status.iter().map(|(step, applied)| (step.number, *applied)).collect::<Vec<_>>(),
-        [(1, true), (2, true), (3, true), (1001, false), (2001, false), (2002, false), (2003, false)]
+        [(1, true), (2, true), (3, true), (4, true), (1001, false), (2001, false), (2002, false), (2003, false)]
     );
 }
 

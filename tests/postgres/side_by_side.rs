@@ -84,6 +84,34 @@ async fn locks_are_of_a_schema_however_it_is_named() {
 }
 
 #[test]
+fn every_command_refuses_a_table_orders_of_others() {
+    let Some(database) = Database::create() else { return };
+    database.query("CREATE TABLE orders (id bigint)");
+    let home = Home::new();
+    let url = database.url();
+    home.write("orders.ndjson", "{\"order_uid\":\"a\"}\n");
+    for command in [&["export"][..], &["import", "orders.ndjson"], &["migrate", "status"], &["migrate", "up"]] {
+        let done = home.run(&[command, &["--postgres", &url]].concat());
+        assert!(done.err.contains("table orders in schema public was not made by"), "{command:?}: {}", done.err);
+        done.expect(78);
+    }
+}
+
+#[test]
+fn a_role_that_may_not_make_the_schema_is_told_so() {
+    let Some(database) = Database::create() else { return };
+    let role = format!("server_{}", database.name());
+    database.query(&format!("CREATE ROLE {role} LOGIN"));
+    let url = database.url().replacen("postgres@", &format!("{role}@"), 1);
+    let home = Home::new();
+    let flags = ["--listen", "127.0.0.1:0", "--postgres", &url, "--postgres-schema", "shop"];
+    let done = home.run(&[&["serve"][..], &flags].concat());
+    assert!(done.err.contains("cannot create the schema shop: the role may not"), "{}", done.err);
+    done.expect(78);
+    database.query(&format!("DROP ROLE {role}"));
+}
+
+#[test]
 fn tools_keep_to_the_schema() {
     let Some(database) = Database::create() else { return };
     database.query("CREATE TABLE orders (id bigint)");
@@ -92,13 +120,13 @@ fn tools_keep_to_the_schema() {
     let flags = ["--postgres", url.as_str(), "--postgres-schema", "one"];
     let run = |arguments: &[&str]| home.run(&[arguments, &flags].concat());
     let up = run(&["migrate", "up", "--optional"]);
-    assert_eq!(up.out, "applied [1, 2, 3, 1001]\n", "{}", up.err);
+    assert_eq!(up.out, "applied [1, 2, 3, 4, 1001]\n", "{}", up.err);
     home.write("orders.ndjson", "{\"order_uid\":\"a\"}\n{\"order_uid\":\"b\"}\n");
     run(&["import", "orders.ndjson", "--profile", "lenient"]).expect(0);
     let export = run(&["export"]);
     assert_eq!(export.out.lines().collect::<Vec<_>>(), [r#"{"order_uid":"b"}"#, r#"{"order_uid":"a"}"#]);
     assert!(run(&["migrate", "status"]).out.contains("0003 outbox_orders    applied"));
-    for _ in 0..4 {
+    for _ in 0..5 {
         run(&["migrate", "down", "--yes"]).expect(0);
     }
     assert_eq!(database.query(OBJECTS), ["one.order_service_migrations", "public.orders"]);

@@ -112,6 +112,26 @@ async fn sql_of_the_four_tables_reads() {
 }
 
 #[tokio::test]
+async fn whole_numbers_of_64_bits_are_read_and_others_are_null() {
+    let Some(database) = Database::create() else { return };
+    let mut maintenance = Maintenance::open(&database.config()).await.unwrap();
+    maintenance.up_with(false, &[Views::FourTables]).await.unwrap();
+    for number in
+        ["0", "-1", "999999999999999999", "1000000000000000000", "9223372036854775807", "-9223372036854775808"]
+    {
+        assert_eq!(database.query(&format!("SELECT order_whole('{number}')")), [number]);
+    }
+    for other in ["9223372036854775808", "-9223372036854775809", "10000000000000000000", "1e3", "12.5", "", "x"] {
+        assert_eq!(database.query(&format!("SELECT order_whole('{other}')")), ["NULL"], "{other}");
+    }
+    let order = r#"{"order_uid":"n","payment":{"amount":1e3,"goods_total":9223372036854775807,"custom_fee":null}}"#;
+    database.store().commit(batch([decode(order)])).await.unwrap();
+    let numbers = "SELECT concat_ws(' ', coalesce(amount::text, 'NULL'), goods_total, custom_fee, payment_dt)
+                   FROM orders_four_tables.payment";
+    assert_eq!(database.query(numbers), ["NULL 9223372036854775807 0 0"]);
+}
+
+#[tokio::test]
 async fn sql_of_the_one_table_reads() {
     let Some(database) = Database::create() else { return };
     let store = database.store();
@@ -192,7 +212,7 @@ fn views_are_made_on_wish_and_outlive_later_steps() {
     let home = Home::new();
     let url = database.url();
     let run = |arguments: &[&str]| home.run(&[arguments, &["--postgres", &url, "--postgres-schema", "shop"]].concat());
-    assert_eq!(run(&["migrate", "up"]).out, "applied [1, 2, 3]\n");
+    assert_eq!(run(&["migrate", "up"]).out, "applied [1, 2, 3, 4]\n");
     let all = ["migrate", "up", "--views", "event-driven", "--views", "four-tables", "--views", "one-table"];
     assert_eq!(run(&all).out, "applied [2001, 2002, 2003]\n");
     assert_eq!(run(&all).out, "nothing to do\n");

@@ -4,6 +4,9 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
+/// What begins the text of a date that no order can have; the date follows.
+pub(super) const BEYOND: &str = "is no date of the years 1 to 9999: ";
+
 /// The tables an older service may have, by name.
 pub(super) const TABLES: [&str; 6] = ["orders", "delivery", "deliveries", "payment", "payments", "items"];
 
@@ -69,7 +72,7 @@ pub enum UnknownLayout {
 pub(super) struct Layout {
     pub(super) kind: LayoutKind,
     /// Selects a row for each order: its JSON, when it was created and changed, its amount, whether
-    /// it was deleted.
+    /// it was deleted, and the date in its JSON.
     select: String,
     order_by: String,
     /// Each counts what is to be said of the database, and says what.
@@ -114,7 +117,7 @@ struct Table<'t> {
     name: String,
     plain_name: &'t str,
     columns: &'t [Column],
-    /// Of times without one.
+    /// Of times without one, as an expression.
     zone: &'t str,
 }
 
@@ -150,17 +153,20 @@ impl Table<'_> {
     fn instant(&self, name: &str, column: &Column) -> String {
         match &*column.kind {
             "timestamptz" => name.to_owned(),
-            _ => format!("({name}::timestamp AT TIME ZONE {})", literal(self.zone)),
+            _ => format!("({name}::timestamp AT TIME ZONE {})", self.zone),
         }
     }
 
-    /// As the older services answer times: UTC, and no more digits of a second than it has. Null
-    /// where it is no instant.
+    /// As the older services answer times: UTC, and no more digits of a second than it has. Text
+    /// that begins with [`BEYOND`] where it is no date of those years.
     fn rfc3339(&self, name: &str, column: &Column) -> String {
         let instant = self.instant(name, column);
         format!(
-            "CASE WHEN isfinite({name}) THEN rtrim(rtrim(to_char({instant} AT TIME ZONE 'UTC', \
-             'YYYY-MM-DD\"T\"HH24:MI:SS.US'), '0'), '.') || 'Z' END"
+            "CASE WHEN {name} >= '0001-01-01' AND {name} < '10000-01-01' \
+             AND {instant} >= '0001-01-01 00:00:00+00' AND {instant} < '10000-01-01 00:00:00+00' \
+             THEN rtrim(rtrim(to_char({instant} AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US'), '0'), '.') || 'Z' \
+             ELSE {beyond} || {name}::text END",
+            beyond = literal(BEYOND)
         )
     }
 
@@ -201,7 +207,8 @@ impl Table<'_> {
 }
 
 impl Layout {
-    /// Finds out which one the tables of a schema are of. Times without a zone are of `zone`.
+    /// Finds out which one the tables of a schema are of. Times without a zone are of `zone`, an
+    /// expression.
     pub(super) fn recognize(schema: &str, tables: &Tables, zone: &str) -> Result<Self, UnknownLayout> {
         let table = |names: &[&'static str]| {
             names.iter().find_map(|name| {
@@ -266,12 +273,13 @@ fn four_tables(
         orders.members("o", &TAIL),
     ];
     let select = format!(
-        "SELECT (SELECT row_to_json(m) FROM (SELECT {members}) m)::text, {created}, {created}, NULL, NULL \
+        "SELECT (SELECT row_to_json(m) FROM (SELECT {members}) m)::text, {created}, {created}, NULL, NULL, {dated} \
          FROM {orders} o {delivery} {payment} \
          LEFT JOIN (SELECT t.{key}::text AS part_of, json_agg((SELECT row_to_json(m) FROM (SELECT {item}) m) ORDER BY {order}) \
          AS parts FROM {items} t GROUP BY t.{key}) i ON i.part_of = o.order_uid::text",
         members = members.concat().join(", "),
         created = orders.time("o", &["created_at", "date_created"]),
+        dated = orders.time("o", &["date_created"]),
         orders = orders.name,
         delivery = single(delivery, keys.0, &DELIVERY),
         payment = single(payment, keys.1, &PAYMENT),
@@ -342,9 +350,11 @@ fn one_table(orders: &Table<'_>) -> Layout {
         orders.members("o", &TAIL),
     ];
     let select = format!(
-        "SELECT (SELECT row_to_json(m) FROM (SELECT {members}) m)::text, {created}, {created}, NULL, NULL FROM {orders} o",
+        "SELECT (SELECT row_to_json(m) FROM (SELECT {members}) m)::text, {created}, {created}, NULL, NULL, {dated} \
+         FROM {orders} o",
         members = members.concat().join(", "),
         created = orders.time("o", &["created_at", "date_created"]),
+        dated = orders.time("o", &["date_created"]),
         orders = orders.name,
     );
     Layout {
@@ -397,7 +407,7 @@ fn event_driven(orders: &Table<'_>) -> Layout {
     let select = format!(
         "SELECT (SELECT row_to_json(m) FROM (SELECT o.order_id, o.user_id, \
          CASE WHEN {status} <> 'deleted' THEN {status} END AS status, o.payload) m)::text, \
-         {created}, {updated}, {amount}, {status} = 'deleted' FROM {orders} o",
+         {created}, {updated}, {amount}, {status} = 'deleted', NULL FROM {orders} o",
         created = orders.time("o", &["created_at"]),
         updated = orders.time("o", &["updated_at", "created_at"]),
         amount = if orders.has("amount") { "o.amount::text" } else { "NULL" },
@@ -451,7 +461,7 @@ mod tests {
     }
 
     fn kind(described: &[(&str, &str)]) -> Result<LayoutKind, String> {
-        let recognized = Layout::recognize("public", &tables(described), "UTC");
+        let recognized = Layout::recognize("public", &tables(described), "'UTC'");
         recognized.map(|layout| layout.kind).map_err(|error| error.to_string())
     }
 
@@ -490,7 +500,7 @@ mod tests {
     #[test]
     fn columns_that_no_order_has_a_place_for_are_named() {
         let described = [("orders", "order_id, user_id, payload jsonb, bucket int2, colour, created_at timestamptz")];
-        let layout = Layout::recognize("public", &tables(&described), "UTC").unwrap();
+        let layout = Layout::recognize("public", &tables(&described), "'UTC'").unwrap();
         assert_eq!(layout.left_out, ["orders.colour"]);
     }
 

@@ -4,6 +4,7 @@
 //! may have gone on writing: in the new snapshot both parts are all there is.
 
 mod layout;
+mod zone;
 
 use std::sync::Arc;
 
@@ -16,11 +17,12 @@ use super::rejects::Rejects;
 use super::{Kept, Received, Source, SourceError};
 use crate::id::Version;
 use crate::order::{Change, Order, Past, Status, date};
-use crate::record::{Checkpoint, Headers, Position, Record, Rejection};
+use crate::record::{Checkpoint, Fault, Headers, Position, Record, Rejection, RejectionKind};
 use crate::store::{Outcome, StoreError, postgres};
-use layout::{Column, Layout, Tables, literal, quoted};
+use layout::{BEYOND, Column, Layout, Tables, literal, quoted};
 
 pub use layout::{LayoutKind, UnknownLayout};
+pub use zone::Zone;
 
 /// Rows fetched at once.
 const ROWS: usize = 256;
@@ -32,6 +34,7 @@ const CREATED: &str = "created_at";
 const UPDATED: &str = "updated_at";
 const AMOUNT: &str = "amount";
 const DELETED: &str = "deleted";
+const DATED: &str = "date_created";
 
 /// Which database is read, and how its values are understood.
 #[derive(Debug, Clone)]
@@ -40,8 +43,8 @@ pub struct Config {
     pub server: postgres::Config,
     /// The schema of the tables; where the search path finds `orders` when `None`.
     pub schema: Option<String>,
-    /// What times without a zone are of, as PostgreSQL names it.
-    pub timezone: String,
+    /// What times without a zone are of.
+    pub timezone: Zone,
 }
 
 /// Why an older database cannot be read.
@@ -66,6 +69,11 @@ pub enum OlderError {
     /// Its tables are of no layout that is known.
     #[error("the older database {0}")]
     Unknown(#[from] UnknownLayout),
+    /// It knows no zone of this name.
+    #[error(
+        "--timezone: the older database knows no time zone {0:?}; its names are in pg_timezone_names, as Europe/Moscow"
+    )]
+    NoZone(String),
     /// It has another count than a number.
     #[error("the older database counted no number")]
     Uncounted,
@@ -114,17 +122,22 @@ impl Older {
         let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;
              SET LOCAL statement_timeout = 0; SET LOCAL idle_in_transaction_session_timeout = 0;
              SET LOCAL lock_timeout = '30s'; SET LOCAL cursor_tuple_fraction = 1; SET LOCAL DateStyle = 'ISO';
-             SET LOCAL IntervalStyle = 'postgres'; SET LOCAL extra_float_digits = 1; SET LOCAL TimeZone = 'UTC'";
+             SET LOCAL row_security = off; SET LOCAL IntervalStyle = 'postgres'; SET LOCAL extra_float_digits = 1; SET LOCAL TimeZone = 'UTC'";
         client.batch_execute(begin).await.map_err(refused("to be read"))?;
         let timeouts = "SELECT set_config(name, '0', true) FROM pg_settings WHERE name = 'transaction_timeout'";
         client.batch_execute(timeouts).await.map_err(refused(""))?;
-        let zone = format!("SELECT now() AT TIME ZONE {}", literal(&config.timezone));
-        client.batch_execute(&zone).await.map_err(refused("--timezone"))?;
+        check_zone(&client, &config.timezone).await?;
         let schema = schema(&client, config.schema.as_deref()).await?;
-        let layout = Layout::recognize(&schema, &tables(&client, &schema).await?, &config.timezone)?;
+        let layout = Layout::recognize(&schema, &tables(&client, &schema).await?, &config.timezone.sql())?;
         let place = format!("{}, schema {schema}", config.server.place());
-        let mut older =
-            Self { name: name(&place, &layout, &config.timezone), place, count: 0, notes: Vec::new(), client, layout };
+        let mut older = Self {
+            name: name(&place, &layout, config.timezone.as_str()),
+            place,
+            count: 0,
+            notes: Vec::new(),
+            client,
+            layout,
+        };
         let all = format!("SELECT count(*) FROM {}.orders", quoted(&schema));
         older.count = number(&older.client, &all).await?;
         for (sql, what) in &older.layout.counts {
@@ -191,6 +204,13 @@ impl Older {
         });
         OlderSource { name, rows, next: from, rejects: Rejects::new(rejects), on_progress: Box::new(on_progress) }
     }
+}
+
+/// That the server knows the zone by this very name: of what it does not know it makes a guess.
+async fn check_zone(client: &Client, zone: &Zone) -> Result<(), OlderError> {
+    let Zone::Name(name) = zone else { return Ok(()) };
+    let sql = format!("SELECT FROM pg_timezone_names WHERE name = {} LIMIT 1", literal(name));
+    if rows(client, &sql, "--timezone").await?.is_empty() { Err(OlderError::NoZone(name.clone())) } else { Ok(()) }
 }
 
 /// The schema with the tables.
@@ -286,6 +306,7 @@ impl OlderSource {
         for (index, name) in [(1, CREATED), (2, UPDATED), (3, AMOUNT)] {
             headers.extend(text(index).map(|value| (name.to_owned(), Some(value))));
         }
+        headers.extend(text(5).filter(|date| is_beyond(date)).map(|date| (DATED.to_owned(), Some(date))));
         if row.get(4) == Some("t") {
             headers.push((DELETED.to_owned(), None));
         }
@@ -309,6 +330,22 @@ fn beside<'r>(record: &'r Record, name: &str) -> Option<Option<&'r str>> {
 #[must_use]
 pub fn is_deleted(record: &Record) -> bool {
     beside(record, DELETED).is_some()
+}
+
+fn is_beyond(date: &[u8]) -> bool {
+    date.starts_with(BEYOND.as_bytes())
+}
+
+/// What the JSON of an order does not have, and that no order can have.
+#[must_use]
+pub fn fault(record: &Record) -> Option<Rejection> {
+    let text = |name| beside(record, name).flatten();
+    let dates = [CREATED, UPDATED, DATED].into_iter().filter_map(|name| Some((name, text(name)?)));
+    let amount = text(AMOUNT).filter(|amount| matches!(*amount, "NaN" | "Infinity" | "-Infinity"));
+    let fault = |(name, text): (&str, &str)| Fault { pointer: format!("/{name}"), message: text.to_owned() };
+    let mut faults: Vec<_> = dates.filter(|(_, date)| is_beyond(date.as_bytes())).map(fault).collect();
+    faults.extend(amount.map(|amount| fault((AMOUNT, &format!("is {amount}, which no number of JSON is")))));
+    (!faults.is_empty()).then_some(Rejection { kind: RejectionKind::Invalid, faults })
 }
 
 /// Gives an order what it had in the older database. Returns the version that it was made from: an
@@ -378,8 +415,8 @@ impl Source for OlderSource {
         }
     }
 
-    fn prepare(&self, record: &Record, order: &mut Order) -> Option<Version> {
-        give_past(record, order)
+    fn prepare(&self, record: &Record, order: &mut Order) -> Result<Option<Version>, Rejection> {
+        fault(record).map_or_else(|| Ok(give_past(record, order)), Err)
     }
 
     fn stop(&mut self) {

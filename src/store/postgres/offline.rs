@@ -21,6 +21,10 @@ impl Live {
     /// [`StoreError`].
     pub async fn open(config: &Config) -> Result<Self, StoreError> {
         let client = scan::connect(config).await?;
+        schema::check(&client, &config.schema).await.map_err(|error| {
+            let may_pass = error.may_pass();
+            if may_pass { StoreError::Unavailable(error.into()) } else { StoreError::Unfit(error.into()) }
+        })?;
         client.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await.map_err(classify)?;
         Ok(Self { client, schema: config.schema.clone() })
     }

@@ -70,6 +70,13 @@ const MIGRATIONS: &[Migration] = &[
         ..PLAIN
     },
     Migration {
+        number: 4,
+        name: "whole_numbers",
+        up: include_str!("../../../migrations/postgres/0004_whole_numbers.up.sql"),
+        down: include_str!("../../../migrations/postgres/0004_whole_numbers.down.sql"),
+        ..PLAIN
+    },
+    Migration {
         number: 1001,
         name: "search_indexes",
         is_optional: true,
@@ -125,6 +132,18 @@ pub enum MigrateError {
         #[source]
         source: Option<tokio_postgres::Error>,
     },
+    /// The role may not make the schema.
+    #[error(
+        "cannot create the schema {name}: the role may not; either let its owner create it, or GRANT CREATE ON DATABASE to \
+         the role"
+    )]
+    Denied {
+        /// The schema.
+        name: String,
+        /// What PostgreSQL said.
+        #[source]
+        source: tokio_postgres::Error,
+    },
     /// The database cannot hold every character.
     #[error("the encoding of the database is {found}, and must be UTF8")]
     Encoding {
@@ -158,7 +177,8 @@ impl From<tokio_postgres::Error> for MigrateError {
 /// What an error says is in the way.
 fn named(error: &tokio_postgres::Error) -> String {
     let message = error.as_db_error().map(tokio_postgres::error::DbError::message).unwrap_or_default();
-    message.strip_suffix(" already exists").unwrap_or("what is in the schema").to_owned()
+    // More may follow, as after a function's name.
+    message.split_once(" already exists").map_or("what is in the schema", |(name, _)| name).to_owned()
 }
 
 impl MigrateError {
@@ -233,6 +253,7 @@ pub(super) async fn down(client: &mut Client, schema: &SchemaName) -> Result<Opt
 /// [`MigrateError`].
 pub(super) async fn status(client: &mut Client, schema: &SchemaName) -> Result<Vec<(Migration, bool)>, MigrateError> {
     let transaction = client.transaction().await?;
+    refuse_foreign_orders(&transaction, schema).await?;
     let applied = applied(&transaction, schema).await?;
     Ok(MIGRATIONS.iter().map(|step| (*step, applied.contains(&step.number))).collect())
 }
@@ -297,7 +318,13 @@ async fn create(client: &impl GenericClient, schema: &SchemaName) -> Result<(), 
     if let Some(name) = schema.name()
         && !is(client, &format!("EXISTS (SELECT FROM pg_namespace WHERE nspname = '{name}')")).await?
     {
-        client.batch_execute(&format!("CREATE SCHEMA \"{name}\"")).await?;
+        client.batch_execute(&format!("CREATE SCHEMA \"{name}\"")).await.map_err(|error| {
+            if error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) {
+                MigrateError::Denied { name: name.to_owned(), source: error }
+            } else {
+                error.into()
+            }
+        })?;
     }
     Ok(())
 }
