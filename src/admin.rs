@@ -95,11 +95,10 @@ async fn guarded(admin: &Admin, peer: &Peer, request: &Request<Incoming>) -> Res
         Ok(_) => answer(admin, request),
         Err(refusal) => {
             let response = refused(&refusal);
-            let address = head::client_address(&admin.access, peer, request.headers());
-            let asked = (request.method().as_str(), path);
+            let asked = (request.method().as_str(), path, None);
             let status = response.status();
             let of = (status.as_str(), request_id.to_str().unwrap_or_default());
-            admin.access.note_refusal(&refusal, address, asked, of);
+            head::note_refusal(&admin.access, (peer, request.headers()), &refusal, asked, of);
             response
         }
     };

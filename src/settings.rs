@@ -221,6 +221,7 @@ impl Settings {
             let values: Vec<String> = match (&found.origin, setting.is_secret) {
                 (Origin::Default, _) => setting.default.split(' ').map(str::to_owned).collect(),
                 (_, true) => vec!["********".into()],
+                _ if setting.key == "auth.jwks" => found.values.iter().map(|url| without_query(url)).collect(),
                 _ => found.values.clone(),
             };
             let quoted: Vec<String> =
@@ -239,6 +240,14 @@ impl Settings {
             text.push_str(&format!("{} = {value}  # {origin}\n", setting.key));
         }
         text
+    }
+}
+
+/// A URL whose query, which may hold a secret, is masked; anything else as it is.
+fn without_query(url: &str) -> String {
+    match url.split_once('?') {
+        Some((before, _)) if before.contains("://") => format!("{before}?********"),
+        _ => url.to_owned(),
     }
 }
 

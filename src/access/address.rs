@@ -96,38 +96,76 @@ impl Place {
     }
 }
 
-/// The client that a trusted proxy names: the last address in `X-Forwarded-For`, or else in
-/// `Forwarded`, that is not a trusted proxy's own. Values of several fields come in order. `None`
-/// where they name none, or nothing that is an address.
+/// `X-Forwarded-For` and `Forwarded` of one request do not name the same client: one of them may
+/// have come from the client itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Differ;
+
+/// The client that a trusted proxy names: the last address in `X-Forwarded-For`, or in `Forwarded`,
+/// that is not a trusted proxy's own. Values of several fields come in order. `None` where they
+/// name none, or nothing that is an address.
+///
+/// # Errors
+/// [`Differ`] where both are there and do not name the same.
 pub fn forwarded<'v>(
     proxies: &Proxies,
     x_forwarded_for: impl Iterator<Item = &'v [u8]>,
     forwarded: impl Iterator<Item = &'v [u8]>,
-) -> Option<IpAddr> {
-    let mut chain: Vec<&str> = Vec::new();
-    for value in x_forwarded_for {
-        chain.extend(std::str::from_utf8(value).ok()?.split(',').map(str::trim));
+) -> Result<Option<IpAddr>, Differ> {
+    let named = named(proxies, x_forwarded_for, |value| value.split(',').map(str::trim).collect());
+    let other = self::named(proxies, forwarded, |value| unquoted_parts(value, b',').map(of_element).collect());
+    match (named, other) {
+        (Some(one), Some(other)) if one != other => Err(Differ),
+        (one, other) => Ok(one.or(other).flatten()),
     }
-    if chain.is_empty() {
-        for value in forwarded {
-            chain.extend(std::str::from_utf8(value).ok()?.split(',').map(of_element));
+}
+
+/// Whom the hops of a field name, of which `hops` are those of one value; `None` without the field.
+fn named<'v>(
+    proxies: &Proxies,
+    values: impl Iterator<Item = &'v [u8]>,
+    hops: impl Fn(&'v str) -> Vec<&'v str>,
+) -> Option<Option<IpAddr>> {
+    let mut values = values.peekable();
+    values.peek()?;
+    let mut chain: Vec<&str> = Vec::new();
+    for value in values {
+        match std::str::from_utf8(value) {
+            Ok(value) => chain.extend(hops(value)),
+            Err(_) => return Some(None),
         }
     }
     let mut nearest = None;
     for hop in chain.into_iter().rev() {
         // What stands before something that is no address may have been written by anyone.
         let Some(address) = hop_address(hop) else { break };
-        nearest = Some(address);
+        nearest = Some(address.to_canonical());
         if !proxies.trust(address) {
             break;
         }
     }
-    nearest
+    Some(nearest)
+}
+
+/// The parts between separators that are in no quoted string (RFC 9110, section 5.6.4).
+fn unquoted_parts(text: &str, separator: u8) -> impl Iterator<Item = &str> {
+    let (mut is_quoted, mut is_escaped) = (false, false);
+    text.split(move |character: char| {
+        if std::mem::take(&mut is_escaped) {
+            return false;
+        }
+        match character {
+            '\\' if is_quoted => is_escaped = true,
+            '"' => is_quoted = !is_quoted,
+            other => return !is_quoted && other == char::from(separator),
+        }
+        false
+    })
 }
 
 /// `for=` of an element of `Forwarded` (RFC 7239).
 fn of_element(element: &str) -> &str {
-    let pairs = element.split(';').filter_map(|pair| pair.trim().split_once('='));
+    let pairs = unquoted_parts(element, b';').filter_map(|pair| pair.trim().split_once('='));
     let mut named =
         pairs.filter(|(name, _)| name.eq_ignore_ascii_case("for")).map(|(_, value)| value.trim_matches('"'));
     named.next().unwrap_or_default()
@@ -335,7 +373,7 @@ mod tests {
             let bytes = |values: &[&str]| values.iter().map(|value| value.as_bytes().to_vec()).collect::<Vec<_>>();
             let (xff, field) = (bytes(xff), bytes(field));
             let found = forwarded(&proxies, xff.iter().map(Vec::as_slice), field.iter().map(Vec::as_slice));
-            found.map(|address| address.to_string())
+            found.map(|client| client.map(|address| address.to_string()))
         };
         for (xff, field, expected) in [
             (&["192.0.2.1"][..], &[][..], Some("192.0.2.1")),
@@ -348,10 +386,19 @@ mod tests {
             (&[], &["for=192.0.2.1;proto=https, for=\"[::1]:80\""], Some("192.0.2.1")),
             (&[], &["proto=https;For=\"[2001:db8::9]:80\""], Some("2001:db8::9")),
             (&[], &["for=_hidden"], None),
-            (&["192.0.2.1"], &["for=192.0.2.9"], Some("192.0.2.1")),
+            (&["192.0.2.1:80, 10.1.1.1"], &["for=192.0.2.1"], Some("192.0.2.1")),
+            (&["192.0.2.1"], &["for=\"[::ffff:192.0.2.1]\""], Some("192.0.2.1")),
+            (&["unknown"], &["for=_hidden"], None),
+            (&[], &["for=192.0.2.1;by=\"x, for=6.6.6.6\""], Some("192.0.2.1")),
+            (&[], &["by=\"a\\\"; for=6.6.6.6;\";for=192.0.2.1"], Some("192.0.2.1")),
+            (&[], &["for=\", for=192.0.2.1"], None),
             (&[], &[], None),
         ] {
-            assert_eq!(of(xff, field).as_deref(), expected, "{xff:?} {field:?}");
+            assert_eq!(of(xff, field), Ok(expected.map(str::to_owned)), "{xff:?} {field:?}");
+        }
+        // Whichever the proxy passes on unseen, its client wrote.
+        for (xff, field) in [("192.0.2.1", "for=192.0.2.9"), ("192.0.2.1", "for=_hidden"), ("x", "for=192.0.2.1")] {
+            assert_eq!(of(&[xff], &[field]), Err(Differ), "{xff} {field}");
         }
         assert!(proxies.trust("::ffff:10.9.9.9".parse().unwrap()), "IPv4 on a socket of IPv6");
         assert!(Proxies::parse(&["10.0.0.0/33".into()]).is_err() && Proxies::parse(&["proxy".into()]).is_err());

@@ -68,8 +68,7 @@ impl Output {
 /// What is noted of one request.
 #[derive(Debug, Clone, Copy)]
 pub struct Note<'n> {
-    /// The caller's name and by what it was let in; none where it was not, or callers need no
-    /// key.
+    /// The caller's name and by what it is known; none where it is not, or callers need no key.
     pub caller: Option<(&'n str, &'n str)>,
     /// Where it came from.
     pub address: Option<IpAddr>,
@@ -93,7 +92,10 @@ impl Note<'_> {
         members.insert("time".into(), now().into());
         members.insert("caller".into(), self.caller.map_or(Value::Null, |(name, _)| name.into()));
         members.insert("by".into(), self.caller.map_or(Value::Null, |(_, kind)| kind.into()));
-        members.insert("address".into(), self.address.map_or(Value::Null, |address| address.to_string().into()));
+        members.insert(
+            "address".into(),
+            self.address.map_or(Value::Null, |address| address.to_canonical().to_string().into()),
+        );
         members.insert("method".into(), self.method.into());
         members.insert("route".into(), self.route.into());
         members.insert("order".into(), self.order.map_or(Value::Null, Into::into));
@@ -109,9 +111,13 @@ impl Note<'_> {
 }
 
 fn now() -> String {
-    let now = OffsetDateTime::from(SystemTime::now());
-    let millis = now.replace_nanosecond(now.nanosecond() / 1_000_000 * 1_000_000).unwrap_or(now);
-    millis.format(&Rfc3339).unwrap_or_default()
+    written(OffsetDateTime::from(SystemTime::now()))
+}
+
+/// With milliseconds, all three digits of them.
+fn written(time: OffsetDateTime) -> String {
+    let seconds = time.replace_nanosecond(0).unwrap_or(time).format(&Rfc3339).unwrap_or_default();
+    format!("{}.{:03}Z", seconds.trim_end_matches('Z'), time.millisecond())
 }
 
 #[derive(Default)]
@@ -273,6 +279,15 @@ mod tests {
         missing_scope: None,
         request_id: "r1",
     };
+
+    #[test]
+    fn times_have_three_digits_and_addresses_one_spelling() {
+        let time = OffsetDateTime::from_unix_timestamp(1_800_000_000).unwrap();
+        assert_eq!(written(time), "2027-01-15T08:00:00.000Z");
+        assert_eq!(written(time + Duration::from_millis(120)), "2027-01-15T08:00:00.120Z");
+        let line = Note { address: Some("::ffff:192.0.2.7".parse().unwrap()), ..NOTE }.line();
+        assert_eq!(serde_json::from_slice::<Value>(&line).unwrap()["address"], "192.0.2.7");
+    }
 
     #[test]
     fn lines_are_json_and_none_is_lost_at_the_end() {

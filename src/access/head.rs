@@ -79,7 +79,40 @@ pub fn client_address(access: &Access, peer: &Peer, headers: &HeaderMap) -> Opti
         return peer.address;
     }
     let values = |name: HeaderName| headers.get_all(name).into_iter().map(HeaderValue::as_bytes);
-    address::forwarded(access.proxies(), values(X_FORWARDED_FOR), values(FORWARDED)).or(peer.address)
+    match address::forwarded(access.proxies(), values(X_FORWARDED_FOR), values(FORWARDED)) {
+        Ok(client) => client.or(peer.address),
+        Err(address::Differ) => {
+            tell_differ();
+            peer.address
+        }
+    }
+}
+
+/// Says once that a proxy names two clients.
+fn tell_differ() {
+    static IS_TOLD: AtomicBool = AtomicBool::new(false);
+    if !IS_TOLD.swap(true, Ordering::Relaxed) {
+        tracing::warn!(
+            "X-Forwarded-For and Forwarded of a trusted proxy name different clients: the proxy's own address is taken"
+        );
+    }
+}
+
+/// Notes a request that was not let in: what was asked for (its method, its route and the order
+/// that it names), and what came of it (the result and the request's id).
+pub fn note_refusal(
+    access: &Access,
+    (peer, headers): (&Peer, &HeaderMap),
+    refusal: &Denied,
+    asked: (&str, &str, Option<&str>),
+    of: (&str, &str),
+) {
+    if access.audit().is_none() {
+        return;
+    }
+    let caller = shown(headers).ok().and_then(|shown| access.refused_caller(refusal, shown, peer));
+    let address = client_address(access, peer, headers);
+    access.note_refusal(refusal, (caller.as_deref(), address), asked, of);
 }
 
 /// Says once that what a proxy says is not believed, where the address of a client means something.

@@ -96,7 +96,8 @@ impl TokenKeys {
         self.current.load()
     }
 
-    /// Takes a new text. Says whether it is another than before.
+    /// Takes a new text, even of a set without a key that can be used. Says whether it is another
+    /// than before.
     ///
     /// # Errors
     /// It is no key set; the one before stays.
@@ -107,7 +108,14 @@ impl TokenKeys {
             return Ok(false);
         }
         let set = KeySet::parse(text).map_err(|error| FetchError(error.to_string()))?;
-        tracing::info!(keys = set.count(), ignored = set.ignored, "token keys read");
+        tracing::info!(keys = set.count(), ignored = set.ignored, unusable = set.unusable.len(), "token keys read");
+        if let Some(first) = set.unusable.first() {
+            let unusable = set.unusable.len();
+            tracing::warn!(unusable, error = %first, "some token keys cannot be used and are ignored; the first is named");
+        }
+        if set.count() == 0 {
+            tracing::warn!("there is no token key that can be used: no token is let in");
+        }
         self.current.store(set.into());
         *known = Some(new);
         Ok(true)

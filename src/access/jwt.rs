@@ -89,12 +89,23 @@ struct Key {
     public: Public,
 }
 
+impl Key {
+    /// Whether a token that names the other one names this one too: a `kid` may be given once for
+    /// each kind of key.
+    fn has_name_of(&self, other: &Self) -> bool {
+        let is_same_kind = std::mem::discriminant(&self.public) == std::mem::discriminant(&other.public);
+        self.kid.is_some() && self.kid == other.kid && is_same_kind
+    }
+}
+
 /// The public keys that tokens may be signed for.
 #[derive(Default)]
 pub struct KeySet {
     keys: Vec<Key>,
     /// Keys of the set that verify nothing here: of another kind, or for another use.
     pub ignored: usize,
+    /// What is wrong with each key that is for signatures and cannot be used.
+    pub unusable: Vec<String>,
 }
 
 impl fmt::Debug for KeySet {
@@ -109,29 +120,43 @@ impl fmt::Debug for KeySet {
 pub struct KeySetError(String);
 
 impl KeySet {
-    /// Reads a JWK set. Keys for other uses and of other kinds are left out; one for signatures
-    /// that cannot be read is an error.
+    /// Reads a JWK set. Keys for other uses and of other kinds are left out; so is one for
+    /// signatures that cannot be read, and the second of a kind with the same `kid`.
     ///
     /// # Errors
-    /// [`KeySetError`].
+    /// [`KeySetError`]: it is no set. One without a key that can be used is a set.
     pub fn parse(text: &[u8]) -> Result<Self, KeySetError> {
         let wrong = |what: &str| KeySetError(what.to_owned());
         let set: Value = serde_json::from_slice(text).map_err(|error| KeySetError(format!("is no JSON: {error}")))?;
         let entries = set.get("keys").and_then(Value::as_array).ok_or_else(|| wrong("has no list \"keys\""))?;
         let mut read = Self::default();
         for (index, entry) in entries.iter().enumerate() {
-            match key_of(entry).map_err(|what| KeySetError(format!("key {}: {what}", index + 1)))? {
-                None => read.ignored += 1,
-                Some(key) if key.kid.is_some() && read.keys.iter().any(|known| known.kid == key.kid) => {
-                    return Err(KeySetError(format!("key {}: another has the same kid", index + 1)));
+            let key = key_of(entry).and_then(|key| match key {
+                Some(key) if read.keys.iter().any(|known| known.has_name_of(&key)) => {
+                    Err("another of its kind has the same kid".into())
                 }
-                Some(key) => read.keys.push(key),
+                key => Ok(key),
+            });
+            match key {
+                Ok(None) => read.ignored += 1,
+                Ok(Some(key)) => read.keys.push(key),
+                Err(what) => read.unusable.push(format!("key {}: {what}", index + 1)),
             }
         }
-        if read.keys.is_empty() {
-            return Err(wrong("has no key for RS256, PS256, ES256 or EdDSA"));
-        }
         Ok(read)
+    }
+
+    /// The set, if there is a key in it that can be used.
+    ///
+    /// # Errors
+    /// [`KeySetError`] says what is wrong with those that there are.
+    pub fn usable(self) -> Result<Self, KeySetError> {
+        if !self.keys.is_empty() {
+            return Ok(self);
+        }
+        let mut what = vec!["has no key for RS256, PS256, ES256 or EdDSA".to_owned()];
+        what.extend(self.unusable);
+        Err(KeySetError(what.join("; ")))
     }
 
     /// How many keys verify something.
@@ -151,8 +176,11 @@ impl KeySet {
                 (None, _) => Err(Rejected::UnknownKey),
             };
         };
-        let key = self.keys.iter().find(|key| key.kid.as_deref() == Some(kid)).ok_or(Rejected::UnknownKey)?;
-        Some(key).filter(is_for).ok_or(Rejected::Algorithm)
+        let mut named = self.keys.iter().filter(|key| key.kid.as_deref() == Some(kid)).peekable();
+        if named.peek().is_none() {
+            return Err(Rejected::UnknownKey);
+        }
+        named.find(is_for).ok_or(Rejected::Algorithm)
     }
 }
 
@@ -229,6 +257,9 @@ pub enum Rejected {
     /// The signature is another's.
     #[error("the token's signature is wrong")]
     Signature,
+    /// No `sub`, or an empty one: whose it is cannot be told.
+    #[error("the token has no sub")]
+    NoSubject,
     /// `exp` is over.
     #[error("the token has expired")]
     Expired,
@@ -302,15 +333,15 @@ fn claimed(claims: &Members, rules: &Rules, now: SystemTime, token: &[u8]) -> Re
     if !is_meant {
         return Err(Rejected::Audience);
     }
-    let subject = claims.text("sub")?.filter(|subject| !subject.is_empty());
-    if subject.is_some_and(|subject| subject.len() > NAME_BYTES_MAX) {
+    let subject = claims.text("sub")?.filter(|subject| !subject.is_empty()).ok_or(Rejected::NoSubject)?;
+    if subject.len() > NAME_BYTES_MAX {
         return Err(Rejected::Malformed("the token's sub is too long"));
     }
     Ok(Caller {
-        name: subject.unwrap_or("token without sub").into(),
+        name: subject.into(),
         kind: By::Token,
         scopes: claims.scopes()?,
-        owner: subject.and_then(|subject| Owner::new(subject).ok()),
+        owner: Owner::new(subject).ok(),
         rate: None,
         expires: Some(expires),
         hash: hash(token),

@@ -401,7 +401,9 @@ impl Access {
         };
         let credential = match shown.credential() {
             Ok(Some(credential)) => credential,
-            Ok(None) => return self.by_certificate(peer).ok_or(Denied::Missing),
+            Ok(None) => {
+                return self.by_certificate(peer).ok_or_else(|| self.missing(place, now));
+            }
             Err(what) => return Err(fail(Denied::Invalid(what))),
         };
         let wall = SystemTime::now();
@@ -422,6 +424,12 @@ impl Access {
         Ok(caller)
     }
 
+    /// What is said to who shows nothing: an address may ask for that as often as a caller may.
+    fn missing(&self, place: Place, now: Instant) -> Denied {
+        let (Some(buckets), Some(rate)) = (&self.buckets, self.rate) else { return Denied::Missing };
+        buckets.take(buckets.key(place), rate, now).map_or_else(Denied::TooOften, |()| Denied::Missing)
+    }
+
     fn by_certificate(&self, peer: &Peer) -> Option<Arc<Caller>> {
         let (subject, (_, keys)) = (peer.certificate.as_deref()?, self.keys.as_ref()?);
         let caller = keys.load().of_certificate(subject)?.clone();
@@ -439,6 +447,7 @@ impl Access {
             return verified.map_err(|rejected| match rejected {
                 jwt::Rejected::UnknownKey if keys.may_fetch() => Denied::KeysUnknown,
                 jwt::Rejected::Expired => Denied::Invalid("the token has expired"),
+                jwt::Rejected::NoSubject => Denied::Invalid("the token has no sub"),
                 jwt::Rejected::Early => Denied::Invalid("the token is not valid yet"),
                 jwt::Rejected::Issuer => Denied::Invalid("the token is another issuer's"),
                 jwt::Rejected::Audience => Denied::Invalid("the token is for another audience"),
@@ -448,7 +457,7 @@ impl Access {
         let Some((_, keys)) = &self.keys else { return Err(UNKNOWN) };
         // Looked up by a digest: how far that is like another says nothing of the key.
         let caller = keys.load().of_hash(&keys::hash(credential)).cloned().ok_or(UNKNOWN)?;
-        if caller.is_expired(now) { Err(UNKNOWN) } else { Ok(caller) }
+        if caller.is_expired(now) { Err(Denied::Invalid("the key has expired")) } else { Ok(caller) }
     }
 
     /// Whether a caller that was let in before would be now.
@@ -481,21 +490,38 @@ impl Access {
 }
 
 impl Access {
-    /// Notes a request that was not let in; by its method and route.
-    pub fn note_refusal(&self, refusal: &Denied, address: Option<IpAddr>, asked: (&str, &str), of: (&str, &str)) {
+    /// Who is refused, where that is known: only a caller that is known lacks a scope.
+    fn refused_caller(&self, refusal: &Denied, shown: Shown<'_>, peer: &Peer) -> Option<Arc<Caller>> {
+        let is_known = match refusal {
+            Denied::Forbidden(_) => true,
+            Denied::TooOften(_) => false,
+            _ => return None,
+        };
+        let Some(credential) = shown.credential().ok()? else { return self.by_certificate(peer) };
+        recent::with(credential, self.generation(), Arc::clone)
+            // Another thread may have let it in.
+            .or_else(|| is_known.then(|| self.verify(credential, SystemTime::now()).ok().map(Arc::new))?)
+    }
+
+    /// Notes a request that was not let in; by its method, its route and the order that it names.
+    fn note_refusal(
+        &self,
+        refusal: &Denied,
+        (caller, address): (Option<&Caller>, Option<IpAddr>),
+        (method, route, order): (&str, &str, Option<&str>),
+        (result, request_id): (&str, &str),
+    ) {
         let Some(audit) = &self.audit else { return };
         let missing_scope = match refusal {
             Denied::Forbidden(scope) => Some(scope.name()),
             _ => None,
         };
-        let (method, route) = asked;
-        let (result, request_id) = of;
         audit.note(&audit::Note {
-            caller: None,
+            caller: caller.map(|caller| (&*caller.name, caller.kind.as_str())),
             address,
             method,
             route,
-            order: None,
+            order,
             result,
             missing_scope,
             request_id,

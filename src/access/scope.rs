@@ -132,9 +132,11 @@ impl Need {
             Self::Probe | Self::Nothing | Self::Caller => Ok(Sight::All),
             Self::Read => either(Scope::Read, Scope::ReadOwn),
             Self::Write => either(Scope::Write, Scope::WriteOwn),
-            // Who may not read every order, and has an owner, hears of that owner's orders only.
-            Self::Events if !scopes.has(Scope::Read) && has_owner => needs(Scope::Events).map(|_| Sight::Own),
-            Self::Events => needs(Scope::Events),
+            Self::Events if !scopes.has(Scope::Events) => Err(Scope::Events),
+            // Who may not read every order hears of its owner's only, and of none without an owner.
+            Self::Events if scopes.has(Scope::Read) => Ok(Sight::All),
+            Self::Events if has_owner => Ok(Sight::Own),
+            Self::Events => Err(Scope::Read),
             Self::Metrics if scopes.has(Scope::Admin) => Ok(Sight::All),
             Self::Metrics => needs(Scope::Metrics),
             Self::Admin => needs(Scope::Admin),
@@ -170,7 +172,10 @@ mod tests {
         assert_eq!(judge(Need::Write, &["orders:write:own"], true), Ok(Sight::Own));
         assert_eq!(judge(Need::Events, &["orders:read"], true), Err(Scope::Events));
         assert_eq!(judge(Need::Events, &["events:read"], true), Ok(Sight::Own));
-        assert_eq!(judge(Need::Events, &["events:read"], false), Ok(Sight::All));
+        assert_eq!(judge(Need::Events, &["events:read"], false), Err(Scope::Read));
+        assert_eq!(judge(Need::Events, &["events:read", "orders:read:own"], false), Err(Scope::Read));
+        assert_eq!(judge(Need::Write, &["orders:write:own"], false), Err(Scope::Write));
+        assert_eq!(judge(Need::Events, &["events:read", "orders:read"], false), Ok(Sight::All));
         assert_eq!(judge(Need::Events, &["events:read", "orders:read"], true), Ok(Sight::All));
         assert_eq!(judge(Need::Metrics, &["admin"], false), Ok(Sight::All));
         assert_eq!(judge(Need::Admin, &["metrics:read"], false), Err(Scope::Admin));

@@ -157,10 +157,9 @@ impl Door {
         };
         admitted.map_err(|refusal| {
             let status = status::not_let_in(&refusal);
-            let address = head::client_address(&self.access, peer, headers);
-            let asked = ("gRPC", method.unwrap_or("other"));
+            let asked = ("gRPC", method.unwrap_or("other"), None);
             let of = (status::name(status.code()), request_id.to_str().unwrap_or_default());
-            self.access.note_refusal(&refusal, address, asked, of);
+            head::note_refusal(&self.access, (peer, headers), &refusal, asked, of);
             status
         })
     }

@@ -98,9 +98,13 @@ impl<T: Store> OrdersService for Orders<T> {
         request: Request<UpsertOrderRequest>,
     ) -> Result<Response<UpsertOrderResponse>, Status> {
         let who = request.extensions().get::<Who>().cloned();
+        let asked = OrderId::parse(request.get_ref().order_id.as_bytes()).map(|id| id.to_string());
         let result = self.upsert(request, who.as_ref()).await;
         if let Some(who) = who {
-            let order = result.as_ref().map(|answer| answer.get_ref().order_id.clone()).ok();
+            let order = match &result {
+                Ok(answer) => Some(answer.get_ref().order_id.clone()),
+                Err(_) => asked.ok().filter(|id| id != "0"), // which asks for a new one
+            };
             let code = result.as_ref().map_or_else(Status::code, |_| Code::Ok);
             who.note("gRPC", "UpsertOrder", order.as_deref(), status::name(code));
         }

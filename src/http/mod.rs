@@ -474,6 +474,7 @@ impl<T: Store> Service<Request<Incoming>> for ConnService<T> {
             is_multiplexed: request.version() == Version::HTTP_2,
             started,
             request_id: head::request_id(headers),
+            is_noted_if_refused: false,
             who: None,
             order: None,
         };
@@ -551,6 +552,8 @@ struct Asked {
     is_multiplexed: bool,
     started: Instant,
     request_id: HeaderValue,
+    /// It is noted only where its answer is 403.
+    is_noted_if_refused: bool,
     /// Who was let in, where that is noted.
     who: Option<Who>,
     /// The order that was asked for, where that is noted.
@@ -561,10 +564,12 @@ impl Asked {
     /// Keeps what is to be noted once it is answered.
     fn admitted(&mut self, access: &Access, who: &Who, route: &Route<'_>) {
         let is_noted = match route.need() {
-            Need::Write => access.audit().is_some(),
+            // A stream may be refused for what it is to tell.
+            Need::Write | Need::Events => access.audit().is_some(),
             Need::Probe | Need::Nothing => false,
-            Need::Caller | Need::Read | Need::Events | Need::Metrics | Need::Admin => access.audits_reads(),
+            Need::Caller | Need::Read | Need::Metrics | Need::Admin => access.audits_reads(),
         };
+        self.is_noted_if_refused = route.need() == Need::Events && !access.audits_reads();
         if is_noted {
             self.who = Some(who.clone().with_request_id(self.request_id.to_str().unwrap_or_default()));
             self.order = route.order().map(|id| route::segment(id).as_ref().into());
@@ -575,6 +580,10 @@ impl Asked {
 /// Says of an answer that what it is about is noted already, or is as it comes.
 #[derive(Clone, Copy)]
 pub struct IsNoted;
+
+/// What scripts of another origin may read.
+const EXPOSED: &str = "ETag, Link, X-Missing, Location, Retry-After, RateLimit, RateLimit-Policy, WWW-Authenticate, \
+                       X-Request-Id";
 
 /// What every answer gets, and is counted by.
 fn finish<T>(
@@ -590,10 +599,7 @@ fn finish<T>(
     {
         let head = answer.headers_mut();
         head.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
-        head.insert(
-            ACCESS_CONTROL_EXPOSE_HEADERS,
-            HeaderValue::from_static("ETag, Link, X-Missing, Location, Retry-After, X-Request-Id"),
-        );
+        head.insert(ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static(EXPOSED));
     }
     if api.varies_by_origin {
         answer.headers_mut().append(VARY, HeaderValue::from_static("Origin"));
@@ -607,10 +613,11 @@ fn finish<T>(
             *answer.version_mut() = Version::HTTP_10;
         }
     }
-    let Asked { endpoint, method, started, request_id, who, order, .. } = asked;
+    let Asked { endpoint, method, started, request_id, is_noted_if_refused, who, order, .. } = asked;
     answer.headers_mut().insert(head::X_REQUEST_ID, request_id);
     if let Some(who) = who
         && answer.extensions_mut().remove::<IsNoted>().is_none()
+        && (!is_noted_if_refused || answer.status() == StatusCode::FORBIDDEN)
     {
         let written = answer.extensions_mut().remove::<OrderId>().map(|id| id.to_string());
         let order = written.as_deref().or(order.as_deref());
@@ -661,10 +668,13 @@ async fn answer<T: Store>(
 /// The answer to a request that is not let in.
 fn refused<T>(api: &Api<T>, peer: &Peer, parts: &Parts, refusal: &Denied, asked: &Asked) -> Answer {
     let answer = gate::problem(refusal).answer(&parts.headers);
-    let what = (route::METHODS[asked.method], route::ENDPOINTS[asked.endpoint]);
-    let address = head::client_address(&api.access, peer, &parts.headers);
+    let route = route::route(&parts.method, parts.uri.path());
+    let order = route.order().map(route::segment);
+    let what = (route::METHODS[asked.method], route::ENDPOINTS[asked.endpoint], order.as_deref());
     let request_id = asked.request_id.to_str().unwrap_or_default();
-    api.access.note_refusal(refusal, address, what, (answer.status().as_str(), request_id));
+    let status = answer.status();
+    let of = (status.as_str(), request_id);
+    head::note_refusal(&api.access, (peer, &parts.headers), refusal, what, of);
     answer
 }
 

@@ -18,6 +18,7 @@ use crate::read::ReadError;
 use crate::record::{Fault, Rejection, RejectionKind};
 use crate::snapshot::{Snapshot, State};
 use crate::source::inbox::{NoReply, Reply, STORE_LOST, SubmitError};
+use crate::store::Refusal;
 
 /// An answer.
 pub type Answer = Response<Body>;
@@ -340,6 +341,13 @@ pub enum Written {
         /// The version the order has now.
         version: Version,
     },
+    /// A valid order that is not stored.
+    Refused {
+        /// The order.
+        id: OrderId,
+        /// What its sender is told.
+        problem: Problem,
+    },
     /// Anything else.
     Failed(Problem),
 }
@@ -347,7 +355,6 @@ pub enum Written {
 impl From<Reply> for Written {
     fn from(reply: Reply) -> Self {
         use crate::snapshot::Change;
-        use crate::store::Refusal;
         match reply {
             Reply::Stored { id, version, change, .. } => {
                 let status = if change == Change::Created { StatusCode::CREATED } else { StatusCode::OK };
@@ -358,31 +365,32 @@ impl From<Reply> for Written {
             }
             Reply::Rejected(rejection) => Self::Failed(Problem::from(&rejection)),
             Reply::StoreLost => Self::Failed(Problem::unavailable("store_lost", STORE_LOST)),
-            Reply::Refused { refusal: Refusal::Condition { now }, .. } => {
-                let detail = match now {
-                    Some(now) => format!("the order is at version {now}, which is not what the request expects"),
-                    None => "no order has this id, so it is not what the request expects".into(),
-                };
-                let problem = Problem::new(StatusCode::PRECONDITION_FAILED, "precondition_failed", detail);
-                Self::Failed(match now {
-                    Some(now) => problem.with(ETAG, version_etag(now)),
-                    None => problem,
-                })
-            }
-            Reply::Refused { refusal, .. } => {
-                let (status, reason) = match refusal {
-                    Refusal::Unknown => return Self::Failed(Problem::not_found(refusal.public())),
-                    Refusal::OtherKind => (StatusCode::UNPROCESSABLE_ENTITY, "other_kind"),
-                    Refusal::NoUser | Refusal::NoPayload => (StatusCode::UNPROCESSABLE_ENTITY, "invalid"),
-                    Refusal::Condition { .. } => unreachable!("answered above"),
-                    Refusal::NotOwn => (StatusCode::FORBIDDEN, "not_own"),
-                    Refusal::KeyReused => (StatusCode::UNPROCESSABLE_ENTITY, "idempotency_key_reused"),
-                    Refusal::Database { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "refused_by_database"),
-                };
-                Self::Failed(Problem::new(status, reason, refusal.public()))
-            }
+            Reply::Refused { id, refusal } => Self::Refused { id, problem: refused(&refusal) },
         }
     }
+}
+
+fn refused(refusal: &Refusal) -> Problem {
+    let (status, reason) = match refusal {
+        Refusal::Unknown => return Problem::not_found(refusal.public()),
+        Refusal::OtherKind => (StatusCode::UNPROCESSABLE_ENTITY, "other_kind"),
+        Refusal::NoUser | Refusal::NoPayload => (StatusCode::UNPROCESSABLE_ENTITY, "invalid"),
+        Refusal::Condition { now } => {
+            let detail = match now {
+                Some(now) => format!("the order is at version {now}, which is not what the request expects"),
+                None => "no order has this id, so it is not what the request expects".into(),
+            };
+            let problem = Problem::new(StatusCode::PRECONDITION_FAILED, "precondition_failed", detail);
+            return match now {
+                Some(now) => problem.with(ETAG, version_etag(*now)),
+                None => problem,
+            };
+        }
+        Refusal::NotOwn => (StatusCode::FORBIDDEN, "not_own"),
+        Refusal::KeyReused => (StatusCode::UNPROCESSABLE_ENTITY, "idempotency_key_reused"),
+        Refusal::Database { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "refused_by_database"),
+    };
+    Problem::new(status, reason, refusal.public())
 }
 
 impl Written {
@@ -391,6 +399,11 @@ impl Written {
     pub fn answer(self, headers: &HeaderMap) -> Answer {
         match self {
             Self::Failed(problem) => problem.answer(headers),
+            Self::Refused { id, problem } => {
+                let mut answer = problem.answer(headers);
+                answer.extensions_mut().insert(id); // it is noted
+                answer
+            }
             Self::Done { status, id, word, version } => {
                 let mut answer = json(format!("{{\"order_id\":\"{id}\",\"status\":\"{word}\"}}"));
                 answer.extensions_mut().insert(id.clone());
@@ -412,6 +425,7 @@ impl Written {
     pub fn about(&self) -> (Option<&OrderId>, StatusCode) {
         match self {
             Self::Done { status, id, .. } => (Some(id), *status),
+            Self::Refused { id, problem } => (Some(id), problem.status),
             Self::Failed(problem) => (None, problem.status),
         }
     }
@@ -429,7 +443,9 @@ impl Written {
             Self::Done { id, word, version, .. } => {
                 format!("{{\"order_id\":\"{id}\",\"status\":\"{word}\",\"version\":{version}}}\n")
             }
-            Self::Failed(problem) => format!("{}\n", serde_json::Value::Object(problem.members())),
+            Self::Refused { problem, .. } | Self::Failed(problem) => {
+                format!("{}\n", serde_json::Value::Object(problem.members()))
+            }
         }
     }
 }

@@ -299,7 +299,8 @@ pub const SETTINGS: &[Setting] = &[
             if let jwks::Source::File(path) = &source {
                 let wrong = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
                 let text = std::fs::read(path).map_err(|error| wrong(&error))?;
-                jwt::KeySet::parse(&text).map_err(|error| wrong(&error))?;
+                let set = jwt::KeySet::parse(&text).and_then(jwt::KeySet::usable);
+                set.map_err(|error| wrong(&error))?;
             }
             let rules = jwt::Rules { issuer: String::new(), audience: String::new() };
             config.access.tokens = Some(TokenConfig { source, rules });

@@ -138,6 +138,15 @@ fn yaml_is_read_too() {
 }
 
 #[test]
+fn the_query_of_a_url_of_keys_is_masked() {
+    let url = "https://issuer.test/keys?token=s3cr3t";
+    let flags = ["--auth-jwks", url, "--auth-issuer", "i", "--auth-audience", "a"];
+    let printed = load(&flags, &[]).unwrap().print();
+    assert!(printed.contains("auth.jwks = \"https://issuer.test/keys?********\"  # "), "{printed}");
+    assert!(!printed.contains("s3cr3t"), "{printed}");
+}
+
+#[test]
 fn names_of_the_older_services_are_understood() {
     for (name, value) in [("API_PORT", "8090"), ("HTTP_SERVER_ADDR", ":8090")] {
         let listen = load(&[], &[(name, value)]).unwrap().config.http.listen;

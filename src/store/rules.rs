@@ -74,6 +74,10 @@ pub(super) fn decide(entry: &Entry, row: Option<&Row>, is_again: bool, now: &Sta
     {
         return Ok(Decision::Refused(Refusal::Unknown));
     }
+    // So is one that is not there for who expects that it is.
+    if owner.is_some() && row.is_none() && matches!(condition, Some(Condition::Exists | Condition::OneOf(_))) {
+        return Ok(Decision::Refused(Refusal::Unknown));
+    }
     if let (Some(basis), Some(row)) = (basis, row)
         && row.version > *basis
     {

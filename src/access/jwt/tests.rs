@@ -91,6 +91,9 @@ fn what_a_token_claims_is_held_to_the_rules() {
     assert_eq!(claimed(&claims(""), 90), Err(Rejected::Expired));
     assert_eq!(claimed(&claims(&format!(",\"nbf\":{}", NOW + 31)), 0), Err(Rejected::Early));
     assert_eq!(claimed(&claims(&format!(",\"nbf\":{}", NOW + 30)), 0), Ok(()));
+    for nameless in [claims("").replace("\"sub\":\"test\",", ""), claims("").replace("\"test\"", "\"\"")] {
+        assert_eq!(claimed(&nameless, 0), Err(Rejected::NoSubject), "{nameless}");
+    }
     let is_malformed = |claims: &str| matches!(claimed(claims, 0), Err(Rejected::Malformed(_)));
     for wrong in [
         claims("").replace(&format!("{}", NOW + 60), &format!("\"{}\"", NOW + 60)), // a text is no time
@@ -223,12 +226,29 @@ fn key_sets_are_read_or_refused() {
         (r#"{"keys":[{"kty":"RSA","n":"AQAB","e":"AQAB"}]}"#, "2048"),
         (r#"{"keys":[{"kty":"EC","crv":"P-256","x":"*","y":"AA"}]}"#, "x is no base64url"),
     ] {
-        let error = KeySet::parse(text.as_bytes()).expect_err(text).to_string();
+        let error = KeySet::parse(text.as_bytes()).and_then(KeySet::usable).expect_err(text).to_string();
         assert!(error.contains(expected), "{text}: {error}");
     }
-    let twice = format!(
-        r#"{{"keys":[{0},{0}]}}"#,
-        format_args!(r#"{{"kty":"OKP","crv":"Ed25519","kid":"a","x":"{}"}}"#, encode([1; 32]))
-    );
-    assert!(KeySet::parse(twice.as_bytes()).unwrap_err().to_string().contains("the same kid"));
+}
+
+#[test]
+fn what_cannot_be_used_of_a_set_leaves_the_rest_in_use() {
+    let signer = Signer::new();
+    let point = signer.ec.public_key().as_ref();
+    let of_ed = serde_json::json!({"kty": "OKP", "crv": "Ed25519", "kid": "a", "x": encode(signer.ed.public_key())});
+    let set = serde_json::json!({"keys": [
+        {"kty": "OKP", "crv": "Ed25519", "kid": "short", "x": "AA"},
+        of_ed,
+        {"kty": "EC", "crv": "P-256", "kid": "a", "x": encode(&point[1..33]), "y": encode(&point[33..])},
+        of_ed,
+    ]});
+    let keys = KeySet::parse(set.to_string().as_bytes()).unwrap();
+    assert_eq!((keys.count(), keys.ignored), (2, 0));
+    assert_eq!(keys.unusable, ["key 1: x must have 32 bytes", "key 4: another of its kind has the same kid"]);
+    for head in [r#"{"alg":"EdDSA","kid":"a"}"#, r#"{"alg":"ES256","kid":"a"}"#] {
+        assert!(verify(signer.sign(head, &claims("")).as_bytes(), &keys, &rules(), now()).is_ok(), "{head}");
+    }
+    let refused = verify(signer.sign(r#"{"alg":"RS256","kid":"a"}"#, &claims("")).as_bytes(), &keys, &rules(), now());
+    assert_eq!(refused.map(|_| ()), Err(Rejected::Algorithm));
+    assert_eq!(KeySet::parse(br#"{"keys":[]}"#).unwrap().count(), 0);
 }

@@ -39,7 +39,7 @@ fn writes_and_refusals_are_noted_with_who_where_and_what() {
     ] {
         assert_eq!(line[member], value, "{line}");
     }
-    assert!(line["time"].as_str().unwrap().ends_with('Z'));
+    assert_eq!(line["time"].as_str().unwrap().len(), "2027-01-01T00:00:00.000Z".len(), "{line}");
     // What cannot be an id is none, and another is made.
     for bad in ["a b", "é", &"x".repeat(129), ""] {
         let reply = server.request("GET", "/ping", &[("X-Request-Id", bad)], "").expect(200);
@@ -49,8 +49,15 @@ fn writes_and_refusals_are_noted_with_who_where_and_what() {
     let refused = server.get("/order/x").expect(401);
     let line = line_of(&path, refused.header("X-Request-Id").unwrap());
     assert_eq!((&line["caller"], &line["result"], &line["route"]), (&Value::Null, &401.into(), &"/order/{id}".into()));
+    assert_eq!(line["order"], "x");
     let refused = keys.get(&server, "shop", "/metrics").expect(403);
-    assert_eq!(line_of(&path, refused.header("X-Request-Id").unwrap())["missing_scope"], "metrics:read");
+    let line = line_of(&path, refused.header("X-Request-Id").unwrap());
+    assert_eq!((&line["missing_scope"], &line["caller"]), (&"metrics:read".into(), &"shop".into()));
+    assert_eq!(line["by"], "key");
+    let fields = [("Authorization", &*bearer), ("Content-Type", "application/json"), ("If-Match", "\"9\"")];
+    let refused = server.request("POST", "/orders", &fields, wb_posted("x")).expect(412);
+    let line = line_of(&path, refused.header("X-Request-Id").unwrap());
+    assert_eq!((&line["order"], &line["result"]), (&"x".into(), &412.into()));
     let lines_of = format!("{}\nno json\n", wb_answered("y"));
     let fields = [("Authorization", &*bearer), ("Content-Type", "application/x-ndjson"), ("X-Request-Id", "many")];
     server.request("POST", "/orders", &fields, lines_of).expect(200);

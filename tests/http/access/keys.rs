@@ -15,7 +15,7 @@ fn each_route_needs_its_scope_and_says_which() {
         ("all", ALL, None),
         ("reader", &["orders:read"], None),
         ("writer", &["orders:write"], None),
-        ("listener", &["events:read"], None),
+        ("listener", &["events:read"], Some("test")),
         ("scraper", &["metrics:read"], None),
         ("none", &[], None),
     ];
@@ -203,12 +203,27 @@ fn a_bad_new_file_is_reported_and_the_old_keys_stay() {
             .then_some(())
     });
     keys.get(&server, "all", "/api/stats").expect(200);
+    std::fs::write(keys.path(), "").unwrap();
+    until("it is reported", SIGNAL_TIME, || {
+        server.log().iter().any(|line| line.contains("there is no [[key]] in it")).then_some(())
+    });
+    keys.get(&server, "all", "/api/stats").expect(200);
     let mut new = Keys::new(&[("new", ALL, None)]);
     std::fs::copy(new.path(), keys.path()).unwrap();
     server.signal(rustix::process::Signal::HUP);
     until("the new key is known", SIGNAL_TIME, || (new.get(&server, "new", "/api/stats").status == 200).then_some(()));
     assert_ne!(keys.get(&server, "all", "/api/stats").status, 200);
     new.remove("new");
+}
+
+/// It would hear of everyone's.
+#[test]
+fn changes_of_all_orders_are_for_who_may_read_all() {
+    let keys = Keys::new(&[("ownerless", &["events:read"], None)]);
+    let server = keys.start(&[]);
+    let refused = keys.get(&server, "ownerless", "/events").expect(403);
+    assert_eq!(refused.json()["message"], "this needs the scope orders:read");
+    assert_eq!(keys.get(&server, "ownerless", "/api/whoami").expect(200).json()["events"], serde_json::Value::Null);
 }
 
 #[test]

@@ -43,6 +43,10 @@ fn a_key_has_its_rate_and_an_address_without_keys_has_one_too() {
     });
     assert_eq!(answered(&mut connection, &[("Authorization", &usual)], 50), 50, "each has its own");
 
+    // Who shows nothing is one of its address.
+    let few = keys.start(&["--rate-limit", "1/s"]);
+    until("it is too much", SIGNAL_TIME, || (few.get("/order/x").status == 429).then_some(()));
+
     let open = Server::start(&["--rate-limit", "50/s"]);
     created(&open, wb_posted("x"));
     let mut connection = open.connect();

@@ -201,6 +201,14 @@ fn another_s_order_is_as_unknown_as_one_that_there_is_not() {
         assert_eq!(change(body(&theirs)), change(body("none")));
         assert_eq!(change(body(&theirs)).0, 404);
     }
+    let bearer = keys.bearer("user");
+    let expecting = |id: &str| {
+        let fields = [("Authorization", &*bearer), ("Content-Type", "application/json"), ("If-Match", "\"1\"")];
+        let reply = server.request("POST", "/orders", &fields, envelope_of(id, USER, 7));
+        (reply.status, reply.json()["reason"].clone())
+    };
+    assert_eq!(expecting(&theirs), expecting("11111111-2222-4333-8444-555555555555"));
+    assert_eq!(expecting(&theirs).0, 404);
     assert_eq!(change(envelope_of(&mine, USER, 8)).0, 200);
     let hers = keys.get(&server, "b", "/order/hers").expect(200);
     assert_eq!(hers.text(), wb_of("hers", "customer-b"));

@@ -83,6 +83,8 @@ fn tokens_of_a_file_s_keys_are_let_in_to_what_they_say() {
         connection.request("GET", "/order/y", &[("Authorization", &own)], "").expect(404);
     }
     get(&server, "/metrics", &all).expect(403);
+    let nameless = get(&server, "/order/x", &first.token("", "orders:read events:read", 600)).expect(401);
+    assert_eq!(nameless.json()["message"], "the token has no sub");
     let expired = get(&server, "/order/x", &first.token("ops", "orders:read", -31)).expect(401);
     assert_eq!(expired.json()["message"], "the token has expired");
     get(&server, "/order/x", &first.token("ops", "orders:read", -5)).expect(200); // clocks may be apart
@@ -204,6 +206,10 @@ fn keys_behind_a_url_are_kept_and_fetched_again_for_a_new_one_but_not_for_each()
     }
     assert!(issuer.asked.load(Ordering::SeqCst) - before <= 1);
     until("who is known is let in", SIGNAL_TIME, || (get(&server, "/api/stats", &known).status == 200).then_some(()));
+    // A set without keys is one: what was let in by those of before is not any more.
+    *issuer.set.lock().unwrap() = Some(set(&[]));
+    server.signal(rustix::process::Signal::HUP);
+    until("who was known is refused", SIGNAL_TIME, || (get(&server, "/api/stats", &known).status == 401).then_some(()));
     // What changes there is known at once when it is asked for.
     *issuer.set.lock().unwrap() = Some(set(&[&first, &second]));
     server.signal(rustix::process::Signal::HUP);
