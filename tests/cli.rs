@@ -749,6 +749,15 @@ fn an_embedded_store_beside_a_dot_env_that_names_a_database_is_an_error() {
     // What is said on purpose is done; what needs no store is not asked.
     home.run(&["config", "check", "--data", "here"]).expect(0);
     home.run(&["config", "print"]).expect(0);
+    for url in ["postgres://u:hidden@h/d", "postgresql://u:hidden@h/d"] {
+        home.write(".env", format!("SHOP_STORE={url}\n"));
+        let done = home.run(&["config", "check"]).expect(78);
+        assert!(
+            done.err.contains(".env: SHOP_STORE: names a database") && !done.err.contains("hidden"),
+            "{}",
+            done.err
+        );
+    }
     home.write(".env", "DB_CONN_STR=\n");
     let done = home.run(&["config", "check"]).expect(0);
     assert!(done.err.contains("DB_CONN_STR: is empty"), "{}", done.err);

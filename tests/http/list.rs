@@ -183,6 +183,9 @@ fn wrong_limits_and_cursors_are_400() {
         "cursor=!",
         "cursor=%00",
         "cursor=zzzzzzzzzzzzzzzzzzzzzz",
+        "cursor=1y2p0ij32e8e8",
+        "cursor=ABC",
+        "cursor=01",
     ] {
         let reply = server.get(&format!("/api/orders?{query}")).expect(400);
         assert_eq!(reply.header("Content-Type"), Some("application/problem+json"), "{query}");
