@@ -414,11 +414,14 @@ fn place(setting: &Setting, origin: &Origin) -> String {
     }
 }
 
+/// The values of a settings file by their keys.
+type Values = BTreeMap<String, Vec<String>>;
+
 /// A settings file: `[http]` with `idle_time = "75s"` is the key `http.idle_time`.
 #[derive(Debug, Default)]
 struct File {
     path: PathBuf,
-    values: BTreeMap<String, Vec<String>>,
+    values: Values,
 }
 
 impl File {
@@ -433,7 +436,7 @@ impl File {
     }
 
     /// The values, and the keys whose values no setting can have.
-    fn take(path: &Path) -> Result<(BTreeMap<String, Vec<String>>, Vec<String>), Wrong> {
+    fn take(path: &Path) -> Result<(Values, Vec<String>), Wrong> {
         let place = path.display().to_string();
         let text = std::fs::read_to_string(path).map_err(|error| Wrong::one(&place, error))?;
         // JSON is YAML too.

@@ -79,13 +79,11 @@ pub fn client_address(access: &Access, peer: &Peer, headers: &HeaderMap) -> Opti
         return peer.address;
     }
     let values = |name: HeaderName| headers.get_all(name).into_iter().map(HeaderValue::as_bytes);
-    match address::forwarded(access.proxies(), values(X_FORWARDED_FOR), values(FORWARDED)) {
-        Ok(client) => client.or(peer.address),
-        Err(address::Differ) => {
-            tell_differ();
-            peer.address
-        }
+    let named = address::forwarded(access.proxies(), values(X_FORWARDED_FOR), values(FORWARDED));
+    if named.is_err() {
+        tell_differ();
     }
+    named.ok().flatten().or(peer.address)
 }
 
 /// Says once that a proxy names two clients.
