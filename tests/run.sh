@@ -52,7 +52,9 @@ if tests/servers.sh install stan; then
     export ORDER_TEST_STAN
     echo "NATS Streaming: $ORDER_TEST_STAN"
 else
-    missing "NATS Streaming (Go builds it)" "the tests against NATS Streaming"
+    # There is no package of it: it is done without where Go or its module cannot be had, in CI too.
+    export ORDER_TEST_STAN=none
+    printf '\n!! SKIPPED: the tests against NATS Streaming (Go, which builds its server, or the module is missing)\n' >&2
 fi
 if tests/servers.sh install redis; then
     ORDER_TEST_REDIS=$(tests/servers.sh start redis main)

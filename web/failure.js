@@ -26,11 +26,11 @@ function waitHint({ retryAfter }) {
   return /^\d+$/.test(retryAfter) ? h('p', {}, word('retryAfter', { time: retryAfter })) : null;
 }
 
-function details({ title, detail, code }, asked) {
+function details({ title, detail, reason }, asked) {
   const says = [title, detail].filter((text, index, all) => text && all.indexOf(text) === index).join(': ');
   const pairs = [
     asked === undefined ? null : [word('requestedId'), asked],
-    says || code ? [word('serverSays'), code && says ? `${says} (${code})` : says || code] : null,
+    says || reason ? [word('serverSays'), reason && says ? `${says} (${reason})` : says || reason] : null,
   ].filter(Boolean);
   if (pairs.length === 0) return null;
   return h('dl', { class: 'facts failure-facts' }, pairs.map(([term, text]) =>

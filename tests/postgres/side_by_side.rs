@@ -167,7 +167,7 @@ async fn a_pooler_of_transactions_leads_migrations_nowhere_else() {
     for _ in 0..3 {
         let mut maintenance = Maintenance::open(&config).await.unwrap();
         maintenance.up(true).await.unwrap();
-        assert_eq!(maintenance.status().await.unwrap().iter().filter(|(_, is_applied)| *is_applied).count(), 4);
+        assert_eq!(maintenance.status().await.unwrap().iter().filter(|(_, is_applied)| *is_applied).count(), 5);
         assert_eq!(maintenance.down().await.unwrap(), Some(1001));
     }
     let (client, connection) = tokio_postgres::connect(&pooler.url(&database), tokio_postgres::NoTls).await.unwrap();
