@@ -42,7 +42,7 @@ pub fn stan() -> Option<String> {
     let is_there = |address: &String| {
         let is_there = address != "none";
         if !is_there {
-            println!("SKIPPED: NATS Streaming cannot be built here");
+            println!("SKIPPED: there is no Go to build NATS Streaming");
         }
         is_there
     };

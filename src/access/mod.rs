@@ -46,7 +46,7 @@ pub struct Config {
     pub keys: Option<PathBuf>,
     /// Tokens.
     pub tokens: Option<TokenConfig>,
-    /// How often a caller may come, or an address where callers need no key.
+    /// How often a caller may come, or an address where no key is shown.
     pub rate: Option<Rate>,
     /// Who is believed about where a request comes from.
     pub proxies: Proxies,

@@ -305,12 +305,6 @@ impl Conn {
         InFlight(Arc::clone(self))
     }
 
-    /// Where the client is, of TCP.
-    #[must_use]
-    pub fn address(&self) -> Option<SocketAddr> {
-        self.address
-    }
-
     /// HTTP/2 is spoken from now on.
     pub fn multiplex(&self) {
         self.is_multiplexed.store(true, Ordering::Relaxed);

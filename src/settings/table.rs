@@ -339,7 +339,7 @@ pub const SETTINGS: &[Setting] = &[
         flag: "rate-limit",
         env: &["ORDER_RATE_LIMIT"],
         value: "N/s",
-        help: "Requests a second of each caller, or of each address where callers need no key; twice as many at once",
+        help: "Requests a second of each caller, or of each address where no key is shown; twice as many at once",
         apply: |config, values| {
             config.access.rate = Some(Rate::parse(one(values)?)?);
             Ok(())

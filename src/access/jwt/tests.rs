@@ -1,3 +1,5 @@
+//! Good tokens, and the known attacks on those that judge them.
+
 use ring::rand::SystemRandom;
 use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair};
 
