@@ -31,7 +31,7 @@ mutants: ## Changes to MUTATED that no quick test notices, listed in target/muta
 	command -v cargo-mutants || cargo install cargo-mutants --locked
 	mkdir -p $(MUTANTS)
 	cargo mutants $(foreach file,$(MUTATED),--file '$(file)') --output $(MUTANTS) --jobs 1 \
-		--cargo-arg=--config=profile.dev.package.order-service.opt-level=0 --timeout 300 --build-timeout 900 --no-shuffle --no-default-features --features embedded \
+		--cargo-arg=--config=profile.dev.package.order-service.opt-level=0 --timeout 300 --build-timeout 900 --no-shuffle --no-default-features \
 		-- --lib --test all -- cache:: ingest:: read:: store:: order:: model:: races::
 
 publisher: build ## Send sample orders to a running service (COUNT=10000 URL=http://127.0.0.1:8080)

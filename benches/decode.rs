@@ -4,7 +4,7 @@ use std::hint::black_box;
 
 use bytes::Bytes;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use order_service::order::{Change, Decoder, Profile, sample};
+use order_service::order::{Command, Decoder, Profile, sample};
 
 const SEED: u64 = 1;
 
@@ -36,7 +36,7 @@ fn decode(criterion: &mut Criterion) {
         group.bench_function(name, |bencher| {
             bencher.iter(|| {
                 let order = decoder.decode(black_box(document)).expect("a valid order");
-                let Change::Wb(body) = &order.change else { panic!("a WB order") };
+                let Command::Wb(body) = &order.command else { panic!("a WB order") };
                 assert_eq!(*body, compact);
                 order
             });
@@ -47,7 +47,7 @@ fn decode(criterion: &mut Criterion) {
     group.bench_function("envelope", |bencher| {
         bencher.iter(|| {
             let order = decoder.decode(black_box(&envelope)).expect("a valid order");
-            let Change::Envelope(request) = &order.change else { panic!("an envelope") };
+            let Command::Envelope(request) = &order.command else { panic!("an envelope") };
             assert!(request.payload.is_some() && request.external_id.is_some());
             order
         });

@@ -11,10 +11,11 @@ use order_service::cache::{self, View};
 use order_service::ingest::{self, Ingest};
 use order_service::metrics::Metrics;
 use order_service::order::sample;
+use order_service::process::lifecycle;
 use order_service::source::file::{self, FileSource};
 use order_service::store::Store;
 use order_service::store::embedded::{Config, Embedded};
-use order_service::{lifecycle, warmup};
+use order_service::warmup;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -73,7 +74,7 @@ fn bare_loader(input: &Path, path: &Path, orders: u64) -> f64 {
     let mut line = Vec::new();
     let mut stored = 0;
     while stored < orders {
-        let transaction = connection.transaction().expect("nobody else is here");
+        let transaction = connection.transaction().expect("no one else is here");
         for _ in 0..1000.min(orders - stored) {
             line.clear();
             lines.read_until(b'\n', &mut line).expect("readable");

@@ -14,10 +14,10 @@ use async_nats::jetstream::consumer::pull;
 use async_nats::jetstream::{self, Context, stream};
 use futures_util::StreamExt as _;
 use order_service::ingest::{self, Ingest};
-use order_service::lifecycle::Readiness;
 use order_service::metrics::Metrics;
 use order_service::nats;
 use order_service::order::sample;
+use order_service::process::lifecycle::Readiness;
 use order_service::source::nats::NatsSource;
 use order_service::store::postgres::Config;
 

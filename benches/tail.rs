@@ -18,12 +18,12 @@ use order_service::cache::{Config, View};
 use order_service::http::{self, Api, route};
 use order_service::id::OrderId;
 use order_service::ingest::{self, Ingest};
-use order_service::lifecycle::{self, Readiness};
 use order_service::listen::{self, Endpoint};
 use order_service::metrics::Metrics;
 use order_service::order::sample;
+use order_service::process::lifecycle::{self, Readiness};
 use order_service::read::{self, Reader, lists};
-use order_service::snapshot::{Change, Kind, Snapshot, State};
+use order_service::snapshot::{ChangeKind, Kind, Snapshot, State};
 use order_service::source::inbox;
 use order_service::source::lines::Lines;
 use order_service::store::Store;
@@ -142,7 +142,7 @@ struct Service {
 
 impl Service {
     fn start(dir: &Path, bytes_max: Option<u64>) -> Self {
-        let store = Embedded::open(embedded::Config::new(dir)).expect("the store of nobody else");
+        let store = Embedded::open(embedded::Config::new(dir)).expect("the store of no one else");
         // A start makes room before the first read brings an order, which would have to move.
         let serving = runtime();
         let room = serving.block_on(store.estimate()).expect("a store that can be read");
@@ -160,7 +160,7 @@ impl Service {
         let api = Api::new(http::Config::default(), reader, inbox, metrics, Readiness::default(), shutdown.clone());
         serving.spawn(http::Server::new(api).serve(listeners, shutdown.clone()));
         let client = runtime();
-        client.spawn(lists::keep_fresh(Arc::clone(&view), store.clone(), shutdown.clone()));
+        client.spawn(lists::run_list_refresher(Arc::clone(&view), store.clone(), shutdown.clone()));
         Self { address, view, store, client, serving, shutdown, _trigger: trigger }
     }
 
@@ -252,7 +252,7 @@ fn document(n: u64) -> (OrderId, Vec<u8>) {
 fn event(n: u64, version: u64) -> Event {
     let (id, document) = document(n);
     let snapshot = Snapshot::new(version, n + 1, Kind::Wb, State::Live, &document, &mut Vec::new());
-    Event { id, snapshot, change: if version == 1 { Change::Created } else { Change::Updated } }
+    Event { id, snapshot, change: if version == 1 { ChangeKind::Created } else { ChangeKind::Updated } }
 }
 
 fn runtime() -> tokio::runtime::Runtime {

@@ -12,17 +12,14 @@ use order_service::cache::recent::array;
 use order_service::cache::{Config, View};
 use order_service::id::OrderId;
 use order_service::ingest::{self, Ingest};
-use order_service::lifecycle;
 use order_service::metrics::Metrics;
 use order_service::order::sample;
-#[cfg(feature = "postgres")]
 use order_service::order::{Decoder, Order, Profile};
-use order_service::snapshot::{Change, Kind, Snapshot, State};
+use order_service::process::lifecycle;
+use order_service::snapshot::{ChangeKind, Kind, Snapshot, State};
 use order_service::source::lines::Lines;
-#[cfg(feature = "postgres")]
 use order_service::store::Row;
 use order_service::store::embedded::{self, Embedded};
-#[cfg(feature = "postgres")]
 use order_service::store::postgres::copy::{Common, Encoder};
 
 #[global_allocator]
@@ -42,7 +39,7 @@ fn id(n: u64) -> OrderId {
 
 fn event(n: u64, version: u64) -> Event {
     let snapshot = Snapshot::new(version, n + 1, Kind::Wb, State::Live, &document(n), &mut Vec::new());
-    Event { id: id(n), snapshot, change: if version == 1 { Change::Created } else { Change::Updated } }
+    Event { id: id(n), snapshot, change: if version == 1 { ChangeKind::Created } else { ChangeKind::Updated } }
 }
 
 fn filled(orders: u64) -> Arc<View> {
@@ -144,14 +141,13 @@ fn publish(criterion: &mut Criterion) {
 }
 
 /// A thousand new orders as rows of a binary COPY.
-#[cfg(feature = "postgres")]
 fn encode(criterion: &mut Criterion) {
     const ORDERS: u64 = 1_000;
     let mut decoder = Decoder::new(Profile::Wb, 1 << 20).with_columns(true);
     let orders: Vec<(OrderId, Row, Order)> = (0..ORDERS)
         .map(|n| {
             let order = decoder.decode(&document(n).into()).expect("a valid order");
-            let order_service::order::Change::Wb(body) = &order.change else { panic!("a WB order") };
+            let order_service::order::Command::Wb(body) = &order.command else { panic!("a WB order") };
             let row = Row { seq: n + 1, kind: Kind::Wb, state: State::Live, version: 1, body: body.clone() };
             (id(n), row, order)
         })
@@ -182,9 +178,6 @@ fn encode(criterion: &mut Criterion) {
     });
     group.finish();
 }
-
-#[cfg(not(feature = "postgres"))]
-fn encode(_: &mut Criterion) {}
 
 /// A thousand documents from bytes to durable in the embedded store to readable.
 fn pipeline(criterion: &mut Criterion) {

@@ -411,7 +411,7 @@ def tail_section(results):
 
 
 def losses(results):
-    """Sentences: where somebody is better than we are, by more than noise."""
+    """Sentences: where someone is better than we are, by more than noise."""
     found = []
     above = [(more(results.ratios(case, OURS, FLOOR, cpu_of), CPU_DIFFERENCE), case) for case in results.cases()]
     above = sorted((pair for pair in above if pair[0]), reverse=True)
@@ -470,7 +470,7 @@ def bytes_losses(results):
         ours = found.get((case, OURS))
         smallest = min((c["bytes"] for (which, _), c in found.items() if which == case), default=None)
         if case.endswith("-gzip") and ours and smallest and ours["bytes"] > 1.05 * smallest:
-            yield f"Whoever accepts gzip gets {ours['bytes']:,.0f} bytes from us and {smallest:,.0f} from another for the {CASES[case].replace(', gzip accepted', '')}."
+            yield f"Anyone who accepts gzip gets {ours['bytes']:,.0f} bytes from us and {smallest:,.0f} from another for the {CASES[case].replace(', gzip accepted', '')}."
 
 
 def write_plots(results, out):

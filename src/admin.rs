@@ -15,9 +15,9 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use crate::access::address::Peer;
 use crate::access::scope::Need;
 use crate::access::{Access, Denied, head};
-use crate::lifecycle::{Readiness, Shutdown};
 use crate::listen::{Bound, Opened};
 use crate::metrics::Metrics;
+use crate::process::lifecycle::{Readiness, Shutdown};
 
 /// What the admin address shows.
 #[derive(Clone)]

@@ -10,16 +10,16 @@ use anyhow::Context as _;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::access::keys::Wanted;
+use crate::process::{lifecycle, log};
 use crate::settings::commands::{Task, command, task};
-use crate::settings::{Outside, Settings, Wrong};
+use crate::settings::{ConfigError, Outside, Settings};
 use crate::store::any::OpenError;
 #[cfg(feature = "kafka")]
 use crate::tools::dlq;
 use crate::tools::load::Json;
-#[cfg(feature = "postgres")]
 use crate::tools::older;
 use crate::tools::{backup, export, healthcheck, import, load, migrate, output, publish};
-use crate::{access, app, lifecycle, log};
+use crate::{access, app};
 
 /// A command line that cannot be understood.
 const EXIT_USAGE: u8 = 2;
@@ -55,7 +55,7 @@ fn ended(result: anyhow::Result<()>) -> ExitCode {
         Err(error) if output::is_unread(&error) => ExitCode::SUCCESS,
         // A store that the settings lead to and that cannot be used is a fault of the settings.
         Err(error) if error.downcast_ref().is_some_and(OpenError::is_configuration) => {
-            refuse(&Wrong(vec![format!("{error:#}")]))
+            refuse(&ConfigError(vec![format!("{error:#}")]))
         }
         Err(error) => {
             output::note(format_args!("order-service: {error:#}"));
@@ -82,7 +82,6 @@ fn run(task: Task, settings: Settings) -> anyhow::Result<()> {
             log::start(config.log, &config.log_filter);
             run_import(|shutdown| import::run(import, shutdown))
         }
-        #[cfg(feature = "postgres")]
         Task::ImportOlder(older) => {
             log::start(config.log, &config.log_filter);
             run_import(|shutdown| older::run(*older, shutdown))
@@ -127,7 +126,7 @@ fn warn_of_unused(settings: &Settings) {
     }
 }
 
-fn refuse(wrong: &Wrong) -> ExitCode {
+fn refuse(wrong: &ConfigError) -> ExitCode {
     for line in &wrong.0 {
         output::note(format_args!("order-service: configuration: {line}"));
     }

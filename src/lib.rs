@@ -10,7 +10,7 @@
 //! [`order::Decoder`] parses, validates and makes the body, once. [`ingest::batcher`] collects; one batch fills while
 //! one is written, and a full one goes on its way while the one before it becomes durable. [`store::Store::commit`]
 //! makes it durable in one transaction together with its positions. Then, in this order: the view shows it, the event
-//! feed tells of it, the sender is answered. Readers never see what is not durable, and nobody is told of what readers
+//! feed tells of it, the sender is answered. Readers never see what is not durable, and no one is told of what readers
 //! do not see.
 //!
 //! **A read**: [`http::hit`] sees what a client sent before hyper does. A plain read of an order that is in the map is
@@ -33,23 +33,13 @@
 // Those macros panic where nothing takes what they print; `tools::output` does not.
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
-#[cfg(not(any(feature = "embedded", feature = "postgres")))]
-compile_error!("order-service needs a store: enable the feature `embedded` or `postgres`");
-
-pub mod ack;
-pub mod background;
 pub mod id;
-#[cfg(feature = "kafka")]
-pub mod kafka;
-pub mod lifecycle;
-pub mod log;
 pub mod metrics;
-#[cfg(feature = "nats")]
 pub mod nats;
+pub mod process;
 pub mod tls;
 
 pub mod listen;
-#[cfg(feature = "nats")]
 pub mod stan;
 
 pub mod order;
@@ -57,25 +47,20 @@ pub mod record;
 pub mod snapshot;
 
 pub mod cache;
-pub mod outbox;
+#[cfg(feature = "kafka")]
+pub mod kafka;
 pub mod redis;
 pub mod source;
 pub mod store;
-#[cfg(feature = "kafka")]
-pub mod topics;
 
-pub mod follow;
 pub mod ingest;
 pub mod read;
-#[cfg(feature = "kafka")]
-pub mod relay;
+pub mod replication;
 pub mod warmup;
-pub mod worker;
 
 pub mod access;
 
 pub mod admin;
-#[cfg(feature = "grpc")]
 pub mod grpc;
 pub mod http;
 

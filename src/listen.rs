@@ -240,24 +240,24 @@ impl Listener {
     ///
     /// # Errors
     /// The runtime does not give the socket back.
-    pub fn end(self) -> io::Result<Rest> {
+    pub fn end(self) -> io::Result<Backlog> {
         Ok(match self {
-            Self::Tcp(listener, acceptor) => Rest::Tcp(listener.into_std()?, acceptor),
-            Self::Unix(listener, file) => Rest::Unix(listener.into_std()?, file),
+            Self::Tcp(listener, acceptor) => Backlog::Tcp(listener.into_std()?, acceptor),
+            Self::Unix(listener, file) => Backlog::Unix(listener.into_std()?, file),
         })
     }
 }
 
 /// Connections that the system has taken and nothing here has yet. It is asked: what tokio knows of
 /// a listener may be older than the last client.
-pub enum Rest {
+pub enum Backlog {
     /// Over TCP.
     Tcp(std::net::TcpListener, Option<Acceptor>),
     /// In the file system.
     Unix(std::os::unix::net::UnixListener, #[expect(private_interfaces, reason = "held, not used")] Arc<SocketFile>),
 }
 
-impl Iterator for Rest {
+impl Iterator for Backlog {
     type Item = Connection;
 
     fn next(&mut self) -> Option<Connection> {

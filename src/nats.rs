@@ -35,7 +35,7 @@ pub struct Config {
     /// Messages received and not yet durable. With two full batches and what comes during a commit the database is
     /// never idle.
     pub in_flight_max: usize,
-    /// A consumer that is behind and receives nothing for this long is made anew.
+    /// A consumer that is behind and receives nothing for this long is made again.
     pub stall_timeout: Duration,
     /// Messages behind at which the service still counts as ready.
     pub lag_max: u64,

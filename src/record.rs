@@ -100,7 +100,7 @@ pub struct Parcel {
 /// The kinds of message a committed change becomes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Contents {
-    /// Each changed order as it is now, for whoever follows.
+    /// Each changed order as it is now, for anyone who follows.
     pub snapshots: bool,
     /// Each changed envelope order, for a worker.
     pub events: bool,

@@ -28,9 +28,9 @@ pub enum State {
     /// Shown everywhere.
     Live = 0,
     /// A deleted envelope order: readable by its id, in no list and no count.
-    Hidden = 1,
+    SoftDeleted = 1,
     /// Any other deleted order: its id answers 410.
-    Gone = 2,
+    Tombstone = 2,
 }
 
 /// Which face an order has.
@@ -43,7 +43,31 @@ pub enum Kind {
     Envelope = 1,
 }
 
+impl State {
+    /// The word in messages.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Live => "live",
+            Self::SoftDeleted => "hidden",
+            Self::Tombstone => "gone",
+        }
+    }
+
+    /// The state of this word; `None` for one of a newer instance.
+    #[must_use]
+    pub fn parse(word: &str) -> Option<Self> {
+        [Self::Live, Self::SoftDeleted, Self::Tombstone].into_iter().find(|state| state.as_str() == word)
+    }
+}
+
 impl Kind {
+    /// The kind of this word; `None` for one of a newer instance.
+    #[must_use]
+    pub fn parse(word: &str) -> Option<Self> {
+        [Self::Wb, Self::Envelope].into_iter().find(|kind| kind.as_str() == word)
+    }
+
     /// The word in messages.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -56,7 +80,7 @@ impl Kind {
 
 /// The kinds of committed change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Change {
+pub enum ChangeKind {
     /// The id was unknown.
     Created,
     /// The body is another.
@@ -65,7 +89,13 @@ pub enum Change {
     Deleted,
 }
 
-impl Change {
+impl ChangeKind {
+    /// The kind of change of this word; `None` for one of a newer instance.
+    #[must_use]
+    pub fn parse(word: &[u8]) -> Option<Self> {
+        [Self::Created, Self::Updated, Self::Deleted].into_iter().find(|change| change.as_str().as_bytes() == word)
+    }
+
     /// The word in answers and events.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -208,7 +238,7 @@ impl Snapshot {
     #[must_use]
     pub fn new(version: Version, seq: u64, kind: Kind, state: State, body: &[u8], scratch: &mut Vec<u8>) -> Self {
         scratch.clear();
-        if state != State::Gone {
+        if state != State::Tombstone {
             scratch.reserve(PREFIX.len() + body.len() + SUFFIX.len());
             scratch.extend_from_slice(PREFIX);
             scratch.extend_from_slice(body);
@@ -266,8 +296,8 @@ impl Snapshot {
     pub fn state(&self) -> State {
         match self.shape() & 3 {
             0 => State::Live,
-            1 => State::Hidden,
-            _ => State::Gone,
+            1 => State::SoftDeleted,
+            _ => State::Tombstone,
         }
     }
 
@@ -277,14 +307,14 @@ impl Snapshot {
         if self.shape() & 4 == 0 { Kind::Wb } else { Kind::Envelope }
     }
 
-    /// Notes that somebody read this copy. Writes nothing when it is noted already.
+    /// Notes that someone read this copy. Writes nothing when it is noted already.
     pub fn mark_read(&self) {
         if self.shape() & WAS_READ == 0 {
             self.0.header.header.seq_and_shape.fetch_or(WAS_READ, Ordering::Relaxed);
         }
     }
 
-    /// Whether somebody read this copy since this was last asked.
+    /// Whether someone read this copy since this was last asked.
     #[must_use]
     pub fn take_read(&self) -> bool {
         self.shape() & WAS_READ != 0
@@ -295,7 +325,7 @@ impl Snapshot {
         self.0.header.header.seq_and_shape.load(Ordering::Relaxed)
     }
 
-    /// `{"order":{…}}`; empty when [`State::Gone`].
+    /// `{"order":{…}}`; empty when [`State::Tombstone`].
     #[must_use]
     pub fn wrapped(&self) -> Text<'_> {
         let kept = Text(&self.0.slice, &self.0.header.header.rest);
@@ -305,7 +335,7 @@ impl Snapshot {
         }
     }
 
-    /// `{…}`, the order as its producer wrote it; empty when [`State::Gone`].
+    /// `{…}`, the order as its producer wrote it; empty when [`State::Tombstone`].
     #[must_use]
     pub fn flat(&self) -> Text<'_> {
         let (from, to) = self.flat_range();
@@ -319,7 +349,7 @@ impl Snapshot {
         size_class(HEAD_BYTES + first.len()) + size_class(rest.len())
     }
 
-    /// The one rule of publishing: a copy replaces another only if it is newer, whoever brings it.
+    /// The one rule of publishing: a copy replaces another only if it is newer, no matter who brings it.
     #[must_use]
     pub fn supersedes(&self, visible: &Self) -> bool {
         self.version() > visible.version()
@@ -341,11 +371,11 @@ impl Snapshot {
 
     /// What a reader who did not see this copy before takes it for.
     #[must_use]
-    pub fn apparent_change(&self) -> Change {
+    pub fn apparent_change(&self) -> ChangeKind {
         match self.state() {
-            State::Live if self.version() == 1 => Change::Created,
-            State::Live => Change::Updated,
-            State::Hidden | State::Gone => Change::Deleted,
+            State::Live if self.version() == 1 => ChangeKind::Created,
+            State::Live => ChangeKind::Updated,
+            State::SoftDeleted | State::Tombstone => ChangeKind::Deleted,
         }
     }
 
@@ -480,18 +510,18 @@ mod tests {
 
     #[test]
     fn a_tombstone_has_no_body() {
-        let gone = Snapshot::new(2, 1, Kind::Envelope, State::Gone, b"{\"a\":1}", &mut Vec::new());
+        let gone = Snapshot::new(2, 1, Kind::Envelope, State::Tombstone, b"{\"a\":1}", &mut Vec::new());
         assert!(gone.wrapped().is_empty() && gone.flat().is_empty());
-        assert_eq!((gone.version(), gone.seq(), gone.kind(), gone.state()), (2, 1, Kind::Envelope, State::Gone));
+        assert_eq!((gone.version(), gone.seq(), gone.kind(), gone.state()), (2, 1, Kind::Envelope, State::Tombstone));
     }
 
     #[test]
     fn that_a_copy_was_read_is_told_once_and_changes_nothing_else() {
-        let snapshot = Snapshot::new(7, 123, Kind::Envelope, State::Hidden, b"{}", &mut Vec::new());
+        let snapshot = Snapshot::new(7, 123, Kind::Envelope, State::SoftDeleted, b"{}", &mut Vec::new());
         assert!(!snapshot.take_read());
         snapshot.mark_read();
         snapshot.mark_read();
-        assert_eq!((snapshot.seq(), snapshot.kind(), snapshot.state()), (123, Kind::Envelope, State::Hidden));
+        assert_eq!((snapshot.seq(), snapshot.kind(), snapshot.state()), (123, Kind::Envelope, State::SoftDeleted));
         assert!(snapshot.take_read());
         assert!(!snapshot.take_read());
     }
@@ -510,16 +540,17 @@ mod tests {
             let mut buffer = owned.clone().into_wrapped();
             assert_eq!(*buffer.copy_to_bytes(buffer.remaining()), *plain.wrapped().whole());
         }
-        let gone = Snapshot::new(2, 9, Kind::Wb, State::Gone, b"", &mut Vec::new()).with_owner(owner, &mut Vec::new());
+        let gone =
+            Snapshot::new(2, 9, Kind::Wb, State::Tombstone, b"", &mut Vec::new()).with_owner(owner, &mut Vec::new());
         assert!(gone.wrapped().is_empty() && gone.flat().is_empty() && gone.owner() == Some(owner));
         owned_shape();
     }
 
     fn owned_shape() {
-        let snapshot = Snapshot::new(7, 123, Kind::Envelope, State::Hidden, b"{}", &mut Vec::new());
+        let snapshot = Snapshot::new(7, 123, Kind::Envelope, State::SoftDeleted, b"{}", &mut Vec::new());
         let owned = snapshot.with_owner(OwnerTag::of("a"), &mut Vec::new());
         owned.mark_read();
-        assert_eq!((owned.seq(), owned.kind(), owned.state()), (123, Kind::Envelope, State::Hidden));
+        assert_eq!((owned.seq(), owned.kind(), owned.state()), (123, Kind::Envelope, State::SoftDeleted));
         assert!(owned.take_read() && !owned.take_read());
         assert_ne!(OwnerTag::of("a"), OwnerTag::of("b"));
         let uuid = "11111111-2222-4333-8444-55555555555A";

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::background;
 use crate::cache::View;
-use crate::lifecycle::{Gate, Shutdown};
+use crate::process::background;
+use crate::process::lifecycle::{Gate, Shutdown};
 use crate::store::{Store, StoreError};
 
 /// How often progress is told.
@@ -26,14 +26,14 @@ const PAGE_ROWS_MAX: usize = 1000;
 const PAGE_BYTES: u64 = 4 << 20;
 
 /// Keeps a bounded view in bounds and its table whole as time passes.
-pub async fn keep_bounds(view: Arc<View>, mut shutdown: Shutdown) {
+pub async fn run_evictor(view: Arc<View>, mut shutdown: Shutdown) {
     while view.is_bounded() {
         tokio::select! {
             () = shutdown.wait() => return,
             () = tokio::time::sleep(TICK) => {}
         }
         while view.shrink() {
-            tokio::time::sleep(PAUSE).await; // for whoever waits
+            tokio::time::sleep(PAUSE).await; // for anyone who waits
         }
         let settling = Arc::clone(&view);
         // Not waited for: what must leave leaves in time, and a second one would help the first.
@@ -107,7 +107,7 @@ async fn warm<T: Store>(view: &Arc<View>, store: &T, gate: &Gate) -> Result<bool
             Err(error)
         }
         Err(error) => {
-            tracing::warn!(error = %crate::log::causes(&error), "warm-up failed, trying again");
+            tracing::warn!(error = %crate::process::log::causes(&error), "warm-up failed, trying again");
             gate.close("warming up: the store cannot be read");
             Ok(false)
         }

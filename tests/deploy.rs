@@ -36,7 +36,7 @@ fn strings(value: &Value) -> Vec<&str> {
     value.as_array().into_iter().flatten().map(|value| value.as_str().unwrap()).collect()
 }
 
-/// A value of docker-compose.yml as it is where nobody sets a variable: `${NAME:-default}` is its default.
+/// A value of docker-compose.yml as it is where no one sets a variable: `${NAME:-default}` is its default.
 fn by_default(text: &str) -> String {
     let mut plain = String::new();
     let mut rest = text;
@@ -137,7 +137,7 @@ fn every_address_between_containers_leads_somewhere() {
     {
         let setting = SETTINGS.iter().find(|setting| setting.env.contains(&variable)).unwrap();
         let command = strings(&services["kafka-topics"]["command"])[0];
-        assert!(command.contains(&format!("create {} ", setting.default)), "nobody makes the topic of {variable}");
+        assert!(command.contains(&format!("create {} ", setting.default)), "no one makes the topic of {variable}");
     }
     let source = &yaml("deploy/grafana/provisioning/datasources/prometheus.yml")["datasources"][0];
     leads(source["url"].as_str().unwrap().strip_prefix("http://").unwrap());
@@ -454,7 +454,7 @@ fn every_metric_that_is_asked_for_is_exported() {
             let name = family.filter(|family| exported.contains(*family) || is_to_come(family)).unwrap_or(&name);
             // Some have labels that only Kafka or PostgreSQL bring; then at least the source must have their name.
             let is_there = name == "up" || exported.contains(name) || sources.contains(&format!("\"{name}\""));
-            assert!(is_there || is_to_come(name), "{place}: nobody exports {name}");
+            assert!(is_there || is_to_come(name), "{place}: no one exports {name}");
         }
     }
 }

@@ -75,7 +75,7 @@ impl Orders {
 
     /// A client of a service that is running.
     pub fn of(server: Server) -> Self {
-        // With a thread of its own, so that the connection goes on while nobody waits for an answer.
+        // With a thread of its own, so that the connection goes on while no one waits for an answer.
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let channel = {
             let _inside = runtime.enter();
@@ -275,7 +275,6 @@ fn a_document_that_is_no_envelope_is_its_own_payload() {
     assert_eq!(status.code(), Code::FailedPrecondition, "{status}");
 }
 
-#[cfg(feature = "embedded")]
 #[test]
 fn without_the_file_of_its_store_a_service_stores_nothing() {
     let orders = Orders::start(&[]);
@@ -360,11 +359,10 @@ fn health_is_answered_both_ways() {
     assert_eq!(orders.check("orders.service.v1.Other").unwrap_err().code(), Code::NotFound);
 }
 
-#[cfg(feature = "postgres")]
 #[test]
 fn what_is_not_ready_does_not_serve() {
     // PostgreSQL is not there, so the view cannot be filled.
-    let flags = ["--grpc", "127.0.0.1:0", "--postgres", "postgres://nobody@127.0.0.1:9/none"];
+    let flags = ["--grpc", "127.0.0.1:0", "--postgres", "postgres://unknown@127.0.0.1:9/none"];
     let orders = Orders::of(Server::start_cold(&flags));
     orders.server.get("/readyz").expect(503);
     for service in ["", SERVICE] {

@@ -243,12 +243,12 @@ fn a_rate_is_kept() {
 #[test]
 fn brokers_that_are_not_there_or_not_here_are_refused() {
     let home = Home::new();
-    let (_kept, nobody) = crate::tools::refusing();
-    let nobody = nobody.to_string();
-    let done = home.run(&["publish", "--kafka", &nobody]).expect(1);
-    assert!(done.err.contains(&format!("no broker of {nobody} answers")), "{}", done.err);
-    let done = home.run(&["dlq", "list", "--kafka", &nobody]).expect(1);
-    assert!(done.err.contains(&format!("no broker of {nobody} answers")), "{}", done.err);
+    let (_kept, refusing_at) = crate::tools::refusing();
+    let refusing_at = refusing_at.to_string();
+    let done = home.run(&["publish", "--kafka", &refusing_at]).expect(1);
+    assert!(done.err.contains(&format!("no broker of {refusing_at} answers")), "{}", done.err);
+    let done = home.run(&["dlq", "list", "--kafka", &refusing_at]).expect(1);
+    assert!(done.err.contains(&format!("no broker of {refusing_at} answers")), "{}", done.err);
     let done = home.run(&["publish", "--kafka", "127.0.0.1:1,192.0.2.1:9092"]).expect(78);
     assert!(done.err.contains("192.0.2.1:9092 is not this machine; --allow-remote allows it"), "{}", done.err);
     let done = home.run(&["publish", "--kafka", "nonsense"]).expect(78);
@@ -507,7 +507,7 @@ fn what_cannot_be_sent_back_is_named_and_the_rest_is_sent() {
 }
 
 #[test]
-fn nobody_needs_to_read_to_the_end() {
+fn no_one_needs_to_read_to_the_end() {
     let Some(kafka) = Kafka::shared() else { return };
     let (dlq, body) = (kafka.topic(1), wb(0, 7));
     kafka.write((0..500).map(|n| record(&dlq, None, Some(&body), THEN + n, died(&[], ("orders", 0, n), "r"))));

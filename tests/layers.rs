@@ -7,12 +7,13 @@ use std::path::{Path, PathBuf};
 /// Modules by floor, lowest first. An edge must lead strictly downward.
 const FLOORS: &[&[&str]] = &[
     &["tls"],
-    &["id", "metrics", "lifecycle", "log", "background", "kafka", "nats"],
-    &["snapshot", "record", "ack", "stan", "listen"],
+    &["id", "metrics", "process", "nats"],
+    &["snapshot", "record", "stan", "listen"],
     &["order"],
-    &["cache", "store", "outbox", "topics", "redis"],
+    &["cache", "store", "kafka", "redis"],
     &["source"],
-    &["ingest", "read", "warmup", "follow", "relay", "worker"],
+    &["replication"],
+    &["ingest", "read", "warmup"],
     &["access"],
     &["http", "grpc", "admin"],
     &["app", "tools"],
@@ -25,9 +26,9 @@ const FLOORS: &[&[&str]] = &[
 const EDGES: &[(&str, &[&str])] = &[
     ("main", &["cli"]),
     // What an error of a store means for the exit code.
-    ("cli", &["settings", "app", "access", "tools", "store", "lifecycle", "log"]),
+    ("cli", &["settings", "app", "access", "tools", "store", "process"]),
     // A server's URL is parsed by the store that connects to it.
-    ("settings", &["app", "tools", "access", "store", "kafka", "nats", "stan", "redis", "listen", "tls", "lifecycle"]),
+    ("settings", &["app", "tools", "access", "store", "kafka", "nats", "stan", "redis", "listen", "tls", "process"]),
     (
         "app",
         &[
@@ -38,23 +39,15 @@ const EDGES: &[(&str, &[&str])] = &[
             "ingest",
             "read",
             "warmup",
-            "follow",
-            "relay",
-            "worker",
+            "replication",
             "cache",
             "store",
             "source",
-            "outbox",
-            "topics",
             "redis",
-            "ack",
             "snapshot",
             "record",
-            "id",
             "metrics",
-            "lifecycle",
-            "log",
-            "background",
+            "process",
             "kafka",
             "nats",
             "stan",
@@ -64,128 +57,75 @@ const EDGES: &[(&str, &[&str])] = &[
         ],
     ),
     // Whose an order is, as a copy of it says.
-    ("access", &["snapshot", "tls", "metrics", "lifecycle", "log"]),
-    (
-        "tools",
-        &["ingest", "source", "store", "order", "record", "tls", "metrics", "lifecycle", "kafka", "nats", "stan"],
-    ),
+    ("access", &["snapshot", "tls", "metrics", "process"]),
+    ("tools", &["ingest", "source", "store", "order", "record", "tls", "metrics", "process", "kafka", "nats", "stan"]),
     // The surfaces know what they say and whom they ask; `store` is here for the words a write is answered with.
     (
         "http",
         &[
-            "access",
-            "read",
-            "source",
-            "store",
-            "cache",
-            "snapshot",
-            "record",
-            "ack",
-            "id",
-            "listen",
-            "tls",
-            "metrics",
-            "lifecycle",
-            "log",
+            "access", "read", "source", "store", "cache", "snapshot", "record", "id", "listen", "tls", "metrics",
+            "process",
         ],
     ),
-    (
-        "grpc",
-        &[
-            "access",
-            "read",
-            "source",
-            "store",
-            "snapshot",
-            "record",
-            "ack",
-            "id",
-            "listen",
-            "metrics",
-            "lifecycle",
-            "log",
-        ],
-    ),
-    ("admin", &["access", "listen", "metrics", "lifecycle"]),
+    ("grpc", &["access", "read", "source", "store", "snapshot", "record", "id", "listen", "metrics", "process"]),
+    ("admin", &["access", "listen", "metrics", "process"]),
     // Sockets, with what encrypts them.
     ("listen", &["tls"]),
     (
         "ingest",
         &[
+            "replication",
             "source",
             "store",
             "cache",
-            "outbox",
             "redis",
             "order",
             "snapshot",
             "record",
             "id",
             "metrics",
-            "lifecycle",
-            "log",
+            "process",
         ],
     ),
-    ("read", &["cache", "store", "redis", "snapshot", "id", "lifecycle", "background"]),
-    ("warmup", &["cache", "store", "lifecycle", "log", "background"]),
-    // What is published of changes, and whether it is.
-    ("follow", &["cache", "store", "outbox", "redis", "snapshot", "id", "lifecycle", "log"]),
+    ("read", &["cache", "store", "redis", "snapshot", "id", "process"]),
+    ("warmup", &["cache", "store", "process"]),
+    // What instances tell each other and their workers.
     (
-        "relay",
-        &[
-            "store",
-            "topics",
-            "outbox",
-            "redis",
-            "order",
-            "snapshot",
-            "record",
-            "id",
-            "kafka",
-            "metrics",
-            "lifecycle",
-            "log",
-        ],
+        "replication",
+        &["source", "cache", "store", "kafka", "redis", "order", "snapshot", "record", "id", "metrics", "process"],
     ),
-    ("worker", &["source", "store", "outbox", "order", "snapshot", "record", "id"]),
-    ("source", &["store", "order", "snapshot", "record", "ack", "id", "kafka", "nats", "stan", "metrics", "lifecycle"]),
-    // What is published, without how; and topics that instances speak to each other by, without what.
-    ("outbox", &["snapshot", "record", "id"]),
-    ("topics", &["kafka", "lifecycle"]),
+    ("source", &["store", "order", "snapshot", "record", "id", "kafka", "nats", "stan", "metrics", "process"]),
     ("redis", &["snapshot", "id", "tls", "metrics"]),
-    ("ack", &["id"]),
-    ("kafka", &[]),
+    ("kafka", &["process"]),
     ("nats", &["tls"]),
     // Its servers are servers of NATS.
     ("stan", &["nats"]),
-    ("store", &["order", "snapshot", "record", "id", "tls", "lifecycle", "log", "background"]),
+    ("store", &["order", "snapshot", "record", "id", "tls", "process"]),
     ("cache", &["snapshot", "id"]),
     ("order", &["record", "id"]),
     ("snapshot", &["id"]),
     ("record", &[]),
     ("id", &[]),
     ("metrics", &[]),
-    ("lifecycle", &[]),
-    ("log", &[]),
-    ("background", &[]),
+    ("process", &[]),
     ("tls", &[]),
 ];
 
 /// Readers know bytes: these can never name an order, so none of them can serialize one again.
-const NEVER_ORDER: &[&str] = &["cache", "redis", "read", "warmup", "follow", "access", "http", "grpc", "admin"];
+const NEVER_ORDER: &[&str] = &["cache", "redis", "read", "warmup", "access", "http", "grpc", "admin"];
 
 /// Each third-party client is named by its adapters only.
 const CLIENTS: &[(&str, &[&str])] = &[
     ("papaya", &["src/cache/"]),
     ("arc_swap", &["src/access/", "src/cache/"]),
-    ("flate2", &["src/read/forms.rs"]),
-    ("zstd", &["src/read/forms.rs"]),
+    ("flate2", &["src/read/encodings.rs"]),
+    ("zstd", &["src/read/encodings.rs"]),
     ("ring", &["src/access/", "src/tls/"]),
     ("ipnet", &["src/access/"]),
     ("rusqlite", &["src/store/embedded/"]),
     ("tokio_postgres", &["src/store/postgres/", "src/source/older/"]),
     ("bb8", &["src/store/postgres/"]),
-    ("rdkafka", &["src/kafka.rs", "src/kafka/", "src/source/kafka/", "src/topics/", "src/tools/"]),
+    ("rdkafka", &["src/kafka/", "src/source/kafka/", "src/tools/"]),
     ("redis_client", &["src/redis/"]),
     ("async_nats", &["src/nats.rs", "src/stan/", "src/source/nats/", "src/source/stan/", "src/tools/"]),
     ("rustls", &["src/tls/"]),
@@ -207,7 +147,8 @@ const CLIENTS: &[(&str, &[&str])] = &[
 ];
 
 /// The only readers of the environment and of `.env`.
-const OUTSIDE: &[(&str, &[&str])] = &[("std::env::", &["src/settings.rs"]), ("dotenvy", &["src/settings/dotenv.rs"])];
+const OUTSIDE: &[(&str, &[&str])] =
+    &[("std::env::", &["src/settings/mod.rs"]), ("dotenvy", &["src/settings/dotenv.rs"])];
 
 struct Line {
     file: PathBuf,
@@ -336,14 +277,14 @@ fn imports_lead_down_and_are_listed() {
             }
         }
     }
-    assert!(unused.is_empty(), "the table lists what nobody uses any more:\n{}", unused.join("\n"));
+    assert!(unused.is_empty(), "the table lists what is not used any more:\n{}", unused.join("\n"));
 }
 
 #[test]
 fn readers_never_name_orders() {
     for line in lines() {
         let module = module_of(&line.file);
-        if NEVER_ORDER.contains(&module.as_str()) {
+        if NEVER_ORDER.contains(&module.as_str()) || line.file.starts_with("src/replication/follow") {
             let names = named(&line.text);
             assert!(!names.contains("order"), "{}:{}: {module} names order", line.file.display(), line.number);
         }
@@ -374,5 +315,112 @@ fn every_file_says_what_it_owns() {
     for file in files {
         let text = std::fs::read_to_string(&file).unwrap();
         assert!(text.starts_with("//! "), "{} does not open with //!", file.display());
+    }
+}
+
+/// The tables of `docs/glossary.md`: term, what it stands in place of, where.
+fn glossary() -> (String, Vec<[String; 3]>) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/glossary.md");
+    let text = std::fs::read_to_string(path).unwrap();
+    let row = |line: &str| {
+        let cells: Vec<&str> = line.trim_matches('|').split('|').map(str::trim).collect();
+        let [_, term, instead_of, place] = cells[..] else { return None };
+        term.starts_with('`').then(|| [term, instead_of, place].map(str::to_owned))
+    };
+    let rows: Vec<_> = text.lines().filter_map(row).collect();
+    assert!(rows.len() > 20, "the glossary's table was not found");
+    (text, rows)
+}
+
+/// The names that a line declares: types, functions, modules, constants, variants and fields.
+fn declared(text: &str) -> Option<String> {
+    let words: Vec<&str> = text.split(|c: char| !(c.is_alphanumeric() || c == '_')).filter(|w| !w.is_empty()).collect();
+    let at = words.iter().position(|word| ["struct", "enum", "trait", "type", "fn", "mod"].contains(word))?;
+    words.get(at + 1).map(|name| (*name).to_owned())
+}
+
+fn snake(name: &str) -> String {
+    let mut snake = String::new();
+    for c in name.chars() {
+        if c.is_uppercase() && !snake.is_empty() {
+            snake.push('_');
+        }
+        snake.extend(c.to_lowercase());
+    }
+    snake
+}
+
+#[test]
+fn nothing_is_named_by_a_word_that_the_glossary_replaces() {
+    let (_, rows) = glossary();
+    let declared: Vec<(PathBuf, usize, String)> = lines()
+        .into_iter()
+        .filter_map(|line| declared(&line.text).map(|name| (line.file, line.number, snake(&name))))
+        .collect();
+    let mut wrong = Vec::new();
+    for [terms, instead_of, places] in rows {
+        for term in terms.split('`').filter(|term| term.chars().any(char::is_alphanumeric)) {
+            let is_there = lines().iter().any(|line| line.text.contains(term));
+            assert!(is_there, "the glossary has {term}, which does not occur");
+        }
+        for name in instead_of.split(',').map(str::trim) {
+            for (file, line, _) in declared.iter().filter(|(_, _, known)| known == name) {
+                if places.split(' ').any(|place| file.starts_with(place.trim_end_matches('/'))) {
+                    wrong.push(format!("{}:{line}: {name}; the term is {terms}", file.display()));
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// In code, comments, tests, scripts, documents and the page.
+#[test]
+fn words_that_the_glossary_bans_do_not_occur() {
+    let (text, _) = glossary();
+    let (_, banned) = text.split_once("<!-- banned: ").expect("the list of words");
+    let (banned, _) = banned.split_once(" -->").expect("its end");
+    let banned: Vec<&str> = banned.split(", ").collect();
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut files = Vec::new();
+    for place in ["src", "tests", "benches", "loadtest", "docs", "deploy", "web", ".ci", ".github"] {
+        texts(&root.join(place), &mut files);
+    }
+    files.extend(
+        ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "Makefile", "Cargo.toml"]
+            .map(|name| root.join(name)),
+    );
+    let mut wrong = Vec::new();
+    for file in files {
+        let Ok(text) = std::fs::read_to_string(&file) else { continue };
+        for (index, line) in text.lines().enumerate() {
+            let line = line.to_lowercase();
+            for word in &banned {
+                let is_whole = |at: usize| {
+                    let is_part = |c: Option<char>| c.is_some_and(|c| c.is_alphanumeric() || c == '_');
+                    !is_part(line[..at].chars().next_back()) && !is_part(line[at + word.len()..].chars().next())
+                };
+                if line.match_indices(word).any(|(at, _)| is_whole(at)) {
+                    wrong.push(format!("{}:{}: {word}", file.display(), index + 1));
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// Text files that are written here, the glossary and this list left out.
+fn texts(dir: &Path, into: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(dir).into_iter().flatten() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap_or_default();
+        if ["node_modules", "swagger", "generated", "target", "results"].iter().any(|skipped| name == *skipped) {
+            continue;
+        }
+        if path.is_dir() {
+            texts(&path, into);
+        } else if !path.ends_with("docs/glossary.md") && !path.ends_with("package-lock.json") {
+            into.push(path);
+        }
     }
 }

@@ -50,7 +50,7 @@ struct World {
 }
 
 fn copy(version: u64) -> Snapshot {
-    let state = if version == CHANGES { State::Gone } else { State::Live };
+    let state = if version == CHANGES { State::Tombstone } else { State::Live };
     Snapshot::new(version, 1, Kind::Wb, state, b"{}", &mut Vec::new())
 }
 
@@ -117,14 +117,14 @@ fn explore(rule: Rule) {
         assert!(*world.is_complete.lock().unwrap());
         let (stored, seen) = (world.store.lock().unwrap().clone(), world.slot.get());
         assert_eq!(version(stored.as_ref()), version(seen.as_ref()), "the view is not the store");
-        assert_eq!(seen.map(|seen| seen.state()), Some(State::Gone), "a deleted order came back");
+        assert_eq!(seen.map(|seen| seen.state()), Some(State::Tombstone), "a deleted order came back");
     };
     shuttle::check_pct(body, SCHEDULES / 4, 3);
     shuttle::check_random(body, SCHEDULES);
 }
 
 #[test]
-fn newest_wins_whoever_brings_it() {
+fn newest_wins_anyone_who_brings_it() {
     explore(Snapshot::supersedes);
 }
 

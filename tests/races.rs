@@ -16,7 +16,7 @@ use order_service::cache::feed::Event;
 use order_service::cache::{self, View};
 use order_service::id::OrderId;
 use order_service::read::{self, Found, Reader};
-use order_service::snapshot::{Change, Kind, Snapshot, State};
+use order_service::snapshot::{ChangeKind, Kind, Snapshot, State};
 use tokio::runtime::Runtime;
 
 use crate::scripted::Scripted;
@@ -32,7 +32,7 @@ struct World {
     runtime: Arc<Runtime>,
     store: Scripted,
     view: Arc<View>,
-    reader: Reader<Scripted>,
+    reader: Reader,
     ids: [OrderId; IDS],
     /// The versions whose writers were told that they are stored.
     acknowledged: [AtomicU64; IDS],
@@ -50,7 +50,7 @@ fn pause(random: &mut Rng) {
 }
 
 fn copy(n: usize, version: u64) -> Snapshot {
-    let state = if version == LAST { State::Gone } else { State::Live };
+    let state = if version == LAST { State::Tombstone } else { State::Live };
     // Each version takes another number of bytes.
     let body = "x".repeat(10 * usize::try_from(version).unwrap());
     Snapshot::new(version, n as u64 + 1, Kind::Wb, state, body.as_bytes(), &mut Vec::new())
@@ -88,9 +88,9 @@ impl World {
         let snapshot = copy(n, stored + 1);
         orders.insert(id.clone(), snapshot.clone());
         let change = match snapshot.version() {
-            1 => Change::Created,
-            LAST => Change::Deleted,
-            _ => Change::Updated,
+            1 => ChangeKind::Created,
+            LAST => ChangeKind::Deleted,
+            _ => ChangeKind::Updated,
         };
         Some(Event { id: id.clone(), snapshot, change })
     }
@@ -120,7 +120,7 @@ impl World {
             if let Some(event) = self.commit(n, true) {
                 pause(random);
                 let version = event.snapshot.version();
-                self.view.hear(event);
+                self.view.apply_remote(event);
                 if !self.view.is_bounded() {
                     self.acknowledged[n].fetch_max(version, Ordering::SeqCst);
                 }
@@ -240,7 +240,7 @@ fn explore(tasks: &[Task], bytes_max: impl Fn(u64) -> Option<u64>) {
 }
 
 #[test]
-fn a_view_of_everything_shows_the_newest_whoever_brings_it() {
+fn a_view_of_everything_shows_the_newest_anyone_who_brings_it() {
     let tasks: [Task; 6] = [World::change, World::change, World::tell, World::read, World::read, World::warm_up];
     explore(&tasks, |_| None);
 }

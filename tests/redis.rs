@@ -315,7 +315,7 @@ async fn what_could_not_be_written_is_never_read_older() {
         }
         until("what was read from the store is written", SOON, || (version_of(&address, &text) == n).then_some(()));
     }
-    // Nothing else keeps what was planted from being read: whoever knows of nothing newer takes it.
+    // Nothing else keeps what was planted from being read: anyone who knows of nothing newer takes it.
     let other = Tier::settled(&address).await;
     plant(&address, &text, &body, &marker);
     assert_eq!(other.found(&order).await.flat().whole(), first.flat().whole());
@@ -341,7 +341,7 @@ async fn what_an_earlier_process_wrote_is_not_trusted() {
     drop(earlier);
     let tier = Tier::start(&address);
     tier.wait_breaker(0).await;
-    assert!(tier.redis.get(&order).await.is_none(), "nobody follows the store yet");
+    assert!(tier.redis.get(&order).await.is_none(), "no one follows the store yet");
     tier.redis.begin();
     assert_eq!(orders.read(&tier, &order).await.unwrap().flat().whole(), newest.flat().whole());
     ask::<()>(&address, &["DEL", &format!("order:{text}"), &format!("order_version:{text}")]);
@@ -485,7 +485,7 @@ fn instances_on_one_database_share_a_redis() {
     for n in 2..100 {
         let (writer, reader) = if n % 2 == 0 { (&a, &b) } else { (&b, &a) };
         writer.post("/orders", body(n)).expect(200);
-        assert_eq!(writer.get(&path).expect(200).text(), body(n), "whoever wrote it reads it");
+        assert_eq!(writer.get(&path).expect(200).text(), body(n), "anyone who wrote it reads it");
         let version = n.to_string();
         let read = reader.request("GET", &path, &[("X-Min-Version", &version)], "").expect(200);
         assert_eq!(read.text(), body(n));

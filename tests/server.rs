@@ -13,7 +13,6 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-#[cfg(feature = "postgres")]
 use crate::database::Database;
 
 /// The longest a start may take. These limits cost nothing where all is well, and a machine that does much else at the
@@ -69,17 +68,7 @@ pub struct Server {
 const STORE: &str = "ORDER_TEST_STORE";
 
 /// In a build without PostgreSQL there is nothing to choose.
-#[cfg(not(feature = "postgres"))]
-type Database = std::convert::Infallible;
-
-#[cfg(not(feature = "postgres"))]
-fn chosen_store(_: &mut [String]) -> Option<Database> {
-    assert!(std::env::var_os(STORE).is_none(), "{STORE} is set, and this build has one store");
-    None
-}
-
 /// The database of a service that is to run on PostgreSQL.
-#[cfg(feature = "postgres")]
 fn chosen_store(flags: &mut Vec<String>) -> Option<Database> {
     let is_chosen = std::env::var(STORE).is_ok_and(|store| store == "postgres");
     if !is_chosen || flags.iter().any(|flag| flag == "--postgres") {
@@ -549,7 +538,6 @@ impl Connection {
     }
 
     /// All that the other side sends until it closes the connection.
-    #[cfg(feature = "grpc")]
     pub fn until_end(&mut self) -> io::Result<Vec<u8>> {
         let mut bytes = Vec::new();
         self.stream.read_to_end(&mut bytes)?;

@@ -99,7 +99,7 @@ postgres() {
         fi
         ;;
     command)
-        # A killed server that nobody has waited for yet still counts as running for the next one.
+        # A killed server that no one has waited for yet still counts as running for the next one.
         local home
         home=$(cat "$dir/home")
         if [ "$(state_of "$(head -1 "$home/data/postmaster.pid" 2>/dev/null)")" = Z ]; then

@@ -101,7 +101,7 @@ async fn a_stall_counts_for_every_request_that_was_due_meanwhile() {
     let worst = &report["slowest_at_seconds_us"][0];
     assert!((0.5..10.0).contains(&worst[0].as_f64().unwrap()), "{report}");
     assert!(worst[1].as_u64() <= latency["p100"].as_u64() && worst[1].as_u64() >= Some(2_000_000), "{report}");
-    // Not told to who may not come before all others. A machine that stands still itself may take some of it.
+    // Not told to who may not come before all others. A machine that stops itself may take some of it.
     let without = &report["slowest_without_that_at_seconds_us"];
     assert_eq!(report["machine_stopped_at_seconds_us"].is_array(), without.is_array(), "{report}");
     assert!(without.is_null() || without[0][1].as_u64() > Some(100_000), "{report}");
@@ -117,8 +117,8 @@ async fn answers_that_are_wrong_or_missing_are_told_apart() {
     // Only the look before the start was answered.
     let error = load::run(load_of(address)).await.unwrap().check().unwrap_err();
     assert!(error.to_string().contains("closed early"), "{error:#}");
-    let (_kept, nobody) = refusing();
-    let error = load::run(load_of(nobody)).await.err().unwrap();
+    let (_kept, refusing_at) = refusing();
+    let error = load::run(load_of(refusing_at)).await.err().unwrap();
     assert!(format!("{error:#}").contains("does not answer: connection refused"), "{error:#}");
     assert!(Server::parse("http://10.0.0.1:80", false).is_err(), "load is for this machine");
 }
@@ -189,8 +189,8 @@ async fn a_valid_order_that_is_rejected_is_a_failure() {
 
 #[tokio::test]
 async fn a_service_that_is_not_there_is_said_at_once_and_one_that_goes_away_ends_it() {
-    let (_kept, nobody) = refusing();
-    let error = publish::run(publish_of(nobody, 1_000_000)).await.unwrap_err();
+    let (_kept, refusing_at) = refusing();
+    let error = publish::run(publish_of(refusing_at, 1_000_000)).await.unwrap_err();
     assert!(format!("{error:#}").contains("does not answer: connection refused"), "{error:#}");
 
     // One answer, and then the listener is gone with its connections.

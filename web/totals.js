@@ -25,7 +25,7 @@ export function createTotals() {
     try {
       total = await fetchTotal();
       draw();
-    } catch { /* the old total stays; the connection mark already says that the server is away */ }
+    } catch { /* the old total stays; the connection mark already says that the server is unavailable */ }
   }
 
   // Driven by events: with no event there is no timer and no question.

@@ -10,8 +10,8 @@ use order_service::cache::feed::Read;
 use order_service::cache::{self, View};
 use order_service::id::OrderId;
 use order_service::ingest;
-use order_service::lifecycle::{self, Readiness, Shutdown};
 use order_service::order::sample;
+use order_service::process::lifecycle::{self, Readiness, Shutdown};
 use order_service::store::postgres::{Config, Maintenance, Postgres};
 use order_service::warmup;
 

@@ -49,7 +49,7 @@ impl Servers {
     }
 
     /// Has PostgreSQL make the files of its log, which a server that has been at work uses again: a new one writes each
-    /// of them full of zeros first, in the middle of somebody's commit.
+    /// of them full of zeros first, in the middle of someone's commit.
     #[allow(dead_code, reason = "each bench has those that it needs")]
     pub fn season(&self) {
         let next = "SELECT pg_logical_emit_message(false, 'season', ''), pg_switch_wal()";

@@ -44,7 +44,7 @@ check() { # check CASE SERVER
         if [[ $case == list-* ]]; then key=orders; fi
         redis-cli -p "$port" GET "$key" | head -c -1 >"$work/body"
     elif [[ $case == *-gzip ]]; then
-        # Whoever compresses when first asked may answer plainly meanwhile, and have a smaller form a second later.
+        # Anyone who compresses when first asked may answer plainly meanwhile, and have a smaller form a second later.
         for pause in 1.5 0.5 0; do
             curl -s -m 10 -H 'Accept-Encoding: gzip' -D "$work/head" -o "$work/body" "$url" || true
             coding=identity

@@ -44,7 +44,7 @@ start_nginx() {
         printf "%s", $0 >(dir id); close(dir id) }' "$set/orders.ndjson"
     cp "$set/list.json" "$root/api/orders"
     cp "$set/list.json.gz" "$root/api/orders.gz"
-    # Its workers would otherwise run as somebody who may not read the checkout.
+    # Its workers would otherwise run as someone who may not read the checkout.
     if [ "$(id -u)" = 0 ]; then user='user root;'; fi
     # Its configuration has no way to write these three literally.
     if ! grep -q "[\$\\\\']" "$set/order.json"; then

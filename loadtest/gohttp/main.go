@@ -1,5 +1,5 @@
 // Gohttp answers the orders of a file the way most services are first written: net/http, a map behind a mutex.
-// With -mode marshal every answer is made anew by json.Marshal; with -mode bytes all bytes are ready beforehand.
+// With -mode marshal every answer is made again by json.Marshal; with -mode bytes all bytes are ready beforehand.
 package main
 
 import (

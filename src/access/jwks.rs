@@ -175,7 +175,7 @@ async fn get(uri: &Uri) -> Result<Bytes, FetchError> {
 }
 
 fn failed(what: &str, error: &dyn std::error::Error) -> FetchError {
-    FetchError(format!("{what}: {}", crate::log::causes(error)))
+    FetchError(format!("{what}: {}", crate::process::log::causes(error)))
 }
 
 async fn ask(uri: &Uri, socket: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> Result<Bytes, FetchError> {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::Access;
 use super::jwks::{REFRESH_TIME, Source};
 use super::keys::Keys;
-use crate::lifecycle::{Reload, Reloads, Shutdown};
+use crate::process::lifecycle::{Reload, Reloads, Shutdown};
 
 /// How often files are looked at: a key that is taken out ends within a second.
 const LOOK_EVERY: Duration = Duration::from_millis(250);

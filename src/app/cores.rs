@@ -6,9 +6,8 @@ use anyhow::Context;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 use crate::http::Server;
-use crate::lifecycle::Shutdown;
 use crate::listen::Bound;
-use crate::store::Store;
+use crate::process::lifecycle::Shutdown;
 
 /// The cores this process may run on, as many as wanted; one after the other again where more are wanted than there are.
 pub fn of_this_process(wanted: Option<usize>) -> Vec<usize> {
@@ -25,12 +24,12 @@ pub fn of_this_process(wanted: Option<usize>) -> Vec<usize> {
 ///
 /// # Errors
 /// The system gives no thread or no runtime.
-pub fn serve<T: Store>(
-    server: &Arc<Server<T>>,
+pub fn serve(
+    server: &Arc<Server>,
     cores: &[usize],
     listeners: Vec<Vec<Bound>>,
     shutdown: &Shutdown,
-) -> anyhow::Result<impl Future<Output = anyhow::Result<()>> + use<T>> {
+) -> anyhow::Result<impl Future<Output = anyhow::Result<()>> + use<>> {
     let mut ends = Vec::new();
     for (&core, listeners) in cores.iter().zip(listeners) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

@@ -4,8 +4,8 @@
 use anyhow::Context;
 
 use super::Config;
-use crate::lifecycle::{Reload, Shutdown};
 use crate::listen::{self, Bound, Endpoint};
+use crate::process::lifecycle::{Reload, Shutdown};
 use crate::tls::reload::LOOK_EVERY;
 use crate::tls::server::Protocols;
 use crate::tls::{self, Server};
@@ -15,7 +15,6 @@ pub struct Listeners {
     /// For each thread that serves HTTP, a socket of each address.
     pub http: Vec<Vec<Bound>>,
     /// For gRPC.
-    #[cfg(feature = "grpc")]
     pub grpc: Option<Bound>,
     /// For metrics and health.
     pub admin: Option<Bound>,
@@ -34,7 +33,6 @@ pub fn bind(config: &Config, threads: usize, tls: Option<&Server>) -> anyhow::Re
     }
     Ok(Listeners {
         http,
-        #[cfg(feature = "grpc")]
         grpc: match &config.grpc.listen {
             Some(endpoint) => Some(bind_one(endpoint, 1, tls, Protocols::Http2)?.remove(0)),
             None => None,

@@ -4,24 +4,24 @@ use std::sync::Arc;
 
 use anyhow::Context;
 
-use super::bus::{self, Instance};
 use super::{Config, listeners, stop_signal};
 use crate::access::Access;
 use crate::admin::{self, Admin};
-use crate::follow::Telling;
 use crate::http::route;
 use crate::ingest::Ingest;
 use crate::kafka::Snapshots;
-use crate::lifecycle::{self, Readiness, Reload, Shutdown};
 use crate::metrics::Metrics;
-use crate::outbox;
+use crate::process::lifecycle::{self, Readiness, Reload, Shutdown};
 use crate::record::Contents;
+use crate::replication::bus::{self, Instance};
+use crate::replication::follow::Telling;
+use crate::replication::outbox;
+use crate::replication::worker::Events;
 use crate::source::kafka::KafkaSource;
 use crate::store::any::AnyStore;
 use crate::store::{Peers, Presence, Store, StoreError};
-use crate::worker::Events;
 
-/// How often the instances that serve are told that somebody else writes to their store, and how long they may take to
+/// How often the instances that serve are told that someone else writes to their store, and how long they may take to
 /// notice.
 const ANNOUNCE_EVERY: std::time::Duration = std::time::Duration::from_millis(500);
 
@@ -67,7 +67,6 @@ async fn run(config: Config) -> anyhow::Result<()> {
         if !announce(&store, telling, &shutdown).await? {
             return anyhow::Ok(());
         }
-        #[cfg(feature = "postgres")]
         tokio::spawn(super::watch_rights(store.clone(), readiness.gate("rights", "not checked"), shutdown.clone()));
         let gates = ["kafka", "dead-letters"].map(|name| readiness.gate(name, "not started"));
         let [gate, letters] = gates;
@@ -104,7 +103,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Makes sure that whoever serves this store's orders looks for changes by others, now and from now on. Returns
+/// Makes sure that anyone who serves this store's orders looks for changes by others, now and from now on. Returns
 /// whether there is anything to do.
 async fn announce(store: &AnyStore, telling: Option<Telling>, shutdown: &Shutdown) -> anyhow::Result<bool> {
     let mut telling = telling;
@@ -112,7 +111,7 @@ async fn announce(store: &AnyStore, telling: Option<Telling>, shutdown: &Shutdow
     loop {
         let announced = tokio::select! {
             () = waiting.wait() => return Ok(false),
-            announced = store.announce() => announced,
+            announced = store.heartbeat() => announced,
         };
         match announced {
             Ok(peers) => {
@@ -120,7 +119,7 @@ async fn announce(store: &AnyStore, telling: Option<Telling>, shutdown: &Shutdow
                 break;
             }
             Err(error @ StoreError::Unfit(_)) => return Err(error.into()),
-            Err(error) => tracing::warn!(error = %crate::log::causes(&error), "the store cannot be reached"),
+            Err(error) => tracing::warn!(error = %crate::process::log::causes(&error), "the store cannot be reached"),
         }
         tokio::time::sleep(ANNOUNCE_EVERY).await;
     }
@@ -132,9 +131,9 @@ async fn announce(store: &AnyStore, telling: Option<Telling>, shutdown: &Shutdow
                 () = shutdown.wait() => return,
                 () = tokio::time::sleep(ANNOUNCE_EVERY) => {}
             }
-            let peers = store.announce().await;
+            let peers = store.heartbeat().await;
             if let Err(error) = &peers {
-                tracing::debug!(error = %crate::log::causes(error), "the store cannot be reached");
+                tracing::debug!(error = %crate::process::log::causes(error), "the store cannot be reached");
             }
             tell(&store, telling.as_mut(), peers.ok());
         }

@@ -4,12 +4,12 @@
 //! bit that a reader sets, and a hand that walks from the oldest end to the newest and takes what was not read since it
 //! last came by. A hit writes that one bit and nothing else.
 //!
-//! What left can be brought back by somebody who read the store before it was changed, and then it would be older than
+//! What left can be brought back by someone who read the store before it was changed, and then it would be older than
 //! what readers were shown. Three rules keep that from happening:
 //!
-//! 1. Whoever is about to read an id from the store, or to commit a change of it, pins it first and unpins it once the
+//! 1. Anyone who is about to read an id from the store, or to commit a change of it, pins it first and unpins it once the
 //!    copy is visible. What is pinned does not leave, so the newest copy is there to win.
-//! 2. Whoever reads many ids that are not known beforehand holds everything in place for so long.
+//! 2. Anyone who reads many ids that are not known beforehand holds everything in place for so long.
 //! 3. What others tell of their changes may be late. It only replaces a copy that is there; while the id is pinned it
 //!    is kept, and applied once the pin is gone.
 
@@ -26,7 +26,7 @@ use crate::snapshot::Snapshot;
 
 /// No node.
 const NONE: u32 = u32::MAX;
-/// Orders whose time is up that leave at once: a tenth of a millisecond in which nobody else may enter, leave or be pinned.
+/// Orders whose time is up that leave at once: a tenth of a millisecond in which no one else may enter, leave or be pinned.
 const EXPIRED_MAX: usize = 256;
 /// Orders the hand passes over for having been read before it takes one all the same: what one insertion may cost.
 const SKIPS_MAX: usize = 64;
@@ -40,7 +40,7 @@ pub(super) const fn cost(entries: u64, bytes: u64) -> u64 {
     bytes + bytes / 16 + entries * ENTRY_BYTES
 }
 
-/// The queue, and what is in nobody's way.
+/// The queue, and what is in no one's way.
 pub(super) struct Evict {
     ttl: Option<Duration>,
     began: Instant,
@@ -151,9 +151,9 @@ impl Evict {
         inner.heard_of_free()
     }
 
-    /// Keeps what others told of an order that is not in the view, if somebody is about to bring it in. `apply` is tried
+    /// Keeps what others told of an order that is not in the view, if someone is about to bring it in. `apply` is tried
     /// first, under the lock that a pin takes.
-    pub(super) fn hear(&self, id: &OrderId, snapshot: &Snapshot, apply: impl FnOnce() -> bool) {
+    pub(super) fn apply_remote(&self, id: &OrderId, snapshot: &Snapshot, apply: impl FnOnce() -> bool) {
         let mut inner = self.lock();
         if apply() || (inner.holds == 0 && !inner.pins.contains_key(id)) {
             return;
@@ -386,17 +386,17 @@ mod tests {
     }
 
     #[test]
-    fn what_is_heard_of_an_order_waits_for_whoever_is_about_to_bring_it_in() {
+    fn what_is_heard_of_an_order_waits_for_anyone_who_is_about_to_bring_it_in() {
         let copy = |version| {
             Snapshot::new(version, 1, crate::snapshot::Kind::Wb, crate::snapshot::State::Live, b"{}", &mut Vec::new())
         };
         let evict = Evict::new(None);
-        evict.hear(&id(1), &copy(3), || false);
+        evict.apply_remote(&id(1), &copy(3), || false);
         evict.pin(&[id(1)]);
         for version in [2, 4, 3] {
-            evict.hear(&id(1), &copy(version), || false);
+            evict.apply_remote(&id(1), &copy(version), || false);
         }
-        evict.hear(&id(2), &copy(1), || false);
+        evict.apply_remote(&id(2), &copy(1), || false);
         evict.pin(&[id(1)]);
         assert!(evict.unpin(&[id(1)]).is_empty());
         let heard = evict.unpin(&[id(1)]);
@@ -410,7 +410,7 @@ mod tests {
         let evict = Evict::new(None);
         let copy = Snapshot::new(1, 1, crate::snapshot::Kind::Wb, crate::snapshot::State::Live, b"{}", &mut Vec::new());
         let mut was_tried = false;
-        evict.hear(&id(1), &copy, || {
+        evict.apply_remote(&id(1), &copy, || {
             was_tried = true;
             assert!(evict.inner.try_lock().is_err(), "a pin could begin now");
             false

@@ -1,4 +1,4 @@
-//! Committed changes in the order they became visible, the newest few kept so that a reader who was away can resume. Of each
+//! Committed changes in the order they became visible, the newest few kept so that a reader who was unavailable can resume. Of each
 //! order versions only rise: several may tell of one change, and one that tells of an older one may come last.
 
 use std::collections::{HashMap, VecDeque};
@@ -8,7 +8,7 @@ use foldhash::fast::RandomState;
 use tokio::sync::watch;
 
 use crate::id::{OrderId, Version};
-use crate::snapshot::{Change, Snapshot};
+use crate::snapshot::{ChangeKind, Snapshot};
 
 /// One committed change.
 #[derive(Debug, Clone)]
@@ -18,7 +18,7 @@ pub struct Event {
     /// Its copy after the change.
     pub snapshot: Snapshot,
     /// What kind of change it was.
-    pub change: Change,
+    pub change: ChangeKind,
 }
 
 /// A bounded log of changes. Offsets rise by one from 0 and are valid within this process only.
@@ -69,9 +69,9 @@ impl Feed {
                 continue;
             }
             live += match event.change {
-                Change::Created => 1,
-                Change::Updated => 0,
-                Change::Deleted => -1,
+                ChangeKind::Created => 1,
+                ChangeKind::Updated => 0,
+                ChangeKind::Deleted => -1,
             };
             if newest.is_some_and(|newest| newest > version) {
                 continue;
@@ -134,7 +134,7 @@ mod tests {
     fn event(seq: u64) -> Event {
         let snapshot = Snapshot::new(1, seq, Kind::Wb, State::Live, b"{}", &mut Vec::new());
         let id = OrderId::parse(format!("o{seq}").as_bytes()).unwrap();
-        Event { id, snapshot, change: Change::Created }
+        Event { id, snapshot, change: ChangeKind::Created }
     }
 
     #[test]
@@ -156,16 +156,20 @@ mod tests {
             let snapshot = Snapshot::new(version, 1, Kind::Wb, State::Live, b"{}", &mut Vec::new());
             Event { id: OrderId::parse(b"a").unwrap(), snapshot, change }
         };
-        assert_eq!(feed.append([change(1, Change::Created), change(1, Change::Created)]), 1);
+        assert_eq!(feed.append([change(1, ChangeKind::Created), change(1, ChangeKind::Created)]), 1);
         assert_eq!(
-            feed.append([change(3, Change::Updated), change(2, Change::Updated), change(3, Change::Updated)]),
+            feed.append([
+                change(3, ChangeKind::Updated),
+                change(2, ChangeKind::Updated),
+                change(3, ChangeKind::Updated)
+            ]),
             0
         );
         let Read::Events(events) = feed.read(0, 9) else { panic!("kept") };
         assert_eq!(events.iter().map(|event| event.snapshot.version()).collect::<Vec<_>>(), [1, 3]);
         let other = |version, kind| Event { id: OrderId::parse(b"b").unwrap(), ..change(version, kind) };
         assert_eq!(
-            feed.append([other(2, Change::Updated), other(1, Change::Created)]),
+            feed.append([other(2, ChangeKind::Updated), other(1, ChangeKind::Created)]),
             1,
             "it was created all the same"
         );

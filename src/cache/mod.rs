@@ -1,11 +1,11 @@
 //! The view: every order as the bytes it is answered with, in a lock-free map that only ever moves forward.
 //! Knows snapshots, never orders.
 
-mod absent;
+pub mod encodings;
 mod evict;
 pub mod external;
 pub mod feed;
-pub mod forms;
+mod negative;
 mod owned;
 pub mod recent;
 
@@ -20,11 +20,11 @@ use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock, watch};
 
 use crate::id::{OrderId, Version};
 use crate::snapshot::{Kind, OwnerTag, Snapshot, State};
-use absent::Absent;
+use encodings::{CompressorStep, Demand, Encoding};
 use evict::{Evict, Verdict};
 use external::{External, KeyOf, NotKept};
 use feed::{Event, Feed};
-use forms::{Coding, Demand, Next};
+use negative::NegativeCache;
 use owned::Owned;
 use recent::{List, Recent, Shortfall};
 
@@ -40,7 +40,7 @@ pub struct Config {
     pub list_refresh: Duration,
     /// Whether the list is also kept compressed for clients that take it so.
     pub list_compress: bool,
-    /// Changes kept for readers of `/events` that were away.
+    /// Changes kept for readers of `/events` that were unavailable.
     pub feed_events_max: usize,
     /// Bytes of orders those changes may hold on to.
     pub feed_bytes_max: usize,
@@ -100,11 +100,11 @@ pub struct View {
     config: Config,
     orders: HashMap<OrderId, Snapshot, RandomState>,
     recent: Recent,
-    forms: Demand,
+    demand: Demand,
     feed: Feed,
     external: External,
     owned: Owned,
-    absent: Absent,
+    negative: NegativeCache,
     evict: Option<Evict>,
     tally: Tally,
     is_complete: AtomicBool,
@@ -173,11 +173,11 @@ impl View {
                 .hasher(RandomState::default())
                 .build(),
             recent: Recent::new(config.list_max, config.list_bytes_max),
-            forms: Demand::new(),
+            demand: Demand::new(),
             feed: Feed::new(config.feed_events_max, config.feed_bytes_max),
             external: External::new(config.key_of.filter(|_| !config.is_bounded())),
             owned: Owned::new(config.owner_of.is_some() && !config.is_bounded()),
-            absent: Absent::new(config.absent_max, config.absent_time),
+            negative: NegativeCache::new(config.absent_max, config.absent_time),
             evict: config.is_bounded().then(|| Evict::new(config.ttl)),
             tally: Tally::default(),
             is_complete: AtomicBool::new(false),
@@ -205,7 +205,7 @@ impl View {
         Some(snapshot)
     }
 
-    /// As [`View::get`] for whoever is no reader: what is looked at this way stays no longer for it.
+    /// As [`View::get`] for anyone who is no reader: what is looked at this way stays no longer for it.
     #[must_use]
     pub fn peek(&self, id: &OrderId) -> Option<Snapshot> {
         self.orders.pin().get(id).cloned()
@@ -237,7 +237,7 @@ impl View {
     /// Returns how many became visible.
     fn insert_all(&self, orders: impl IntoIterator<Item = (OrderId, Snapshot)>, leaves_first: bool) -> usize {
         let map = self.orders.pin();
-        let mut total = Change::default();
+        let mut total = TallyDelta::default();
         let mut entered = Vec::new();
         let mut count = 0;
         let mut scratch = Vec::new();
@@ -281,8 +281,8 @@ impl View {
             return snapshot;
         }
         let owner = match snapshot.state() {
-            State::Gone => map.get(id).and_then(Snapshot::owner),
-            State::Live | State::Hidden => self.owner_of(&snapshot),
+            State::Tombstone => map.get(id).and_then(Snapshot::owner),
+            State::Live | State::SoftDeleted => self.owner_of(&snapshot),
         };
         owner.map_or_else(|| snapshot.clone(), |owner| snapshot.with_owner(owner, scratch))
     }
@@ -319,7 +319,7 @@ impl View {
         let map = self.orders.pin();
         let is_over = || self.config.bytes_max.is_some_and(|bytes_max| self.used() > bytes_max);
         evict.shrink(is_over, |id, must| {
-            // Before anything is gone: whoever misses it knows that it may be in the store.
+            // Before anything is gone: anyone who misses it knows that it may be in the store.
             self.has_let_go.store(true, Ordering::SeqCst);
             let removed = map.compute(id.clone(), |visible| match visible {
                 Some((_, visible)) if !must && visible.take_read() => Operation::Abort(()),
@@ -368,14 +368,14 @@ impl View {
     /// Whether the store did not know this id a moment ago.
     #[must_use]
     pub fn is_absent(&self, id: &OrderId) -> bool {
-        self.absent.contains(id)
+        self.negative.contains(id)
     }
 
     /// The store does not know this id. `asked` is when the question was put.
     pub fn note_absent(&self, id: OrderId, asked: Instant) {
-        self.absent.note(id.clone(), asked);
+        self.negative.note(id.clone(), asked);
         if self.contains(&id) {
-            self.absent.forget([&id]); // it arrived meanwhile
+            self.negative.forget([&id]); // it arrived meanwhile
         }
     }
 
@@ -398,7 +398,7 @@ impl View {
     }
 
     /// Completes a change of the map's table that began and has not ended, some 100 ns for each order: until then reads
-    /// look in two tables. Nobody waits for it, except whoever calls it.
+    /// look in two tables. No one waits for it, except anyone who calls it.
     pub fn settle(&self) {
         let map = self.orders.pin();
         let _ = map.iter().next(); // to walk through it takes one table
@@ -418,8 +418,8 @@ impl View {
         let events = self.with_owners(events);
         // Warm-up or read-through may have brought a copy already; it is news all the same.
         self.fill_all(events.iter().map(|event| (event.id.clone(), event.snapshot.clone())));
-        self.absent.forget(events.iter().map(|event| &event.id));
-        let live = self.announce(events);
+        self.negative.forget(events.iter().map(|event| &event.id));
+        let live = self.tell_feed(events);
         if self.evict.is_some() {
             // An order that has left may be told of once more, which makes it no second one.
             self.tally.live.fetch_add(live, Ordering::Relaxed);
@@ -440,7 +440,7 @@ impl View {
     }
 
     /// Returns by how much the number of live orders changes.
-    fn announce(&self, events: Vec<Event>) -> i64 {
+    fn tell_feed(&self, events: Vec<Event>) -> i64 {
         self.forget_brought(&events);
         let map = self.orders.pin();
         self.recent.apply(events.iter().map(|event| &event.id), |id| map.get(id).cloned());
@@ -449,7 +449,7 @@ impl View {
 
     /// Makes a copy visible that was read from the store, as [`View::fill`] does, where another process may have written it:
     /// it was not announced yet.
-    pub fn bring(&self, id: OrderId, snapshot: Snapshot) {
+    pub fn fill_shared(&self, id: OrderId, snapshot: Snapshot) {
         let version = snapshot.version();
         if self.fill(id.clone(), snapshot) {
             let mut brought = self.brought.lock().unwrap_or_else(PoisonError::into_inner);
@@ -488,7 +488,7 @@ impl View {
 
     /// Takes what another process told of a change, which may be late by now: where orders may leave it replaces only
     /// what is here, or is about to come. Returns whether it was news.
-    pub fn hear(&self, event: Event) -> bool {
+    pub fn apply_remote(&self, event: Event) -> bool {
         let Some(evict) = &self.evict else {
             let is_news = self.is_news(&event.id, &event.snapshot);
             if is_news {
@@ -496,10 +496,10 @@ impl View {
             }
             return is_news;
         };
-        self.absent.forget([&event.id]);
+        self.negative.forget([&event.id]);
         let event = self.with_owners(vec![event]).remove(0);
         let mut is_news = false;
-        evict.hear(&event.id, &event.snapshot, || {
+        evict.apply_remote(&event.id, &event.snapshot, || {
             let map = self.orders.pin();
             let Some(change) = update(&map, &event.id, &event.snapshot) else {
                 let is_here = map.contains_key(&event.id);
@@ -509,12 +509,12 @@ impl View {
                 }
                 return is_here;
             };
-            self.tally.add(&Change { live: 0, ..change });
+            self.tally.add(&TallyDelta { live: 0, ..change });
             is_news = true;
             true
         });
         if is_news {
-            let _ = self.announce(vec![event]); // counted by the store
+            let _ = self.tell_feed(vec![event]); // counted by the store
         }
         is_news
     }
@@ -555,48 +555,48 @@ impl View {
         self.recent.changed().await;
     }
 
-    /// Makes the list anew; takes a millisecond at most, so it belongs on no read thread.
+    /// Makes the list again; takes a millisecond at most, so it belongs on no read thread.
     pub fn refresh_list(&self) {
         self.recent.refresh();
-        self.forms.listed(Instant::now());
+        self.demand.listed(Instant::now());
     }
 
     /// Whether this list is, or will be, compressed for those who ask.
     #[must_use]
     pub fn compresses(&self, list: &List) -> bool {
-        self.config.list_compress && list.may_have_forms()
+        self.config.list_compress && list.may_be_encoded()
     }
 
-    /// A client would take the list in this coding, had it such a form or not.
-    pub fn ask_form(&self, coding: Coding) {
-        self.forms.ask(coding, Instant::now());
+    /// A client would take the list in this encoding, had it such a form or not.
+    pub fn ask_encoding(&self, encoding: Encoding) {
+        self.demand.ask(encoding, Instant::now());
     }
 
-    /// Completes when [`View::next_form`] may say something else. For one waiter. Cancel-safe.
-    pub async fn form_asked(&self) {
-        self.forms.news().await;
+    /// Completes when [`View::next_encoding`] may say something else. For one waiter. Cancel-safe.
+    pub async fn encoding_asked(&self) {
+        self.demand.news().await;
     }
 
-    /// What to do about forms of the list, after one in the coding `last`. What is to be made is asked for no more.
+    /// What to do about forms of the list, after one in the encoding `last`. What is to be made is asked for no more.
     #[must_use]
-    pub fn next_form(&self, last: Coding) -> Next {
-        self.forms.next(self.list(), last, Instant::now())
+    pub fn next_encoding(&self, last: Encoding) -> CompressorStep {
+        self.demand.next(self.list(), last, Instant::now())
     }
 
     /// A form was made, in this time.
-    pub fn form_made(&self, took: Duration) {
-        self.forms.made(took);
+    pub fn encoding_made(&self, took: Duration) {
+        self.demand.made(took);
     }
 
     /// Completes when the next form is made.
     pub fn next_form_made(&self) -> Notified<'_> {
-        self.forms.next_made()
+        self.demand.next_made()
     }
 
     /// How many forms were made, and how long that took.
     #[must_use]
     pub fn forms_made(&self) -> (u64, Duration) {
-        self.forms.total()
+        self.demand.total()
     }
 
     /// What the store must be asked for to keep the list whole.
@@ -667,8 +667,8 @@ impl View {
             _ => Operation::Abort(()),
         });
         let mut change = match replaced {
-            Compute::Updated { old: (_, old), new: (_, new) } => Change::between(Some(old), new),
-            Compute::Removed(_, old) => Change::of_removal(old),
+            Compute::Updated { old: (_, old), new: (_, new) } => TallyDelta::between(Some(old), new),
+            Compute::Removed(_, old) => TallyDelta::of_removal(old),
             Compute::Inserted(..) | Compute::Aborted(()) => return false,
         };
         if self.evict.is_some() {
@@ -788,7 +788,7 @@ impl Drop for Pinned {
         };
         for (id, snapshot) in heard {
             let change = snapshot.apparent_change();
-            self.view.hear(Event { id, snapshot, change });
+            self.view.apply_remote(Event { id, snapshot, change });
         }
         self.view.shrink();
     }
@@ -809,13 +809,13 @@ const fn resize_mode(config: &Config) -> ResizeMode {
 
 /// What one published copy changes about the totals.
 #[derive(Default)]
-struct Change {
+struct TallyDelta {
     live: i64,
     entries: isize,
     bytes: i64,
 }
 
-impl Change {
+impl TallyDelta {
     fn of_removal(old: &Snapshot) -> Self {
         Self {
             live: -i64::from(old.state() == State::Live),
@@ -836,7 +836,7 @@ impl Change {
 }
 
 impl Tally {
-    fn add(&self, change: &Change) {
+    fn add(&self, change: &TallyDelta) {
         self.live.fetch_add(change.live, Ordering::Relaxed);
         // Adds what is negative, too: it wraps around.
         self.entries.fetch_add(change.entries.cast_unsigned(), Ordering::Relaxed);
@@ -850,30 +850,30 @@ impl Tally {
     }
 }
 
-/// The one place where a copy enters the map: newest wins, whoever brings it.
+/// The one place where a copy enters the map: newest wins, no matter who brings it.
 /// Returns what that changed, and the copy that it took the place of.
-fn fill<'m>(map: &'m Orders<'_>, id: OrderId, snapshot: Snapshot) -> Option<(Change, Option<&'m Snapshot>)> {
+fn fill<'m>(map: &'m Orders<'_>, id: OrderId, snapshot: Snapshot) -> Option<(TallyDelta, Option<&'m Snapshot>)> {
     // The closure may run several times, so it decides and changes nothing.
     let result = map.compute(id, |visible| match visible {
         Some((_, visible)) if !snapshot.supersedes(visible) => Operation::Abort(()),
         _ => Operation::Insert(snapshot.clone()),
     });
     match result {
-        Compute::Inserted(_, new) => Some((Change::between(None, new), None)),
-        Compute::Updated { old: (_, old), new: (_, new) } => Some((Change::between(Some(old), new), Some(old))),
+        Compute::Inserted(_, new) => Some((TallyDelta::between(None, new), None)),
+        Compute::Updated { old: (_, old), new: (_, new) } => Some((TallyDelta::between(Some(old), new), Some(old))),
         Compute::Removed(..) => unreachable!("nothing is removed here"),
         Compute::Aborted(()) => None,
     }
 }
 
 /// As [`fill`] for a copy that replaces an older one and nothing else.
-fn update(map: &Orders<'_>, id: &OrderId, snapshot: &Snapshot) -> Option<Change> {
+fn update(map: &Orders<'_>, id: &OrderId, snapshot: &Snapshot) -> Option<TallyDelta> {
     let result = map.compute(id.clone(), |visible| match visible {
         Some((_, visible)) if snapshot.supersedes(visible) => Operation::Insert(snapshot.clone()),
         _ => Operation::Abort(()),
     });
     match result {
-        Compute::Updated { old: (_, old), new: (_, new) } => Some(Change::between(Some(old), new)),
+        Compute::Updated { old: (_, old), new: (_, new) } => Some(TallyDelta::between(Some(old), new)),
         _ => None,
     }
 }
@@ -881,7 +881,7 @@ fn update(map: &Orders<'_>, id: &OrderId, snapshot: &Snapshot) -> Option<Change>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::snapshot::{Change as Committed, Kind};
+    use crate::snapshot::{ChangeKind, Kind};
 
     fn id(text: &str) -> OrderId {
         OrderId::parse(text.as_bytes()).unwrap()
@@ -893,7 +893,7 @@ mod tests {
     }
 
     fn event(name: &str, version: u64, seq: u64, state: State) -> Event {
-        Event { id: id(name), snapshot: copy(version, seq, state), change: Committed::Created }
+        Event { id: id(name), snapshot: copy(version, seq, state), change: ChangeKind::Created }
     }
 
     fn view(list_max: usize) -> View {
@@ -912,7 +912,7 @@ mod tests {
         for version in [1, 2] {
             assert!(!view.fill(id("a"), copy(version, 1, State::Live)));
         }
-        assert!(view.fill(id("a"), copy(3, 1, State::Gone)));
+        assert!(view.fill(id("a"), copy(3, 1, State::Tombstone)));
         assert!(!view.fill(id("a"), copy(2, 1, State::Live)), "a tombstone is a version like any other");
         assert_eq!(view.size().live, 0);
         assert_eq!(view.size().entries, 1);
@@ -947,9 +947,9 @@ mod tests {
         let view = View::new(Config { bytes_max: Some(1 << 20), ..Config::default() }, 0);
         view.fill(id("a"), copy(1, 1, State::Live));
         view.set_complete();
-        assert!(view.hear(event("a", 2, 1, State::Live)));
+        assert!(view.apply_remote(event("a", 2, 1, State::Live)));
         assert!(view.is_complete(), "it has that one");
-        assert!(!view.hear(event("b", 1, 2, State::Live)));
+        assert!(!view.apply_remote(event("b", 1, 2, State::Live)));
         assert!(!view.contains(&id("b")));
         assert!(!view.is_complete(), "an order that is only in the store would be answered 404");
     }
@@ -978,7 +978,7 @@ mod tests {
         view.publish(vec![event("a", 1, 1, State::Live), event("b", 1, 2, State::Live), event("c", 1, 3, State::Live)]);
         assert_eq!(listed(&view), r#"[{"s":3,"v":1},{"s":2,"v":1}]"#);
         assert!(view.list().has_more);
-        view.publish(vec![event("b", 2, 2, State::Live), event("c", 2, 3, State::Hidden)]);
+        view.publish(vec![event("b", 2, 2, State::Live), event("c", 2, 3, State::SoftDeleted)]);
         assert_eq!(listed(&view), r#"[{"s":2,"v":2},{"s":1,"v":1}]"#);
         assert!(!view.list().has_more);
     }
@@ -990,7 +990,7 @@ mod tests {
         // The store was asked when it was empty; its answer comes after a burst that the list could not keep whole.
         view.publish((1..=9).map(|seq| event(&format!("o{seq}"), 1, seq, State::Live)).collect());
         view.admit_to_list(asked, Vec::new());
-        view.publish((6..=9).map(|seq| event(&format!("o{seq}"), 2, seq, State::Gone)).collect());
+        view.publish((6..=9).map(|seq| event(&format!("o{seq}"), 2, seq, State::Tombstone)).collect());
         let asked = view.list_shortfall().expect("orders 1 to 5 are not kept");
         assert_eq!(asked, Shortfall { before: Some(6), limit: 4 });
         view.admit_to_list(asked, vec![(id("o5"), copy(1, 5, State::Live))]);
@@ -1003,12 +1003,12 @@ mod tests {
         let view = view(2);
         view.admit_to_list(view.list_shortfall().unwrap(), Vec::new());
         view.publish((1..=9).map(|seq| event(&format!("o{seq}"), 1, seq, State::Live)).collect());
-        view.publish((6..=9).map(|seq| event(&format!("o{seq}"), 2, seq, State::Gone)).collect());
+        view.publish((6..=9).map(|seq| event(&format!("o{seq}"), 2, seq, State::Tombstone)).collect());
         let asked = view.list_shortfall().expect("only the newest four were kept, and all are deleted");
         assert_eq!(asked, Shortfall { before: Some(6), limit: 4 });
         let page = |seq: u64| (id(&format!("o{seq}")), copy(1, seq, State::Live));
         // While the store was asked, o5 was deleted and o4 changed.
-        view.publish(vec![event("o5", 2, 5, State::Gone), event("o4", 2, 4, State::Live)]);
+        view.publish(vec![event("o5", 2, 5, State::Tombstone), event("o4", 2, 4, State::Live)]);
         view.admit_to_list(asked, [5, 4, 3, 2].map(page).into());
         assert_eq!(listed(&view), r#"[{"s":4,"v":2},{"s":3,"v":1}]"#);
         assert!(view.list().has_more);
@@ -1027,14 +1027,14 @@ mod tests {
         // Twice as many are kept as are listed.
         view.publish((5..=9).map(|seq| event(&format!("o{seq}"), 1, seq, State::Live)).collect());
         assert_eq!(listed(&view), r#"[{"s":9,"v":1},{"s":8,"v":1}]"#);
-        view.publish((6..=9).map(|seq| event(&format!("o{seq}"), 2, seq, State::Gone)).collect());
+        view.publish((6..=9).map(|seq| event(&format!("o{seq}"), 2, seq, State::Tombstone)).collect());
         let asked = view.list_shortfall().expect("one order is left, and there is room for two");
         view.admit_to_list(asked, (1..=4).rev().map(page).collect());
         assert_eq!(listed(&view), r#"[{"s":5,"v":1},{"s":4,"v":1}]"#);
         // One is listed whatever it takes.
         let body = format!("{{\"large\":\"{}\"}}", "x".repeat(200));
         let snapshot = Snapshot::new(1, 10, Kind::Wb, State::Live, body.as_bytes(), &mut Vec::new());
-        view.publish(vec![Event { id: id("o10"), snapshot, change: Committed::Created }]);
+        view.publish(vec![Event { id: id("o10"), snapshot, change: ChangeKind::Created }]);
         assert_eq!(listed(&view), format!("[{body}]"));
         assert!(view.list().has_more);
     }

@@ -9,7 +9,7 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use tokio::sync::Notify;
 
-use super::forms::Forms;
+use super::encodings::Encodings;
 use crate::id::OrderId;
 use crate::snapshot::{Snapshot, State};
 
@@ -27,12 +27,12 @@ pub struct List {
     /// When it was made.
     pub(super) since: Instant,
     /// The body compressed.
-    pub(super) forms: Forms,
+    pub(super) encodings: Encodings,
 }
 
 impl List {
     pub(super) fn new(body: Bytes, orders: Vec<Snapshot>, has_more: bool, generation: u64) -> Self {
-        Self { body, orders, has_more, generation, since: Instant::now(), forms: Forms::default() }
+        Self { body, orders, has_more, generation, since: Instant::now(), encodings: Encodings::default() }
     }
 }
 
@@ -186,7 +186,7 @@ impl Recent {
         self.dirty.notified().await;
     }
 
-    /// Makes the list anew from what is kept.
+    /// Makes the list again from what is kept.
     pub(super) fn refresh(&self) {
         let (orders, has_more) = {
             let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);

@@ -28,9 +28,9 @@ use super::status;
 use crate::access::address::Peer;
 use crate::access::scope::Need;
 use crate::access::{Access, Denied, Who, head};
-use crate::lifecycle::Shutdown;
 use crate::listen::{Connection, Listener, Opened, Stream};
 use crate::metrics::Metrics;
+use crate::process::lifecycle::Shutdown;
 use crate::source::inbox::{Coming, Inbox};
 
 /// Bytes of a request's headers.
@@ -235,7 +235,7 @@ async fn open(mut connection: Connection, access: &Access) -> Option<(Stream, Pe
 async fn serve_connection(config: &Config, door: Door, socket: Stream, peer: Peer, mut shutdown: Shutdown) {
     let peer = Arc::new(peer);
     let activity = Arc::new(Activity::new());
-    // Every call is answered by then, so whoever is still at one does not read its answer.
+    // Every call is answered by then, so anyone who is still at one does not read its answer.
     let stuck_time = door.call_time + config.idle_time;
     let service = service_fn({
         let (activity, shutdown) = (Arc::clone(&activity), shutdown.clone());

@@ -15,10 +15,9 @@ use tonic_health::ServingStatus;
 use tonic_health::server::{HealthReporter, health_reporter};
 
 use crate::access::Access;
-use crate::lifecycle::{Readiness, Shutdown};
 use crate::listen::{Endpoint, Listener};
 use crate::metrics::Metrics;
-use crate::store::Store;
+use crate::process::lifecycle::{Readiness, Shutdown};
 use conn::{Door, Routes};
 pub use orders::Orders;
 use proto::service::v1::orders_service_server::{OrdersServiceServer, SERVICE_NAME};
@@ -45,7 +44,7 @@ pub mod proto {
     pub(super) const DESCRIPTORS: &[u8] = include_bytes!("generated/orders.bin");
 }
 
-/// What a message is besides the order in it: ids, names of fields, lengths.
+/// What a message has beyond the order in it: ids, names of fields, lengths.
 const MESSAGE_SLACK_BYTES: usize = 4096;
 /// How late the health service may notice that readiness has changed.
 const HEALTH_TIME: Duration = Duration::from_millis(100);
@@ -89,11 +88,11 @@ impl Limits {
     }
 }
 
-/// Answers on `listener` until `shutdown`, then finishes what is being answered and returns. Whoever calls this bounds
+/// Answers on `listener` until `shutdown`, then finishes what is being answered and returns. Anyone who calls this bounds
 /// how long that may take.
-pub async fn serve<T: Store>(
+pub async fn serve(
     config: Config,
-    orders: Orders<T>,
+    orders: Orders,
     access: Arc<Access>,
     metrics: Metrics,
     readiness: Readiness,

@@ -12,13 +12,12 @@ use super::proto::service::v1::{
 };
 use super::{Limits, model, status};
 use crate::access::Who;
-use crate::ack::Waiter;
 use crate::id::{OrderId, Version, parse_uuid};
 use crate::metrics::Metrics;
 use crate::read::{Found, Reader};
 use crate::snapshot::{OwnerTag, Snapshot, State};
 use crate::source::inbox::{self, Inbox, Reply};
-use crate::store::Store;
+use crate::source::waiters::Waiter;
 
 /// The least version a reader accepts.
 const X_MIN_VERSION: &str = "x-min-version";
@@ -26,17 +25,17 @@ const X_MIN_VERSION: &str = "x-min-version";
 const X_VERSION: &str = "x-version";
 
 /// Answers calls about orders.
-pub struct Orders<T> {
-    reader: Reader<T>,
+pub struct Orders {
+    reader: Reader,
     inbox: Inbox,
     metrics: Metrics,
     limits: Limits,
 }
 
-impl<T: Store> Orders<T> {
+impl Orders {
     /// Reads through `reader`, writes through `inbox`.
     #[must_use]
-    pub fn new(reader: Reader<T>, inbox: Inbox, metrics: Metrics, limits: Limits) -> Self {
+    pub fn new(reader: Reader, inbox: Inbox, metrics: Metrics, limits: Limits) -> Self {
         Self { reader, inbox, metrics, limits }
     }
 
@@ -88,7 +87,7 @@ impl<T: Store> Orders<T> {
 }
 
 #[async_trait]
-impl<T: Store> OrdersService for Orders<T> {
+impl OrdersService for Orders {
     async fn health(&self, _request: Request<HealthRequest>) -> Result<Response<HealthResponse>, Status> {
         Ok(Response::new(HealthResponse { status: "ok".into() }))
     }
@@ -140,7 +139,7 @@ fn note_read<M>(who: Option<&Who>, route: &str, order: Option<&str>, result: &Re
     }
 }
 
-impl<T: Store> Orders<T> {
+impl Orders {
     async fn upsert(
         &self,
         request: Request<UpsertOrderRequest>,
@@ -173,7 +172,7 @@ impl<T: Store> Orders<T> {
         let least = min_version(request.metadata())?;
         let id = OrderId::parse(request.get_ref().order_id.as_bytes()).map_err(status::bad_id)?;
         let snapshot = self.find(&id, least, owner).await?;
-        if snapshot.state() == State::Gone {
+        if snapshot.state() == State::Tombstone {
             return Err(status::deleted());
         }
         let order = model::model(&id, &snapshot).map_err(|error| status::unreadable(&error))?;

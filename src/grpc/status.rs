@@ -51,7 +51,7 @@ pub fn was_deleted() -> Status {
     Status::failed_precondition("the order was deleted before")
 }
 
-/// FAILED_PRECONDITION for a read that asked for a version nobody has, where HTTP says 412.
+/// FAILED_PRECONDITION for a read that asked for a version no one has, where HTTP says 412.
 pub fn version_not_reached(least: Version) -> Status {
     Status::failed_precondition(format!("no copy of this order is at version {least} or newer"))
 }
@@ -138,7 +138,7 @@ pub fn not_let_in(denied: &Denied) -> Status {
 /// What could not be read.
 pub fn not_read(error: &ReadError) -> Status {
     if let ReadError::Store(cause) = error {
-        tracing::warn!(error = %crate::log::causes(cause), "read failed");
+        tracing::warn!(error = %crate::process::log::causes(cause), "read failed");
     }
     try_again(error.to_string())
 }

@@ -3,18 +3,18 @@
 
 use hyper::header::{ACCEPT, ACCEPT_ENCODING, HeaderMap};
 
-use crate::cache::forms::Coding;
+use crate::cache::encodings::Encoding;
 
 /// What a client takes.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Accepted {
-    /// The codings it takes rather than none, those it likes best first.
-    codings: [Option<Coding>; Coding::ALL.len()],
+    /// The encodings it takes rather than none, those it likes best first.
+    encodings: [Option<Encoding>; Encoding::ALL.len()],
     /// It also takes a body as it is.
     pub takes_plain: bool,
 }
 
-/// The weight of a coding: from 1 to 1000, or 0 for one that is not taken.
+/// The weight of an encoding: from 1 to 1000, or 0 for one that is not taken.
 type Weight = u16;
 
 impl Accepted {
@@ -28,11 +28,11 @@ impl Accepted {
     }
 
     /// Of a client that says nothing.
-    pub const PLAIN: Self = Self { codings: [None; Coding::ALL.len()], takes_plain: true };
+    pub const PLAIN: Self = Self { encodings: [None; Encoding::ALL.len()], takes_plain: true };
 
     /// What the values of the header say.
     pub fn read<'v>(values: impl Iterator<Item = &'v str>) -> Self {
-        let mut weights: [Option<Weight>; Coding::ALL.len()] = [None; Coding::ALL.len()];
+        let mut weights: [Option<Weight>; Encoding::ALL.len()] = [None; Encoding::ALL.len()];
         let (mut plain, mut any) = (None, None);
         for value in values {
             for element in value.split(',') {
@@ -41,7 +41,7 @@ impl Accepted {
                 let place = match name.trim() {
                     "*" => &mut any,
                     name if name.eq_ignore_ascii_case("identity") => &mut plain,
-                    name => match Coding::ALL.iter().position(|&coding| is_name(coding, name)) {
+                    name => match Encoding::ALL.iter().position(|&encoding| is_name(encoding, name)) {
                         Some(index) => &mut weights[index],
                         None => continue,
                     },
@@ -53,15 +53,15 @@ impl Accepted {
         let takes_plain = plain.or(any) != Some(0);
         // What is not mentioned is taken, but no better than anything that is.
         let plain = plain.or(any).unwrap_or(1);
-        let mut codings = Coding::ALL.map(|coding| (weights[coding as usize].or(any).unwrap_or(0), coding));
-        codings.sort_by_key(|&(weight, _)| std::cmp::Reverse(weight)); // stable: the better coding first among equals
-        let codings = codings.map(|(weight, coding)| (weight > 0 && weight >= plain).then_some(coding));
-        Self { codings, takes_plain }
+        let mut encodings = Encoding::ALL.map(|encoding| (weights[encoding as usize].or(any).unwrap_or(0), encoding));
+        encodings.sort_by_key(|&(weight, _)| std::cmp::Reverse(weight)); // stable: the better encoding first among equals
+        let encodings = encodings.map(|(weight, encoding)| (weight > 0 && weight >= plain).then_some(encoding));
+        Self { encodings, takes_plain }
     }
 
-    /// The codings it takes rather than none, those it likes best first.
-    pub fn codings(&self) -> impl Iterator<Item = Coding> {
-        self.codings.iter().flatten().copied()
+    /// The encodings it takes rather than none, those it likes best first.
+    pub fn encodings(&self) -> impl Iterator<Item = Encoding> {
+        self.encodings.iter().flatten().copied()
     }
 }
 
@@ -115,8 +115,8 @@ fn liked(headers: &HeaderMap, names: &[&str]) -> Liked {
     Liked { weight: best.1, is_named: best.0 == 3 }
 }
 
-fn is_name(coding: Coding, name: &str) -> bool {
-    name.eq_ignore_ascii_case(coding.name()) || (coding == Coding::Gzip && name.eq_ignore_ascii_case("x-gzip"))
+fn is_name(encoding: Encoding, name: &str) -> bool {
+    name.eq_ignore_ascii_case(encoding.name()) || (encoding == Encoding::Gzip && name.eq_ignore_ascii_case("x-gzip"))
 }
 
 /// `q=0.5` as 500; 1000 when it is not said. `None` for what is no weight.
@@ -147,7 +147,7 @@ mod tests {
             headers.append(ACCEPT_ENCODING, value.parse().unwrap());
         }
         let accepted = Accepted::of(&headers);
-        let mut names: Vec<&str> = accepted.codings().map(Coding::name).collect();
+        let mut names: Vec<&str> = accepted.encodings().map(Encoding::name).collect();
         names.extend(accepted.takes_plain.then_some("plain"));
         names.join(" ")
     }

@@ -509,23 +509,23 @@ impl Drop for InFlight {
 
 /// What was done about the requests at the front of what a client sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Taken {
+pub struct Consumed {
     /// Bytes of requests that are answered.
     pub bytes: usize,
     /// What follows them.
-    pub rest: Rest,
+    pub rest: Remainder,
 }
 
 /// What follows the requests that are answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Rest {
+pub enum Remainder {
     /// Nothing.
     Nothing,
     /// Perhaps more of the same: there are [`HELD_BYTES_MAX`] of answers now.
     Unseen,
     /// The beginning of a request.
     Part,
-    /// A request for somebody else, with its body this many bytes long if that is known.
+    /// A request for someone else, with its body this many bytes long if that is known.
     Other(Option<usize>),
     /// The beginning of HTTP/2.
     Http2,
@@ -573,7 +573,7 @@ impl Held {
 pub trait Front {
     /// Answers the requests at the front of `requests`, as far as it does, by appending to `answers`, which has no body.
     /// Once it has one, nothing more is appended.
-    fn answer(&mut self, requests: &[u8], answers: &mut Held) -> Taken;
+    fn answer(&mut self, requests: &[u8], answers: &mut Held) -> Consumed;
 
     /// hyper has appended to `answers` while no request is being answered. That is the end of an answer whose request is
     /// done, or the refusal of a head that it could not read.
@@ -582,13 +582,13 @@ pub trait Front {
 
 /// Whose requests are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Turn {
+enum ReadOwner {
     /// Ours as far as we can answer them; hyper has read none that it has not answered.
-    Ours,
+    FastPath,
     /// hyper has exactly one request, whole.
-    Lent,
+    HyperOnce,
     /// hyper may have begun to read one that follows.
-    Given,
+    Hyper,
     /// HTTP/2 is spoken, of which everything is hyper's.
     Http2,
 }
@@ -604,8 +604,8 @@ pub struct Tracked<F, S: Transport> {
     socket: S,
     registered: Registered,
     front: F,
-    turn: Turn,
-    /// The beginning of a request that nobody else has seen.
+    owner: ReadOwner,
+    /// The beginning of a request that no one else has seen.
     part: Vec<u8>,
     held: Held,
     /// hyper has more to write than it could.
@@ -617,19 +617,19 @@ impl<F: Front, S: Transport> Tracked<F, S> {
     #[must_use]
     pub fn new(socket: S, registered: Registered, front: F) -> Self {
         let (part, held) = (Vec::new(), Held::default());
-        Self { socket, registered, front, turn: Turn::Ours, part, held, is_behind: false }
+        Self { socket, registered, front, owner: ReadOwner::FastPath, part, held, is_behind: false }
     }
 
     /// HTTP/2 is spoken from now on: all is hyper's.
     pub fn begin_http2(&mut self) {
-        self.turn = Turn::Http2;
+        self.owner = ReadOwner::Http2;
         self.registered.conn.multiplex();
     }
 
     /// Whether the client has begun HTTP/2.
     #[must_use]
     pub fn is_http2(&self) -> bool {
-        self.turn == Turn::Http2
+        self.owner == ReadOwner::Http2
     }
 
     /// The connection.
@@ -646,16 +646,16 @@ impl<F: Front, S: Transport> Tracked<F, S> {
     /// What a client begins with is no HTTP/1.1: HTTP/2 goes on as such, TLS is let go. Whether that is
     /// so: behind requests, or what was no beginning of one, hyper refuses it.
     #[cold]
-    fn begin_other(&mut self, rest: Rest, bytes: &[u8], had_part: bool) -> bool {
+    fn begin_other(&mut self, rest: Remainder, bytes: &[u8], had_part: bool) -> bool {
         let is_first = had_part || self.registered.conn.is_fresh();
         match rest {
-            Rest::Http2 if is_first => {
+            Remainder::Http2 if is_first => {
                 self.part.extend_from_slice(bytes);
                 self.begin_http2();
             }
-            Rest::Tls if is_first => {
+            Remainder::Tls if is_first => {
                 crate::listen::note_tls(self.registered.conn.address);
-                self.turn = Turn::Given;
+                self.owner = ReadOwner::Hyper;
             }
             _ => return false,
         }
@@ -675,10 +675,13 @@ impl<F: Front, S: Transport> Tracked<F, S> {
 
     /// Whether hyper waits for a request and has nothing to write.
     fn is_our_turn(&mut self) -> bool {
-        if self.turn == Turn::Lent && self.registered.conn.phase.load(Ordering::Relaxed) == IDLE && !self.is_behind {
-            self.turn = Turn::Ours;
+        if self.owner == ReadOwner::HyperOnce
+            && self.registered.conn.phase.load(Ordering::Relaxed) == IDLE
+            && !self.is_behind
+        {
+            self.owner = ReadOwner::FastPath;
         }
-        self.turn == Turn::Ours
+        self.owner == ReadOwner::FastPath
     }
 
     /// Whether the connection is to close and nothing has come that is to be answered before. The system is asked: what
@@ -703,7 +706,7 @@ impl<F: Front, S: Transport> Tracked<F, S> {
                     // What is held leaves now. If it cannot yet, this is called again when it can.
                     std::task::ready!(self.poll_send(context))?;
                     if self.part.is_empty() && self.is_dismissed() {
-                        self.turn = Turn::Given;
+                        self.owner = ReadOwner::Hyper;
                         return Poll::Ready(Ok(())); // to hyper, the end of what the client sends
                     }
                     return Poll::Pending;
@@ -711,7 +714,7 @@ impl<F: Front, S: Transport> Tracked<F, S> {
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
                 Poll::Ready(Ok(())) if into.filled().len() == known => {
                     // The client sends no more; hyper says what that means, also for the beginning of a request.
-                    self.turn = Turn::Given;
+                    self.owner = ReadOwner::Hyper;
                     if known == from
                         && let Poll::Ready(Err(error)) = self.poll_send(context)
                     {
@@ -726,11 +729,11 @@ impl<F: Front, S: Transport> Tracked<F, S> {
             let rest = loop {
                 let taken = self.front.answer(&into.filled()[at..], &mut self.held);
                 at += taken.bytes;
-                if taken.rest != Rest::Unseen {
+                if taken.rest != Remainder::Unseen {
                     break taken.rest;
                 }
                 if self.poll_send(context)?.is_pending() {
-                    break Rest::Other(None);
+                    break Remainder::Other(None);
                 }
             };
             if at > from {
@@ -740,26 +743,27 @@ impl<F: Front, S: Transport> Tracked<F, S> {
             match rest {
                 // Who sends a request in more than two pieces is no quicker for our trying.
                 // To hyper as it reads now, the end of what the client sends.
-                Rest::Http2 | Rest::Tls
+                Remainder::Http2 | Remainder::Tls
                     if at == from && self.begin_other(rest, &into.filled()[from..], known > from) =>
                 {
                     into.set_filled(from);
                     return Poll::Ready(Ok(()));
                 }
-                Rest::Part
+                Remainder::Part
                     if (known == from || PREFACE.starts_with(&into.filled()[at..])) && left <= PART_BYTES_MAX =>
                 {
                     self.registered.conn.has_read();
                     self.part.extend_from_slice(&into.filled()[at..]);
                 }
-                Rest::Part | Rest::Other(_) | Rest::Http2 | Rest::Tls => {
+                Remainder::Part | Remainder::Other(_) | Remainder::Http2 | Remainder::Tls => {
                     self.registered.conn.has_read();
-                    self.turn = if rest == Rest::Other(Some(left)) { Turn::Lent } else { Turn::Given };
+                    self.owner =
+                        if rest == Remainder::Other(Some(left)) { ReadOwner::HyperOnce } else { ReadOwner::Hyper };
                     into.filled_mut().copy_within(at.., from);
                     into.set_filled(from + left);
                     return Poll::Ready(Ok(()));
                 }
-                Rest::Nothing | Rest::Unseen => {}
+                Remainder::Nothing | Remainder::Unseen => {}
             }
             into.set_filled(from);
         }
@@ -800,13 +804,13 @@ impl<F: Front + Unpin, S: Transport> AsyncRead for Tracked<F, S> {
         if self.is_our_turn() {
             return self.poll_quick(context, into);
         }
-        if self.turn == Turn::Http2 {
+        if self.owner == ReadOwner::Http2 {
             return self.poll_read_http2(context, into);
         }
         let before = into.filled().len();
         let result = Pin::new(&mut self.socket).poll_read(context, into);
         if into.filled().len() > before {
-            self.turn = Turn::Given;
+            self.owner = ReadOwner::Hyper;
             self.registered.conn.has_read();
             self.registered.conn.has_sent();
         } else {
@@ -835,7 +839,7 @@ impl<F: Front + Unpin, S: Transport> AsyncWrite for Tracked<F, S> {
         context: &mut Context<'_>,
         from: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        if self.turn == Turn::Http2 {
+        if self.owner == ReadOwner::Http2 {
             let result = Pin::new(&mut self.socket).poll_write_vectored(context, from);
             let conn = &self.registered.conn;
             conn.has_written(result.is_pending());
@@ -870,7 +874,7 @@ impl<F: Front + Unpin, S: Transport> AsyncWrite for Tracked<F, S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.turn == Turn::Http2 {
+        if self.owner == ReadOwner::Http2 {
             let flushed = Pin::new(&mut self.socket).poll_flush(context);
             if self.socket.has_unsent() {
                 self.registered.conn.has_written(flushed.is_pending());

@@ -1,4 +1,4 @@
-//! `GET /events`: committed changes as Server-Sent Events. A reader that falls behind is told `reset`; nobody waits
+//! `GET /events`: committed changes as Server-Sent Events. A reader that falls behind is told `reset`; no one waits
 //! for it.
 
 use std::fmt::Write;
@@ -18,7 +18,6 @@ use crate::access::{Denied, Who};
 use crate::cache::feed::{Event, Read};
 use crate::id::OrderId;
 use crate::snapshot::State;
-use crate::store::Store;
 
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 /// Events turned into text at once.
@@ -34,19 +33,14 @@ struct Wanted {
 }
 
 impl Wanted {
-    fn has<T: Store>(&self, api: &Api<T>, event: &Event) -> bool {
+    fn has(&self, api: &Api, event: &Event) -> bool {
         self.order.as_ref().is_none_or(|order| *order == event.id)
             && api.reader.is_seen(self.who.owner_tag(), &event.snapshot)
     }
 }
 
 /// `GET /events`
-pub fn events<T: Store>(
-    api: Arc<Api<T>>,
-    query: &Query<'_>,
-    headers: &HeaderMap,
-    who: &Who,
-) -> Result<Answer, Problem> {
+pub fn events(api: Arc<Api>, query: &Query<'_>, headers: &HeaderMap, who: &Who) -> Result<Answer, Problem> {
     let order = query.get("order").map(|id| OrderId::parse(id.as_bytes())).transpose().map_err(Problem::bad_id)?;
     let is_with_body = match query.get("include") {
         None => false,
@@ -91,7 +85,7 @@ pub fn events<T: Store>(
     Ok(answer)
 }
 
-async fn stream<T: Store>(api: Arc<Api<T>>, wanted: Wanted, from: Option<u64>, sender: &mpsc::Sender<Bytes>) {
+async fn stream(api: Arc<Api>, wanted: Wanted, from: Option<u64>, sender: &mpsc::Sender<Bytes>) {
     let feed = api.reader.view().feed();
     let mut head = feed.watch();
     let mut shutdown = api.shutdown.clone();
@@ -155,7 +149,7 @@ fn push_event(text: &mut String, epoch: &str, next: u64, event: &Event, is_with_
         snapshot.version(),
         change.as_str()
     );
-    if is_with_body && snapshot.state() != State::Gone {
+    if is_with_body && snapshot.state() != State::Tombstone {
         // A compact body has no line breaks: those inside strings are escaped.
         let _ = write!(text, ",\"order\":{}", String::from_utf8_lossy(&snapshot.flat().whole()));
     }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use hyper::Method;
 
 use super::accept::Accepted;
-use super::conn::{HELD_BYTES_MAX, HELD_PIECE_MAX, Held, PREFACE, Rest, Taken};
+use super::conn::{Consumed, HELD_BYTES_MAX, HELD_PIECE_MAX, Held, PREFACE, Remainder};
 use super::route::{self, Route};
 use super::{Api, conditions, gate, host, orders};
 use crate::access::address::Peer;
@@ -19,7 +19,6 @@ use crate::access::{Access, Denied, Glance, LastPass, Shown, head};
 use crate::id::OrderId;
 use crate::read::Found;
 use crate::snapshot::{OwnerTag, State};
-use crate::store::Store;
 
 /// Header fields of a plain read; requests with more are left to hyper.
 const HEADERS_MAX: usize = 24;
@@ -54,20 +53,20 @@ const LIST: usize = 2 * OF_ROUTE;
 const REFUSED: usize = usize::MAX;
 
 /// Answers the requests at the front of `requests`, as far as they are hits, by appending to `answers`.
-pub fn answer<T: Store>(api: &Api<T>, requests: &[u8], answers: &mut Held) -> Taken {
+pub fn answer(api: &Api, requests: &[u8], answers: &mut Held) -> Consumed {
     answer_all(api, Open, requests, answers)
 }
 
 /// The same where requests have to be let in.
-pub fn answer_guarded<T: Store>(
-    api: &Api<T>,
+pub fn answer_guarded(
+    api: &Api,
     peer: &Peer,
     last: &RefCell<LastPass>,
     requests: &[u8],
     answers: &mut Held,
-) -> Taken {
+) -> Consumed {
     if api.access.audits_reads() {
-        return Taken { bytes: 0, rest: Rest::Other(None) }; // there each read is noted
+        return Consumed { bytes: 0, rest: Remainder::Other(None) }; // there each read is noted
     }
     answer_all(api, Guarded { access: &api.access, peer, last }, requests, answers)
 }
@@ -122,7 +121,7 @@ impl Door for Guarded<'_> {
     }
 }
 
-fn answer_all<T: Store, D: Door>(api: &Api<T>, door: D, requests: &[u8], answers: &mut Held) -> Taken {
+fn answer_all<D: Door>(api: &Api, door: D, requests: &[u8], answers: &mut Held) -> Consumed {
     let started = Instant::now();
     let date = date();
     // Nearly always all are of one kind.
@@ -130,10 +129,10 @@ fn answer_all<T: Store, D: Door>(api: &Api<T>, door: D, requests: &[u8], answers
     let mut bytes = 0;
     let rest = loop {
         if bytes == requests.len() {
-            break Rest::Nothing;
+            break Remainder::Nothing;
         }
         if answers.bytes.len() >= HELD_BYTES_MAX || !answers.body.is_empty() {
-            break Rest::Unseen;
+            break Remainder::Unseen;
         }
         match answer_one(api, door, (&requests[bytes..], started), &date, answers) {
             Ok((head, kind)) => {
@@ -160,7 +159,7 @@ fn answer_all<T: Store, D: Door>(api: &Api<T>, door: D, requests: &[u8], answers
             }
         }
     }
-    Taken { bytes, rest }
+    Consumed { bytes, rest }
 }
 
 /// The fields of a request that its answer depends on.
@@ -174,21 +173,21 @@ struct Asked<'r> {
 }
 
 /// The length of the request, and what it is counted as: see [`KINDS`].
-fn answer_one<T: Store, D: Door>(
-    api: &Api<T>,
+fn answer_one<D: Door>(
+    api: &Api,
     door: D,
     (requests, started): (&[u8], Instant),
     date: &Date,
     answers: &mut Held,
-) -> Result<(usize, usize), Rest> {
+) -> Result<(usize, usize), Remainder> {
     let mut headers = [const { MaybeUninit::uninit() }; HEADERS_MAX];
     let mut request = httparse::Request::new(&mut []);
     let head = match request.parse_with_uninit_headers(requests, &mut headers) {
         Ok(httparse::Status::Complete(head)) => head,
-        Ok(httparse::Status::Partial) => return Err(Rest::Part),
+        Ok(httparse::Status::Partial) => return Err(Remainder::Part),
         Err(_) => return Err(foreign(requests)),
     };
-    let other = || Rest::Other(whole(&request, head));
+    let other = || Remainder::Other(whole(&request, head));
     let method = match request.method {
         Some("GET") => 0,
         Some("HEAD") => IS_HEAD,
@@ -234,8 +233,8 @@ fn answer_one<T: Store, D: Door>(
         }
     }
     let kind = match route {
-        Route::Flat(id) => one(api, (id, owner), 0, method, &asked, date, answers),
-        Route::Wrapped(id) => one(api, (id, owner), WRAPPED, method, &asked, date, answers),
+        Route::Flat(id) => get_order(api, (id, owner), 0, method, &asked, date, answers),
+        Route::Wrapped(id) => get_order(api, (id, owner), WRAPPED, method, &asked, date, answers),
         Route::List if owner.is_none() => list(api, method, &asked, date, answers),
         _ => None,
     };
@@ -250,15 +249,15 @@ const PREFACE_BYTES_MIN: usize = b"PRI * HTTP/2".len();
 
 /// What something is that is no request of HTTP/1.1.
 #[cold]
-pub(super) fn foreign(bytes: &[u8]) -> Rest {
+pub(super) fn foreign(bytes: &[u8]) -> Remainder {
     if bytes.starts_with(PREFACE) {
-        Rest::Http2 // hyper reads the rest of it
+        Remainder::Http2 // hyper reads the rest of it
     } else if bytes.len() >= PREFACE_BYTES_MIN && PREFACE.starts_with(bytes) {
-        Rest::Part
+        Remainder::Part
     } else if crate::listen::is_tls(bytes) {
-        Rest::Tls
+        Remainder::Tls
     } else {
-        Rest::Other(None)
+        Remainder::Other(None)
     }
 }
 
@@ -280,8 +279,8 @@ fn let_in<D: Door>(door: D, route: &Route<'_>, asked: &Asked<'_>, started: Insta
 type LetIn = (Option<OwnerTag>, Option<(Bucket, Rate)>);
 
 /// Appends the answer with one order. `None` where hyper has to answer.
-fn one<T: Store>(
-    api: &Api<T>,
+fn get_order(
+    api: &Api,
     (id, owner): (&str, Option<OwnerTag>),
     face: usize,
     method: usize,
@@ -296,7 +295,7 @@ fn one<T: Store>(
         return None;
     }
     let body = if face == WRAPPED { snapshot.wrapped() } else { snapshot.flat() };
-    if snapshot.state() == State::Gone || body.len() > HELD_PIECE_MAX {
+    if snapshot.state() == State::Tombstone || body.len() > HELD_PIECE_MAX {
         return None;
     }
     let mut version = itoa::Buffer::new();
@@ -325,7 +324,7 @@ fn one<T: Store>(
 
 /// Appends the answer with the newest orders: the ready list, plain or in a form that is there. `None` where hyper has to
 /// answer.
-fn list<T: Store>(api: &Api<T>, method: usize, asked: &Asked<'_>, date: &Date, answers: &mut Held) -> Option<usize> {
+fn list(api: &Api, method: usize, asked: &Asked<'_>, date: &Date, answers: &mut Held) -> Option<usize> {
     if asked.accept.is_some_and(may_name_lines) {
         return None;
     }
@@ -335,12 +334,12 @@ fn list<T: Store>(api: &Api<T>, method: usize, asked: &Asked<'_>, date: &Date, a
     let mut form = None;
     if is_compressed && let Some(text) = asked.accept_encoding {
         let accepted = Accepted::read(std::iter::once(std::str::from_utf8(text).ok()?));
-        match accepted.codings().next() {
-            Some(best) => view.ask_form(best),
+        match accepted.encodings().next() {
+            Some(best) => view.ask_encoding(best),
             None if accepted.takes_plain => {}
             None => return None,
         }
-        form = orders::ready_coding(&list, &accepted).and_then(|coding| list.form(coding));
+        form = orders::ready_encoding(&list, &accepted).and_then(|encoding| list.encoded(encoding));
         if form.is_none() && !accepted.takes_plain {
             return None;
         }
@@ -357,14 +356,14 @@ fn list<T: Store>(api: &Api<T>, method: usize, asked: &Asked<'_>, date: &Date, a
             head.extend_from_slice(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncache-control: no-cache\r\n");
             if let Some(form) = &form {
                 head.extend_from_slice(b"content-encoding: ");
-                head.extend_from_slice(form.coding.name().as_bytes());
+                head.extend_from_slice(form.encoding.name().as_bytes());
                 head.extend_from_slice(b"\r\n");
             }
             head.extend_from_slice(b"etag: ");
         }
         _ => head.extend_from_slice(b"HTTP/1.1 304 Not Modified\r\netag: "),
     }
-    head.extend_from_slice(orders::form_tag(&tag, form.as_ref()).as_bytes());
+    head.extend_from_slice(orders::encoded_tag(&tag, form.as_ref()).as_bytes());
     head.extend_from_slice(if known == 0 { b"\r\n" } else { b"\r\ncache-control: no-cache\r\n" });
     if list.has_more
         && let Some(last) = list.orders.last()
@@ -404,14 +403,7 @@ fn end_head(answers: &mut Vec<u8>, length: Option<usize>, date: &Date) {
 
 /// Appends the answer to a read that comes too often, and counts it. It costs less than a hit: what
 /// it says is made once for as long as it is the same.
-fn refuse<T: Store>(
-    api: &Api<T>,
-    route: &Route<'_>,
-    method: usize,
-    limited: &Limited,
-    date: &Date,
-    answers: &mut Held,
-) {
+fn refuse(api: &Api, route: &Route<'_>, method: usize, limited: &Limited, date: &Date, answers: &mut Held) {
     /// Of which rate and wait, the fields, and the body.
     type Made = (Option<(Rate, u64)>, String, String);
     thread_local! {

@@ -24,7 +24,6 @@ use super::body::{Body, Chunk, CutShort};
 use super::conn::{Conn, Tracked};
 use super::transport::Transport;
 use super::{Answering, ConnService, Hits};
-use crate::store::Store;
 
 /// Requests of one connection at once; a client holds back the next ones.
 const STREAMS_MAX: u32 = 128;
@@ -41,7 +40,7 @@ const ERROR_RESETS_MAX: usize = 100;
 
 /// Serves one connection until its client hangs up or it is dismissed. Then it takes no more
 /// requests, and ends when those it has are answered.
-pub(super) async fn serve<T: Store, S: Transport>(service: ConnService<T>, socket: Tracked<Hits<T>, S>) {
+pub(super) async fn serve<S: Transport>(service: ConnService, socket: Tracked<Hits, S>) {
     let conn = Arc::clone(socket.conn());
     let header_bytes_max = u32::try_from(service.api.config.header_bytes_max).unwrap_or(u32::MAX);
     let connection = Builder::new(TokioExecutor::new())
@@ -71,9 +70,9 @@ pub(super) async fn serve<T: Store, S: Transport>(service: ConnService<T>, socke
 }
 
 /// Answers requests of which many are under way.
-struct Multiplexed<T>(ConnService<T>);
+struct Multiplexed(ConnService);
 
-impl<T: Store> Service<Request<Incoming>> for Multiplexed<T> {
+impl Service<Request<Incoming>> for Multiplexed {
     type Response = Response<Flowing>;
     type Error = Infallible;
     type Future = Call;

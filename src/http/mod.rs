@@ -47,16 +47,15 @@ use crate::access::address::Peer;
 use crate::access::scope::Need;
 use crate::access::{Access, Denied, LastPass, Who, head};
 use crate::id::OrderId;
-use crate::lifecycle::{Readiness, Shutdown};
 use crate::listen::{self, Bound, Connection, Endpoint, Listener};
 use crate::metrics::Metrics;
+use crate::process::lifecycle::{Readiness, Shutdown};
 use crate::read::Reader;
 use crate::source::inbox::Inbox;
-use crate::store::Store;
 use crate::tls;
 use body::Body;
-use conn::{Conn, Front, Held, Limits, Registry, Taken, Tracked};
-use orders::Quick;
+use conn::{Conn, Consumed, Front, Held, Limits, Registry, Tracked};
+use orders::Lookup;
 use query::Query;
 use respond::{Answer, Face, Problem};
 use route::{Allow, Route};
@@ -120,11 +119,11 @@ impl Default for Config {
 }
 
 /// What answers need.
-pub struct Api<T> {
+pub struct Api {
     /// How the service answers.
     pub config: Config,
     /// Looks orders up.
-    pub reader: Reader<T>,
+    pub reader: Reader,
     /// Takes orders in.
     pub inbox: Inbox,
     /// Counts.
@@ -147,12 +146,12 @@ pub struct Api<T> {
     varies_by_origin: bool,
 }
 
-impl<T: Store> Api<T> {
+impl Api {
     /// Everything together.
     #[must_use]
     pub fn new(
         config: Config,
-        reader: Reader<T>,
+        reader: Reader,
         inbox: Inbox,
         metrics: Metrics,
         readiness: Readiness,
@@ -188,23 +187,23 @@ impl<T: Store> Api<T> {
 }
 
 /// What all threads that serve HTTP share.
-pub struct Server<T> {
-    api: Arc<Api<T>>,
+pub struct Server {
+    api: Arc<Api>,
     registry: Arc<Registry>,
     room: Arc<Semaphore>,
     is_swept: AtomicBool,
 }
 
-impl<T: Store> Server<T> {
+impl Server {
     /// A server that answers nothing yet.
     #[must_use]
-    pub fn new(api: Api<T>) -> Arc<Self> {
+    pub fn new(api: Api) -> Arc<Self> {
         let registry = Registry::new(api.config.limits.clone());
         let room = Arc::new(Semaphore::new(api.config.connections_max));
         Arc::new(Self { api: Arc::new(api), registry, room, is_swept: AtomicBool::new(false) })
     }
 
-    /// Answers on `listeners` until `shutdown`, then finishes what is being answered and returns. Whoever calls this
+    /// Answers on `listeners` until `shutdown`, then finishes what is being answered and returns. Anyone who calls this
     /// bounds how long that may take. May be called by several runtimes.
     ///
     /// # Errors
@@ -229,7 +228,7 @@ impl<T: Store> Server<T> {
     }
 }
 
-async fn sweep<T>(server: Arc<Server<T>>) {
+async fn sweep(server: Arc<Server>) {
     let closed = &server.api.metrics.connections_closed;
     let report = |sweep: conn::Closed| {
         for (reason, count) in
@@ -242,12 +241,7 @@ async fn sweep<T>(server: Arc<Server<T>>) {
 }
 
 /// Takes connections until `shutdown`, and then those that the system has taken by then.
-async fn accept<T: Store>(
-    server: Arc<Server<T>>,
-    listener: Listener,
-    mut shutdown: Shutdown,
-    _accepting: conn::Accepting,
-) {
+async fn accept(server: Arc<Server>, listener: Listener, mut shutdown: Shutdown, _accepting: conn::Accepting) {
     loop {
         let permit = server.permit().await;
         let accepted = tokio::select! {
@@ -271,7 +265,7 @@ async fn accept<T: Store>(
     }
 }
 
-impl<T: Store> Server<T> {
+impl Server {
     /// Room for one connection.
     async fn permit(&self) -> OwnedSemaphorePermit {
         if let Ok(permit) = Arc::clone(&self.room).try_acquire_owned() {
@@ -340,12 +334,7 @@ impl Drop for Open {
     }
 }
 
-async fn serve_connection<T: Store, S: Transport>(
-    service: ConnService<T>,
-    socket: S,
-    registered: conn::Registered,
-    is_http2: bool,
-) {
+async fn serve_connection<S: Transport>(service: ConnService, socket: S, registered: conn::Registered, is_http2: bool) {
     let hits = Hits {
         api: Arc::clone(&service.api),
         registry: Arc::clone(&service.registry),
@@ -394,19 +383,19 @@ async fn serve_connection<T: Store, S: Transport>(
 }
 
 /// What is answered without hyper.
-struct Hits<T> {
-    api: Arc<Api<T>>,
+struct Hits {
+    api: Arc<Api>,
     registry: Arc<Registry>,
     peer: Arc<Peer>,
     is_guarded: bool,
     last: RefCell<LastPass>,
 }
 
-impl<T: Store> Front for Hits<T> {
-    fn answer(&mut self, requests: &[u8], answers: &mut Held) -> Taken {
+impl Front for Hits {
+    fn answer(&mut self, requests: &[u8], answers: &mut Held) -> Consumed {
         if self.registry.is_stopping() {
             // hyper says that the connection ends with its next answer.
-            return Taken { bytes: 0, rest: hit::foreign(requests) };
+            return Consumed { bytes: 0, rest: hit::foreign(requests) };
         }
         if self.is_guarded {
             return hit::answer_guarded(&self.api, &self.peer, &self.last, requests, answers);
@@ -424,14 +413,14 @@ impl<T: Store> Front for Hits<T> {
 }
 
 /// One connection's way to its answers.
-struct ConnService<T> {
-    api: Arc<Api<T>>,
+struct ConnService {
+    api: Arc<Api>,
     conn: Arc<Conn>,
     registry: Arc<Registry>,
     peer: Arc<Peer>,
 }
 
-impl<T> Clone for ConnService<T> {
+impl Clone for ConnService {
     fn clone(&self) -> Self {
         let (api, conn, registry) = (Arc::clone(&self.api), Arc::clone(&self.conn), Arc::clone(&self.registry));
         Self { api, conn, registry, peer: Arc::clone(&self.peer) }
@@ -455,7 +444,7 @@ impl Future for Answering {
     }
 }
 
-impl<T: Store> Service<Request<Incoming>> for ConnService<T> {
+impl Service<Request<Incoming>> for ConnService {
     type Response = Answer;
     type Error = Infallible;
     type Future = Answering;
@@ -501,12 +490,12 @@ impl<T: Store> Service<Request<Incoming>> for ConnService<T> {
             }));
         };
         let quick = match Query::parse(request.uri().query().unwrap_or_default(), &[]) {
-            Ok(_) => orders::one(api, id, face, headers, who),
-            Err(problem) => Quick::Done(problem.answer(headers)),
+            Ok(_) => orders::look_up(api, id, face, headers, who),
+            Err(problem) => Lookup::Ready(problem.answer(headers)),
         };
         asked.admitted(&api.access, who, &route);
         match quick {
-            Quick::Done(answer) if request.body().is_end_stream() => {
+            Lookup::Ready(answer) if request.body().is_end_stream() => {
                 let answer = conditions::judge(answer, request.method(), headers);
                 Answering::Ready(Some(finish(api, answer, origin, asked, is_stopping, in_flight)))
             }
@@ -515,8 +504,10 @@ impl<T: Store> Service<Request<Incoming>> for ConnService<T> {
                 Answering::Later(Box::pin(async move {
                     let (head, mut body) = request.into_parts();
                     let answer = match quick {
-                        Quick::Done(answer) => answer,
-                        Quick::Slow(id, least) => orders::one_slowly(&api, id, least, face, &head.headers, &who).await,
+                        Lookup::Ready(answer) => answer,
+                        Lookup::NeedsLoad(id, least) => {
+                            orders::load_order(&api, id, least, face, &head.headers, &who).await
+                        }
                     };
                     let answer = conditions::judge(answer, &head.method, &head.headers);
                     let goes_on = orders::read_rest(&head.headers, &mut body).await;
@@ -586,8 +577,8 @@ const EXPOSED: &str = "ETag, Link, X-Missing, Location, Retry-After, RateLimit, 
                        X-Request-Id";
 
 /// What every answer gets, and is counted by.
-fn finish<T>(
-    api: &Api<T>,
+fn finish(
+    api: &Api,
     mut answer: Answer,
     cors_origin: Option<HeaderValue>,
     asked: Asked,
@@ -636,8 +627,8 @@ fn cors(config: &Config, headers: &HeaderMap) -> Option<HeaderValue> {
 }
 
 /// Every route but the hit path. Says too whether another request can follow on the connection.
-async fn answer<T: Store>(
-    api: Arc<Api<T>>,
+async fn answer(
+    api: Arc<Api>,
     peer: &Peer,
     request: Request<Incoming>,
     (need, admitted): (Need, Result<Who, Denied>),
@@ -666,7 +657,7 @@ async fn answer<T: Store>(
 }
 
 /// The answer to a request that is not let in.
-fn refused<T>(api: &Api<T>, peer: &Peer, parts: &Parts, refusal: &Denied, asked: &Asked) -> Answer {
+fn refused(api: &Api, peer: &Peer, parts: &Parts, refusal: &Denied, asked: &Asked) -> Answer {
     let answer = gate::problem(refusal).answer(&parts.headers);
     let route = route::route(&parts.method, parts.uri.path());
     let order = route.order().map(route::segment);
@@ -679,7 +670,7 @@ fn refused<T>(api: &Api<T>, peer: &Peer, parts: &Parts, refusal: &Denied, asked:
 }
 
 /// Takes the body if it is to be read while the answer is sent.
-async fn answer_head<T: Store>(api: Arc<Api<T>>, head: &Parts, body: &mut Option<Incoming>, who: &Who) -> Answer {
+async fn answer_head(api: Arc<Api>, head: &Parts, body: &mut Option<Incoming>, who: &Who) -> Answer {
     let Parts { method, uri, headers, .. } = head;
     if *method == Method::OPTIONS {
         return options(&api.config, uri.path(), headers);

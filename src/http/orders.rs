@@ -21,12 +21,11 @@ use super::route::segment;
 use super::{Api, content_type};
 use crate::access::Who;
 use crate::cache::View;
-use crate::cache::forms::{Coding, Effort, Form};
+use crate::cache::encodings::{EncodedBody, Encoding, Level};
 use crate::cache::recent::List;
 use crate::id::{IdError, OrderId, Version, parse_uuid};
 use crate::read::{Found, ReadError, Reader};
 use crate::snapshot::{OwnerTag, Snapshot, State};
-use crate::store::Store;
 
 /// The most ids one request may ask for.
 pub const IDS_MAX: usize = 1000;
@@ -42,22 +41,22 @@ const LINES_BYTES: usize = 64 << 10;
 const PAGE_ROWS: usize = 64;
 
 /// What the hit path came to.
-pub enum Quick {
+pub enum Lookup {
     /// The answer.
-    Done(Answer),
+    Ready(Answer),
     /// The store must be asked for this id.
-    Slow(OrderId, Option<Version>),
+    NeedsLoad(OrderId, Option<Version>),
 }
 
 /// A read of one order, as far as it goes without waiting.
-pub fn one<T: Store>(api: &Api<T>, id: &str, face: Face, headers: &HeaderMap, who: &Who) -> Quick {
+pub fn look_up(api: &Api, id: &str, face: Face, headers: &HeaderMap, who: &Who) -> Lookup {
     let id = match parse_id(id) {
         Ok(id) => id,
-        Err(error) => return Quick::Done(Problem::bad_id(error).answer(headers)),
+        Err(error) => return Lookup::Ready(Problem::bad_id(error).answer(headers)),
     };
     let least = match min_version(headers) {
         Ok(least) => least,
-        Err(problem) => return Quick::Done(problem.answer(headers)),
+        Err(problem) => return Lookup::Ready(problem.answer(headers)),
     };
     match api.reader.get(&id) {
         Found::Hit(snapshot)
@@ -65,17 +64,17 @@ pub fn one<T: Store>(api: &Api<T>, id: &str, face: Face, headers: &HeaderMap, wh
                 && api.reader.is_seen(who.owner_tag(), &snapshot) =>
         {
             api.metrics.http.hit(1);
-            Quick::Done(respond::order(snapshot, face, headers))
+            Lookup::Ready(respond::order(snapshot, face, headers))
         }
         // While the store may be asked, it is: for an order of another as for one that there is
         // not.
         Found::Hit(_) | Found::Absent if least.is_none() && api.reader.is_known_absent(who.owner_tag()) => {
             api.metrics.http.miss();
-            Quick::Done(Problem::no_order().answer(headers))
+            Lookup::Ready(Problem::no_order().answer(headers))
         }
         _ => {
             api.metrics.http.miss();
-            Quick::Slow(id, least)
+            Lookup::NeedsLoad(id, least)
         }
     }
 }
@@ -89,16 +88,16 @@ fn parse_id(raw: &str) -> Result<OrderId, IdError> {
 }
 
 /// A read of one order, to its end.
-pub async fn one_fully<T: Store>(api: &Api<T>, id: &str, face: Face, headers: &HeaderMap, who: &Who) -> Answer {
-    match one(api, id, face, headers, who) {
-        Quick::Done(answer) => answer,
-        Quick::Slow(id, least) => one_slowly(api, id, least, face, headers, who).await,
+pub async fn one_fully(api: &Api, id: &str, face: Face, headers: &HeaderMap, who: &Who) -> Answer {
+    match look_up(api, id, face, headers, who) {
+        Lookup::Ready(answer) => answer,
+        Lookup::NeedsLoad(id, least) => load_order(api, id, least, face, headers, who).await,
     }
 }
 
 /// The rest of a read of one order.
-pub async fn one_slowly<T: Store>(
-    api: &Api<T>,
+pub async fn load_order(
+    api: &Api,
     id: OrderId,
     least: Option<Version>,
     face: Face,
@@ -124,8 +123,8 @@ fn version_not_reached(least: Version) -> Problem {
 }
 
 /// `GET /orders/by-external/{external}?user_id={uuid}`
-pub async fn by_external<T: Store>(
-    api: &Api<T>,
+pub async fn by_external(
+    api: &Api,
     external: String,
     query: &Query<'_>,
     headers: &HeaderMap,
@@ -168,12 +167,7 @@ fn min_tag(headers: &HeaderMap) -> Result<Option<(OrderId, Version)>, Problem> {
 }
 
 /// `GET /api/orders`, in all its forms.
-pub async fn list<T: Store>(
-    api: &Api<T>,
-    query: &Query<'_>,
-    headers: &HeaderMap,
-    who: &Who,
-) -> Result<Answer, Problem> {
+pub async fn list(api: &Api, query: &Query<'_>, headers: &HeaderMap, who: &Who) -> Result<Answer, Problem> {
     let (ids, limit, cursor) = (query.get("ids"), query.get("limit"), query.get("cursor"));
     let is_paged = limit.is_some() || cursor.is_some();
     let exclude = |detail: &'static str| Err(Problem::bad_request("excluded_parameter", detail));
@@ -182,13 +176,13 @@ pub async fn list<T: Store>(
             return exclude("ids picks orders, so there is no page of them: leave limit and cursor out");
         }
         let ids: Vec<&str> = if ids.is_empty() { Vec::new() } else { ids.split(',').map(str::trim).collect() };
-        return some(api, &ids, who).await;
+        return get_many(api, &ids, who).await;
     }
     if accept::wants_lines(headers) {
         if is_paged {
             return exclude("lines are all orders, so there is no page of them: leave limit and cursor out");
         }
-        return all(api.reader.clone(), who.clone()).await;
+        return stream_all(api.reader.clone(), who.clone()).await;
     }
     let list_max = api.reader.view().config().list_max;
     let limit = match limit {
@@ -215,8 +209,8 @@ pub async fn list<T: Store>(
 
 /// A page of the orders of one owner, with a tag of its own: it changes with these orders and with
 /// no others.
-async fn own_page<T: Store>(
-    api: &Api<T>,
+async fn own_page(
+    api: &Api,
     owner: OwnerTag,
     before: Option<u64>,
     limit: usize,
@@ -251,7 +245,7 @@ async fn own_page<T: Store>(
 }
 
 /// The newest orders before this one, as many as asked for or as an answer may have bytes, and whether there are more.
-async fn page<T: Store>(api: &Api<T>, before: u64, limit: usize) -> Result<(Vec<Snapshot>, bool), Problem> {
+async fn page(api: &Api, before: u64, limit: usize) -> Result<(Vec<Snapshot>, bool), Problem> {
     let mut orders: Vec<Snapshot> = Vec::new();
     let mut rows = PAGE_ROWS;
     loop {
@@ -274,7 +268,7 @@ async fn page<T: Store>(api: &Api<T>, before: u64, limit: usize) -> Result<(Vec<
 }
 
 /// How many of these orders one answer may have: one at least, and as many as it may have bytes.
-fn fitting<T>(api: &Api<T>, orders: &[Snapshot]) -> usize {
+fn fitting(api: &Api, orders: &[Snapshot]) -> usize {
     let mut bytes = 0;
     let fit = |order: &&Snapshot| {
         bytes += order.flat().len() + 1;
@@ -287,7 +281,7 @@ fn fitting<T>(api: &Api<T>, orders: &[Snapshot]) -> usize {
 const FORM_WAIT: Duration = Duration::from_secs(1);
 
 /// The newest orders, from the ready list; compressed where that is ready too and the client takes it.
-async fn newest<T: Store>(api: &Api<T>, limit: usize, headers: &HeaderMap) -> Answer {
+async fn newest(api: &Api, limit: usize, headers: &HeaderMap) -> Answer {
     let view = api.reader.view();
     let list = view.list();
     if limit < list.orders.len() || !view.compresses(&list) {
@@ -295,7 +289,9 @@ async fn newest<T: Store>(api: &Api<T>, limit: usize, headers: &HeaderMap) -> An
         return listed(api, &list, limit, None, headers);
     }
     let mut answer = match choose(view, list, &Accepted::of(headers)).await {
-        Ok((list, coding)) => listed(api, &list, limit, coding.and_then(|coding| list.form(coding)), headers),
+        Ok((list, encoding)) => {
+            listed(api, &list, limit, encoding.and_then(|encoding| list.encoded(encoding)), headers)
+        }
         Err(problem) => problem.answer(headers),
     };
     answer.headers_mut().insert(VARY, HeaderValue::from_static("Accept-Encoding"));
@@ -303,32 +299,32 @@ async fn newest<T: Store>(api: &Api<T>, limit: usize, headers: &HeaderMap) -> An
 }
 
 /// The list to be sent, and in which of its forms.
-async fn choose(view: &View, list: Arc<List>, accepted: &Accepted) -> Result<(Arc<List>, Option<Coding>), Problem> {
-    let ready = |list: &List| ready_coding(list, accepted);
-    match accepted.codings().next() {
+async fn choose(view: &View, list: Arc<List>, accepted: &Accepted) -> Result<(Arc<List>, Option<Encoding>), Problem> {
+    let ready = |list: &List| ready_encoding(list, accepted);
+    match accepted.encodings().next() {
         None if accepted.takes_plain => return Ok((list, None)),
         None => {
             let detail = "the list is to be had plain, as zstd and as gzip";
             return Err(Problem::new(StatusCode::NOT_ACCEPTABLE, "not_acceptable", detail));
         }
-        Some(best) => view.ask_form(best),
+        Some(best) => view.ask_encoding(best),
     }
-    let coding = ready(&list);
-    if coding.is_some() || accepted.takes_plain {
-        return Ok((list, coding));
+    let encoding = ready(&list);
+    if encoding.is_some() || accepted.takes_plain {
+        return Ok((list, encoding));
     }
     let wait = async {
         loop {
             let mut made = pin!(view.next_form_made());
             made.as_mut().enable(); // before the look, so that none is missed
             let list = view.list();
-            let coding = ready(&list);
+            let encoding = ready(&list);
             // Where no form pays there is but one again.
-            let has_none = !view.compresses(&list) || accepted.codings().all(|coding| list.is_plain_best(coding));
-            if coding.is_some() || has_none {
-                return (list, coding);
+            let has_none = !view.compresses(&list) || accepted.encodings().all(|encoding| list.saves_nothing(encoding));
+            if encoding.is_some() || has_none {
+                return (list, encoding);
             }
-            accepted.codings().for_each(|coding| view.ask_form(coding));
+            accepted.encodings().for_each(|encoding| view.ask_encoding(encoding));
             made.await;
         }
     };
@@ -336,33 +332,33 @@ async fn choose(view: &View, list: Arc<List>, accepted: &Accepted) -> Result<(Ar
     tokio::time::timeout(FORM_WAIT, wait).await.map_err(late)
 }
 
-/// The coding of the form that there is and that the client likes best.
-pub fn ready_coding(list: &List, accepted: &Accepted) -> Option<Coding> {
-    accepted.codings().find(|&coding| list.form(coding).is_some())
+/// The encoding of the form that there is and that the client likes best.
+pub fn ready_encoding(list: &List, accepted: &Accepted) -> Option<Encoding> {
+    accepted.encodings().find(|&encoding| list.encoded(encoding).is_some())
 }
 
 /// The answer with the newest orders of a list, or with one of its forms.
-fn listed<T: Store>(api: &Api<T>, list: &List, limit: usize, form: Option<Form<'_>>, headers: &HeaderMap) -> Answer {
+fn listed(api: &Api, list: &List, limit: usize, form: Option<EncodedBody<'_>>, headers: &HeaderMap) -> Answer {
     let mut shown = &list.orders[..limit.min(list.orders.len())];
     if shown.len() < list.orders.len() {
         shown = &shown[..fitting(api, shown).min(shown.len())];
     }
     let is_whole = shown.len() == list.orders.len();
     let tag = list_tag(&api.epoch, list, shown.len());
-    let mut etag = HeaderValue::try_from(form_tag(&tag, None)).expect("letters, digits and hyphens in quotes");
+    let mut etag = HeaderValue::try_from(encoded_tag(&tag, None)).expect("letters, digits and hyphens in quotes");
     let is_known = knows(headers, &etag);
     let mut answer = match &form {
         _ if is_known => respond::not_modified(etag.clone()),
         Some(form) => {
             let mut answer = respond::json(form.body.clone());
-            answer.headers_mut().insert(CONTENT_ENCODING, HeaderValue::from_static(form.coding.name()));
+            answer.headers_mut().insert(CONTENT_ENCODING, HeaderValue::from_static(form.encoding.name()));
             answer
         }
         None if is_whole => respond::json(list.body.clone()),
         None => respond::json(Body::array(shown.to_vec())),
     };
     if form.is_some() {
-        etag = HeaderValue::try_from(form_tag(&tag, form.as_ref())).expect("visible ASCII");
+        etag = HeaderValue::try_from(encoded_tag(&tag, form.as_ref())).expect("visible ASCII");
     }
     answer.headers_mut().insert(ETAG, etag);
     if list.has_more || !is_whole {
@@ -377,12 +373,12 @@ pub fn list_tag(epoch: &str, list: &List, shown: usize) -> String {
 }
 
 /// The tag of what `tag` names, in quotes, in this form of it.
-pub fn form_tag(tag: &str, form: Option<&Form<'_>>) -> String {
+pub fn encoded_tag(tag: &str, form: Option<&EncodedBody<'_>>) -> String {
     match form {
         None => format!("\"{tag}\""),
         Some(form) => {
-            let dense = if form.effort == Effort::Dense { DENSE } else { "" };
-            format!("\"{tag}{dense}-{}\"", form.coding.name())
+            let dense = if form.level == Level::Dense { DENSE } else { "" };
+            format!("\"{tag}{dense}-{}\"", form.encoding.name())
         }
     }
 }
@@ -406,7 +402,7 @@ fn link_next(answer: &mut Answer, last: Option<u64>, limit: usize) {
 
 /// All live orders, newest first, one a line, no faster than the client reads. A store that fails while they are sent
 /// cuts the stream short.
-async fn all<T: Store>(reader: Reader<T>, who: Who) -> Result<Answer, Problem> {
+async fn stream_all(reader: Reader, who: Who) -> Result<Answer, Problem> {
     // One that fails before that is an answer.
     let mut page = next_rows(&reader, &who, None, PAGE_ROWS).await?;
     let (sender, chunks) = mpsc::channel(2);
@@ -432,7 +428,7 @@ async fn all<T: Store>(reader: Reader<T>, who: Who) -> Result<Answer, Problem> {
             page = match next_rows(&reader, &who, before, rows).await {
                 Ok(page) => page,
                 Err(error) => {
-                    tracing::warn!(error = %crate::log::causes(&error), "stream of all orders failed");
+                    tracing::warn!(error = %crate::process::log::causes(&error), "stream of all orders failed");
                     return;
                 }
             };
@@ -443,12 +439,7 @@ async fn all<T: Store>(reader: Reader<T>, who: Who) -> Result<Answer, Problem> {
 }
 
 /// The next orders of a stream, those of one owner where the caller sees no others.
-async fn next_rows<T: Store>(
-    reader: &Reader<T>,
-    who: &Who,
-    before: Option<u64>,
-    rows: usize,
-) -> Result<Vec<Snapshot>, ReadError> {
+async fn next_rows(reader: &Reader, who: &Who, before: Option<u64>, rows: usize) -> Result<Vec<Snapshot>, ReadError> {
     match who.owner() {
         Some(owner) => reader.own_page(owner.tag, before, rows).await,
         None => Ok(reader.next_page(before, rows).await?.into_iter().map(|(_, order)| order).collect()),
@@ -456,12 +447,7 @@ async fn next_rows<T: Store>(
 }
 
 /// `POST /api/orders/lookup`
-pub async fn lookup<T: Store>(
-    api: &Api<T>,
-    headers: &HeaderMap,
-    body: &mut Option<Incoming>,
-    who: &Who,
-) -> Result<Answer, Problem> {
+pub async fn lookup(api: &Api, headers: &HeaderMap, body: &mut Option<Incoming>, who: &Who) -> Result<Answer, Problem> {
     conditions::none(headers)?;
     respond::plain_body(headers)?;
     if !content_type(headers).is_none_or(|kind| kind.ends_with("json")) {
@@ -471,11 +457,11 @@ pub async fn lookup<T: Store>(
     let body = read_body(api, headers, body, IDS_BYTES_MAX).await?;
     let ids: Vec<String> = serde_json::from_slice(&body)
         .map_err(|error| Problem::bad_request("malformed", format!("the body must be a JSON array of ids: {error}")))?;
-    some(api, &ids, who).await
+    get_many(api, &ids, who).await
 }
 
 /// The orders found, in the order asked.
-async fn some<T: Store>(api: &Api<T>, ids: &[impl AsRef<str>], who: &Who) -> Result<Answer, Problem> {
+async fn get_many(api: &Api, ids: &[impl AsRef<str>], who: &Who) -> Result<Answer, Problem> {
     if ids.len() > IDS_MAX {
         return Err(Problem::bad_request("too_many_ids", format!("at most {IDS_MAX} ids at once")));
     }
@@ -509,7 +495,7 @@ async fn some<T: Store>(api: &Api<T>, ids: &[impl AsRef<str>], who: &Who) -> Res
 }
 
 /// `GET /api/stats`
-pub async fn stats<T: Store>(api: &Api<T>, who: &Who) -> Result<Answer, Problem> {
+pub async fn stats(api: &Api, who: &Who) -> Result<Answer, Problem> {
     if let Some(owner) = who.owner() {
         let count = api.reader.own_count(owner.tag).await?;
         let stats = serde_json::json!({"total_orders": count, "version": env!("CARGO_PKG_VERSION")});
@@ -546,8 +532,8 @@ const DISCARD_TIME: Duration = Duration::from_secs(1);
 
 /// A request's whole body, within a size and a time; it is taken once it was read. What does not come in one piece has room among the bodies on their
 /// way: for all it says it will have at once, or for what has come of one that does not say.
-pub async fn read_body<T>(
-    api: &Api<T>,
+pub async fn read_body(
+    api: &Api,
     headers: &HeaderMap,
     whole_body: &mut Option<Incoming>,
     bytes_max: usize,

@@ -46,7 +46,7 @@ pub enum Face {
 /// it would be one all the same.
 #[must_use]
 pub fn order(snapshot: Snapshot, face: Face, headers: &HeaderMap) -> Answer {
-    if snapshot.state() == State::Gone {
+    if snapshot.state() == State::Tombstone {
         return Problem::deleted().answer(headers);
     }
     let version = snapshot.version();
@@ -138,7 +138,7 @@ pub fn content(kind: &'static str, body: impl Into<Body>) -> Answer {
 /// # Errors
 /// 415, which says so.
 pub fn plain_body(headers: &HeaderMap) -> Result<(), Problem> {
-    let is_plain = |coding: &HeaderValue| coding.as_bytes().eq_ignore_ascii_case(b"identity");
+    let is_plain = |encoding: &HeaderValue| encoding.as_bytes().eq_ignore_ascii_case(b"identity");
     if headers.get_all(CONTENT_ENCODING).iter().all(is_plain) {
         return Ok(());
     }
@@ -301,7 +301,7 @@ impl From<&Rejection> for Problem {
 impl From<ReadError> for Problem {
     fn from(error: ReadError) -> Self {
         match &error {
-            ReadError::Store(cause) => tracing::warn!(error = %crate::log::causes(cause), "read failed"),
+            ReadError::Store(cause) => tracing::warn!(error = %crate::process::log::causes(cause), "read failed"),
             ReadError::Busy | ReadError::Slow => {}
         }
         Self::unavailable("unavailable", error.to_string())
@@ -354,10 +354,10 @@ pub enum Written {
 
 impl From<Reply> for Written {
     fn from(reply: Reply) -> Self {
-        use crate::snapshot::Change;
+        use crate::snapshot::ChangeKind;
         match reply {
             Reply::Stored { id, version, change, .. } => {
-                let status = if change == Change::Created { StatusCode::CREATED } else { StatusCode::OK };
+                let status = if change == ChangeKind::Created { StatusCode::CREATED } else { StatusCode::OK };
                 Self::Done { status, id, word: change.as_str(), version }
             }
             Reply::WasDeleted { id, version } => {

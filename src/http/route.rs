@@ -41,9 +41,9 @@ pub enum Route<'a> {
     Whoami,
     /// `GET /openapi.json`, `/swagger.json`, `/swagger/…`, `/docs`, `/`, `/static/…`: what is built in.
     Asset(&'a str),
-    /// The path is nobody's.
+    /// The path is no one's.
     Unknown,
-    /// The path is somebody's under another method; these are allowed.
+    /// The path is someone's under another method; these are allowed.
     WrongMethod(Allow),
 }
 
@@ -244,7 +244,7 @@ mod tests {
         assert_eq!(route(&Method::POST, "/api/orders/lookup"), Route::Lookup);
         assert_eq!(route(&Method::DELETE, "/api/orders/lookup"), Route::WrongMethod(READ_POST));
         assert_eq!(route(&Method::DELETE, "/order/a"), Route::WrongMethod(READ));
-        assert_eq!(get("/nobody"), Route::Unknown);
+        assert_eq!(get("/unknown"), Route::Unknown);
     }
 
     #[test]

@@ -20,11 +20,10 @@ use super::orders::{ndjson, read_body};
 use super::respond::{self, Answer, Problem, Written};
 use super::{Api, IsNoted, conditions, content_type, gate};
 use crate::access::{Denied, Who};
-use crate::ack::{Waiter, Worked};
 use crate::id::Version;
 use crate::record::{Condition, Expected, Idempotency, Rejection, RejectionKind};
 use crate::source::inbox::{self, Coming, Inbox, Reply};
-use crate::store::Store;
+use crate::source::waiters::{Waiter, Worked};
 
 const PREFER: HeaderName = HeaderName::from_static("prefer");
 const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
@@ -44,8 +43,8 @@ pub const RESULTS_BYTES_MAX: usize = 64 << 20;
 const RESULTS_MAX: usize = 16 << 10;
 
 /// `POST /orders`
-pub async fn write<T: Store>(
-    api: Arc<Api<T>>,
+pub async fn write(
+    api: Arc<Api>,
     headers: &HeaderMap,
     body: &mut Option<Incoming>,
     who: &Who,
@@ -60,7 +59,7 @@ pub async fn write<T: Store>(
             return Ok(many(&api, body, key, who.clone()));
         }
         Some("application/json" | "text/json") => {}
-        // Without a type a page of another origin could write behind its visitor's back: browsers ask nobody then.
+        // Without a type a page of another origin could write behind its visitor's back: browsers ask no one then.
         None if !headers.contains_key(ORIGIN) => {}
         Some(kind) if kind.starts_with("application/") && kind.ends_with("+json") => {}
         _ => {
@@ -136,8 +135,8 @@ impl Prefer {
 
 /// Waits until a worker has processed what was written, and until this instance shows it. The order is stored, so
 /// nothing here is an error: what takes too long is answered 202.
-async fn worked<T: Store>(
-    api: &Api<T>,
+async fn worked(
+    api: &Api,
     worker: Waiter,
     mut written: Written,
     prefer: Option<Prefer>,
@@ -193,7 +192,7 @@ fn idempotency_key(headers: &HeaderMap, who: &Who) -> Result<Option<Box<str>>, P
 }
 
 /// `POST /orders` with one order a line: a result line for each, in order, as they become durable.
-fn many<T: Store>(api: &Api<T>, body: Incoming, key: Option<Box<str>>, who: Who) -> Answer {
+fn many(api: &Api, body: Incoming, key: Option<Box<str>>, who: Who) -> Answer {
     let (results, chunks) = mpsc::channel(RESULTS_MAX);
     let results =
         Results { chunks: results, own: Arc::new(Semaphore::new(RESULTS_OWN_BYTES)), shared: Arc::clone(&api.results) };

@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use crate::id::OrderId;
-use crate::order::Change;
+use crate::order::Command;
 use crate::record::{Checkpoint, Position, Record};
-use crate::source::Kept;
+use crate::source::Parked;
 use crate::store::Entry;
 
 /// When a batch closes.
@@ -31,7 +31,7 @@ impl Default for Config {
 
 /// Orders collected for one commit, and how far the source has come with them.
 #[derive(Default)]
-pub struct Filled {
+pub struct ReadyBatch {
     /// The orders, oldest first.
     pub entries: Vec<Entry>,
     /// The record each of them came in; a record may hold several.
@@ -51,22 +51,22 @@ pub struct Reject {
     /// What is held in memory until it is safe.
     pub bytes: usize,
     /// Whether it is safe.
-    pub kept: Kept,
+    pub kept: Parked,
 }
 
 impl Reject {
     /// Rejects a record, which then is safe or will be.
     #[must_use]
-    pub fn new(record: &Record, kept: Kept) -> Self {
+    pub fn new(record: &Record, kept: Parked) -> Self {
         let bytes = match kept {
-            Kept::Now(_) => 0,
-            Kept::Soon(_) => record.payload.as_ref().map_or(0, Bytes::len),
+            Parked::Done(_) => 0,
+            Parked::Pending(_) => record.payload.as_ref().map_or(0, Bytes::len),
         };
         Self { partition: record.position.partition, bytes, kept }
     }
 }
 
-impl Filled {
+impl ReadyBatch {
     /// The bytes of the orders, and of the rejected records that are not yet safe.
     fn bytes(&self) -> usize {
         let orders: usize = self.entries.iter().map(|entry| entry.order.resident_bytes()).sum();
@@ -101,7 +101,7 @@ pub struct Batcher {
     config: Config,
     /// Two WB versions of one id become the newest of them.
     is_coalescing: bool,
-    filled: Filled,
+    filled: ReadyBatch,
     /// Where the latest entry of an id is, if a later version may take its place.
     latest: HashMap<OrderId, usize, foldhash::fast::RandomState>,
     bytes: usize,
@@ -110,7 +110,7 @@ pub struct Batcher {
     /// queue has joined it.
     since: Option<Instant>,
     has_passed: bool,
-    /// Whether it has nothing to do with the batch before it, once somebody has asked.
+    /// Whether it has nothing to do with the batch before it, once someone has asked.
     is_apart: Option<bool>,
 }
 
@@ -118,7 +118,7 @@ impl Batcher {
     /// An empty batch; the source has come as far as `from`.
     #[must_use]
     pub fn new(config: Config, is_coalescing: bool, from: Checkpoint) -> Self {
-        let filled = Filled { upto: from, ..Filled::default() };
+        let filled = ReadyBatch { upto: from, ..ReadyBatch::default() };
         Self {
             config,
             is_coalescing,
@@ -154,7 +154,7 @@ impl Batcher {
     /// Puts a newer WB version where the older one was. A deletion or an envelope, which is a part of an order, ends
     /// what may be replaced.
     fn replace(&mut self, entry: &Entry, owner: usize) -> bool {
-        if !matches!(entry.order.change, Change::Wb(_)) {
+        if !matches!(entry.order.command, Command::Wb(_)) {
             self.latest.remove(&entry.order.id);
             return false;
         }
@@ -168,7 +168,7 @@ impl Batcher {
     }
 
     /// Notes a record that is kept elsewhere.
-    pub fn reject(&mut self, record: &Record, kept: Kept) {
+    pub fn reject(&mut self, record: &Record, kept: Parked) {
         let reject = Reject::new(record, kept);
         self.bytes += reject.bytes;
         self.filled.rejects.push(reject);
@@ -230,13 +230,13 @@ impl Batcher {
     }
 
     /// Takes the batch and starts the next.
-    pub fn take(&mut self) -> Filled {
+    pub fn take(&mut self) -> ReadyBatch {
         self.bytes = 0;
         self.since = None;
         self.has_passed = false;
         self.is_apart = None;
         self.latest.clear();
-        let next = Filled { upto: self.filled.upto.clone(), ..Filled::default() };
+        let next = ReadyBatch { upto: self.filled.upto.clone(), ..ReadyBatch::default() };
         std::mem::replace(&mut self.filled, next)
     }
 }
@@ -247,13 +247,13 @@ mod tests {
     use crate::order::{Envelope, Order};
 
     fn entry(id: &str, bytes: usize) -> Entry {
-        let order = Order::new(OrderId::parse(id.as_bytes()).unwrap(), Change::Wb(vec![b' '; bytes].into()));
+        let order = Order::new(OrderId::parse(id.as_bytes()).unwrap(), Command::Wb(vec![b' '; bytes].into()));
         order.into()
     }
 
-    fn other(id: &str, change: Change) -> Entry {
+    fn other(id: &str, change: Command) -> Entry {
         let mut entry = entry(id, 0);
-        entry.order.change = change;
+        entry.order.command = change;
         entry
     }
 
@@ -288,7 +288,7 @@ mod tests {
         let mut batcher = batcher(true);
         for offset in 0..100 {
             assert!(!batcher.is_full());
-            batcher.reject(&at(offset), Kept::Now(Ok(())));
+            batcher.reject(&at(offset), Parked::Done(Ok(())));
         }
         assert!(batcher.is_full() && !batcher.is_empty());
         let filled = batcher.take();
@@ -302,15 +302,15 @@ mod tests {
         assert_eq!(batcher.push(at(1), [entry("a", 1), entry("b", 1), entry("a", 2)], now), 1);
         assert_eq!(batcher.push(at(2), [entry("a", 3)], now), 1);
         // What came before a deletion or a part of an order stays before it.
-        assert_eq!(batcher.push(at(3), [other("a", Change::Delete), entry("a", 4), entry("a", 5)], now), 1);
-        let part = Change::Envelope(Envelope::deletion());
+        assert_eq!(batcher.push(at(3), [other("a", Command::Delete), entry("a", 4), entry("a", 5)], now), 1);
+        let part = Command::Envelope(Envelope::deletion());
         assert_eq!(batcher.push(at(4), [other("b", part), entry("b", 6)], now), 0);
         let filled = batcher.take();
         let bytes: Vec<_> = filled
             .entries
             .iter()
-            .map(|entry| match &entry.order.change {
-                Change::Wb(body) => (entry.order.id.to_string(), body.len()),
+            .map(|entry| match &entry.order.command {
+                Command::Wb(body) => (entry.order.id.to_string(), body.len()),
                 _ => (entry.order.id.to_string(), 0),
             })
             .collect();
@@ -335,7 +335,7 @@ mod tests {
         let elsewhere = Record::new(Position { partition: 1, offset: 4 }, Bytes::new());
         batcher.push(at(1), [entry("a", 1)], now);
         batcher.push(elsewhere, [entry("b", 1)], now);
-        batcher.reject(&at(2), Kept::Now(Ok(())));
+        batcher.reject(&at(2), Parked::Done(Ok(())));
         batcher.drop_partition(3);
         let filled = batcher.take();
         assert_eq!((filled.entries.len(), filled.rejects.len()), (1, 0));
@@ -348,8 +348,8 @@ mod tests {
         let config = Config { batch_bytes_max: 1000, ..Config::default() };
         let mut batcher = Batcher::new(config, true, Checkpoint::default());
         let rubbish = |offset| Record::new(Position { partition: 3, offset }, Bytes::from(vec![b'x'; 600]));
-        let soon = || Kept::Soon(Box::pin(std::future::ready(Ok(()))));
-        batcher.reject(&rubbish(0), Kept::Now(Ok(())));
+        let soon = || Parked::Pending(Box::pin(std::future::ready(Ok(()))));
+        batcher.reject(&rubbish(0), Parked::Done(Ok(())));
         batcher.reject(&rubbish(1), soon());
         assert!(!batcher.is_full());
         batcher.reject(&rubbish(2), soon());

@@ -15,18 +15,20 @@ use std::time::{Instant, SystemTime};
 use crate::cache::feed::Event;
 use crate::cache::{Committing, Pinned, View};
 use crate::id::{OrderId, Version};
-use crate::lifecycle::{Shutdown, step};
-use crate::log::causes;
 use crate::metrics;
 use crate::order::elements::{Cut, Elements};
-use crate::order::{Change as Asked, Decoder, Order, Profile};
-use crate::outbox::{Changed, Outbox, ToPublish};
+use crate::order::{Command, Decoder, Order, Profile};
+use crate::process::lifecycle::{Shutdown, step};
+use crate::process::log::causes;
 use crate::record::{Checkpoint, Record, Rejection, RejectionKind};
 use crate::redis::Redis;
-use crate::snapshot::Change;
-use crate::source::{Kept, Received, Source, SourceError};
-use crate::store::{Batch, Entry, Move, Outcome, Pass, Ranks, Refusal, Store, StoreError, Turn};
-use batcher::{Batcher, Filled, Reject};
+use crate::replication::outbox::{Changed, Outbox, ToPublish};
+use crate::snapshot::ChangeKind;
+use crate::source::{Parked, Received, Source, SourceError};
+use crate::store::{
+    Batch, CommitPermit, Entry, Move, Outcome, PermitRelease, Refusal, SequenceBlock, Store, StoreError,
+};
+use batcher::{Batcher, ReadyBatch, Reject};
 use policy::Verdict;
 
 /// Orders decoded before other tasks get a turn: readers on the same cores see no pause longer than these take.
@@ -167,15 +169,15 @@ const WRITES_MAX: usize = 2;
 /// A batch on its way into the store.
 struct Write {
     /// What it is made of, but for the entries.
-    filled: Filled,
+    filled: ReadyBatch,
     batch: Arc<Batch>,
     /// None of its orders leaves the view before it shows what became of them.
     pinned: Option<Pinned>,
     /// The version of each order that was shown before; 0 for none.
     shown: Vec<Version>,
     /// Lets it take effect, if it does not yet.
-    pass: Option<Pass>,
-    ranks: Ranks,
+    pass: Option<PermitRelease>,
+    ranks: SequenceBlock,
     ended: Option<Result<Stored, Stuck>>,
     /// Tries until it succeeds or the policy says otherwise.
     under_way: Pin<Box<dyn Future<Output = Result<Stored, Stuck>> + Send>>,
@@ -304,7 +306,7 @@ impl<S: Source, T: Store> Ingest<S, T> {
                     is_draining = true;
                     self.source.stop();
                 }
-                // 2. A finished write frees the store and answers whoever waits.
+                // 2. A finished write frees the store and answers anyone who waits.
                 (write, result) = oldest(&mut self.writing), if !self.writing.is_empty() => {
                     self.written(write, result)?;
                 }
@@ -325,7 +327,7 @@ impl<S: Source, T: Store> Ingest<S, T> {
                         Received::Records => self.received.reverse(), // taken from the end
                         Received::Assigned(partitions) => assigned.extend(partitions),
                         Received::Revoked(partitions) => {
-                            // Where they stand is somebody else's business now.
+                            // Where they stand is someone else's business now.
                             assigned.clear();
                             starting = None;
                             revoked = partitions;
@@ -385,10 +387,10 @@ impl<S: Source, T: Store> Ingest<S, T> {
             return Ok(());
         }
         self.ledger.read += orders.len() as u64;
-        let mut basis = None;
+        let mut expected_version = None;
         for order in &mut orders {
             match self.source.prepare(&record, order) {
-                Ok(known) => basis = known,
+                Ok(known) => expected_version = known,
                 Err(rejection) => {
                     let count = orders.len() as u64;
                     return self.reject(&record, &rejection, rejection.kind.code(), count);
@@ -403,7 +405,7 @@ impl<S: Source, T: Store> Ingest<S, T> {
             idempotency: idempotency.take(),
             condition: condition.take(),
             owner: owner.clone(),
-            basis,
+            expected_version,
             is_new: false,
         });
         let coalesced = self.batcher.push(record, entries, self.received_at);
@@ -417,7 +419,7 @@ impl<S: Source, T: Store> Ingest<S, T> {
         let whole = match &record.payload {
             None => {
                 let id = OrderId::parse(record.key.as_deref().unwrap_or_default());
-                let order = id.map(|id| Order::new(id, Asked::Delete));
+                let order = id.map(|id| Order::new(id, Command::Delete));
                 order.map_err(|error| {
                     let message = format!("null value whose key is no id: {error}");
                     Rejection::whole(RejectionKind::Invalid, message)
@@ -440,8 +442,8 @@ impl<S: Source, T: Store> Ingest<S, T> {
     /// Why none of these orders is stored, where a worker is to see them and could not.
     fn too_large_to_work_on(&self, orders: &[Order]) -> Option<Rejection> {
         let bytes_max = self.outbox.as_ref()?.payload_bytes_max();
-        let payload = |order: &Order| match &order.change {
-            Asked::Envelope(envelope) => envelope.payload.as_ref().map_or(0, |payload| payload.len()),
+        let payload = |order: &Order| match &order.command {
+            Command::Envelope(envelope) => envelope.payload.as_ref().map_or(0, |payload| payload.len()),
             _ => 0,
         };
         let is_too_large = orders.iter().any(|order| payload(order) > bytes_max);
@@ -452,8 +454,8 @@ impl<S: Source, T: Store> Ingest<S, T> {
     /// Gives a record, or `count` orders of it, back to the source. Its position passes with the batch.
     fn reject(&mut self, record: &Record, rejection: &Rejection, reason: &str, count: u64) -> Result<(), SourceError> {
         let kept = match self.source.reject(record, rejection) {
-            Kept::Now(result) => Kept::Now(Ok(result?)),
-            soon @ Kept::Soon(_) => soon,
+            Parked::Done(result) => Parked::Done(Ok(result?)),
+            soon @ Parked::Pending(_) => soon,
         };
         self.count_rejected(reason, count);
         self.batcher.reject(record, kept);
@@ -483,11 +485,11 @@ impl<S: Source, T: Store> Ingest<S, T> {
 
     /// Starts committing a batch, once what was rejected before it is safe. It takes effect after those that are under
     /// way.
-    fn write(&mut self, mut filled: Filled) {
+    fn write(&mut self, mut filled: ReadyBatch) {
         let before = self.writing.back();
-        let (pass, turn) = before.map(|last| Turn::after(last.ranks.clone())).unzip();
-        let mut turn: Turn = turn.unwrap_or_default();
-        let ranks = turn.ranks();
+        let (pass, turn) = before.map(|last| CommitPermit::after(last.ranks.clone())).unzip();
+        let mut turn: CommitPermit = turn.unwrap_or_default();
+        let ranks = turn.block();
         self.metrics.overlapped.inc_by(u64::from(before.is_some()));
         let before = before.map(|last| &last.filled.upto);
         let moves = if self.source.is_log() { moves(&self.committed, before, &filled.upto) } else { Vec::new() };
@@ -501,14 +503,14 @@ impl<S: Source, T: Store> Ingest<S, T> {
         };
         self.metrics.batch_rows.observe(rows(entries.len()));
         let is_broker = self.source.is_broker();
-        let may_have_events = entries.iter().any(|entry| !matches!(entry.order.change, Asked::Wb(_)));
+        let may_have_events = entries.iter().any(|entry| !matches!(entry.order.command, Command::Wb(_)));
         let outbox = self.outbox.as_ref().filter(|_| !entries.is_empty());
         let to_publish = outbox.map(|outbox| outbox.parcel(may_have_events));
         let batch = Arc::new(Batch {
             source: self.source.name(),
             entries,
             moves,
-            is_all_or_none: is_broker,
+            is_atomic: is_broker,
             parcel: to_publish.as_ref().and_then(|to_publish| to_publish.parcel),
             is_again: false,
         });
@@ -519,7 +521,7 @@ impl<S: Source, T: Store> Ingest<S, T> {
         let under_way = Box::pin(async move {
             let mut batch = asked;
             for reject in rejects {
-                if let Kept::Soon(kept) = reject.kept
+                if let Parked::Pending(kept) = reject.kept
                     && let Err(error) = kept.await
                 {
                     return Err(Stuck::Fatal(error.into()));
@@ -577,7 +579,7 @@ impl<S: Source, T: Store> Ingest<S, T> {
         let stuck = match result {
             Ok(stored) => {
                 if let Some(pass) = self.writing.front_mut().and_then(|next| next.pass.take()) {
-                    pass.give();
+                    pass.release();
                 }
                 self.put_back(&write.shown, &stored.outcomes);
                 self.settle(write.filled, write.pinned, stored);
@@ -603,7 +605,7 @@ impl<S: Source, T: Store> Ingest<S, T> {
             Stuck::GiveUp(partition) => {
                 tracing::warn!(partition, "another process has this partition now");
                 for filled in &mut stopped {
-                    // What was received of it and not stored is read again by whoever has it.
+                    // What was received of it and not stored is read again by anyone who has it.
                     let is_its = |owner: &&usize| filled.records[**owner].position.partition == partition;
                     self.ledger.read -= filled.owners.iter().filter(is_its).count() as u64;
                     filled.drop_partition(partition);
@@ -693,7 +695,7 @@ impl<S: Source, T: Store> Ingest<S, T> {
         self.batcher.drop_partition(partition);
     }
 
-    /// Tells the store which ids nobody has seen. None of them is being written now, so the view shows what was stored of
+    /// Tells the store which ids no one has seen. None of them is being written now, so the view shows what was stored of
     /// them.
     fn mark_new(&self, entries: &mut [Entry]) {
         if let Some(view) = self.view.as_ref().filter(|view| view.is_complete()) {
@@ -728,8 +730,8 @@ impl<S: Source, T: Store> Ingest<S, T> {
     }
 
     /// A batch is durable. The order of what follows is the correctness argument: readers never see what is not
-    /// durable, and nobody is told of what readers do not see.
-    fn settle(&mut self, filled: Filled, pinned: Option<Pinned>, stored: Stored) {
+    /// durable, and no one is told of what readers do not see.
+    fn settle(&mut self, filled: ReadyBatch, pinned: Option<Pinned>, stored: Stored) {
         let Stored { to_publish, outcomes, asked, committing } = stored;
         if let Some(redis) = &self.redis {
             // Before readers see it: what they have seen must not come back older from there.
@@ -745,7 +747,7 @@ impl<S: Source, T: Store> Ingest<S, T> {
                 let event = |change| Event { id: id.clone(), snapshot: snapshot.clone(), change };
                 if change.is_none() && view.is_bounded() {
                     // A repeated request is about the order that the first one made, which nothing keeps in its place.
-                    view.hear(event(snapshot.apparent_change()));
+                    view.apply_remote(event(snapshot.apparent_change()));
                     return None;
                 }
                 let is_news = change.is_some() || view.fill(id.clone(), snapshot.clone());
@@ -781,7 +783,7 @@ impl<S: Source, T: Store> Ingest<S, T> {
         let positions = filled.owners.iter().map(|&owner| filled.records[owner].position);
         let changes = parcel.map(|_| outcomes.iter().filter_map(changed).collect());
         self.source.commit(&self.committed, positions.zip(outcomes).collect());
-        // Last, so that whoever waits for what comes of it does so already. It is recorded, so nothing depends on it.
+        // Last, so that anyone who waits for what comes of it does so already. It is recorded, so nothing depends on it.
         if let (Some(outbox), Some(parcel), Some(changes)) = (&self.outbox, parcel, changes) {
             outbox.hand_over(parcel, changes);
         }
@@ -791,7 +793,7 @@ impl<S: Source, T: Store> Ingest<S, T> {
     fn count(&mut self, outcome: &Outcome) {
         let (column, status) = match outcome {
             Outcome::Stored { id, snapshot, change } => {
-                if *change == Change::Created {
+                if *change == ChangeKind::Created {
                     self.metrics.created.inc();
                 }
                 if self.log_orders {
@@ -801,7 +803,7 @@ impl<S: Source, T: Store> Ingest<S, T> {
             }
             Outcome::Unchanged { .. } => (&mut self.ledger.unchanged, "unchanged"),
             Outcome::Repeated { .. } => (&mut self.ledger.unchanged, "repeated"),
-            // Nobody waits to be told that nothing is left to change.
+            // No one waits to be told that nothing is left to change.
             Outcome::WasDeleted { .. } | Outcome::Refused { .. } if self.source.is_broker() => {
                 (&mut self.ledger.unchanged, "unchanged")
             }
@@ -824,7 +826,7 @@ fn changed(outcome: &Outcome) -> Option<Changed> {
 
 impl Write {
     /// Ends it, whatever it has come to, and takes back what it is made of.
-    fn stop(self) -> Filled {
+    fn stop(self) -> ReadyBatch {
         let Self { mut filled, batch, under_way, .. } = self;
         drop(under_way);
         filled.entries = Arc::unwrap_or_clone(batch).entries;

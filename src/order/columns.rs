@@ -183,7 +183,7 @@ mod tests {
             let mut document = Vec::new();
             crate::order::sample::wb(7, n, &mut document);
             let order = decoder.decode(&document.into()).unwrap();
-            let crate::order::Change::Wb(body) = &order.change else { panic!("samples are WB orders") };
+            let crate::order::Command::Wb(body) = &order.command else { panic!("samples are WB orders") };
             assert_eq!(order.columns, Some(ColumnReader::default().wb(body)));
         }
     }

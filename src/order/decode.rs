@@ -13,7 +13,7 @@ use super::envelope::Envelope;
 use super::faults::Faults;
 use super::scan::scan;
 use super::validate::{self, Field, LENIENT, ORDER, Profile, Rule};
-use super::{Change, Order};
+use super::{Command, Order};
 use crate::id::OrderId;
 use crate::record::{Rejection, RejectionKind};
 
@@ -167,14 +167,14 @@ impl<'i> Decoding<'_, 'i> {
         let (Some(id), true) = (id, self.faults.is_empty()) else { return Err(self.faults.rejection()) };
         if is_delete {
             // Which face the order has is known where it is stored.
-            return Ok(Order::new(id, Change::Envelope(Envelope::deletion())));
+            return Ok(Order::new(id, Command::Envelope(Envelope::deletion())));
         }
         let body = match self.tokens.compact() {
             std::borrow::Cow::Borrowed(compact) => document.slice_ref(compact),
             std::borrow::Cow::Owned(compact) => compact.into(),
         };
         let columns = self.wants_columns.then(|| columns::columns(&self).pack());
-        Ok(Order { id, change: Change::Wb(body), columns, past: None })
+        Ok(Order { id, command: Command::Wb(body), columns, past: None })
     }
 
     /// The id under `name`, which is present.
@@ -464,7 +464,7 @@ mod tests {
             "{ \"user_id\" : \"0190163D8694739BAEA5966C26F8AD91\", \"p\\u0061yload\": { \"id\" : 1e2 , \"b\" : [ 1.0 , \" x \" ] , \"items\":[{\"price\":\"3\",\"qty\":4},{\"price\":1}] } }",
         )
         .unwrap();
-        let Change::Envelope(envelope) = order.change else { panic!("an envelope") };
+        let Command::Envelope(envelope) = order.command else { panic!("an envelope") };
         assert!(envelope.is_new);
         assert_eq!(
             std::str::from_utf8(envelope.payload.as_deref().unwrap()).unwrap(),

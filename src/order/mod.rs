@@ -31,7 +31,7 @@ pub struct Order {
     /// The key every answer is found by.
     pub id: OrderId,
     /// What is to happen to the order of that id.
-    pub change: Change,
+    pub command: Command,
     /// The scalars of a WB order, where the decoder was asked for them.
     pub columns: Option<columns::Packed>,
     /// Where it was stored before, if it comes from another store.
@@ -71,7 +71,7 @@ pub fn is_same_owner(one: &str, other: &str) -> bool {
 
 /// What a record asks for.
 #[derive(Debug, Clone)]
-pub enum Change {
+pub enum Command {
     /// Store this WB order: its producer's own JSON without insignificant white space.
     Wb(Bytes),
     /// Create or change an envelope order.
@@ -83,18 +83,18 @@ pub enum Change {
 impl Order {
     /// An order without columns.
     #[must_use]
-    pub fn new(id: OrderId, change: Change) -> Self {
-        Self { id, change, columns: None, past: None }
+    pub fn new(id: OrderId, command: Command) -> Self {
+        Self { id, command, columns: None, past: None }
     }
 
     /// The bytes this order holds in memory while it waits, for the limits on batches.
     #[must_use]
     pub fn resident_bytes(&self) -> usize {
         size_of::<Self>()
-            + match &self.change {
-                Change::Wb(body) => body.len(),
-                Change::Envelope(envelope) => envelope.payload.as_ref().map_or(0, |payload| payload.len()),
-                Change::Delete => 0,
+            + match &self.command {
+                Command::Wb(body) => body.len(),
+                Command::Envelope(envelope) => envelope.payload.as_ref().map_or(0, |payload| payload.len()),
+                Command::Delete => 0,
             }
     }
 }

@@ -11,7 +11,7 @@ use super::decimal::Decimal;
 use super::decode::{DEPTH_MAX, Decoder, Decoding};
 use super::envelope::{Envelope, Status};
 use super::validate::Profile;
-use super::{Change, Order};
+use super::{Command, Order};
 use crate::id::{OrderId, parse_uuid};
 use crate::record::{Rejection, RejectionKind};
 
@@ -25,7 +25,7 @@ struct Payload {
     external_id: Option<Box<str>>,
 }
 
-/// What an order with this stored payload is looked up by besides its own id, as it was when the order was accepted.
+/// What an order with this stored payload is looked up by beyond its own id, as it was when the order was accepted.
 #[must_use]
 pub fn external_id(payload: &[u8]) -> Option<Box<str>> {
     thread_local! {
@@ -58,7 +58,7 @@ impl Decoding<'_, '_> {
             None => (None, "0".into(), None),
         };
         let envelope = Envelope { is_new, user_id, status, payload, amount, external_id };
-        Ok(Order::new(id, Change::Envelope(envelope)))
+        Ok(Order::new(id, Command::Envelope(envelope)))
     }
 
     fn status(&mut self) -> Option<Status> {
@@ -147,7 +147,7 @@ impl Decoding<'_, '_> {
         }
     }
 
-    /// What is read off a payload besides its bytes.
+    /// What is read off a payload beyond its bytes.
     fn summarize(&self, at: usize, json: Box<[u8]>) -> Payload {
         let external_id = self.id_of_payload(at);
         let amount = self.number(at, "amount").unwrap_or_else(|| self.sum_of_items(at));

@@ -22,17 +22,17 @@ const PAGES_MAX: usize = 2;
 #[derive(Clone)]
 pub struct Flight {
     loads: Arc<Mutex<HashMap<OrderId, watch::Receiver<Option<Loaded>>>>>,
-    turns: Arc<Semaphore>,
-    page_turns: Arc<Semaphore>,
+    permits: Arc<Semaphore>,
+    page_permits: Arc<Semaphore>,
     runtime: Option<Handle>,
 }
 
 impl Flight {
-    /// At most `loads_max` loads at once, in the runtime of whoever asks.
+    /// At most `loads_max` loads at once, in the runtime of anyone who asks.
     #[must_use]
     pub fn new(loads_max: usize) -> Self {
-        let [turns, page_turns] = [loads_max, PAGES_MAX].map(|count| Arc::new(Semaphore::new(count)));
-        Self { loads: Arc::default(), turns, page_turns, runtime: None }
+        let [permits, page_permits] = [loads_max, PAGES_MAX].map(|count| Arc::new(Semaphore::new(count)));
+        Self { loads: Arc::default(), permits, page_permits, runtime: None }
     }
 
     /// Loads in this runtime instead.
@@ -41,7 +41,7 @@ impl Flight {
         Self { runtime: Some(runtime), ..self }
     }
 
-    /// Starts a task where loads run. It goes on if nobody waits for it any more.
+    /// Starts a task where loads run. It goes on if no one waits for it any more.
     pub fn spawn<R: Send + 'static>(&self, task: impl Future<Output = R> + Send + 'static) -> JoinHandle<R> {
         match &self.runtime {
             Some(runtime) => runtime.spawn(task),
@@ -53,16 +53,16 @@ impl Flight {
     ///
     /// # Errors
     /// [`ReadError::Busy`] when none is free before `end`.
-    pub async fn turn(&self, end: Instant) -> Result<OwnedSemaphorePermit, ReadError> {
-        turn_of(&self.turns, end).await
+    pub async fn acquire_permit(&self, end: Instant) -> Result<OwnedSemaphorePermit, ReadError> {
+        permit_of(&self.permits, end).await
     }
 
     /// A turn of those for the pages of streams, which may be many and wait for long.
     ///
     /// # Errors
     /// [`ReadError::Busy`] when none is free before `end`.
-    pub async fn page_turn(&self, end: Instant) -> Result<OwnedSemaphorePermit, ReadError> {
-        turn_of(&self.page_turns, end).await
+    pub async fn acquire_page_permit(&self, end: Instant) -> Result<OwnedSemaphorePermit, ReadError> {
+        permit_of(&self.page_permits, end).await
     }
 
     /// Waits for the load of `id` until `end`, starting it with `load` if there is none. Cancel-safe.
@@ -86,7 +86,7 @@ impl Flight {
         let running = self.running(id);
         let mut result = match running {
             Some(running) => running,
-            None => self.start(id, self.turn(end).await?, load, answer),
+            None => self.start(id, self.acquire_permit(end).await?, load, answer),
         };
         match timeout_at(end, result.wait_for(Option::is_some)).await {
             Ok(Ok(loaded)) => loaded.clone().expect("waited for"),
@@ -101,7 +101,7 @@ impl Flight {
     fn start<R, F>(
         &self,
         id: &OrderId,
-        turn: OwnedSemaphorePermit,
+        permit: OwnedSemaphorePermit,
         load: impl FnOnce() -> F,
         answer: impl FnOnce(R) -> Loaded + Send + 'static,
     ) -> watch::Receiver<Option<Loaded>>
@@ -115,30 +115,30 @@ impl Flight {
         }
         let (sender, receiver) = watch::channel(None);
         loads.insert(id.clone(), receiver.clone());
-        let landing = Landing { flight: self.clone(), id: id.clone(), _turn: turn };
+        let guard = LoadGuard { flight: self.clone(), id: id.clone(), _permit: permit };
         let load = load();
         self.spawn(async move {
             let loaded = load.await;
-            drop(landing);
+            drop(guard);
             sender.send_replace(Some(answer(loaded)));
         });
         receiver
     }
 }
 
-async fn turn_of(turns: &Arc<Semaphore>, end: Instant) -> Result<OwnedSemaphorePermit, ReadError> {
-    let turn = timeout_at(end, Arc::clone(turns).acquire_owned()).await.map_err(|_| ReadError::Busy)?;
-    Ok(turn.expect("never closed"))
+async fn permit_of(permits: &Arc<Semaphore>, end: Instant) -> Result<OwnedSemaphorePermit, ReadError> {
+    let permit = timeout_at(end, Arc::clone(permits).acquire_owned()).await.map_err(|_| ReadError::Busy)?;
+    Ok(permit.expect("never closed"))
 }
 
 /// Ends a load whatever happens to its task.
-struct Landing {
+struct LoadGuard {
     flight: Flight,
     id: OrderId,
-    _turn: OwnedSemaphorePermit,
+    _permit: OwnedSemaphorePermit,
 }
 
-impl Drop for Landing {
+impl Drop for LoadGuard {
     fn drop(&mut self) {
         self.flight.loads.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.id);
     }
@@ -186,16 +186,16 @@ mod tests {
             assert!(matches!(other.await.unwrap(), Ok(None)));
         }
         assert_eq!(loads.load(Ordering::Relaxed), 1);
-        assert!(flight.turn(end()).await.is_ok(), "the turn is given back");
+        assert!(flight.acquire_permit(end()).await.is_ok(), "the turn is given back");
     }
 
     #[tokio::test(start_paused = true)]
     async fn who_has_no_turn_waits_for_it_and_streams_keep_no_load_waiting() {
         // A read beyond the limit was refused at once, whatever it was a part of.
         let flight = Flight::new(1);
-        let pages: Vec<_> = [flight.page_turn(end()).await, flight.page_turn(end()).await].into();
-        assert!(matches!(flight.page_turn(end()).await, Err(ReadError::Busy)));
-        let held = flight.turn(end()).await.unwrap();
+        let pages: Vec<_> = [flight.acquire_page_permit(end()).await, flight.acquire_page_permit(end()).await].into();
+        assert!(matches!(flight.acquire_page_permit(end()).await, Err(ReadError::Busy)));
+        let held = flight.acquire_permit(end()).await.unwrap();
         let refused = flight.join(&id(), end(), || async { Ok(None) }, identity).await;
         assert!(matches!(refused, Err(ReadError::Busy)), "in time it is told");
         let waiting = tokio::spawn({

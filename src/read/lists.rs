@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::cache::View;
-use crate::lifecycle::Shutdown;
+use crate::process::lifecycle::Shutdown;
 use crate::store::Store;
 
 /// Refreshes the list when it is out of date, at most once per `list_refresh`, until `shutdown`.
-pub async fn keep_fresh<T: Store>(view: Arc<View>, store: T, mut shutdown: Shutdown) {
+pub async fn run_list_refresher<T: Store>(view: Arc<View>, store: T, mut shutdown: Shutdown) {
     let pause = view.config().list_refresh;
     loop {
         let is_whole = fill_shortfall(&view, &store).await;

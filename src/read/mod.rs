@@ -1,9 +1,10 @@
 //! The read flow: an id becomes bytes. A hit is synchronous; only a miss of an incomplete view asks the store.
 
+pub mod encodings;
 pub mod flight;
-pub mod forms;
 pub mod lists;
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -50,7 +51,7 @@ impl Default for Config {
 pub enum Found {
     /// This copy, which may be a deleted one.
     Hit(Snapshot),
-    /// Nobody has an order of this id.
+    /// No one has an order of this id.
     Absent,
     /// The store must be asked: [`Reader::load`].
     Miss,
@@ -70,21 +71,52 @@ pub enum ReadError {
     Store(#[source] Arc<StoreError>),
 }
 
-/// Looks orders up. Clones share everything.
+/// A question to the store, under way.
+type Asking<'s, R> = Pin<Box<dyn Future<Output = Result<R, StoreError>> + Send + 's>>;
+
+/// What a reader asks of a [`Store`], whichever it is: only a miss gets here, and pays for one box.
+trait Backing: Send + Sync {
+    fn is_shareable(&self) -> bool;
+    fn fetch(&self, id: OrderId) -> Asking<'_, Option<Snapshot>>;
+    fn fetch_external(&self, user_id: String, external: String) -> Asking<'_, Option<(OrderId, Snapshot)>>;
+    fn page(&self, before: Option<u64>, limit: usize) -> Asking<'_, Page>;
+}
+
+impl<T: Store> Backing for T {
+    fn is_shareable(&self) -> bool {
+        Store::is_shareable(self)
+    }
+
+    fn fetch(&self, id: OrderId) -> Asking<'_, Option<Snapshot>> {
+        Box::pin(Store::fetch(self, id))
+    }
+
+    fn fetch_external(&self, user_id: String, external: String) -> Asking<'_, Option<(OrderId, Snapshot)>> {
+        Box::pin(Store::fetch_external(self, user_id, external))
+    }
+
+    fn page(&self, before: Option<u64>, limit: usize) -> Asking<'_, Page> {
+        Box::pin(Store::page(self, before, limit))
+    }
+}
+
+/// Looks orders up. Clones share everything. A hit is answered from the view, without a call through
+/// a table; a miss asks the store through one boxed future.
 #[derive(Clone)]
-pub struct Reader<T> {
+pub struct Reader {
     view: Arc<View>,
-    store: T,
+    store: Arc<dyn Backing>,
     redis: Option<Redis>,
     flight: Flight,
     config: Config,
 }
 
-impl<T: Store> Reader<T> {
+impl Reader {
     /// A reader of `view` that falls back to `store`.
     #[must_use]
-    pub fn new(view: Arc<View>, store: T, config: Config) -> Self {
+    pub fn new<T: Store>(view: Arc<View>, store: T, config: Config) -> Self {
         let flight = Flight::new(config.loads_max);
+        let store: Arc<dyn Backing> = Arc::new(store);
         Self { view, store, redis: None, flight, config }
     }
 
@@ -132,7 +164,7 @@ impl<T: Store> Reader<T> {
     /// [`ReadError`].
     pub async fn load(&self, id: &OrderId) -> Result<Option<Snapshot>, ReadError> {
         let load = || {
-            let (view, store, id) = (Arc::clone(&self.view), self.store.clone(), id.clone());
+            let (view, store, id) = (Arc::clone(&self.view), Arc::clone(&self.store), id.clone());
             let (redis, is_shareable) = (self.redis.clone(), self.is_shareable());
             async move {
                 // What is published while they are asked must still be there when the answer comes.
@@ -140,7 +172,7 @@ impl<T: Store> Reader<T> {
                 if let Some(redis) = &redis
                     && let Some(found) = redis.get(&id).await
                 {
-                    bring(&view, &id, &found, is_shareable);
+                    fill(&view, &id, &found, is_shareable);
                     return Ok((Some(found), pinned));
                 }
                 let asked = Instant::now().into_std();
@@ -150,7 +182,7 @@ impl<T: Store> Reader<T> {
                         if let Some(redis) = &redis {
                             redis.fill(&id, snapshot, asked);
                         }
-                        bring(&view, &id, snapshot, is_shareable);
+                        fill(&view, &id, snapshot, is_shareable);
                     }
                     None => view.note_absent(id.clone(), asked),
                 }
@@ -171,14 +203,14 @@ impl<T: Store> Reader<T> {
     }
 
     /// A copy at least as new as `version`: from memory, else after a short wait, else from the store. `None` when
-    /// nobody has one.
+    /// no one has one.
     ///
     /// # Errors
     /// [`ReadError`].
     pub async fn get_at_least(&self, id: &OrderId, version: Version) -> Result<Option<Snapshot>, ReadError> {
         let is_new_enough = move |snapshot: &Snapshot| snapshot.version() >= version;
         if !self.view.is_complete() && !self.view.contains(id) {
-            // Nobody may bring it here unasked.
+            // No one may bring it here unasked.
             let loaded = self.load(id).await?.filter(is_new_enough);
             if loaded.is_some() {
                 return Ok(loaded);
@@ -199,14 +231,14 @@ impl<T: Store> Reader<T> {
             return Ok(Some(loaded));
         }
         let Some(redis) = self.redis.clone() else { return Ok(None) };
-        let (view, store, id) = (Arc::clone(&self.view), self.store.clone(), id.clone());
+        let (view, store, id) = (Arc::clone(&self.view), Arc::clone(&self.store), id.clone());
         let stored = self.flight.spawn(async move {
             // Others may have stored it so lately that Redis has the one before.
             let _pinned = view.pin(vec![id.clone()]);
             let stored = store.fetch(id.clone()).await?.filter(is_new_enough);
             if let Some(stored) = &stored {
                 redis.note(&id, stored);
-                bring(&view, &id, stored, store.is_shareable());
+                fill(&view, &id, stored, store.is_shareable());
             }
             Ok(stored)
         });
@@ -245,7 +277,7 @@ impl<T: Store> Reader<T> {
     /// # Errors
     /// [`ReadError`].
     pub async fn next_page(&self, before: Option<u64>, limit: usize) -> Result<Page, ReadError> {
-        let _turn = self.flight.page_turn(Instant::now() + self.config.page_wait).await?;
+        let _turn = self.flight.acquire_page_permit(Instant::now() + self.config.page_wait).await?;
         until(self.end(), self.store.page(before, limit)).await
     }
 
@@ -349,7 +381,7 @@ impl<T: Store> Reader<T> {
 
     async fn bounded<R>(&self, read: impl Future<Output = Result<R, StoreError>>) -> Result<R, ReadError> {
         let end = self.end();
-        let _turn = self.flight.turn(end).await?;
+        let _turn = self.flight.acquire_permit(end).await?;
         until(end, read).await
     }
 
@@ -368,12 +400,12 @@ async fn until<R>(end: Instant, read: impl Future<Output = Result<R, StoreError>
 
 /// Puts into the view what was loaded, unless that would mean to wait until there is room for all orders of a start,
 /// one of which it is.
-fn bring(view: &View, id: &OrderId, loaded: &Snapshot, is_shareable: bool) {
+fn fill(view: &View, id: &OrderId, loaded: &Snapshot, is_shareable: bool) {
     if view.is_making_room() {
         return;
     }
     if is_shareable {
-        view.bring(id.clone(), loaded.clone());
+        view.fill_shared(id.clone(), loaded.clone());
     } else {
         view.fill(id.clone(), loaded.clone());
     }

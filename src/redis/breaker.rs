@@ -1,4 +1,4 @@
-//! The circuit breaker: after some failures in a row nobody asks any more until a probe succeeded. Time is an argument.
+//! The circuit breaker: after some failures in a row no one asks any more until a probe succeeded. Time is an argument.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -56,7 +56,7 @@ impl Breaker {
     pub(super) fn open(&self, now: Instant) -> bool {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         let was_closed = self.is_closed.swap(false, Ordering::AcqRel);
-        // What held for long begins anew; what opens again and again waits longer and longer.
+        // What held for long begins again; what opens again and again waits longer and longer.
         let held = last.closed.take().is_some_and(|closed| now.duration_since(closed) >= self.pause_max);
         if held {
             last.pause = self.pause_min;
@@ -90,7 +90,7 @@ mod tests {
     #[test]
     fn failures_in_a_row_open_it_and_a_probe_closes_it() {
         let (breaker, now) = (Breaker::new(3, SECOND, 8 * SECOND), Instant::now());
-        assert!(!breaker.is_closed(), "nobody is connected yet");
+        assert!(!breaker.is_closed(), "no one is connected yet");
         breaker.close(now);
         for _ in 0..5 {
             assert!(!breaker.failed(now) && !breaker.failed(now));
@@ -101,7 +101,7 @@ mod tests {
         assert!(!breaker.is_closed());
         assert!(!breaker.failed(now), "it opens once");
         breaker.close(now);
-        assert!(!breaker.failed(now), "counted anew");
+        assert!(!breaker.failed(now), "counted again");
         assert!(breaker.is_closed());
     }
 

@@ -26,7 +26,7 @@ pub(super) fn shape(snapshot: &Snapshot) -> String {
     format!("{seq} {kind} {state} {}", digest(&snapshot.flat().whole()))
 }
 
-/// Enough to tell a body from one that somebody else has put in its place.
+/// Enough to tell a body from one that someone else has put in its place.
 fn digest(body: &[u8]) -> String {
     Sha256::digest(body).iter().take(8).map(|byte| format!("{byte:02x}")).collect()
 }
@@ -43,15 +43,15 @@ pub(super) fn read(body: Option<&[u8]>, marker: &[u8]) -> Option<(Snapshot, u64)
     };
     let state = match number()? {
         0 => State::Live,
-        1 => State::Hidden,
-        2 => State::Gone,
+        1 => State::SoftDeleted,
+        2 => State::Tombstone,
         _ => return None,
     };
     let expected = fields.next()?;
     let stamp = fields.next()?.parse().ok()?;
     let body = match (body, state) {
-        (None, State::Gone) => &[],
-        (Some(body), State::Live | State::Hidden) => body,
+        (None, State::Tombstone) => &[],
+        (Some(body), State::Live | State::SoftDeleted) => body,
         _ => return None,
     };
     if fields.next().is_some() || digest(body) != expected {
@@ -66,16 +66,18 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read_and_nothing_else_is() {
-        for (kind, state) in [(Kind::Wb, State::Live), (Kind::Envelope, State::Hidden), (Kind::Wb, State::Gone)] {
+        for (kind, state) in
+            [(Kind::Wb, State::Live), (Kind::Envelope, State::SoftDeleted), (Kind::Wb, State::Tombstone)]
+        {
             let snapshot = Snapshot::new(7, 123, kind, state, b"{\"a\":1}", &mut Vec::new());
             let marker = format!("7 {} 1700000000123456", shape(&snapshot));
             let whole = snapshot.flat().whole();
-            let body = (state != State::Gone).then_some(&*whole);
+            let body = (state != State::Tombstone).then_some(&*whole);
             let (read_back, stamp) = read(body, marker.as_bytes()).unwrap();
             assert_eq!((read_back.version(), read_back.seq(), stamp), (7, 123, 1_700_000_000_123_456));
             assert_eq!((read_back.kind(), read_back.state()), (kind, state));
             assert_eq!(read_back.flat(), whole);
-            assert!(read(Some(b"{\"a\":2}"), marker.as_bytes()).is_none(), "the body of somebody else");
+            assert!(read(Some(b"{\"a\":2}"), marker.as_bytes()).is_none(), "the body of someone else");
             assert!(body.is_none() || read(None, marker.as_bytes()).is_none());
             for cut in 0..marker.len() - 16 {
                 assert!(read(body, &marker.as_bytes()[..cut]).is_none(), "{cut}");

@@ -13,15 +13,15 @@ use tokio::sync::Notify;
 
 use super::breaker::Breaker;
 use super::entry::{self, CLOCK, body_key, marker_key, result_key};
-use super::floor::Floor;
+use super::min_version::MinVersionSketch;
 use super::queue::{Queue, Write};
-use super::trust::Trust;
+use super::trust_window::TrustWindow;
 use crate::id::OrderId;
 use crate::metrics;
 use crate::snapshot::Snapshot;
 use crate::tls;
 
-/// Failures in a row before nobody asks any more.
+/// Failures in a row before no one asks any more.
 const FAILURES_MAX: u32 = 3;
 /// The first pause before a probe, and the longest.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(8));
@@ -128,9 +128,9 @@ struct Tier {
     config: Config,
     metrics: metrics::Redis,
     script: Script,
-    floor: Floor,
+    min_versions: MinVersionSketch,
     breaker: Breaker,
-    trust: Mutex<Trust>,
+    trust: Mutex<TrustWindow>,
     queue: Mutex<Queue>,
     /// There is something to do for the task that keeps the connections.
     wake: Notify,
@@ -152,7 +152,7 @@ impl Redis {
             config,
             metrics,
             script: Script::new(include_str!("write.lua")),
-            floor: Floor::default(),
+            min_versions: MinVersionSketch::default(),
             breaker: Breaker::new(FAILURES_MAX, PAUSE.0, PAUSE.1),
             trust: Mutex::default(),
             queue: Mutex::default(),
@@ -170,7 +170,7 @@ impl Redis {
     /// From now on every change by others is noted here, so that entries may be trusted. What readers see of the store
     /// without a note is from before.
     pub fn begin(&self) {
-        lock(&self.0.trust).begin();
+        lock(&self.0.trust).open();
         self.0.wake.notify_one();
     }
 
@@ -196,14 +196,15 @@ impl Redis {
             return None;
         };
         // Looked at after the answer: what was committed meanwhile counts too.
-        let found = entry::read(body.as_deref(), &marker)
-            .filter(|(snapshot, stamp)| lock(&tier.trust).allows(*stamp) && tier.floor.allows(id, snapshot.version()));
+        let found = entry::read(body.as_deref(), &marker).filter(|(snapshot, stamp)| {
+            lock(&tier.trust).allows(*stamp) && tier.min_versions.allows(id, snapshot.version())
+        });
         let Some((snapshot, _)) = found else {
             tier.metrics.distrusted.inc();
             return None;
         };
         tier.metrics.hits.inc();
-        tier.floor.note(id, snapshot.version());
+        tier.min_versions.note(id, snapshot.version());
         Some(snapshot)
     }
 
@@ -218,12 +219,12 @@ impl Redis {
         let orders = orders.into_iter().inspect(|(id, snapshot)| self.note(id, snapshot));
         let write =
             |(id, snapshot): (&OrderId, &Snapshot)| Write::Order { id: id.clone(), snapshot: snapshot.clone(), known };
-        self.0.enqueue(orders.filter(|(id, snapshot)| self.0.floor.allows(id, snapshot.version())).map(write));
+        self.0.enqueue(orders.filter(|(id, snapshot)| self.0.min_versions.allows(id, snapshot.version())).map(write));
     }
 
-    /// Notes a copy that is stored and written by somebody else.
+    /// Notes a copy that is stored and written by someone else.
     pub fn note(&self, id: &OrderId, snapshot: &Snapshot) {
-        self.0.floor.note(id, snapshot.version());
+        self.0.min_versions.note(id, snapshot.version());
     }
 
     /// Has a worker's acknowledgement written. Does not wait.
@@ -284,14 +285,14 @@ impl Tier {
                     self.metrics.breaker_open.set(0);
                     tracing::info!(server = %self.server(), "Redis answers");
                     self.write(link).await;
-                    // That it is away was logged by what opened the breaker.
+                    // That it is unavailable was logged by what opened the breaker.
                     (told, is_lost) = (Vec::new(), true);
                 }
                 Err(error) => {
                     let is_first = told.is_empty() && !is_lost;
                     let is_new = told.len() < TOLD_MAX && !told.contains(&error);
                     if is_new && (is_first || error.contains("certificate")) {
-                        tracing::warn!(error, server = %self.server(), "Redis is away, doing without");
+                        tracing::warn!(error, server = %self.server(), "Redis is unavailable, doing without");
                         told.push(error);
                     } else {
                         tracing::debug!(error, "Redis is still away");

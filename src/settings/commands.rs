@@ -7,9 +7,8 @@ use std::time::Duration;
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use hyper::header::{HeaderName, HeaderValue};
 
-#[cfg(any(feature = "kafka", feature = "nats"))]
 use super::Origin;
-use super::{Outside, Settings, Wrong, parse, with_flags};
+use super::{ConfigError, Outside, Settings, parse, with_flags};
 use crate::access::keys::Wanted;
 use crate::listen::Endpoint;
 use crate::store::any::Views;
@@ -20,7 +19,6 @@ use crate::tools::cluster::Cluster;
 use crate::tools::dlq::{self, Place, Which};
 use crate::tools::load::Json;
 use crate::tools::migrate::Direction;
-#[cfg(feature = "postgres")]
 use crate::tools::older;
 use crate::tools::{backup, export, import, load, publish};
 
@@ -34,7 +32,6 @@ pub enum Task {
     /// Store the orders of a file.
     Import(import::Config),
     /// Store the orders of an older service's database.
-    #[cfg(feature = "postgres")]
     ImportOlder(Box<older::Config>),
     /// Write every live order.
     Export(export::Config),
@@ -72,9 +69,9 @@ pub enum Task {
 /// Reads the command line.
 ///
 /// # Errors
-/// [`Wrong`] for settings that cannot be used. A command line that cannot be understood ends the process with 2, as
+/// [`ConfigError`] for settings that cannot be used. A command line that cannot be understood ends the process with 2, as
 /// clap does it.
-pub fn task(matches: &ArgMatches, outside: &Outside) -> Result<(Settings, Task), Wrong> {
+pub fn task(matches: &ArgMatches, outside: &Outside) -> Result<(Settings, Task), ConfigError> {
     if let Some(("config", arguments)) = matches.subcommand()
         && let Some(arguments) = arguments.subcommand_matches("convert")
     {
@@ -92,11 +89,10 @@ pub fn task(matches: &ArgMatches, outside: &Outside) -> Result<(Settings, Task),
             let missing: Vec<_> = missing.iter().filter(|(_, is_missing)| *is_missing).collect();
             if !missing.is_empty() {
                 let line = |(flag, _): &&(&str, bool)| format!("worker: needs {flag}, shared with the service");
-                return Err(Wrong(missing.iter().map(line).collect()));
+                return Err(ConfigError(missing.iter().map(line).collect()));
             }
             Task::Work
         }
-        #[cfg(feature = "postgres")]
         Some(("import", arguments)) if arguments.contains_id("from-postgres") => {
             Task::ImportOlder(Box::new(older_of(arguments, &settings, outside)?))
         }
@@ -108,7 +104,10 @@ pub fn task(matches: &ArgMatches, outside: &Outside) -> Result<(Settings, Task),
         Some(("backup", arguments)) => {
             let store = settings.config.store.clone();
             if store.is_shareable() {
-                return Err(Wrong::one("backup", "copies the embedded store; pg_dump backs a PostgreSQL database up"));
+                return Err(ConfigError::one(
+                    "backup",
+                    "copies the embedded store; pg_dump backs a PostgreSQL database up",
+                ));
             }
             Task::Backup(backup::Config { store, path: one(arguments, "file") })
         }
@@ -311,7 +310,6 @@ fn import_command() -> Command {
             "Where lines that are no valid orders go, with the reasons; as they were, to FILE.raw beside it \
                      [default: FILE.rejected]",
         ));
-    #[cfg(feature = "postgres")]
     let command = command
         .about(
             "Store the orders of a file, or those of an older service's database; an interrupted import goes on where it was",
@@ -361,7 +359,6 @@ fn publish_command() -> Command {
                 .action(ArgAction::Append)
                 .requires("kafka.brokers"),
         );
-    #[cfg(feature = "nats")]
     let command = command
         .arg(text("nats.url", "URL", "NATS JetStream instead of the service").long("nats").conflicts_with("http"))
         .arg(
@@ -369,7 +366,6 @@ fn publish_command() -> Command {
                 .long("subject")
                 .requires("nats.url"),
         );
-    #[cfg(feature = "nats")]
     let command = command
         .arg(
             text("stan.url", "URL", "NATS Streaming instead of the service")
@@ -386,7 +382,7 @@ fn publish_command() -> Command {
                 .long("channel")
                 .requires("stan.url"),
         );
-    #[cfg(all(feature = "nats", feature = "kafka"))]
+    #[cfg(feature = "kafka")]
     let command = command
         .mut_arg("nats.url", |arg| arg.conflicts_with("kafka.brokers"))
         .mut_arg("stan.url", |arg| arg.conflicts_with("kafka.brokers"));
@@ -502,28 +498,29 @@ fn load_command() -> Command {
 }
 
 /// Where the URL of an older database is from, when it is not on the command line.
-#[cfg(feature = "postgres")]
 const FROM_POSTGRES: &str = "ORDER_FROM_POSTGRES";
 
-#[cfg(feature = "postgres")]
-fn older_of(arguments: &ArgMatches, settings: &Settings, outside: &Outside) -> Result<older::Config, Wrong> {
+fn older_of(arguments: &ArgMatches, settings: &Settings, outside: &Outside) -> Result<older::Config, ConfigError> {
     use crate::store::postgres;
     let given = arguments.get_one::<String>("from-postgres").filter(|url| !url.is_empty());
     let url = match given {
         Some(url) => url.clone(),
         None => super::secret(FROM_POSTGRES, outside)?.ok_or_else(|| {
-            Wrong::one("--from-postgres", format!("needs a URL, here or in {FROM_POSTGRES} or {FROM_POSTGRES}_FILE"))
+            ConfigError::one(
+                "--from-postgres",
+                format!("needs a URL, here or in {FROM_POSTGRES} or {FROM_POSTGRES}_FILE"),
+            )
         })?,
     };
     // Of the service's own settings it is no more than not asked.
-    let is_asked = |found: &super::Found| found.key == "profile" && found.origin == super::Origin::Flag;
+    let is_asked = |found: &super::Resolved| found.key == "profile" && found.origin == super::Origin::Flag;
     if settings.found.iter().any(is_asked) {
-        return Err(Wrong::one(
+        return Err(ConfigError::one(
             "--profile",
             "changes nothing with --from-postgres, whose orders are checked as lenient",
         ));
     }
-    let server = postgres::Config::parse(&url).map_err(|error| Wrong::one("--from-postgres", error))?;
+    let server = postgres::Config::parse(&url).map_err(|error| ConfigError::one("--from-postgres", error))?;
     let config = &settings.config;
     let name = server.database().unwrap_or("orders").replace(['/', '\0'], "_");
     let rejects = arguments.get_one("rejects").cloned().unwrap_or_else(|| PathBuf::from(format!("{name}.rejected")));
@@ -553,7 +550,7 @@ fn import_of(arguments: &ArgMatches, settings: &Settings) -> import::Config {
         path.with_file_name(name)
     });
     let mut ingest = settings.config.ingest.clone();
-    // Nobody waits for single orders of an import: full batches are what counts.
+    // No one waits for single orders of an import: full batches are what counts.
     ingest.batch.linger = Duration::from_millis(50);
     import::Config { path, rejects, store: settings.config.store.clone(), ingest }
 }
@@ -581,31 +578,27 @@ fn publish_target(arguments: &ArgMatches, settings: &Settings) -> anyhow::Result
     {
         return Ok(publish::Target::Kafka(Box::new(Cluster::parse(kafka.clone(), allow_remote)?)));
     }
-    #[cfg(feature = "nats")]
     if let Some(nats) = &settings.config.nats
         && settings.found.iter().any(|found| found.key == "nats.url" && found.origin == Origin::Flag)
     {
         let servers = publish::nats::Servers::parse(nats.clone(), allow_remote)?;
         return Ok(publish::Target::Nats(Box::new(servers)));
     }
-    #[cfg(feature = "nats")]
     if let Some(stan) = &settings.config.stan
         && settings.found.iter().any(|found| found.key == "stan.url" && found.origin == Origin::Flag)
     {
         let cluster = publish::stan::Cluster::parse(stan.clone(), allow_remote)?;
         return Ok(publish::Target::Stan(Box::new(cluster)));
     }
-    #[cfg(not(any(feature = "kafka", feature = "nats")))]
-    let _ = settings;
     let server = Server::parse(&one::<String>(arguments, "http"), allow_remote)?;
     let connections = usize::try_from(one::<u64>(arguments, "connections"))?.max(1);
     Ok(publish::Target::Http { server, connections })
 }
 
 #[cfg(feature = "kafka")]
-fn dlq_of(arguments: &ArgMatches, settings: &Settings) -> Result<dlq::Config, Wrong> {
+fn dlq_of(arguments: &ArgMatches, settings: &Settings) -> Result<dlq::Config, ConfigError> {
     let Some(kafka) = settings.config.kafka.clone() else {
-        return Err(Wrong::one("--kafka", "dlq must know where Kafka is (also by KAFKA_BROKERS)"));
+        return Err(ConfigError::one("--kafka", "dlq must know where Kafka is (also by KAFKA_BROKERS)"));
     };
     let command = match arguments.subcommand() {
         Some(("show", arguments)) => dlq::Command::Show(one(arguments, "place")),
@@ -663,8 +656,8 @@ fn load_of(arguments: &ArgMatches) -> anyhow::Result<load::Config> {
     })
 }
 
-fn wrong(command: &str, error: &anyhow::Error) -> Wrong {
-    Wrong(vec![format!("{command}: {error:#}")])
+fn wrong(command: &str, error: &anyhow::Error) -> ConfigError {
+    ConfigError(vec![format!("{command}: {error:#}")])
 }
 
 /// The value of an argument that is required or has a default.
@@ -722,7 +715,6 @@ mod tests {
         }
     }
 
-    #[cfg(feature = "postgres")]
     #[test]
     fn what_is_for_a_database_is_refused_beside_a_file() {
         for flags in [&["--dry-run"][..], &["--timezone", "UTC"], &["--from-schema", "shop"]] {

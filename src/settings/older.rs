@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
-use super::{Found, Origin, Outside, SETTINGS, Setting, needed, toml_string};
+use super::{Origin, Outside, Resolved, SETTINGS, Setting, needed, toml_string};
 use crate::app;
 
 /// The parts of a PostgreSQL server's address, as libpq and as the older services name them. The
@@ -57,7 +57,7 @@ pub(super) fn redis_url(address: &str, password: Option<&str>, db: Option<&str>)
 
 /// A line for each variable that users of the older services know, that is there and changes
 /// nothing.
-pub(super) fn unused_variables(outside: &Outside, found: &[Found]) -> Vec<String> {
+pub(super) fn unused_variables(outside: &Outside, found: &[Resolved]) -> Vec<String> {
     let value = |name: &str| outside.environment.get(name).map(String::as_str);
     let given = |name: &str| value(name).filter(|value| !value.is_empty());
     let mut lines = Vec::new();

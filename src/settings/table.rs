@@ -1,6 +1,5 @@
 //! Every setting: its key, flag, environment variables, default and what it sets.
 
-#[cfg(feature = "embedded")]
 use std::path::PathBuf;
 
 use hyper::header::HeaderValue;
@@ -18,7 +17,6 @@ use crate::app::{Config, Runtime};
 #[cfg(feature = "kafka")]
 use crate::kafka::{Snapshots, Workers};
 use crate::listen::Endpoint;
-#[cfg(feature = "nats")]
 use crate::{nats, stan};
 
 /// One setting.
@@ -66,16 +64,12 @@ const PLAIN: Setting = Setting {
 };
 const DETAIL: Setting = Setting { is_detail: true, ..PLAIN };
 const OF_BOUNDED_CACHE: Setting = Setting { needs: &["cache.bytes_max", "cache.ttl"], ..DETAIL };
-#[cfg(feature = "grpc")]
 const OF_GRPC: Setting = Setting { needs: &["grpc.listen"], ..DETAIL };
 const OF_TOKENS: Setting = Setting { needs: &["auth.jwks"], ..PLAIN };
 const OF_KAFKA: Setting = Setting { needs: &["kafka.brokers"], ..DETAIL };
-#[cfg(feature = "nats")]
 const OF_NATS: Setting = Setting { needs: &["nats.url"], ..DETAIL };
-#[cfg(feature = "nats")]
 const OF_STAN: Setting = Setting { needs: &["stan.url"], ..DETAIL };
 const OF_POSTGRES: Setting = Setting { needs: &["postgres.url"], ..DETAIL };
-#[cfg(feature = "redis")]
 const OF_REDIS: Setting = Setting { needs: &["redis.url"], ..DETAIL };
 
 /// The one value of a setting that is not repeated.
@@ -113,7 +107,6 @@ fn on_tokens(config: &mut Config, change: impl FnOnce(&mut TokenConfig)) {
 
 /// Changes a detail of the PostgreSQL store. Without a server there is nothing to change: its URL comes first in the
 /// table.
-#[cfg(feature = "postgres")]
 fn on_postgres(config: &mut Config, change: impl FnOnce(&mut crate::store::postgres::Config)) {
     if let Some(postgres) = &mut config.store.postgres {
         change(postgres);
@@ -129,7 +122,6 @@ fn on_kafka(config: &mut Config, change: impl FnOnce(&mut crate::kafka::Config))
 }
 
 /// Changes a detail of Redis. Without a server there is nothing to change: it comes first in the table.
-#[cfg(feature = "redis")]
 fn on_redis(config: &mut Config, change: impl FnOnce(&mut crate::redis::Config)) {
     if let Some(redis) = &mut config.redis {
         change(redis);
@@ -137,7 +129,6 @@ fn on_redis(config: &mut Config, change: impl FnOnce(&mut crate::redis::Config))
 }
 
 /// A duration that is neither nothing nor endless.
-#[cfg(feature = "redis")]
 fn between(text: &str, least: &str, most: &str) -> Result<std::time::Duration, String> {
     let value = duration(text)?;
     if (duration(least)?..=duration(most)?).contains(&value) {
@@ -148,7 +139,6 @@ fn between(text: &str, least: &str, most: &str) -> Result<std::time::Duration, S
 }
 
 /// Changes a detail of NATS. Without a server there is nothing to change: its URL comes first in the table.
-#[cfg(feature = "nats")]
 fn on_nats(config: &mut Config, change: impl FnOnce(&mut nats::Config)) {
     if let Some(nats) = &mut config.nats {
         change(nats);
@@ -157,7 +147,6 @@ fn on_nats(config: &mut Config, change: impl FnOnce(&mut nats::Config)) {
 
 /// Changes a detail of NATS Streaming. Without a server there is nothing to change: its URL comes
 /// first in the table.
-#[cfg(feature = "nats")]
 fn on_stan(config: &mut Config, change: impl FnOnce(&mut stan::Config)) {
     if let Some(stan) = &mut config.stan {
         change(stan);
@@ -188,16 +177,8 @@ pub const SETTINGS: &[Setting] = &[
         value: "ADDR",
         help: "Where to answer gRPC: ADDR such as 127.0.0.1:50051, tls:ADDR or unix:PATH; nowhere when not set",
         apply: |config, values| {
-            #[cfg(feature = "grpc")]
-            {
-                config.grpc.listen = Some(endpoint(one(values)?)?);
-                Ok(())
-            }
-            #[cfg(not(feature = "grpc"))]
-            {
-                let _ = (config, values);
-                Err("this build has no gRPC".into())
-            }
+            config.grpc.listen = Some(endpoint(one(values)?)?);
+            Ok(())
         },
         ..PLAIN
     },
@@ -394,16 +375,8 @@ pub const SETTINGS: &[Setting] = &[
         help: "Directory of the embedded store",
         default: "data",
         apply: |config, values| {
-            #[cfg(feature = "embedded")]
-            {
-                config.store.embedded.dir = PathBuf::from(one(values)?);
-                Ok(())
-            }
-            #[cfg(not(feature = "embedded"))]
-            {
-                let _ = (config, values);
-                Err("this build has no embedded store".into())
-            }
+            config.store.embedded.dir = PathBuf::from(one(values)?);
+            Ok(())
         },
         ..PLAIN
     },
@@ -415,17 +388,9 @@ pub const SETTINGS: &[Setting] = &[
         help: "PostgreSQL server to keep the orders in, instead of the embedded store",
         is_secret: true,
         apply: |config, values| {
-            #[cfg(feature = "postgres")]
-            {
-                let postgres = crate::store::postgres::Config::parse(one(values)?)?;
-                config.store.postgres = Some(postgres);
-                Ok(())
-            }
-            #[cfg(not(feature = "postgres"))]
-            {
-                let _ = (config, values);
-                Err("this build has no PostgreSQL store".into())
-            }
+            let postgres = crate::store::postgres::Config::parse(one(values)?)?;
+            config.store.postgres = Some(postgres);
+            Ok(())
         },
         ..PLAIN
     },
@@ -457,16 +422,8 @@ pub const SETTINGS: &[Setting] = &[
         help: "Redis as a second-level cache, for reads that miss the view: host:port, redis://user:password@host:port/db, rediss:// with TLS",
         is_secret: true,
         apply: |config, values| {
-            #[cfg(feature = "redis")]
-            {
-                config.redis = Some(crate::redis::Config::parse(one(values)?)?);
-                Ok(())
-            }
-            #[cfg(not(feature = "redis"))]
-            {
-                let _ = (config, values);
-                Err("this build has no Redis".into())
-            }
+            config.redis = Some(crate::redis::Config::parse(one(values)?)?);
+            Ok(())
         },
         ..PLAIN
     },
@@ -478,16 +435,8 @@ pub const SETTINGS: &[Setting] = &[
         help: "NATS JetStream to take orders from: nats://user:password@host:4222, tls:// with TLS, several separated by commas",
         is_secret: true,
         apply: |config, values| {
-            #[cfg(feature = "nats")]
-            {
-                config.nats = Some(crate::nats::Config::new(one(values)?)?);
-                Ok(())
-            }
-            #[cfg(not(feature = "nats"))]
-            {
-                let _ = (config, values);
-                Err("this build has no NATS".into())
-            }
+            config.nats = Some(crate::nats::Config::new(one(values)?)?);
+            Ok(())
         },
         ..PLAIN
     },
@@ -499,16 +448,8 @@ pub const SETTINGS: &[Setting] = &[
         help: "NATS Streaming to take orders from: nats://user:password@host:4222, several separated by commas",
         is_secret: true,
         apply: |config, values| {
-            #[cfg(feature = "nats")]
-            {
-                config.stan = Some(stan::Config::new(one(values)?)?);
-                Ok(())
-            }
-            #[cfg(not(feature = "nats"))]
-            {
-                let _ = (config, values);
-                Err("this build has no NATS".into())
-            }
+            config.stan = Some(stan::Config::new(one(values)?)?);
+            Ok(())
         },
         ..PLAIN
     },
@@ -953,7 +894,6 @@ pub const SETTINGS: &[Setting] = &[
         },
         ..DETAIL
     },
-    #[cfg(feature = "grpc")]
     Setting {
         key: "grpc.connections_max",
         flag: "grpc-connections-max",
@@ -968,7 +908,6 @@ pub const SETTINGS: &[Setting] = &[
         },
         ..OF_GRPC
     },
-    #[cfg(feature = "grpc")]
     Setting {
         key: "grpc.streams_max",
         flag: "grpc-streams-max",
@@ -983,7 +922,6 @@ pub const SETTINGS: &[Setting] = &[
         },
         ..OF_GRPC
     },
-    #[cfg(feature = "grpc")]
     Setting {
         key: "grpc.idle_time",
         flag: "grpc-idle-time",
@@ -1015,7 +953,7 @@ pub const SETTINGS: &[Setting] = &[
         flag: "events-kept-max",
         env: &["ORDER_EVENTS_KEPT_MAX"],
         value: "N",
-        help: "Changes kept for event streams that were away",
+        help: "Changes kept for event streams that were unavailable",
         default: "16384",
         apply: |config, values| {
             config.cache.feed_events_max = count(one(values)?, 1)?;
@@ -1217,7 +1155,7 @@ pub const SETTINGS: &[Setting] = &[
         flag: "kafka-stall-timeout",
         env: &["ORDER_KAFKA_STALL_TIMEOUT"],
         value: "TIME",
-        help: "A consumer that is behind and receives nothing for this long is made anew",
+        help: "A consumer that is behind and receives nothing for this long is made again",
         default: "60s",
         apply: |config, values| {
             let value = duration(one(values)?)?;
@@ -1260,7 +1198,6 @@ pub const SETTINGS: &[Setting] = &[
         },
         ..OF_KAFKA
     },
-    #[cfg(feature = "nats")]
     Setting {
         key: "nats.ca",
         flag: "nats-ca",
@@ -1274,7 +1211,6 @@ pub const SETTINGS: &[Setting] = &[
         },
         ..OF_NATS
     },
-    #[cfg(feature = "nats")]
     Setting {
         key: "nats.cert",
         flag: "nats-cert",
@@ -1288,7 +1224,6 @@ pub const SETTINGS: &[Setting] = &[
         },
         ..OF_NATS
     },
-    #[cfg(feature = "nats")]
     Setting {
         key: "nats.key",
         flag: "nats-key",
@@ -1302,7 +1237,6 @@ pub const SETTINGS: &[Setting] = &[
         },
         ..OF_NATS
     },
-    #[cfg(feature = "nats")]
     Setting {
         key: "nats.credentials",
         flag: "nats-credentials",
@@ -1316,7 +1250,6 @@ pub const SETTINGS: &[Setting] = &[
         },
         ..OF_NATS
     },
-    #[cfg(feature = "nats")]
     Setting {
         key: "nats.nkey",
         flag: "nats-nkey",
@@ -1330,7 +1263,6 @@ pub const SETTINGS: &[Setting] = &[
         },
         ..OF_NATS
     },
-    #[cfg(feature = "nats")]
     Setting {
         key: "nats.subject",
         flag: "nats-subject",
@@ -1345,7 +1277,6 @@ pub const SETTINGS: &[Setting] = &[
         },
         ..OF_NATS
     },
-    #[cfg(feature = "nats")]
     Setting {
         key: "nats.stream",
         flag: "nats-stream",
@@ -1360,7 +1291,6 @@ pub const SETTINGS: &[Setting] = &[
         },
         ..OF_NATS
     },
-    #[cfg(feature = "nats")]
     Setting {
         key: "nats.durable",
         flag: "nats-durable",
@@ -1375,7 +1305,6 @@ pub const SETTINGS: &[Setting] = &[
         },
         ..OF_NATS
     },
-    #[cfg(feature = "nats")]
     Setting {
         key: "nats.dlq_subject",
         flag: "nats-dlq-subject",
@@ -1390,7 +1319,6 @@ pub const SETTINGS: &[Setting] = &[
         },
         ..OF_NATS
     },
-    #[cfg(feature = "nats")]
     Setting {
         key: "nats.ack_wait",
         flag: "nats-ack-wait",
@@ -1405,7 +1333,6 @@ pub const SETTINGS: &[Setting] = &[
         },
         ..OF_NATS
     },
-    #[cfg(feature = "nats")]
     Setting {
         key: "nats.in_flight_max",
         flag: "nats-in-flight-max",
@@ -1420,13 +1347,12 @@ pub const SETTINGS: &[Setting] = &[
         },
         ..OF_NATS
     },
-    #[cfg(feature = "nats")]
     Setting {
         key: "nats.stall_timeout",
         flag: "nats-stall-timeout",
         env: &["ORDER_NATS_STALL_TIMEOUT"],
         value: "TIME",
-        help: "A consumer that is behind and receives nothing for this long is made anew",
+        help: "A consumer that is behind and receives nothing for this long is made again",
         default: "60s",
         apply: |config, values| {
             let value = duration(one(values)?)?;
@@ -1435,7 +1361,6 @@ pub const SETTINGS: &[Setting] = &[
         },
         ..OF_NATS
     },
-    #[cfg(feature = "nats")]
     Setting {
         key: "nats.lag_max",
         flag: "nats-lag-max",
@@ -1450,7 +1375,6 @@ pub const SETTINGS: &[Setting] = &[
         },
         ..OF_NATS
     },
-    #[cfg(feature = "nats")]
     Setting {
         key: "stan.cluster",
         flag: "stan-cluster",
@@ -1465,7 +1389,6 @@ pub const SETTINGS: &[Setting] = &[
         },
         ..OF_STAN
     },
-    #[cfg(feature = "nats")]
     Setting {
         key: "stan.client",
         flag: "stan-client",
@@ -1480,7 +1403,6 @@ pub const SETTINGS: &[Setting] = &[
         },
         ..OF_STAN
     },
-    #[cfg(feature = "nats")]
     Setting {
         key: "stan.subject",
         flag: "stan-subject",
@@ -1495,7 +1417,6 @@ pub const SETTINGS: &[Setting] = &[
         },
         ..OF_STAN
     },
-    #[cfg(feature = "nats")]
     Setting {
         key: "stan.durable",
         flag: "stan-durable",
@@ -1510,7 +1431,6 @@ pub const SETTINGS: &[Setting] = &[
         },
         ..OF_STAN
     },
-    #[cfg(feature = "nats")]
     Setting {
         key: "stan.dlq_subject",
         flag: "stan-dlq-subject",
@@ -1525,7 +1445,6 @@ pub const SETTINGS: &[Setting] = &[
         },
         ..OF_STAN
     },
-    #[cfg(feature = "nats")]
     Setting {
         key: "stan.ack_wait",
         flag: "stan-ack-wait",
@@ -1543,7 +1462,6 @@ pub const SETTINGS: &[Setting] = &[
         },
         ..OF_STAN
     },
-    #[cfg(feature = "nats")]
     Setting {
         key: "stan.in_flight_max",
         flag: "stan-in-flight-max",
@@ -1558,7 +1476,6 @@ pub const SETTINGS: &[Setting] = &[
         },
         ..OF_STAN
     },
-    #[cfg(feature = "nats")]
     Setting {
         key: "stan.lag_max",
         flag: "stan-lag-max",
@@ -1573,7 +1490,6 @@ pub const SETTINGS: &[Setting] = &[
         },
         ..OF_STAN
     },
-    #[cfg(feature = "postgres")]
     Setting {
         key: "postgres.readers_max",
         flag: "postgres-readers-max",
@@ -1588,7 +1504,6 @@ pub const SETTINGS: &[Setting] = &[
         },
         ..OF_POSTGRES
     },
-    #[cfg(feature = "postgres")]
     Setting {
         key: "postgres.statement_timeout",
         flag: "postgres-statement-timeout",
@@ -1603,7 +1518,6 @@ pub const SETTINGS: &[Setting] = &[
         },
         ..OF_POSTGRES
     },
-    #[cfg(feature = "postgres")]
     Setting {
         key: "postgres.schema",
         flag: "postgres-schema",
@@ -1617,7 +1531,6 @@ pub const SETTINGS: &[Setting] = &[
         },
         ..OF_POSTGRES
     },
-    #[cfg(feature = "postgres")]
     Setting {
         key: "postgres.migrate",
         flag: "postgres-migrate",
@@ -1632,7 +1545,6 @@ pub const SETTINGS: &[Setting] = &[
         },
         ..OF_POSTGRES
     },
-    #[cfg(feature = "redis")]
     Setting {
         key: "redis.ca",
         flag: "redis-ca",
@@ -1646,7 +1558,6 @@ pub const SETTINGS: &[Setting] = &[
         },
         ..OF_REDIS
     },
-    #[cfg(feature = "redis")]
     Setting {
         key: "redis.cert",
         flag: "redis-cert",
@@ -1660,7 +1571,6 @@ pub const SETTINGS: &[Setting] = &[
         },
         ..OF_REDIS
     },
-    #[cfg(feature = "redis")]
     Setting {
         key: "redis.key",
         flag: "redis-key",
@@ -1674,7 +1584,6 @@ pub const SETTINGS: &[Setting] = &[
         },
         ..OF_REDIS
     },
-    #[cfg(feature = "redis")]
     Setting {
         key: "redis.ttl",
         flag: "redis-ttl",
@@ -1689,7 +1598,6 @@ pub const SETTINGS: &[Setting] = &[
         },
         ..OF_REDIS
     },
-    #[cfg(feature = "redis")]
     Setting {
         key: "redis.read_timeout",
         flag: "redis-read-timeout",
@@ -1704,13 +1612,12 @@ pub const SETTINGS: &[Setting] = &[
         },
         ..OF_REDIS
     },
-    #[cfg(feature = "redis")]
     Setting {
         key: "redis.write_timeout",
         flag: "redis-write-timeout",
         env: &["ORDER_REDIS_WRITE_TIMEOUT"],
         value: "TIME",
-        help: "How long Redis may take for a batch of writes, which nobody waits for",
+        help: "How long Redis may take for a batch of writes, which no one waits for",
         default: "100ms",
         apply: |config, values| {
             let time = between(one(values)?, "1ms", "10s")?;
@@ -1751,12 +1658,10 @@ pub const SETTINGS: &[Setting] = &[
 /// set.
 pub(super) fn open_files(config: &mut Config) -> Vec<String> {
     let mut wrong = Vec::new();
-    #[cfg(feature = "redis")]
     if let Some(redis) = &mut config.redis {
         let opened = paired("redis", &redis.encryption).and_then(|()| redis.open());
         wrong.extend(opened.err().map(|what| format!("redis: {what}")));
     }
-    #[cfg(feature = "nats")]
     if let Some(nats) = &mut config.nats {
         let opened = paired("nats", &nats.encryption).and_then(|()| nats.open());
         wrong.extend(opened.err().map(|what| format!("nats: {what}")));
@@ -1766,7 +1671,6 @@ pub(super) fn open_files(config: &mut Config) -> Vec<String> {
 }
 
 /// Whether a certificate that is to be shown has its key.
-#[cfg(any(feature = "redis", feature = "nats"))]
 fn paired(part: &str, encryption: &crate::tls::client::Config) -> Result<(), String> {
     match &encryption.identity {
         Some((_, key)) if key.as_os_str().is_empty() => Err(format!("--{part}-cert needs --{part}-key")),
@@ -1803,7 +1707,6 @@ pub(super) fn contradictions(config: &Config) -> Vec<String> {
     if let Some(Err(refused)) = config.kafka.as_ref().map(crate::kafka::Config::check) {
         wrong.push(format!("kafka: {refused}"));
     }
-    #[cfg(feature = "nats")]
     if let Some(nats) = &config.nats {
         if nats.subject == nats.dlq_subject {
             wrong.push(
@@ -1814,11 +1717,9 @@ pub(super) fn contradictions(config: &Config) -> Vec<String> {
             wrong.push("nats.ack_wait: must be at least 100ms, or the server cannot be kept patient".into());
         }
     }
-    #[cfg(feature = "nats")]
     if config.stan.as_ref().is_some_and(|stan| stan.subject == stan.dlq_subject) {
         wrong.push("stan.dlq_subject: must be another channel than subject, or dead letters are read as orders".into());
     }
-    #[cfg(feature = "grpc")]
     if let Some(grpc) = &config.grpc.listen
         && (collides(grpc) || config.admin.as_ref().is_some_and(|admin| admin.collides(grpc)))
     {
@@ -1830,7 +1731,6 @@ pub(super) fn contradictions(config: &Config) -> Vec<String> {
 /// Whether the listeners with TLS and its files belong together.
 fn encryption(config: &Config) -> Result<(), &'static str> {
     let mut endpoints: Vec<&Endpoint> = config.http.listen.iter().chain(&config.admin).collect();
-    #[cfg(feature = "grpc")]
     endpoints.extend(&config.grpc.listen);
     let is_spoken = endpoints.iter().any(|endpoint| matches!(endpoint, Endpoint::Tls(_)));
     match &config.tls {

@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
 
 use super::rejects::{Rejects, beside};
-use super::{Kept, Received, Source, SourceError};
+use super::{Parked, Received, Source, SourceError};
 use crate::record::{Checkpoint, Position, Record, Rejection};
 use crate::store::Outcome;
 
@@ -213,11 +213,11 @@ impl Source for FileSource {
         (self.on_progress)(self.progress);
     }
 
-    fn reject(&mut self, record: &Record, rejection: &Rejection) -> Kept {
+    fn reject(&mut self, record: &Record, rejection: &Rejection) -> Parked {
         self.progress.rejected += 1;
         match self.write_reject(record, rejection) {
             Ok(()) => self.rejects.keep(Arc::clone(&self.name)),
-            Err(cause) => Kept::Now(Err(self.error(cause))),
+            Err(cause) => Parked::Done(Err(self.error(cause))),
         }
     }
 

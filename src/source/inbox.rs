@@ -1,4 +1,4 @@
-//! The source behind HTTP: a bounded queue whose every record has somebody waiting for its reply.
+//! The source behind HTTP: a bounded queue whose every record has someone waiting for its reply.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -8,11 +8,11 @@ use bytes::Bytes;
 use foldhash::fast::RandomState;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
-use super::{Kept, Received, Source, SourceError};
-use crate::ack::{Acks, Waiter};
+use super::{Parked, Received, Source, SourceError};
 use crate::id::{OrderId, Version};
 use crate::record::{Checkpoint, Condition, Idempotency, Position, Record, Rejection};
-use crate::snapshot::{Change, Kind};
+use crate::snapshot::{ChangeKind, Kind};
+use crate::source::waiters::{Acks, Waiter};
 use crate::store::{Answer, Outcome, Refusal};
 
 /// How much may wait.
@@ -40,7 +40,7 @@ pub enum Reply {
         /// Its new version; the old one when nothing changed.
         version: Version,
         /// Created, updated (also when nothing changed) or deleted.
-        change: Change,
+        change: ChangeKind,
         /// A worker is to process this version, and says when it has.
         worker: Option<Waiter>,
     },
@@ -78,7 +78,7 @@ pub enum SubmitError {
     Stopping,
 }
 
-/// An order was taken and nobody says what became of it.
+/// An order was taken and no one says what became of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum NoReply {
     /// It may become durable yet.
@@ -89,7 +89,7 @@ pub enum NoReply {
     Stopped,
 }
 
-/// Waits for what [`Inbox::submit`] promised, for at most `wait`. Whoever stops waiting changes nothing: what was taken
+/// Waits for what [`Inbox::submit`] promised, for at most `wait`. Anyone who stops waiting changes nothing: what was taken
 /// is stored all the same.
 ///
 /// # Errors
@@ -121,7 +121,7 @@ impl From<Bytes> for Request {
     }
 }
 
-struct Letter {
+struct Submission {
     request: Request,
     reply: oneshot::Sender<Reply>,
     room: OwnedSemaphorePermit,
@@ -131,7 +131,7 @@ struct Letter {
 /// The sending side. Clones share the queue.
 #[derive(Clone)]
 pub struct Inbox {
-    letters: mpsc::Sender<Letter>,
+    submissions: mpsc::Sender<Submission>,
     room: Arc<Semaphore>,
     /// Bodies that are on their way. They have room of their own: a client that does not send the rest of its body keeps
     /// none from being stored that is here.
@@ -148,9 +148,9 @@ pub struct Coming {
 /// The receiving side, for the ingest loop.
 pub struct InboxSource {
     name: &'static str,
-    letters: mpsc::Receiver<Letter>,
+    submissions: mpsc::Receiver<Submission>,
     waiting: HashMap<u64, (oneshot::Sender<Reply>, OwnedSemaphorePermit), RandomState>,
-    taken: Vec<Letter>,
+    taken: Vec<Submission>,
     next_ticket: u64,
     acks: Option<Acks>,
 }
@@ -163,13 +163,13 @@ pub fn inbox(config: &Config) -> (Inbox, InboxSource) {
     let [room, coming] = [(); 2].map(|()| Arc::new(Semaphore::new(queue_bytes_max)));
     let source = InboxSource {
         name: "http",
-        letters: receiver,
+        submissions: receiver,
         waiting: HashMap::default(),
         taken: Vec::new(),
         next_ticket: 0,
         acks: None,
     };
-    (Inbox { letters: sender, room, coming, queue_bytes_max }, source)
+    (Inbox { submissions: sender, room, coming, queue_bytes_max }, source)
 }
 
 impl Inbox {
@@ -183,7 +183,7 @@ impl Inbox {
         let cost = self.cost(request.payload.len());
         let room = Arc::clone(&self.room).try_acquire_many_owned(cost).map_err(|_| SubmitError::Full)?;
         let (reply, answer) = oneshot::channel();
-        match self.letters.try_send(Letter { request, reply, room, arrived: Instant::now() }) {
+        match self.submissions.try_send(Submission { request, reply, room, arrived: Instant::now() }) {
             Ok(()) => Ok(answer),
             Err(mpsc::error::TrySendError::Full(_)) => Err(SubmitError::Full),
             Err(mpsc::error::TrySendError::Closed(_)) => Err(SubmitError::Stopping),
@@ -199,8 +199,8 @@ impl Inbox {
         let cost = self.cost(request.payload.len());
         let room = Arc::clone(&self.room).acquire_many_owned(cost).await.map_err(|_| SubmitError::Stopping)?;
         let (reply, answer) = oneshot::channel();
-        let letter = Letter { request, reply, room, arrived: Instant::now() };
-        self.letters.send(letter).await.map_err(|_| SubmitError::Stopping)?;
+        let submission = Submission { request, reply, room, arrived: Instant::now() };
+        self.submissions.send(submission).await.map_err(|_| SubmitError::Stopping)?;
         Ok(answer)
     }
 
@@ -274,7 +274,7 @@ impl InboxSource {
 
     fn reply(&mut self, position: Position, reply: Reply) {
         if let Some((waiting, _room)) = self.waiting.remove(&position.offset) {
-            // Whoever asked may have hung up; the order is stored all the same.
+            // Anyone who asked may have hung up; the order is stored all the same.
             let _ = waiting.send(reply);
         }
     }
@@ -294,10 +294,10 @@ impl Source for InboxSource {
     }
 
     async fn recv(&mut self, into: &mut Vec<Record>) -> Result<Received, SourceError> {
-        if self.letters.recv_many(&mut self.taken, 1024).await == 0 {
+        if self.submissions.recv_many(&mut self.taken, 1024).await == 0 {
             return Ok(Received::End);
         }
-        for Letter { request, reply, room, arrived } in self.taken.drain(..) {
+        for Submission { request, reply, room, arrived } in self.taken.drain(..) {
             let offset = self.next_ticket;
             self.next_ticket += 1;
             self.waiting.insert(offset, (reply, room));
@@ -320,9 +320,9 @@ impl Source for InboxSource {
         }
     }
 
-    fn reject(&mut self, record: &Record, rejection: &Rejection) -> Kept {
+    fn reject(&mut self, record: &Record, rejection: &Rejection) -> Parked {
         self.reply(record.position, Reply::Rejected(rejection.clone()));
-        Kept::Now(Ok(()))
+        Parked::Done(Ok(()))
     }
 
     fn refuse(&mut self, record: &Record) -> bool {
@@ -331,7 +331,7 @@ impl Source for InboxSource {
     }
 
     fn stop(&mut self) {
-        self.letters.close();
+        self.submissions.close();
     }
 }
 
@@ -346,7 +346,7 @@ fn reply_to(outcome: &Outcome) -> Reply {
     let id = id.clone();
     match answer {
         Answer::Changed(change) => Reply::Stored { id, version, change, worker: None },
-        Answer::Unchanged => Reply::Stored { id, version, change: Change::Updated, worker: None },
+        Answer::Unchanged => Reply::Stored { id, version, change: ChangeKind::Updated, worker: None },
         Answer::WasDeleted => Reply::WasDeleted { id, version },
     }
 }

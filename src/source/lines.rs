@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{Kept, Received, Source, SourceError};
+use super::{Parked, Received, Source, SourceError};
 use crate::record::{Checkpoint, Position, Record, Rejection};
 use crate::store::Outcome;
 
@@ -55,10 +55,10 @@ impl<I: Iterator<Item = Bytes> + Send + 'static> Source for Lines<I> {
 
     fn commit(&mut self, _upto: &Checkpoint, _outcomes: Vec<(Position, Outcome)>) {}
 
-    fn reject(&mut self, _record: &Record, rejection: &Rejection) -> Kept {
-        // Made here, so there is nobody to give it back to.
+    fn reject(&mut self, _record: &Record, rejection: &Rejection) -> Parked {
+        // Made here, so there is no one to give it back to.
         tracing::warn!(source = %self.name, %rejection, "generated order rejected");
-        Kept::Now(Ok(()))
+        Parked::Done(Ok(()))
     }
 
     fn stop(&mut self) {

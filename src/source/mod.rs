@@ -1,22 +1,17 @@
 //! Where orders come from. A source hands over records in order, is told when they are durable and visible, and is
 //! given back the ones that are no orders.
 
+mod broker;
 pub mod file;
 pub mod inbox;
 #[cfg(feature = "kafka")]
 pub mod kafka;
-#[cfg(any(feature = "kafka", feature = "nats"))]
-mod letters;
 pub mod lines;
-#[cfg(feature = "nats")]
 pub mod nats;
-#[cfg(feature = "postgres")]
 pub mod older;
 pub mod rejects;
-#[cfg(feature = "nats")]
 pub mod stan;
-#[cfg(feature = "nats")]
-mod words;
+pub mod waiters;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -52,11 +47,11 @@ pub struct SourceError {
 }
 
 /// Whether a rejected record is safe.
-pub enum Kept {
+pub enum Parked {
     /// It is, or cannot be.
-    Now(Result<(), SourceError>),
+    Done(Result<(), SourceError>),
     /// It is once this is done. Tries for as long as it takes.
-    Soon(Pin<Box<dyn Future<Output = Result<(), SourceError>> + Send>>),
+    Pending(Pin<Box<dyn Future<Output = Result<(), SourceError>> + Send>>),
 }
 
 /// A stream of records with positions.
@@ -78,7 +73,7 @@ pub trait Source: Send + 'static {
     /// Whether positions outlive the process and are to be stored with the orders.
     fn is_log(&self) -> bool;
 
-    /// Whether the records are messages of a broker, of which nobody waits for an answer: partitions come and go
+    /// Whether the records are messages of a broker, of which no one waits for an answer: partitions come and go
     /// ([`Received::Assigned`]), a message may hold an array of orders, versions of one order that meet in a batch
     /// collapse to the newest, and a valid order that cannot be stored is rejected like an invalid one.
     fn is_broker(&self) -> bool {
@@ -98,7 +93,7 @@ pub trait Source: Send + 'static {
     fn commit(&mut self, upto: &Checkpoint, outcomes: Vec<(Position, Outcome)>);
 
     /// A record is no order, and is to be kept elsewhere. Its position is passed once it is safe there.
-    fn reject(&mut self, record: &Record, rejection: &Rejection) -> Kept;
+    fn reject(&mut self, record: &Record, rejection: &Rejection) -> Parked;
 
     /// Nothing of a record can be stored now. Says whether its sender waits and is told so; else it may not be passed.
     fn refuse(&mut self, _record: &Record) -> bool {
@@ -121,7 +116,7 @@ pub trait Source: Send + 'static {
     /// Everything that came of the revoked partitions is durable; they may go.
     fn release(&mut self) {}
 
-    /// Another process moved the position of this partition: what was received of it is void. It is assigned anew if it
+    /// Another process moved the position of this partition: what was received of it is void. It is assigned again if it
     /// is still this process's.
     fn fenced(&mut self, _partition: u32) {}
 

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::{Kept, SourceError};
+use super::{Parked, SourceError};
 
 /// The file of the rejected documents as they were, byte for byte, to be mended and imported again.
 /// There is none where the reasons go to a device or a pipe.
@@ -65,9 +65,9 @@ impl Rejects {
     }
 
     /// Makes what was written durable. Many documents of a batch cost one write to the disk.
-    pub(super) fn keep(&self, name: Arc<str>) -> Kept {
-        let Some(files) = self.files.clone() else { return Kept::Now(Ok(())) };
-        Kept::Soon(Box::pin(async move {
+    pub(super) fn keep(&self, name: Arc<str>) -> Parked {
+        let Some(files) = self.files.clone() else { return Parked::Done(Ok(())) };
+        Parked::Pending(Box::pin(async move {
             let synced = tokio::task::spawn_blocking(move || files.sync()).await.map_err(std::io::Error::from);
             synced.flatten().map_err(|cause| SourceError { name, cause: cause.into() })
         }))

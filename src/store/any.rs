@@ -4,11 +4,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-#[cfg(feature = "embedded")]
 use super::embedded::{self, Embedded};
-#[cfg(feature = "postgres")]
 use super::postgres::{self, Postgres};
-use super::{Batch, Changes, Outcome, Page, Peers, Presence, Store, StoreError, Turn, Unpublished};
+use super::{Batch, Changes, CommitPermit, Outcome, Page, Peers, Presence, Store, StoreError, Unpublished};
 use crate::id::{OrderId, Version};
 use crate::record::{Checkpoint, Parcel};
 use crate::snapshot::Snapshot;
@@ -17,21 +15,14 @@ use crate::snapshot::Snapshot;
 #[derive(Debug, Clone)]
 pub struct Config {
     /// The embedded store, used where no server is named.
-    #[cfg(feature = "embedded")]
     pub embedded: embedded::Config,
     /// PostgreSQL.
-    #[cfg(feature = "postgres")]
     pub postgres: Option<postgres::Config>,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self {
-            #[cfg(feature = "embedded")]
-            embedded: embedded::Config::new("data"),
-            #[cfg(feature = "postgres")]
-            postgres: None,
-        }
+        Self { embedded: embedded::Config::new("data"), postgres: None }
     }
 }
 
@@ -39,16 +30,11 @@ impl Default for Config {
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// The embedded store.
-    #[cfg(feature = "embedded")]
     #[error(transparent)]
     Embedded(#[from] embedded::OpenError),
     /// PostgreSQL.
-    #[cfg(feature = "postgres")]
     #[error(transparent)]
     Postgres(#[from] StoreError),
-    /// None is set, and none is built in that needs no setting.
-    #[error("no store is set; name a PostgreSQL server with --postgres")]
-    NotSet,
 }
 
 impl OpenError {
@@ -56,11 +42,8 @@ impl OpenError {
     #[must_use]
     pub fn is_configuration(&self) -> bool {
         match self {
-            #[cfg(feature = "embedded")]
             Self::Embedded(error) => error.is_configuration(),
-            #[cfg(feature = "postgres")]
             Self::Postgres(error) => matches!(error, StoreError::Unfit(_)),
-            Self::NotSet => true,
         }
     }
 }
@@ -104,7 +87,6 @@ impl Views {
     }
 
     /// What their schema is called after the name of the service's, or after `orders`.
-    #[cfg(feature = "postgres")]
     pub(super) fn layout(self) -> &'static str {
         match self {
             Self::FourTables => "four_tables",
@@ -115,24 +97,18 @@ impl Views {
 }
 
 /// How long such a command waits for a connection.
-#[cfg(feature = "postgres")]
 const PATIENCE: std::time::Duration = std::time::Duration::from_secs(30);
 
 impl Config {
     /// Whether several processes may use the store at once.
     #[must_use]
     pub fn is_shareable(&self) -> bool {
-        #[cfg(feature = "postgres")]
-        return self.postgres.is_some();
-        #[cfg(not(feature = "postgres"))]
-        false
+        self.postgres.is_some()
     }
 
     /// The same for a command that has one thing to do and no reader who waits: a server may take its time.
     #[must_use]
-    #[cfg_attr(not(feature = "postgres"), expect(unused_mut, reason = "only a server is waited for"))]
     pub fn patient(mut self) -> Self {
-        #[cfg(feature = "postgres")]
         if let Some(postgres) = &mut self.postgres {
             postgres.wait = postgres.wait.max(PATIENCE);
         }
@@ -147,10 +123,8 @@ pub type AnyError = Box<dyn std::error::Error + Send + Sync>;
 #[derive(Clone)]
 pub enum AnyStore {
     /// SQLite in a directory.
-    #[cfg(feature = "embedded")]
     Embedded(Embedded),
-    /// A server, which may be away.
-    #[cfg(feature = "postgres")]
+    /// A server, which may be unavailable.
     Postgres(Postgres),
 }
 
@@ -158,9 +132,7 @@ pub enum AnyStore {
 macro_rules! on {
     ($any:expr, $store:ident => $then:expr) => {
         match $any {
-            #[cfg(feature = "embedded")]
             AnyStore::Embedded($store) => $then,
-            #[cfg(feature = "postgres")]
             AnyStore::Postgres($store) => $then,
         }
     };
@@ -172,14 +144,10 @@ impl AnyStore {
     /// # Errors
     /// [`OpenError`].
     pub fn open(config: &Config) -> Result<Self, OpenError> {
-        #[cfg(feature = "postgres")]
         if let Some(postgres) = &config.postgres {
             return Ok(Self::Postgres(Postgres::new(postgres.clone())));
         }
-        #[cfg(feature = "embedded")]
-        return Ok(Self::Embedded(Embedded::open(config.embedded.clone())?));
-        #[cfg(not(feature = "embedded"))]
-        Err(OpenError::NotSet)
+        Ok(Self::Embedded(Embedded::open(config.embedded.clone())?))
     }
 
     /// Where the orders are, for people.
@@ -194,20 +162,16 @@ impl AnyStore {
     /// [`StoreError`]; nothing acknowledged is lost, unless its file was.
     pub async fn close(&self) -> Result<(), StoreError> {
         match self {
-            #[cfg(feature = "embedded")]
             Self::Embedded(store) => store.close().await,
-            #[cfg(feature = "postgres")]
             Self::Postgres(_) => Ok(()), // its server closes it
         }
     }
 
     /// The embedded store, whose files may be taken away.
-    #[cfg(feature = "embedded")]
     #[must_use]
     pub fn embedded(&self) -> Option<&Embedded> {
         match self {
             Self::Embedded(store) => Some(store),
-            #[cfg(feature = "postgres")]
             Self::Postgres(_) => None,
         }
     }
@@ -216,22 +180,18 @@ impl AnyStore {
     ///
     /// # Errors
     /// When the server cannot be asked.
-    #[cfg(feature = "postgres")]
     pub async fn missing_rights(&self) -> Result<Option<String>, StoreError> {
         match self {
             Self::Postgres(store) => store.missing_rights().await,
-            #[cfg(feature = "embedded")]
             Self::Embedded(_) => Ok(None),
         }
     }
 
     /// The connections to a server.
-    #[cfg(feature = "postgres")]
     #[must_use]
     pub fn pool_use(&self) -> Option<postgres::PoolUse> {
         match self {
             Self::Postgres(store) => Some(store.pool_use()),
-            #[cfg(feature = "embedded")]
             Self::Embedded(_) => None,
         }
     }
@@ -242,7 +202,7 @@ impl Store for AnyStore {
         on!(self, store => store.commit(batch).await)
     }
 
-    async fn commit_after(&self, batch: Arc<Batch>, turn: &mut Turn) -> Result<Vec<Outcome>, StoreError> {
+    async fn commit_after(&self, batch: Arc<Batch>, turn: &mut CommitPermit) -> Result<Vec<Outcome>, StoreError> {
         on!(self, store => store.commit_after(batch, turn).await)
     }
 
@@ -325,8 +285,8 @@ impl Store for AnyStore {
         on!(self, store => store.appear_as(presence));
     }
 
-    async fn announce(&self) -> Result<Peers, StoreError> {
-        on!(self, store => store.announce().await)
+    async fn heartbeat(&self) -> Result<Peers, StoreError> {
+        on!(self, store => store.heartbeat().await)
     }
 
     async fn changes<N, F>(&self, is_news: N, emit: F) -> Result<Changes, StoreError>
@@ -340,10 +300,8 @@ impl Store for AnyStore {
 
 /// All live orders, as they stand when this is opened; a service may be running on the same store.
 pub enum Live {
-    #[cfg(feature = "embedded")]
     #[doc(hidden)]
     Embedded(embedded::Live),
-    #[cfg(feature = "postgres")]
     #[doc(hidden)]
     Postgres(postgres::Live),
 }
@@ -354,14 +312,10 @@ impl Live {
     /// # Errors
     /// When there is no store or it cannot be read.
     pub async fn open(config: &Config) -> Result<Self, OpenError> {
-        #[cfg(feature = "postgres")]
         if let Some(postgres) = &config.postgres {
             return Ok(Self::Postgres(postgres::Live::open(postgres).await?));
         }
-        #[cfg(feature = "embedded")]
-        return Ok(Self::Embedded(embedded::Live::open(&config.embedded)?));
-        #[cfg(not(feature = "embedded"))]
-        Err(OpenError::NotSet)
+        Ok(Self::Embedded(embedded::Live::open(&config.embedded)?))
     }
 
     /// How many there are.
@@ -370,9 +324,7 @@ impl Live {
     /// When the store cannot be read.
     pub async fn count(&self) -> Result<u64, AnyError> {
         match self {
-            #[cfg(feature = "embedded")]
             Self::Embedded(live) => Ok(live.count()?),
-            #[cfg(feature = "postgres")]
             Self::Postgres(live) => Ok(live.count().await?),
         }
     }
@@ -382,12 +334,9 @@ impl Live {
     ///
     /// # Errors
     /// When the store cannot be read or the file not written; what was there under its name is then as it was.
-    #[cfg_attr(not(feature = "embedded"), expect(unused_variables, reason = "a server has tools of its own for it"))]
     pub fn back_up(&self, to: &Path, on_progress: impl FnMut(u64, u64)) -> Result<u64, AnyError> {
         match self {
-            #[cfg(feature = "embedded")]
             Self::Embedded(live) => Ok(live.back_up(to, on_progress)?),
-            #[cfg(feature = "postgres")]
             Self::Postgres(_) => Err("a database on a server is backed up with pg_dump".into()),
         }
     }
@@ -398,9 +347,7 @@ impl Live {
     /// When the store cannot be read, or the first error of `emit`.
     pub async fn for_each(&self, emit: impl FnMut(&[u8]) -> Result<(), AnyError>) -> Result<(), AnyError> {
         match self {
-            #[cfg(feature = "embedded")]
             Self::Embedded(live) => live.for_each(emit),
-            #[cfg(feature = "postgres")]
             Self::Postgres(live) => live.for_each(emit).await,
         }
     }
@@ -413,10 +360,8 @@ fn of_migration(may_pass: bool, error: impl std::error::Error + Send + Sync + 's
 
 /// The schema of the chosen store.
 pub enum Maintenance {
-    #[cfg(feature = "embedded")]
     #[doc(hidden)]
     Embedded(embedded::Maintenance),
-    #[cfg(feature = "postgres")]
     #[doc(hidden)]
     Postgres(postgres::Maintenance),
 }
@@ -427,14 +372,10 @@ impl Maintenance {
     /// # Errors
     /// When it cannot be opened; for the embedded store most often because a service has it open.
     pub async fn open(config: &Config) -> Result<Self, OpenError> {
-        #[cfg(feature = "postgres")]
         if let Some(postgres) = &config.postgres {
             return Ok(Self::Postgres(postgres::Maintenance::open(postgres).await?));
         }
-        #[cfg(feature = "embedded")]
-        return Ok(Self::Embedded(embedded::Maintenance::open(&config.embedded)?));
-        #[cfg(not(feature = "embedded"))]
-        Err(OpenError::NotSet)
+        Ok(Self::Embedded(embedded::Maintenance::open(&config.embedded)?))
     }
 
     /// Applies what is missing, all or nothing; the optional steps and views only when asked for.
@@ -442,19 +383,12 @@ impl Maintenance {
     ///
     /// # Errors
     /// When a step fails; the schema is then as it was.
-    #[cfg_attr(
-        not(feature = "postgres"),
-        expect(unused_variables, reason = "the embedded store has no optional steps")
-    )]
     pub async fn up(&mut self, is_with_optional: bool, views: &[Views]) -> Result<Vec<u32>, AnyError> {
         match self {
-            #[cfg(feature = "embedded")]
             Self::Embedded(_) if !views.is_empty() => {
                 Err("views are for SQL clients of a PostgreSQL server; name it with --postgres".into())
             }
-            #[cfg(feature = "embedded")]
             Self::Embedded(store) => store.up().map_err(|error| of_migration(error.may_pass(), error)), // no optional steps
-            #[cfg(feature = "postgres")]
             Self::Postgres(store) => {
                 store.up_with(is_with_optional, views).await.map_err(|error| of_migration(error.may_pass(), error))
             }
@@ -467,9 +401,7 @@ impl Maintenance {
     /// When the step fails; the schema is then as it was.
     pub async fn down(&mut self) -> Result<Option<u32>, AnyError> {
         match self {
-            #[cfg(feature = "embedded")]
             Self::Embedded(store) => Ok(store.down()?),
-            #[cfg(feature = "postgres")]
             Self::Postgres(store) => store.down().await.map_err(|error| of_migration(error.may_pass(), error)),
         }
     }
@@ -480,13 +412,11 @@ impl Maintenance {
     /// When the store cannot be read.
     pub async fn status(&mut self) -> Result<Vec<Step>, AnyError> {
         Ok(match self {
-            #[cfg(feature = "embedded")]
             Self::Embedded(store) => store
                 .status()?
                 .into_iter()
                 .map(|(step, is_applied)| Step { number: step.number, name: step.name, is_applied, is_optional: false })
                 .collect(),
-            #[cfg(feature = "postgres")]
             Self::Postgres(store) => store
                 .status()
                 .await

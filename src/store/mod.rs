@@ -2,12 +2,10 @@
 //! The only code that assigns versions.
 
 pub mod any;
-#[cfg(feature = "embedded")]
 pub mod embedded;
-#[cfg(feature = "postgres")]
+mod permit;
 pub mod postgres;
 mod rules;
-mod turn;
 
 use std::future::Future;
 use std::sync::Arc;
@@ -16,10 +14,10 @@ use std::time::Duration;
 use crate::id::{OrderId, Version};
 use crate::order::Order;
 use crate::record::{Checkpoint, Condition, Idempotency, Parcel};
-use crate::snapshot::{Change, Snapshot};
+use crate::snapshot::{ChangeKind, Snapshot};
 
+pub use permit::{CommitPermit, PermitRelease, SequenceBlock, Wait};
 pub use rules::Row;
-pub use turn::{Pass, Ranks, Turn, Wait};
 
 /// Orders to be made durable together.
 #[derive(Debug, Clone)]
@@ -30,9 +28,9 @@ pub struct Batch {
     pub entries: Vec<Entry>,
     /// How far the source comes with this batch.
     pub moves: Vec<Move>,
-    /// Nobody waits for the outcomes, so an order that would be lost by its refusal stops the batch:
+    /// No one waits for the outcomes, so an order that would be lost by its refusal stops the batch:
     /// [`StoreError::Unstorable`].
-    pub is_all_or_none: bool,
+    pub is_atomic: bool,
     /// Recorded in the same transaction, to be published afterwards.
     pub parcel: Option<Parcel>,
     /// It may have been committed by an earlier try, whose answer was lost: what a conditional write has left is no
@@ -45,7 +43,7 @@ impl Batch {
     #[must_use]
     pub fn of(source: impl Into<Arc<str>>, entries: Vec<Entry>) -> Self {
         let source = source.into();
-        Self { source, entries, moves: Vec::new(), is_all_or_none: false, parcel: None, is_again: false }
+        Self { source, entries, moves: Vec::new(), is_atomic: false, parcel: None, is_again: false }
     }
 }
 
@@ -54,7 +52,7 @@ impl Batch {
 pub struct Entry {
     /// What to store.
     pub order: Order,
-    /// Refuse an envelope that names an id nobody knows, instead of creating it.
+    /// Refuse an envelope that names an id no one knows, instead of creating it.
     pub must_exist: bool,
     /// Answer a repeated request as the first one was answered.
     pub idempotency: Option<Idempotency>,
@@ -63,15 +61,23 @@ pub struct Entry {
     /// Touch orders of this owner only.
     pub owner: Option<Box<str>>,
     /// Change nothing that is newer than this: what the entry says was made from this version of the order.
-    pub basis: Option<Version>,
-    /// Nobody is known to have stored the id. Only a hint: a wrong one costs time, never an order.
+    pub expected_version: Option<Version>,
+    /// No one is known to have stored the id. Only a hint: a wrong one costs time, never an order.
     pub is_new: bool,
 }
 
 impl From<Order> for Entry {
     /// Without any condition.
     fn from(order: Order) -> Self {
-        Self { order, must_exist: false, idempotency: None, condition: None, owner: None, basis: None, is_new: false }
+        Self {
+            order,
+            must_exist: false,
+            idempotency: None,
+            condition: None,
+            owner: None,
+            expected_version: None,
+            is_new: false,
+        }
     }
 }
 
@@ -96,7 +102,7 @@ pub enum Outcome {
         /// Its new copy.
         snapshot: Snapshot,
         /// What kind of change it was.
-        change: Change,
+        change: ChangeKind,
     },
     /// The stored body says the same already.
     Unchanged {
@@ -137,7 +143,7 @@ pub enum Outcome {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Answer {
     /// It changed something.
-    Changed(Change),
+    Changed(ChangeKind),
     /// It changed nothing.
     Unchanged,
     /// It came after the deletion.
@@ -274,7 +280,7 @@ pub trait Store: Clone + Send + Sync + 'static {
     fn commit_after(
         &self,
         batch: Arc<Batch>,
-        turn: &mut Turn,
+        turn: &mut CommitPermit,
     ) -> impl Future<Output = Result<Vec<Outcome>, StoreError>> + Send {
         async {
             turn.wait().await;
@@ -347,7 +353,7 @@ pub trait Store: Clone + Send + Sync + 'static {
         partitions: Vec<u32>,
     ) -> impl Future<Output = Result<bool, StoreError>> + Send;
 
-    /// Batches that were recorded to be published and that nobody has set out to publish for at least `age`, oldest
+    /// Batches that were recorded to be published and that no one has set out to publish for at least `age`, oldest
     /// first and at most `limit`. The caller is now the one who has.
     ///
     /// # Errors
@@ -416,7 +422,7 @@ pub trait Store: Clone + Send + Sync + 'static {
     ///
     /// # Errors
     /// [`StoreError::Unavailable`] or [`StoreError::Damaged`]; the others may then not know.
-    fn announce(&self) -> impl Future<Output = Result<Peers, StoreError>> + Send {
+    fn heartbeat(&self) -> impl Future<Output = Result<Peers, StoreError>> + Send {
         std::future::ready(Ok(Peers::default()))
     }
 
@@ -437,7 +443,7 @@ pub trait Store: Clone + Send + Sync + 'static {
 }
 
 impl Refusal {
-    /// Whether the order it refuses would be lost if nobody kept it. An unknown order that is to be deleted would not.
+    /// Whether the order it refuses would be lost if no one kept it. An unknown order that is to be deleted would not.
     #[must_use]
     pub fn is_loss(&self) -> bool {
         *self != Self::Unknown
@@ -475,13 +481,13 @@ fn unstorable(batch: &Batch, outcomes: &[Outcome]) -> Result<(), StoreError> {
         _ => None,
     };
     let lost: Vec<_> = outcomes.iter().enumerate().filter_map(lost).collect();
-    if batch.is_all_or_none && !lost.is_empty() { Err(StoreError::Unstorable(lost)) } else { Ok(()) }
+    if batch.is_atomic && !lost.is_empty() { Err(StoreError::Unstorable(lost)) } else { Ok(()) }
 }
 
 impl Outcome {
     /// The order, its newest copy, and what this commit changed about it. `None` when it was refused.
     #[must_use]
-    pub fn visible(&self) -> Option<(&OrderId, &Snapshot, Option<Change>)> {
+    pub fn visible(&self) -> Option<(&OrderId, &Snapshot, Option<ChangeKind>)> {
         match self {
             Self::Stored { id, snapshot, change } => Some((id, snapshot, Some(*change))),
             Self::Unchanged { id, snapshot }

@@ -5,9 +5,9 @@ use bytes::Bytes;
 use crate::id::OrderId;
 use crate::id::Version;
 use crate::order::envelope::{self, Incomplete, Stamp, Status, Stored};
-use crate::order::{self, Change as Asked, Envelope, Order, Past};
+use crate::order::{self, Command, Envelope, Order, Past};
 use crate::record::{Condition, Expected};
-use crate::snapshot::{Change, Kind, Snapshot, State};
+use crate::snapshot::{ChangeKind, Kind, Snapshot, State};
 use crate::store::{Answer, Entry, Outcome, Refusal};
 
 /// What is stored under an id.
@@ -37,7 +37,7 @@ impl Row {
 pub(super) struct Write {
     pub(super) kind: Kind,
     pub(super) state: State,
-    pub(super) change: Change,
+    pub(super) change: ChangeKind,
     pub(super) body: Bytes,
     /// Canonical text; `None` keeps what is stored.
     pub(super) user_id: Option<String>,
@@ -66,7 +66,7 @@ pub(super) struct ForeignBody(OrderId);
 /// # Errors
 /// [`ForeignBody`] when the stored row cannot be read.
 pub(super) fn decide(entry: &Entry, row: Option<&Row>, is_again: bool, now: &Stamp) -> Result<Decision, ForeignBody> {
-    let Entry { order, must_exist, condition, owner, basis, .. } = entry;
+    let Entry { order, must_exist, condition, owner, expected_version, .. } = entry;
     // An order of another owner is as unknown as one that is not there; and before all else, or
     // what is said of it tells.
     if let (Some(owner), Some(row)) = (owner, row)
@@ -78,18 +78,18 @@ pub(super) fn decide(entry: &Entry, row: Option<&Row>, is_again: bool, now: &Sta
     if owner.is_some() && row.is_none() && matches!(condition, Some(Condition::Exists | Condition::OneOf(_))) {
         return Ok(Decision::Refused(Refusal::Unknown));
     }
-    if let (Some(basis), Some(row)) = (basis, row)
-        && row.version > *basis
+    if let (Some(expected_version), Some(row)) = (expected_version, row)
+        && row.version > *expected_version
     {
         return Ok(if row.state == State::Live { Decision::Unchanged } else { Decision::WasDeleted });
     }
-    let decision = match &order.change {
-        Asked::Wb(body) => wb(body, row),
-        Asked::Envelope(envelope) => self::envelope(order, envelope, row, *must_exist, now)?,
-        Asked::Delete => delete(row),
+    let decision = match &order.command {
+        Command::Wb(body) => wb(body, row),
+        Command::Envelope(envelope) => self::envelope(order, envelope, row, *must_exist, now)?,
+        Command::Delete => delete(row),
     };
     if let (Some(owner), Decision::Write(write)) = (owner, &decision)
-        && write.state != State::Gone
+        && write.state != State::Tombstone
         && !is_owned(write.kind, &write.body, owner)
     {
         return Ok(Decision::Refused(Refusal::NotOwn));
@@ -117,7 +117,7 @@ fn is_met(condition: &Condition, id: &OrderId, row: Option<&Row>) -> bool {
     };
     match (condition, row) {
         (Condition::New, None) | (Condition::Exists, Some(_)) => true,
-        (Condition::New, Some(row)) => row.state == State::Gone, // which is refused for what it is
+        (Condition::New, Some(row)) => row.state == State::Tombstone, // which is refused for what it is
         (Condition::OneOf(versions), Some(row)) => versions.iter().any(|expected| is_expected(row, expected)),
         (Condition::Exists | Condition::OneOf(_), None) => false,
     }
@@ -125,11 +125,11 @@ fn is_met(condition: &Condition, id: &OrderId, row: Option<&Row>) -> bool {
 
 fn wb(body: &Bytes, row: Option<&Row>) -> Decision {
     let change = match row {
-        None => Change::Created,
+        None => ChangeKind::Created,
         Some(row) if row.state != State::Live => return Decision::WasDeleted,
         Some(row) if row.kind != Kind::Wb => return Decision::Refused(Refusal::OtherKind),
         Some(row) if row.body == body => return Decision::Unchanged,
-        Some(_) => Change::Updated,
+        Some(_) => ChangeKind::Updated,
     };
     Decision::Write(Write {
         kind: Kind::Wb,
@@ -183,13 +183,13 @@ fn envelope(
         Err(Incomplete::Payload) => return Ok(Decision::Refused(Refusal::NoPayload)),
     };
     let change = match (is_delete, is_known) {
-        (true, _) => Change::Deleted,
-        (false, true) => Change::Updated,
-        (false, false) => Change::Created,
+        (true, _) => ChangeKind::Deleted,
+        (false, true) => ChangeKind::Updated,
+        (false, false) => ChangeKind::Created,
     };
     Ok(Decision::Write(Write {
         kind: Kind::Envelope,
-        state: if is_delete { State::Hidden } else { State::Live },
+        state: if is_delete { State::SoftDeleted } else { State::Live },
         change,
         body: body.into(),
         user_id: envelope.user_id.map(|user_id| user_id.hyphenated().to_string()),
@@ -203,8 +203,8 @@ fn delete(row: Option<&Row>) -> Decision {
         Some(row) if row.state != State::Live => Decision::WasDeleted,
         Some(row) => Decision::Write(Write {
             kind: row.kind,
-            state: State::Gone,
-            change: Change::Deleted,
+            state: State::Tombstone,
+            change: ChangeKind::Deleted,
             body: Bytes::new(),
             user_id: None,
             external_id: None,
@@ -226,22 +226,22 @@ pub(super) fn answer(outcome: &Outcome) -> Option<(&OrderId, Answer, Version)> {
 /// How answers, states and kinds are numbered in tables.
 pub(super) mod column {
     use crate::record::Contents;
-    use crate::snapshot::{Change, Kind, State};
+    use crate::snapshot::{ChangeKind, Kind, State};
     use crate::store::Answer;
 
     pub(in crate::store) fn of_state(state: State) -> i16 {
         match state {
             State::Live => 0,
-            State::Hidden => 1,
-            State::Gone => 2,
+            State::SoftDeleted => 1,
+            State::Tombstone => 2,
         }
     }
 
     pub(in crate::store) fn to_state(column: i16) -> State {
         match column {
             0 => State::Live,
-            1 => State::Hidden,
-            _ => State::Gone,
+            1 => State::SoftDeleted,
+            _ => State::Tombstone,
         }
     }
 
@@ -271,9 +271,9 @@ pub(super) mod column {
 
     pub(in crate::store) fn of_answer(answer: Answer) -> i16 {
         match answer {
-            Answer::Changed(Change::Created) => 0,
-            Answer::Changed(Change::Updated) => 1,
-            Answer::Changed(Change::Deleted) => 2,
+            Answer::Changed(ChangeKind::Created) => 0,
+            Answer::Changed(ChangeKind::Updated) => 1,
+            Answer::Changed(ChangeKind::Deleted) => 2,
             Answer::Unchanged => 3,
             Answer::WasDeleted => 4,
         }
@@ -281,9 +281,9 @@ pub(super) mod column {
 
     pub(in crate::store) fn to_answer(column: i16) -> Answer {
         match column {
-            0 => Answer::Changed(Change::Created),
-            1 => Answer::Changed(Change::Updated),
-            2 => Answer::Changed(Change::Deleted),
+            0 => Answer::Changed(ChangeKind::Created),
+            1 => Answer::Changed(ChangeKind::Updated),
+            2 => Answer::Changed(ChangeKind::Deleted),
             3 => Answer::Unchanged,
             _ => Answer::WasDeleted,
         }

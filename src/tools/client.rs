@@ -156,7 +156,7 @@ pub(super) fn plain(url: &str) -> String {
     }
 }
 
-/// A connection that opens itself anew after the server has closed it.
+/// A connection that opens itself again after the server has closed it.
 pub struct Client {
     server: Server,
     timeout: Duration,
@@ -180,7 +180,7 @@ impl Client {
         Ok(())
     }
 
-    /// Sends one request and reads the whole answer. After an error the next request connects anew.
+    /// Sends one request and reads the whole answer. After an error the next request connects again.
     ///
     /// # Errors
     /// [`NoAnswer`].
@@ -232,14 +232,13 @@ where
 {
     let (sender, connection) = handshake(TokioIo::new(stream)).await.map_err(|_| NoAnswer::Closed)?;
     tokio::spawn(async move {
-        // Its errors reach whoever waits for an answer.
+        // Its errors reach anyone who waits for an answer.
         let _ = connection.await;
     });
     Ok(sender)
 }
 
 /// Whether a host is this machine: load is not for strangers.
-#[cfg(any(feature = "kafka", feature = "nats"))]
 pub(super) fn check_local(host: &str, port: u16) -> anyhow::Result<()> {
     let host = host.trim_matches(['[', ']']);
     let mut addresses = std::net::ToSocketAddrs::to_socket_addrs(&(host, port))

@@ -11,7 +11,6 @@ pub mod healthcheck;
 pub mod import;
 pub mod load;
 pub mod migrate;
-#[cfg(feature = "postgres")]
 pub mod older;
 pub mod output;
 pub mod progress;

@@ -11,9 +11,9 @@ use super::import::{forget_position, stay, summary};
 use super::output;
 use super::progress::Progress;
 use crate::ingest::{self, Ingest};
-use crate::lifecycle::Shutdown;
 use crate::metrics::Metrics;
 use crate::order::{Decoder, Profile};
+use crate::process::lifecycle::Shutdown;
 use crate::record::Record;
 use crate::source::older::{self, Older};
 

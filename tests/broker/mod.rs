@@ -3,7 +3,7 @@
 //! ([`Channel`]) that `kafka::topic` and `nats::subject` implement. What has a meaning with one of them only is tested
 //! beside that one.
 
-#[cfg(all(feature = "kafka", feature = "nats"))]
+#[cfg(feature = "kafka")]
 mod beside;
 mod crash;
 mod faults;

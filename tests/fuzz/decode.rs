@@ -1,4 +1,4 @@
-//! Any bytes against the oracle of `tests/order`, under every profile, in decoders that are never made anew.
+//! Any bytes against the oracle of `tests/order`, under every profile, in decoders that are never made again.
 
 #![no_main]
 

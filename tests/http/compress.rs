@@ -15,7 +15,7 @@ fn ask(server: &Server, accepted: &str) -> Reply {
     server.request("GET", LIST, &[("Accept-Encoding", accepted)], "").expect(200)
 }
 
-/// What a body is without its coding.
+/// What a body is without its encoding.
 fn decoded(reply: &Reply) -> Vec<u8> {
     match reply.header("Content-Encoding") {
         None => reply.body.clone(),
@@ -38,11 +38,11 @@ fn generation(reply: &Reply) -> u64 {
     etag(reply).trim_matches('"').split('-').nth(1).expect("epoch-generation-count").parse().expect("a number")
 }
 
-/// Asks until the list comes in this coding.
+/// Asks until the list comes in this encoding.
 #[track_caller]
-fn until_coded(server: &Server, coding: &str) -> Reply {
-    until(&format!("the list comes as {coding}"), SIGNAL_TIME, || {
-        Some(ask(server, coding)).filter(|reply| reply.header("Content-Encoding") == Some(coding))
+fn until_coded(server: &Server, encoding: &str) -> Reply {
+    until(&format!("the list comes as {encoding}"), SIGNAL_TIME, || {
+        Some(ask(server, encoding)).filter(|reply| reply.header("Content-Encoding") == Some(encoding))
     })
 }
 
@@ -88,13 +88,13 @@ fn every_form_is_the_plain_list() {
     assert_eq!((plain.header("Content-Encoding"), plain.header("Vary")), (None, Some("Accept-Encoding")));
     let plain_tag = etag(&plain).trim_matches('"').to_owned();
     let mut tags = vec![etag(&plain).to_owned()];
-    for coding in ["zstd", "gzip"] {
-        let first = until_coded(&server, coding);
-        // Whoever is slow to start may have the better form at once.
+    for encoding in ["zstd", "gzip"] {
+        let first = until_coded(&server, encoding);
+        // Anyone who is slow to start may have the better form at once.
         let dense = until("the better form", SIGNAL_TIME, || {
-            Some(ask(&server, coding)).filter(|reply| etag(reply).contains("-dense"))
+            Some(ask(&server, encoding)).filter(|reply| etag(reply).contains("-dense"))
         });
-        assert_eq!(etag(&dense), format!("\"{plain_tag}-dense-{coding}\""));
+        assert_eq!(etag(&dense), format!("\"{plain_tag}-dense-{encoding}\""));
         assert!(dense.body.len() <= first.body.len() && first.body.len() < plain.body.len() / 2);
         for form in [&first, &dense] {
             assert_eq!(decoded(form), plain.body);
@@ -105,10 +105,10 @@ fn every_form_is_the_plain_list() {
             tags.push(etag(form).to_owned());
         }
         for path in ["/api/orders?limit=40", "/api/orders?limit=1000"] {
-            let reply = server.request("GET", path, &[("Accept-Encoding", coding)], "").expect(200);
+            let reply = server.request("GET", path, &[("Accept-Encoding", encoding)], "").expect(200);
             assert_eq!(reply.body, dense.body, "{path}");
         }
-        let head = server.request("HEAD", LIST, &[("Accept-Encoding", coding)], "").expect(200);
+        let head = server.request("HEAD", LIST, &[("Accept-Encoding", encoding)], "").expect(200);
         for name in ["ETag", "Vary", "Content-Encoding", "Content-Length", "Content-Type"] {
             assert_eq!(head.header(name), dense.header(name), "{name}");
         }
@@ -135,8 +135,8 @@ fn every_form_is_the_plain_list() {
 #[test]
 fn clients_get_the_form_they_like_best() {
     let server = server_with(20, &[]);
-    for coding in ["zstd", "gzip"] {
-        until_coded(&server, coding);
+    for encoding in ["zstd", "gzip"] {
+        until_coded(&server, encoding);
     }
     for (accepted, expected) in [
         ("", None),
@@ -165,9 +165,9 @@ fn clients_get_the_form_they_like_best() {
 #[test]
 fn who_takes_no_plain_list_waits_for_a_form_or_is_told() {
     let server = server_with(20, &[]);
-    for (accepted, coding) in [("gzip, identity;q=0", "gzip"), ("*;q=0, zstd;q=0.2", "zstd")] {
+    for (accepted, encoding) in [("gzip, identity;q=0", "gzip"), ("*;q=0, zstd;q=0.2", "zstd")] {
         let reply = list_in(&mut server.connect(), accepted);
-        assert_eq!(reply.header("Content-Encoding"), Some(coding), "the very first answer");
+        assert_eq!(reply.header("Content-Encoding"), Some(encoding), "the very first answer");
         assert_eq!(decoded(&reply), server.get(LIST).body);
     }
     for accepted in ["identity;q=0", "*;q=0", "br, *;q=0"] {
@@ -211,7 +211,7 @@ fn what_is_small_or_a_part_comes_as_it_is() {
 }
 
 #[test]
-fn nothing_is_compressed_unless_somebody_asks() {
+fn nothing_is_compressed_unless_someone_asks() {
     let server = server_with(20, &[]);
     for _ in 0..50 {
         server.get(LIST).expect(200);
@@ -220,7 +220,7 @@ fn nothing_is_compressed_unless_somebody_asks() {
     listed(&server, "one-more");
     assert!(compressions(&server).abs() < 0.5);
     until_coded(&server, "zstd");
-    // The fast form, perhaps the better one; none in the other coding, and none of the lists before.
+    // The fast form, perhaps the better one; none in the other encoding, and none of the lists before.
     assert!(compressions(&server) < 2.5);
     // One more list at most is compressed for who asked and has gone.
     for n in 0..20 {

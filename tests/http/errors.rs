@@ -54,7 +54,7 @@ fn a_wrong_method_is_405_and_told_the_right_ones() {
         let options = connection.request("OPTIONS", path, &[], "");
         assert_eq!((options.status, options.body.len()), (204, 0), "{path}");
         assert_eq!(allowed(&options), allow, "{path}");
-        assert_eq!(options.header("Access-Control-Allow-Methods"), None, "nobody asked");
+        assert_eq!(options.header("Access-Control-Allow-Methods"), None, "no one asked");
     }
 }
 
@@ -181,7 +181,7 @@ fn browsers_of_other_origins_may_read() {
         for header in ["ETag", "Link", "X-Missing"] {
             assert!(exposed.contains(header), "{header}");
         }
-        assert_eq!(server.get(path).header("Access-Control-Allow-Origin"), None, "nobody asked");
+        assert_eq!(server.get(path).header("Access-Control-Allow-Origin"), None, "no one asked");
     }
     let preflight =
         [origin, ("Access-Control-Request-Method", "GET"), ("Access-Control-Request-Headers", "x-min-version")];
@@ -364,7 +364,7 @@ fn a_good_request_before_a_bad_one_is_answered_and_so_is_the_bad_one() {
 fn a_page_elsewhere_may_read_and_not_write() {
     let server = Server::start(&[]);
     let origin = ("Origin", "http://elsewhere.test");
-    // Without a type a browser asks nobody before it sends.
+    // Without a type a browser asks no one before it sends.
     let refused = server.request("POST", "/orders", &[origin], wb_posted("x"));
     assert_eq!((refused.status, refused.header("Access-Control-Allow-Origin")), (415, None));
     let typed = [origin, ("Content-Type", "application/json")];
@@ -416,7 +416,7 @@ fn older_clients_are_understood() {
 }
 
 #[test]
-fn what_is_no_request_hurts_nobody_else() {
+fn what_is_no_request_hurts_no_one_else() {
     let server = Server::start(&[]);
     created(&server, wb_posted("x"));
     let mut bystander = server.connect();

@@ -1,4 +1,4 @@
-//! The stream of changes: what an event says, how a reader resumes, and that nobody waits for a slow one.
+//! The stream of changes: what an event says, how a reader resumes, and that no one waits for a slow one.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -166,7 +166,7 @@ fn a_reader_resumes_where_it_left() {
         assert_eq!(resumed.next().json()["order_uid"], "r10");
     }
     let last = events[9].id.clone();
-    // Positions that are nobody's, of the future, or of a process that is gone.
+    // Positions that are no one's, of the future, or of a process that is gone.
     let ahead = format!("{}9999", events[9].id);
     for unknown in ["x", "0", &ahead] {
         let mut reset = Stream::open_and_leave(&server, "/events", &[("Last-Event-ID", unknown)]);
@@ -265,7 +265,7 @@ fn a_head_of_events_ends() {
 }
 
 #[test]
-fn a_reader_that_does_not_read_is_told_reset_and_holds_nobody() {
+fn a_reader_that_does_not_read_is_told_reset_and_holds_no_one() {
     // To wait for a reader that sleeps would take minutes.
     let server = Server::start(&["--profile", "lenient", "--http-write-time", "10m"]);
     let mut sleeping = Stream::open_and_leave(&server, "/events?include=body", &[]);

@@ -1,4 +1,4 @@
-//! Plain reads are answered without hyper, everything else by it: nobody may be able to tell which.
+//! Plain reads are answered without hyper, everything else by it: no one may be able to tell which.
 
 use super::*;
 use crate::server::{Connection, Reply, SIGNAL_TIME, Server, request, until};
@@ -57,7 +57,7 @@ fn answers_are_the_same_with_and_without_a_detour() {
 }
 
 #[test]
-fn each_answer_is_counted_once_whoever_gives_it() {
+fn each_answer_is_counted_once_anyone_who_gives_it() {
     let server = Server::start(&[]);
     created(&server, wb_posted("x"));
     let before = served(&server);
@@ -120,7 +120,7 @@ fn what_a_field_asks_for_is_still_done() {
     assert_eq!(connection.reply("GET").expect(200).text(), wb_answered("x"));
 }
 
-/// More than is read at one go, from a client that is quicker than the service: nobody is forgotten on the way.
+/// More than is read at one go, from a client that is quicker than the service: no one is forgotten on the way.
 #[test]
 fn a_long_pipeline_is_answered_to_its_end_and_so_is_its_neighbour() {
     const REQUESTS: usize = 30_000;

@@ -217,7 +217,7 @@ fn an_error_names_every_offending_field() {
         .replace("\"amount\":1817", "\"amount\":-1")
         .replace("1637907727", "0")
         .replace("2021-11-26T06:22:19Z", "yesterday")
-        .replace("test@gmail.com", "nobody")
+        .replace("test@gmail.com", "no-address")
         .replace("\"price\":453", "\"price\":\"453\"")
         .replace("\"entry\":\"WBIL\"", "\"entry\":null");
     let reply = server.post("/orders", &wrong).expect(422);

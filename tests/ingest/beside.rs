@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 
 use order_service::ingest::{self, Ledger};
-use order_service::order::{Change, Decoder, Profile};
+use order_service::order::{Command, Decoder, Profile};
 use order_service::record::Record;
 use order_service::store::{Batch, Store};
 
@@ -127,7 +127,7 @@ async fn a_dead_letter_of_the_first_is_waited_for_before_the_second_takes_effect
     let payload = r#"{"user_id":"0195c7f0-7b2b-7b84-8b6b-b563feb7b2b8","payload":{"id":"x"},"order_id":"#;
     let envelope = format!(r#"{payload}"{}"}}"#, id(3));
     let order = Decoder::new(Profile::default(), 1 << 20).decode(&envelope.into()).unwrap();
-    assert!(matches!(order.change, Change::Envelope(_)));
+    assert!(matches!(order.command, Command::Envelope(_)));
     let batch = Batch::of("other", vec![order.into()]);
     bench.store.truth.commit(batch.into()).await.unwrap();
     // The first is refused for the id of the envelope, and its letter is held.

@@ -11,15 +11,16 @@ use bytes::Bytes;
 use order_service::cache::{self, View};
 use order_service::id::OrderId;
 use order_service::ingest::{self, Ingest};
-use order_service::lifecycle::{self, Readiness, Trigger};
 use order_service::metrics::Metrics;
 use order_service::order::Profile;
+use order_service::process::lifecycle::{self, Readiness, Trigger};
 use order_service::read::{self, Found, Reader};
+use order_service::replication::follow;
 use order_service::snapshot::{Kind, Snapshot, State};
 use order_service::source::inbox::{self, Inbox, Reply};
 use order_service::store::Store;
 use order_service::store::embedded::{Config, Embedded};
-use order_service::{follow, warmup};
+use order_service::warmup;
 
 use super::lying::{LONG, Lie, Lying, settled};
 use crate::server::{Server, until};
@@ -49,7 +50,7 @@ const fn bounds(bytes_max: Option<u64>, ttl: Option<Duration>) -> cache::Config 
 struct Bench {
     store: Lying,
     view: Arc<View>,
-    reader: Reader<Lying>,
+    reader: Reader,
     inbox: Inbox,
     _trigger: Trigger,
     _dir: tempfile::TempDir,
@@ -150,11 +151,11 @@ async fn what_others_tell_late_brings_nothing_back() {
     let told = |version| {
         let snapshot = Snapshot::new(version, old.seq(), Kind::Wb, State::Live, b"{}", &mut Vec::new());
         let change = snapshot.apparent_change();
-        bench.view.hear(cache::feed::Event { id: id("a"), snapshot, change })
+        bench.view.apply_remote(cache::feed::Event { id: id("a"), snapshot, change })
     };
     assert!(!told(3));
     assert!(bench.view.peek(&id("a")).is_none(), "who knows how old that is");
-    // While somebody reads it from the store, what is heard is not lost.
+    // While someone reads it from the store, what is heard is not lost.
     let pinned = bench.view.pin(vec![id("a")]);
     assert!(!told(3));
     bench.view.fill(id("a"), old.clone());
@@ -228,7 +229,7 @@ async fn warm_up_takes_the_newest_orders_that_fit_and_knows_whether_that_is_all(
 async fn an_order_leaves_when_its_time_is_up_and_is_read_again() {
     let view = Arc::new(View::new(bounds(None, Some(Duration::from_mins(1))), 0));
     let (_trigger, shutdown) = lifecycle::shutdown();
-    tokio::spawn(warmup::keep_bounds(Arc::clone(&view), shutdown));
+    tokio::spawn(warmup::run_evictor(Arc::clone(&view), shutdown));
     let copy = |n| Snapshot::new(1, n, Kind::Wb, State::Live, b"{}", &mut Vec::new());
     view.set_complete();
     view.fill(id("a"), copy(1));
@@ -312,10 +313,10 @@ fn under_load_every_answer_is_what_was_written_last_with_a_tenth_of_the_orders_i
     for n in 0..ORDERS {
         assert_eq!(shown[&format!("load-{n}")], body(n, acknowledged[n].load(Ordering::SeqCst)));
     }
-    let some = server.get("/api/orders?ids=load-0,load-4999,nobody,load-17").expect(200);
+    let some = server.get("/api/orders?ids=load-0,load-4999,unknown,load-17").expect(200);
     assert_eq!(some.header("x-missing"), Some("1"));
     assert_eq!(some.json().as_array().unwrap().len(), 3);
-    server.get("/order/nobody").expect(404);
+    server.get("/order/unknown").expect(404);
     server.post("/orders", r#"{"order_uid":"load-4711","status":"deleted"}"#).expect(200);
     server.get("/order/load-4711").expect(410);
     until("the count follows", LONG, || (server.get("/api/stats").json()["total_orders"] == ORDERS - 1).then_some(()));

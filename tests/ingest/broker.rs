@@ -10,11 +10,11 @@ use bytes::Bytes;
 use order_service::cache::{self, View};
 use order_service::id::OrderId;
 use order_service::ingest::{self, Ingest, IngestError, Ledger};
-use order_service::lifecycle::{self, Trigger};
 use order_service::metrics::Metrics;
-use order_service::order::{Change, Decoder, Profile, sample};
+use order_service::order::{Command, Decoder, Profile, sample};
+use order_service::process::lifecycle::{self, Trigger};
 use order_service::record::{Checkpoint, Position, Record, Rejection};
-use order_service::source::{Kept, Received, Source, SourceError};
+use order_service::source::{Parked, Received, Source, SourceError};
 use order_service::store::embedded::{Config, Embedded};
 use order_service::store::{Batch, Move, Outcome, Store};
 use tokio::sync::{Semaphore, mpsc};
@@ -83,10 +83,10 @@ impl Source for Broker {
         self.tell(Told::Committed(upto.clone()));
     }
 
-    fn reject(&mut self, record: &Record, rejection: &Rejection) -> Kept {
+    fn reject(&mut self, record: &Record, rejection: &Rejection) -> Parked {
         self.tell(Told::Rejected(record.position, rejection.line()));
         let keeps = Arc::clone(&self.keeps);
-        Kept::Soon(Box::pin(async move {
+        Parked::Pending(Box::pin(async move {
             keeps.acquire().await.expect("never closed").forget();
             Ok(())
         }))
@@ -221,7 +221,7 @@ impl Bench {
     /// Another process moves a position.
     pub async fn steal(&self, partition: u32, from: u64, to: u64) {
         let moves = vec![Move { partition, from, to }];
-        let batch = Batch { moves, is_all_or_none: true, ..Batch::of("broker", Vec::new()) };
+        let batch = Batch { moves, is_atomic: true, ..Batch::of("broker", Vec::new()) };
         self.store.truth.commit(Arc::new(batch)).await.unwrap();
     }
 
@@ -345,7 +345,7 @@ async fn a_fenced_partition_is_given_up_and_the_others_are_stored() {
 }
 
 /// The batch that was filling kept the size of the orders that were taken out of it, so it took no more and was never
-/// due: the loop stood still for ever.
+/// due: the loop stopped for ever.
 #[tokio::test]
 async fn a_full_batch_that_loses_its_partition_takes_orders_again() {
     let mut config = ingest::Config::default();
@@ -422,12 +422,12 @@ async fn what_the_store_refuses_for_ever_is_a_dead_letter_and_the_rest_is_stored
     let payload = r#"{"user_id":"0195c7f0-7b2b-7b84-8b6b-b563feb7b2b8","payload":{"id":"x"},"order_id":"#;
     let envelope = format!(r#"{payload}"{}"}}"#, id(11));
     let order = Decoder::new(Profile::default(), 1 << 20).decode(&envelope.into()).unwrap();
-    assert!(matches!(order.change, Change::Envelope(_)));
+    assert!(matches!(order.command, Command::Envelope(_)));
     let batch = Batch::of("other", vec![order.into()]);
     bench.store.truth.commit(Arc::new(batch)).await.unwrap();
     bench.assigned(&[0]).await;
     let mut gone = at(0, 4, "");
-    (gone.payload, gone.key) = (None, Some(Bytes::from_static(b"nobody")));
+    (gone.payload, gone.key) = (None, Some(Bytes::from_static(b"unknown")));
     let array = [&b"["[..], &wb(12), b",", &wb(11), b",", &wb(13), b"]"].concat();
     bench.send([at(0, 0, wb(10)), at(0, 1, wb(11)), at(0, 2, array), at(0, 3, wb(14)), gone]).await;
     bench

@@ -6,11 +6,11 @@ use bytes::Bytes;
 use order_service::cache::{self, View};
 use order_service::id::OrderId;
 use order_service::ingest::{self, Ingest, IngestError, Ledger};
-use order_service::lifecycle::{self, Trigger};
 use order_service::metrics::Metrics;
 use order_service::order::sample;
+use order_service::process::lifecycle::{self, Trigger};
 use order_service::record::Idempotency;
-use order_service::snapshot::{Change, State};
+use order_service::snapshot::{ChangeKind, State};
 use order_service::source::inbox::{self, Inbox, Reply, SubmitError};
 use order_service::store::embedded::{Config, Embedded};
 use order_service::store::{Refusal, Store};
@@ -77,10 +77,10 @@ fn wb_id(n: u64) -> OrderId {
 }
 
 #[tokio::test]
-async fn a_refused_commit_is_tried_again_and_nobody_is_told_before_it_succeeds() {
+async fn a_refused_commit_is_tried_again_and_no_one_is_told_before_it_succeeds() {
     let bench = Bench::start([Lie::Reject, Lie::Reject], inbox::Config::default()).await;
     let reply = bench.send(wb(9)).await;
-    assert!(matches!(reply, Reply::Stored { version: 1, change: Change::Created, .. }), "{reply:?}");
+    assert!(matches!(reply, Reply::Stored { version: 1, change: ChangeKind::Created, .. }), "{reply:?}");
     assert_eq!(bench.store.left(), 0);
     assert_eq!(bench.visible(&wb_id(9)), bench.stored(&wb_id(9)).await);
     assert_eq!(bench.stop().await, Ledger { read: 1, stored: 1, ..Ledger::default() });
@@ -103,7 +103,7 @@ async fn a_lost_answer_creates_no_second_envelope() {
     let mut request = Vec::new();
     sample::envelope(7, 1, &mut request);
     let reply = bench.send(request).await;
-    let Reply::Stored { id, version: 1, change: Change::Created, .. } = reply else { panic!("{reply:?}") };
+    let Reply::Stored { id, version: 1, change: ChangeKind::Created, .. } = reply else { panic!("{reply:?}") };
     assert_eq!(bench.visible(&id), bench.stored(&id).await);
     assert_eq!(bench.store.truth.page(None, 10).await.unwrap().len(), 1);
 }
@@ -124,7 +124,7 @@ async fn a_lost_answer_to_a_deletion_is_still_a_deletion() {
     let delete = format!(r#"{{"order_uid":"{}","status":"deleted"}}"#, wb_id(9));
     let reply = inbox.submit(Bytes::from(delete)).unwrap().await.unwrap();
     assert!(matches!(reply, Reply::WasDeleted { version: 2, .. }), "{reply:?}");
-    assert_eq!(bench.visible(&wb_id(9)), Some((2, State::Gone, Vec::new())));
+    assert_eq!(bench.visible(&wb_id(9)), Some((2, State::Tombstone, Vec::new())));
     assert_eq!(bench.view.size().live, 0);
 }
 
@@ -138,7 +138,7 @@ async fn a_repeated_request_whose_first_answer_was_lost_gets_that_answer() {
         .unwrap()
         .await
         .unwrap();
-    assert!(matches!(reply, Reply::Stored { version: 1, change: Change::Created, .. }), "{reply:?}");
+    assert!(matches!(reply, Reply::Stored { version: 1, change: ChangeKind::Created, .. }), "{reply:?}");
     assert!(bench.visible(&wb_id(9)).is_some());
     let other = Idempotency { digest: [2; 32], ..key };
     let reply = bench
@@ -175,7 +175,7 @@ async fn while_the_store_holds_the_queue_fills_and_refuses_and_loses_nothing() {
     assert_eq!(bench.view.size().live, 0, "nothing is visible before it is durable");
     bench.store.release();
     for reply in waiting {
-        assert!(matches!(reply.await.unwrap(), Reply::Stored { change: Change::Created, .. }));
+        assert!(matches!(reply.await.unwrap(), Reply::Stored { change: ChangeKind::Created, .. }));
     }
     assert_eq!(bench.view.size().live, taken);
     let ledger = bench.stop().await;
@@ -213,7 +213,7 @@ async fn a_damaged_store_stops_the_loop_with_advice() {
     let reply = bench.inbox.submit(Bytes::from(wb(9))).unwrap();
     let error = bench.running.await.unwrap().unwrap_err();
     assert!(error.to_string().contains("restore the store"), "{error}");
-    assert!(reply.await.is_err(), "nobody is told that the order is stored");
+    assert!(reply.await.is_err(), "no one is told that the order is stored");
     assert_eq!(bench.view.size().entries, 0);
 }
 
@@ -250,11 +250,11 @@ async fn orders_of_one_batch_are_applied_one_after_the_other() {
     let fifth = bench.inbox.submit(Bytes::from(wb(9))).unwrap();
     settled().await;
     bench.store.release();
-    assert!(matches!(first.await.unwrap(), Reply::Stored { version: 1, change: Change::Created, .. }));
-    assert!(matches!(second.await.unwrap(), Reply::Stored { version: 2, change: Change::Updated, .. }));
-    assert!(matches!(third.await.unwrap(), Reply::Stored { version: 2, change: Change::Updated, .. }));
-    assert!(matches!(fourth.await.unwrap(), Reply::Stored { version: 3, change: Change::Deleted, .. }));
+    assert!(matches!(first.await.unwrap(), Reply::Stored { version: 1, change: ChangeKind::Created, .. }));
+    assert!(matches!(second.await.unwrap(), Reply::Stored { version: 2, change: ChangeKind::Updated, .. }));
+    assert!(matches!(third.await.unwrap(), Reply::Stored { version: 2, change: ChangeKind::Updated, .. }));
+    assert!(matches!(fourth.await.unwrap(), Reply::Stored { version: 3, change: ChangeKind::Deleted, .. }));
     assert!(matches!(fifth.await.unwrap(), Reply::WasDeleted { version: 3, .. }));
     assert_eq!(bench.store.commits.entered.get(), 2);
-    assert_eq!(bench.visible(&id), Some((3, State::Gone, Vec::new())));
+    assert_eq!(bench.visible(&id), Some((3, State::Tombstone, Vec::new())));
 }

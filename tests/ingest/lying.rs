@@ -10,7 +10,7 @@ use order_service::id::OrderId;
 use order_service::record::Checkpoint;
 use order_service::snapshot::Snapshot;
 use order_service::store::embedded::Embedded;
-use order_service::store::{Batch, Outcome, Page, Store, StoreError, Turn};
+use order_service::store::{Batch, CommitPermit, Outcome, Page, Store, StoreError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 /// The longest that anything may take here. Long, for a machine that does much else at the same time.
@@ -157,7 +157,7 @@ impl Store for Lying {
         told
     }
 
-    async fn commit_after(&self, batch: Arc<Batch>, turn: &mut Turn) -> Result<Vec<Outcome>, StoreError> {
+    async fn commit_after(&self, batch: Arc<Batch>, turn: &mut CommitPermit) -> Result<Vec<Outcome>, StoreError> {
         if !turn.has_come() {
             self.early.add();
             let refuses =

@@ -6,8 +6,8 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use order_service::cache::{self, View};
-use order_service::follow;
-use order_service::lifecycle;
+use order_service::process::lifecycle;
+use order_service::replication::follow;
 
 use crate::scripted::Scripted;
 

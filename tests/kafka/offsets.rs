@@ -7,8 +7,8 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 
 use order_service::kafka::Config;
-use order_service::lifecycle::{Readiness, Switch};
-use order_service::topics::tail::Tail;
+use order_service::kafka::tail::Tail;
+use order_service::process::lifecycle::{Readiness, Switch};
 
 use super::proxy::Proxy;
 use super::topic::Topic;
@@ -90,7 +90,7 @@ fn a_topic_that_is_followed_is_asked_about_as_a_whole_and_read_meanwhile() {
     let (switch, readiness) = (Switch::default(), Readiness::default());
     let read: Arc<Mutex<BTreeSet<Vec<u8>>>> = Arc::default();
     let into = Arc::clone(&read);
-    let take = move |message: &order_service::topics::tail::Message<'_>| {
+    let take = move |message: &order_service::kafka::tail::Message<'_>| {
         into.lock().unwrap().extend(message.key().map(<[u8]>::to_vec));
     };
     let tail = Tail::start(&config, &topic.name, switch.clone(), readiness.gate("tail", ""), take).unwrap();

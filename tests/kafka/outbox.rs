@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 
 use order_service::id::OrderId;
 use order_service::kafka::Config;
-use order_service::lifecycle::Readiness;
 use order_service::metrics::Metrics;
-use order_service::outbox::{self, Changed};
+use order_service::process::lifecycle::Readiness;
 use order_service::record::{Contents, Parcel};
-use order_service::relay::Relay;
+use order_service::replication::outbox::{self, Changed};
+use order_service::replication::relay::Relay;
 use order_service::snapshot::{Kind, Snapshot, State};
 use order_service::store::Unpublished;
 

@@ -237,7 +237,6 @@ fn a_write_is_answered_once_a_worker_has_processed_it() {
     assert!(server.stop().success());
 }
 
-#[cfg(feature = "redis")]
 #[test]
 fn what_a_worker_said_of_an_order_can_be_read_in_redis() {
     let Some(redis) = crate::servers::redis() else { return };
@@ -336,7 +335,6 @@ fn an_acknowledgement_of_an_older_worker_marks_the_order_as_done() {
     assert_eq!(events.iter().filter(|event| event.key() == id).count(), 1, "a mark is no work for a worker");
 }
 
-#[cfg(feature = "grpc")]
 #[test]
 fn a_call_waits_for_a_worker_as_long_as_its_client_does() {
     use crate::grpc::{Orders, new_order, version};
@@ -347,7 +345,7 @@ fn a_call_waits_for_a_worker_as_long_as_its_client_does() {
     let created = orders.upsert(new_order(r#"{"amount":3}"#)).unwrap();
     assert_eq!((version(&created).as_str(), created.get_ref().status.as_str()), ("2", "created"));
     assert_eq!(orders.get(&created.get_ref().order_id).unwrap().status, "done", "read right after the answer");
-    // The worker is away: the client's deadline is the shorter one, and the order is stored all the same.
+    // The worker is unavailable: the client's deadline is the shorter one, and the order is stored all the same.
     worker.signal(Signal::STOP);
     let mut request = tonic::Request::new(new_order("{}"));
     request.set_timeout(Duration::from_secs(10));

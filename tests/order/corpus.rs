@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use order_service::order::{Change, Decoder, Order, Profile};
+use order_service::order::{Command, Decoder, Order, Profile};
 use order_service::record::{Rejection, RejectionKind};
 use serde_json::Value;
 
@@ -73,7 +73,7 @@ fn a_document_may_be_as_large_as_the_limit() {
 fn a_compact_body_shares_the_document() {
     let document = Bytes::from(format!("\u{feff} {BASE}\n"));
     let order = Decoder::new(Profile::Strict, BYTES_MAX).decode(&document).unwrap();
-    let Change::Wb(body) = order.change else { panic!("a WB order") };
+    let Command::Wb(body) = order.command else { panic!("a WB order") };
     assert_eq!(body.as_ptr(), document[4..].as_ptr());
 }
 
@@ -99,13 +99,13 @@ fn is_as_written(row: &Row, answer: &Result<Order, Rejection>) -> Result<(), Str
             let all: Vec<&str> = [rejection.kind.code()].into_iter().chain(pointers).collect();
             serde_json::json!({ "refused": all })
         }
-        Ok(Order { change: Change::Wb(body), .. }) if *body == row.document => serde_json::json!({ "body": "input" }),
-        Ok(Order { change: Change::Wb(body), .. }) => serde_json::json!({ "body": str::from_utf8(body).unwrap() }),
-        Ok(Order { change: Change::Delete, .. }) => unreachable!("a document is no null value"),
-        Ok(Order { id, change: Change::Envelope(_), .. }) if row.answer.get("deleted").is_some() => {
+        Ok(Order { command: Command::Wb(body), .. }) if *body == row.document => serde_json::json!({ "body": "input" }),
+        Ok(Order { command: Command::Wb(body), .. }) => serde_json::json!({ "body": str::from_utf8(body).unwrap() }),
+        Ok(Order { command: Command::Delete, .. }) => unreachable!("a document is no null value"),
+        Ok(Order { id, command: Command::Envelope(_), .. }) if row.answer.get("deleted").is_some() => {
             serde_json::json!({ "deleted": *id.text() })
         }
-        Ok(Order { id, change: Change::Envelope(envelope), .. }) => {
+        Ok(Order { id, command: Command::Envelope(envelope), .. }) => {
             let mut found = serde_json::Map::new();
             let mut put =
                 |name: &str, value: Option<String>| value.map(|value| found.insert(name.into(), value.into()));

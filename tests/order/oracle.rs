@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 
-use order_service::order::{Change, Order, Profile, Status};
+use order_service::order::{Command, Order, Profile, Status};
 use order_service::record::{Rejection, RejectionKind};
 
 use super::json::{self, Json};
@@ -100,14 +100,14 @@ pub fn compare(expected: &Expected, answer: &Result<Order, Rejection>) -> Result
                     pointers.iter().map(String::as_str).eq(named.iter().copied())
                 }
         }
-        (Expected::Wb { id, body }, Ok(Order { id: found, change: Change::Wb(bytes), .. })) => {
+        (Expected::Wb { id, body }, Ok(Order { id: found, command: Command::Wb(bytes), .. })) => {
             *id == *found.text() && body.as_bytes() == &bytes[..]
         }
-        (Expected::Delete { id }, Ok(Order { id: found, change: Change::Envelope(envelope), .. })) => {
+        (Expected::Delete { id }, Ok(Order { id: found, command: Command::Envelope(envelope), .. })) => {
             let is_deletion = envelope.status == Some(Status::Deleted) && !envelope.is_new;
             is_deletion && envelope.payload.is_none() && envelope.user_id.is_none() && *id == *found.text()
         }
-        (Expected::Envelope(expected), Ok(Order { id, change: Change::Envelope(found), .. })) => {
+        (Expected::Envelope(expected), Ok(Order { id, command: Command::Envelope(found), .. })) => {
             expected.id.as_ref().map_or(found.is_new, |expected| !found.is_new && *expected == *id.text())
                 && expected.user_id == found.user_id.map(|user_id| user_id.to_string())
                 && expected.status.as_deref() == found.status.map(Status::as_str)

@@ -7,7 +7,7 @@ use order_service::id::OrderId;
 use order_service::record::Idempotency;
 use order_service::snapshot::{Snapshot, State};
 use order_service::store::postgres::{Maintenance, Postgres};
-use order_service::store::{Batch, Outcome, Pass, Ranks, Store, StoreError, Turn, Wait};
+use order_service::store::{Batch, CommitPermit, Outcome, PermitRelease, SequenceBlock, Store, StoreError, Wait};
 use tokio::task::JoinHandle;
 
 use super::{batch, decode, id, moved, sample_order, until_it_waits, wb};
@@ -52,7 +52,7 @@ async fn orders_come_back_byte_for_byte_by_id_by_page_and_by_scan() {
     let scanned = scan(&store).await;
     assert_eq!(scanned.len(), orders.len());
     for order in &orders {
-        let order_service::order::Change::Wb(body) = &order.change else { panic!("samples are WB orders") };
+        let order_service::order::Command::Wb(body) = &order.command else { panic!("samples are WB orders") };
         let snapshot = &scanned[&*order.id.text()];
         assert_eq!((snapshot.flat().whole(), snapshot.version(), snapshot.state()), (body[..].into(), 1, State::Live));
     }
@@ -152,7 +152,7 @@ async fn batches_that_meet_on_the_same_orders_lose_nothing() {
     }
     for (id, snapshot) in scan(&database.store()).await {
         let told: Vec<u64> = versions[&id].iter().copied().collect();
-        assert_eq!(told, (1..=snapshot.version()).collect::<Vec<_>>(), "{id}: every version was somebody's");
+        assert_eq!(told, (1..=snapshot.version()).collect::<Vec<_>>(), "{id}: every version was someone's");
     }
 }
 
@@ -253,10 +253,10 @@ async fn an_envelope_is_found_by_its_external_id_and_its_columns_follow_it() {
 }
 
 /// Spawns a commit before its turn and waits until it has done what it can.
-async fn early(store: &Postgres, batch: Arc<Batch>) -> (Pass, JoinHandle<Result<Vec<Outcome>, StoreError>>) {
-    let ranks = Ranks::default();
+async fn early(store: &Postgres, batch: Arc<Batch>) -> (PermitRelease, JoinHandle<Result<Vec<Outcome>, StoreError>>) {
+    let ranks = SequenceBlock::default();
     let _ = ranks.keep(Vec::new()); // the one before has begun
-    let (mut pass, mut turn) = Turn::after(ranks);
+    let (mut pass, mut turn) = CommitPermit::after(ranks);
     let store = store.clone();
     let waiting = tokio::spawn(async move { store.commit_after(batch, &mut turn).await });
     until_it_waits(&mut pass, Wait::ToTakeEffect).await;
@@ -273,7 +273,7 @@ async fn a_batch_before_its_turn_is_nowhere_and_after_it_everywhere() {
     let seen = (store.fetch(id("c")).await.unwrap(), store.fetch(id("a")).await.unwrap().unwrap().version());
     assert_eq!((seen.0.is_none(), seen.1), (true, 1));
     store.commit(moved(10, 20, [wb("b", 1)])).await.unwrap();
-    pass.give();
+    pass.release();
     assert_eq!(second.await.unwrap().unwrap().len(), 2);
     assert_eq!(store.fetch(id("a")).await.unwrap().unwrap().version(), 2);
     assert_eq!(store.positions("test".into()).await.unwrap().next(3), 30);
@@ -286,9 +286,9 @@ async fn a_batch_before_its_turn_is_nowhere_and_after_it_everywhere() {
     let versions = outcomes.iter().filter_map(Outcome::visible).map(|(_, snapshot, _)| snapshot.version());
     assert_eq!(versions.collect::<Vec<_>>(), [1, 3]);
 
-    // Whoever was fenced finds out when its turn has come.
+    // Anyone who was fenced finds out when its turn has come.
     let (pass, zombie) = early(&store, moved(30, 50, [wb("e", 1)])).await;
-    pass.give();
+    pass.release();
     assert!(matches!(zombie.await.unwrap(), Err(StoreError::Fenced { partition: 3 })));
     assert!(store.fetch(id("e")).await.unwrap().is_none());
 }
@@ -298,8 +298,8 @@ async fn a_batch_is_ranked_after_the_one_before_it_however_often_that_is_tried()
     let Some(database) = Database::create() else { return };
     let store = database.store();
     store.commit(moved(0, 10, [wb("a", 1)])).await.unwrap();
-    let mut first = Turn::default();
-    let (mut pass, mut turn) = Turn::after(first.ranks());
+    let mut first = CommitPermit::default();
+    let (mut pass, mut turn) = CommitPermit::after(first.block());
     let second = store.clone();
     let second = tokio::spawn(async move { second.commit_after(moved(20, 30, [wb("c", 1)]), &mut turn).await });
     until_it_waits(&mut pass, Wait::ToBegin).await;
@@ -308,7 +308,7 @@ async fn a_batch_is_ranked_after_the_one_before_it_however_often_that_is_tried()
     batch.entries.iter_mut().for_each(|entry| entry.is_new = true);
     store.commit_after(Arc::new(batch), &mut first).await.unwrap();
     until_it_waits(&mut pass, Wait::ToTakeEffect).await;
-    pass.give();
+    pass.release();
     second.await.unwrap().unwrap();
     assert_eq!(database.query("SELECT order_uid FROM orders ORDER BY seq"), ["a", "b", "c"]);
 }
@@ -338,7 +338,7 @@ async fn a_batch_before_its_turn_gets_out_of_the_way_of_the_one_before_it() {
     store.commit(moved(0, 10, [wb("a", 1)])).await.unwrap();
     let (pass, second) = early(&store, moved(20, 30, [wb("a", 3), wb("b", 2)])).await;
     store.commit(moved(10, 20, [wb("a", 2), wb("b", 1)])).await.unwrap();
-    pass.give();
+    pass.release();
     second.await.unwrap().unwrap();
     for (order, version) in [("a", 3), ("b", 2)] {
         assert_eq!(store.fetch(id(order)).await.unwrap().unwrap().version(), version, "{order}");

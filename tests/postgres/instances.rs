@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use order_service::store::postgres::Postgres;
-use order_service::store::{Changes, Presence, Ranks, Store, Turn, Wait};
+use order_service::store::{Changes, CommitPermit, Presence, SequenceBlock, Store, Wait};
 
 use super::{LONG, batch, until_it_waits, wb};
 use crate::database::Database;
@@ -108,7 +108,7 @@ async fn instances_know_whether_others_follow_and_publish() {
     one.appear_as(follower);
     assert_eq!(peers(&one).await, (false, false), "alone");
     worker.appear_as(Presence { follows: false, publishes: true });
-    let known = worker.announce().await.unwrap();
+    let known = worker.heartbeat().await.unwrap();
     assert_eq!((known.follow, known.publish), (true, false));
     assert_eq!(peers(&one).await, (false, true), "of one that works");
     other.appear_as(follower);
@@ -140,16 +140,16 @@ async fn what_a_process_commits_after_its_death_is_seen_by_the_next_one() {
     let dead = database.store();
     dead.commit(batch([wb("a", 1)])).await.unwrap();
     // It has sent what it had to send, and the server takes its time.
-    let ranks = Ranks::default();
+    let ranks = SequenceBlock::default();
     let _ = ranks.keep(Vec::new());
-    let (mut pass, mut turn) = Turn::after(ranks);
+    let (mut pass, mut turn) = CommitPermit::after(ranks);
     let writer = dead.clone();
     let late = tokio::spawn(async move { writer.commit_after(batch([wb("late", 1)]), &mut turn).await });
     until_it_waits(&mut pass, Wait::ToTakeEffect).await;
     let next = database.store();
-    assert!(look(&next).await.0, "somebody is still writing");
+    assert!(look(&next).await.0, "someone is still writing");
     assert!(look(&next).await.0, "and still");
-    pass.give();
+    pass.release();
     late.await.unwrap().unwrap();
     drop(dead);
     let seen = look_until_alone(&next).await;

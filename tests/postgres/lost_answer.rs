@@ -96,7 +96,7 @@ async fn behind_proxy(database: &Database) -> (Postgres, Arc<AtomicU8>) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_commit_that_was_lost_is_not_taken_for_stored_because_somebody_else_went_on() {
+async fn a_commit_that_was_lost_is_not_taken_for_stored_because_someone_else_went_on() {
     let Some(database) = Database::create() else { return };
     let (store, mode) = behind_proxy(&database).await;
     store.commit(moved(0, 1, [wb("a", 1)])).await.unwrap();

@@ -7,15 +7,12 @@ mod export;
 mod instances;
 mod limits;
 mod lost_answer;
-#[cfg(feature = "embedded")]
 mod moving;
-#[cfg(feature = "embedded")]
 mod older;
 mod pooler;
 mod proxy;
 mod refusals;
 mod restored;
-#[cfg(feature = "embedded")]
 mod same_rules;
 mod schema;
 mod side_by_side;
@@ -30,13 +27,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use order_service::id::OrderId;
 use order_service::order::{Decoder, Order, Profile, sample};
-use order_service::store::{Batch, Entry, Move, Pass, Wait};
+use order_service::store::{Batch, Entry, Move, PermitRelease, Wait};
 
 /// The longest that anything may take here. Long, for a machine that does much else at the same time.
 const LONG: Duration = Duration::from_mins(2);
 
 /// Waits until a batch waits for its turn.
-async fn until_it_waits(pass: &mut Pass, wait: Wait) {
+async fn until_it_waits(pass: &mut PermitRelease, wait: Wait) {
     tokio::time::timeout(LONG, pass.until(wait)).await.unwrap_or_else(|_| panic!("it does not wait {wait:?}"));
 }
 

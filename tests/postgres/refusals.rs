@@ -39,7 +39,7 @@ async fn orders_that_the_database_refuses_are_found_and_the_others_stored() {
         let all: Vec<_> = all.chain(orders.iter().skip(13).cloned()).collect();
         // A broker is told which one, with nothing stored.
         let mut of_broker = Arc::unwrap_or_clone(moved(n as u64, n as u64 + 1, all.clone()));
-        of_broker.is_all_or_none = true;
+        of_broker.is_atomic = true;
         let error = store.commit(Arc::new(of_broker)).await.unwrap_err();
         let StoreError::Unstorable(refused) = error else { panic!("{uid}: {error:?}") };
         let [(13, Refusal::Database { sqlstate, .. })] = &refused[..] else { panic!("{uid}: {refused:?}") };

@@ -27,7 +27,7 @@ async fn told(store: &Postgres) -> usize {
 async fn orders_of_a_dump_are_not_changes_that_are_still_to_come() {
     let Some(database) = Database::create() else { return };
     let (one, other) = (database.store(), database.store());
-    other.announce().await.unwrap();
+    other.heartbeat().await.unwrap();
     assert_eq!(told(&one).await, 0);
     other.commit(batch((0..50).map(|n| wb(&format!("dumped-{n}"), n)))).await.unwrap();
     assert_eq!(told(&one).await, 50);

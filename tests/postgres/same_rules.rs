@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use order_service::order::{Change, Envelope, Order};
+use order_service::order::{Command, Envelope, Order};
 use order_service::record::{Condition, Expected, Idempotency};
 use order_service::snapshot::Snapshot;
 use order_service::store::embedded::{self, Embedded};
@@ -36,17 +36,17 @@ fn random_entry(random: &mut fastrand::Rng) -> Entry {
     let user = "0190163d-8694-739b-aea5-966c26f8ad91";
     let order = match random.u8(..10) {
         0..4 => wb(&name, n),
-        4 => Order::new(id(&name), Change::Delete),
+        4 => Order::new(id(&name), Command::Delete),
         5 if n > 1 => decode(&format!(
             r#"{{"order_id":"{name}","user_id":"{user}","status":"deleted","payload":{{"id":"x{n}","amount":{n}}}}}"#
         )),
-        5 => Order::new(id(&name), Change::Envelope(Envelope::deletion())),
+        5 => Order::new(id(&name), Command::Envelope(Envelope::deletion())),
         6 => decode(&format!(r#"{{"order_id":"{name}","user_id":"{user}","status":"done","payload":{{"id":"x9"}}}}"#)),
         _ => decode(&format!(r#"{{"order_id":"{name}","user_id":"{user}","payload":{{"id":"x{n}","amount":{n}}}}}"#)),
     };
     let idempotency = (random.u8(..5) == 0)
         .then(|| Idempotency { key: format!("k{}", random.u8(..30)).into(), digest: [random.u8(..2); 32] });
-    let basis = (random.u8(..4) == 0).then(|| random.u64(..4));
+    let expected_version = (random.u8(..4) == 0).then(|| random.u64(..4));
     let expected = |random: &mut fastrand::Rng| Expected {
         id: random.bool().then(|| name.as_str().into()),
         version: random.u64(1..4),
@@ -64,8 +64,16 @@ fn random_entry(random: &mut fastrand::Rng) -> Entry {
         2 => Some("another".into()),
         _ => None,
     };
-    // Hints are right as a rule, and sometimes wrong.
-    Entry { order, must_exist: random.bool(), idempotency, condition, owner, basis, is_new: random.u8(..20) == 0 }
+    // Hints are right usually, and sometimes wrong.
+    Entry {
+        order,
+        must_exist: random.bool(),
+        idempotency,
+        condition,
+        owner,
+        expected_version,
+        is_new: random.u8(..20) == 0,
+    }
 }
 
 #[tokio::test]

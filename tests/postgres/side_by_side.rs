@@ -58,25 +58,25 @@ async fn locks_are_of_a_schema_however_it_is_named() {
     for store in [&one, &other] {
         store.appear_as(present);
         store.commit(batch([wb("a", 1)])).await.unwrap();
-        store.announce().await.unwrap();
+        store.heartbeat().await.unwrap();
     }
-    assert!(!one.announce().await.unwrap().follow && !other.announce().await.unwrap().follow);
+    assert!(!one.heartbeat().await.unwrap().follow && !other.heartbeat().await.unwrap().follow);
     // The same schema, found by the search path.
     let mut config = database.config();
     config.server.options("-c search_path=one");
     let again = Postgres::new(config);
     again.appear_as(present);
-    assert!(again.announce().await.unwrap().follow, "it sees the one that is there");
-    assert!(one.announce().await.unwrap().follow, "and is seen");
-    assert!(!other.announce().await.unwrap().follow);
+    assert!(again.heartbeat().await.unwrap().follow, "it sees the one that is there");
+    assert!(one.heartbeat().await.unwrap().follow, "and is seen");
+    assert!(!other.heartbeat().await.unwrap().follow);
     // Where nothing is named it is the usual one, whose locks former versions know.
     let (usual, named) = (database.store(), store(&database, "public"));
     for store in [&usual, &named] {
         store.appear_as(present);
         store.commit(batch([wb("a", 1)])).await.unwrap();
-        store.announce().await.unwrap();
+        store.heartbeat().await.unwrap();
     }
-    assert!(usual.announce().await.unwrap().follow && named.announce().await.unwrap().follow);
+    assert!(usual.heartbeat().await.unwrap().follow && named.heartbeat().await.unwrap().follow);
     let former =
         "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND classid = 1869767795 AND objid = 1751478885
                   AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";

@@ -92,7 +92,7 @@ fn reads_that_wait_for_a_lock_end_in_time_and_say_what_they_wait_for() {
     // Another instance is there, so an unknown id is looked for in the store.
     let _other = runtime.block_on(async {
         let other = database.store();
-        other.announce().await.unwrap();
+        other.heartbeat().await.unwrap();
         other
     });
     runtime.block_on(client.batch_execute("BEGIN; LOCK TABLE orders IN ACCESS EXCLUSIVE MODE")).unwrap();

@@ -248,7 +248,6 @@ fn views_are_made_on_wish_and_outlive_later_steps() {
     let wrong = run(&["migrate", "up", "--views", "two-tables"]);
     assert!(wrong.err.contains("four-tables, one-table and event-driven"), "{}", wrong.err);
     wrong.expect(2);
-    #[cfg(feature = "embedded")]
     {
         let embedded = home.run(&["migrate", "up", "--views", "one-table"]);
         assert!(embedded.err.contains("PostgreSQL"), "{}", embedded.err);

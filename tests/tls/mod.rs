@@ -3,7 +3,6 @@
 
 mod listeners;
 mod multiplexed;
-#[cfg(all(feature = "postgres", feature = "redis", feature = "nats"))]
 mod outgoing;
 
 use std::io::{self, Read, Write};
@@ -77,7 +76,6 @@ pub struct Signed {
 
 impl Signed {
     /// The certificate as it is shown.
-    #[cfg(feature = "postgres")]
     pub fn der(&self) -> Vec<u8> {
         CertificateDer::from_pem_slice(self.cert.as_bytes()).unwrap().to_vec()
     }

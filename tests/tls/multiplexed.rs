@@ -138,13 +138,11 @@ fn curl_speaks_it_with_tls_and_without() {
 }
 
 /// Connections for a client of gRPC.
-#[cfg(feature = "grpc")]
 struct Connector {
     tls: order_service::tls::Client,
     address: SocketAddr,
 }
 
-#[cfg(feature = "grpc")]
 impl tonic::codegen::Service<hyper::Uri> for Connector {
     type Response = TokioIo<order_service::tls::client::Stream<tokio::net::TcpStream>>;
     type Error = std::io::Error;
@@ -163,7 +161,6 @@ impl tonic::codegen::Service<hyper::Uri> for Connector {
     }
 }
 
-#[cfg(feature = "grpc")]
 #[test]
 fn calls_of_grpc_go_over_tls() {
     use order_service::grpc::proto::service::v1::HealthRequest;

@@ -302,7 +302,7 @@ fn redis_is_reached_over_tls_as_a_user_of_its_own() {
     for (url, ca, expected) in [
         (format!("rediss://orders:secret@127.0.0.1:{port}"), &ca, "for another host"),
         (url, &other, "not among the authorities of"),
-        (format!("redis://orders:secret@localhost:{port}"), &String::new(), "Redis is away"),
+        (format!("redis://orders:secret@localhost:{port}"), &String::new(), "Redis is unavailable"),
     ] {
         let mut flags = vec!["--redis", &url];
         if !ca.is_empty() {

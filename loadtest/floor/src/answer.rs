@@ -20,7 +20,7 @@ impl Date {
         Self { second: second(now), text: httpdate::fmt_http_date(now) }
     }
 
-    /// Makes it anew if the second has passed.
+    /// Makes it again if the second has passed.
     pub fn update(&mut self, now: SystemTime) {
         if second(now) != self.second {
             *self = Self::new(now);

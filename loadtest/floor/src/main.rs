@@ -15,7 +15,7 @@ use orders::Orders;
 
 const USAGE: &str = "usage: floor --listen ADDR --orders FILE [--list-gzip FILE] [--threads N]
   --orders FILE      orders, one a line, newest first: what `order-service export` writes
-  --list-gzip FILE   the list of /api/orders, compressed, for whoever accepts gzip
+  --list-gzip FILE   the list of /api/orders, compressed, for anyone who accepts gzip
   --threads N        threads, each with a socket of its own on the same port; 1 when not given";
 
 struct Arguments {

@@ -26,8 +26,8 @@ use crate::kafka::broker_watch::{self, BrokerWatch};
 use crate::kafka::offset_look::{OffsetLook, OffsetRange, OffsetRanges};
 use crate::kafka::topic_look::{TopicId, TopicLook};
 use crate::kafka::{Config, headers};
-use crate::lifecycle::Gate;
 use crate::metrics::Kafka as Metrics;
+use crate::process::lifecycle::Gate;
 use crate::record::{Checkpoint, Position, Record};
 
 /// What the thread says.
@@ -233,8 +233,8 @@ pub(super) struct Consumer {
     starting: Vec<Starting>,
     client: BaseConsumer<Context>,
     /// Assigned partitions whose start is not known yet.
-    offered: Vec<u32>,
-    /// They are offered to the other side once it is known which topic they are of.
+    pending_start: Vec<u32>,
+    /// They are pending_start to the other side once it is known which topic they are of.
     is_offer_due: bool,
     /// Partitions that are not read, because the topic ends before their stored positions.
     stopped: Vec<Stopped>,
@@ -293,7 +293,7 @@ impl Consumer {
             lag_look: None,
             starting: Vec::new(),
             client,
-            offered: Vec::new(),
+            pending_start: Vec::new(),
             is_offer_due: false,
             stopped: Vec::new(),
             refused: Refused::default(),
@@ -388,7 +388,7 @@ impl Consumer {
                     self.full_since.get_or_insert_with(Instant::now);
                     break;
                 }
-                // Stopping, if nobody takes it: it is read again next time.
+                // Stopping, if no one takes it: it is read again next time.
                 Ok(()) | Err(TrySendError::Closed(_)) => {}
             }
         }
@@ -430,7 +430,7 @@ impl Consumer {
             wait = Duration::ZERO;
         }
         if let Some(error) = failure {
-            self.trouble(&error);
+            self.on_error(&error);
         }
         // Below the start are those that were fetched before a seek; of no active partition, those before a revocation;
         // of a held one, those before its position is known, between which and these some may be missing.
@@ -452,7 +452,7 @@ impl Consumer {
         }
     }
 
-    fn trouble(&mut self, error: &KafkaError) {
+    fn on_error(&mut self, error: &KafkaError) {
         use RDKafkaErrorCode as Code;
         let Config { topic, group, .. } = &self.config;
         match error.rdkafka_error_code() {
@@ -488,7 +488,7 @@ impl Consumer {
         }
     }
 
-    /// Has what was received made durable, and looks anew where the stored positions are in the topic.
+    /// Has what was received made durable, and looks again where the stored positions are in the topic.
     fn begin_again(&mut self) {
         if self.releasing.is_none() && !self.active.is_empty() {
             self.again = self.active.keys().copied().collect();
@@ -536,7 +536,7 @@ impl Consumer {
                     self.is_spare = false;
                     self.is_offer_due = false;
                     self.stopped.clear();
-                    self.offered.clear();
+                    self.pending_start.clear();
                     self.again.clear();
                     self.postponed.clear();
                     self.starting.clear();
@@ -577,7 +577,7 @@ impl Consumer {
 
     /// Has partitions started once it is known which topic they are of.
     fn offer(&mut self, partitions: Vec<u32>) {
-        self.offered = partitions;
+        self.pending_start = partitions;
         self.is_offer_due = true;
         // An answer that is under way may be from before they were assigned.
         self.look = None;
@@ -605,8 +605,8 @@ impl Consumer {
     /// Not where they went to another process meanwhile.
     fn may_start(&self, partitions: &[u32]) -> bool {
         let is_again = partitions.iter().all(|partition| self.active.contains_key(partition));
-        let is_offered = partitions.iter().all(|partition| self.offered.contains(partition));
-        self.releasing.is_none() && !partitions.is_empty() && (is_again || is_offered)
+        let is_pending = partitions.iter().all(|partition| self.pending_start.contains(partition));
+        self.releasing.is_none() && !partitions.is_empty() && (is_again || is_pending)
     }
 
     fn look_at_offsets(&self, partitions: &[u32]) -> OffsetLook {
@@ -655,7 +655,7 @@ impl Consumer {
         let result = if is_again { self.seek(&started) } else { self.assign(&started) };
         match result {
             Ok(()) => {
-                self.offered.clear();
+                self.pending_start.clear();
                 let fetched = &self.client.context().fetched;
                 let mut fetched = fetched.lock().unwrap_or_else(PoisonError::into_inner);
                 fetched.retain(|partition, _| !started.contains_key(partition)); // before the start
@@ -844,13 +844,13 @@ impl Consumer {
                     self.starting.clear(); // at positions in the former topic
                     self.postponed.clear();
                     self.begin_again();
-                    // What is not started yet was offered as partitions of the former topic.
-                    self.is_offer_due |= !self.offered.is_empty();
+                    // What is not started yet was pending_start as partitions of the former topic.
+                    self.is_offer_due |= !self.pending_start.is_empty();
                     self.stopped.clear();
                 }
                 if self.is_offer_due && self.releasing.is_none() {
                     self.is_offer_due = false;
-                    self.queue.push_back(Event::Assigned(self.offered.clone(), self.topic_id));
+                    self.queue.push_back(Event::Assigned(self.pending_start.clone(), self.topic_id));
                 }
             }
             Err(Code::TopicAuthorizationFailed) => {
@@ -875,7 +875,7 @@ impl Consumer {
 
     /// The consumer is behind and delivers nothing: another one may do better.
     fn restart(&mut self) {
-        tracing::error!(after = ?self.config.stall_timeout, "the consumer is stalled, making it anew");
+        tracing::error!(after = ?self.config.stall_timeout, "the consumer is stalled, making it again");
         self.metrics.stalls.inc();
         self.is_waiting = false;
         match subscribe(&self.config, &self.rebalances) {

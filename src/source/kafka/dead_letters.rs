@@ -1,5 +1,5 @@
 //! The dead letter topic: invalid messages as they came, with why they are there. Each is waited for, however long the
-//! topic is away.
+//! topic is unavailable.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -12,12 +12,12 @@ use tokio::sync::{OnceCell, Semaphore, oneshot};
 
 use crate::kafka::producer::{self, Producer, Told};
 use crate::kafka::{self, Config};
-use crate::lifecycle::Gate;
+use crate::process::lifecycle::Gate;
 use crate::record::{Record, Rejection, dead};
 use crate::source::SourceError;
-use crate::source::letters::{Letter, Overdue};
+use crate::source::broker::dead_letter::{DeadLetter, Overdue};
 
-/// Between two tries at a topic that is away.
+/// Between two tries at a topic that is unavailable.
 const PAUSE_FIRST: Duration = Duration::from_millis(250);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
 /// Dead letters on their way at once; further ones wait for their turn.
@@ -26,7 +26,7 @@ const IN_FLIGHT_MAX: usize = 1000;
 /// While a letter is on its way its producer is looked after this often.
 const WATCH_EVERY: Duration = Duration::from_secs(1);
 
-type Kept = Pin<Box<dyn Future<Output = Result<(), SourceError>> + Send>>;
+type Delivered = Pin<Box<dyn Future<Output = Result<(), SourceError>> + Send>>;
 
 pub(super) struct DeadLetters {
     config: Arc<Config>,
@@ -53,9 +53,9 @@ impl DeadLetters {
     }
 
     /// Begins to deliver at once. The future is done when every replica in sync has the message.
-    pub(super) fn keep(&self, record: &Record, rejection: &Rejection) -> Kept {
+    pub(super) fn keep(&self, record: &Record, rejection: &Rejection) -> Delivered {
         let letter =
-            Adjusted { letter: Letter::new(&self.config.topic, record, rejection), refused_ms: None, key: None };
+            Adjusted { letter: DeadLetter::new(&self.config.topic, record, rejection), refused_ms: None, key: None };
         let (config, producer) = (Arc::clone(&self.config), self.producer.clone());
         let (in_flight, has_topic) = (Arc::clone(&self.in_flight), Arc::clone(&self.has_topic));
         let overdue = Arc::clone(&self.overdue);
@@ -74,7 +74,7 @@ impl DeadLetters {
 
 /// A letter, adjusted to what its topic takes.
 struct Adjusted {
-    letter: Letter,
+    letter: DeadLetter,
     /// When it was sent, once the topic has refused that time.
     refused_ms: Option<i64>,
     /// Where it came from, once the topic has refused it without a key.
@@ -83,7 +83,7 @@ struct Adjusted {
 
 impl Adjusted {
     fn message<'a>(&'a self, topic: &'a str, told: Told) -> producer::Outgoing<'a> {
-        let Letter { record, notes } = &self.letter;
+        let DeadLetter { record, notes } = &self.letter;
         let mut headers = OwnedHeaders::new();
         for (key, value) in record.headers.iter().flat_map(|headers| headers.iter()) {
             headers = headers.insert(Header { key, value: value.as_deref() });
@@ -178,7 +178,7 @@ async fn see_topic(config: &Arc<Config>, producer: &Producer) {
             Ok(Ok(_)) => make_topic(config).await,
             Ok(Err(error)) => {
                 producer.recover();
-                tracing::warn!(%error, topic = config.dlq_topic, "dead letter topic is away");
+                tracing::warn!(%error, topic = config.dlq_topic, "dead letter topic is unavailable");
             }
             Err(error) => tracing::warn!(%error, "cannot look for the dead letter topic"),
         }
@@ -186,11 +186,11 @@ async fn see_topic(config: &Arc<Config>, producer: &Producer) {
     }
 }
 
-/// Best effort: whoever runs the brokers may not allow it, and then has to make the topic.
+/// Best effort: anyone who runs the brokers may not allow it, and then has to make the topic.
 async fn make_topic(config: &Config) {
     let name = config.dlq_topic.as_str();
     // One partition, with the brokers' default of replicas.
-    match kafka::make_topic(config, NewTopic::new(name, 1, TopicReplication::Fixed(-1))).await {
+    match kafka::topics::make_topic(config, NewTopic::new(name, 1, TopicReplication::Fixed(-1))).await {
         Ok(true) => tracing::info!(topic = name, "dead letter topic made"),
         Ok(false) => {}
         Err(error) => tracing::warn!(topic = name, %error, "dead letter topic is missing and cannot be made"),

@@ -14,10 +14,10 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
-use super::{Kept, Received, Source, SourceError};
+use super::{Parked, Received, Source, SourceError};
 use crate::kafka::Config;
-use crate::lifecycle::Gate;
 use crate::metrics;
+use crate::process::lifecycle::Gate;
 use crate::record::{Checkpoint, Position, Record, Rejection};
 use crate::store::Outcome;
 use consumer::{Command, Event};
@@ -41,7 +41,7 @@ pub struct KafkaSource {
     events: mpsc::Receiver<Event>,
     commands: commands::SyncSender<Command>,
     dead_letters: DeadLetters,
-    /// Partitions whose records are void until they are assigned anew.
+    /// Partitions whose records are void until they are assigned again.
     muted: HashSet<u32>,
     /// The topic that was told last to be another one than before, named with its id.
     told_of: Option<Arc<str>>,
@@ -141,8 +141,8 @@ impl Source for KafkaSource {
         self.tell(Command::Committed(upto.clone()));
     }
 
-    fn reject(&mut self, record: &Record, rejection: &Rejection) -> Kept {
-        Kept::Soon(self.dead_letters.keep(record, rejection))
+    fn reject(&mut self, record: &Record, rejection: &Rejection) -> Parked {
+        Parked::Pending(self.dead_letters.keep(record, rejection))
     }
 
     fn start(&mut self, partitions: &[u32], from: &Checkpoint) {

@@ -24,13 +24,13 @@ use time::OffsetDateTime as DateTime;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, watch};
 
-use super::sequence::{Delivery, Place, Sequence};
+use super::sequence::{Delivery, Sequence, SequenceOrder};
 use super::stream::{self, Look, Trouble};
-use crate::lifecycle::Gate;
 use crate::metrics::Nats as Metrics;
 use crate::nats::Config;
+use crate::process::lifecycle::Gate;
 use crate::record::{Checkpoint, Headers, Position, Record};
-use crate::source::words::Words;
+use crate::source::broker::mailbox::Mailbox;
 
 /// What the thread says.
 pub(super) enum Event {
@@ -115,7 +115,7 @@ pub(super) struct Consumer {
     metrics: Metrics,
     gate: Gate,
     events: Option<mpsc::Sender<Event>>,
-    words: Arc<Words>,
+    mailbox: Arc<Mailbox>,
     connected: watch::Sender<Option<Context>>,
     /// Connections made so far.
     connections: Arc<AtomicU64>,
@@ -156,7 +156,7 @@ impl Consumer {
         metrics: Metrics,
         gate: Gate,
         events: mpsc::Sender<Event>,
-        words: Arc<Words>,
+        mailbox: Arc<Mailbox>,
         connected: watch::Sender<Option<Context>>,
     ) -> Self {
         gate.close("not connected to NATS");
@@ -166,7 +166,7 @@ impl Consumer {
             metrics,
             gate,
             events: Some(events),
-            words,
+            mailbox,
             connected,
             connections: Arc::default(),
             queue: VecDeque::new(),
@@ -274,7 +274,7 @@ impl Consumer {
     /// Waits for something, and hears the other side meanwhile. `None` when it is time to leave.
     async fn meanwhile<T>(&mut self, client: Option<&Client>, waited: impl Future<Output = T>) -> Option<T> {
         let mut waited = pin!(waited);
-        let words = Arc::clone(&self.words);
+        let mailbox = Arc::clone(&self.mailbox);
         loop {
             self.hear();
             match client {
@@ -288,7 +288,7 @@ impl Consumer {
             let events = self.events.clone();
             tokio::select! {
                 biased;
-                () = words.wait() => {}
+                () = mailbox.wait() => {}
                 () = has_room(events), if !self.queue.is_empty() => {}
                 done = &mut waited => return Some(done),
             }
@@ -340,7 +340,7 @@ impl Consumer {
         }
         if let Some(former) = self.partition {
             if !matches!(self.reading, Reading::Releasing { .. }) {
-                tracing::warn!(stream = self.config.stream, "the stream was made anew, reading it from its start");
+                tracing::warn!(stream = self.config.stream, "the stream was made again, reading it from its start");
                 self.metrics.remade.inc();
                 self.queue.push_back(Event::Revoked(former));
                 self.reading = Reading::Releasing { until: Instant::now() + RELEASE_WAIT };
@@ -363,7 +363,7 @@ impl Consumer {
 
     /// Reads until something is wrong with the stream, or it is time to leave.
     async fn read(&mut self, client: &Client, stream: &Stream, consumer: &PullConsumer) -> Result<(), Trouble> {
-        let words = Arc::clone(&self.words);
+        let mailbox = Arc::clone(&self.mailbox);
         let mut messages: Option<pull::Stream> = None;
         let mut fetching: Option<Asked<Vec<Option<StreamMessage>>>> = None;
         let mut looking: Option<(u64, Asked<Look>)> = None;
@@ -405,13 +405,13 @@ impl Consumer {
             tokio::select! {
                 biased;
                 // 1. What the other side says comes first: acknowledgements make room.
-                () = words.wait() => {}
+                () = mailbox.wait() => {}
                 // 2. It has room again.
                 () = self::has_room(events), if !self.queue.is_empty() => {}
                 // 3. The server is asked for patience, and looked at.
                 () = tokio::time::sleep_until(tick.into()) => {
                     tick = Instant::now() + (self.ack_wait / 6).clamp(Duration::from_millis(20), LOOK_EVERY);
-                    self.ask_for_patience();
+                    self.extend_ack_deadline();
                 }
                 look = async { looking.as_mut().expect("guarded").1.as_mut().await }, if looking.is_some() => {
                     let next = looking.take().map_or(0, |(next, _)| next);
@@ -464,7 +464,7 @@ impl Consumer {
 
     /// Takes in what the other side said.
     fn hear(&mut self) {
-        let said = self.words.take();
+        let said = self.mailbox.drain();
         for (partition, sequence) in said.parked {
             if self.partition == Some(partition)
                 && let Ok(index) = self.held.binary_search_by_key(&sequence, |held| held.sequence)
@@ -526,7 +526,7 @@ impl Consumer {
     }
 
     /// Has the server wait longer for what is not durable yet.
-    fn ask_for_patience(&mut self) {
+    fn extend_ack_deadline(&mut self) {
         let now = Instant::now();
         for held in &mut self.held {
             if now.duration_since(held.touched) < self.ack_wait / 6 {
@@ -585,12 +585,14 @@ impl Consumer {
             self.sequence.forget_numbers();
         }
         match self.sequence.place(delivery) {
-            Place::Next => {
+            SequenceOrder::InOrder => {
                 let published = info.published;
                 self.pass(delivery.sequence, message, published, records);
             }
-            Place::Ahead => self.gap = Some(Gap { until: delivery.sequence, arrived: Some(message), deadline: None }),
-            Place::Behind => self.repeated(delivery.sequence, message),
+            SequenceOrder::Gap => {
+                self.gap = Some(Gap { until: delivery.sequence, arrived: Some(message), deadline: None })
+            }
+            SequenceOrder::Duplicate => self.repeated(delivery.sequence, message),
         }
     }
 
@@ -662,7 +664,7 @@ impl Consumer {
     /// Takes in how the stream stands. `next` is where reading had come to when the look began.
     fn looked(&mut self, look: &Look, next: u64) -> Result<(), Trouble> {
         if self.partition != Some(partition(look.created)) {
-            return Err(Trouble("the stream was made anew".into()));
+            return Err(Trouble("the stream was made again".into()));
         }
         self.is_single = look.is_single;
         if !look.ack_wait.is_zero() {
@@ -795,7 +797,7 @@ impl Consumer {
         }
     }
 
-    /// Forgets what was received and is not durable. It is delivered again, to whoever reads then.
+    /// Forgets what was received and is not durable. It is delivered again, to anyone who reads then.
     fn drop_received(&mut self) {
         self.held.clear();
         self.gap = None;
@@ -838,7 +840,7 @@ fn bytes(event: &Event) -> usize {
 }
 
 /// The number of a stream that was made then: of the microseconds since 1970 what PostgreSQL's `integer` has room for. A
-/// stream made anew has the number of the former one once in two thousand million times.
+/// stream made again has the number of the former one once in two thousand million times.
 fn partition(created: DateTime) -> u32 {
     let micros = created.unix_timestamp_nanos() / 1000;
     u32::try_from(micros & 0x7fff_ffff).unwrap_or_default()

@@ -1,5 +1,5 @@
 //! The dead letter subject: invalid messages as they came, with why they are there. Each is waited for, however long
-//! the stream is away.
+//! the stream is unavailable.
 
 use std::error::Error;
 use std::pin::Pin;
@@ -16,19 +16,19 @@ use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, watch};
 
 use super::stream;
-use crate::lifecycle::Gate;
 use crate::nats::Config;
+use crate::process::lifecycle::Gate;
 use crate::record::{Record, Rejection, dead};
 use crate::source::SourceError;
-use crate::source::letters::{Letter, Overdue};
+use crate::source::broker::dead_letter::{DeadLetter, Overdue};
 
-/// Between two tries at a stream that is away.
+/// Between two tries at a stream that is unavailable.
 const PAUSE_FIRST: Duration = Duration::from_millis(250);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
 /// Dead letters on their way at once; further ones wait for their turn.
 const IN_FLIGHT_MAX: usize = 1000;
 
-type Kept = Pin<Box<dyn Future<Output = Result<(), SourceError>> + Send>>;
+type Delivered = Pin<Box<dyn Future<Output = Result<(), SourceError>> + Send>>;
 
 pub(super) struct DeadLetters {
     config: Arc<Config>,
@@ -54,8 +54,8 @@ impl DeadLetters {
     }
 
     /// Begins to deliver at once. The future is done when the stream has the message.
-    pub(super) fn keep(&self, record: &Record, rejection: &Rejection) -> Kept {
-        let letter = Letter::new(&self.config.subject, record, rejection);
+    pub(super) fn keep(&self, record: &Record, rejection: &Rejection) -> Delivered {
+        let letter = DeadLetter::new(&self.config.subject, record, rejection);
         let (config, context) = (Arc::clone(&self.config), self.context.clone());
         let (in_flight, overdue) = (Arc::clone(&self.in_flight), Arc::clone(&self.overdue));
         let delivery = self.runtime.spawn(async move {
@@ -68,7 +68,7 @@ impl DeadLetters {
 }
 
 /// The headers of a letter about a message that `durable` was to read.
-fn headers(durable: &str, Letter { record, notes }: &Letter) -> HeaderMap {
+fn headers(durable: &str, DeadLetter { record, notes }: &DeadLetter) -> HeaderMap {
     let mut headers = HeaderMap::new();
     for (name, value) in record.headers.iter().flat_map(|headers| headers.iter()) {
         append(&mut headers, name, &String::from_utf8_lossy(value.as_deref().unwrap_or_default()));
@@ -102,10 +102,10 @@ fn append(headers: &mut HeaderMap, name: &str, value: &str) {
     }
 }
 
-async fn deliver(config: &Config, mut context: watch::Receiver<Option<Context>>, mut letter: Letter) {
+async fn deliver(config: &Config, mut context: watch::Receiver<Option<Context>>, mut letter: DeadLetter) {
     let mut pause = PAUSE_FIRST;
     loop {
-        // An error means that nobody will ever connect again, as the process ends.
+        // An error means that no one will ever connect again, as the process ends.
         let Ok(Some(context)) = context.wait_for(Option::is_some).await.map(|context| context.clone()) else { return };
         let payload = letter.record.payload.clone().unwrap_or_default();
         let publish = PublishMessage::build().payload(payload).headers(headers(&config.durable, &letter));
@@ -154,7 +154,7 @@ mod tests {
             let mut record = Record::new(Position { partition: 7, offset: 9 }, Bytes::from_static(b"{}"));
             record.headers = Some(Box::new(vec![(name.to_owned(), Some(Bytes::from_static(value.as_bytes())))]));
             let rejection = Rejection::whole(RejectionKind::Malformed, "two\r\nlines");
-            headers("durable", &Letter::new("orders", &record, &rejection))
+            headers("durable", &DeadLetter::new("orders", &record, &rejection))
         };
         let plain = made("trace", "a\nb");
         let header = |name: &str| plain.get(name).map(|value| value.as_str().to_owned());

@@ -4,7 +4,7 @@
 //! The position is kept in the store with the orders, as with Kafka, and is the stream's sequence. The durable at the
 //! server is acknowledged afterwards, message by message and in order; it says where a reader without a store would go
 //! on. The one partition is numbered by the time at which the stream was made, so that a stream that was deleted and
-//! made anew, whose sequences begin again, is not taken for the old one.
+//! made again, whose sequences begin again, is not taken for the old one.
 
 mod consumer;
 mod dead_letters;
@@ -17,11 +17,11 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 
-use super::words::Words;
-use super::{Kept, Received, Source, SourceError};
-use crate::lifecycle::Gate;
+use super::broker::mailbox::Mailbox;
+use super::{Parked, Received, Source, SourceError};
 use crate::metrics;
 use crate::nats::Config;
+use crate::process::lifecycle::Gate;
 use crate::record::{Checkpoint, Position, Record, Rejection};
 use crate::store::Outcome;
 use consumer::{Consumer, Event};
@@ -37,9 +37,9 @@ const LEAVE_WAIT: Duration = Duration::from_secs(5);
 pub struct NatsSource {
     name: Arc<str>,
     events: mpsc::Receiver<Event>,
-    words: Arc<Words>,
+    mailbox: Arc<Mailbox>,
     dead_letters: DeadLetters,
-    /// The partition whose records are void until it is assigned anew.
+    /// The partition whose records are void until it is assigned again.
     muted: Option<u32>,
     is_stopping: bool,
     /// Closed once everything is acknowledged that can be. Waited for at the end, so that this is before the process
@@ -59,14 +59,14 @@ impl NatsSource {
         let (connected, connection) = watch::channel(None);
         let dead_letters = DeadLetters::new(config, letters, connection, runtime.handle().clone());
         let (sender, events) = mpsc::channel(CHUNKS_MAX);
-        let words = Arc::<Words>::default();
-        let consumer = Consumer::new(config.clone(), metrics, gate, sender, Arc::clone(&words), connected);
+        let mailbox = Arc::<Mailbox>::default();
+        let consumer = Consumer::new(config.clone(), metrics, gate, sender, Arc::clone(&mailbox), connected);
         let (leaving, has_left) = sync_channel(1);
         std::thread::Builder::new().name("nats".into()).spawn(move || {
             runtime.block_on(consumer.run());
             drop(leaving);
         })?;
-        Ok(Self { name, events, words, dead_letters, muted: None, is_stopping: false, has_left })
+        Ok(Self { name, events, mailbox, dead_letters, muted: None, is_stopping: false, has_left })
     }
 
     fn failed(&self, cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> SourceError {
@@ -110,39 +110,39 @@ impl Source for NatsSource {
     }
 
     fn commit(&mut self, upto: &Checkpoint, _outcomes: Vec<(Position, Outcome)>) {
-        self.words.say(|said| said.committed = Some(upto.clone()));
+        self.mailbox.post(|mail| mail.committed = Some(upto.clone()));
     }
 
-    fn reject(&mut self, record: &Record, rejection: &Rejection) -> Kept {
+    fn reject(&mut self, record: &Record, rejection: &Rejection) -> Parked {
         let Position { partition, offset } = record.position;
-        self.words.say(|said| said.parked.push((partition, offset)));
-        Kept::Soon(self.dead_letters.keep(record, rejection))
+        self.mailbox.post(|mail| mail.parked.push((partition, offset)));
+        Parked::Pending(self.dead_letters.keep(record, rejection))
     }
 
     fn start(&mut self, partitions: &[u32], from: &Checkpoint) {
         if let Some(&partition) = partitions.last() {
-            self.words.say(|said| said.start = Some((partition, from.0.get(&partition).copied())));
+            self.mailbox.post(|mail| mail.start = Some((partition, from.0.get(&partition).copied())));
         }
     }
 
     fn release(&mut self) {
-        self.words.say(|said| said.is_released = true);
+        self.mailbox.post(|mail| mail.is_released = true);
     }
 
     fn fenced(&mut self, partition: u32) {
         self.muted = Some(partition);
-        self.words.say(|said| said.fenced = Some(partition));
+        self.mailbox.post(|mail| mail.fenced = Some(partition));
     }
 
     fn stop(&mut self) {
         self.is_stopping = true;
-        self.words.say(|said| said.is_stopping = true);
+        self.mailbox.post(|mail| mail.is_stopping = true);
     }
 }
 
 impl Drop for NatsSource {
     fn drop(&mut self) {
-        self.words.say(|said| said.is_leaving = true);
+        self.mailbox.post(|mail| mail.is_leaving = true);
         self.events.close();
         // Everything is durable by now; what is not acknowledged is delivered again, and acknowledged then.
         if let Err(RecvTimeoutError::Timeout) = self.has_left.recv_timeout(LEAVE_WAIT) {

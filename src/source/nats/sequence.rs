@@ -17,13 +17,13 @@ pub(super) struct Delivery {
 
 /// Where a delivery stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Place {
+pub(super) enum SequenceOrder {
     /// It was handed over before.
-    Behind,
+    Duplicate,
     /// It is the next one.
-    Next,
+    InOrder,
     /// Something may be missing before it.
-    Ahead,
+    Gap,
 }
 
 /// How far a stream is handed over.
@@ -46,22 +46,22 @@ impl Sequence {
         self.next
     }
 
-    /// The numbers of deliveries may begin anew.
+    /// The numbers of deliveries may begin again.
     pub(super) fn forget_numbers(&mut self) {
         self.last = None;
     }
 
     /// Where a delivery stands. The server delivers a subject's messages for the first time in the stream's order: two
     /// such deliveries in a row have no message of the subject between them, whatever else the stream has there.
-    pub(super) fn place(&mut self, delivery: Delivery) -> Place {
+    pub(super) fn place(&mut self, delivery: Delivery) -> SequenceOrder {
         let last = self.last.replace(delivery).filter(|last| last.is_first && delivery.is_first);
         let follows = last.is_some_and(|last| last.number + 1 == delivery.number && last.sequence + 1 == self.next);
         if delivery.sequence < self.next {
-            Place::Behind
+            SequenceOrder::Duplicate
         } else if delivery.sequence == self.next || follows {
-            Place::Next
+            SequenceOrder::InOrder
         } else {
-            Place::Ahead
+            SequenceOrder::Gap
         }
     }
 
@@ -102,27 +102,27 @@ mod tests {
     #[test]
     fn neighbours_follow_each_other_and_what_was_there_is_behind() {
         let mut sequence = Sequence::new(5);
-        assert_eq!(sequence.place(first(4, 1)), Place::Behind);
-        assert_eq!(sequence.place(first(5, 2)), Place::Next);
+        assert_eq!(sequence.place(first(4, 1)), SequenceOrder::Duplicate);
+        assert_eq!(sequence.place(first(5, 2)), SequenceOrder::InOrder);
         sequence.pass(5);
-        assert_eq!(sequence.place(first(5, 3)), Place::Behind);
-        assert_eq!(sequence.place(first(6, 9)), Place::Next);
+        assert_eq!(sequence.place(first(5, 3)), SequenceOrder::Duplicate);
+        assert_eq!(sequence.place(first(6, 9)), SequenceOrder::InOrder);
     }
 
     #[test]
     fn a_hole_between_two_first_deliveries_in_a_row_is_no_gap() {
         let mut sequence = Sequence::new(0);
-        assert_eq!(sequence.place(first(3, 1)), Place::Ahead, "nothing is known of what came before");
+        assert_eq!(sequence.place(first(3, 1)), SequenceOrder::Gap, "nothing is known of what came before");
         sequence.pass(3);
-        assert_eq!(sequence.place(first(9, 2)), Place::Next, "other subjects are between them");
+        assert_eq!(sequence.place(first(9, 2)), SequenceOrder::InOrder, "other subjects are between them");
         sequence.pass(9);
-        assert_eq!(sequence.place(first(12, 4)), Place::Ahead, "a delivery went elsewhere");
+        assert_eq!(sequence.place(first(12, 4)), SequenceOrder::Gap, "a delivery went elsewhere");
         sequence.pass(12);
         sequence.forget_numbers();
-        assert_eq!(sequence.place(first(15, 5)), Place::Ahead, "the numbers may be others");
+        assert_eq!(sequence.place(first(15, 5)), SequenceOrder::Gap, "the numbers may be others");
         sequence.pass(15);
-        assert_eq!(sequence.place(Delivery { is_first: false, ..first(17, 6) }), Place::Ahead);
-        assert_eq!(sequence.place(first(20, 7)), Place::Ahead, "after a repeated one nothing is known");
+        assert_eq!(sequence.place(Delivery { is_first: false, ..first(17, 6) }), SequenceOrder::Gap);
+        assert_eq!(sequence.place(first(20, 7)), SequenceOrder::Gap, "after a repeated one nothing is known");
     }
 
     #[test]
@@ -165,7 +165,7 @@ mod tests {
                     }
                 }
                 let place = sequence.place(Delivery { sequence: delivered, number, is_first });
-                if place == Place::Ahead {
+                if place == SequenceOrder::Gap {
                     loop {
                         let from = sequence.next();
                         let count = (delivered - from).min(random.u64(1..8));
@@ -177,7 +177,7 @@ mod tests {
                         }
                     }
                 }
-                if place != Place::Behind {
+                if place != SequenceOrder::Duplicate {
                     sequence.pass(delivered);
                     handed.push(delivered);
                 }

@@ -120,7 +120,7 @@ fn is_missing(error: &async_nats::jetstream::context::ConsumerInfoError) -> bool
     }
 }
 
-/// Whether a durable that somebody made is one that can be read from. What it does not say about order and
+/// Whether a durable that someone made is one that can be read from. What it does not say about order and
 /// repetition does not matter.
 fn compatible(
     found: &async_nats::jetstream::consumer::Config,

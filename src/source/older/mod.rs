@@ -14,9 +14,9 @@ use tokio::sync::mpsc;
 use tokio_postgres::{Client, SimpleQueryMessage, SimpleQueryRow};
 
 use super::rejects::Rejects;
-use super::{Kept, Received, Source, SourceError};
+use super::{Parked, Received, Source, SourceError};
 use crate::id::Version;
-use crate::order::{Change, Order, Past, Status, date};
+use crate::order::{Command, Order, Past, Status, date};
 use crate::record::{Checkpoint, Fault, Headers, Position, Record, Rejection, RejectionKind};
 use crate::store::{Outcome, StoreError, postgres};
 use layout::{BEYOND, Column, Layout, Tables, literal, quoted};
@@ -357,7 +357,7 @@ fn give_past(record: &Record, order: &mut Order) -> Option<Version> {
         let updated_micros = instant(UPDATED).unwrap_or(created_micros);
         Past { created_micros, updated_micros }
     });
-    let Change::Envelope(envelope) = &mut order.change else { return Some(0) };
+    let Command::Envelope(envelope) = &mut order.command else { return Some(0) };
     if is_deleted(record) {
         envelope.status = Some(Status::Deleted);
     }
@@ -394,7 +394,7 @@ impl Source for OlderSource {
         (self.on_progress)(upto.next(0));
     }
 
-    fn reject(&mut self, record: &Record, rejection: &Rejection) -> Kept {
+    fn reject(&mut self, record: &Record, rejection: &Rejection) -> Parked {
         let payload = record.payload.as_deref().unwrap_or_default();
         let mut line = serde_json::json!({
             "row": record.position.offset + 1,
@@ -411,7 +411,7 @@ impl Source for OlderSource {
         }
         match self.rejects.write(&line, &mut &*payload) {
             Ok(()) => self.rejects.keep(Arc::clone(&self.name)),
-            Err(cause) => Kept::Now(Err(self.error(cause))),
+            Err(cause) => Parked::Done(Err(self.error(cause))),
         }
     }
 

@@ -21,10 +21,10 @@ use super::PARTITION;
 use super::channel::{between, last_of};
 use super::handover::{Event, Handover};
 use super::order::{Order, Place};
-use crate::lifecycle::Gate;
 use crate::metrics::Stan as Metrics;
+use crate::process::lifecycle::Gate;
 use crate::record::{Position, Record};
-use crate::source::words::Words;
+use crate::source::broker::mailbox::Mailbox;
 use crate::stan::Config;
 use crate::stan::protocol::{MsgProto, Start};
 use crate::stan::session::{Session, SessionError, Subscription, Wanted};
@@ -88,7 +88,7 @@ pub(super) struct Consumer {
     metrics: Metrics,
     gate: Gate,
     handover: Handover,
-    words: Arc<Words>,
+    mailbox: Arc<Mailbox>,
     /// Connections lost so far.
     losses: Arc<AtomicU64>,
     /// Whether the partition is the other side's.
@@ -112,7 +112,7 @@ impl Consumer {
         metrics: Metrics,
         gate: Gate,
         events: mpsc::Sender<Event>,
-        words: Arc<Words>,
+        mailbox: Arc<Mailbox>,
     ) -> Self {
         gate.close("not connected to NATS Streaming");
         Self {
@@ -120,7 +120,7 @@ impl Consumer {
             metrics,
             gate,
             handover: Handover::new(events),
-            words,
+            mailbox,
             losses: Arc::default(),
             is_assigned: false,
             start: None,
@@ -231,7 +231,7 @@ impl Consumer {
     /// Waits for something, and hears the other side meanwhile.
     async fn meanwhile<T>(&mut self, waited: impl Future<Output = T>) -> Result<T, Over> {
         let mut waited = pin!(waited);
-        let words = Arc::clone(&self.words);
+        let mailbox = Arc::clone(&self.mailbox);
         loop {
             self.hear();
             self.handover.flush(self.is_stopping);
@@ -241,7 +241,7 @@ impl Consumer {
             let room = self.handover.room();
             tokio::select! {
                 biased;
-                () = words.wait() => {}
+                () = mailbox.wait() => {}
                 () = room, if !self.handover.is_empty() => {}
                 done = &mut waited => return Ok(done),
             }
@@ -275,7 +275,7 @@ impl Consumer {
 
     /// Waits for a word of the other side, as long as the session lasts, if there is one.
     async fn until(&mut self, session: Option<&Session>, is_said: impl Fn(&Self) -> bool) -> Result<(), Over> {
-        let words = Arc::clone(&self.words);
+        let mailbox = Arc::clone(&self.mailbox);
         loop {
             self.hear();
             self.handover.flush(self.is_stopping);
@@ -294,7 +294,7 @@ impl Consumer {
             };
             tokio::select! {
                 biased;
-                () = words.wait() => {}
+                () = mailbox.wait() => {}
                 () = room, if !self.handover.is_empty() => {}
                 reason = lost => return Err(lost_session(&reason)),
             }
@@ -361,7 +361,7 @@ impl Consumer {
 
     /// Receives until the position is another process's. Errors end the session.
     async fn receive(&mut self, session: &Session, reading: &mut Reading, losses: u64) -> Result<(), Over> {
-        let words = Arc::clone(&self.words);
+        let mailbox = Arc::clone(&self.mailbox);
         let mut look_at = tokio::time::Instant::now() + LOOK_EVERY;
         loop {
             self.hear();
@@ -386,7 +386,7 @@ impl Consumer {
             tokio::select! {
                 biased;
                 // 1. What the other side says comes first: acknowledgements make room.
-                () = words.wait() => {}
+                () = mailbox.wait() => {}
                 // 2. It has room again.
                 () = room, if !self.handover.is_empty() => {}
                 // 3. A session that is lost delivers nothing.
@@ -548,7 +548,7 @@ impl Consumer {
 
     /// Takes in what the other side said.
     fn hear(&mut self) {
-        let said = self.words.take();
+        let said = self.mailbox.drain();
         if let Some(committed) = said.committed {
             self.durable = self.durable.max(committed.next(PARTITION));
         }

@@ -1,6 +1,6 @@
 //! The dead letter channel: invalid messages with why they are there. A message of NATS Streaming has
 //! no headers, so a letter is a JSON object with those that the other brokers' letters have, and the
-//! value. Each is waited for, however long the cluster is away.
+//! value. Each is waited for, however long the cluster is unavailable.
 //!
 //! Letters have a session of their own, under a name of its own: the one that reads ends with each
 //! interruption, and begins again only when what it has brought is durable or in here.
@@ -15,20 +15,20 @@ use serde_json::{Map, Value, json};
 use tokio::runtime::Handle;
 use tokio::sync::{Mutex, Semaphore};
 
-use crate::lifecycle::Gate;
+use crate::process::lifecycle::Gate;
 use crate::record::{Record, Rejection, dead};
 use crate::source::SourceError;
-use crate::source::letters::{Letter, Overdue};
+use crate::source::broker::dead_letter::{DeadLetter, Overdue};
 use crate::stan::Config;
 use crate::stan::session::{Session, SessionError};
 
-/// Between two tries at a cluster that is away.
+/// Between two tries at a cluster that is unavailable.
 const PAUSE_FIRST: Duration = Duration::from_millis(250);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
 /// Dead letters on their way at once; further ones wait for their turn.
 const IN_FLIGHT_MAX: usize = 1000;
 
-type Kept = Pin<Box<dyn Future<Output = Result<(), SourceError>> + Send>>;
+type Delivered = Pin<Box<dyn Future<Output = Result<(), SourceError>> + Send>>;
 
 pub(super) struct DeadLetters {
     config: Arc<Config>,
@@ -54,8 +54,8 @@ impl DeadLetters {
     }
 
     /// Begins to deliver at once. The future is done when the channel has the message.
-    pub(super) fn keep(&self, record: &Record, rejection: &Rejection) -> Kept {
-        let letter = Letter::new(&self.config.subject, record, rejection);
+    pub(super) fn keep(&self, record: &Record, rejection: &Rejection) -> Delivered {
+        let letter = DeadLetter::new(&self.config.subject, record, rejection);
         let (config, session) = (Arc::clone(&self.config), Arc::clone(&self.session));
         let (in_flight, overdue) = (Arc::clone(&self.in_flight), Arc::clone(&self.overdue));
         let delivery = self.runtime.spawn(async move {
@@ -68,7 +68,7 @@ impl DeadLetters {
 }
 
 /// `{"headers":{…},"value":"…"}`; a value that is not UTF-8 is `value_hex`.
-fn written(Letter { record, notes }: &Letter) -> Bytes {
+fn written(DeadLetter { record, notes }: &DeadLetter) -> Bytes {
     let mut headers: Map<String, Value> =
         notes.iter().map(|(name, value)| ((*name).to_owned(), value.as_str().into())).collect();
     if let Some(sent_ms) = record.timestamp_ms {
@@ -98,7 +98,7 @@ async fn open(config: &Config, session: &Mutex<Option<Arc<Session>>>) -> Result<
     Ok(opened)
 }
 
-async fn deliver(config: &Config, session: &Mutex<Option<Arc<Session>>>, mut letter: Letter) {
+async fn deliver(config: &Config, session: &Mutex<Option<Arc<Session>>>, mut letter: DeadLetter) {
     let mut pause = PAUSE_FIRST;
     loop {
         let sent = match open(config, session).await {
@@ -135,7 +135,7 @@ mod tests {
             let mut record = Record::new(Position { partition: 0, offset: 9 }, Bytes::from_static(value));
             record.timestamp_ms = Some(17);
             let rejection = Rejection::whole(RejectionKind::Malformed, "no order");
-            serde_json::from_slice::<Value>(&written(&Letter::new("orders", &record, &rejection))).unwrap()
+            serde_json::from_slice::<Value>(&written(&DeadLetter::new("orders", &record, &rejection))).unwrap()
         };
         let letter = made(b"{\"a\":\n");
         assert_eq!((&letter["value"], letter.get("value_hex")), (&json!("{\"a\":\n"), None));

@@ -18,10 +18,10 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
-use super::words::Words;
-use super::{Kept, Received, Source, SourceError};
-use crate::lifecycle::Gate;
+use super::broker::mailbox::Mailbox;
+use super::{Parked, Received, Source, SourceError};
 use crate::metrics;
+use crate::process::lifecycle::Gate;
 use crate::record::{Checkpoint, Position, Record, Rejection};
 use crate::stan::Config;
 use crate::store::Outcome;
@@ -42,7 +42,7 @@ const PARTITION: u32 = 0;
 pub struct StanSource {
     name: Arc<str>,
     events: mpsc::Receiver<Event>,
-    words: Arc<Words>,
+    mailbox: Arc<Mailbox>,
     dead_letters: DeadLetters,
     /// Whether records are void until the partition is assigned again.
     is_muted: bool,
@@ -63,14 +63,14 @@ impl StanSource {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let dead_letters = DeadLetters::new(config, letters, runtime.handle().clone());
         let (sender, events) = mpsc::channel(CHUNKS_MAX);
-        let words = Arc::<Words>::default();
-        let consumer = Consumer::new(config.clone(), metrics, gate, sender, Arc::clone(&words));
+        let mailbox = Arc::<Mailbox>::default();
+        let consumer = Consumer::new(config.clone(), metrics, gate, sender, Arc::clone(&mailbox));
         let (leaving, has_left) = sync_channel(1);
         std::thread::Builder::new().name("stan".into()).spawn(move || {
             runtime.block_on(consumer.run());
             drop(leaving);
         })?;
-        Ok(Self { name, events, words, dead_letters, is_muted: false, is_stopping: false, has_left })
+        Ok(Self { name, events, mailbox, dead_letters, is_muted: false, is_stopping: false, has_left })
     }
 
     fn failed(&self, cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> SourceError {
@@ -114,37 +114,37 @@ impl Source for StanSource {
     }
 
     fn commit(&mut self, upto: &Checkpoint, _outcomes: Vec<(Position, Outcome)>) {
-        self.words.say(|said| said.committed = Some(upto.clone()));
+        self.mailbox.post(|mail| mail.committed = Some(upto.clone()));
     }
 
-    fn reject(&mut self, record: &Record, rejection: &Rejection) -> Kept {
-        Kept::Soon(self.dead_letters.keep(record, rejection))
+    fn reject(&mut self, record: &Record, rejection: &Rejection) -> Parked {
+        Parked::Pending(self.dead_letters.keep(record, rejection))
     }
 
     fn start(&mut self, partitions: &[u32], from: &Checkpoint) {
         if let Some(&partition) = partitions.last() {
-            self.words.say(|said| said.start = Some((partition, from.0.get(&partition).copied())));
+            self.mailbox.post(|mail| mail.start = Some((partition, from.0.get(&partition).copied())));
         }
     }
 
     fn release(&mut self) {
-        self.words.say(|said| said.is_released = true);
+        self.mailbox.post(|mail| mail.is_released = true);
     }
 
     fn fenced(&mut self, partition: u32) {
         self.is_muted = true;
-        self.words.say(|said| said.fenced = Some(partition));
+        self.mailbox.post(|mail| mail.fenced = Some(partition));
     }
 
     fn stop(&mut self) {
         self.is_stopping = true;
-        self.words.say(|said| said.is_stopping = true);
+        self.mailbox.post(|mail| mail.is_stopping = true);
     }
 }
 
 impl Drop for StanSource {
     fn drop(&mut self) {
-        self.words.say(|said| said.is_leaving = true);
+        self.mailbox.post(|mail| mail.is_leaving = true);
         self.events.close();
         // Everything is durable by now; what is not acknowledged is delivered again, and
         // acknowledged then.

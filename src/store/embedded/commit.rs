@@ -7,11 +7,11 @@ use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
 use time::OffsetDateTime;
 
 use crate::id::OrderId;
-use crate::lifecycle::step;
-use crate::order::Change as Asked;
+use crate::order::Command;
 use crate::order::envelope::{self, Stamp};
+use crate::process::lifecycle::step;
 use crate::record::{Idempotency, Parcel};
-use crate::snapshot::{Change, Kind, Snapshot, State};
+use crate::snapshot::{ChangeKind, Kind, Snapshot, State};
 use crate::store::rules::{self, Decision, KEY_SECONDS, PURGE_SECONDS, Row, Write, column, signed};
 use crate::store::{Batch, Entry, Move, Outcome, Refusal, StoreError, unstorable};
 
@@ -86,16 +86,16 @@ impl<'c> Writer<'c> {
             return Ok(outcome);
         }
         let id = order.id.clone();
-        let inserted = match &order.change {
+        let inserted = match &order.command {
             // Most orders are new, so the insert is tried first; it tells by itself whether it was right.
-            Asked::Wb(body) if condition.is_none() && owner.is_none() => {
+            Command::Wb(body) if condition.is_none() && owner.is_none() => {
                 self.insert(&id, Kind::Wb, State::Live, None, None, body)?
             }
-            Asked::Wb(_) | Asked::Envelope(_) | Asked::Delete => None,
+            Command::Wb(_) | Command::Envelope(_) | Command::Delete => None,
         };
-        let outcome = if let (Some(seq), Asked::Wb(body)) = (inserted, &order.change) {
+        let outcome = if let (Some(seq), Command::Wb(body)) = (inserted, &order.command) {
             let snapshot = Snapshot::new(1, seq, Kind::Wb, State::Live, body, &mut self.scratch);
-            Outcome::Stored { id, snapshot, change: Change::Created }
+            Outcome::Stored { id, snapshot, change: ChangeKind::Created }
         } else {
             let row = self.row(&id)?;
             let decision = rules::decide(entry, row.as_ref(), self.is_again, &self.stamp).map_err(foreign_body)?;
@@ -119,7 +119,7 @@ impl<'c> Writer<'c> {
             }
             (Decision::CreatedBefore, Some(row)) => {
                 let snapshot = row.snapshot(&mut self.scratch);
-                return Ok(Outcome::Stored { id, snapshot, change: Change::Created });
+                return Ok(Outcome::Stored { id, snapshot, change: ChangeKind::Created });
             }
             (_, None) => unreachable!("an unknown order is written or refused"),
         };

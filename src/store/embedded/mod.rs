@@ -16,8 +16,8 @@ use rusqlite::{Connection, ErrorCode, InterruptHandle, OpenFlags, OptionalExtens
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use super::{Batch, Outcome, Page, Store, StoreError, Unpublished};
-use crate::background;
 use crate::id::{OrderId, Version};
+use crate::process::background;
 use crate::record::{Checkpoint, Parcel};
 use crate::snapshot::Snapshot;
 use crate::store::rules::column;
@@ -369,7 +369,7 @@ impl WriterThread {
             }
         }
         if let Err(error) = self.close() {
-            tracing::warn!(error = %crate::log::causes(&error), "store did not close cleanly; the next start recovers it");
+            tracing::warn!(error = %crate::process::log::causes(&error), "store did not close cleanly; the next start recovers it");
         }
     }
 

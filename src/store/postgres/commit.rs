@@ -16,14 +16,14 @@ use super::errors::{classify, is_conflict, refusal, unreadable};
 use super::session::Session;
 use super::{Postgres, order_id, outbox};
 use crate::id::{OrderId, Version};
-use crate::lifecycle::step;
 use crate::order::envelope::{self, Stamp, Status};
-use crate::order::{Change as Asked, Past};
-use crate::snapshot::{Change, Snapshot};
+use crate::order::{Command, Past};
+use crate::process::lifecycle::step;
+use crate::snapshot::{ChangeKind, Snapshot};
 use crate::store::rules::{self, Decision, KEY_SECONDS, PURGE_SECONDS, Row, Write, column, signed};
-use crate::store::{Answer, Batch, Entry, Outcome, Refusal, StoreError, Turn, unstorable};
+use crate::store::{Answer, Batch, CommitPermit, Entry, Outcome, Refusal, StoreError, unstorable};
 
-/// Ranks that one call of the sequence hands out.
+/// SequenceBlock that one call of the sequence hands out.
 pub(super) const RANKS_PER_BLOCK: i64 = 4096;
 /// Another instance may take an id between our look and our insert; more often in a row than this it is left to the
 /// next try of the whole batch.
@@ -66,7 +66,11 @@ impl From<StoreError> for Failure {
 
 impl Postgres {
     /// What the database refuses is found and left out, or named where no sender waits.
-    pub(super) async fn commit_batch(&self, batch: &Batch, turn: &mut Turn) -> Result<Vec<Outcome>, StoreError> {
+    pub(super) async fn commit_batch(
+        &self,
+        batch: &Batch,
+        turn: &mut CommitPermit,
+    ) -> Result<Vec<Outcome>, StoreError> {
         let cause = match self.commit_whole(batch, turn).await? {
             Ok(outcomes) => return Ok(outcomes),
             Err(refusal) => refusal,
@@ -78,7 +82,7 @@ impl Postgres {
             return Err(StoreError::Unavailable(cause.to_string().into()));
         }
         tracing::warn!(orders = refused.len(), first = %refused[0].1, "orders are refused by the database");
-        if batch.is_all_or_none {
+        if batch.is_atomic {
             return Err(StoreError::Unstorable(refused));
         }
         let mut refused: HashMap<usize, Refusal> = refused.into_iter().collect();
@@ -95,7 +99,11 @@ impl Postgres {
     }
 
     /// The inner error is that the database refuses something of it.
-    async fn commit_whole(&self, batch: &Batch, turn: &mut Turn) -> Result<Result<Vec<Outcome>, Refusal>, StoreError> {
+    async fn commit_whole(
+        &self,
+        batch: &Batch,
+        turn: &mut CommitPermit,
+    ) -> Result<Result<Vec<Outcome>, Refusal>, StoreError> {
         turn.may_begin().await;
         let mut trusts_hints = true;
         for _ in 0..CONFLICTS_MAX {
@@ -120,7 +128,7 @@ impl Postgres {
     /// What the database refuses of a batch without positions, if anything: it is written and taken back.
     pub(super) async fn try_out(&self, batch: &Batch) -> Result<Option<Refusal>, StoreError> {
         for _ in 0..CONFLICTS_MAX {
-            match self.attempt(batch, false, &mut Turn::default(), true).await {
+            match self.attempt(batch, false, &mut CommitPermit::default(), true).await {
                 Ok(_) => return Ok(None),
                 Err(Failure::Refused(refusal)) => return Ok(Some(refusal)),
                 Err(Failure::Store(error)) => return Err(error),
@@ -134,7 +142,7 @@ impl Postgres {
         &self,
         batch: &Batch,
         trusts_hints: bool,
-        turn: &mut Turn,
+        turn: &mut CommitPermit,
         is_trial: bool,
     ) -> Result<Vec<Outcome>, Failure> {
         let mut session = self.0.writers.get().await?;
@@ -163,12 +171,12 @@ impl Postgres {
         session: &Session,
         batch: &Batch,
         trusts_hints: bool,
-        turn: &mut Turn,
+        turn: &mut CommitPermit,
     ) -> Result<(i64, Vec<Outcome>), Failure> {
         // Positions move one batch after the other. Where it is this one's turn already, a lost race shows at once.
         let is_early = !turn.has_come();
         let now = OffsetDateTime::from(SystemTime::now());
-        let mut work = Work::new(batch, now, trusts_hints);
+        let mut work = BatchState::new(batch, now, trusts_hints);
         // One at least: a batch that only moves positions has a transaction to ask about, too.
         let blocks = i32::try_from(batch.entries.len().div_ceil(4096).max(1)).unwrap_or(i32::MAX);
         // One round trip: tokio-postgres sends what is asked together without waiting in between.
@@ -189,7 +197,7 @@ impl Postgres {
             transaction = row.try_get(0).map_err(unreadable)?;
             drawn.push(row.try_get(1).map_err(unreadable)?);
         }
-        work.blocks = turn.ranks().keep(drawn);
+        work.blocks = turn.block().keep(drawn);
         // Rare enough to wait for: the orders that repeated requests were about.
         let asked: Vec<OrderId> = remembered.values().map(|remembered| remembered.id.clone()).collect();
         work.known(load_rows(session, &work.unknown_of(asked)).await?)?;
@@ -197,7 +205,7 @@ impl Postgres {
         let statements = &session.statements;
         let now_micros = unix_micros(now);
         let common = Common { transaction, created_micros: now_micros, now_micros, source: &batch.source };
-        let mut new = Copy::new(session, &statements.copy_new, common);
+        let mut new = CopyWriter::new(session, &statements.copy_new, common);
         let mut outcomes = Vec::with_capacity(batch.entries.len());
         for index in 0..batch.entries.len() {
             outcomes.push(work.entry(index)?);
@@ -215,7 +223,7 @@ impl Postgres {
         }
         new.finish().await?;
         step("store-copied");
-        let mut changed = Copy::new(session, &statements.copy_changed, common);
+        let mut changed = CopyWriter::new(session, &statements.copy_changed, common);
         for id in work.dirty(|held| !held.is_new) {
             changed.row(&work, id).await?;
         }
@@ -288,7 +296,7 @@ impl Postgres {
                 Ok(Some(was_committed)) => return Ok(was_committed),
                 Ok(None) => {}
                 Err(StoreError::Unavailable(error)) => {
-                    tracing::warn!(error = %crate::log::causes(&*error), transaction, "cannot ask what became of a commit");
+                    tracing::warn!(error = %crate::process::log::causes(&*error), transaction, "cannot ask what became of a commit");
                 }
                 Err(error) => return Err(error),
             }
@@ -432,7 +440,7 @@ async fn load_keys(
 }
 
 /// Rows on their way into a table. Nothing is asked of the server before there is a chunk of them.
-struct Copy<'s> {
+struct CopyWriter<'s> {
     session: &'s Session,
     statement: &'s Statement,
     common: Common<'s>,
@@ -441,12 +449,12 @@ struct Copy<'s> {
     count: u64,
 }
 
-impl<'s> Copy<'s> {
+impl<'s> CopyWriter<'s> {
     fn new(session: &'s Session, statement: &'s Statement, common: Common<'s>) -> Self {
         Self { session, statement, common, encoder: Encoder::new(), sink: None, count: 0 }
     }
 
-    async fn row(&mut self, work: &Work<'_>, id: &OrderId) -> Result<(), Failure> {
+    async fn row(&mut self, work: &BatchState<'_>, id: &OrderId) -> Result<(), Failure> {
         let held = &work.held[id];
         let columns = held.entry.and_then(|entry| work.entries[entry].order.columns.as_ref());
         let past = held.entry.and_then(|entry| work.entries[entry].order.past);
@@ -492,7 +500,7 @@ struct Remembered {
 }
 
 /// An order as it is in this transaction.
-struct Held {
+struct RowState {
     row: Row,
     external_id: Option<Box<str>>,
     is_new: bool,
@@ -502,7 +510,7 @@ struct Held {
 }
 
 /// The orders of a batch, decided one entry after the other in memory.
-struct Work<'b> {
+struct BatchState<'b> {
     entries: &'b [Entry],
     is_again: bool,
     /// No id occurs twice.
@@ -510,7 +518,7 @@ struct Work<'b> {
     stamp: Stamp,
     keys: Vec<&'b str>,
     maybe_known: Vec<OrderId>,
-    held: HashMap<OrderId, Held, foldhash::fast::RandomState>,
+    held: HashMap<OrderId, RowState, foldhash::fast::RandomState>,
     /// New and changed ids, in the order they were first written.
     order: Vec<OrderId>,
     remembered: HashMap<String, Remembered>,
@@ -519,7 +527,7 @@ struct Work<'b> {
     scratch: Vec<u8>,
 }
 
-impl<'b> Work<'b> {
+impl<'b> BatchState<'b> {
     fn new(batch: &'b Batch, now: OffsetDateTime, trusts_hints: bool) -> Self {
         let entries = &batch.entries[..];
         let keys = entries.iter().filter_map(|entry| entry.idempotency.as_ref()).map(|idempotency| &*idempotency.key);
@@ -555,7 +563,7 @@ impl<'b> Work<'b> {
     }
 
     /// Orders written and not yet sent.
-    fn dirty(&self, is_meant: impl Fn(&Held) -> bool) -> impl Iterator<Item = &OrderId> {
+    fn dirty(&self, is_meant: impl Fn(&RowState) -> bool) -> impl Iterator<Item = &OrderId> {
         self.order.iter().filter(move |id| self.held[*id].is_dirty && is_meant(&self.held[*id]))
     }
 
@@ -579,8 +587,10 @@ impl<'b> Work<'b> {
                 ))
             };
             let (stored, external_id) = read().map_err(unreadable)?;
-            self.held
-                .insert(order_id(row)?, Held { row: stored, external_id, is_new: false, is_dirty: false, entry: None });
+            self.held.insert(
+                order_id(row)?,
+                RowState { row: stored, external_id, is_new: false, is_dirty: false, entry: None },
+            );
         }
         Ok(())
     }
@@ -601,7 +611,9 @@ impl<'b> Work<'b> {
             Decision::Refused(refusal) => Outcome::Refused { id, refusal },
             Decision::Unchanged => Outcome::Unchanged { snapshot: self.snapshot(&id), id },
             Decision::WasDeleted => Outcome::WasDeleted { snapshot: self.snapshot(&id), id },
-            Decision::CreatedBefore => Outcome::Stored { snapshot: self.snapshot(&id), id, change: Change::Created },
+            Decision::CreatedBefore => {
+                Outcome::Stored { snapshot: self.snapshot(&id), id, change: ChangeKind::Created }
+            }
         };
         if let (Some(idempotency), Some((id, answer, version))) = (idempotency, rules::answer(&outcome)) {
             let remembered = Remembered { id: id.clone(), digest: idempotency.digest.to_vec(), answer, version };
@@ -637,7 +649,7 @@ impl<'b> Work<'b> {
         } else {
             let row = Row { seq: self.next_rank(), kind, state, version: 1, body };
             let external_id = external_id.flatten();
-            self.held.insert(id.clone(), Held { row, external_id, is_new: true, is_dirty: true, entry });
+            self.held.insert(id.clone(), RowState { row, external_id, is_new: true, is_dirty: true, entry });
             self.order.push(id.clone());
         }
         Outcome::Stored { snapshot: self.snapshot(&id), id, change }
@@ -657,14 +669,14 @@ impl<'b> Work<'b> {
 
 /// Whether an entry with an unknown id is written, so that an id which is known after all shows as a conflict.
 fn is_insert(entry: &Entry) -> bool {
-    match &entry.order.change {
-        Asked::Wb(_) => true,
-        Asked::Envelope(envelope) if envelope.is_new => true,
-        Asked::Envelope(envelope) => {
+    match &entry.order.command {
+        Command::Wb(_) => true,
+        Command::Envelope(envelope) if envelope.is_new => true,
+        Command::Envelope(envelope) => {
             let is_whole = envelope.user_id.is_some() && envelope.payload.is_some();
             is_whole && !entry.must_exist && envelope.status != Some(Status::Deleted)
         }
-        Asked::Delete => false,
+        Command::Delete => false,
     }
 }
 

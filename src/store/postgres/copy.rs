@@ -113,7 +113,7 @@ impl Encoder {
         fields.timestamp(Some(common.now_micros));
         fields.timestamp((row.state != State::Live).then_some(common.now_micros));
         match (row.state, row.kind) {
-            (State::Gone, _) => {
+            (State::Tombstone, _) => {
                 fields.text(Some("deleted"));
                 fields.nulls(4 + Columns::COUNT);
             }

@@ -1,13 +1,13 @@
 //! The store that several instances share: PostgreSQL. Owns the connections; what is said over them is in the modules
-//! below. Nothing here needs the server at the start: whoever asks while it is away is told so.
+//! below. Nothing here needs the server at the start: anyone who asks while it is unavailable is told so.
 
 mod commit;
 pub mod copy;
 mod encryption;
 mod errors;
 mod offline;
-mod others;
 mod outbox;
+mod peers;
 mod pooler;
 mod refused;
 mod restored;
@@ -29,7 +29,7 @@ use tokio_postgres::config::Host;
 use tokio_postgres::types::ToSql;
 
 use super::rules::{column, signed};
-use super::{Batch, Changes, Outcome, Page, Peers, Presence, Store, StoreError, Turn, Unpublished};
+use super::{Batch, Changes, CommitPermit, Outcome, Page, Peers, Presence, Store, StoreError, Unpublished};
 use crate::id::{OrderId, Version};
 use crate::record::{Checkpoint, Parcel};
 use crate::snapshot::Snapshot;
@@ -52,7 +52,7 @@ pub struct Config {
     pub writers_max: u32,
     /// How long a read waits for a connection, and then for the answer.
     pub wait: Duration,
-    /// How long the server may take for one statement, and a transaction may stand still.
+    /// How long the server may take for one statement, and a transaction may stop.
     pub statement_timeout: Duration,
     /// Where all its objects are.
     pub schema: SchemaName,
@@ -146,7 +146,7 @@ impl Config {
 fn unparsed(error: &tokio_postgres::Error) -> String {
     // What libpq knows; anything else may be a part of a password that stands without quotes.
     const KNOWN: [&str; 5] = ["sslcrl", "sslpassword", "service", "passfile", "gssencmode"];
-    let causes = crate::log::causes(error);
+    let causes = crate::process::log::causes(error);
     match causes.split_once("unknown option `") {
         Some((_, name)) if !KNOWN.contains(&name.trim_end_matches('`')) => "has an unknown option".into(),
         _ => causes,
@@ -189,7 +189,7 @@ struct Inner {
     writers: Connections,
     /// When expired idempotency keys were last dropped, in Unix seconds.
     purged_at: AtomicI64,
-    others: tokio::sync::Mutex<others::Others>,
+    peers: tokio::sync::Mutex<peers::PeerWatch>,
     /// What the others are to know of this process.
     presence: Mutex<Presence>,
     /// Set once a connection was made, and with it the schema.
@@ -206,7 +206,7 @@ impl Postgres {
                 .max_size(size)
                 .min_idle(0)
                 .connection_timeout(config.wait)
-                // Why it failed is worth more than another try: whoever asked knows whether to ask again.
+                // Why it failed is worth more than another try: anyone who asked knows whether to ask again.
                 .retry_connection(false)
                 .error_sink(bb8::ErrorSink::boxed_clone(&failures))
                 // A closed connection is known to be closed; asking the server each time costs a round trip.
@@ -217,13 +217,13 @@ impl Postgres {
             Connections { pool, failures }
         };
         let (readers, writers) = (connections(config.readers_max, true), connections(config.writers_max, false));
-        let others = tokio::sync::Mutex::default();
+        let peers = tokio::sync::Mutex::default();
         Self(Arc::new(Inner {
             config,
             readers,
             writers,
             purged_at: AtomicI64::new(0),
-            others,
+            peers,
             presence: Mutex::default(),
             reached: OnceCell::new(),
         }))
@@ -282,10 +282,10 @@ impl Connections {
 
 impl Store for Postgres {
     async fn commit(&self, batch: Arc<Batch>) -> Result<Vec<Outcome>, StoreError> {
-        self.commit_batch(&batch, &mut Turn::default()).await
+        self.commit_batch(&batch, &mut CommitPermit::default()).await
     }
 
-    async fn commit_after(&self, batch: Arc<Batch>, turn: &mut Turn) -> Result<Vec<Outcome>, StoreError> {
+    async fn commit_after(&self, batch: Arc<Batch>, turn: &mut CommitPermit) -> Result<Vec<Outcome>, StoreError> {
         self.commit_batch(&batch, turn).await
     }
 
@@ -414,10 +414,10 @@ impl Store for Postgres {
         *self.0.presence.lock().unwrap_or_else(PoisonError::into_inner) = presence;
     }
 
-    async fn announce(&self) -> Result<Peers, StoreError> {
+    async fn heartbeat(&self) -> Result<Peers, StoreError> {
         self.reach().await?;
         let presence = self.presence();
-        self.0.others.lock().await.announce(&self.0.config, presence).await
+        self.0.peers.lock().await.heartbeat(&self.0.config, presence).await
     }
 
     async fn changes<N, F>(&self, is_news: N, emit: F) -> Result<Changes, StoreError>
@@ -427,7 +427,7 @@ impl Store for Postgres {
     {
         self.reach().await?;
         let presence = self.presence();
-        self.0.others.lock().await.look(&self.0.config, presence, &is_news, &emit).await
+        self.0.peers.lock().await.poll(&self.0.config, presence, &is_news, &emit).await
     }
 }
 

@@ -78,7 +78,7 @@ impl Postgres {
         let mut session = self.reader().await?;
         session.is_open = true;
         let parameters: [&(dyn ToSql + Sync); 1] = [&tickets];
-        // What a crash brings back is published once more, so nobody waits for the disk.
+        // What a crash brings back is published once more, so no one waits for the disk.
         let done = async {
             tokio::try_join!(
                 biased;

@@ -41,7 +41,7 @@ pub(super) async fn adopt(client: &mut Client, schema: &SchemaName) -> Result<()
     transaction.commit().await?;
     tracing::warn!(orders, "orders came in a dump of another server; they are marked as not changed on this one");
     if let Err(error) = client.batch_execute(&schema.sql(SUMMARIZE)).await {
-        tracing::debug!(error = %crate::log::causes(&error), "the index on changed_in is not summarized");
+        tracing::debug!(error = %crate::process::log::causes(&error), "the index on changed_in is not summarized");
     }
     Ok(())
 }

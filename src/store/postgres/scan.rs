@@ -9,8 +9,8 @@ use super::errors::{classify, silent};
 use super::session::SET_UP;
 use super::wire::Wire;
 use super::{Config, StoreError};
-use crate::background;
 use crate::id::OrderId;
+use crate::process::background;
 use crate::snapshot::Snapshot;
 use crate::store::rules::column;
 
@@ -26,7 +26,7 @@ const HEADER_BYTES: usize = 19;
 pub(super) type Emit = dyn Fn(Vec<(OrderId, Snapshot)>) + Send + Sync;
 
 /// Emits every stored order. Each half is read on a thread of its own, so that neither waits for the other nor holds
-/// up whoever asked.
+/// up anyone who asked.
 pub(super) async fn scan(config: &Config, emit: Arc<Emit>) -> Result<u64, StoreError> {
     let keeper = connect(config).await?;
     keeper.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await.map_err(classify)?;

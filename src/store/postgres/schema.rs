@@ -116,7 +116,7 @@ const MIGRATIONS: &[Migration] = &[
 /// Why a migration did not happen; the schema is then as it was.
 #[derive(Debug, thiserror::Error)]
 pub enum MigrateError {
-    /// PostgreSQL refused, or is away.
+    /// PostgreSQL refused, or is unavailable.
     #[error("PostgreSQL refused")]
     Postgres(#[source] tokio_postgres::Error),
     /// Names of the schema are taken by what order-service did not make.
@@ -189,7 +189,7 @@ impl MigrateError {
     }
 }
 
-/// Whoever migrates holds this lock ("ords" and "migr"); everybody else waits.
+/// Anyone who migrates holds this lock ("ords" and "migr"); everybody else waits.
 const LOCK: (i32, i32) = (0x6f72_6473, 0x6d69_6772);
 
 /// Applies the steps that are missing, all or nothing, the optional ones left out. Returns the numbers applied.

@@ -11,7 +11,7 @@ use tokio_postgres::{Client, Statement};
 
 use super::encryption::Encryption;
 use super::errors::{classify, silent};
-use super::{Config, StoreError, copy, others, pooler, restored, schema};
+use super::{Config, StoreError, copy, peers, pooler, restored, schema};
 
 /// What is said first on every connection: limits that the owner of the server or of the database sets for clients would
 /// end a transaction between two of our statements, or a connection between two of our questions.
@@ -164,7 +164,7 @@ impl Session {
         let timeout = config.statement_timeout.as_millis();
         // Who waits for this connection is to be told that a table is locked.
         let lock_timeout = (config.wait / 2).as_millis();
-        // A plan that is kept was made for the tables as they were, which may be empty, and stays until somebody analyzes
+        // A plan that is kept was made for the tables as they were, which may be empty, and stays until someone analyzes
         // them. Writes are only ever by key, one row after the other, and so well planned whatever there is.
         let plans = if is_for_reading { "force_custom_plan" } else { "auto" };
         client
@@ -182,7 +182,7 @@ impl Session {
             // Not where orders are only read, which a standby does too.
             let staging = "CREATE TEMPORARY TABLE orders_changed (LIKE @orders) ON COMMIT DELETE ROWS";
             client.batch_execute(&schema.sql(staging)).await?;
-            others::announce_writer(&client, config).await?;
+            peers::announce_writer(&client, config).await?;
         }
         let columns = copy::COLUMNS.join(", ");
         let copy_new = format!("COPY @orders ({columns}) FROM STDIN (FORMAT binary)");

@@ -72,7 +72,7 @@ impl Wire {
         }
     }
 
-    /// Takes leave, without which the server notes in its log that somebody was lost.
+    /// Leaves, without which the server notes in its log that someone was lost.
     pub(super) async fn close(mut self) {
         let _ = self.socket.write_all(b"X\0\0\0\x04").await;
         let _ = self.socket.shutdown().await;
@@ -144,7 +144,7 @@ async fn log_in(config: &Config, n: usize, setup: &[&str]) -> Result<Box<dyn Soc
     // Encrypted or not, it is so already: the library is only told what a login is bound by.
     server.ssl_mode(mode).ssl_negotiation(SslNegotiation::Direct);
     let (client, connection) = server.connect_raw(&mut socket, Done(bound_by)).await.map_err(classify)?;
-    // The connection is given up after its statements and the socket kept, on which nobody has taken leave.
+    // The connection is given up after its statements and the socket kept, on which no one has taken leave.
     let set_up = async {
         for statements in setup {
             client.batch_execute(statements).await?;

@@ -1,8 +1,8 @@
 //! `dlq`: looks at dead letters, and sends them back to where they came from. They stay in their topic whatever is
 //! done here, and no group is joined, so no consumer's positions move.
 
-mod letters;
 mod print;
+mod records;
 mod replay;
 
 use std::collections::BTreeSet;
@@ -14,7 +14,7 @@ use anyhow::bail;
 
 use crate::kafka;
 use crate::tools::output;
-use letters::{Letter, Letters};
+use records::{DeadLetterRecord, DeadLetterTopic};
 
 /// What to do with which dead letters.
 #[derive(Debug, Clone)]
@@ -89,7 +89,7 @@ impl fmt::Display for Place {
 /// # Errors
 /// When Kafka cannot be read or written, when there is no such dead letter, or when one cannot be sent back.
 pub fn run(config: &Config) -> anyhow::Result<()> {
-    let letters = Letters::open(&config.kafka)?;
+    let letters = DeadLetterTopic::open(&config.kafka)?;
     let output = &mut BufWriter::new(output::stdout());
     let done = match &config.command {
         Command::List { count_max, is_json } => list(&letters, *count_max, *is_json, output),
@@ -102,7 +102,7 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
     done.and_then(|()| Ok(output.flush()?))
 }
 
-fn list(letters: &Letters, count_max: usize, is_json: bool, output: &mut impl Write) -> anyhow::Result<()> {
+fn list(letters: &DeadLetterTopic, count_max: usize, is_json: bool, output: &mut impl Write) -> anyhow::Result<()> {
     for letter in newest(letters, count_max)? {
         if is_json {
             writeln!(output, "{}", print::json(&letter))?;
@@ -114,7 +114,7 @@ fn list(letters: &Letters, count_max: usize, is_json: bool, output: &mut impl Wr
 }
 
 /// The newest by their time, which is that of the message they were; at most `count_max` are held at any moment.
-fn newest(letters: &Letters, count_max: usize) -> anyhow::Result<impl Iterator<Item = Letter>> {
+fn newest(letters: &DeadLetterTopic, count_max: usize) -> anyhow::Result<impl Iterator<Item = DeadLetterRecord>> {
     let mut newest = std::collections::BTreeMap::new();
     letters.for_each(letters.all(), |letter| {
         newest.insert((letter.timestamp_ms, letter.place), letter);
@@ -126,7 +126,7 @@ fn newest(letters: &Letters, count_max: usize) -> anyhow::Result<impl Iterator<I
     Ok(newest.into_values())
 }
 
-fn show(letters: &Letters, place: Place, output: &mut impl Write) -> anyhow::Result<()> {
+fn show(letters: &DeadLetterTopic, place: Place, output: &mut impl Write) -> anyhow::Result<()> {
     let mut found = None;
     letters.for_each(&letters.at(&BTreeSet::from([place])), |letter| {
         if letter.place == place {

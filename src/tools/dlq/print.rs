@@ -10,17 +10,17 @@ use serde_json::{Map, Value};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::letters::Letter;
+use super::records::DeadLetterRecord;
 use crate::record::dead;
 
 /// `PARTITION:OFFSET  TIME  source  key  reason`.
-pub(super) fn line(letter: &Letter) -> String {
+pub(super) fn line(letter: &DeadLetterRecord) -> String {
     let key = letter.key.as_deref().map_or_else(|| "-".into(), plain);
     format!("{}  {}  {}  {key}  {}", letter.place, time(letter), source(letter), reason(letter))
 }
 
 /// All there is, as one object.
-pub(super) fn json(letter: &Letter) -> Value {
+pub(super) fn json(letter: &DeadLetterRecord) -> Value {
     let header = |name| letter.header(name).map_or(Value::Null, Into::into);
     let number = |name| letter.header(name).and_then(|text| text.parse::<i64>().ok()).map_or(Value::Null, Into::into);
     let mut all = Map::new();
@@ -56,7 +56,7 @@ fn insert_bytes(into: &mut Map<String, Value>, name: &str, bytes: Option<&[u8]>)
 }
 
 /// All there is, to be read: JSON is indented, and what is no text is shown in hexadecimal.
-pub(super) fn whole(letter: &Letter, topic: &str, output: &mut impl Write) -> io::Result<()> {
+pub(super) fn whole(letter: &DeadLetterRecord, topic: &str, output: &mut impl Write) -> io::Result<()> {
     writeln!(output, "dead letter: {} of {topic}, {}", letter.place, time(letter))?;
     writeln!(output, "source: {}", source(letter))?;
     writeln!(output, "reason: {}", reason(letter))?;
@@ -75,7 +75,7 @@ pub(super) fn whole(letter: &Letter, topic: &str, output: &mut impl Write) -> io
     }
 }
 
-fn time(letter: &Letter) -> String {
+fn time(letter: &DeadLetterRecord) -> String {
     let at = letter.timestamp_ms.and_then(|ms| {
         let at = OffsetDateTime::from_unix_timestamp_nanos(i128::from(ms) * 1_000_000).ok()?;
         at.format(&Rfc3339).ok()
@@ -84,12 +84,12 @@ fn time(letter: &Letter) -> String {
 }
 
 /// `topic/partition/offset`.
-fn source(letter: &Letter) -> String {
+fn source(letter: &DeadLetterRecord) -> String {
     let part = |name| letter.header(name).map_or_else(|| "?".into(), |text| plain(text.as_bytes()));
     format!("{}/{}/{}", part(dead::TOPIC), part(dead::PARTITION), part(dead::OFFSET))
 }
 
-fn reason(letter: &Letter) -> String {
+fn reason(letter: &DeadLetterRecord) -> String {
     let reason = letter.header(dead::MESSAGE).or_else(|| letter.header(dead::CLASS));
     reason.map_or_else(|| "-".into(), |text| plain(text.as_bytes()))
 }

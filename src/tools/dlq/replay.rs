@@ -7,7 +7,7 @@ use std::io::Write;
 use anyhow::{Context, bail};
 use rdkafka::message::{Header, OwnedHeaders};
 
-use super::letters::{Letter, Letters};
+use super::records::{DeadLetterRecord, DeadLetterTopic};
 use super::{Place, Which};
 use crate::kafka::Config;
 use crate::record::dead;
@@ -16,7 +16,7 @@ use crate::tools::output;
 
 /// Says what would be sent where to.
 pub(super) fn say(
-    letters: &Letters,
+    letters: &DeadLetterTopic,
     which: &Which,
     topic: Option<&str>,
     output: &mut impl Write,
@@ -46,7 +46,7 @@ pub(super) fn say(
 /// Sends, and waits until everything has arrived.
 pub(super) fn send(
     config: &Config,
-    letters: &Letters,
+    letters: &DeadLetterTopic,
     which: &Which,
     topic: Option<&str>,
     output: &mut impl Write,
@@ -76,7 +76,7 @@ pub(super) fn send(
         Ok(Ok(()))
     });
     let (sent, failed, first_failure) = sender.finish(|_| ());
-    // What has happened must be known even when nobody is reading.
+    // What has happened must be known even when no one is reading.
     let _ = writeln!(output, "{sent} sent; they are in {} as before", letters.topic());
     let _ = output.flush();
     let reason = first_failure.unwrap_or_default();
@@ -90,10 +90,10 @@ pub(super) fn send(
 /// Calls `each` with every dead letter that is asked for, and the topic it goes to. Returns how many were refused, here
 /// or by `each`, each of which has been named then.
 fn for_each(
-    letters: &Letters,
+    letters: &DeadLetterTopic,
     which: &Which,
     topic: Option<&str>,
-    mut each: impl FnMut(&Letter, &str) -> anyhow::Result<Result<(), String>>,
+    mut each: impl FnMut(&DeadLetterRecord, &str) -> anyhow::Result<Result<(), String>>,
 ) -> anyhow::Result<u64> {
     let (ranges, mut places) = match which {
         Which::All => (letters.all().clone(), None),
@@ -132,7 +132,7 @@ fn check(refused: u64) -> anyhow::Result<()> {
 }
 
 /// The topic a dead letter goes to, or why it goes nowhere.
-fn target<'a>(letter: &'a Letter, topic: Option<&'a str>) -> Result<&'a str, String> {
+fn target<'a>(letter: &'a DeadLetterRecord, topic: Option<&'a str>) -> Result<&'a str, String> {
     let cut =
         [(dead::CUT_FROM, "value was"), (dead::HEADERS_CUT_FROM, "headers were"), (dead::KEY_CUT_FROM, "key was")];
     let is_cut = |name: &str| letter.headers.iter().any(|(known, _)| known == name);
@@ -149,12 +149,12 @@ fn target<'a>(letter: &'a Letter, topic: Option<&'a str>) -> Result<&'a str, Str
 }
 
 /// The partition it came from, where the messages of the same key are, as long as that is a partition of the same topic.
-fn partition_of(letter: &Letter, target: &str, partition_count: i32) -> Option<i32> {
+fn partition_of(letter: &DeadLetterRecord, target: &str, partition_count: i32) -> Option<i32> {
     let partition = letter.header(dead::PARTITION)?.parse().ok()?;
     (letter.header(dead::TOPIC) == Some(target) && (0..partition_count).contains(&partition)).then_some(partition)
 }
 
-fn headers(letter: &Letter) -> Option<OwnedHeaders> {
+fn headers(letter: &DeadLetterRecord) -> Option<OwnedHeaders> {
     let mut headers = None;
     for (key, value) in letter.original_headers() {
         headers = Some(headers.unwrap_or_else(OwnedHeaders::new).insert(Header { key, value }));
@@ -166,24 +166,24 @@ fn headers(letter: &Letter) -> Option<OwnedHeaders> {
 mod tests {
     use super::*;
 
-    fn letter(headers: &[(&str, &str)]) -> Letter {
+    fn record_of(headers: &[(&str, &str)]) -> DeadLetterRecord {
         let headers = headers.iter().map(|(name, value)| ((*name).to_owned(), Some(value.as_bytes().to_vec().into())));
         let place = Place { partition: 0, offset: 0 };
-        Letter { place, timestamp_ms: None, key: None, value: None, headers: headers.collect() }
+        DeadLetterRecord { place, timestamp_ms: None, key: None, value: None, headers: headers.collect() }
     }
 
     #[test]
     fn a_letter_goes_to_where_it_came_from_or_is_told_to() {
-        let from = letter(&[(dead::TOPIC, "forged"), (dead::TOPIC, "orders"), (dead::PARTITION, "3")]);
+        let from = record_of(&[(dead::TOPIC, "forged"), (dead::TOPIC, "orders"), (dead::PARTITION, "3")]);
         assert_eq!(target(&from, None), Ok("orders"), "the service's own header is the last");
         assert_eq!(target(&from, Some("other")), Ok("other"));
         assert_eq!([5, 3].map(|count| partition_of(&from, "orders", count)), [Some(3), None]);
         assert_eq!(partition_of(&from, "other", 5), None);
-        assert!(target(&letter(&[]), None).unwrap_err().contains("--topic"));
-        let cut = letter(&[(dead::TOPIC, "orders"), (dead::CUT_FROM, "5000000")]);
+        assert!(target(&record_of(&[]), None).unwrap_err().contains("--topic"));
+        let cut = record_of(&[(dead::TOPIC, "orders"), (dead::CUT_FROM, "5000000")]);
         assert!(target(&cut, None).unwrap_err().contains("cut from 5000000 bytes"));
         assert!(target(&cut, Some("other")).is_err());
-        let cut = letter(&[(dead::TOPIC, "orders"), (dead::KEY_CUT_FROM, "7000")]);
+        let cut = record_of(&[(dead::TOPIC, "orders"), (dead::KEY_CUT_FROM, "7000")]);
         assert!(target(&cut, None).unwrap_err().contains("key was cut from 7000 bytes"));
     }
 }

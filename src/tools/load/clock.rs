@@ -50,7 +50,7 @@ impl Turn {
     /// the clock never wakes it a rounding error too early and then not again.
     pub async fn wait_until(&self, due: Instant) {
         while Instant::now() < due {
-            // A wake-up of the past that nobody waited for ends this wait too: hence the loop.
+            // A wake-up of the past that no one waited for ends this wait too: hence the loop.
             self.turns[self.index].notified().await;
         }
     }

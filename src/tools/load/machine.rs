@@ -18,7 +18,7 @@ const SLEEP: Duration = Duration::from_millis(1);
 /// To wake up this much too late is nothing out of the ordinary.
 const NOTED: Duration = Duration::from_micros(250);
 
-/// From when until when something stood still.
+/// From when until when something stopped.
 type Stop = (Duration, Duration);
 
 /// The threads that watch. They end with this.
@@ -27,7 +27,7 @@ pub struct Watch {
     threads: Vec<JoinHandle<Option<Vec<Stop>>>>,
 }
 
-/// When the machine stood still, one core of it or more: apart from each other, in order.
+/// When the machine stopped, one core of it or more: apart from each other, in order.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Stops(Vec<Stop>);
 
@@ -68,7 +68,7 @@ impl Stops {
         Self(apart)
     }
 
-    /// For how long it stood still between two moments.
+    /// For how long it stopped between two moments.
     #[must_use]
     pub fn within(&self, from: Duration, until: Duration) -> Duration {
         let first = self.0.partition_point(|stop| stop.1 <= from);

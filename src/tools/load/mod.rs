@@ -52,7 +52,7 @@ pub struct Config {
     pub is_strict: bool,
 }
 
-/// Where a report goes besides the terminal.
+/// Where a report goes apart from the terminal.
 #[derive(Debug, Clone)]
 pub enum Json {
     /// Standard output; the text then goes to standard error.

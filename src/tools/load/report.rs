@@ -120,9 +120,9 @@ pub struct Report {
 
 /// What the machine had to do with it.
 struct Machine {
-    /// When it stood still.
+    /// When it stopped.
     stops: Timeline,
-    /// The slowest again, less what it stood still meanwhile.
+    /// The slowest again, less what it stopped meanwhile.
     rest: Timeline,
 }
 
@@ -228,7 +228,7 @@ impl Report {
         }
         let _ = writeln!(text, "\n{:<12} {}", "slowest", tally.slowest.text(TOLD, "none took 1 ms"));
         if let Some(Machine { stops, rest }) = &self.machine {
-            let _ = writeln!(text, "{:<12} {}", "machine", stops.text(TOLD, "never stood still for 1 ms"));
+            let _ = writeln!(text, "{:<12} {}", "machine", stops.text(TOLD, "never stopped for 1 ms"));
             let _ = writeln!(text, "{:<12} {}", "without that", rest.text(TOLD, "none took 1 ms"));
         }
         text.push('\n');

@@ -82,8 +82,7 @@ impl Documents {
         due.saturating_duration_since(Instant::now())
     }
 
-    /// Whether the next order is there without waiting for whoever writes the input.
-    #[cfg(any(feature = "kafka", feature = "nats"))]
+    /// Whether the next order is there without waiting for anyone who writes the input.
     pub(super) fn is_next_there(&self) -> bool {
         match &self.origin {
             Origin::Samples { .. } => true,

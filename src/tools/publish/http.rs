@@ -17,13 +17,13 @@ use crate::tools::progress::Progress;
 
 /// Publishes over so many connections.
 pub(super) async fn run(config: Config, server: Server, connections: usize) -> anyhow::Result<Summary> {
-    // Nobody there is said at once; only a service that was there is waited for.
+    // No one there is said at once; only a service that was there is waited for.
     Client::new(server.clone(), SEND_TIME).connect().await.context("the service does not answer")?;
     let patience = config.patience;
     let progress = Arc::new(Progress::new("publish", config.file.is_none().then_some(config.count)));
     let (sender, documents) = mpsc::channel::<Document>(1024);
     let documents = Arc::new(Mutex::new(documents));
-    // A thread that nobody has to wait for: when the service is gone it may be waiting for input that never comes.
+    // A thread that no one has to wait for: when the service is gone it may be waiting for input that never comes.
     let (reader, reading) = oneshot::channel();
     std::thread::Builder::new().name("publish-read".into()).spawn(move || reader.send(read(&config, &sender)))?;
     let mut senders = tokio::task::JoinSet::new();
@@ -110,7 +110,7 @@ struct Sent {
 }
 
 impl Sender {
-    /// Sends until there is nothing left, or nobody to send it to.
+    /// Sends until there is nothing left, or no one to send it to.
     async fn send_all(mut self, documents: Arc<Mutex<mpsc::Receiver<Document>>>, progress: Arc<Progress>) -> Sent {
         let mut sent = Sent::default();
         loop {

@@ -27,7 +27,7 @@ pub(super) fn run(config: Config, cluster: &Cluster) -> anyhow::Result<Summary> 
     let progress = Progress::new("publish", config.file.is_none().then_some(config.count));
     let started = Instant::now();
     let (into, chunks) = sync_channel(CHUNKS_MAX);
-    // A thread that nobody has to wait for: when Kafka is gone it may be waiting for input that never comes.
+    // A thread that no one has to wait for: when Kafka is gone it may be waiting for input that never comes.
     let (reader, reading) = sync_channel(1);
     std::thread::Builder::new().name("publish-read".into()).spawn(move || reader.send(read(&config, &into)))?;
     let mut told = 0;
@@ -48,7 +48,7 @@ pub(super) fn run(config: Config, cluster: &Cluster) -> anyhow::Result<Summary> 
     Ok(summary)
 }
 
-/// Sends until there is nothing left, or nobody to send it to.
+/// Sends until there is nothing left, or no one to send it to.
 fn send_all(
     sender: &mut Sender,
     topic: &str,
@@ -131,7 +131,7 @@ fn read(config: &Config, into: &SyncSender<Chunk>) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Whether there still is somebody to take it.
+/// Whether there still is someone to take it.
 fn hand_over(chunk: &mut Chunk, into: &SyncSender<Chunk>) -> bool {
     chunk.messages.is_empty() || into.send(std::mem::replace(chunk, Chunk::new())).is_ok()
 }

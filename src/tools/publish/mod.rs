@@ -4,9 +4,7 @@ mod documents;
 mod http;
 #[cfg(feature = "kafka")]
 mod kafka;
-#[cfg(feature = "nats")]
 pub mod nats;
-#[cfg(feature = "nats")]
 pub mod stan;
 
 use std::path::PathBuf;
@@ -39,10 +37,8 @@ pub enum Target {
     #[cfg(feature = "kafka")]
     Kafka(Box<Cluster>),
     /// The NATS subject that the service takes orders from.
-    #[cfg(feature = "nats")]
     Nats(Box<nats::Servers>),
     /// The channel of NATS Streaming that the service takes orders from.
-    #[cfg(feature = "nats")]
     Stan(Box<stan::Cluster>),
 }
 
@@ -86,16 +82,14 @@ pub struct Summary {
 /// Publishes.
 ///
 /// # Errors
-/// When the input cannot be read, when nobody is there any more to send to, or when an order that should have been
+/// When the input cannot be read, when no one is there any more to send to, or when an order that should have been
 /// stored was not.
 pub async fn run(config: Config) -> anyhow::Result<Summary> {
     match config.target.clone() {
         Target::Http { server, connections } => http::run(config, server, connections).await,
         #[cfg(feature = "kafka")]
         Target::Kafka(cluster) => tokio::task::spawn_blocking(move || kafka::run(config, &cluster)).await?,
-        #[cfg(feature = "nats")]
         Target::Nats(servers) => nats::run(config, *servers).await,
-        #[cfg(feature = "nats")]
         Target::Stan(cluster) => stan::run(config, *cluster).await,
     }
 }

@@ -59,7 +59,7 @@ pub(super) async fn run(config: Config, servers: Servers) -> anyhow::Result<Summ
     let started = Instant::now();
     let patience = config.patience;
     let (into, mut chunks) = mpsc::channel(CHUNKS_MAX);
-    // A thread that nobody has to wait for: when NATS is gone it may be waiting for input that never comes.
+    // A thread that no one has to wait for: when NATS is gone it may be waiting for input that never comes.
     let (reader, reading) = tokio::sync::oneshot::channel();
     std::thread::Builder::new().name("publish-read".into()).spawn(move || reader.send(read(&config, &into)))?;
     let run = format!("{:016x}", fastrand::u64(..));
@@ -179,7 +179,7 @@ pub(super) fn read(config: &Config, into: &mpsc::Sender<Vec<Bytes>>) -> anyhow::
     Ok(())
 }
 
-/// Whether there still is somebody to take it.
+/// Whether there still is someone to take it.
 fn hand_over(chunk: &mut Vec<Bytes>, into: &mpsc::Sender<Vec<Bytes>>) -> bool {
     chunk.is_empty() || into.blocking_send(std::mem::take(chunk)).is_ok()
 }

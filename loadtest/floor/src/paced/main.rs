@@ -58,7 +58,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<Findings> {
     let epoll = epoll::create(CreateFlags::CLOEXEC)?;
     let mut all = (0..arguments.connections)
         .map(|index| {
-            let socket = TcpStream::connect(arguments.address).context("nobody answers")?;
+            let socket = TcpStream::connect(arguments.address).context("no one answers")?;
             socket.set_nodelay(true)?;
             socket.set_nonblocking(true)?;
             epoll::add(&epoll, &socket, EventData::new_u64(index.into()), EventFlags::IN)?;
@@ -129,7 +129,7 @@ impl Connection {
             Err(error) => return Err(error).context("the server hung up"),
         };
         let Some(status) = self.answer.take(&buffer[..received])? else { return Ok(()) };
-        let sent = self.under_way.take().context("an answer that nobody asked for")?;
+        let sent = self.under_way.take().context("an answer that no one asked for")?;
         findings.answered(sent.due, sent.at, Instant::now(), status);
         Ok(())
     }

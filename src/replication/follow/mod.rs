@@ -1,0 +1,211 @@
+//! Keeps the view true where other instances write to the same store: they tell of what they change as they change it,
+//! and the store is asked a few times a second, so that nothing depends on being told.
+
+mod count;
+mod reload;
+mod telling;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+use crate::cache::View;
+use crate::cache::feed::Event;
+use crate::id::OrderId;
+use crate::process::lifecycle::{Gate, Shutdown, Switch};
+use crate::redis::Redis;
+use crate::snapshot::Snapshot;
+use crate::store::{Presence, Store, StoreError};
+
+pub use count::count;
+pub use telling::{Reason, Telling};
+
+/// How often the store is asked. An order changed elsewhere that no one told of is shown this much later, far within
+/// the second that a copy may be kept.
+const EVERY: Duration = Duration::from_millis(200);
+/// As long as they are heard themselves.
+const EVERY_BESIDE_NEWS: Duration = Duration::from_millis(600);
+/// How long the store may take to say what others changed. After that the view counts as a part of what is stored, though
+/// the answer is still waited for.
+const LOOK_TIME: Duration = Duration::from_secs(2);
+/// How often live orders are counted that others may store, where not all are in memory.
+const COUNT_EVERY: Duration = Duration::from_secs(10);
+/// How long a count waits until nothing is being committed, and what is to be committed for a count to begin.
+const COUNT_WAIT: Duration = Duration::from_millis(250);
+/// How long a start waits to hear the others. Without that the store is asked.
+const NEWS_WAIT: Duration = Duration::from_secs(5);
+
+/// What the instances on one store tell each other of their changes, beside what the store says.
+#[derive(Default)]
+pub struct News {
+    /// What others tell is shown as it comes.
+    pub heard: Switch,
+    /// When this instance tells; one that does also hears. `None` where neither is.
+    pub telling: Option<Telling>,
+}
+
+/// Looks in a row at which all others must have said that they publish before what they tell is
+/// relied upon: one of them may have been about to stop at the first.
+const TOLD_LOOKS: u8 = 2;
+
+/// Follows until `shutdown`. While others write and not all of them publish, or not all they say is
+/// heard, the view counts as a part of what is stored, so that an unknown id is looked up in the
+/// store.
+///
+/// `news` is what others tell of their changes; what it hears it shows by itself. `begun` is told once everything from here on will be seen, and once the others can be sure to know of this process:
+/// only then may it scan the store and write to it. Until then the gate says what the store is waited for; a store that is
+/// not for this program is not waited for. `needed` is closed for as long as the store does not answer later on.
+pub async fn run<T: Store>(
+    view: Arc<View>,
+    store: T,
+    redis: Option<Redis>,
+    mut news: News,
+    (begun, gate): (oneshot::Sender<Result<(), StoreError>>, Gate),
+    needed: Option<Gate>,
+    mut shutdown: Shutdown,
+) {
+    if store.is_shareable() {
+        tokio::spawn(reload::run(Arc::clone(&view), store.clone(), redis.clone(), shutdown.clone()));
+    }
+    let follows = news.telling.is_some();
+    store.appear_as(Presence { follows, publishes: false });
+    let mut told_looks = 0;
+    let mut begun = Some(begun);
+    let mut was_shared = false;
+    let mut is_failing = false;
+    let mut is_silent = false;
+    let mut counting: Option<JoinHandle<()>> = None;
+    let mut counted: Option<tokio::time::Instant> = None;
+    loop {
+        let is_count_due = begun.is_none()
+            && view.is_bounded()
+            && counted.is_none_or(|at| at.elapsed() >= COUNT_EVERY)
+            && counting.as_ref().is_none_or(JoinHandle::is_finished);
+        // From here to the beginning of the count nothing is durable that is not visible: neither what is committed here,
+        // nor, after the look, what was committed elsewhere.
+        let mut paused =
+            if is_count_due { tokio::time::timeout(COUNT_WAIT, view.pause_commits()).await.ok() } else { None };
+        let emit = {
+            let (view, redis, asked) = (Arc::clone(&view), redis.clone(), Instant::now());
+            move |orders: Vec<_>| show(&view, redis.as_ref(), asked, orders)
+        };
+        let is_news = {
+            let view = Arc::clone(&view);
+            move |id: &OrderId, version| view.is_untold(id, version)
+        };
+        // What is found was true when the store was asked.
+        let held = view.hold();
+        let mut look = std::pin::pin!(store.changes(is_news, emit));
+        let looked = loop {
+            tokio::select! {
+                () = shutdown.wait() => return,
+                looked = &mut look => break looked,
+                () = tokio::time::sleep(COUNT_WAIT), if paused.is_some() => paused = None, // another time
+                () = tokio::time::sleep(LOOK_TIME), if !is_silent => {
+                    is_silent = true;
+                    view.set_shared(true); // it cannot be known
+                    tracing::warn!("the store does not answer, so what others change is not seen");
+                    let gate = if begun.is_some() { Some(&gate) } else { needed.as_ref() };
+                    if let Some(gate) = gate {
+                        gate.close("the store does not answer");
+                    }
+                }
+            }
+        };
+        drop(held);
+        // Nothing is counted after a look that failed.
+        let paused = paused.filter(|_| looked.is_ok());
+        match looked {
+            Ok(changes) => {
+                if changes.is_shared != was_shared {
+                    tracing::info!(others = changes.is_shared, "instances on the same store");
+                }
+                was_shared = changes.is_shared;
+                is_failing = false;
+                if changes.is_restarted {
+                    view.doubt();
+                }
+                view.heard();
+                if let Some(paused) = paused {
+                    counted = Some(tokio::time::Instant::now());
+                    let (view, store) = (Arc::clone(&view), store.clone());
+                    counting = Some(tokio::spawn(async move {
+                        if let Err(error) = count::recount(&view, &store, paused, Some(COUNT_WAIT)).await {
+                            tracing::debug!(error = %crate::process::log::causes(&error), "cannot count orders");
+                        }
+                    }));
+                }
+                if let Some(needed) = &needed {
+                    needed.open();
+                }
+                if std::mem::take(&mut is_silent) {
+                    tracing::info!("the store answers again");
+                }
+                if let Some(telling) = &mut news.telling {
+                    let publishes = telling.note(Some(changes.peers));
+                    store.appear_as(Presence { follows, publishes });
+                }
+                told_looks = if changes.peers.publish { TOLD_LOOKS.min(told_looks + 1) } else { 0 };
+                news.heard.want(was_shared);
+                if let Some(begun) = begun.take() {
+                    if was_shared {
+                        // They look this often, so by then they have seen that they are not alone.
+                        tokio::time::sleep(2 * EVERY).await;
+                        let heard = async {
+                            while follows && !news.heard.is_live() {
+                                tokio::time::sleep(EVERY / 10).await;
+                            }
+                        };
+                        let _ = tokio::time::timeout(NEWS_WAIT, heard).await;
+                    }
+                    let _ = begun.send(Ok(()));
+                    if !store.is_shareable() {
+                        return;
+                    }
+                }
+                let is_told = news.heard.is_live() && told_looks == TOLD_LOOKS;
+                view.set_shared(was_shared && !is_told);
+            }
+            Err(error @ StoreError::Unfit(_)) if begun.is_some() => {
+                let _ = begun.take().map(|begun| begun.send(Err(error)));
+                return;
+            }
+            Err(error) => {
+                let gate = if begun.is_some() { Some(&gate) } else { needed.as_ref() };
+                if let Some(gate) = gate {
+                    gate.close(&format!("the store cannot be reached: {}", crate::process::log::causes(&error)));
+                }
+                if !std::mem::replace(&mut is_failing, true) {
+                    tracing::warn!(error = %crate::process::log::causes(&error), "cannot ask the store what others changed");
+                }
+                view.set_shared(true); // it cannot be known
+                told_looks = 0;
+                // Nothing is committed before it has begun.
+                if begun.is_none()
+                    && let Some(telling) = &mut news.telling
+                {
+                    let publishes = telling.note(None);
+                    store.appear_as(Presence { follows, publishes });
+                }
+            }
+        }
+        let is_told = news.heard.is_live() && told_looks == TOLD_LOOKS;
+        tokio::select! {
+            () = shutdown.wait() => return,
+            () = tokio::time::sleep(if is_told { EVERY_BESIDE_NEWS } else { EVERY }) => {}
+        }
+    }
+}
+
+/// Shows orders that were changed elsewhere, unless the view has newer ones: what the store said when it was `asked`.
+fn show(view: &View, redis: Option<&Redis>, asked: Instant, orders: Vec<(OrderId, Snapshot)>) {
+    let news: Vec<_> = orders.into_iter().filter(|(id, snapshot)| view.is_untold(id, snapshot.version())).collect();
+    // Before readers see it: what they have seen must not come back older from there.
+    if let Some(redis) = redis {
+        redis.hand_over(news.iter().map(|(id, snapshot)| (id, snapshot)), asked);
+    }
+    let news = news.into_iter().map(|(id, snapshot)| Event { id, change: snapshot.apparent_change(), snapshot });
+    view.publish(news.collect());
+}

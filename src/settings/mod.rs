@@ -1,0 +1,558 @@
+//! Flags, environment, files and defaults become an [`app::Config`]. The only reader of any of them.
+
+pub mod commands;
+mod dotenv;
+mod older;
+mod parse;
+#[cfg(feature = "kafka")]
+mod properties;
+mod table;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use clap::parser::ValueSource;
+use clap::{Arg, ArgAction, ArgMatches, Command};
+use yaml_rust2::parser::{Event, EventReceiver, Parser};
+use yaml_rust2::{Yaml, YamlLoader};
+
+use crate::app;
+pub use table::{SETTINGS, Setting};
+
+/// Where a setting's value was found, strongest first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    /// A flag on the command line.
+    Flag,
+    /// An environment variable, or a line of `.env`.
+    Environment(String),
+    /// A key of the settings file.
+    File(PathBuf),
+    /// Nowhere.
+    Default,
+}
+
+/// The outside world, as far as settings go. Tests make one up.
+#[derive(Debug, Clone, Default)]
+pub struct Outside {
+    /// Environment variables, with those of `.env` that the environment does not have.
+    pub environment: BTreeMap<String, String>,
+    /// The variables of `.env` that are not empty.
+    pub dotenv: BTreeSet<String>,
+    /// The settings file that is read when no other is named.
+    pub file: Option<PathBuf>,
+}
+
+/// What is read of the working directory when no settings file is named.
+const FILE: &str = "config.yaml";
+
+impl Outside {
+    /// The process's environment and the `.env` file of the working directory.
+    ///
+    /// # Errors
+    /// When there is a `.env` that cannot be read.
+    pub fn of_process() -> Result<Self, ConfigError> {
+        let mut environment = match std::fs::read(".env") {
+            Ok(text) => dotenv::read(&String::from_utf8_lossy(&text), is_variable)
+                .map_err(|message| ConfigError::one(".env", message))?,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => BTreeMap::new(),
+            Err(error) => return Err(ConfigError::one(".env", error)),
+        };
+        let dotenv = environment.iter().filter(|(_, value)| !value.is_empty()).map(|(name, _)| name.clone()).collect();
+        environment.extend(
+            std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))),
+        );
+        let file = Path::new(FILE).is_file().then(|| FILE.into());
+        Ok(Self { environment, dotenv, file })
+    }
+}
+
+/// A secret from an environment variable, or from the file that the same with `_FILE` at its end
+/// names.
+fn secret(name: &str, outside: &Outside) -> Result<Option<String>, ConfigError> {
+    let given = |name: &str| outside.environment.get(name).filter(|value| !value.is_empty());
+    if let Some(value) = given(name) {
+        return Ok(Some(value.clone()));
+    }
+    let by_file = format!("{name}_FILE");
+    given(&by_file).map(|path| Ok(read_secret(&by_file, path)?.trim_end().to_owned())).transpose()
+}
+
+/// Whether an environment variable says something to this program.
+fn is_variable(name: &str) -> bool {
+    let plain = name.strip_suffix("_FILE").unwrap_or(name);
+    name == "CONFIG_PATH"
+        || ["ORDER_", "POSTGRES_"].iter().any(|start| name.starts_with(start))
+        || SETTINGS.iter().any(|setting| setting.env.contains(&plain))
+}
+
+/// Settings that cannot be used: a line for each.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{}", .0.join("\n"))]
+pub struct ConfigError(pub Vec<String>);
+
+impl ConfigError {
+    fn one(place: &str, what: impl std::fmt::Display) -> Self {
+        Self(vec![format!("{place}: {what}")])
+    }
+}
+
+/// A setting's value as text, and where it was found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Resolved {
+    /// The setting.
+    pub key: &'static str,
+    /// Its values; several only where a setting may be repeated.
+    pub values: Vec<String>,
+    /// Where they are from.
+    pub origin: Origin,
+}
+
+/// The settings as they will be used, and where each is from.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// What the service is built from.
+    pub config: app::Config,
+    /// Every setting, in the order of the table.
+    pub found: Vec<Resolved>,
+    /// Variables that are set and change nothing: a line for each.
+    pub unused: Vec<String>,
+}
+
+impl Settings {
+    /// Puts all sources together: flags over environment over file over defaults.
+    ///
+    /// # Errors
+    /// [`ConfigError`] names every setting that cannot be used.
+    pub fn load(flags: &ArgMatches, outside: &Outside) -> Result<Self, ConfigError> {
+        #[cfg(debug_assertions)]
+        if let Some((step, nth)) = outside.environment.get("ORDER_DIE_AT").and_then(|at| at.split_once(':')) {
+            crate::process::lifecycle::die_at(step, nth.parse().unwrap_or(1));
+        }
+        let mut wrong = Vec::new();
+        let of_environment = || outside.environment.get("CONFIG_PATH").filter(|path| !path.is_empty()).cloned();
+        let named = flag(flags, "config").pop().or_else(of_environment);
+        // An empty flag says that none is to be read.
+        let path = named.map_or_else(|| outside.file.clone(), |path| (!path.is_empty()).then(|| path.into()));
+        let file = match path {
+            None => File::default(),
+            Some(path) => File::read(&path).unwrap_or_else(|error| {
+                wrong.extend(error.0);
+                File::default()
+            }),
+        };
+        wrong.extend(file.unknown());
+        let mut config = app::Config::default();
+        let (mut found, mut unused) = (Vec::new(), Vec::new());
+        // Also what is set and cannot be used: that is said of itself.
+        let mut set = BTreeSet::new();
+        for setting in SETTINGS {
+            let value = look_up(setting, flags, outside, &file);
+            if !matches!(&value, Ok(Resolved { origin: Origin::Default, .. })) {
+                set.insert(setting.key);
+            }
+            match value {
+                Err(error) => wrong.extend(error.0),
+                Ok(value) if value.values.iter().any(|text| text.contains('\0')) => {
+                    wrong.push(format!("{}: contains a NUL byte", place(setting, &value.origin)));
+                }
+                Ok(value) => {
+                    if value.origin != Origin::Default {
+                        let line = |message| format!("{}: {message}", place(setting, &value.origin));
+                        match needed(setting, &value.values, &set) {
+                            Err(message) if is_shared(&value.origin) => unused.push(line(message)),
+                            Err(message) => wrong.push(line(message)),
+                            Ok(()) => wrong.extend((setting.apply)(&mut config, &value.values).err().map(line)),
+                        }
+                    }
+                    found.push(value);
+                }
+            }
+        }
+        wrong.extend(table::contradictions(&config));
+        if wrong.is_empty() {
+            wrong.extend(table::open_files(&mut config));
+        }
+        unused.extend(older::unused_variables(outside, &found));
+        if wrong.is_empty() { Ok(Self { config, found, unused }) } else { Err(ConfigError(wrong)) }
+    }
+
+    /// That nothing is set.
+    #[must_use]
+    pub fn none() -> Self {
+        Self { config: app::Config::default(), found: Vec::new(), unused: Vec::new() }
+    }
+
+    /// A store that was not meant: the embedded one, though `.env` names a database.
+    ///
+    /// # Errors
+    /// The variable that names it, and what to do.
+    pub fn check_store(&self, outside: &Outside) -> Result<(), ConfigError> {
+        let is_meant = self.found.iter().any(|found| found.key == "data" && found.origin != Origin::Default);
+        if self.config.store.is_shareable() || is_meant {
+            return Ok(());
+        }
+        let is_url = |name: &str| {
+            let value = outside.environment.get(name).filter(|_| name != "ORDER_FROM_POSTGRES");
+            value.is_some_and(|url| url.starts_with("postgres://") || url.starts_with("postgresql://"))
+        };
+        let Some(name) = outside.dotenv.iter().find(|name| older::names_database(name) || is_url(name)) else {
+            return Ok(());
+        };
+        Err(ConfigError::one(
+            ".env",
+            format!(
+                "{name}: names a database, but nothing says where it is, so the orders would be in the embedded store: \
+                 set POSTGRES_DSN or POSTGRES_HOST, or --data to have them there all the same"
+            ),
+        ))
+    }
+
+    /// The settings as a TOML file that would bring them about, each with where it is from. Secrets are masked.
+    #[must_use]
+    pub fn print(&self) -> String {
+        let mut text = String::new();
+        for (setting, found) in SETTINGS.iter().zip(&self.found) {
+            if found.origin == Origin::Default && setting.default.is_empty() {
+                text.push_str(&format!("# {} is not set\n", setting.key));
+                continue;
+            }
+            let values: Vec<String> = match (&found.origin, setting.is_secret) {
+                (Origin::Default, _) => setting.default.split(' ').map(str::to_owned).collect(),
+                (_, true) => vec!["********".into()],
+                _ if setting.key == "auth.jwks" => found.values.iter().map(|url| without_query(url)).collect(),
+                _ => found.values.clone(),
+            };
+            let quoted: Vec<String> =
+                values.iter().filter(|value| !value.is_empty()).map(|value| toml_string(value)).collect();
+            let value = match quoted.as_slice() {
+                [one] if !setting.is_repeated => one.clone(),
+                [] if !setting.is_repeated => "\"\"".into(),
+                _ => format!("[{}]", quoted.join(", ")),
+            };
+            let origin = match &found.origin {
+                Origin::Flag => format!("--{}", setting.flag),
+                Origin::Environment(name) => name.clone(),
+                Origin::File(path) => path.display().to_string(),
+                Origin::Default => "default".into(),
+            };
+            text.push_str(&format!("{} = {value}  # {origin}\n", setting.key));
+        }
+        text
+    }
+}
+
+/// A URL whose query, which may hold a secret, is masked; anything else as it is.
+fn without_query(url: &str) -> String {
+    match url.split_once('?') {
+        Some((before, _)) if before.contains("://") => format!("{before}?********"),
+        _ => url.to_owned(),
+    }
+}
+
+fn toml_string(value: &str) -> String {
+    toml::Value::String(value.to_owned()).to_string()
+}
+
+/// A settings file of an older service, as one of this one: TOML, with secrets as they are.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn convert(path: &Path) -> Result<String, ConfigError> {
+    let (values, odd) = File::take(path)?;
+    Ok(older::convert(&values, &odd))
+}
+
+/// Adds every setting as a flag.
+#[must_use]
+pub fn with_flags(command: Command) -> Command {
+    let config =
+        Arg::new("config").long("config").value_name("FILE").help("Settings file, TOML or YAML [env: CONFIG_PATH]");
+    SETTINGS.iter().fold(command.arg(config), |command, setting| {
+        let mut help = setting.help.to_owned();
+        if !setting.default.is_empty() {
+            help.push_str(&format!(" [default: {}]", setting.default));
+        }
+        if let Some(name) = setting.env.first() {
+            help.push_str(&format!(" [env: {name}]"));
+        }
+        let action = if setting.is_repeated { ArgAction::Append } else { ArgAction::Set };
+        let arg = if setting.is_switch {
+            Arg::new(setting.key).num_args(0..=1).require_equals(true).default_missing_value("yes")
+        } else {
+            Arg::new(setting.key)
+        };
+        let arg = arg
+            .long(setting.flag)
+            .value_name(setting.value)
+            .help(help)
+            .action(action)
+            .hide_short_help(setting.is_detail);
+        command.arg(if setting.is_detail { arg.help_heading("Limits and details") } else { arg })
+    })
+}
+
+fn look_up(setting: &Setting, flags: &ArgMatches, outside: &Outside, file: &File) -> Result<Resolved, ConfigError> {
+    let values = flag(flags, setting.key);
+    if !values.is_empty() {
+        return Ok(Resolved { key: setting.key, values, origin: Origin::Flag });
+    }
+    let given = |name: &str| outside.environment.get(name).filter(|value| !value.is_empty());
+    if setting.key == "redis.url"
+        && let Some(address) = given("REDIS_ADDR")
+    {
+        let part = |name: &str| given(name).map(String::as_str);
+        if let Some(db) = part(older::REDIS_DB).filter(|db| !address.contains("://") && db.parse::<u16>().is_err()) {
+            return Err(ConfigError::one(older::REDIS_DB, format!("{db:?} is no number of a database")));
+        }
+        let url = older::redis_url(address, part(older::REDIS_PASSWORD), part(older::REDIS_DB));
+        let values = vec![url.unwrap_or_else(|| address.clone())];
+        return Ok(Resolved { key: setting.key, values, origin: Origin::Environment("REDIS_ADDR".into()) });
+    }
+    for &name in setting.env {
+        if let Some(value) = given(name) {
+            let values =
+                values_of(setting, value, value.contains('\n')).map_err(|message| ConfigError::one(name, message))?;
+            return Ok(Resolved { key: setting.key, values, origin: Origin::Environment(name.to_owned()) });
+        }
+        let by_file = format!("{name}_FILE");
+        if let Some(path) = given(&by_file).filter(|_| setting.is_secret) {
+            let values = values_of(setting, read_secret(&by_file, path)?.trim_end(), true)
+                .map_err(|message| ConfigError::one(&by_file, format!("{path}: {message}")))?;
+            return Ok(Resolved { key: setting.key, values, origin: Origin::Environment(by_file) });
+        }
+    }
+    if setting.key == "postgres.url"
+        && let Some(value) = postgres_by_parts(outside)?
+    {
+        let origin = Origin::Environment("POSTGRES_HOST".into());
+        return Ok(Resolved { key: setting.key, values: vec![value], origin });
+    }
+    if let Some(values) = file.values.get(setting.key) {
+        return Ok(Resolved { key: setting.key, values: values.clone(), origin: Origin::File(file.path.clone()) });
+    }
+    Ok(Resolved { key: setting.key, values: Vec::new(), origin: Origin::Default })
+}
+
+/// The values that a variable, or the file that one names, holds of a setting.
+fn values_of(setting: &Setting, text: &str, has_lines: bool) -> Result<Vec<String>, String> {
+    #[cfg(feature = "kafka")]
+    if setting.key == "kafka.property" && has_lines {
+        return properties::read(text);
+    }
+    let _ = has_lines;
+    if !setting.is_repeated {
+        return Ok(vec![text.to_owned()]);
+    }
+    let is_between = |c: char| c == ',' || c.is_whitespace();
+    Ok(text.split(is_between).filter(|part| !part.is_empty()).map(str::to_owned).collect())
+}
+
+/// The text of the file that a variable names. A path that leads nowhere may be the secret itself,
+/// and is not repeated.
+fn read_secret(variable: &str, path: &str) -> Result<String, ConfigError> {
+    std::fs::read_to_string(path)
+        .map_err(|error| ConfigError::one(variable, format!("the file that it names cannot be read: {error}")))
+}
+
+/// Whether a setting is from a variable that other programs know too, so that it may be meant for them.
+fn is_shared(origin: &Origin) -> bool {
+    matches!(origin, Origin::Environment(name) if !name.starts_with("ORDER_"))
+}
+
+/// Whether a detail belongs to something that is on. Set to its default it changes nothing either
+/// way.
+fn needed(setting: &Setting, values: &[String], set: &BTreeSet<&str>) -> Result<(), String> {
+    let is_default = values.iter().map(|value| value.trim()).eq(setting.default.split(' '));
+    if setting.needs.is_empty() || is_default || setting.needs.iter().any(|key| set.contains(key)) {
+        return Ok(());
+    }
+    let owners = SETTINGS.iter().filter(|owner| setting.needs.contains(&owner.key));
+    let owners: Vec<String> = owners.map(|owner| format!("--{} ({})", owner.flag, owner.env[0])).collect();
+    Err(format!("changes nothing without {}", owners.join(" or ")))
+}
+
+/// The server as the older services were told of it: one variable for each part, of which the host is the one that
+/// counts.
+fn postgres_by_parts(outside: &Outside) -> Result<Option<String>, ConfigError> {
+    let given = |name: &str| outside.environment.get(name).filter(|value| !value.is_empty());
+    if given("POSTGRES_HOST").is_none() {
+        return Ok(None);
+    }
+    let mut pairs = Vec::new();
+    for (key, name) in older::POSTGRES_PARTS {
+        let by_file = format!("{name}_FILE");
+        let value = match (given(name), given(&by_file)) {
+            (Some(value), _) => value.clone(),
+            (None, Some(path)) => read_secret(&by_file, path)?.trim_end().to_owned(),
+            (None, None) => continue,
+        };
+        pairs.push(format!("{key}='{}'", value.replace('\\', "\\\\").replace('\'', "\\'")));
+    }
+    Ok(Some(pairs.join(" ")))
+}
+
+/// The values a flag was given, before or after the subcommand; the later place is the stronger one.
+fn flag(flags: &ArgMatches, key: &str) -> Vec<String> {
+    let inner = flags.subcommand().map(|(_, inner)| flag(inner, key)).unwrap_or_default();
+    if !inner.is_empty() {
+        return inner;
+    }
+    // A tool's own flag may have the name of a setting and another type; it is not meant here.
+    match flags.try_get_many::<String>(key) {
+        Ok(Some(values)) if flags.value_source(key) == Some(ValueSource::CommandLine) => values.cloned().collect(),
+        _ => Vec::new(),
+    }
+}
+
+fn place(setting: &Setting, origin: &Origin) -> String {
+    match origin {
+        Origin::Flag | Origin::Default => format!("--{}", setting.flag),
+        Origin::Environment(name) => name.clone(),
+        Origin::File(path) => format!("{}: {}", path.display(), setting.key),
+    }
+}
+
+/// The values of a settings file by their keys.
+type Values = BTreeMap<String, Vec<String>>;
+
+/// A settings file: `[http]` with `idle_time = "75s"` is the key `http.idle_time`.
+#[derive(Debug, Default)]
+struct File {
+    path: PathBuf,
+    values: Values,
+}
+
+impl File {
+    fn read(path: &Path) -> Result<Self, ConfigError> {
+        let (values, odd) = Self::take(path)?;
+        match odd.first() {
+            Some(key) => Err(ConfigError::one(
+                &path.display().to_string(),
+                format!("{key}: must be a value or a list of values"),
+            )),
+            None => Ok(Self { path: path.to_owned(), values }),
+        }
+    }
+
+    /// The values, and the keys whose values no setting can have.
+    fn take(path: &Path) -> Result<(Values, Vec<String>), ConfigError> {
+        let place = path.display().to_string();
+        let text = std::fs::read_to_string(path).map_err(|error| ConfigError::one(&place, error))?;
+        // JSON is YAML too.
+        let is_yaml =
+            path.extension().is_some_and(|extension| ["yaml", "yml", "json"].iter().any(|yaml| extension == *yaml));
+        let tree: serde_json::Value = if is_yaml {
+            yaml(&text).map_err(|message| ConfigError::one(&place, message))?
+        } else {
+            toml::from_str(&text).map_err(|error| ConfigError::one(&place, toml_fault(&text, &error)))?
+        };
+        let (mut values, mut odd) = (BTreeMap::new(), Vec::new());
+        flatten("", &tree, &mut values, &mut odd);
+        Ok((values, odd))
+    }
+
+    fn unknown(&self) -> Vec<String> {
+        older::unknown(&self.path.display().to_string(), &self.values)
+    }
+}
+
+/// What is wrong with a file of TOML, and in which line. The library shows the line, which may hold a secret.
+fn toml_fault(text: &str, error: &toml::de::Error) -> String {
+    let start = error.span().map_or(0, |span| span.start.min(text.len()));
+    let before = text.get(..start).unwrap_or_default();
+    let line = before.matches('\n').count();
+    let name = text.lines().nth(line).and_then(|line| line.split_once('=')).map_or("", |(name, _)| name.trim());
+    // What is not the name of a setting, or a part of one, may be a part of a value of several
+    // lines.
+    let is_name = |key: &str| key == name || key.split('.').any(|part| part == name);
+    let is_known = SETTINGS.iter().any(|setting| is_name(setting.key));
+    let name = if is_known { format!("{name}: ") } else { String::new() };
+    format!("line {}: {name}{}", line + 1, error.message().lines().next().unwrap_or("no TOML"))
+}
+
+/// What is not loaded: a few lines of aliases name more than memory holds, and what is nested without
+/// end takes as much of the stack.
+#[derive(Default)]
+struct Shape {
+    depth: usize,
+    fault: Option<&'static str>,
+}
+
+const DEPTH_MAX: usize = 64;
+
+impl EventReceiver for Shape {
+    fn on_event(&mut self, event: Event) {
+        match event {
+            Event::Alias(_) => self.fault = Some("has an alias (*name); write the value itself in its place"),
+            Event::SequenceStart(..) | Event::MappingStart(..) => self.depth += 1,
+            Event::SequenceEnd | Event::MappingEnd => self.depth = self.depth.saturating_sub(1),
+            _ => {}
+        }
+        if self.depth > DEPTH_MAX {
+            self.fault = Some("is nested too deep");
+        }
+    }
+}
+
+/// One document of YAML.
+fn yaml(text: &str) -> Result<serde_json::Value, String> {
+    fn tree(yaml: Yaml) -> Result<serde_json::Value, String> {
+        Ok(match yaml {
+            Yaml::Null => serde_json::Value::Null,
+            Yaml::Boolean(is_true) => is_true.into(),
+            Yaml::Integer(number) => number.into(),
+            Yaml::Real(text) | Yaml::String(text) => text.into(),
+            Yaml::Array(values) => serde_json::Value::Array(values.into_iter().map(tree).collect::<Result<_, _>>()?),
+            Yaml::Hash(entries) => {
+                let entry = |(key, value): (Yaml, Yaml)| {
+                    let key = key.into_string().ok_or("a name must be text")?;
+                    Ok((key, tree(value)?))
+                };
+                serde_json::Value::Object(entries.into_iter().map(entry).collect::<Result<_, String>>()?)
+            }
+            Yaml::Alias(_) | Yaml::BadValue => return Err("has a value that cannot be read".into()),
+        })
+    }
+    let mut shape = Shape::default();
+    Parser::new_from_str(text).load(&mut shape, true).map_err(|error| error.to_string())?;
+    if let Some(fault) = shape.fault {
+        return Err(fault.into());
+    }
+    let mut documents = YamlLoader::load_from_str(text).map_err(|error| error.to_string())?;
+    match documents.len() {
+        0 => Ok(serde_json::Value::Null),
+        1 => tree(documents.remove(0)),
+        _ => Err("has several documents".into()),
+    }
+}
+
+fn flatten(key: &str, tree: &serde_json::Value, into: &mut BTreeMap<String, Vec<String>>, odd: &mut Vec<String>) {
+    use serde_json::Value;
+    let text = |value: &Value| match value {
+        Value::String(text) => Some(text.clone()),
+        Value::Number(number) => Some(number.to_string()),
+        Value::Bool(flag) => Some(flag.to_string()),
+        Value::Null => Some(String::new()),
+        Value::Array(_) | Value::Object(_) => None,
+    };
+    let values: Option<Vec<String>> = match tree {
+        Value::Object(members) => {
+            for (name, value) in members {
+                let key = if key.is_empty() { name.clone() } else { format!("{key}.{name}") };
+                flatten(&key, value, into, odd);
+            }
+            return;
+        }
+        Value::Null if key.is_empty() => return,
+        Value::Array(values) => values.iter().map(text).collect(),
+        value => text(value).map(|text| vec![text]),
+    };
+    match values {
+        Some(values) => _ = into.insert(key.to_owned(), values),
+        None => odd.push(key.to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,198 @@
+//! When a batch that is written beside the one before it may begin, and when it may take effect.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use tokio::sync::{SetOnce, oneshot, watch};
+
+/// The numbers that new orders of a batch are ranked by: drawn at its first try and kept for the further ones, so that
+/// no batch is ranked before the one before it.
+#[derive(Debug, Clone, Default)]
+pub struct SequenceBlock(Arc<SetOnce<Vec<i64>>>);
+
+/// What a batch waits for.
+#[derive(Debug, Default)]
+pub struct CommitPermit {
+    ranks: SequenceBlock,
+    before: Option<Before>,
+    came: Option<Instant>,
+}
+
+/// The batch before this one, which has not taken effect.
+#[derive(Debug)]
+struct Before {
+    ranks: SequenceBlock,
+    end: oneshot::Receiver<()>,
+    /// It failed, so the turn never comes.
+    has_failed: bool,
+    waits: watch::Sender<Option<Wait>>,
+}
+
+/// What a batch waits for before its turn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wait {
+    /// To begin.
+    ToBegin,
+    /// To take effect: it has done all that it can before.
+    ToTakeEffect,
+}
+
+/// Gives the turn. Dropped instead, the turn never comes.
+#[derive(Debug)]
+pub struct PermitRelease {
+    end: oneshot::Sender<()>,
+    waits: watch::Receiver<Option<Wait>>,
+}
+
+impl CommitPermit {
+    /// The turn after a batch with these ranks. The default one has come already.
+    #[must_use]
+    pub fn after(ranks: SequenceBlock) -> (PermitRelease, Self) {
+        let (sender, end) = oneshot::channel();
+        let (waits, watched) = watch::channel(None);
+        let before = Some(Before { ranks, end, has_failed: false, waits });
+        (PermitRelease { end: sender, waits: watched }, Self { before, ..Self::default() })
+    }
+
+    /// The ranks of this batch.
+    #[must_use]
+    pub fn block(&self) -> SequenceBlock {
+        self.ranks.clone()
+    }
+
+    /// Whether there is nothing to wait for.
+    #[must_use]
+    pub fn has_come(&mut self) -> bool {
+        if self.before.as_ref().is_some_and(|before| !before.end.is_empty()) {
+            self.come();
+        }
+        self.before.is_none()
+    }
+
+    /// Waits until the batch before has its ranks. Cancel-safe.
+    pub async fn may_begin(&mut self) {
+        let Some(before) = &self.before else { return };
+        if before.ranks.0.initialized() {
+            return;
+        }
+        before.waits.send_replace(Some(Wait::ToBegin));
+        let ranks = before.ranks.clone();
+        tokio::select! {
+            _ = ranks.0.wait() => {}
+            () = self.end() => {} // it had nothing to rank
+        }
+    }
+
+    /// Waits until it comes; at once from then on. Cancel-safe.
+    pub async fn wait(&mut self) {
+        if let Some(before) = &self.before {
+            before.waits.send_replace(Some(Wait::ToTakeEffect));
+        }
+        self.end().await;
+    }
+
+    async fn end(&mut self) {
+        if let Some(before) = &mut self.before {
+            if before.has_failed || (&mut before.end).await.is_err() {
+                before.has_failed = true;
+                std::future::pending::<()>().await;
+            }
+            self.come();
+        }
+    }
+
+    fn come(&mut self) {
+        self.before = None;
+        self.came = Some(Instant::now());
+    }
+
+    /// When it came, if it had to be waited for.
+    #[must_use]
+    pub fn came(&self) -> Option<Instant> {
+        self.came
+    }
+}
+
+impl SequenceBlock {
+    /// Those that were drawn first.
+    #[must_use]
+    pub fn keep(&self, drawn: Vec<i64>) -> Vec<i64> {
+        let _ = self.0.set(drawn); // an earlier try may have drawn some
+        self.0.get().expect("set above").clone()
+    }
+}
+
+impl PermitRelease {
+    /// Gives the turn.
+    pub fn release(self) {
+        // Anyone who waited may have failed meanwhile.
+        let _ = self.end.send(());
+    }
+
+    /// Waits until the batch waits for that. For tests: nothing else need know.
+    pub async fn until(&mut self, wait: Wait) {
+        // A batch that is gone waits for nothing any more.
+        let _ = self.waits.wait_for(|waits| *waits == Some(wait)).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+    use std::task::{Context, Waker};
+
+    use super::*;
+
+    /// Whether there is nothing to wait for.
+    fn comes(waiting: impl Future<Output = ()>) -> bool {
+        pin!(waiting).poll(&mut Context::from_waker(Waker::noop())).is_ready()
+    }
+
+    #[tokio::test]
+    async fn a_turn_comes_once_it_is_given_and_never_by_itself() {
+        let (pass, mut turn) = CommitPermit::after(SequenceBlock::default());
+        assert!(!turn.has_come());
+        assert!(!comes(turn.wait()));
+        pass.release();
+        turn.wait().await;
+        turn.wait().await;
+        assert!(turn.has_come() && CommitPermit::default().has_come());
+        let (pass, mut turn) = CommitPermit::after(SequenceBlock::default());
+        drop(pass);
+        assert!(!turn.has_come());
+        assert!(!comes(turn.wait()), "the batch before it failed");
+        assert!(!comes(turn.wait()), "and it stays so");
+    }
+
+    #[tokio::test]
+    async fn a_batch_begins_once_the_one_before_is_ranked_and_keeps_its_first_ranks() {
+        let first = CommitPermit::default();
+        let (pass, mut second) = CommitPermit::after(first.block());
+        assert!(!comes(second.may_begin()));
+        assert_eq!(first.block().keep(vec![7]), [7]);
+        second.may_begin().await;
+        assert!(!second.has_come());
+        assert_eq!(first.block().keep(vec![9]), [7], "those of the first try");
+        drop(pass);
+        let (pass, mut third) = CommitPermit::after(second.block());
+        pass.release();
+        third.may_begin().await; // the one before had nothing to rank
+        assert!(third.has_come());
+    }
+
+    #[tokio::test]
+    async fn a_pass_shows_what_is_waited_for() {
+        let first = CommitPermit::default();
+        let (mut pass, mut second) = CommitPermit::after(first.block());
+        assert!(!comes(pass.until(Wait::ToBegin)));
+        assert!(!comes(second.may_begin()));
+        pass.until(Wait::ToBegin).await;
+        assert!(first.block().keep(Vec::new()).is_empty());
+        second.may_begin().await;
+        assert!(!comes(pass.until(Wait::ToTakeEffect)));
+        assert!(!comes(second.wait()));
+        pass.until(Wait::ToTakeEffect).await;
+        pass.release();
+        second.wait().await;
+    }
+}
