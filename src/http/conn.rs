@@ -54,10 +54,13 @@ const PART_BYTES_MAX: usize = 4 << 10;
 /// How many more requests than it lets be answered a client of HTTP/2 may take back.
 const RESETS_MAX: i32 = 200;
 
-/// How long after its last answer a connection that is closed still takes what its client sends, to throw it away:
-/// bytes that are not read have the system end the connection with a reset, which takes the answer away from a client
-/// that has not read it yet. At a stop, also how long the rest of a request's headers is waited for.
+/// How long after its last answer, and after whatever came since, a connection that is closed still takes what its
+/// client sends, to throw it away: bytes that are not read have the system end the connection with a reset, which takes
+/// the answer away from a client that has not read it yet. A client that goes on sending has [`Limits::write_time`] for
+/// all of it. At a stop this is how long all of it may take, and how long the rest of a request's headers is waited for.
 pub const LINGER_TIME: Duration = Duration::from_secs(1);
+/// Of a client that sends more than this after its last answer nothing more is waited for.
+const LINGER_BYTES_MAX: usize = 16 << 20;
 
 /// A request's headers are being read.
 const HEAD: u8 = 0;
@@ -75,6 +78,8 @@ pub struct Conn {
     phase: AtomicU8,
     since: AtomicU32,
     blocked_since: AtomicU32,
+    /// When nothing was sent any more.
+    closing_since: AtomicU32,
     /// The answer is a stream that may be quiet for long, so that only a look at the socket shows a client that left.
     is_watched: AtomicBool,
     /// It is to close once nothing of a request is there.
@@ -156,6 +161,7 @@ impl Registry {
             phase: AtomicU8::new(FRESH),
             since: AtomicU32::new(self.now()),
             blocked_since: AtomicU32::new(0),
+            closing_since: AtomicU32::new(0),
             is_watched: AtomicBool::new(false),
             is_unwanted: AtomicBool::new(self.is_stopping()),
             is_end_the_mark: AtomicBool::new(false),
@@ -256,7 +262,9 @@ impl Registry {
                     continue;
                 }
                 CLOSING => {
-                    if is_full || is_over(since, LINGER_TIME) {
+                    let most = if is_stopping { LINGER_TIME } else { self.limits.write_time };
+                    let is_long = is_over(conn.closing_since.load(Ordering::Relaxed), most);
+                    if is_full || is_long || is_over(since, LINGER_TIME) {
                         conn.close();
                     }
                     continue;
@@ -610,6 +618,8 @@ pub struct Tracked<F, S: Transport> {
     held: Held,
     /// hyper has more to write than it could.
     is_behind: bool,
+    /// Bytes that came after the last answer.
+    thrown_away: usize,
 }
 
 impl<F: Front, S: Transport> Tracked<F, S> {
@@ -617,7 +627,7 @@ impl<F: Front, S: Transport> Tracked<F, S> {
     #[must_use]
     pub fn new(socket: S, registered: Registered, front: F) -> Self {
         let (part, held) = (Vec::new(), Held::default());
-        Self { socket, registered, front, turn: Turn::Ours, part, held, is_behind: false }
+        Self { socket, registered, front, turn: Turn::Ours, part, held, is_behind: false, thrown_away: 0 }
     }
 
     /// HTTP/2 is spoken from now on: all is hyper's.
@@ -900,6 +910,7 @@ impl<F: Front + Unpin, S: Transport> AsyncWrite for Tracked<F, S> {
             if !conn.lingers() {
                 return Poll::Ready(Ok(()));
             }
+            conn.closing_since.store(conn.registry.now(), Ordering::Relaxed);
             conn.phase.store(CLOSING, Ordering::Relaxed);
         }
         // Until the client closes too, or a sweep finds that it had long enough.
@@ -909,6 +920,12 @@ impl<F: Front + Unpin, S: Transport> AsyncWrite for Tracked<F, S> {
             let read = std::task::ready!(Pin::new(&mut self.socket).poll_read(context, &mut into));
             if read.is_err() || into.filled().is_empty() {
                 return Poll::Ready(Ok(()));
+            }
+            let count = into.filled().len();
+            self.thrown_away = self.thrown_away.saturating_add(count);
+            if self.thrown_away <= LINGER_BYTES_MAX {
+                let conn = &self.registered.conn;
+                conn.since.store(conn.registry.now(), Ordering::Relaxed);
             }
         }
         context.waker().wake_by_ref();
