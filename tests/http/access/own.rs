@@ -121,8 +121,8 @@ fn compare(keys: &Keys, server: &Server, all_ids: &[String]) {
         let bearer = keys.bearer(name);
         for id in all_ids {
             for path in [format!("/order/{id}"), format!("/orders/{id}")] {
-                let own = connection.request("GET", &path, &[("Authorization", &bearer)], "");
-                let all = keys.get(server, "all", &path);
+                let own = connection.get_in_time(&path, &[("Authorization", &bearer)]);
+                let all = server.connect().get_in_time(&path, &[("Authorization", &keys.bearer("all"))]);
                 let is_own = all.status == 200 && {
                     let order = all.json();
                     customer(order.get("order").unwrap_or(&order)) == owner
@@ -228,25 +228,31 @@ fn how_long_a_404_takes_says_nothing() {
     keys.post(&server, "all", "/orders", wb_of("hers", "customer-b")).expect(201);
     let bearer = keys.bearer("a");
     let mut connection = server.connect();
-    let mut median = |path: &str| {
-        let mut times: Vec<Duration> = (0..300)
-            .map(|_| {
-                let asked = Instant::now();
-                connection.request("GET", path, &[("Authorization", &bearer)], "").expect(404);
-                asked.elapsed()
-            })
-            .collect();
-        times.sort_unstable();
-        times[times.len() / 4]
+    let mut time = |path: &str| {
+        let asked = Instant::now();
+        connection.get_in_time(path, &[("Authorization", &bearer)]).expect(404);
+        asked.elapsed()
     };
-    // The quicker quarter of each, taken in turns: what else the machine does meets both alike.
-    let (mut theirs, mut none) = (Duration::ZERO, Duration::ZERO);
-    for _ in 0..3 {
-        theirs += median("/order/hers");
-        none += median("/order/none");
+    // The quicker quarter of each, taken in turns: what else the machine does meets both alike, if it goes on for longer
+    // than one of them takes. What tells them apart would do so each time.
+    let mut seen = Vec::new();
+    for _ in 0..5 {
+        let mut times = [Vec::new(), Vec::new()];
+        for _ in 0..900 {
+            for (path, times) in ["/order/hers", "/order/none"].into_iter().zip(&mut times) {
+                times.push(time(path));
+            }
+        }
+        let [theirs, none] = times.map(|mut times: Vec<Duration>| {
+            times.sort_unstable();
+            times[times.len() / 4]
+        });
+        if (0.4..2.5).contains(&(theirs.as_secs_f64() / none.as_secs_f64())) {
+            return;
+        }
+        seen.push((theirs, none));
     }
-    let ratio = theirs.as_secs_f64() / none.as_secs_f64();
-    assert!((0.4..2.5).contains(&ratio), "{theirs:?} and {none:?}");
+    panic!("one takes longer than the other, each time: {seen:?}");
 }
 
 #[test]
@@ -268,6 +274,10 @@ fn streams_and_tags_tell_an_owner_of_no_other() {
         keys.post(&server, "all", "/orders", wb_of(&format!("hers-{n}"), "customer-b")).expect(201);
     }
     let fields = [("Authorization", &*bearer), ("If-None-Match", &*tag)];
+    // Lists may trail a write; once that of all shows the last of hers, what has not changed does not depend on them.
+    until("the list of all has hers", SIGNAL_TIME, || {
+        keys.get(&server, "all", "/api/orders").expect(200).text().contains("\"hers-19\"").then_some(())
+    });
     server.request("GET", "/api/orders", &fields, "").expect(304);
     keys.post(&server, "all", "/orders", r#"{"order_id":"hers-3","status":"deleted"}"#).expect(200);
     keys.post(&server, "all", "/orders", wb_of("last", "customer-a")).expect(201);
@@ -277,7 +287,9 @@ fn streams_and_tags_tell_an_owner_of_no_other() {
         told.push_str(&String::from_utf8(stream.chunk().unwrap().expect("more")).unwrap());
     }
     assert!(told.contains("\"first\"") && told.contains("\"last\"") && !told.contains("hers"), "{told}");
-    server.request("GET", "/api/orders", &fields, "").expect(200);
+    until("the list has changed", SIGNAL_TIME, || {
+        (server.request("GET", "/api/orders", &fields, "").status == 200).then_some(())
+    });
     // An id that is another's is followed as one that there is not.
     let mut other = server.connect();
     other.ask("GET", "/events?order=hers-1", &[("Authorization", &bearer)], "");
