@@ -224,8 +224,8 @@ pub trait Channel: Sized {
     fn wait_found_again(&self, server: &Server, times: u64);
     /// Waits until the service must have felt that its broker is held.
     fn wait_held_for_long(server: &Server);
-    /// From now on asks whether a broker that had heard nothing of a message or a service would have lost patience several
-    /// times.
+    /// From now on asks whether a broker that had heard nothing of a message or a service would have lost patience more
+    /// than once.
     fn patience(&self) -> impl FnMut() -> bool;
     /// Whether the broker never lost patience: no partition was taken away, nothing was delivered again.
     fn is_undisturbed(server: &Server) -> bool;
