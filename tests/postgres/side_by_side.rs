@@ -38,8 +38,8 @@ fn two_services_in_one_database_know_nothing_of_each_other() {
             (server.get("/api/stats").expect(200).json()["total_orders"] == count).then_some(())
         });
     }
-    one.get("/order/b").expect(404);
-    other.get("/order/c").expect(404);
+    one.connect().get_in_time("/order/b", &[]).expect(404);
+    other.connect().get_in_time("/order/c", &[]).expect(404);
     one.kill9();
     assert_eq!(one.get("/api/stats").expect(200).json()["total_orders"], 2);
     assert_eq!(database.query("SELECT id || ' ' || total FROM public.orders"), ["1 2"], "another program's");
