@@ -321,7 +321,7 @@ impl Log {
     /// Takes what there is.
     fn take(&self) -> MutexGuard<'_, Taken> {
         let mut taken = self.taken.lock().unwrap();
-        let mut buffer = [0; 1 << 16];
+        let mut buffer = vec![0; 1 << 16];
         // Only who has the lock takes anything, so what was seen is still there, and reading it waits for nothing.
         while ioctl_fionread(&self.socket).expect("a socket") > 0 {
             let count = (&self.socket).read(&mut buffer).expect("what is there");

@@ -291,7 +291,8 @@ fn certificates_change_while_requests_go_on_and_bad_ones_change_nothing() {
     until("found without a signal", SIGNAL_TIME, || logged(&secured.server, before, "key.pem: cannot be read"));
     assert_eq!(secured.connect().shown(), last);
     until("many were answered", SIGNAL_TIME, || {
-        let is_enough = answered.load(Ordering::Relaxed) > 100 || clients.iter().any(|client| client.is_finished());
+        let is_enough =
+            answered.load(Ordering::Relaxed) > 100 || clients.iter().any(std::thread::JoinHandle::is_finished);
         is_enough.then_some(())
     });
     is_over.store(true, Ordering::Relaxed);
