@@ -577,7 +577,7 @@ fn the_clock_that_is_lost_is_made_again_and_costs_no_order() {
     // A database of its own: what is done to its clock is nothing to other tests.
     let address = format!("{address}/9");
     let clock = "order_clock";
-    assert!(include_str!("../README.md").contains(&format!("`{clock}`")), "it is documented");
+    assert!(include_str!("../docs/operations.md").contains(&format!("`{clock}`")), "it is documented");
     let server = Server::start(&["--redis", &format!("redis://{address}")]);
     wait_breaker(&server, 0);
     let _: i64 = ask(&address, &["DEL", clock]);
