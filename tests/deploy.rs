@@ -16,15 +16,15 @@ use crate::servers;
 /// Metrics that are asked for before anybody exports them. Empty it when the pool has its gauge.
 const METRICS_TO_COME: &[&str] = &[];
 
-fn root() -> PathBuf {
+pub fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
 }
 
-fn read(path: &str) -> String {
+pub fn read(path: &str) -> String {
     fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
-fn yaml(path: &str) -> Value {
+pub fn yaml(path: &str) -> Value {
     serde_saphyr::from_str(&read(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
@@ -463,7 +463,8 @@ fn is_to_come(name: &str) -> bool {
     METRICS_TO_COME.contains(&name)
 }
 
-fn sources() -> String {
+/// All of `src` as one text.
+pub fn sources() -> String {
     fn collect(directory: &Path, into: &mut String) {
         for entry in fs::read_dir(directory).unwrap() {
             let path = entry.unwrap().path();

@@ -9,6 +9,7 @@ mod cli;
 #[cfg(feature = "postgres")]
 mod database;
 mod deploy;
+mod docs;
 #[cfg(feature = "embedded")]
 mod embedded;
 #[cfg(feature = "grpc")]

@@ -110,7 +110,7 @@ fn version(connection: &Connection) -> Result<u32, MigrateError> {
     }
 }
 
-/// Sets a connection up for writing. Each has its reason beside it.
+/// Sets a connection up for writing. Each setting has its reason beside it.
 ///
 /// # Errors
 /// Whatever SQLite says.
