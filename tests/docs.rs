@@ -256,7 +256,7 @@ fn every_alert_leads_to_its_section_of_the_runbook() {
             let section = runbook.split(&format!("\n### {name}\n")).nth(1).unwrap().split("\n##").next().unwrap();
             assert!(section.contains("\n1. "), "{name}: its section says nothing to do");
             let severity = rule["labels"]["severity"].as_str().unwrap();
-            let told = section.split("\n\n").nth(0).unwrap().to_lowercase();
+            let told = section.split("\n\n").next().unwrap().to_lowercase();
             assert!(told.trim_end().ends_with(&format!("{severity}.")), "{name}: it is {severity}");
             names.insert(name.to_owned());
         }
