@@ -50,10 +50,10 @@ impl Event {
     fn ack(&self, outcome: &Outcome) -> Ack {
         let said = self.change;
         let (id, change, snapshot) = match outcome {
-            Outcome::Stored { id, change: Change::Deleted, snapshot } | Outcome::WasDeleted { id, snapshot } => {
+            Outcome::Stored { id, change: Change::Deleted, snapshot, .. } | Outcome::WasDeleted { id, snapshot } => {
                 (id, Change::Deleted, Some(snapshot))
             }
-            Outcome::Stored { id, change, snapshot } => (id, said.unwrap_or(*change), Some(snapshot)),
+            Outcome::Stored { id, change, snapshot, .. } => (id, said.unwrap_or(*change), Some(snapshot)),
             Outcome::Unchanged { id, snapshot } | Outcome::Repeated { id, snapshot, .. } => {
                 (id, said.unwrap_or(Change::Updated), Some(snapshot))
             }

@@ -170,11 +170,18 @@ fn kafka_takes_settings_of_tls_and_sasl() {
         &["security.protocol=SASL_SSL", "sasl.mechanisms=PLAIN", "sasl.username=u", "sasl.password=p"],
         &["security.protocol=SASL_SSL", "sasl.mechanisms=SCRAM-SHA-512", "sasl.username=u", "sasl.password=p"],
         &["security.protocol=SASL_PLAINTEXT", "sasl.mechanisms=SCRAM-SHA-256", "sasl.username=u", "sasl.password=p"],
-        &["security.protocol=SASL_SSL", "sasl.mechanisms=OAUTHBEARER"],
+        &["security.protocol=SASL_SSL", "sasl.mechanisms=OAUTHBEARER", "enable.sasl.oauthbearer.unsecure.jwt=true"],
     ] {
         let mut line = vec!["config", "check", "--kafka", "127.0.0.1:1"];
         line.extend(properties.iter().flat_map(|property| ["--kafka-property", property]));
         home.run(&line).expect(0);
+    }
+    // Nothing would ever bring a token.
+    for mechanism in ["sasl.mechanisms=OAUTHBEARER", "sasl.mechanism=oauthbearer"] {
+        let line = ["config", "check", "--kafka", "127.0.0.1:1", "--kafka-property", "security.protocol=SASL_SSL"];
+        let done = home.run(&[&line[..], &["--kafka-property", mechanism]].concat()).expect(78);
+        let (name, _) = mechanism.split_once('=').unwrap();
+        assert!(done.err.contains(name) && done.err.contains("no source of tokens"), "{}", done.err);
     }
     let wrong = ["--kafka-property", "security.protocol=SSL", "--kafka-property", "ssl.ca.location=/no/such"];
     let done = home.run(&[&["config", "check", "--kafka", "127.0.0.1:1"], &wrong[..]].concat()).expect(78);
@@ -193,6 +200,9 @@ fn what_a_library_refuses_is_a_configuration_error() {
         ("max.poll.interval.ms=1000", "max.poll.interval.ms"),
         ("bootstrap.servers=nowhere", "nowhere"),
         ("log_cb=x", "log_cb"),
+        ("sasl.oauthbearer.method=oidc", "sasl.oauthbearer.method"),
+        ("sasl.oauthbearer.method=oidc", "libcurl"),
+        ("sasl.oauthbearer.method=oidc", "no build of this service has it"),
         ("=x", "kafka"),
         ("x", "NAME=VALUE"),
     ];

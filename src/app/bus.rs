@@ -211,7 +211,7 @@ impl Following {
             redis.note(&id, &snapshot); // the instance that tells of it has written it
         }
         let change = snapshot.apparent_change();
-        self.view.hear(Event { id, snapshot, change });
+        self.view.hear(Event::new(id, snapshot, change));
     }
 }
 

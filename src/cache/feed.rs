@@ -8,7 +8,7 @@ use foldhash::fast::RandomState;
 use tokio::sync::watch;
 
 use crate::id::{OrderId, Version};
-use crate::snapshot::{Change, Snapshot};
+use crate::snapshot::{Change, OwnerTag, Snapshot};
 
 /// One committed change.
 #[derive(Debug, Clone)]
@@ -19,6 +19,26 @@ pub struct Event {
     pub snapshot: Snapshot,
     /// What kind of change it was.
     pub change: Change,
+    /// Whose it was before, where that matters.
+    pub former: Former,
+}
+
+/// Whose an order was before a change: who is to be told that it is gone from them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Former {
+    /// These, who are not its owner any more; most often none.
+    Known(Vec<OwnerTag>),
+    /// The copy of before is not here.
+    Unknown,
+}
+
+impl Event {
+    /// A change of which nothing is known but what it came to.
+    #[must_use]
+    pub fn new(id: OrderId, snapshot: Snapshot, change: Change) -> Self {
+        let former = if change == Change::Created { Former::Known(Vec::new()) } else { Former::Unknown };
+        Self { id, snapshot, change, former }
+    }
 }
 
 /// A bounded log of changes. Offsets rise by one from 0 and are valid within this process only.
@@ -134,7 +154,7 @@ mod tests {
     fn event(seq: u64) -> Event {
         let snapshot = Snapshot::new(1, seq, Kind::Wb, State::Live, b"{}", &mut Vec::new());
         let id = OrderId::parse(format!("o{seq}").as_bytes()).unwrap();
-        Event { id, snapshot, change: Change::Created }
+        Event::new(id, snapshot, Change::Created)
     }
 
     #[test]
@@ -154,7 +174,7 @@ mod tests {
         let feed = Feed::new(3, 1 << 20);
         let change = |version, change| {
             let snapshot = Snapshot::new(version, 1, Kind::Wb, State::Live, b"{}", &mut Vec::new());
-            Event { id: OrderId::parse(b"a").unwrap(), snapshot, change }
+            Event::new(OrderId::parse(b"a").unwrap(), snapshot, change)
         };
         assert_eq!(feed.append([change(1, Change::Created), change(1, Change::Created)]), 1);
         assert_eq!(

@@ -83,7 +83,10 @@ async fn scan<T: Store>(view: &Arc<View>, store: &T) -> Result<Vec<OrderId>, Sto
                 match view.peek(&id) {
                     Some(shown) if shown.says_same(&snapshot) => {}
                     Some(shown) if !snapshot.supersedes(&shown) => suspects.push(id),
-                    _ => news.push(Event { id, change: snapshot.apparent_change(), snapshot }),
+                    _ => {
+                        let change = snapshot.apparent_change();
+                        news.push(Event::new(id, snapshot, change));
+                    }
                 }
             }
             drop(found);

@@ -23,6 +23,7 @@ use tonic::server::NamedService;
 use tonic::{Code, Status};
 
 use super::Config;
+use super::begun::Begun;
 use super::deadline::Deadline;
 use super::status;
 use crate::access::address::Peer;
@@ -233,6 +234,12 @@ async fn open(mut connection: Connection, access: &Access) -> Option<(Stream, Pe
 /// Serves one connection until its client hangs up, until it was idle for too long or until a stop. After either of
 /// these it takes no more calls, finishes those it has, and is closed.
 async fn serve_connection(config: &Config, door: Door, socket: Stream, peer: Peer, mut shutdown: Shutdown) {
+    let begun = tokio::select! {
+        biased;
+        begun = tokio::time::timeout(OPEN_TIME, Begun::of(socket)) => begun,
+        () = shutdown.wait() => return,
+    };
+    let Ok(Some(socket)) = begun else { return };
     let peer = Arc::new(peer);
     let activity = Arc::new(Activity::new());
     // Every call is answered by then, so whoever is still at one does not read its answer.

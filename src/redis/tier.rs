@@ -277,7 +277,7 @@ impl Tier {
             let connected = tokio::time::timeout(CONNECT_TIME, self.connect()).await;
             match connected
                 .map_err(|_| "no answer".to_owned())
-                .and_then(|connected| connected.map_err(|e| e.to_string()))
+                .and_then(|connected| connected.map_err(|error| tls::words::plain(&error.to_string())))
             {
                 Ok(link) => {
                     self.breaker.close(Instant::now());

@@ -16,7 +16,7 @@ use std::time::Duration;
 use crate::id::{OrderId, Version};
 use crate::order::Order;
 use crate::record::{Checkpoint, Condition, Idempotency, Parcel};
-use crate::snapshot::{Change, Snapshot};
+use crate::snapshot::{Change, OwnerTag, Snapshot};
 
 pub use rules::Row;
 pub use turn::{Pass, Ranks, Turn, Wait};
@@ -38,6 +38,8 @@ pub struct Batch {
     /// It may have been committed by an earlier try, whose answer was lost: what a conditional write has left is no
     /// reason to refuse it.
     pub is_again: bool,
+    /// Say whose each order was before: what is in memory does not tell.
+    pub asks_former: bool,
 }
 
 impl Batch {
@@ -45,7 +47,15 @@ impl Batch {
     #[must_use]
     pub fn of(source: impl Into<Arc<str>>, entries: Vec<Entry>) -> Self {
         let source = source.into();
-        Self { source, entries, moves: Vec::new(), is_all_or_none: false, parcel: None, is_again: false }
+        Self {
+            source,
+            entries,
+            moves: Vec::new(),
+            is_all_or_none: false,
+            parcel: None,
+            is_again: false,
+            asks_former: false,
+        }
     }
 }
 
@@ -97,6 +107,8 @@ pub enum Outcome {
         snapshot: Snapshot,
         /// What kind of change it was.
         change: Change,
+        /// Whose it was before, where the batch asks for that.
+        former: Option<OwnerTag>,
     },
     /// The stored body says the same already.
     Unchanged {
@@ -206,6 +218,18 @@ pub enum StoreError {
     /// Damaged: trying again cannot help.
     #[error("store is damaged")]
     Damaged(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+impl StoreError {
+    /// What it comes to where anyone may read it: a server, what it says and who logs in to it are not
+    /// named. `None` where nothing of that is in it.
+    #[must_use]
+    pub fn outline(&self) -> Option<&'static str> {
+        #[cfg(feature = "postgres")]
+        return postgres::outline(self);
+        #[cfg(not(feature = "postgres"))]
+        None
+    }
 }
 
 /// What a process lets the others on the same store know of itself.
@@ -483,7 +507,7 @@ impl Outcome {
     #[must_use]
     pub fn visible(&self) -> Option<(&OrderId, &Snapshot, Option<Change>)> {
         match self {
-            Self::Stored { id, snapshot, change } => Some((id, snapshot, Some(*change))),
+            Self::Stored { id, snapshot, change, .. } => Some((id, snapshot, Some(*change))),
             Self::Unchanged { id, snapshot }
             | Self::WasDeleted { id, snapshot }
             | Self::Repeated { id, snapshot, .. } => Some((id, snapshot, None)),

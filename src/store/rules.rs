@@ -7,7 +7,7 @@ use crate::id::Version;
 use crate::order::envelope::{self, Incomplete, Stamp, Status, Stored};
 use crate::order::{self, Change as Asked, Envelope, Order, Past};
 use crate::record::{Condition, Expected};
-use crate::snapshot::{Change, Kind, Snapshot, State};
+use crate::snapshot::{Change, Kind, OwnerTag, Snapshot, State};
 use crate::store::{Answer, Entry, Outcome, Refusal};
 
 /// What is stored under an id.
@@ -26,6 +26,11 @@ pub struct Row {
 }
 
 impl Row {
+    /// Whose the order is.
+    pub(super) fn owner(&self) -> Option<OwnerTag> {
+        order::owner_of(self.kind == Kind::Envelope, &self.body).map(|owner| OwnerTag::of(&owner))
+    }
+
     /// The row as readers get it.
     pub(super) fn snapshot(&self, scratch: &mut Vec<u8>) -> Snapshot {
         Snapshot::new(self.version, self.seq, self.kind, self.state, &self.body, scratch)
@@ -216,7 +221,7 @@ fn delete(row: Option<&Row>) -> Decision {
 /// may be asked again and may then be answered otherwise.
 pub(super) fn answer(outcome: &Outcome) -> Option<(&OrderId, Answer, Version)> {
     match outcome {
-        Outcome::Stored { id, snapshot, change } => Some((id, Answer::Changed(*change), snapshot.version())),
+        Outcome::Stored { id, snapshot, change, .. } => Some((id, Answer::Changed(*change), snapshot.version())),
         Outcome::Unchanged { id, snapshot } => Some((id, Answer::Unchanged, snapshot.version())),
         Outcome::WasDeleted { id, snapshot } => Some((id, Answer::WasDeleted, snapshot.version())),
         Outcome::Repeated { .. } | Outcome::Refused { .. } => None,

@@ -28,7 +28,7 @@ use super::sequence::{Delivery, Place, Sequence};
 use super::stream::{self, Look, Trouble};
 use crate::lifecycle::Gate;
 use crate::metrics::Nats as Metrics;
-use crate::nats::Config;
+use crate::nats::{Config, said};
 use crate::record::{Checkpoint, Headers, Position, Record};
 use crate::source::words::Words;
 
@@ -215,7 +215,7 @@ impl Consumer {
                                 ("not connected to NATS", "NATS cannot be reached")
                             };
                             self.gate.close(state);
-                            Trouble(format!("{what}: {error}"))
+                            Trouble(format!("{what}: {}", said(&error)))
                         }
                         Some(Ok(made)) => {
                             let context = ContextBuilder::new().timeout(LOOK_TIME).build(made.clone());

@@ -23,6 +23,7 @@ use super::handover::{Event, Handover};
 use super::order::{Order, Place};
 use crate::lifecycle::Gate;
 use crate::metrics::Stan as Metrics;
+use crate::nats::said;
 use crate::record::{Position, Record};
 use crate::source::words::Words;
 use crate::stan::Config;
@@ -44,6 +45,8 @@ const STANDBY_PAUSE: Duration = Duration::from_secs(2);
 const STOPPED_PAUSE: Duration = Duration::from_secs(5);
 /// How long acknowledgements may take to be handed to the connection, and a session to end.
 const LEAVE_TIME: Duration = Duration::from_secs(2);
+/// What anyone may read of a server that there is no connection to.
+const UNREACHABLE: &str = "not connected to NATS Streaming: NATS cannot be reached";
 /// Between two tries.
 const PAUSE_FIRST: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(2);
@@ -58,6 +61,8 @@ enum Over {
     Standby,
     /// Something went wrong.
     Trouble(String),
+    /// The server itself: what it says may name hosts.
+    Unreachable(String),
 }
 
 impl From<SessionError> for Over {
@@ -142,17 +147,18 @@ impl Consumer {
         loop {
             let begun = Instant::now();
             let over = self.one_session(&mut client).await;
+            let is_unreachable = matches!(over, Over::Unreachable(_));
             let wait = match over {
                 Over::Leaving => return,
                 Over::Standby => {
                     self.stand_by();
                     STANDBY_PAUSE.mul_f64(0.8 + fastrand::f64() * 0.4)
                 }
-                Over::Trouble(trouble) => {
+                Over::Trouble(trouble) | Over::Unreachable(trouble) => {
                     if begun.elapsed() > PAUSE_MAX * 2 {
                         pause = PAUSE_FIRST; // it went well, and may do so again at once
                     } else {
-                        self.gate.close(&trouble);
+                        self.gate.close_with(if is_unreachable { UNREACHABLE } else { &trouble }, &trouble);
                     }
                     self.warn(trouble);
                     let wait = pause.mul_f64(0.5 + fastrand::f64() / 2.0);
@@ -175,7 +181,7 @@ impl Consumer {
             match self.meanwhile(Box::pin(async move { servers.connect(options).await })).await {
                 Err(over) => return over,
                 Ok(Err(error)) => {
-                    return Over::Trouble(format!("not connected to NATS Streaming: NATS cannot be reached: {error}"));
+                    return Over::Unreachable(format!("{UNREACHABLE}: {}", said(&error)));
                 }
                 Ok(Ok(connected)) => client.insert(connected).clone(),
             }

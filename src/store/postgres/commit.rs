@@ -505,6 +505,7 @@ struct Held {
 struct Work<'b> {
     entries: &'b [Entry],
     is_again: bool,
+    asks_former: bool,
     /// No id occurs twice.
     is_distinct: bool,
     stamp: Stamp,
@@ -533,6 +534,7 @@ impl<'b> Work<'b> {
         Self {
             entries,
             is_again: batch.is_again,
+            asks_former: batch.asks_former,
             is_distinct: entries.iter().all(|entry| entry.idempotency.is_none() && ids.insert(&entry.order.id)),
             stamp: envelope::stamp(now),
             keys: keys.collect(),
@@ -601,7 +603,9 @@ impl<'b> Work<'b> {
             Decision::Refused(refusal) => Outcome::Refused { id, refusal },
             Decision::Unchanged => Outcome::Unchanged { snapshot: self.snapshot(&id), id },
             Decision::WasDeleted => Outcome::WasDeleted { snapshot: self.snapshot(&id), id },
-            Decision::CreatedBefore => Outcome::Stored { snapshot: self.snapshot(&id), id, change: Change::Created },
+            Decision::CreatedBefore => {
+                Outcome::Stored { snapshot: self.snapshot(&id), id, change: Change::Created, former: None }
+            }
         };
         if let (Some(idempotency), Some((id, answer, version))) = (idempotency, rules::answer(&outcome)) {
             let remembered = Remembered { id: id.clone(), digest: idempotency.digest.to_vec(), answer, version };
@@ -625,6 +629,8 @@ impl<'b> Work<'b> {
 
     fn write(&mut self, id: OrderId, write: Write, entry: Option<usize>) -> Outcome {
         let Write { kind, state, change, body, external_id, .. } = write;
+        let before = self.held.get(&id).filter(|_| self.asks_former);
+        let former = before.and_then(|held| held.row.owner());
         if let Some(held) = self.held.get_mut(&id) {
             held.entry = entry;
             held.row = Row { seq: held.row.seq, kind, state, version: held.row.version + 1, body };
@@ -640,7 +646,7 @@ impl<'b> Work<'b> {
             self.held.insert(id.clone(), Held { row, external_id, is_new: true, is_dirty: true, entry });
             self.order.push(id.clone());
         }
-        Outcome::Stored { snapshot: self.snapshot(&id), id, change }
+        Outcome::Stored { snapshot: self.snapshot(&id), id, change, former }
     }
 
     fn next_rank(&mut self) -> u64 {

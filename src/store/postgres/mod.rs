@@ -5,7 +5,9 @@ mod commit;
 pub mod copy;
 mod encryption;
 mod errors;
+mod login;
 mod offline;
+mod options;
 mod others;
 mod outbox;
 mod pooler;
@@ -34,7 +36,9 @@ use crate::id::{OrderId, Version};
 use crate::record::{Checkpoint, Parcel};
 use crate::snapshot::Snapshot;
 use encryption::Encryption;
+pub(super) use errors::outline;
 use errors::{is_unfit, unreadable};
+use options::Options;
 use session::{ConnectError, Failures, Manager, Session};
 
 pub use offline::{Live, Maintenance};
@@ -69,8 +73,9 @@ impl Config {
     /// # Errors
     /// When the text is neither, or names files of certificates that cannot be used.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let (rest, wanted) = encryption::Wanted::take(text);
-        let mut server: tokio_postgres::Config = rest.parse().map_err(|error| unparsed(&error))?;
+        let mut options = Options::read(text);
+        let wanted = encryption::Wanted::take(&mut options);
+        let mut server: tokio_postgres::Config = options.finish()?.parse().map_err(|error| unparsed(&error))?;
         if server.get_hosts().is_empty() {
             return Err("names no host".into());
         }
@@ -111,7 +116,8 @@ impl Config {
 
     /// How long a server may take to log in to, however many round trips that is.
     fn login_time(&self) -> Duration {
-        let hosts = u32::try_from(self.server.get_hosts().len()).unwrap_or(u32::MAX);
+        let kinds = 1 + u32::from(self.encryption.second().is_some());
+        let hosts = u32::try_from(self.server.get_hosts().len()).unwrap_or(u32::MAX).saturating_mul(kinds);
         let time = self.server.get_connect_timeout().copied().unwrap_or(Duration::from_secs(5));
         time.saturating_mul(hosts.saturating_add(1))
     }
@@ -144,13 +150,9 @@ impl Config {
 
 /// Why a text does not say where a server is. It may hold a password, of which nothing is repeated.
 fn unparsed(error: &tokio_postgres::Error) -> String {
-    // What libpq knows; anything else may be a part of a password that stands without quotes.
-    const KNOWN: [&str; 5] = ["sslcrl", "sslpassword", "service", "passfile", "gssencmode"];
     let causes = crate::log::causes(error);
-    match causes.split_once("unknown option `") {
-        Some((_, name)) if !KNOWN.contains(&name.trim_end_matches('`')) => "has an unknown option".into(),
-        _ => causes,
-    }
+    // It may be a part of a password that stands without quotes.
+    if causes.contains("unknown option `") { "has an unknown option".into() } else { causes }
 }
 
 /// A connection to a server of which nothing else is known, with nothing set on it.

@@ -21,7 +21,7 @@ fn line_of(path: &Path, request_id: &str) -> Value {
 fn writes_and_refusals_are_noted_with_who_where_and_what() {
     let home = tempfile::tempdir().unwrap();
     let path = home.path().join("audit.ndjson");
-    let keys = Keys::new(&[("shop", &["orders:read", "orders:write"], None)]);
+    let keys = Keys::new(&[("shop", &["orders:read", "orders:write"], None), ("reader", &["orders:read"], None)]);
     let server = keys.start(&["--audit", path.to_str().unwrap()]);
     let bearer = keys.bearer("shop");
     let fields = [("Authorization", &*bearer), ("Content-Type", "application/json"), ("X-Request-Id", "my.id_1-A")];
@@ -54,6 +54,14 @@ fn writes_and_refusals_are_noted_with_who_where_and_what() {
     let line = line_of(&path, refused.header("X-Request-Id").unwrap());
     assert_eq!((&line["missing_scope"], &line["caller"]), (&"metrics:read".into(), &"shop".into()));
     assert_eq!(line["by"], "key");
+    // The id is in the body, which is not read of a caller that may not write.
+    let refused = keys.post(&server, "reader", "/orders", wb_posted("z")).expect(403);
+    let line = line_of(&path, refused.header("X-Request-Id").unwrap());
+    assert_eq!((&line["order"], &line["missing_scope"]), (&Value::Null, &"orders:write".into()), "{line}");
+    assert!(line.as_object().unwrap().contains_key("order"), "{line}");
+    let refused = keys.get(&server, "reader", "/metrics").expect(403);
+    let line = line_of(&path, refused.header("X-Request-Id").unwrap());
+    assert_eq!((&line["order"], &line["result"]), (&Value::Null, &403.into()), "{line}");
     let fields = [("Authorization", &*bearer), ("Content-Type", "application/json"), ("If-Match", "\"9\"")];
     let refused = server.request("POST", "/orders", &fields, wb_posted("x")).expect(412);
     let line = line_of(&path, refused.header("X-Request-Id").unwrap());

@@ -290,3 +290,82 @@ fn streams_and_tags_tell_an_owner_of_no_other() {
     };
     assert_eq!((post("a", "customer-a"), post("b", "customer-b"), post("a", "customer-a")), (201, 201, 201));
 }
+
+/// All that a stream tells until it has told this.
+fn told_until(stream: &mut crate::server::Connection, last: &str) -> String {
+    let mut told = String::new();
+    while !told.contains(last) {
+        told.push_str(&String::from_utf8(stream.chunk().unwrap().expect("more")).unwrap());
+    }
+    told
+}
+
+fn follow(keys: &Keys, server: &Server, name: &str, path: &str) -> crate::server::Connection {
+    let mut stream = server.connect();
+    stream.ask("GET", path, &[("Authorization", &keys.bearer(name))], "");
+    stream.try_head().unwrap().expect(200);
+    stream.chunk().unwrap().expect("a greeting");
+    stream
+}
+
+/// What an update gives to another owner leaves the one before: with a last event, from every list.
+/// Where orders leave the memory, the copy of before is the store's.
+#[test]
+fn an_order_that_changes_its_owner_leaves_the_one_before_with_a_last_event() {
+    for flags in [&[][..], &["--cache-bytes-max", "1MiB", "--cache-warm-max", "0"]] {
+        let keys = keys();
+        let mut server = keys.start(flags);
+        for id in ["x", "y"] {
+            keys.post(&server, "all", "/orders", wb_of(id, "customer-a")).expect(201);
+        }
+        server.restart();
+        let mut a = follow(&keys, &server, "a", "/events?include=body");
+        let mut only_y = follow(&keys, &server, "a", "/events?order=y");
+        let mut b = follow(&keys, &server, "b", "/events?include=body");
+        keys.post(&server, "all", "/orders", wb_of("x", "customer-b")).expect(200);
+        let told = told_until(&mut a, "\n\n");
+        assert!(
+            told.contains(r#"data: {"order_uid":"x","version":2,"change":"deleted"}"#) && !told.contains("customer-b"),
+            "{flags:?}: {told}"
+        );
+        let told = told_until(&mut b, "\n\n");
+        assert!(told.contains(r#""change":"updated","order":{"#), "{flags:?}: {told}");
+        let count = |name: &str| keys.get(&server, name, "/api/stats").expect(200).json()["total_orders"].clone();
+        until("the lists have it and have it not", SIGNAL_TIME, || {
+            let list = |name: &str| keys.get(&server, name, "/api/orders").expect(200).text();
+            (!list("a").contains("\"x\"") && list("b").contains("\"x\"")).then_some(())
+        });
+        assert_eq!((count("a"), count("b")), (1.into(), 1.into()), "{flags:?}");
+        keys.get(&server, "a", "/order/x").expect(404);
+        // Once: what becomes of it now is the other's.
+        keys.post(&server, "all", "/orders", wb_of("x", "customer-b").replace("\"sm_id\":99", "\"sm_id\":1"))
+            .expect(200);
+        keys.post(&server, "all", "/orders", r#"{"order_id":"y","status":"deleted"}"#).expect(200);
+        let told = told_until(&mut a, "\"y\"");
+        assert!(!told.contains("\"x\"") && !told.contains("reset"), "{flags:?}: {told}");
+        assert!(told.contains(r#"{"order_uid":"y","version":2,"change":"deleted"}"#), "{flags:?}: {told}");
+        let told = told_until(&mut only_y, "\"y\"");
+        assert!(!told.contains("\"x\"") && !told.contains("reset"), "{flags:?}: {told}");
+    }
+}
+
+/// What another instance has changed, and is not in memory here, may have been the caller's.
+#[cfg(feature = "postgres")]
+#[test]
+fn an_owner_is_told_that_something_may_be_lost_where_the_copy_of_before_is_not_here() {
+    let Some(database) = crate::database::Database::create() else { return };
+    let keys = keys();
+    let url = database.url();
+    let flags = ["--postgres", &url, "--cache-bytes-max", "1MiB", "--cache-warm-max", "0"];
+    let (one, mut other) = (keys.start(&flags), keys.start(&flags));
+    keys.post(&one, "all", "/orders", wb_of("x", "customer-a")).expect(201);
+    until("it is there for both", SIGNAL_TIME, || (keys.get(&other, "a", "/order/x").status == 200).then_some(()));
+    other.restart();
+    let mut a = follow(&keys, &other, "a", "/events?include=body");
+    let mut all = follow(&keys, &other, "all", "/events");
+    keys.post(&one, "all", "/orders", wb_of("x", "customer-b")).expect(200);
+    let told = told_until(&mut a, "\n\n");
+    assert!(told.starts_with("event: reset\n") && !told.contains("\"x\""), "{told}");
+    assert!(told_until(&mut all, "\n\n").contains(r#""change":"updated""#));
+    assert_eq!(keys.get(&other, "a", "/api/orders").expect(200).text(), "[]");
+}

@@ -110,6 +110,44 @@ fn a_stream_ends_when_its_token_expires() {
     while stream.chunk().unwrap().is_some() {}
 }
 
+/// Its stream ends with the key that signed its token, in a second where that is a file's; those of
+/// other keys go on, whatever else changes in the set.
+#[test]
+fn a_stream_ends_with_the_key_that_signed_its_token() {
+    let (stays, goes) = (Signer::new("stays"), Signer::new("goes"));
+    let home = tempfile::tempdir().unwrap();
+    let path = home.path().join("jwks.json");
+    std::fs::write(&path, set(&[&stays, &goes])).unwrap();
+    let issuer = Issuer::start(set(&[&stays, &goes]));
+    let of_url = start(&format!("http://{}/keys", issuer.address), &[]);
+    let of_file = start(path.to_str().unwrap(), &[]);
+    for server in [&of_file, &of_url] {
+        let scope = "events:read orders:read orders:write";
+        let (going, staying) = (goes.token("a", scope, 600), stays.token("b", scope, 600));
+        until("the keys are there", SIGNAL_TIME, || (get(server, "/api/stats", &going).status == 200).then_some(()));
+        let open = |token: &str| {
+            let mut stream = server.connect();
+            stream.ask("GET", "/events", &[("Authorization", token)], "");
+            stream.try_head().unwrap().expect(200);
+            stream.chunk().unwrap().expect("a greeting");
+            stream
+        };
+        let (mut ends, mut goes_on) = (open(&going), open(&staying));
+        if std::ptr::eq(server, &of_file) {
+            std::fs::write(&path, set(&[&Signer::new("new"), &stays])).unwrap();
+        } else {
+            *issuer.set.lock().unwrap() = Some(set(&[&Signer::new("new"), &stays]));
+            server.signal(rustix::process::Signal::HUP);
+        }
+        while ends.chunk().unwrap().is_some() {}
+        assert_eq!(get(server, "/api/stats", &going).status, 401);
+        let json = [("Authorization", &*staying), ("Content-Type", "application/json")];
+        server.request("POST", "/orders", &json, wb_of("x", "test")).expect(201);
+        let event = goes_on.chunk().unwrap().expect("the other stream goes on");
+        assert!(String::from_utf8_lossy(&event).contains("\"order_uid\":\"x\""), "{event:?}");
+    }
+}
+
 /// An issuer that answers what it is given, while it is there.
 struct Issuer {
     address: std::net::SocketAddr,
