@@ -92,7 +92,7 @@ impl World {
             LAST => Change::Deleted,
             _ => Change::Updated,
         };
-        Some(Event { id: id.clone(), snapshot, change })
+        Some(Event::new(id.clone(), snapshot, change))
     }
 
     /// As ingest does it: pinned, stored, shown, acknowledged.

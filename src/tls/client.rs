@@ -67,12 +67,15 @@ pub enum Versions {
     Tls13,
 }
 
+static OLDER: [&SupportedProtocolVersion; 1] = [&TLS12];
+static NEWER: [&SupportedProtocolVersion; 1] = [&TLS13];
+
 impl Versions {
     fn of_rustls(self) -> &'static [&'static SupportedProtocolVersion] {
         match self {
             Self::Both => rustls::DEFAULT_VERSIONS,
-            Self::Tls12 => &[&TLS12],
-            Self::Tls13 => &[&TLS13],
+            Self::Tls12 => &OLDER,
+            Self::Tls13 => &NEWER,
         }
     }
 }

@@ -150,7 +150,7 @@ async fn what_others_tell_late_brings_nothing_back() {
     let told = |version| {
         let snapshot = Snapshot::new(version, old.seq(), Kind::Wb, State::Live, b"{}", &mut Vec::new());
         let change = snapshot.apparent_change();
-        bench.view.hear(cache::feed::Event { id: id("a"), snapshot, change })
+        bench.view.hear(cache::feed::Event::new(id("a"), snapshot, change))
     };
     assert!(!told(3));
     assert!(bench.view.peek(&id("a")).is_none(), "who knows how old that is");

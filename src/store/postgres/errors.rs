@@ -1,14 +1,11 @@
 //! What a failure of PostgreSQL means: the one table of what may pass, what is about one order, and what stays.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio_postgres::error::{DbError, SqlState};
 
 use super::StoreError;
-use super::session::ConnectError;
 use crate::store::Refusal;
-use crate::tls::client::is_about_certificate;
 
 /// What is to be done about an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,38 +70,6 @@ fn store_error(code: Option<&SqlState>, error: Box<dyn std::error::Error + Send 
         Meaning::Unfit => StoreError::Unfit(error),
         Meaning::Damaged => StoreError::Damaged(error),
     }
-}
-
-/// What an error comes to, in words that anyone may read: no host, user or database is named. `None`
-/// for what did not come from PostgreSQL.
-pub(in crate::store) fn outline(error: &(dyn std::error::Error + 'static)) -> Option<&'static str> {
-    let mut next = Some(error);
-    while let Some(error) = next {
-        if error.is::<Silent>() {
-            return Some("PostgreSQL does not answer");
-        }
-        if let Some(connect) = error.downcast_ref::<Arc<ConnectError>>() {
-            match &**connect {
-                ConnectError::Pooled => return Some("the pooler before PostgreSQL is not of pool_mode = session"),
-                ConnectError::Silent(_) => return Some("PostgreSQL does not answer"),
-                ConnectError::Connect(_) | ConnectError::Migrate(_) => {}
-            }
-        }
-        if let Some(error) = error.downcast_ref::<tokio_postgres::Error>() {
-            return Some(match error.code().map(SqlState::code) {
-                Some(code) if code.starts_with("28") => "PostgreSQL refuses the login",
-                Some("3D000") => "PostgreSQL does not have the database",
-                Some("42501") => "PostgreSQL does not give the role the rights it needs",
-                Some("53300") => "PostgreSQL has no connection to spare",
-                Some("57P01" | "57P02" | "57P03") => "PostgreSQL is starting or stopping",
-                Some(_) => "PostgreSQL answers with an error",
-                None if is_about_certificate(error) => "the certificate of PostgreSQL is not believed",
-                None => "PostgreSQL is unavailable",
-            });
-        }
-        next = error.source();
-    }
-    None
 }
 
 /// The server said nothing for as long as it was waited for.

@@ -1,7 +1,7 @@
 //! Logging in, as libpq does it: with the kind of connection that `sslmode` names first, and where
 //! the server's rules (pg_hba.conf) refuse that, with the other one where `sslmode` allows for it.
 
-use tokio_postgres::config::{Host, LoadBalanceHosts, SslMode};
+use tokio_postgres::config::{Host, LoadBalanceHosts};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Error};
 

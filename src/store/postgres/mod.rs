@@ -10,6 +10,7 @@ mod offline;
 mod options;
 mod others;
 mod outbox;
+mod outline;
 mod pooler;
 mod refused;
 mod restored;
@@ -36,12 +37,12 @@ use crate::id::{OrderId, Version};
 use crate::record::{Checkpoint, Parcel};
 use crate::snapshot::Snapshot;
 use encryption::Encryption;
-pub(super) use errors::outline;
 use errors::{is_unfit, unreadable};
 use options::Options;
 use session::{ConnectError, Failures, Manager, Session};
 
 pub use offline::{Live, Maintenance};
+pub(super) use outline::outline;
 pub use schema::{MigrateError, Migration};
 pub use schema_name::SchemaName;
 

@@ -332,7 +332,7 @@ fn an_order_that_changes_its_owner_leaves_the_one_before_with_a_last_event() {
         assert!(told.contains(r#""change":"updated","order":{"#), "{flags:?}: {told}");
         let count = |name: &str| keys.get(&server, name, "/api/stats").expect(200).json()["total_orders"].clone();
         until("the lists have it and have it not", SIGNAL_TIME, || {
-            let list = |name: &str| keys.get(&server, name, "/api/orders").expect(200).text();
+            let list = |name: &str| keys.get(&server, name, "/api/orders").expect(200).text().to_owned();
             (!list("a").contains("\"x\"") && list("b").contains("\"x\"")).then_some(())
         });
         assert_eq!((count("a"), count("b")), (1.into(), 1.into()), "{flags:?}");
