@@ -369,11 +369,10 @@ pub async fn handshake(mut socket: TcpStream, peer: SocketAddr, acceptor: &Accep
         Err(error) => {
             static NOTED: Noted = Noted::new();
             let is_of_others = tls::server::is_of_other_protocols(&error);
-            match is_of_others.then(|| NOTED.due()).flatten() {
-                Some(left_out) => {
-                    tracing::warn!(%peer, left_out, "a client offers no protocol of this listener (ALPN): closed");
-                }
-                None => tracing::debug!(%peer, %error, "a TLS handshake failed"),
+            if let Some(left_out) = is_of_others.then(|| NOTED.due()).flatten() {
+                tracing::warn!(%peer, left_out, "a client offers no protocol of this listener (ALPN): closed");
+            } else {
+                tracing::debug!(%peer, %error, "a TLS handshake failed");
             }
             None
         }

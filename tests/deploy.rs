@@ -325,9 +325,10 @@ fn the_profile_of_system_calls_has_all_that_the_service_needs_and_nothing_that_l
     std::io::Write::write_all(&mut connection, &requests.concat()).unwrap();
     let answers = std::io::read_to_string(&mut connection).unwrap();
     assert!(answers.contains("201 Created") && answers.contains("200 OK"), "{answers}");
-    // strace hands it on to the service, which stops.
-    let pid = rustix::process::Pid::from_child(&service);
-    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    // The first line is the service's own.
+    let first = fs::read_to_string(&trace).unwrap();
+    let pid = first.split_whitespace().next().and_then(|pid| rustix::process::Pid::from_raw(pid.parse().ok()?));
+    rustix::process::kill_process(pid.unwrap(), rustix::process::Signal::TERM).unwrap();
     let _ = service.wait().unwrap();
     let trace = fs::read_to_string(trace).unwrap();
     let used: BTreeSet<&str> = trace

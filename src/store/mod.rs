@@ -224,7 +224,7 @@ impl StoreError {
     /// What it comes to where anyone may read it: a server, what it says and who logs in to it are not
     /// named. `None` where nothing of that is in it.
     #[must_use]
-    pub fn outline(&self) -> Option<&'static str> {
+    pub fn outline(&self) -> Option<std::borrow::Cow<'static, str>> {
         #[cfg(feature = "postgres")]
         return postgres::outline(self);
         #[cfg(not(feature = "postgres"))]

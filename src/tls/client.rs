@@ -219,7 +219,7 @@ pub fn is_about_certificate(error: &(dyn std::error::Error + 'static)) -> bool {
     let mut next = Some(error);
     while let Some(error) = next {
         let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-        if error.is::<Unverified>() || inner.is_some_and(|inner| inner.is::<Unverified>()) {
+        if error.is::<Unverified>() || inner.and_then(|inner| inner.downcast_ref::<Unverified>()).is_some() {
             return true;
         }
         next = error.source();

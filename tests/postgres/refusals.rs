@@ -252,7 +252,7 @@ fn readiness_says_what_postgres_refuses_and_names_neither_host_nor_user() {
         let mut details = String::new();
         socket.read_to_string(&mut details).unwrap();
         assert!(details.contains(detail) && !details.contains("s3cret"), "{details}");
-        assert!(server.log().iter().any(|line| line.contains(detail)), "{:?}", server.log());
+        until("the log says it too", LONG, || server.log().iter().any(|line| line.contains(detail)).then_some(()));
         assert!(!server.log().iter().any(|line| line.contains("s3cret")), "{:?}", server.log());
     }
 }

@@ -329,7 +329,7 @@ fn no_key_set_is_a_panic() {
             match random.u8(..3) {
                 0 => text[at] = random.u8(..),
                 1 => drop(text.drain(at..(at + random.usize(1..20)).min(text.len()))),
-                _ => text.insert(at, b"\"{}[],:0A-_"[random.usize(..12)]),
+                _ => text.insert(at, b"\"{}[],:0A-_"[random.usize(..11)]),
             }
             if text.is_empty() {
                 text.push(b'{');

@@ -181,7 +181,7 @@ impl Encryption {
     ///
     /// # Errors
     /// The connection broke, the server has no TLS and must, or its certificate is not believed.
-    pub(super) async fn negotiate<S>(&self, mode: SslMode, host: &str, stream: &mut S) -> io::Result<bool>
+    pub(super) async fn negotiate<S>(&self, mode: SslMode, stream: &mut S) -> io::Result<bool>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
@@ -192,9 +192,7 @@ impl Encryption {
         stream.flush().await?;
         match stream.read_u8().await? {
             b'S' => Ok(true),
-            _ if mode == SslMode::Require => {
-                Err(io::Error::other(format!("{host} has no TLS, and sslmode asks for it")))
-            }
+            _ if mode == SslMode::Require => Err(io::Error::other("the server has no TLS, and sslmode asks for it")),
             _ => Ok(false),
         }
     }

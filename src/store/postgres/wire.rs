@@ -149,7 +149,7 @@ async fn log_in_as(config: &Config, n: usize, asked: SslMode, setup: &[&str]) ->
                 None => tcp(&server, (name.as_str(), port)).await,
             }
             .map_err(broken)?;
-            if config.encryption.negotiate(asked, name, &mut stream).await.map_err(broken)? {
+            if config.encryption.negotiate(asked, &mut stream).await.map_err(broken)? {
                 let stream = config.encryption.encrypt(name, stream).await.map_err(broken)?;
                 (bound_by, mode) = (end_point(&stream), SslMode::Require);
                 Box::new(stream)
