@@ -1,5 +1,5 @@
 //! The first bytes of a connection: HTTP/2 begins with a preface that no request of HTTP/1.1 has. A
-//! client of that is told so, instead of being cut off.
+//! client of that is told so, instead of being answered in frames and cut off.
 
 use std::io;
 use std::pin::Pin;
@@ -29,23 +29,27 @@ pub(super) struct Begun {
 }
 
 impl Begun {
-    /// Reads them. `None` for a client that is gone, or that speaks HTTP/1.1, which it was told.
-    pub(super) async fn of(mut stream: Stream) -> Option<Self> {
-        let mut first = vec![0; FIRST_BYTES];
-        let mut length = 0;
-        while length < PREFACE.len() && first[..length] == PREFACE[..length] {
-            match stream.read(&mut first[length..]).await {
-                Ok(0) | Err(_) => return None,
-                Ok(read) => length += read,
+    pub(super) fn new(stream: Stream) -> Self {
+        Self { first: Vec::new(), taken: 0, stream }
+    }
+
+    /// Waits for the first bytes. False for a client that is gone, or that speaks HTTP/1.1, which it
+    /// was told. Cancel-safe: what has come is kept.
+    pub(super) async fn speaks_http2(&mut self) -> bool {
+        let mut bytes = [0; FIRST_BYTES];
+        while self.first.len() < PREFACE.len() && PREFACE.starts_with(&self.first) {
+            match self.stream.read(&mut bytes).await {
+                Ok(0) | Err(_) => return false,
+                Ok(read) => self.first.extend_from_slice(&bytes[..read]),
             }
         }
-        first.truncate(length);
-        if !first.starts_with(PREFACE) && first.iter().take(PREFACE.len()).all(u8::is_ascii_uppercase) {
-            listen::refuse(&mut stream, REFUSED).await;
-            tracing::debug!("a request of HTTP/1.1 on a listener of gRPC");
-            return None;
+        let begin = &self.first[..self.first.len().min(PREFACE.len())];
+        if begin == PREFACE || !begin.iter().all(u8::is_ascii_uppercase) {
+            return true; // what is neither is HTTP/2's to refuse
         }
-        Some(Self { first, taken: 0, stream })
+        listen::refuse(&mut self.stream, REFUSED).await;
+        tracing::debug!("a request of HTTP/1.1 on a listener of gRPC");
+        false
     }
 }
 

@@ -42,6 +42,8 @@ const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 /// What a client has to say something first, and for the handshake of TLS.
 const OPEN_TIME: Duration = Duration::from_secs(10);
+/// How long is waited for what a client says first, by which one of HTTP/1.1 shows.
+const FIRST_TIME: Duration = Duration::from_secs(1);
 /// How often a connection is looked at.
 const SWEEP_TIME: Duration = Duration::from_millis(500);
 /// What a connection that is to close has for its last bytes once nothing is being answered.
@@ -234,12 +236,16 @@ async fn open(mut connection: Connection, access: &Access) -> Option<(Stream, Pe
 /// Serves one connection until its client hangs up, until it was idle for too long or until a stop. After either of
 /// these it takes no more calls, finishes those it has, and is closed.
 async fn serve_connection(config: &Config, door: Door, socket: Stream, peer: Peer, mut shutdown: Shutdown) {
-    let begun = tokio::select! {
+    let mut socket = Begun::new(socket);
+    let is_ours = tokio::select! {
         biased;
-        begun = tokio::time::timeout(OPEN_TIME, Begun::of(socket)) => begun,
-        () = shutdown.wait() => return,
+        // One that says nothing yet is told of the settings, as HTTP/2 has it.
+        is_ours = tokio::time::timeout(FIRST_TIME, socket.speaks_http2()) => is_ours.unwrap_or(true),
+        () = shutdown.wait() => true,
     };
-    let Ok(Some(socket)) = begun else { return };
+    if !is_ours {
+        return;
+    }
     let peer = Arc::new(peer);
     let activity = Arc::new(Activity::new());
     // Every call is answered by then, so whoever is still at one does not read its answer.
