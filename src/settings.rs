@@ -134,7 +134,10 @@ impl Settings {
         let of_environment = || outside.environment.get("CONFIG_PATH").filter(|path| !path.is_empty()).cloned();
         let named = flag(flags, "config").pop().or_else(of_environment);
         // An empty flag says that none is to be read.
-        let path = named.map_or_else(|| outside.file.clone(), |path| (!path.is_empty()).then(|| path.into()));
+        let is_named = named.is_some();
+        let path: Option<PathBuf> =
+            named.map_or_else(|| outside.file.clone(), |path| (!path.is_empty()).then(|| path.into()));
+        let unnamed = path.clone().filter(|_| !is_named);
         let file = match path {
             None => File::default(),
             Some(path) => File::read(&path).unwrap_or_else(|error| {
@@ -143,6 +146,13 @@ impl Settings {
             }),
         };
         wrong.extend(file.unknown());
+        if let Some(path) = unnamed.filter(|_| !wrong.is_empty()) {
+            wrong.push(format!(
+                "{}: is read because it is in the working directory; where it is another program's, --config FILE reads \
+                 another, and an empty --config none",
+                path.display()
+            ));
+        }
         let mut config = app::Config::default();
         let (mut found, mut unused) = (Vec::new(), Vec::new());
         // Also what is set and cannot be used: that is said of itself.

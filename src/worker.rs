@@ -107,7 +107,7 @@ impl<S: Source> Source for Events<S> {
         Ok(received)
     }
 
-    fn prepare(&self, record: &Record, order: &mut Order) -> Result<Option<Version>, Rejection> {
+    fn prepare(&mut self, record: &Record, order: &mut Order) -> Result<Option<Version>, Rejection> {
         if let Asked::Envelope(envelope) = &mut order.change {
             work(envelope);
         }

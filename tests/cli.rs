@@ -788,6 +788,25 @@ fn config_yaml_of_the_working_directory_is_read_when_no_other_is_named() {
 }
 
 #[test]
+fn a_config_yaml_of_another_program_ends_only_what_needs_settings() {
+    let home = Home::new();
+    for text in ["site: mine\nplugins:\n  - a: 1\n    b: 2\n", "theme: dark\n", "{ no yaml"] {
+        home.write("config.yaml", text);
+        home.run(&["completions", "bash"]).expect(0);
+        home.run(&["keys", "new", "ops", "--scope", "orders:read"]).expect(0);
+        let shown = home.run(&["config", "print"]).expect(0);
+        assert!(shown.out.contains("sample = \"0\"  # default"), "{}", shown.out);
+        assert!(shown.err.contains("ends a start: config.yaml: "), "{}", shown.err);
+        let done = home.run(&["serve"]).expect(78);
+        assert!(done.err.contains("config.yaml: is read because it is in the working directory"), "{}", done.err);
+        home.run(&["config", "check", "--config", ""]).expect(0);
+        // One that was named is not passed by.
+        home.run(&["config", "print", "--config", "config.yaml"]).expect(78);
+        home.run(&["healthcheck", "--url", "http://127.0.0.1:9/", "--timeout", "1s"]).expect(1);
+    }
+}
+
+#[test]
 fn a_settings_file_of_an_older_service_is_converted() {
     use std::os::unix::fs::PermissionsExt as _;
     let home = Home::new();

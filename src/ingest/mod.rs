@@ -427,7 +427,10 @@ impl<S: Source, T: Store> Ingest<S, T> {
                 let elements = if self.source.is_broker() { self.elements.split(payload) } else { Ok(None) };
                 match elements {
                     Ok(Some(elements)) => return Parts::new(record, Some(elements)),
-                    Ok(None) => self.decoder.decode(payload),
+                    Ok(None) => match self.source.profile(&record) {
+                        None => self.decoder.decode(payload),
+                        Some(profile) => self.decoder.decode_as(profile, payload),
+                    },
                     Err(rejection) => Err(rejection),
                 }
             }

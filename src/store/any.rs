@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::embedded::{self, Embedded};
 #[cfg(feature = "postgres")]
 use super::postgres::{self, Postgres};
-use super::{Batch, Changes, Outcome, Page, Peers, Presence, Store, StoreError, Turn, Unpublished};
+use super::{Batch, Changes, Full, Outcome, Page, Peers, Presence, Store, StoreError, Turn, Unpublished};
 use crate::id::{OrderId, Version};
 use crate::record::{Checkpoint, Parcel};
 use crate::snapshot::Snapshot;
@@ -338,7 +338,7 @@ impl Store for AnyStore {
     }
 }
 
-/// All live orders, as they stand when this is opened; a service may be running on the same store.
+/// All orders, as they stand when this is opened; a service may be running on the same store.
 pub enum Live {
     #[cfg(feature = "embedded")]
     #[doc(hidden)]
@@ -364,11 +364,11 @@ impl Live {
         Err(OpenError::NotSet)
     }
 
-    /// How many there are.
+    /// How many are live, and how many are deleted.
     ///
     /// # Errors
     /// When the store cannot be read.
-    pub async fn count(&self) -> Result<u64, AnyError> {
+    pub async fn count(&self) -> Result<(u64, u64), AnyError> {
         match self {
             #[cfg(feature = "embedded")]
             Self::Embedded(live) => Ok(live.count()?),
@@ -392,7 +392,7 @@ impl Live {
         }
     }
 
-    /// Hands over each body, newest order first.
+    /// Hands over the body of each live order, newest first.
     ///
     /// # Errors
     /// When the store cannot be read, or the first error of `emit`.
@@ -402,6 +402,19 @@ impl Live {
             Self::Embedded(live) => live.for_each(emit),
             #[cfg(feature = "postgres")]
             Self::Postgres(live) => live.for_each(emit).await,
+        }
+    }
+
+    /// Hands over all orders, deleted ones among them, oldest first.
+    ///
+    /// # Errors
+    /// When the store cannot be read, or the first error of `emit`.
+    pub async fn for_each_full(&self, emit: impl FnMut(Full<'_>) -> Result<(), AnyError>) -> Result<(), AnyError> {
+        match self {
+            #[cfg(feature = "embedded")]
+            Self::Embedded(live) => live.for_each_full(emit),
+            #[cfg(feature = "postgres")]
+            Self::Postgres(live) => live.for_each_full(emit).await,
         }
     }
 }

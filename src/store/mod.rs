@@ -16,7 +16,7 @@ use std::time::Duration;
 use crate::id::{OrderId, Version};
 use crate::order::Order;
 use crate::record::{Checkpoint, Condition, Idempotency, Parcel};
-use crate::snapshot::{Change, Snapshot};
+use crate::snapshot::{Change, Kind, Snapshot, State};
 
 pub use rules::Row;
 pub use turn::{Pass, Ranks, Turn, Wait};
@@ -249,6 +249,24 @@ pub struct Unpublished {
     pub parcel: Parcel,
     /// The orders that it is about. What it did not change after all may be among them.
     pub ids: Vec<OrderId>,
+}
+
+/// All that a store knows of an order.
+#[derive(Debug, Clone, Copy)]
+pub struct Full<'a> {
+    /// The id, as it is answered.
+    pub id: &'a str,
+    /// Which face it has.
+    pub kind: Kind,
+    /// Whether it is shown.
+    pub state: State,
+    /// How often it has changed.
+    pub version: Version,
+    /// When it was stored first and when it last changed, in microseconds since 1970. The embedded store keeps no times
+    /// but those in the body of an envelope order.
+    pub times: Option<(i64, i64)>,
+    /// What is answered; empty for an order of which only that it was deleted is left.
+    pub body: &'a [u8],
 }
 
 /// A page of live orders, newest first.

@@ -81,12 +81,13 @@ pub(super) fn decide(entry: &Entry, row: Option<&Row>, is_again: bool, now: &Sta
     if let (Some(basis), Some(row)) = (basis, row)
         && row.version > *basis
     {
-        return Ok(if row.state == State::Live { Decision::Unchanged } else { Decision::WasDeleted });
+        let is_unchanged = row.state == State::Live || matches!(order.change, Asked::Delete);
+        return Ok(if is_unchanged { Decision::Unchanged } else { Decision::WasDeleted });
     }
     let decision = match &order.change {
         Asked::Wb(body) => wb(body, row),
         Asked::Envelope(envelope) => self::envelope(order, envelope, row, *must_exist, now)?,
-        Asked::Delete => delete(row),
+        Asked::Delete => delete(row, order.past),
     };
     if let (Some(owner), Decision::Write(write)) = (owner, &decision)
         && write.state != State::Gone
@@ -149,9 +150,9 @@ fn envelope(
     now: &Stamp,
 ) -> Result<Decision, ForeignBody> {
     let id = &order.id;
-    let past = order.past.map(|Past { created_micros, updated_micros }| {
-        (envelope::stamp_of(created_micros), envelope::stamp_of(updated_micros))
-    });
+    let past = order.past.filter(|past| past.decides || row.is_none());
+    let past =
+        past.map(|past| (envelope::stamp_of(past.created_micros), envelope::stamp_of(past.updated_micros)));
     let (created, now) = past.as_ref().map_or((now, now), |(created, updated)| (created, updated));
     let is_delete = envelope.status == Some(Status::Deleted);
     let stored = match row {
@@ -159,7 +160,7 @@ fn envelope(
         Some(_) if envelope.is_new => return Ok(Decision::CreatedBefore),
         Some(row) if row.state != State::Live && is_delete && past.is_some() => return Ok(Decision::Unchanged),
         Some(row) if row.state != State::Live => return Ok(Decision::WasDeleted),
-        Some(row) if row.kind == Kind::Wb && is_delete => return Ok(delete(Some(row))),
+        Some(row) if row.kind == Kind::Wb && is_delete => return Ok(delete(Some(row), None)),
         Some(row) if row.kind == Kind::Wb => return Ok(Decision::Refused(Refusal::OtherKind)),
         Some(row) => Some(Stored::parse(&row.body).ok_or_else(|| ForeignBody(id.clone()))?),
         // What another store had deleted is stored as that.
@@ -197,19 +198,23 @@ fn envelope(
     }))
 }
 
-fn delete(row: Option<&Row>) -> Decision {
-    match row {
-        None => Decision::Refused(Refusal::Unknown),
-        Some(row) if row.state != State::Live => Decision::WasDeleted,
-        Some(row) => Decision::Write(Write {
-            kind: row.kind,
-            state: State::Gone,
-            change: Change::Deleted,
-            body: Bytes::new(),
-            user_id: None,
-            external_id: None,
-        }),
-    }
+fn delete(row: Option<&Row>, past: Option<Past>) -> Decision {
+    let kind = match (row, past) {
+        // What another store had deleted is stored as that.
+        (None, Some(past)) if past.is_envelope => Kind::Envelope,
+        (None, Some(_)) => Kind::Wb,
+        (None, None) => return Decision::Refused(Refusal::Unknown),
+        (Some(row), _) if row.state != State::Live => return Decision::WasDeleted,
+        (Some(row), _) => row.kind,
+    };
+    Decision::Write(Write {
+        kind,
+        state: State::Gone,
+        change: Change::Deleted,
+        body: Bytes::new(),
+        user_id: None,
+        external_id: None,
+    })
 }
 
 /// What a remembered request was told: the order, the answer and its version. `None` for what was not stored, which

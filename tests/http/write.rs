@@ -394,8 +394,10 @@ fn lines_get_a_result_each_in_order() {
         let expected = [
             ("l1", json!("created")),
             ("", json!(400)),
+            ("", json!(400)),
             ("l2", json!("created")),
             ("l1", json!("updated")),
+            ("", json!(400)),
             ("*", json!("created")),
             ("", json!(422)),
             ("l2", json!("deleted")),
@@ -411,7 +413,9 @@ fn lines_get_a_result_each_in_order() {
                 assert_eq!(result["order_id"], *id, "{result}");
             }
         }
-        assert_eq!(pointers(&results[5]), ["/user_id"]);
+        assert_eq!(pointers(&results[7]), ["/user_id"]);
+        let reasons = [1, 2, 5].map(|at| results[at]["reason"].clone());
+        assert_eq!(reasons, ["malformed", "blank_line", "blank_line"], "also a blank line has its result");
         assert_eq!(server.get("/api/stats").json()["total_orders"], 4);
     }
 }

@@ -450,7 +450,8 @@ impl<'s> Copy<'s> {
         let held = &work.held[id];
         let columns = held.entry.and_then(|entry| work.entries[entry].order.columns.as_ref());
         let past = held.entry.and_then(|entry| work.entries[entry].order.past);
-        let common = past.map_or(self.common, |Past { created_micros, updated_micros }| Common {
+        let past = past.filter(|past| past.decides || held.row.version == 1);
+        let common = past.map_or(self.common, |Past { created_micros, updated_micros, .. }| Common {
             created_micros,
             now_micros: updated_micros,
             ..self.common
