@@ -432,6 +432,94 @@ fn what_was_imported_is_exported() {
     assert_eq!(home.run(&["export", "--data", "named"]).expect(0).out, copy);
 }
 
+/// Orders of both faces, changed and deleted in each way there is, in a store that is left.
+#[cfg(feature = "embedded")]
+fn used(home: &Home) -> PathBuf {
+    let mut server = Server::start(&["--profile", "lenient"]);
+    let user = "0190163d-8694-739b-aea5-966c26f8ad91";
+    let id = |n: u32| format!("0190163d-8694-739b-aea5-966c26f8a{n:03}");
+    for n in 0..5 {
+        server.post("/orders", wb_posted(&format!("w-{n}"))).expect(201);
+        server.post("/orders", format!(r#"{{"order_uid":"lenient-{n}","n":{n}}}"#)).expect(201);
+    }
+    // Only an import may name the id of an envelope that is not there yet.
+    let payload = |n| format!(r#"{{"id":"x{n}","amount":{n}.50}}"#);
+    let envelope = |n| format!("{{\"order_id\":\"{}\",\"user_id\":\"{user}\",\"payload\":{}}}\n", id(n), payload(n));
+    home.write("envelopes.ndjson", (0..5).map(envelope).collect::<String>());
+    assert!(server.stop().success());
+    home.run(&["import", "envelopes.ndjson", "--data", server.data().to_str().unwrap()]).expect(0);
+    server.start_again();
+    let deleted = |id: &str| format!(r#"{{"order_id":"{id}","status":"deleted"}}"#);
+    server.post("/orders", format!(r#"{{"order_id":"{}","user_id":"{user}","status":"done","payload":{{}}}}"#, id(1))).expect(200);
+    server.post("/orders", deleted(&id(2))).expect(200);
+    server.post("/orders", deleted("w-3")).expect(200);
+    assert!(server.stop().success());
+    let data = home.path().join("used");
+    fs::rename(server.data(), &data).unwrap();
+    data
+}
+
+/// Whatever a user would see of it is the same.
+#[cfg(feature = "embedded")]
+#[test]
+fn a_full_export_is_imported_as_the_same_orders() {
+    let home = Home::new();
+    used(&home);
+    let full = home.run(&["export", "--full", "--data", "used"]).expect(0);
+    assert!(!full.err.contains("left out"), "{}", full.err);
+    let lines: Vec<serde_json::Value> = full.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(lines.len(), 15);
+    assert!(lines.iter().all(|line| line["meta"]["id"].is_string()), "{}", full.out);
+    let states = |state: &str| lines.iter().filter(|line| line["meta"]["state"] == state).count();
+    assert_eq!((states("live"), states("deleted"), states("tombstone")), (13, 1, 1));
+    assert!(lines.iter().any(|line| line["order"].is_null() && line["meta"]["id"] == "w-3"));
+
+    // Through a pipe and from a file, by the usual profile: what a store had is good enough for another.
+    let plain = home.run(&["export", "--data", "used"]).expect(0);
+    home.run_fed(&["import", "-", "--data", "piped"], &full.out).expect(0);
+    home.write("full.ndjson", &full.out);
+    home.run(&["import", "full.ndjson", "--data", "filed"]).expect(0);
+    // Versions begin anew, and all else is as it was.
+    let without_versions = |text: &str| -> Vec<serde_json::Value> {
+        let read = |line| {
+            let mut line: serde_json::Value = serde_json::from_str(line).unwrap();
+            line["meta"]["version"] = 1.into();
+            line
+        };
+        text.lines().map(read).collect()
+    };
+    for copy in ["piped", "filed"] {
+        assert_eq!(home.run(&["export", "--data", copy]).expect(0).out, plain.out, "byte for byte, newest first");
+        let again = home.run(&["export", "--full", "--data", copy]).expect(0).out;
+        assert_eq!(without_versions(&again), without_versions(&full.out));
+    }
+    let again = home.run(&["import", "full.ndjson", "--data", "filed"]).expect(0);
+    assert!(again.err.contains("0 stored, 15 unchanged"), "{}", again.err);
+    assert!(!again.err.contains("differ"), "{}", again.err);
+
+    // An order that is here already stays; it is said that it differs.
+    home.write("other.ndjson", wb_answered("w-0").replace("WBIL", "XXXX") + "\n");
+    home.run(&["import", "other.ndjson", "--data", "filed"]).expect(0);
+    let again = home.run(&["import", "full.ndjson", "--data", "filed"]).expect(0);
+    assert!(again.err.contains("15 unchanged") && again.err.contains("1 orders differ from what is here"), "{}", again.err);
+    assert!(home.run(&["export", "--data", "filed"]).expect(0).out.contains("XXXX"));
+
+    // What the usual export leaves out is said.
+    assert!(plain.err.contains("left out: 2 deleted orders") && plain.err.contains("--full"), "{}", plain.err);
+    // Envelope orders of it keep their times and amounts all the same, where they are not stored yet.
+    home.write("plain.ndjson", &plain.out);
+    home.run(&["import", "plain.ndjson", "--data", "plain", "--profile", "lenient"]).expect(0);
+    let copied = home.run(&["export", "--data", "plain"]).expect(0).out;
+    assert!(copied.lines().rev().eq(plain.out.lines()), "{copied}");
+    // A line that is wrong is put aside whole.
+    let wrong = full.out.lines().next().unwrap().replace("\"kind\":\"wb\"", "\"kind\":\"other\"");
+    home.write("wrong.ndjson", &wrong);
+    home.run(&["import", "wrong.ndjson", "--data", "filed"]).expect(1);
+    assert_eq!(fs::read_to_string(home.path().join("wrong.ndjson.rejected.raw")).unwrap(), wrong + "\n");
+    let told = fs::read_to_string(home.path().join("wrong.ndjson.rejected")).unwrap();
+    assert!(told.contains("/meta/kind"), "{told}");
+}
+
 #[test]
 fn an_export_that_cannot_go_on_says_how_far_it_came_and_leaves_no_file_that_looks_whole() {
     let home = Home::new();
@@ -468,6 +556,20 @@ fn lines_that_are_no_orders_are_put_aside_with_reasons() {
     assert!(rejected.contains("/delivery/email") && rejected.contains("not valid JSON"), "{rejected}");
     home.run(&["import", "mixed.ndjson", "--rejects", "aside"]).expect(1);
     assert_eq!(fs::read_to_string(home.path().join("aside")).unwrap(), rejected);
+    // Once more, nothing is put aside a second time, and what was mended meanwhile stays.
+    home.write("mixed.ndjson.rejected.raw", "mended\n");
+    let done = home.run(&["import", "mixed.ndjson"]).expect(1);
+    assert!(done.err.contains("2 lines"), "{}", done.err);
+    assert_eq!(fs::read_to_string(home.path().join("mixed.ndjson.rejected")).unwrap(), rejected);
+    assert_eq!(fs::read_to_string(home.path().join("mixed.ndjson.rejected.raw")).unwrap(), "mended\n");
+    // What is new is put there too, and all of it where the lines were taken away.
+    home.write("mixed.ndjson", format!("{lines}\n}}\n"));
+    home.run(&["import", "mixed.ndjson"]).expect(1);
+    let more = fs::read_to_string(home.path().join("mixed.ndjson.rejected")).unwrap();
+    assert!(more.starts_with(&rejected) && more.lines().count() == 3, "{more}");
+    fs::remove_file(home.path().join("mixed.ndjson.rejected.raw")).unwrap();
+    home.run(&["import", "mixed.ndjson"]).expect(1);
+    assert_eq!(fs::read_to_string(home.path().join("mixed.ndjson.rejected.raw")).unwrap().lines().count(), 3);
     home.run(&["import", "missing.ndjson"]).expect(1);
     home.write("empty.ndjson", "");
     home.run(&["import", "empty.ndjson"]).expect(0);

@@ -22,6 +22,8 @@ mod kafka;
 mod kafka_tools;
 mod layers;
 mod model;
+#[cfg(all(feature = "postgres", feature = "kafka", feature = "nats", feature = "redis"))]
+mod moving;
 #[cfg(all(feature = "postgres", feature = "nats"))]
 mod nats;
 mod order;
