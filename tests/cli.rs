@@ -450,7 +450,9 @@ fn used(home: &Home) -> PathBuf {
     home.run(&["import", "envelopes.ndjson", "--data", server.data().to_str().unwrap()]).expect(0);
     server.start_again();
     let deleted = |id: &str| format!(r#"{{"order_id":"{id}","status":"deleted"}}"#);
-    server.post("/orders", format!(r#"{{"order_id":"{}","user_id":"{user}","status":"done","payload":{{}}}}"#, id(1))).expect(200);
+    server
+        .post("/orders", format!(r#"{{"order_id":"{}","user_id":"{user}","status":"done","payload":{{}}}}"#, id(1)))
+        .expect(200);
     server.post("/orders", deleted(&id(2))).expect(200);
     server.post("/orders", deleted("w-3")).expect(200);
     assert!(server.stop().success());
@@ -501,7 +503,11 @@ fn a_full_export_is_imported_as_the_same_orders() {
     home.write("other.ndjson", wb_answered("w-0").replace("WBIL", "XXXX") + "\n");
     home.run(&["import", "other.ndjson", "--data", "filed"]).expect(0);
     let again = home.run(&["import", "full.ndjson", "--data", "filed"]).expect(0);
-    assert!(again.err.contains("15 unchanged") && again.err.contains("1 orders differ from what is here"), "{}", again.err);
+    assert!(
+        again.err.contains("15 unchanged") && again.err.contains("1 orders differ from what is here"),
+        "{}",
+        again.err
+    );
     assert!(home.run(&["export", "--data", "filed"]).expect(0).out.contains("XXXX"));
 
     // What the usual export leaves out is said.

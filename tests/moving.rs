@@ -64,7 +64,8 @@ impl Servers {
     fn environment(&self) -> Vec<(String, String)> {
         let name = &self.topic.name;
         let names = [("KAFKA_TOPIC", ""), ("KAFKA_DLQ_TOPIC", ".dlq"), ("ORDERS_EVENTS_TOPIC", ".events")];
-        let more = [("ORDERS_ACK_TOPIC", ".ack"), ("ORDERS_SNAPSHOTS_TOPIC", ".snapshots"), ("WORKER_GROUP", ".workers")];
+        let more =
+            [("ORDERS_ACK_TOPIC", ".ack"), ("ORDERS_SNAPSHOTS_TOPIC", ".snapshots"), ("WORKER_GROUP", ".workers")];
         names.iter().chain(&more).map(|(variable, end)| ((*variable).to_owned(), format!("{name}{end}"))).collect()
     }
 }
@@ -100,7 +101,8 @@ fn the_command_for_nats_streaming_is_run() {
     let (Some(servers), Some(channel)) = (Servers::new(), StanChannel::create(1)) else { return };
     let found = commands("From the service on NATS Streaming");
     let [command] = &found[..] else { panic!("{found:?}") };
-    let names = [("STAN_SUBJECT", &channel.name), ("STAN_CLIENT_ID", &channel.client), ("STAN_DURABLE", &channel.durable)];
+    let names =
+        [("STAN_SUBJECT", &channel.name), ("STAN_CLIENT_ID", &channel.client), ("STAN_DURABLE", &channel.durable)];
     let names: Vec<_> = names.iter().map(|(name, value)| ((*name).to_owned(), (*value).clone())).collect();
     let mut server = serve(&servers.words(command, &channel.url), &names, &channel);
     assert!(server.stop().success());

@@ -691,7 +691,9 @@ mod tests {
             for at in 0..whole.len() {
                 assert_eq!(read_cursor(&whole[..at]), None);
                 assert_eq!(read_cursor(&whole[at + 1..]), None);
-                for digit in "0123456789abcdefghijklmnopqrstuvwxyzZ".chars().filter(|digit| !whole[at..].starts_with(*digit)) {
+                for digit in
+                    "0123456789abcdefghijklmnopqrstuvwxyzZ".chars().filter(|digit| !whole[at..].starts_with(*digit))
+                {
                     let altered = format!("{}{digit}{}", &whole[..at], &whole[at + 1..]);
                     assert_eq!(read_cursor(&altered), None, "{altered}");
                 }

@@ -254,7 +254,9 @@ async fn take_lines(
                 let message = format!("larger than {} bytes", lines.line_bytes_max);
                 Pending::Failed(Problem::from(&Rejection::whole(RejectionKind::TooLarge, message)))
             }
-            Err(LineError::Blank) => Pending::Failed(Problem::bad_request("blank_line", "the line is blank: it has no order")),
+            Err(LineError::Blank) => {
+                Pending::Failed(Problem::bad_request("blank_line", "the line is blank: it has no order"))
+            }
             Err(LineError::Broken(problem)) => {
                 // The rest of the request is unreadable: say so on a last line.
                 let _ = waiting.send(Pending::Failed(problem)).await;

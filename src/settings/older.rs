@@ -111,7 +111,10 @@ pub(super) fn unused_variables(outside: &Outside, found: &[Found]) -> Vec<String
         _ => {}
     }
     let used = found.iter().find(|found| found.key == "postgres.url").and_then(|found| found.values.first());
-    let databases = DATABASES.iter().copied().filter(|name| given(name).is_some_and(|value| Some(value) != used.map(String::as_str)));
+    let databases = DATABASES
+        .iter()
+        .copied()
+        .filter(|name| given(name).is_some_and(|value| Some(value) != used.map(String::as_str)));
     let databases: Vec<&str> = databases.collect();
     match origin("postgres.url") {
         _ if databases.is_empty() => {}
@@ -142,7 +145,10 @@ pub(super) fn names_database(name: &str) -> bool {
     // Users and passwords by themselves name none.
     const PARTS: [&str; 4] = ["DB_PORT", "DB_USER", "DB_PASSWORD", "DB_SSLMODE"];
     let is_older = DATABASES.contains(&name) && !PARTS.contains(&name);
-    is_older || ["DB_CONN_STR", "PGDATABASE", "PGHOST"].contains(&name) || name.starts_with("POSTGRES_") || name.ends_with("_POSTGRES_DSN")
+    is_older
+        || ["DB_CONN_STR", "PGDATABASE", "PGHOST"].contains(&name)
+        || name.starts_with("POSTGRES_")
+        || name.ends_with("_POSTGRES_DSN")
 }
 
 /// What an older key has become.

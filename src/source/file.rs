@@ -281,7 +281,8 @@ impl Source for FileSource {
             return Err(Rejection { kind: RejectionKind::Invalid, faults });
         }
         let is_envelope = meta.is_envelope;
-        let past = |(created_micros, updated_micros)| Past { created_micros, updated_micros, decides: true, is_envelope };
+        let past =
+            |(created_micros, updated_micros)| Past { created_micros, updated_micros, decides: true, is_envelope };
         order.past = match &order.change {
             Change::Envelope(_) => order.past.map(|own| Past { decides: true, ..own }),
             Change::Wb(_) => meta.times.map(past),

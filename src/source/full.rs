@@ -10,7 +10,7 @@ use crate::id::OrderId;
 use crate::order::envelope::{Stored, stamp_of};
 use crate::order::{Past, date};
 use crate::record::{Fault, Rejection, RejectionKind};
-use crate::snapshot::{Kind, State};
+use crate::snapshot::State;
 use crate::store::Full;
 
 /// What a line may have more than the body of its order has.
@@ -28,13 +28,13 @@ pub fn write(order: &Full<'_>, to: &mut Vec<u8>) {
         State::Gone => TOMBSTONE,
     };
     to.extend_from_slice(b"{\"order\":");
-    to.extend_from_slice(if order.body.is_empty() { b"null" } else { order.body });
+    to.extend_from_slice(if order.body.is_empty() { &b"null"[..] } else { order.body });
     // Ids have no characters that JSON escapes.
     let (id, kind, version) = (order.id, order.kind.as_str(), order.version);
     let meta = format!(",\"meta\":{{\"id\":\"{id}\",\"kind\":\"{kind}\",\"state\":\"{state}\",\"version\":{version}");
     to.extend_from_slice(meta.as_bytes());
     if let Some((created, updated)) = order.times {
-        for (name, micros) in [(&b",\"created_at\":\""[..], created), (b",\"updated_at\":\"", updated)] {
+        for (name, micros) in [(&b",\"created_at\":\""[..], created), (&b",\"updated_at\":\""[..], updated)] {
             to.extend_from_slice(name);
             to.extend_from_slice(&stamp_of(micros));
             to.push(b'"');
@@ -132,6 +132,7 @@ pub(super) fn of_envelope(body: &[u8]) -> Option<(&str, Past)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::snapshot::Kind;
 
     fn line(order: &Full<'_>) -> Bytes {
         let mut line = Vec::new();
@@ -157,7 +158,9 @@ mod tests {
     #[test]
     fn what_is_an_order_by_itself_is_left_alone_and_what_is_wrong_is_named() {
         let read = |text: &'static str| read(&Bytes::from_static(text.as_bytes()));
-        for own in [r#"{"order_uid":"a"}"#, r#"{"order":1,"order_uid":"a"}"#, r#"{"meta":{}}"#, r#"{"order":"#, "", "[]"] {
+        for own in
+            [r#"{"order_uid":"a"}"#, r#"{"order":1,"order_uid":"a"}"#, r#"{"meta":{}}"#, r#"{"order":"#, "", "[]"]
+        {
             assert_eq!(read(own), None, "{own}");
         }
         let bare = read(r#" { "order" : {"order_uid":"a"} }"#).unwrap().unwrap();

@@ -151,8 +151,7 @@ fn envelope(
 ) -> Result<Decision, ForeignBody> {
     let id = &order.id;
     let past = order.past.filter(|past| past.decides || row.is_none());
-    let past =
-        past.map(|past| (envelope::stamp_of(past.created_micros), envelope::stamp_of(past.updated_micros)));
+    let past = past.map(|past| (envelope::stamp_of(past.created_micros), envelope::stamp_of(past.updated_micros)));
     let (created, now) = past.as_ref().map_or((now, now), |(created, updated)| (created, updated));
     let is_delete = envelope.status == Some(Status::Deleted);
     let stored = match row {

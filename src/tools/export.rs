@@ -52,7 +52,7 @@ pub async fn run(config: &Config) -> anyhow::Result<u64> {
 async fn write(live: &Live, is_full: bool, output: &mut Output, progress: &Progress) -> anyhow::Result<()> {
     let mut lines = Vec::with_capacity(BLOCK_BYTES * 2);
     let mut orders = 0;
-    let mut written = |lines: &mut Vec<u8>, orders: &mut u64| {
+    let mut written = |lines: &mut Vec<u8>, orders: &mut u64| -> Result<(), any::AnyError> {
         *orders += 1;
         if lines.len() >= BLOCK_BYTES {
             output.write(lines, std::mem::take(orders), progress)?;

@@ -17,8 +17,8 @@ use crate::order::{Decoder, Profile};
 use crate::record::Record;
 use crate::source::older::{self, Older};
 
-pub use crate::source::older::{Config as Source, Zone};
 use crate::source::compared::Differences;
+pub use crate::source::older::{Config as Source, Zone};
 use crate::source::rejects;
 use crate::source::{Received, Source as _};
 use crate::store::Store;

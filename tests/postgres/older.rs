@@ -280,7 +280,11 @@ fn what_is_imported_again_brings_what_is_new_and_nothing_that_is_older() {
     let again = import(&home, &database, &flags, &[]);
     assert!(again.err.contains("1 stored, 999 unchanged"), "{}", again.err);
     // What differs is said, and what became of it.
-    assert!(again.err.contains("1 orders were here already and are updated: they changed later there"), "{}", again.err);
+    assert!(
+        again.err.contains("1 orders were here already and are updated: they changed later there"),
+        "{}",
+        again.err
+    );
     let left = "1 orders differ from what is here and are left as they are here: they changed here no earlier";
     assert!(again.err.contains(left), "{}", again.err);
     // And what was rejected before is not put aside once more.
@@ -391,7 +395,8 @@ fn rows_that_are_here_already_and_differ_are_reported_as_that() {
     server.post("/orders", r#"{"order_uid":"one-3","status":"deleted"}"#).expect(200);
     assert!(server.stop().success());
     let again = import(&home, &database, &flags, &[]).expect(0);
-    let left = "2 orders differ from what is here and are left as they are here: nothing says which of the two is newer";
+    let left =
+        "2 orders differ from what is here and are left as they are here: nothing says which of the two is newer";
     assert!(again.err.contains(left), "{}", again.err);
     assert!(again.err.contains("1 orders were deleted here, which is final"), "{}", again.err);
     server.start_again();
@@ -493,7 +498,9 @@ fn a_full_export_keeps_the_times_of_a_database() {
          \"payload\":{\"id\":\"x\",\"amount\":2.50}}\n",
     );
     home.run(&["import", "orders.ndjson", "--profile", "lenient", "--postgres", &one]).expect(0);
-    first.query("UPDATE orders SET created_at = '2020-02-03 04:05:06.789', updated_at = '2021-02-03' WHERE order_uid = 'w-1'");
+    first.query(
+        "UPDATE orders SET created_at = '2020-02-03 04:05:06.789', updated_at = '2021-02-03' WHERE order_uid = 'w-1'",
+    );
     home.write(
         "more.ndjson",
         "{\"order_uid\":\"w-2\",\"status\":\"deleted\"}\n\

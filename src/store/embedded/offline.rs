@@ -112,10 +112,7 @@ impl Live {
     ///
     /// # Errors
     /// Whatever SQLite says, or the first error of `emit`.
-    pub fn for_each_full<E: From<FileError>>(
-        &self,
-        mut emit: impl FnMut(Full<'_>) -> Result<(), E>,
-    ) -> Result<(), E> {
+    pub fn for_each_full<E: From<FileError>>(&self, mut emit: impl FnMut(Full<'_>) -> Result<(), E>) -> Result<(), E> {
         let failed = |source| self.failed(source);
         let oldest = "SELECT uid, kind, state, version, body FROM orders ORDER BY seq";
         let mut statement = self.connection.prepare(oldest).map_err(failed)?;

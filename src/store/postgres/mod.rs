@@ -146,7 +146,8 @@ impl Config {
 fn unparsed(error: &tokio_postgres::Error) -> String {
     // What libpq knows; anything else may be a part of a password that stands without quotes.
     const KNOWN: [&str; 5] = ["sslcrl", "sslpassword", "service", "passfile", "gssencmode"];
-    let causes = crate::log::causes(error);
+    // Of a text that cannot be read the cause says it all.
+    let causes = std::error::Error::source(error).map_or_else(|| error.to_string(), crate::log::causes);
     match causes.split_once("unknown option `") {
         Some((_, name)) if !KNOWN.contains(&name.trim_end_matches('`')) => "has an unknown option".into(),
         _ => causes,
