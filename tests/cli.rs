@@ -895,6 +895,47 @@ fn config_yaml_of_the_working_directory_is_read_when_no_other_is_named() {
     assert!(done.err.contains("`order-service config convert config.yaml`"), "{}", done.err);
 }
 
+/// What a library says is told in the words of this program, or by itself, and once.
+#[test]
+fn no_error_says_the_same_twice() {
+    let home = Home::new();
+    home.write("older.yaml", "postgres:\n  host: db\n  port: x\nkafka:\n  property: nope\ngrpc:\n  port: zz\n");
+    home.write("wrong.toml", "a = = 1\n");
+    home.write("orders.ndjson", "{\n");
+    for arguments in [
+        &["import", "--from-postgres", "postgres://h:x/d"][..],
+        &["import", "--from-postgres", "host=h connect_timeout=x"],
+        &["import", "--from-postgres", "nonsense"],
+        &["import", "--from-postgres", "postgres://127.0.0.1:1/d"],
+        &["import", "missing.ndjson"],
+        &["import", "."],
+        &["import", "orders.ndjson", "--rejects", "missing/rejects"],
+        &["config", "check", "--postgres", "host=h port=x"],
+        &["config", "check", "--kafka", "b:1", "--kafka-property", "x"],
+        &["config", "check", "--nats", "x://"],
+        &["config", "convert", "older.yaml"],
+        &["config", "convert", "wrong.toml"],
+        &["config", "convert", "missing.yaml"],
+        &["load", "--url", "http://[::"],
+        &["load", "--url", "http://a b/"],
+        &["healthcheck", "--url", "::"],
+    ] {
+        let done = home.run(arguments);
+        let told = if arguments.contains(&"older.yaml") { done.out } else { done.err };
+        assert!(!told.is_empty(), "{arguments:?}");
+        for line in told.lines() {
+            let parts: Vec<&str> = line.split(": ").collect();
+            let is_twice = parts.iter().enumerate().any(|(at, part)| parts[..at].contains(part));
+            let invalid = parts.iter().filter(|part| part.starts_with("invalid ")).count();
+            assert!(!is_twice && invalid <= 1, "{arguments:?}: {line}");
+        }
+    }
+    let done = home.run(&["import", "."]).expect(1);
+    assert!(done.err.contains("cannot read .: it is a directory"), "{}", done.err);
+    let done = home.run(&["import", "orders.ndjson", "--rejects", "missing/rejects"]).expect(1);
+    assert!(done.err.contains("cannot write missing/rejects"), "{}", done.err);
+}
+
 #[test]
 fn a_config_yaml_of_another_program_ends_only_what_needs_settings() {
     let home = Home::new();

@@ -50,10 +50,11 @@ fn by_default(text: &str) -> String {
     plain + rest
 }
 
-/// A service's environment.
+/// A service's environment, as far as it does not come from outside alone.
 fn environment(service: &Value) -> BTreeMap<String, String> {
     let text = |value: &Value| by_default(value.as_str().map_or_else(|| value.to_string(), str::to_owned).as_str());
-    service["environment"].as_object().into_iter().flatten().map(|(name, value)| (name.clone(), text(value))).collect()
+    let all = service["environment"].as_object().into_iter().flatten().filter(|(_, value)| !value.is_null());
+    all.map(|(name, value)| (name.clone(), text(value))).collect()
 }
 
 /// Ports as `(of this machine, of the container)`.

@@ -340,7 +340,8 @@ fn written(settings: &BTreeMap<&str, (Vec<String>, String)>) -> String {
             match applied.and_then(|()| needed(setting, values, &set)) {
                 Ok(()) if is_last => lines.push(line(setting, values, from)),
                 Err(message) if is_last => {
-                    refused.push(format!("# {from} is left out: {key}: {}\n", message.replace('\n', " ")));
+                    let key = if from == key { String::new() } else { format!("{key}: ") };
+                    refused.push(format!("# {from} is left out: {key}{}\n", message.replace('\n', " ")));
                 }
                 Ok(()) => {}
                 Err(_) => _ = set.remove(key),

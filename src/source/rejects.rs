@@ -86,7 +86,12 @@ impl Rejects {
             if self.raw_path.as_ref().is_some_and(|raw_path| raw_path.exists() && self.path.exists()) {
                 self.before = lines_of(&self.path)?;
             }
-            let open = |path: &PathBuf| File::options().create(true).append(true).open(path);
+            let open = |path: &PathBuf| {
+                let opened = File::options().create(true).append(true).open(path);
+                opened.map_err(|error| {
+                    std::io::Error::new(error.kind(), format!("cannot write {}: {error}", path.display()))
+                })
+            };
             let (reasons, raw) = (open(&self.path)?, self.raw_path.as_ref().map(open).transpose()?);
             self.files.insert(Arc::new(Files { reasons, raw, is_dirty: AtomicBool::new(false) }))
         };

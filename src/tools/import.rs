@@ -38,6 +38,9 @@ pub struct Config {
 /// # Errors
 /// When the file or the store cannot be used, or when a line was rejected.
 pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
+    if config.path.is_dir() {
+        bail!("cannot read {}: it is a directory", config.path.display());
+    }
     let name = file::name_of(&config.path).with_context(|| format!("cannot read {}", config.path.display()))?;
     let store = AnyStore::open(&config.store.clone().patient())?;
     let imported = import(&config, name, &store, shutdown).await;

@@ -542,7 +542,7 @@ fn a_database_that_cannot_be_moved_in_is_told_why() {
     let home = Home::new();
     let told = |database: &Database, more: &[&str], code: i32, why: &str| {
         let done = import(&home, database, more, &[]);
-        assert!(done.err.contains(why), "{why}: {}", done.err);
+        assert_eq!(done.err.matches(why).count(), 1, "{why}: {}", done.err);
         done.expect(code);
     };
     let (_socket, refusing) = crate::tools::refusing();

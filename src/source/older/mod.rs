@@ -69,7 +69,7 @@ pub enum OlderError {
     Lost(#[source] tokio_postgres::Error),
     /// Its tables are of no layout that is known.
     #[error("the older database {0}")]
-    Unknown(#[from] UnknownLayout),
+    Unknown(UnknownLayout),
     /// It knows no zone of this name.
     #[error(
         "--timezone: the older database knows no time zone {0:?}; its names are in pg_timezone_names, as Europe/Moscow"
@@ -78,6 +78,12 @@ pub enum OlderError {
     /// It has another count than a number.
     #[error("the older database counted no number")]
     Uncounted,
+}
+
+impl From<UnknownLayout> for OlderError {
+    fn from(unknown: UnknownLayout) -> Self {
+        Self::Unknown(unknown) // it is in the words of this one, and no cause beside them
+    }
 }
 
 /// Why a server is not reached, without what that means for a store.

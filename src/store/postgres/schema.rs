@@ -284,13 +284,14 @@ fn schema_in<'l>(line: &'l str, words: &str) -> Option<&'l str> {
     line.strip_prefix(words)?.strip_suffix(';').map(|name| name.trim_matches('"'))
 }
 
-/// Makes the schemas of a step that are not there, and returns its other statements. One that is there and empty was made
-/// for it: a role that may not make schemas may use it.
+/// Makes the schemas of a step, and returns its other statements. Where the role may make none, one that is there and
+/// empty was made for it.
 async fn with_schemas(client: &impl GenericClient, text: &str) -> Result<String, MigrateError> {
     for name in text.lines().filter_map(|line| schema_in(line, MAKES_SCHEMA)) {
         let is_made = format!(
-            "EXISTS (SELECT FROM pg_namespace n WHERE nspname = '{name}'
-                     AND NOT EXISTS (SELECT FROM pg_class c WHERE c.relnamespace = n.oid))"
+            "NOT has_database_privilege(current_database(), 'CREATE')
+             AND EXISTS (SELECT FROM pg_namespace n WHERE nspname = '{name}'
+                         AND NOT EXISTS (SELECT FROM pg_class c WHERE c.relnamespace = n.oid))"
         );
         if !is(client, &is_made).await? {
             make_schema(client, name).await?;
