@@ -481,7 +481,7 @@ fn a_full_export_is_imported_as_the_same_orders() {
     home.run_fed(&["import", "-", "--data", "piped"], &full.out).expect(0);
     home.write("full.ndjson", &full.out);
     home.run(&["import", "full.ndjson", "--data", "filed"]).expect(0);
-    // Versions begin anew, and all else is as it was.
+    // Versions begin at 1, and all else is as it was.
     let without_versions = |text: &str| -> Vec<serde_json::Value> {
         let read = |line| {
             let mut line: serde_json::Value = serde_json::from_str(line).unwrap();
