@@ -1,5 +1,6 @@
-//! The figures of the README that are not a micro-benchmark: import against a bare SQLite loader, warm-up, and resident
-//! bytes per order. `cargo bench --bench figures` measures a million orders; as a test it runs a few to stay true.
+//! The figures of docs/performance.md that are not a micro-benchmark: import against a bare SQLite
+//! loader, warm-up, and resident bytes per order. `cargo bench --bench figures` measures a million
+//! orders; as a test it runs a few to stay true.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, BufWriter, Write};

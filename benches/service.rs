@@ -1,6 +1,7 @@
-//! The figures of the README that need running processes: writes from many connections into either store, with and
-//! without workers, what one instance shows of what another writes, and readers beside ten thousand idle and two hundred
-//! slow clients. `cargo bench --bench service` measures; as a test it runs a little.
+//! The figures of docs/performance.md that need running processes: writes from many connections into
+//! either store, with and without workers, what one instance shows of what another writes, and
+//! readers beside ten thousand idle and two hundred slow clients. `cargo bench --bench service`
+//! measures; as a test it runs a little.
 
 mod child;
 mod servers;

@@ -252,7 +252,7 @@ fn document(n: u64) -> (OrderId, Vec<u8>) {
 fn event(n: u64, version: u64) -> Event {
     let (id, document) = document(n);
     let snapshot = Snapshot::new(version, n + 1, Kind::Wb, State::Live, &document, &mut Vec::new());
-    Event { id, snapshot, change: if version == 1 { ChangeKind::Created } else { ChangeKind::Updated } }
+    Event::new(id, snapshot, if version == 1 { ChangeKind::Created } else { ChangeKind::Updated })
 }
 
 fn runtime() -> tokio::runtime::Runtime {

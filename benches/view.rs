@@ -39,7 +39,7 @@ fn id(n: u64) -> OrderId {
 
 fn event(n: u64, version: u64) -> Event {
     let snapshot = Snapshot::new(version, n + 1, Kind::Wb, State::Live, &document(n), &mut Vec::new());
-    Event { id: id(n), snapshot, change: if version == 1 { ChangeKind::Created } else { ChangeKind::Updated } }
+    Event::new(id(n), snapshot, if version == 1 { ChangeKind::Created } else { ChangeKind::Updated })
 }
 
 fn filled(orders: u64) -> Arc<View> {

@@ -131,7 +131,7 @@ fn answer(admin: &Admin, request: &Request<Incoming>) -> Response<Full<Bytes>> {
         "/ping" => (StatusCode::OK, text, "pong".into()),
         "/readyz" => {
             let reasons: Vec<String> =
-                admin.readiness.reasons().into_iter().map(|(gate, reason)| format!("{gate}: {reason}")).collect();
+                admin.readiness.details().into_iter().map(|(gate, reason)| format!("{gate}: {reason}")).collect();
             if reasons.is_empty() {
                 (StatusCode::OK, text, "ready".into())
             } else {

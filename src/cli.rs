@@ -80,10 +80,12 @@ fn run(task: Task, settings: Settings) -> anyhow::Result<()> {
         }
         Task::Import(import) => {
             log::start(config.log, &config.log_filter);
+            warn_of_unused(&settings);
             run_import(|shutdown| import::run(import, shutdown))
         }
         Task::ImportOlder(older) => {
             log::start(config.log, &config.log_filter);
+            warn_of_unused(&settings);
             run_import(|shutdown| older::run(*older, shutdown))
         }
         Task::Export(export) => runtime(1)?.block_on(export::run(&export)).map(|_| ()),
@@ -102,7 +104,12 @@ fn run(task: Task, settings: Settings) -> anyhow::Result<()> {
             }
             Ok(output::print("settings are good\n")?)
         }
-        Task::ConfigPrint => Ok(output::print(&settings.print())?),
+        Task::ConfigPrint => {
+            for line in &settings.unused {
+                output::note(format_args!("order-service: configuration: {line}"));
+            }
+            Ok(output::print(&settings.print())?)
+        }
         Task::ConfigConvert(text, to) => run_convert(&text, to.as_deref()),
         Task::Completions(shell) => {
             let mut script = Vec::new();

@@ -357,7 +357,7 @@ pub async fn handshake(mut socket: TcpStream, peer: SocketAddr, acceptor: &Accep
     let mut first = [0];
     match socket.peek(&mut first).await {
         Ok(1) if first[0].is_ascii_uppercase() => {
-            refuse_plain(&mut socket).await;
+            refuse(&mut socket, PLAIN_REFUSED).await;
             tracing::debug!(%peer, "a request without TLS on a listener with it");
             return None;
         }
@@ -367,7 +367,13 @@ pub async fn handshake(mut socket: TcpStream, peer: SocketAddr, acceptor: &Accep
     match acceptor.accept(socket).await {
         Ok(stream) => Some(stream),
         Err(error) => {
-            tracing::debug!(%peer, %error, "a TLS handshake failed");
+            static NOTED: Noted = Noted::new();
+            let is_of_others = tls::server::is_of_other_protocols(&error);
+            if let Some(left_out) = is_of_others.then(|| NOTED.due()).flatten() {
+                tracing::warn!(%peer, left_out, "a client offers no protocol of this listener (ALPN): closed");
+            } else {
+                tracing::debug!(%peer, %error, "a TLS handshake failed");
+            }
             None
         }
     }
@@ -382,15 +388,17 @@ pub const PLAIN_REFUSED: &str = concat!(
 /// How long such a client has to take its answer up.
 const REFUSED_TIME: Duration = Duration::from_secs(1);
 
-async fn refuse_plain(socket: &mut TcpStream) {
+/// Tells a client of HTTP/1.1 that it speaks to the wrong port, and closes. `problem` is the answer.
+pub async fn refuse<S: AsyncRead + AsyncWrite + Unpin>(socket: &mut S, problem: &str) {
     let answer = format!(
         "HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-type: application/problem+json\r\n\
-         cache-control: no-cache\r\ncontent-length: {}\r\n\r\n{PLAIN_REFUSED}",
-        PLAIN_REFUSED.len()
+         cache-control: no-cache\r\ncontent-length: {}\r\n\r\n{problem}",
+        problem.len()
     );
     // What is not read has the system end the connection with a reset, which takes the answer away.
     let answered = async {
         socket.write_all(answer.as_bytes()).await?;
+        socket.flush().await?;
         socket.shutdown().await?;
         let mut scratch = [0; 4096];
         while socket.read(&mut scratch).await? > 0 {}
@@ -431,20 +439,36 @@ pub fn is_tls(bytes: &[u8]) -> bool {
 /// How often it is logged at most that a client speaks TLS where there is none.
 const NOTED_EVERY: i64 = 1;
 
+/// When something was logged last that a client may have logged as often as it likes.
+struct Noted {
+    at: AtomicI64,
+    left_out: AtomicU64,
+}
+
+impl Noted {
+    const fn new() -> Self {
+        Self { at: AtomicI64::new(0), left_out: AtomicU64::new(0) }
+    }
+
+    /// How many lines were left out since the last one, where it is time for the next.
+    fn due(&self) -> Option<u64> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let now = i64::try_from(now).unwrap_or(i64::MAX);
+        let before = self.at.load(Ordering::Relaxed);
+        let is_due = now.saturating_sub(before).abs() >= NOTED_EVERY;
+        if !is_due || self.at.compare_exchange(before, now, Ordering::Relaxed, Ordering::Relaxed).is_err() {
+            self.left_out.fetch_add(1, Ordering::Relaxed);
+            return None;
+        }
+        Some(self.left_out.swap(0, Ordering::Relaxed))
+    }
+}
+
 /// Logs that a client speaks TLS where there is none. One that does so in a loop has a line a
 /// second.
 pub fn note_tls(peer: Option<SocketAddr>) {
-    static NOTED_AT: AtomicI64 = AtomicI64::new(0);
-    static LEFT_OUT: AtomicU64 = AtomicU64::new(0);
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-    let now = i64::try_from(now).unwrap_or(i64::MAX);
-    let before = NOTED_AT.load(Ordering::Relaxed);
-    let is_due = now.saturating_sub(before).abs() >= NOTED_EVERY;
-    if !is_due || NOTED_AT.compare_exchange(before, now, Ordering::Relaxed, Ordering::Relaxed).is_err() {
-        LEFT_OUT.fetch_add(1, Ordering::Relaxed);
-        return;
-    }
-    let left_out = LEFT_OUT.swap(0, Ordering::Relaxed);
+    static NOTED: Noted = Noted::new();
+    let Some(left_out) = NOTED.due() else { return };
     let peer = peer.map(|peer| peer.to_string());
     tracing::warn!(peer, left_out, "a client speaks TLS on a listener without it: connection closed");
 }

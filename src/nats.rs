@@ -62,6 +62,13 @@ impl std::fmt::Debug for Login {
     }
 }
 
+/// Why there is no connection, in words: the library shows what is wrong with a certificate as it is
+/// for debugging.
+#[must_use]
+pub fn said(error: &ConnectError) -> String {
+    tls::words::plain(&error.to_string())
+}
+
 /// How long a connection may take to be made.
 const CONNECT_TIME: Duration = Duration::from_secs(5);
 /// A server that answers none of two pings is gone.

@@ -168,11 +168,18 @@ fn kafka_takes_settings_of_tls_and_sasl() {
         &["security.protocol=SASL_SSL", "sasl.mechanisms=PLAIN", "sasl.username=u", "sasl.password=p"],
         &["security.protocol=SASL_SSL", "sasl.mechanisms=SCRAM-SHA-512", "sasl.username=u", "sasl.password=p"],
         &["security.protocol=SASL_PLAINTEXT", "sasl.mechanisms=SCRAM-SHA-256", "sasl.username=u", "sasl.password=p"],
-        &["security.protocol=SASL_SSL", "sasl.mechanisms=OAUTHBEARER"],
+        &["security.protocol=SASL_SSL", "sasl.mechanisms=OAUTHBEARER", "enable.sasl.oauthbearer.unsecure.jwt=true"],
     ] {
         let mut line = vec!["config", "check", "--kafka", "127.0.0.1:1"];
         line.extend(properties.iter().flat_map(|property| ["--kafka-property", property]));
         home.run(&line).expect(0);
+    }
+    // Nothing would ever bring a token.
+    for mechanism in ["sasl.mechanisms=OAUTHBEARER", "sasl.mechanism=oauthbearer"] {
+        let line = ["config", "check", "--kafka", "127.0.0.1:1", "--kafka-property", "security.protocol=SASL_SSL"];
+        let done = home.run(&[&line[..], &["--kafka-property", mechanism]].concat()).expect(78);
+        let (name, _) = mechanism.split_once('=').unwrap();
+        assert!(done.err.contains(name) && done.err.contains("no source of tokens"), "{}", done.err);
     }
     let wrong = ["--kafka-property", "security.protocol=SSL", "--kafka-property", "ssl.ca.location=/no/such"];
     let done = home.run(&[&["config", "check", "--kafka", "127.0.0.1:1"], &wrong[..]].concat()).expect(78);
@@ -191,6 +198,9 @@ fn what_a_library_refuses_is_a_configuration_error() {
         ("max.poll.interval.ms=1000", "max.poll.interval.ms"),
         ("bootstrap.servers=nowhere", "nowhere"),
         ("log_cb=x", "log_cb"),
+        ("sasl.oauthbearer.method=oidc", "sasl.oauthbearer.method"),
+        ("sasl.oauthbearer.method=oidc", "libcurl"),
+        ("sasl.oauthbearer.method=oidc", "no build of this service has it"),
         ("=x", "kafka"),
         ("x", "NAME=VALUE"),
     ];
@@ -433,6 +443,98 @@ fn what_was_imported_is_exported() {
     assert_eq!(home.run(&["export", "--data", "named"]).expect(0).out, copy);
 }
 
+/// Orders of both faces, changed and deleted in each way there is, in a store that is left.
+fn used(home: &Home) -> PathBuf {
+    let mut server = Server::start(&["--profile", "lenient"]);
+    let user = "0190163d-8694-739b-aea5-966c26f8ad91";
+    let id = |n: u32| format!("0190163d-8694-739b-aea5-966c26f8a{n:03}");
+    for n in 0..5 {
+        server.post("/orders", wb_posted(&format!("w-{n}"))).expect(201);
+        server.post("/orders", format!(r#"{{"order_uid":"lenient-{n}","n":{n}}}"#)).expect(201);
+    }
+    // Only an import may name the id of an envelope that is not there yet.
+    let payload = |n| format!(r#"{{"id":"x{n}","amount":{n}.50}}"#);
+    let envelope = |n| format!("{{\"order_id\":\"{}\",\"user_id\":\"{user}\",\"payload\":{}}}\n", id(n), payload(n));
+    home.write("envelopes.ndjson", (0..5).map(envelope).collect::<String>());
+    assert!(server.stop().success());
+    home.run(&["import", "envelopes.ndjson", "--data", server.data().to_str().unwrap()]).expect(0);
+    server.start_again();
+    let deleted = |id: &str| format!(r#"{{"order_id":"{id}","status":"deleted"}}"#);
+    server
+        .post("/orders", format!(r#"{{"order_id":"{}","user_id":"{user}","status":"done","payload":{{}}}}"#, id(1)))
+        .expect(200);
+    server.post("/orders", deleted(&id(2))).expect(200);
+    server.post("/orders", deleted("w-3")).expect(200);
+    assert!(server.stop().success());
+    let data = home.path().join("used");
+    fs::rename(server.data(), &data).unwrap();
+    data
+}
+
+/// Whatever a user would see of it is the same.
+#[test]
+fn a_full_export_is_imported_as_the_same_orders() {
+    let home = Home::new();
+    used(&home);
+    let full = home.run(&["export", "--full", "--data", "used"]).expect(0);
+    assert!(!full.err.contains("left out"), "{}", full.err);
+    let lines: Vec<serde_json::Value> = full.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(lines.len(), 15);
+    assert!(lines.iter().all(|line| line["meta"]["id"].is_string()), "{}", full.out);
+    let states = |state: &str| lines.iter().filter(|line| line["meta"]["state"] == state).count();
+    assert_eq!((states("live"), states("deleted"), states("tombstone")), (13, 1, 1));
+    assert!(lines.iter().any(|line| line["order"].is_null() && line["meta"]["id"] == "w-3"));
+
+    // Through a pipe and from a file, by the usual profile: what a store had is good enough for another.
+    let plain = home.run(&["export", "--data", "used"]).expect(0);
+    home.run_fed(&["import", "-", "--data", "piped"], &full.out).expect(0);
+    home.write("full.ndjson", &full.out);
+    home.run(&["import", "full.ndjson", "--data", "filed"]).expect(0);
+    // Versions begin at 1, and all else is as it was.
+    let without_versions = |text: &str| -> Vec<serde_json::Value> {
+        let read = |line| {
+            let mut line: serde_json::Value = serde_json::from_str(line).unwrap();
+            line["meta"]["version"] = 1.into();
+            line
+        };
+        text.lines().map(read).collect()
+    };
+    for copy in ["piped", "filed"] {
+        assert_eq!(home.run(&["export", "--data", copy]).expect(0).out, plain.out, "byte for byte, newest first");
+        let again = home.run(&["export", "--full", "--data", copy]).expect(0).out;
+        assert_eq!(without_versions(&again), without_versions(&full.out));
+    }
+    let again = home.run(&["import", "full.ndjson", "--data", "filed"]).expect(0);
+    assert!(again.err.contains("0 stored, 15 unchanged"), "{}", again.err);
+    assert!(!again.err.contains("differ"), "{}", again.err);
+
+    // An order that is here already stays; it is said that it differs.
+    home.write("other.ndjson", wb_answered("w-0").replace("WBIL", "XXXX") + "\n");
+    home.run(&["import", "other.ndjson", "--data", "filed"]).expect(0);
+    let again = home.run(&["import", "full.ndjson", "--data", "filed"]).expect(0);
+    assert!(
+        again.err.contains("15 unchanged") && again.err.contains("1 orders differ from what is here"),
+        "{}",
+        again.err
+    );
+    assert!(home.run(&["export", "--data", "filed"]).expect(0).out.contains("XXXX"));
+
+    // What the usual export leaves out is said.
+    assert!(plain.err.contains("left out: 2 deleted orders") && plain.err.contains("--full"), "{}", plain.err);
+    // Envelope orders of it keep their times and amounts all the same, where they are not stored yet.
+    home.write("plain.ndjson", &plain.out);
+    home.run(&["import", "plain.ndjson", "--data", "plain", "--profile", "lenient"]).expect(0);
+    let copied = home.run(&["export", "--data", "plain"]).expect(0).out;
+    assert!(copied.lines().rev().eq(plain.out.lines()), "{copied}");
+    // A line that is wrong is put aside whole.
+    let wrong = full.out.lines().next().unwrap().replace("\"kind\":\"wb\"", "\"kind\":\"other\"");
+    home.write("wrong.ndjson", &wrong);
+    home.run(&["import", "wrong.ndjson", "--data", "filed"]).expect(1);
+    assert_eq!(fs::read_to_string(home.path().join("wrong.ndjson.rejected.raw")).unwrap(), wrong + "\n");
+    let told = fs::read_to_string(home.path().join("wrong.ndjson.rejected")).unwrap();
+    assert!(told.contains("/meta/kind"), "{told}");
+}
+
 #[test]
 fn an_export_that_cannot_go_on_says_how_far_it_came_and_leaves_no_file_that_looks_whole() {
     let home = Home::new();
@@ -470,6 +572,20 @@ fn lines_that_are_no_orders_are_put_aside_with_reasons() {
     assert!(rejected.contains("/delivery/email") && rejected.contains("not valid JSON"), "{rejected}");
     home.run(&["import", "mixed.ndjson", "--rejects", "aside"]).expect(1);
     assert_eq!(fs::read_to_string(home.path().join("aside")).unwrap(), rejected);
+    // Once more, nothing is put aside a second time, and what was mended meanwhile stays.
+    home.write("mixed.ndjson.rejected.raw", "mended\n");
+    let done = home.run(&["import", "mixed.ndjson"]).expect(1);
+    assert!(done.err.contains("2 lines"), "{}", done.err);
+    assert_eq!(fs::read_to_string(home.path().join("mixed.ndjson.rejected")).unwrap(), rejected);
+    assert_eq!(fs::read_to_string(home.path().join("mixed.ndjson.rejected.raw")).unwrap(), "mended\n");
+    // What is new is put there too, and all of it where the lines were taken away.
+    home.write("mixed.ndjson", format!("{lines}\n}}\n"));
+    home.run(&["import", "mixed.ndjson"]).expect(1);
+    let more = fs::read_to_string(home.path().join("mixed.ndjson.rejected")).unwrap();
+    assert!(more.starts_with(&rejected) && more.lines().count() == 3, "{more}");
+    fs::remove_file(home.path().join("mixed.ndjson.rejected.raw")).unwrap();
+    home.run(&["import", "mixed.ndjson"]).expect(1);
+    assert_eq!(fs::read_to_string(home.path().join("mixed.ndjson.rejected.raw")).unwrap().lines().count(), 3);
     home.run(&["import", "missing.ndjson"]).expect(1);
     home.write("empty.ndjson", "");
     home.run(&["import", "empty.ndjson"]).expect(0);
@@ -654,9 +770,9 @@ fn output_that_cannot_be_written_is_an_error_and_a_reader_who_has_seen_enough_is
 fn a_service_whose_log_cannot_be_written_goes_on() {
     let home = Home::new();
     let mut command = binary(home.path());
-    // The port is told by nothing but the log: one that was free a moment ago.
-    let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    command.args(["serve", "--listen", &address.to_string(), "--log-level", "debug"]);
+    // Which port it has is told by nothing but the log.
+    let address = format!("127.0.0.1:{}", crate::servers::free_port());
+    command.args(["serve", "--listen", &address, "--log-level", "debug"]);
     let (reader, writer) = std::io::pipe().unwrap();
     drop(reader);
     let mut child = command.stderr(writer).spawn().unwrap();
@@ -724,13 +840,13 @@ fn no_log_line_and_no_error_has_a_password_in_it() {
         let reply = server.get(path);
         assert!(!reply.text().contains(MARK), "{path}: {}", reply.text());
     }
-    let log = servers.map(|server| server.log()).concat();
-    for part in ["redis", "NATS", "kafka"] {
-        assert!(
-            log.iter().any(|line| line.to_lowercase().contains(&part.to_lowercase())),
-            "nothing of {part} was tried"
-        );
+    let log = || servers.each_ref().map(Server::log).concat();
+    for part in ["redis", "nats", "kafka"] {
+        crate::server::until(&format!("{part} is tried"), crate::server::SIGNAL_TIME, || {
+            log().iter().any(|line| line.to_lowercase().contains(part)).then_some(())
+        });
     }
+    let log = log();
     let told: Vec<_> = log.iter().filter(|line| line.contains(MARK)).collect();
     assert!(told.is_empty(), "{told:?}");
 }
@@ -786,6 +902,66 @@ fn config_yaml_of_the_working_directory_is_read_when_no_other_is_named() {
         done.err
     );
     assert!(done.err.contains("`order-service config convert config.yaml`"), "{}", done.err);
+}
+
+/// What a library says is told in the words of this program, or by itself, and once.
+#[test]
+fn no_error_says_the_same_twice() {
+    let home = Home::new();
+    home.write("older.yaml", "postgres:\n  host: db\n  port: x\nkafka:\n  property: nope\ngrpc:\n  port: zz\n");
+    home.write("wrong.toml", "a = = 1\n");
+    home.write("orders.ndjson", "{\n");
+    for arguments in [
+        &["import", "--from-postgres", "postgres://h:x/d"][..],
+        &["import", "--from-postgres", "host=h connect_timeout=x"],
+        &["import", "--from-postgres", "nonsense"],
+        &["import", "--from-postgres", "postgres://127.0.0.1:1/d"],
+        &["import", "missing.ndjson"],
+        &["import", "."],
+        &["import", "orders.ndjson", "--rejects", "missing/rejects"],
+        &["config", "check", "--postgres", "host=h port=x"],
+        &["config", "check", "--kafka", "b:1", "--kafka-property", "x"],
+        &["config", "check", "--nats", "x://"],
+        &["config", "convert", "older.yaml"],
+        &["config", "convert", "wrong.toml"],
+        &["config", "convert", "missing.yaml"],
+        &["load", "--url", "http://[::"],
+        &["load", "--url", "http://a b/"],
+        &["healthcheck", "--url", "::"],
+    ] {
+        let done = home.run(arguments);
+        let told = if arguments.contains(&"older.yaml") { done.out } else { done.err };
+        assert!(!told.is_empty(), "{arguments:?}");
+        for line in told.lines() {
+            let parts: Vec<&str> = line.split(": ").collect();
+            let is_twice = parts.iter().enumerate().any(|(at, part)| parts[..at].contains(part));
+            let invalid = parts.iter().filter(|part| part.starts_with("invalid ")).count();
+            assert!(!is_twice && invalid <= 1, "{arguments:?}: {line}");
+        }
+    }
+    let done = home.run(&["import", "."]).expect(1);
+    assert!(done.err.contains("cannot read .: it is a directory"), "{}", done.err);
+    let done = home.run(&["import", "orders.ndjson", "--rejects", "missing/rejects"]).expect(1);
+    assert!(done.err.contains("cannot write missing/rejects"), "{}", done.err);
+}
+
+#[test]
+fn a_config_yaml_of_another_program_ends_only_what_needs_settings() {
+    let home = Home::new();
+    for text in ["site: mine\nplugins:\n  - a: 1\n    b: 2\n", "theme: dark\n", "{ no yaml"] {
+        home.write("config.yaml", text);
+        home.run(&["completions", "bash"]).expect(0);
+        home.run(&["keys", "new", "ops", "--scope", "orders:read"]).expect(0);
+        let shown = home.run(&["config", "print"]).expect(0);
+        assert!(shown.out.contains("sample = \"0\"  # default"), "{}", shown.out);
+        assert!(shown.err.contains("ends a start: config.yaml: "), "{}", shown.err);
+        let done = home.run(&["serve"]).expect(78);
+        assert!(done.err.contains("config.yaml: is read because it is in the working directory"), "{}", done.err);
+        home.run(&["config", "check", "--config", ""]).expect(0);
+        // One that was named is not passed by.
+        home.run(&["config", "print", "--config", "config.yaml"]).expect(78);
+        home.run(&["healthcheck", "--url", "http://127.0.0.1:9/", "--timeout", "1s"]).expect(1);
+    }
 }
 
 #[test]

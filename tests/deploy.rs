@@ -16,15 +16,15 @@ use crate::servers;
 /// Metrics that are asked for before anybody exports them. Empty it when the pool has its gauge.
 const METRICS_TO_COME: &[&str] = &[];
 
-fn root() -> PathBuf {
+pub fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
 }
 
-fn read(path: &str) -> String {
+pub fn read(path: &str) -> String {
     fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
-fn yaml(path: &str) -> Value {
+pub fn yaml(path: &str) -> Value {
     serde_saphyr::from_str(&read(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
@@ -50,10 +50,11 @@ fn by_default(text: &str) -> String {
     plain + rest
 }
 
-/// A service's environment.
+/// A service's environment, as far as it does not come from outside alone.
 fn environment(service: &Value) -> BTreeMap<String, String> {
     let text = |value: &Value| by_default(value.as_str().map_or_else(|| value.to_string(), str::to_owned).as_str());
-    service["environment"].as_object().into_iter().flatten().map(|(name, value)| (name.clone(), text(value))).collect()
+    let all = service["environment"].as_object().into_iter().flatten().filter(|(_, value)| !value.is_null());
+    all.map(|(name, value)| (name.clone(), text(value))).collect()
 }
 
 /// Ports as `(of this machine, of the container)`.
@@ -233,6 +234,274 @@ fn the_legacy_profile_has_the_ports_and_names_of_the_older_services() {
     let settings = Settings::load(&matches, &Outside { environment: app, ..Outside::default() }).unwrap();
     assert_eq!(settings.config.http.listen[0].address().unwrap().port(), 8081);
     assert!(settings.unused.is_empty(), "{:?}", settings.unused);
+}
+
+/// The containers that the service runs in.
+const OURS: [&str; 3] = ["order-service", "worker", "order_app"];
+
+#[test]
+fn containers_of_the_service_write_to_no_file_of_theirs_and_may_ask_the_kernel_for_little() {
+    let compose = yaml("docker-compose.yml");
+    for name in OURS {
+        let service = &compose["services"][name];
+        assert_eq!((&service["read_only"], strings(&service["cap_drop"])), (&true.into(), vec!["ALL"]), "{name}");
+        let options = strings(&service["security_opt"]);
+        assert!(options.contains(&"no-new-privileges:true"), "{name}: {options:?}");
+        let profile = options.iter().find_map(|option| option.strip_prefix("seccomp:./")).unwrap();
+        assert!(root().join(profile).is_file(), "{name}: {profile}");
+    }
+    let images = object(&compose["services"]).iter().filter(|(_, service)| service["image"] == "order-service:local");
+    assert_eq!(images.map(|(name, _)| name.as_str()).collect::<BTreeSet<_>>(), BTreeSet::from(OURS));
+}
+
+/// The calls that the profile allows, whatever their arguments.
+fn allowed_calls() -> BTreeSet<String> {
+    let profile: Value = serde_json::from_str(&read("deploy/seccomp.json")).unwrap();
+    assert_eq!(profile["defaultAction"], "SCMP_ACT_ERRNO");
+    assert_eq!(strings(&profile["architectures"]), ["SCMP_ARCH_X86_64", "SCMP_ARCH_AARCH64"]);
+    let rules = profile["syscalls"].as_array().unwrap();
+    let allowed = rules.iter().filter(|rule| rule["action"] == "SCMP_ACT_ALLOW");
+    allowed.flat_map(|rule| strings(&rule["names"])).map(str::to_owned).collect()
+}
+
+#[test]
+fn the_profile_of_system_calls_has_all_that_the_service_needs_and_nothing_that_leads_out() {
+    let allowed = allowed_calls();
+    for call in [
+        "bpf",
+        "ptrace",
+        "process_vm_readv",
+        "mount",
+        "umount2",
+        "pivot_root",
+        "chroot",
+        "setns",
+        "unshare",
+        "keyctl",
+        "add_key",
+        "request_key",
+        "init_module",
+        "finit_module",
+        "kexec_load",
+        "perf_event_open",
+        "userfaultfd",
+        "reboot",
+        "open_by_handle_at",
+        "swapon",
+        "personality",
+        "io_uring_setup",
+        "clone3",
+        "mknod",
+        "mknodat",
+        "acct",
+        "syslog",
+    ] {
+        assert!(!allowed.contains(call), "{call}");
+    }
+    if Command::new("strace").arg("--version").output().is_err() {
+        return servers::skip_anywhere("strace is not installed");
+    }
+    // From its start to its end, with reads, writes, events, gRPC and a source that finds no server.
+    let home = tempfile::tempdir().unwrap();
+    let trace = home.path().join("trace");
+    let socket = home.path().join("orders.sock");
+    let program = crate::server::binary(home.path()).get_program().to_owned();
+    let mut service = Command::new("strace")
+        .args(["-f", "-qq", "-o", trace.to_str().unwrap()])
+        .arg(program)
+        .args(["serve", "--listen", &format!("unix:{}", socket.display()), "--grpc", "127.0.0.1:0", "--sample", "10"])
+        .args(["--kafka", "127.0.0.1:1", "--data", home.path().join("data").to_str().unwrap()])
+        .current_dir(&home)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut connection = crate::server::until("it listens", crate::server::SIGNAL_TIME * 4, || {
+        std::os::unix::net::UnixStream::connect(&socket).ok()
+    });
+    let requests = [
+        crate::server::request("POST", "/orders", &[("Content-Type", "application/json")], wb_posted("x").as_bytes()),
+        crate::server::request("GET", "/order/x", &[("Connection", "close")], b""),
+    ];
+    std::io::Write::write_all(&mut connection, &requests.concat()).unwrap();
+    let answers = std::io::read_to_string(&mut connection).unwrap();
+    assert!(answers.contains("201 Created") && answers.contains("200 OK"), "{answers}");
+    // The service is told, not strace, which need not hand it on.
+    let strace = service.id();
+    let children = fs::read_to_string(format!("/proc/{strace}/task/{strace}/children")).unwrap();
+    let pid = children.split_whitespace().next().and_then(|pid| pid.parse().ok()).expect("the service is its child");
+    let pid = rustix::process::Pid::from_raw(pid).expect("a process");
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    let _ = service.wait().unwrap();
+    let trace = fs::read_to_string(trace).unwrap();
+    let used: BTreeSet<&str> = trace
+        .lines()
+        .filter_map(|line| line.split_once(' ')?.1.trim_start().split_once('(').map(|(name, _)| name))
+        .filter(|name| name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_'))
+        .collect();
+    assert!(used.contains("epoll_wait") || used.contains("epoll_pwait"), "{used:?}");
+    // What is refused as if the kernel did not have it is done in another way.
+    let refused = |call: &&&str| !allowed.contains(**call) && !["clone3", "io_uring_setup"].contains(*call);
+    assert_eq!(used.iter().filter(refused).collect::<Vec<_>>(), Vec::<&&str>::new());
+}
+
+/// The settings of a section of a unit of systemd; of those that are there twice all.
+fn unit() -> BTreeMap<String, Vec<String>> {
+    let mut settings = BTreeMap::<String, Vec<String>>::new();
+    for line in read("deploy/order-service.service").lines().filter(|line| !line.starts_with('#')) {
+        if let Some((name, value)) = line.split_once('=') {
+            settings.entry(name.to_owned()).or_default().push(value.to_owned());
+        }
+    }
+    settings
+}
+
+#[test]
+fn the_unit_of_systemd_starts_a_command_that_there_is_and_lets_it_do_little() {
+    let unit = unit();
+    let command = unit["ExecStart"][0].split_whitespace().skip(1);
+    let words = std::iter::once("order-service").chain(command);
+    let matches = commands::command().try_get_matches_from(words).unwrap();
+    let pairs = unit["Environment"][0].split(' ').map(|pair| pair.split_once('=').unwrap());
+    let environment: BTreeMap<String, String> = pairs.map(|(a, b)| (a.to_owned(), b.to_owned())).collect();
+    let settings = Settings::load(&matches, &Outside { environment, ..Outside::default() }).unwrap();
+    assert!(settings.unused.is_empty(), "{:?}", settings.unused);
+    let stop: u64 = unit["TimeoutStopSec"][0].parse().unwrap();
+    assert!(stop > settings.config.grace.as_secs(), "it is killed before it has drained");
+    for (name, value) in [
+        ("NoNewPrivileges", "yes"),
+        ("ProtectSystem", "strict"),
+        ("CapabilityBoundingSet", ""),
+        ("DynamicUser", "yes"),
+        ("MemoryDenyWriteExecute", "yes"),
+        ("SystemCallFilter", "@system-service"),
+        ("RestartPreventExitStatus", "78"),
+    ] {
+        assert_eq!(unit[name][0], value, "{name}");
+    }
+    let Ok(said) = Command::new("systemd-analyze")
+        .args(["security", "--offline=yes", "--no-pager", "deploy/order-service.service"])
+        .current_dir(root())
+        .output()
+    else {
+        return servers::skip_anywhere("systemd-analyze is not installed");
+    };
+    let said = String::from_utf8_lossy(&said.stdout).into_owned() + &String::from_utf8_lossy(&said.stderr);
+    let Some((_, level)) = said.split_once("exposure level for order-service.service: ") else {
+        return servers::skip_anywhere("systemd-analyze looks at no file");
+    };
+    let level: f64 = level.split_whitespace().next().unwrap().parse().unwrap();
+    assert!(level <= 1.5, "{said}");
+}
+
+/// Names of files in the steps of a release.
+#[test]
+fn a_release_names_files_that_there_are_and_actions_by_their_commits() {
+    let text = read(".github/workflows/release.yml");
+    let workflow = yaml(".github/workflows/release.yml");
+    assert_eq!(workflow["permissions"], serde_json::json!({"contents": "read"}), "more is each job's own");
+    let mut files = BTreeSet::new();
+    for (name, job) in object(&workflow["jobs"]) {
+        for needed in job["needs"].as_str().into_iter().chain(strings_of(&job["needs"])) {
+            assert!(object(&workflow["jobs"]).contains_key(needed), "{name} waits for {needed}");
+        }
+        for step in job["steps"].as_array().unwrap() {
+            if let Some(action) = step["uses"].as_str() {
+                let (_, commit) = action.split_once('@').unwrap();
+                assert!(commit.len() == 40 && commit.bytes().all(|byte| byte.is_ascii_hexdigit()), "{action}");
+            }
+            files.extend(step["with"]["file"].as_str().map(str::to_owned));
+            let words = step["run"].as_str().unwrap_or_default().split_whitespace();
+            let is_file =
+                |word: &&str| ["deploy/", "README", "LICENSE", "deny.toml"].iter().any(|begin| word.starts_with(begin));
+            files.extend(words.filter(is_file).map(str::to_owned));
+        }
+    }
+    assert!(files.contains("deploy/Dockerfile") && files.contains("deploy/seccomp.json"), "{files:?}");
+    for file in files {
+        assert!(root().join(&file).is_file(), "{file}");
+    }
+    for word in ["attest-build-provenance", "attest-sbom", "cyclonedx", "x86_64", "aarch64", "--features kafka-tls"] {
+        assert!(text.contains(word), "{word}");
+    }
+    let toolchain = workflow["env"]["TOOLCHAIN"].as_str().unwrap();
+    assert!(read("Cargo.toml").contains(&format!("rust-version = \"{toolchain}\"")));
+    assert!(read("deploy/Dockerfile").contains(&format!("rust:{toolchain}-")));
+}
+
+fn strings_of(value: &Value) -> Vec<&str> {
+    if value.is_array() { strings(value) } else { Vec::new() }
+}
+
+/// What cargo says of the dependencies, without a network.
+fn cargo(arguments: &[&str]) -> String {
+    let output = Command::new(env!("CARGO")).args(arguments).arg("--offline").current_dir(root()).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Whether a licence is allowed: one of those joined by OR, all of those joined by AND.
+fn is_allowed(licence: &str, allowed: &[&str]) -> bool {
+    let licence = licence.replace('/', " OR ");
+    if let Some((first, rest)) = licence.strip_prefix('(').and_then(|rest| rest.split_once(") AND ")) {
+        return is_allowed(first, allowed) && is_allowed(rest, allowed);
+    }
+    let is_one = |name: &str| allowed.contains(&name.trim());
+    licence.split(" OR ").any(|choice| choice.split(" AND ").all(|name| is_one(name.trim_matches(['(', ')']))))
+}
+
+#[test]
+fn dependencies_are_those_that_deny_toml_allows() {
+    let rules: toml::Table = read("deny.toml").parse().unwrap();
+    let list = |value: &toml::Value| -> Vec<String> {
+        value.as_array().unwrap().iter().map(|value| value.as_str().unwrap().to_owned()).collect()
+    };
+    let allowed = list(&rules["licenses"]["allow"]);
+    let allowed: Vec<&str> = allowed.iter().map(String::as_str).collect();
+    let registries = list(&rules["sources"]["allow-registry"]);
+    let metadata: Value = serde_json::from_str(&cargo(&["metadata", "--format-version", "1", "--locked"])).unwrap();
+    let denied: Vec<String> = rules["bans"]["deny"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|entry| entry["crate"].as_str().unwrap().to_owned())
+        .collect();
+    for package in metadata["packages"].as_array().unwrap() {
+        let (name, licence) = (package["name"].as_str().unwrap(), package["license"].as_str().unwrap_or_default());
+        assert!(is_allowed(licence, &allowed), "{name}: {licence}");
+        assert!(!denied.iter().any(|denied| denied == name), "{name}");
+        let source = package["source"].as_str();
+        let is_known = |source: &str| registries.iter().any(|known| source == format!("registry+{known}"));
+        assert!(source.is_none_or(is_known), "{name}: {source:?}");
+    }
+    // Two versions of one crate, but for the newest, are named with a reason.
+    let skips = rules["bans"]["skip"].as_array().unwrap();
+    let mut skipped = BTreeSet::new();
+    let mut doubles = BTreeSet::new();
+    for target in list(&rules["graph"]["targets"]) {
+        let tree = cargo(&["tree", "--duplicates", "--target", &target, "--all-features", "--depth", "0", "--locked"]);
+        let mut versions = BTreeMap::<&str, BTreeSet<&str>>::new();
+        for (name, version) in tree.lines().filter_map(|line| line.split_once(" v")) {
+            versions.entry(name).or_default().insert(version.split([' ', '+']).next().unwrap());
+        }
+        for (name, versions) in versions.into_iter().filter(|(_, versions)| versions.len() > 1) {
+            let of = |version: &str| {
+                skips.iter().filter_map(|skip| skip["crate"].as_str()).find(|skip| {
+                    skip.split_once('@')
+                        .is_some_and(|(of, begin)| of == name && version.starts_with(&format!("{begin}.")))
+                })
+            };
+            let named: Vec<&str> = versions.iter().filter_map(|version| of(version)).collect();
+            if named.len() + 1 < versions.len() {
+                doubles.insert(format!("{name} {versions:?}"));
+            }
+            skipped.extend(named);
+        }
+    }
+    assert_eq!(doubles, BTreeSet::new());
+    let named: BTreeSet<&str> = skips.iter().map(|skip| skip["crate"].as_str().unwrap()).collect();
+    assert_eq!(named, skipped, "what is named and not there any more");
+    assert!(skips.iter().all(|skip| !skip["reason"].as_str().unwrap().is_empty()));
 }
 
 /// What a target of the Makefile would run.
@@ -463,7 +732,8 @@ fn is_to_come(name: &str) -> bool {
     METRICS_TO_COME.contains(&name)
 }
 
-fn sources() -> String {
+/// All of `src` as one text.
+pub fn sources() -> String {
     fn collect(directory: &Path, into: &mut String) {
         for entry in fs::read_dir(directory).unwrap() {
             let path = entry.unwrap().path();

@@ -57,9 +57,7 @@ impl Poster {
     }
 
     fn post(&self, address: std::net::SocketAddr, prefix: &str) {
-        let Ok(stream) = std::net::TcpStream::connect(address) else { return };
-        drop(stream);
-        let mut connection = crate::server::Connection::open(address);
+        let Ok(mut connection) = crate::server::Connection::try_open(address) else { return };
         for n in 0.. {
             let body = wb_answered(&format!("{prefix}-{n}"));
             let head = format!(

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 /// Modules by floor, lowest first. An edge must lead strictly downward.
 const FLOORS: &[&[&str]] = &[
+    &["sync"],
     &["tls"],
     &["id", "metrics", "process", "nats"],
     &["snapshot", "record", "stan", "listen"],
@@ -57,14 +58,17 @@ const EDGES: &[(&str, &[&str])] = &[
         ],
     ),
     // Whose an order is, as a copy of it says.
-    ("access", &["snapshot", "tls", "metrics", "process"]),
-    ("tools", &["ingest", "source", "store", "order", "record", "tls", "metrics", "process", "kafka", "nats", "stan"]),
+    ("access", &["sync", "snapshot", "tls", "metrics", "process"]),
+    (
+        "tools",
+        &["sync", "ingest", "source", "store", "order", "record", "tls", "metrics", "process", "kafka", "nats", "stan"],
+    ),
     // The surfaces know what they say and whom they ask; `store` is here for the words a write is answered with.
     (
         "http",
         &[
-            "access", "read", "source", "store", "cache", "snapshot", "record", "id", "listen", "tls", "metrics",
-            "process",
+            "sync", "access", "read", "source", "store", "cache", "snapshot", "record", "id", "listen", "tls",
+            "metrics", "process",
         ],
     ),
     ("grpc", &["access", "read", "source", "store", "snapshot", "record", "id", "listen", "metrics", "process"]),
@@ -87,28 +91,32 @@ const EDGES: &[(&str, &[&str])] = &[
             "process",
         ],
     ),
-    ("read", &["cache", "store", "redis", "snapshot", "id", "process"]),
+    ("read", &["sync", "cache", "store", "redis", "snapshot", "id", "process"]),
     ("warmup", &["cache", "store", "process"]),
     // What instances tell each other and their workers.
     (
         "replication",
-        &["source", "cache", "store", "kafka", "redis", "order", "snapshot", "record", "id", "metrics", "process"],
+        &[
+            "sync", "source", "cache", "store", "kafka", "redis", "order", "snapshot", "record", "id", "metrics",
+            "process",
+        ],
     ),
-    ("source", &["store", "order", "snapshot", "record", "id", "kafka", "nats", "stan", "metrics", "process"]),
-    ("redis", &["snapshot", "id", "tls", "metrics"]),
-    ("kafka", &["process"]),
+    ("source", &["sync", "store", "order", "snapshot", "record", "id", "kafka", "nats", "stan", "metrics", "process"]),
+    ("redis", &["sync", "snapshot", "id", "tls", "metrics"]),
+    ("kafka", &["sync", "process"]),
     ("nats", &["tls"]),
     // Its servers are servers of NATS.
     ("stan", &["nats"]),
-    ("store", &["order", "snapshot", "record", "id", "tls", "process"]),
-    ("cache", &["snapshot", "id"]),
+    ("store", &["sync", "order", "snapshot", "record", "id", "tls", "process"]),
+    ("cache", &["sync", "snapshot", "id"]),
     ("order", &["record", "id"]),
     ("snapshot", &["id"]),
     ("record", &[]),
+    ("sync", &[]),
     ("id", &[]),
     ("metrics", &[]),
-    ("process", &[]),
-    ("tls", &[]),
+    ("process", &["sync"]),
+    ("tls", &["sync"]),
 ];
 
 /// Readers know bytes: these can never name an order, so none of them can serialize one again.

@@ -92,7 +92,7 @@ impl World {
             LAST => ChangeKind::Deleted,
             _ => ChangeKind::Updated,
         };
-        Some(Event { id: id.clone(), snapshot, change })
+        Some(Event::new(id.clone(), snapshot, change))
     }
 
     /// As ingest does it: pinned, stored, shown, acknowledged.

@@ -210,37 +210,73 @@ fn plant(address: &str, id: &str, body: &str, marker: &str) {
     ask::<()>(address, &["MSET", &format!("order:{id}"), body, &format!("order_version:{id}"), &marker]);
 }
 
+/// Flags with which fewer requests come too late on a busy machine.
+const PATIENT: [&str; 4] = ["--redis-read-timeout", "1s", "--redis-write-timeout", "10s"];
+
+/// How many writes a service has lost. What was known for a second is not written any more, so that on a busy machine
+/// some are.
+fn lost(server: &Server) -> u64 {
+    LOST.map(|reason| figure(server, &format!("redis_lost_writes_total{{reason=\"{reason}\"}}"))).iter().sum()
+}
+
+/// Waits until this version of an order is written. `None`: it was lost.
+fn written(server: &Server, address: &str, order: &str, version: u64, lost_before: u64) -> Option<()> {
+    let is_written = until("it is written or lost", SOON, || {
+        let is_lost = lost(server) > lost_before;
+        let is_written = version_of(address, order) == version;
+        (is_written || is_lost).then_some(is_written)
+    });
+    is_written.then_some(())
+}
+
+/// Posts orders until one of them is written; its id.
+fn write_one(server: &Server, address: &str, what: &str) -> String {
+    let mut posted = Vec::new();
+    until("an order is written", SOON, || {
+        posted.push(name(what));
+        server.post("/orders", wb_posted(posted.last()?)).expect(201);
+        posted.iter().find(|order| version_of(address, order) == 1).cloned()
+    })
+}
+
 #[test]
 fn orders_are_in_redis_as_they_are_answered_until_they_are_deleted() {
     let Some(address) = servers::redis() else { return };
-    let mut server = Server::start(&["--redis", &address]);
+    let mut server = Server::start(&[&["--redis", address.as_str()], &PATIENT[..]].concat());
     wait_breaker(&server, 0);
-    let order = name("wb");
+    // A round in which a write is lost says nothing.
+    until("all of a round is written", SOON, || follow_an_order(&server, &address));
+    until("none waits", SOON, || (figure(&server, "redis_waiting_writes") == 0).then_some(()));
+    assert!(server.stop().success());
+}
+
+fn follow_an_order(server: &Server, address: &str) -> Option<()> {
+    let (order, before) = (name("wb"), lost(server));
+    let written = |order: &str, version| written(server, address, order, version, before);
     server.post("/orders", wb_posted(&order)).expect(201);
-    until("it is written", SOON, || (version_of(&address, &order) == 1).then_some(()));
-    assert_eq!(body_of(&address, &order), Some(wb_answered(&order)), "byte for byte");
+    written(&order, 1)?;
+    assert_eq!(body_of(address, &order), Some(wb_answered(&order)), "byte for byte");
     for key in [format!("order:{order}"), format!("order_version:{order}")] {
-        let left: i64 = ask(&address, &["PTTL", &key]);
+        let left: i64 = ask(address, &["PTTL", &key]);
         assert!((240_000..=300_000).contains(&left), "{key}: {left}");
     }
-    let marker = marker_of(&address, &order).unwrap();
+    let marker = marker_of(address, &order).unwrap();
     let fields: Vec<&str> = marker.split(' ').collect();
     assert_eq!((fields.len(), fields[0], fields[2], fields[3]), (6, "1", "0", "0"), "{marker}");
     server.post("/orders", wb_posted(&order).replace("Mascaras", "Lipstick")).expect(200);
-    until("the update is written", SOON, || (version_of(&address, &order) == 2).then_some(()));
-    assert_eq!(body_of(&address, &order), Some(wb_answered(&order).replace("Mascaras", "Lipstick")));
+    written(&order, 2)?;
+    assert_eq!(body_of(address, &order), Some(wb_answered(&order).replace("Mascaras", "Lipstick")));
     server.post("/orders", format!(r#"{{"order_uid":"{order}","status":"deleted"}}"#)).expect(200);
-    until("the deletion is written", SOON, || (version_of(&address, &order) == 3).then_some(()));
-    assert_eq!(body_of(&address, &order), None);
+    written(&order, 3)?;
+    assert_eq!(body_of(address, &order), None);
     // A deleted envelope order can still be read.
     let created = server.post("/orders", envelope(r#"{"amount":3}"#)).expect(201).json();
     let order = created["order_id"].as_str().unwrap();
     let deletion = format!(r#"{{"order_id":"{order}","user_id":"{USER}","status":"deleted"}}"#);
     server.post("/orders", deletion).expect(200);
-    until("the deletion is written", SOON, || (version_of(&address, order) == 2).then_some(()));
-    assert_eq!(body_of(&address, order).unwrap(), server.get(&format!("/order/{order}")).expect(200).text());
-    assert_eq!(figure(&server, "redis_waiting_writes"), 0);
-    assert!(server.stop().success());
+    written(order, 2)?;
+    assert_eq!(body_of(address, order).unwrap(), server.get(&format!("/order/{order}")).expect(200).text());
+    Some(())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -388,28 +424,22 @@ fn writes_do_not_wait_for_a_paused_redis() {
     let server = Server::start(&["--redis", redis.url(), "--redis-write-timeout", "10s"]);
     wait_breaker(&server, 0);
     redis.pause();
+    let paused = Instant::now();
     for n in 0..20 {
         server.post("/orders", wb_posted(&format!("paused-{n}"))).expect(201);
         server.get(&format!("/order/paused-{n}")).expect(200);
     }
-    assert!(
-        figure(&server, "redis_waiting_writes") > 0,
-        "three writes in a row have not failed yet, and only their writer waits"
-    );
+    let is_waiting = figure(&server, "redis_waiting_writes") > 0;
+    // Three in a row have to fail before it is done without.
+    let is_quick = paused.elapsed() < Duration::from_secs(10);
+    assert!(is_waiting || !is_quick, "no write has failed yet, and only their writer waits");
     redis.resume();
     // What is written much later than it was known might be older than what others wrote meanwhile.
     until("each is written, or counted where the pause was too long", SOON, || {
         let written = (0..20).filter(|n| version_of(redis.url(), &format!("paused-{n}")) == 1).count() as u64;
-        let reason = |reason| figure(&server, &format!("redis_lost_writes_total{{reason=\"{reason}\"}}"));
-        (written + LOST.map(reason).iter().sum::<u64>() >= 20).then_some(())
+        (written + lost(&server) >= 20).then_some(())
     });
-    let mut n = 0;
-    until("it is written to again", SOON, || {
-        n += 1;
-        let order = format!("resumed-{n}");
-        server.post("/orders", wb_posted(&order)).expect(201);
-        (1..=n).any(|n| version_of(redis.url(), &format!("resumed-{n}")) == 1).then_some(())
-    });
+    write_one(&server, redis.url(), "resumed");
 }
 
 #[test]
@@ -455,8 +485,7 @@ fn a_redis_that_is_away_is_done_without_and_used_again() {
             goes_on(0);
         }
     });
-    server.post("/orders", wb_posted("last")).expect(201);
-    until("it is used again", SOON, || (version_of(redis.url(), "last") == 1).then_some(()));
+    write_one(&server, redis.url(), "last");
     assert!(figure(&server, "redis_lost_writes_total{reason=\"away\"}") > 0);
     // One line for each time it went away and for each time it came back. On a busy machine it may seem away more often.
     let log = server.log();
@@ -487,17 +516,31 @@ fn instances_on_one_database_share_a_redis() {
         writer.post("/orders", body(n)).expect(200);
         assert_eq!(writer.get(&path).expect(200).text(), body(n), "anyone who wrote it reads it");
         let version = n.to_string();
-        let read = reader.request("GET", &path, &[("X-Min-Version", &version)], "").expect(200);
+        let read = reader.connect().get_in_time(&path, &[("X-Min-Version", &version)]).expect(200);
         assert_eq!(read.text(), body(n));
     }
-    until("the last one is in Redis", SOON, || (version_of(&address, &order) == 99).then_some(()));
-    assert_eq!(body_of(&address, &order), Some(body(99)));
+    // Where the last one comes too late to be written, a later one does not.
+    let mut last = 99;
+    until("the last one is in Redis", SOON, || {
+        let before = lost(&a) + lost(&b);
+        let is_there = until("it is written or lost", SOON, || {
+            let is_there = version_of(&address, &order) == last;
+            (is_there || lost(&a) + lost(&b) > before).then_some(is_there)
+        });
+        if is_there {
+            return Some(());
+        }
+        last += 1;
+        a.post("/orders", body(last)).expect(200);
+        None
+    });
+    assert_eq!(body_of(&address, &order), Some(body(last)));
     // What one has just written the other finds there before it has followed it, once it trusts what is written.
     until("an order is read from Redis", SOON, || {
         let order = name("found");
         let body = format!(r#"{{"order_uid":"{order}"}}"#);
         a.post("/orders", &body).expect(201);
-        assert_eq!(b.get(&format!("/order/{order}")).expect(200).text(), body);
+        assert_eq!(b.connect().get_in_time(&format!("/order/{order}"), &[]).expect(200).text(), body);
         (figure(&b, "redis_hits_total") > 0).then_some(())
     });
 }
@@ -544,7 +587,7 @@ fn a_key_of_another_type_is_no_fault_of_the_server() {
     let lost = || figure(&server, "redis_lost_writes_total{reason=\"wrong_type\"}");
     // Each has its own request, and more of them than it takes failures for the server to be left alone. One that comes
     // too late is not sent, on a busy machine.
-    let mut written = 0;
+    let (mut written, begun) = (0, Instant::now());
     for round in 1..=6 {
         until("it is counted", SOON, || {
             written += 1;
@@ -563,7 +606,8 @@ fn a_key_of_another_type_is_no_fault_of_the_server() {
     wait_breaker(&server, 0);
     let said: Vec<String> = server.log().into_iter().filter(|line| line.contains("of another type")).collect();
     assert!(!said.is_empty() && said.iter().all(|line| line.contains("WARN") && line.contains(&marker)), "{said:?}");
-    assert!(said.len() < 6, "now and then, naming the key: {said:?}");
+    let minutes = usize::try_from(begun.elapsed().as_secs() / 60).unwrap();
+    assert!(said.len() <= 1 + minutes, "once a minute at most, naming the key: {said:?}");
     let theirs: Vec<String> = ask(&address, &["LRANGE", &marker, "0", "-1"]);
     assert_eq!(theirs, ["not", "ours"], "what others made stays");
     assert!(server.get(&format!("/order/{strange}")).expect(200).text().contains(&format!("\"n\":{written},")));
@@ -577,13 +621,11 @@ fn the_clock_that_is_lost_is_made_again_and_costs_no_order() {
     // A database of its own: what is done to its clock is nothing to other tests.
     let address = format!("{address}/9");
     let clock = "order_clock";
-    assert!(include_str!("../README.md").contains(&format!("`{clock}`")), "it is documented");
+    assert!(include_str!("../docs/operations.md").contains(&format!("`{clock}`")), "it is documented");
     let server = Server::start(&["--redis", &format!("redis://{address}")]);
     wait_breaker(&server, 0);
     let _: i64 = ask(&address, &["DEL", clock]);
-    let order = name("clock");
-    server.post("/orders", wb_answered(&order)).expect(201);
-    until("it is written", SOON, || body_of(&address, &order));
+    write_one(&server, &address, "clock");
     assert!(ask::<Option<u64>>(&address, &["GET", clock]).is_some(), "it is made again");
-    assert_eq!(figure(&server, "redis_breaker_open"), 0);
+    wait_breaker(&server, 0);
 }

@@ -17,7 +17,7 @@ fetch() { tests/servers.sh fetch "$@"; } # fetch COMMAND PACKAGE...: installs De
 
 # What is not fetched here is named before anything is started.
 for needed in cargo cc c++; do
-    command -v "$needed" >/dev/null || { echo "MISSING: $needed; the README says what must be there" >&2; exit 1; }
+    command -v "$needed" >/dev/null || { echo "MISSING: $needed; CONTRIBUTING.md says what must be there" >&2; exit 1; }
 done
 
 trap 'tests/servers.sh stop-all' EXIT

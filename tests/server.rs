@@ -3,14 +3,18 @@
 
 use std::collections::HashMap;
 use std::io::{self, BufRead, BufReader, Read, Write};
+use std::mem::MaybeUninit;
 use std::net::{SocketAddr, TcpStream};
+use std::os::fd::OwnedFd;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Mutex, mpsc};
+use std::sync::{Arc, Mutex, MutexGuard, mpsc};
 use std::time::{Duration, Instant};
 
+use rustix::io::ioctl_fionread;
 use rustix::process::{Pid, Signal, kill_process};
+use socket2::{Domain, Socket, Type};
 use tempfile::TempDir;
 
 use crate::database::Database;
@@ -55,7 +59,7 @@ pub fn limited(directory: &Path, limit: &str) -> Command {
 pub struct Server {
     child: Child,
     address: SocketAddr,
-    log: Arc<Mutex<Vec<String>>>,
+    log: Arc<Log>,
     flags: Vec<String>,
     environment: Vec<(String, String)>,
     files_max: Option<u32>,
@@ -153,9 +157,10 @@ impl Server {
         self.home.path().join("data")
     }
 
-    /// What it has logged so far.
+    /// What it has logged so far: all that it had written when it was asked, and so all that it wrote before an answer
+    /// or before its end.
     pub fn log(&self) -> Vec<String> {
-        self.log.lock().unwrap().clone()
+        self.log.take().lines.clone()
     }
 
     /// Waits for `/readyz` to answer 200.
@@ -271,7 +276,56 @@ impl Drop for Server {
     }
 }
 
-type Running = (Child, SocketAddr, Arc<Mutex<Vec<String>>>);
+/// What a service writes to its standard error, which is a socket: what is in it can be seen without being taken, so that
+/// anyone who asks takes all that has been written until then, and nothing is between a reader's hand and the lines.
+struct Log {
+    socket: Socket,
+    taken: Mutex<Taken>,
+}
+
+#[derive(Default)]
+struct Taken {
+    lines: Vec<String>,
+    /// The beginning of the next one.
+    part: Vec<u8>,
+}
+
+impl Log {
+    /// The log, and the end for the service.
+    fn pair() -> (Arc<Self>, Stdio) {
+        let (socket, theirs) = Socket::pair(Domain::UNIX, Type::STREAM, None).expect("a pair of sockets");
+        (Arc::new(Self { socket, taken: Mutex::default() }), Stdio::from(OwnedFd::from(theirs)))
+    }
+
+    /// Waits until there is more. `false`: the service has ended, and all is taken.
+    fn wait(&self) -> bool {
+        loop {
+            match self.socket.peek(&mut [MaybeUninit::uninit(); 1]) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                seen => return seen.is_ok_and(|count| count > 0),
+            }
+        }
+    }
+
+    /// Takes what there is.
+    fn take(&self) -> MutexGuard<'_, Taken> {
+        let mut taken = self.taken.lock().unwrap();
+        let mut buffer = vec![0; 1 << 16];
+        // Only who has the lock takes anything, so what was seen is still there, and reading it waits for nothing.
+        while ioctl_fionread(&self.socket).expect("a socket") > 0 {
+            let count = (&self.socket).read(&mut buffer).expect("what is there");
+            taken.part.extend_from_slice(&buffer[..count]);
+        }
+        if let Some(end) = taken.part.iter().rposition(|byte| *byte == b'\n') {
+            let rest = taken.part.split_off(end + 1);
+            let whole = std::mem::replace(&mut taken.part, rest);
+            taken.lines.extend(String::from_utf8_lossy(&whole).lines().map(str::to_owned));
+        }
+        taken
+    }
+}
+
+type Running = (Child, SocketAddr, Arc<Log>);
 
 fn spawn(home: &Path, flags: &[String], environment: &[(String, String)], files_max: Option<u32>) -> Running {
     let directory = home.join("work");
@@ -280,25 +334,30 @@ fn spawn(home: &Path, flags: &[String], environment: &[(String, String)], files_
         None => binary(&directory),
         Some(files_max) => limited(&directory, &format!("ulimit -n {files_max}")),
     };
+    let (log, stderr) = Log::pair();
     let mut child = command
         .args(["serve", "--listen", "127.0.0.1:0", "--log", "json", "--data"])
         .arg(home.join("data"))
         .args(flags)
         .envs(environment.iter().map(|(name, value)| (name, value)))
+        .stderr(stderr)
         .spawn()
         .expect("the binary starts");
-    let log = Arc::new(Mutex::new(Vec::new()));
+    drop(command); // with its copy of what the service alone is to have open
     let (sender, serving) = mpsc::channel();
-    let stderr = BufReader::new(child.stderr.take().expect("piped"));
-    let lines = Arc::clone(&log);
+    let reading = Arc::clone(&log);
     std::thread::spawn(move || {
-        for line in stderr.lines().map_while(Result::ok) {
-            let event: serde_json::Value = serde_json::from_str(&line).unwrap_or_default();
-            if event["message"] == "serving" {
-                let listen = event["listen"].as_str().and_then(|listen| listen.split(' ').next()?.parse().ok());
-                let _ = sender.send(listen.expect("the address it listens on"));
+        let mut seen = 0;
+        while reading.wait() {
+            let taken = reading.take();
+            for line in &taken.lines[seen..] {
+                let event: serde_json::Value = serde_json::from_str(line).unwrap_or_default();
+                if event["message"] == "serving" {
+                    let listen = event["listen"].as_str().and_then(|listen| listen.split(' ').next()?.parse().ok());
+                    let _ = sender.send(listen.expect("the address it listens on"));
+                }
             }
-            lines.lock().unwrap().push(line);
+            seen = taken.lines.len();
         }
     });
     match serving.recv_timeout(START_TIME) {
@@ -309,7 +368,7 @@ fn spawn(home: &Path, flags: &[String], environment: &[(String, String)], files_
         }
         Err(_) => {
             let _ = child.kill();
-            panic!("the service did not start:\n{}", log.lock().unwrap().join("\n"));
+            panic!("the service did not start:\n{}", log.take().lines.join("\n"));
         }
     }
 }
@@ -424,6 +483,22 @@ impl Connection {
     /// `GET`.
     pub fn get(&mut self, path: &str) -> Reply {
         self.request("GET", path, &[], "")
+    }
+
+    /// `GET` of what may have to be asked of the store. Where a busy machine lets that not answer in time, which is 503,
+    /// it is asked again.
+    pub fn get_in_time(&mut self, path: &str, headers: &[(&str, &str)]) -> Reply {
+        until("the store answers in time", SIGNAL_TIME, || {
+            let reply = self.request("GET", path, headers, "");
+            (reply.status != 503).then_some(reply)
+        })
+    }
+
+    /// Sends a request so many times at once and reads the answers: a machine that stops this test between two of them
+    /// changes nothing about how many come in a second.
+    pub fn burst(&mut self, path: &str, headers: &[(&str, &str)], count: usize) -> Vec<Reply> {
+        self.send(request("GET", path, headers, b"").repeat(count));
+        (0..count).map(|_| self.reply("GET")).collect()
     }
 
     /// Reads an answer to a request of this method.

@@ -3,7 +3,7 @@
 //! Where they are missing a test is skipped aloud, or fails in CI.
 
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -55,6 +55,19 @@ fn shared(variable: &str) -> Option<String> {
         skip(&format!("{variable} is not set (run make test)"));
     }
     value
+}
+
+/// A port of this host that no other test is given. It is below those that the system gives out, and not among those of
+/// `tests/servers.sh`, so that it is still free when a server takes it.
+pub fn free_port() -> u16 {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    loop {
+        let n = std::process::id().wrapping_mul(101).wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed));
+        let port = 11_000 + u16::try_from(n % 9000).expect("fewer than 65,536");
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 /// Says aloud that this test goes without something; where `CI` is set nothing is skipped.

@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use order_service::tools::client::Server;
 use order_service::tools::{healthcheck, load, publish};
@@ -92,6 +92,7 @@ async fn a_stall_counts_for_every_request_that_was_due_meanwhile() {
         reply("200 OK", "")
     });
     let config = load::Config { rate: Some(100.0), duration: Duration::from_secs(4), ..load_of(address) };
+    let begun = Instant::now();
     let report = load::run(config).await.unwrap().json();
     // 200 of 400 requests were due during the stall: half of them waited, though only one was slow to be served.
     let (latency, service) = (&report["latency_us"], &report["service_us"]);
@@ -99,7 +100,7 @@ async fn a_stall_counts_for_every_request_that_was_due_meanwhile() {
     assert!(service["p90"].as_u64().unwrap() < 500_000, "{report}");
     assert!(service["p100"].as_u64().unwrap() >= 2_000_000, "{report}");
     let worst = &report["slowest_at_seconds_us"][0];
-    assert!((0.5..10.0).contains(&worst[0].as_f64().unwrap()), "{report}");
+    assert!((0.5..begun.elapsed().as_secs_f64()).contains(&worst[0].as_f64().unwrap()), "{report}");
     assert!(worst[1].as_u64() <= latency["p100"].as_u64() && worst[1].as_u64() >= Some(2_000_000), "{report}");
     // Not told to who may not come before all others. A machine that stops itself may take some of it.
     let without = &report["slowest_without_that_at_seconds_us"];
@@ -129,17 +130,37 @@ fn waiting_for_what_is_due_costs_no_core_and_is_punctual() {
     let address = serve(|_| reply("200 OK", ""));
     let load = format!("load --url http://{address} --rate 1000 --duration 2s --warm-up 0s --json -");
     let script = format!("{} {load}; times >&2", env!("CARGO_BIN_EXE_order-service"));
-    // Other tests run beside it and hold up most attempts on a busy machine, but not for ever.
+    // Other tests run beside it and hold up most attempts on a busy machine. How late that machine wakes a thread that
+    // sleeps is seen at the same time.
     crate::server::until("waiting is punctual", SIGNAL_TIME, || {
-        let output = std::process::Command::new("sh").args(["-c", &script]).output().unwrap();
+        let is_over = AtomicBool::new(false);
+        let (output, late) = std::thread::scope(|scope| {
+            let sleeper = scope.spawn(|| median_lateness(&is_over));
+            let output = std::process::Command::new("sh").args(["-c", &script]).output();
+            is_over.store(true, Ordering::Relaxed);
+            (output.unwrap(), sleeper.join().unwrap())
+        });
         let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
         assert_eq!(report["answers"], 2000, "{report}");
         let spent = children_seconds(&String::from_utf8_lossy(&output.stderr));
         assert!(spent < 1.0, "{spent} s of processor time in 2 s");
         let median = |which: &str| report[which]["p50"].as_u64().unwrap();
         // The runtime's own timer would add 500 us.
-        (median("latency_us") - median("service_us") < 250).then_some(())
+        (median("latency_us") - median("service_us") < 250 + 2 * late.saturating_sub(100)).then_some(())
     });
+}
+
+/// By how many microseconds a thread is woken too late, in the middle of all times.
+fn median_lateness(is_over: &AtomicBool) -> u64 {
+    let time = Duration::from_millis(1);
+    let mut late = Vec::new();
+    while !is_over.load(Ordering::Relaxed) || late.is_empty() {
+        let begun = Instant::now();
+        std::thread::sleep(time);
+        late.push(begun.elapsed().saturating_sub(time));
+    }
+    late.sort_unstable();
+    u64::try_from(late[late.len() / 2].as_micros()).unwrap()
 }
 
 /// What `times` says that a shell's children have spent: its last line, `0m0.010s 0m0.020s`.

@@ -76,6 +76,8 @@ pub struct Caller {
     pub expires: Option<SystemTime>,
     /// The digest of what it showed.
     pub hash: KeyHash,
+    /// Of the key that signed its token: it is let in for as long as that is known.
+    pub signer: Option<KeyHash>,
 }
 
 impl Caller {

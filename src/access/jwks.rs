@@ -2,7 +2,7 @@
 //! had is kept.
 
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -16,6 +16,7 @@ use tokio::net::TcpStream;
 
 use super::jwt::KeySet;
 use super::keys::hash;
+use crate::sync::lock;
 use crate::tls;
 
 /// Between two tries at a URL because of an unknown key.
@@ -103,7 +104,7 @@ impl TokenKeys {
     /// It is no key set; the one before stays.
     pub fn take(&self, text: &[u8]) -> Result<bool, FetchError> {
         let new = hash(text);
-        let mut known = self.text_hash.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = lock(&self.text_hash);
         if *known == Some(new) {
             return Ok(false);
         }
@@ -124,7 +125,7 @@ impl TokenKeys {
     /// Whether a fetch because of an unknown key is worth waiting for.
     #[must_use]
     pub fn may_fetch(&self) -> bool {
-        let tried_at = *self.tried_at.lock().unwrap_or_else(PoisonError::into_inner);
+        let tried_at = *lock(&self.tried_at);
         matches!(self.source, Source::Url(_)) && tried_at.is_none_or(|at| at.elapsed() >= RETRY_TIME)
     }
 
@@ -137,7 +138,7 @@ impl TokenKeys {
         let Source::Url(uri) = &self.source else { return Ok(false) };
         let _turn = self.fetching.lock().await;
         {
-            let mut tried_at = self.tried_at.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut tried_at = lock(&self.tried_at);
             if tried_at.is_some_and(|at| at.elapsed() < least_pause) {
                 return Ok(false);
             }

@@ -13,7 +13,7 @@ use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
 use serde_json::Value;
 
 use super::caller::{By, Caller, Owner};
-use super::keys::hash;
+use super::keys::{KeyHash, hash};
 use super::scope::{Scope, Scopes};
 
 /// The longest token.
@@ -90,6 +90,23 @@ struct Key {
 }
 
 impl Key {
+    /// Tells it from every other: what it is called, what it is for and what it verifies.
+    fn print(&self) -> KeyHash {
+        let of: [&[u8]; 3] = match &self.public {
+            Public::Rsa { modulus, exponent } => [b"RSA", modulus, exponent],
+            Public::P256(point) => [b"P-256", point, b""],
+            Public::Ed25519(point) => [b"Ed25519", point, b""],
+        };
+        let kid = self.kid.as_ref().map(|kid| kid.as_bytes());
+        let shape = [u8::from(kid.is_some()), self.algorithm.map_or(0, |algorithm| 1 + algorithm as u8)];
+        let mut text = Vec::new();
+        for part in [&shape[..], kid.unwrap_or_default()].into_iter().chain(of) {
+            text.extend_from_slice(&part.len().to_le_bytes());
+            text.extend_from_slice(part);
+        }
+        hash(&text)
+    }
+
     /// Whether a token that names the other one names this one too: a `kid` may be given once for
     /// each kind of key.
     fn has_name_of(&self, other: &Self) -> bool {
@@ -163,6 +180,12 @@ impl KeySet {
     #[must_use]
     pub fn count(&self) -> usize {
         self.keys.len()
+    }
+
+    /// Whether a key that [`verify`] named is still one of these.
+    #[must_use]
+    pub fn has(&self, signer: &KeyHash) -> bool {
+        self.keys.iter().any(|key| key.print() == *signer)
     }
 
     /// The key that a header names. One without a name is the only one of its kind.
@@ -309,7 +332,8 @@ pub fn verify(token: &[u8], keys: &KeySet, rules: &Rules, now: SystemTime) -> Re
     if !key.public.verifies(algorithm, signed.as_bytes(), &signature) {
         return Err(Rejected::Signature);
     }
-    claimed(&Members::decode(claims)?, rules, now, token)
+    let caller = claimed(&Members::decode(claims)?, rules, now, token)?;
+    Ok(Caller { signer: Some(key.print()), ..caller })
 }
 
 /// The caller that the claims of a verified token are about.
@@ -345,6 +369,7 @@ fn claimed(claims: &Members, rules: &Rules, now: SystemTime, token: &[u8]) -> Re
         rate: None,
         expires: Some(expires),
         hash: hash(token),
+        signer: None,
     })
 }
 

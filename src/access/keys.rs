@@ -217,6 +217,7 @@ impl Entry {
             rate: self.rate,
             expires: self.expires,
             hash,
+            signer: None,
         }
     }
 }

@@ -467,8 +467,10 @@ impl Access {
         match caller.kind {
             caller::By::Key => keys.is_some_and(|keys| keys.of_hash(&caller.hash).is_some_and(is_same)),
             caller::By::Certificate => keys.is_some_and(|keys| keys.of_name(&caller.name).is_some_and(is_same)),
-            // Its key may be gone from the set; it ends by its own time.
-            caller::By::Token => true,
+            caller::By::Token => {
+                let keys = self.tokens.as_ref().map(|(keys, _)| keys.current());
+                keys.zip(caller.signer).is_some_and(|(keys, signer)| keys.has(&signer))
+            }
         }
     }
 

@@ -66,7 +66,16 @@ mod tests {
     fn a_credential_is_known_until_the_keys_change_and_no_other_is() {
         let caller = |name: &str| {
             let (name, scopes) = (name.into(), Scopes::default());
-            Arc::new(Caller { name, kind: By::Key, scopes, owner: None, rate: None, expires: None, hash: [0; 32] })
+            Arc::new(Caller {
+                name,
+                kind: By::Key,
+                scopes,
+                owner: None,
+                rate: None,
+                expires: None,
+                hash: [0; 32],
+                signer: None,
+            })
         };
         assert_eq!(with(b"a", 1, |_| ()), None);
         remember(b"a", 1, &caller("first"));

@@ -357,8 +357,7 @@ fn warn_if_open(config: &Config) {
 
 /// The second tier, if there is one to be. It is not waited for.
 fn start_redis(config: &Config, metrics: &Metrics) -> Option<Redis> {
-    let redis = config.redis.clone().map(|config| Redis::start(config, metrics.redis()));
-    redis
+    config.redis.clone().map(|config| Redis::start(config, metrics.redis()))
 }
 
 fn watch_pool(metrics: &Metrics, store: &AnyStore) {

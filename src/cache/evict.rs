@@ -15,7 +15,7 @@
 
 use std::collections::HashMap;
 use std::ops::{Index, IndexMut};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use foldhash::fast::RandomState;
@@ -23,6 +23,7 @@ use tokio::time::Instant;
 
 use crate::id::OrderId;
 use crate::snapshot::Snapshot;
+use crate::sync::lock;
 
 /// No node.
 const NONE: u32 = u32::MAX;
@@ -169,7 +170,7 @@ impl Evict {
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.inner)
     }
 }
 

@@ -2,13 +2,14 @@
 //! order versions only rise: several may tell of one change, and one that tells of an older one may come last.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use foldhash::fast::RandomState;
 use tokio::sync::watch;
 
 use crate::id::{OrderId, Version};
-use crate::snapshot::{ChangeKind, Snapshot};
+use crate::snapshot::{ChangeKind, OwnerTag, Snapshot};
+use crate::sync::lock;
 
 /// One committed change.
 #[derive(Debug, Clone)]
@@ -19,6 +20,26 @@ pub struct Event {
     pub snapshot: Snapshot,
     /// What kind of change it was.
     pub change: ChangeKind,
+    /// Whose it was before, where that matters.
+    pub former: Former,
+}
+
+/// Whose an order was before a change: who is to be told that it is gone from them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Former {
+    /// These, who are not its owner any more; most often none.
+    Known(Vec<OwnerTag>),
+    /// The copy of before is not here.
+    Unknown,
+}
+
+impl Event {
+    /// A change of which nothing is known but what it came to.
+    #[must_use]
+    pub fn new(id: OrderId, snapshot: Snapshot, change: ChangeKind) -> Self {
+        let former = if change == ChangeKind::Created { Former::Known(Vec::new()) } else { Former::Unknown };
+        Self { id, snapshot, change, former }
+    }
 }
 
 /// A bounded log of changes. Offsets rise by one from 0 and are valid within this process only.
@@ -61,7 +82,7 @@ impl Feed {
     /// counts also where a newer change of it was told of first.
     pub fn append(&self, events: impl IntoIterator<Item = Event>) -> i64 {
         let mut live = 0;
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = lock(&self.kept);
         for event in events {
             let version = event.snapshot.version();
             let newest = kept.newest.get(&event.id).copied();
@@ -96,7 +117,7 @@ impl Feed {
 
     /// Every reader has lost something: what was told is not true any more.
     pub fn reset(&self) {
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = lock(&self.kept);
         let head = kept.first + kept.events.len() as u64 + 1;
         *kept = Kept { first: head, ..Kept::default() };
         drop(kept);
@@ -118,7 +139,7 @@ impl Feed {
     /// At most `limit` events from offset `from` on.
     #[must_use]
     pub fn read(&self, from: u64, limit: usize) -> Read {
-        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = lock(&self.kept);
         let head = kept.first + kept.events.len() as u64;
         let Some(skip) = from.checked_sub(kept.first).filter(|_| from <= head) else { return Read::Lost(head) };
         let skip = usize::try_from(skip).expect("at most the number of kept events");
@@ -134,7 +155,7 @@ mod tests {
     fn event(seq: u64) -> Event {
         let snapshot = Snapshot::new(1, seq, Kind::Wb, State::Live, b"{}", &mut Vec::new());
         let id = OrderId::parse(format!("o{seq}").as_bytes()).unwrap();
-        Event { id, snapshot, change: ChangeKind::Created }
+        Event::new(id, snapshot, ChangeKind::Created)
     }
 
     #[test]
@@ -154,7 +175,7 @@ mod tests {
         let feed = Feed::new(3, 1 << 20);
         let change = |version, change| {
             let snapshot = Snapshot::new(version, 1, Kind::Wb, State::Live, b"{}", &mut Vec::new());
-            Event { id: OrderId::parse(b"a").unwrap(), snapshot, change }
+            Event::new(OrderId::parse(b"a").unwrap(), snapshot, change)
         };
         assert_eq!(feed.append([change(1, ChangeKind::Created), change(1, ChangeKind::Created)]), 1);
         assert_eq!(

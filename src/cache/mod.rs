@@ -5,12 +5,13 @@ pub mod encodings;
 mod evict;
 pub mod external;
 pub mod feed;
+mod formers;
 mod negative;
 mod owned;
 pub mod recent;
 
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use foldhash::quality::RandomState;
@@ -20,10 +21,12 @@ use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock, watch};
 
 use crate::id::{OrderId, Version};
 use crate::snapshot::{Kind, OwnerTag, Snapshot, State};
+use crate::sync::lock;
 use encodings::{CompressorStep, Demand, Encoding};
 use evict::{Evict, Verdict};
 use external::{External, KeyOf, NotKept};
-use feed::{Event, Feed};
+use feed::{Event, Feed, Former};
+use formers::Formers;
 use negative::NegativeCache;
 use owned::Owned;
 use recent::{List, Recent, Shortfall};
@@ -104,6 +107,7 @@ pub struct View {
     feed: Feed,
     external: External,
     owned: Owned,
+    formers: Formers,
     negative: NegativeCache,
     evict: Option<Evict>,
     tally: Tally,
@@ -177,6 +181,7 @@ impl View {
             feed: Feed::new(config.feed_events_max, config.feed_bytes_max),
             external: External::new(config.key_of.filter(|_| !config.is_bounded())),
             owned: Owned::new(config.owner_of.is_some() && !config.is_bounded()),
+            formers: Formers::default(),
             negative: NegativeCache::new(config.absent_max, config.absent_time),
             evict: config.is_bounded().then(|| Evict::new(config.ttl)),
             tally: Tally::default(),
@@ -246,7 +251,11 @@ impl View {
             let noted = self.owned.is_kept().then(|| (id.clone(), snapshot.clone()));
             let named = self.external.concerns(&snapshot).then(|| (id.clone(), snapshot.clone()));
             let queued = self.evict.is_some().then(|| id.clone());
+            let now = self.notes_owners().then(|| (id.clone(), snapshot.version(), snapshot.owner()));
             let Some((change, before)) = fill(&map, id, snapshot) else { continue };
+            if let (Some((id, version, owner)), Some(before)) = (now, before) {
+                self.note_former(id, before.owner(), version, owner);
+            }
             count += 1;
             total.live += change.live;
             total.entries += change.entries;
@@ -285,6 +294,21 @@ impl View {
             State::Live | State::SoftDeleted => self.owner_of(&snapshot),
         };
         owner.map_or_else(|| snapshot.clone(), |owner| snapshot.with_owner(owner, scratch))
+    }
+
+    /// Whether whose each order is is noted, which is so where callers have to be known.
+    #[must_use]
+    pub fn notes_owners(&self) -> bool {
+        self.config.owner_of.is_some()
+    }
+
+    /// Keeps whose an order was until its change is told of, where that is another than `owner`.
+    fn note_former(&self, id: OrderId, former: Option<OwnerTag>, version: Version, owner: Option<OwnerTag>) {
+        if let Some(former) = former.filter(|former| Some(*former) != owner)
+            && !self.formers.note(id, version, former)
+        {
+            self.feed.reset();
+        }
     }
 
     /// Whose a copy is: noted in it, or read off it.
@@ -434,17 +458,39 @@ impl View {
             let mut scratch = Vec::new();
             for event in &mut events {
                 event.snapshot = self.tagged(&map, &event.id, event.snapshot.clone(), &mut scratch);
+                if event.former == Former::Unknown && map.contains_key(&event.id) {
+                    event.former = Former::Known(Vec::new()); // what it replaces says more
+                }
             }
         }
         events
     }
 
     /// Returns by how much the number of live orders changes.
-    fn tell_feed(&self, events: Vec<Event>) -> i64 {
+    fn tell_feed(&self, mut events: Vec<Event>) -> i64 {
         self.forget_brought(&events);
+        if self.notes_owners() {
+            for event in &mut events {
+                self.add_formers(event);
+            }
+        }
         let map = self.orders.pin();
         self.recent.apply(events.iter().map(|event| &event.id), |id| map.get(id).cloned());
         self.feed.append(events)
+    }
+
+    /// Says in an event whose the order was before.
+    fn add_formers(&self, event: &mut Event) {
+        let left = self.formers.take(&event.id, event.snapshot.version());
+        let mut former = match std::mem::replace(&mut event.former, Former::Unknown) {
+            Former::Known(known) => known,
+            Former::Unknown if left.is_empty() => return,
+            Former::Unknown => Vec::new(),
+        };
+        former.extend(left);
+        let owner = event.snapshot.owner();
+        former.retain(|former| Some(*former) != owner);
+        event.former = Former::Known(former);
     }
 
     /// Makes a copy visible that was read from the store, as [`View::fill`] does, where another process may have written it:
@@ -452,7 +498,7 @@ impl View {
     pub fn fill_shared(&self, id: OrderId, snapshot: Snapshot) {
         let version = snapshot.version();
         if self.fill(id.clone(), snapshot) {
-            let mut brought = self.brought.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut brought = lock(&self.brought);
             if brought[0].len() < BROUGHT_MAX {
                 brought[0].insert(id, version);
                 self.has_brought.store(true, Ordering::SeqCst);
@@ -468,14 +514,14 @@ impl View {
 
     fn was_brought(&self, id: &OrderId, version: Version) -> bool {
         self.has_brought.load(Ordering::SeqCst) && {
-            let brought = self.brought.lock().unwrap_or_else(PoisonError::into_inner);
+            let brought = lock(&self.brought);
             brought.iter().any(|brought| brought.get(id) == Some(&version))
         }
     }
 
     fn forget_brought(&self, events: &[Event]) {
         if self.has_brought.load(Ordering::SeqCst) {
-            let mut brought = self.brought.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut brought = lock(&self.brought);
             for event in events {
                 for brought in &mut *brought {
                     if brought.get(&event.id).is_some_and(|version| *version <= event.snapshot.version()) {
@@ -501,7 +547,7 @@ impl View {
         let mut is_news = false;
         evict.apply_remote(&event.id, &event.snapshot, || {
             let map = self.orders.pin();
-            let Some(change) = update(&map, &event.id, &event.snapshot) else {
+            let Some((change, before)) = update(&map, &event.id, &event.snapshot) else {
                 let is_here = map.contains_key(&event.id);
                 if !is_here {
                     // It exists, so a read that misses it here has to ask the store.
@@ -510,6 +556,10 @@ impl View {
                 return is_here;
             };
             self.tally.add(&TallyDelta { live: 0, ..change });
+            if self.notes_owners() {
+                let (version, owner) = (event.snapshot.version(), event.snapshot.owner());
+                self.note_former(event.id.clone(), before.owner(), version, owner);
+            }
             is_news = true;
             true
         });
@@ -728,7 +778,7 @@ impl View {
         if self.has_brought.load(Ordering::SeqCst) {
             // What came before this look began was told of by it, or is older than the last one. A look sees what came
             // before it, so what came during this one is kept for the next.
-            let mut brought = self.brought.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut brought = lock(&self.brought);
             brought[1] = std::mem::take(&mut brought[0]);
             self.has_brought.store(!brought[1].is_empty(), Ordering::SeqCst);
         }
@@ -788,7 +838,7 @@ impl Drop for Pinned {
         };
         for (id, snapshot) in heard {
             let change = snapshot.apparent_change();
-            self.view.apply_remote(Event { id, snapshot, change });
+            self.view.apply_remote(Event::new(id, snapshot, change));
         }
         self.view.shrink();
     }
@@ -867,13 +917,13 @@ fn fill<'m>(map: &'m Orders<'_>, id: OrderId, snapshot: Snapshot) -> Option<(Tal
 }
 
 /// As [`fill`] for a copy that replaces an older one and nothing else.
-fn update(map: &Orders<'_>, id: &OrderId, snapshot: &Snapshot) -> Option<TallyDelta> {
+fn update<'m>(map: &'m Orders<'_>, id: &OrderId, snapshot: &Snapshot) -> Option<(TallyDelta, &'m Snapshot)> {
     let result = map.compute(id.clone(), |visible| match visible {
         Some((_, visible)) if snapshot.supersedes(visible) => Operation::Insert(snapshot.clone()),
         _ => Operation::Abort(()),
     });
     match result {
-        Compute::Updated { old: (_, old), new: (_, new) } => Some(TallyDelta::between(Some(old), new)),
+        Compute::Updated { old: (_, old), new: (_, new) } => Some((TallyDelta::between(Some(old), new), old)),
         _ => None,
     }
 }
@@ -893,11 +943,41 @@ mod tests {
     }
 
     fn event(name: &str, version: u64, seq: u64, state: State) -> Event {
-        Event { id: id(name), snapshot: copy(version, seq, state), change: ChangeKind::Created }
+        Event::new(id(name), copy(version, seq, state), ChangeKind::Created)
     }
 
     fn view(list_max: usize) -> View {
         View::new(Config { list_max, ..Config::default() }, 0)
+    }
+
+    /// What comes into view before its event (warm-up, a read that misses) takes the place of the
+    /// copy that said whose the order was.
+    #[test]
+    fn an_event_says_whose_the_order_was_before_whatever_came_into_view_first() {
+        fn owner_of(_: Kind, body: &[u8]) -> Option<OwnerTag> {
+            std::str::from_utf8(body).ok().map(OwnerTag::of)
+        }
+        let of =
+            |version, owner: &str| Snapshot::new(version, 1, Kind::Wb, State::Live, owner.as_bytes(), &mut Vec::new());
+        let updated = |version, owner| Event::new(id("x"), of(version, owner), ChangeKind::Updated);
+        let formers = |view: &View, from| {
+            let feed::Read::Events(events) = view.feed().read(from, 9) else { panic!("kept") };
+            events.into_iter().map(|event| event.former).collect::<Vec<_>>()
+        };
+        let known = |owners: &[&str]| Former::Known(owners.iter().map(|owner| OwnerTag::of(owner)).collect());
+        let config = Config { owner_of: Some(owner_of), ..Config::default() };
+        let view = View::new(config.clone(), 0);
+        view.fill(id("x"), of(1, "a"));
+        view.publish(vec![updated(2, "b"), updated(3, "c")]);
+        view.fill(id("x"), of(5, "d"));
+        view.publish(vec![updated(5, "d"), updated(6, "d")]);
+        assert_eq!(formers(&view, 0), [known(&["a"]), known(&["b"]), known(&["c"]), known(&[])]);
+        assert_eq!(view.owned_count(OwnerTag::of("a")).unwrap_or_default(), 0);
+        // Where orders leave, what is not here may have been anyone's.
+        let view = View::new(Config { bytes_max: Some(1 << 20), ..config }, 0);
+        view.publish(vec![updated(2, "b")]);
+        view.apply_remote(updated(3, "c"));
+        assert_eq!(formers(&view, 0), [Former::Unknown, known(&["b"])]);
     }
 
     fn listed(view: &View) -> String {
@@ -1034,7 +1114,7 @@ mod tests {
         // One is listed whatever it takes.
         let body = format!("{{\"large\":\"{}\"}}", "x".repeat(200));
         let snapshot = Snapshot::new(1, 10, Kind::Wb, State::Live, body.as_bytes(), &mut Vec::new());
-        view.publish(vec![Event { id: id("o10"), snapshot, change: ChangeKind::Created }]);
+        view.publish(vec![Event::new(id("o10"), snapshot, ChangeKind::Created)]);
         assert_eq!(listed(&view), format!("[{body}]"));
         assert!(view.list().has_more);
     }

@@ -1,11 +1,12 @@
 //! Ids that the store did not know a moment ago: anyone who asks for them again and again costs it nothing.
 
 use std::collections::HashMap;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::id::OrderId;
+use crate::sync::lock;
 
 /// A bounded memory of unknown ids.
 pub(super) struct NegativeCache {
@@ -26,13 +27,13 @@ impl NegativeCache {
         if self.is_empty.load(Ordering::SeqCst) {
             return false;
         }
-        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = lock(&self.kept);
         kept.get(id).is_some_and(|until| Instant::now() < *until)
     }
 
     /// The store does not know the id. `asked` is when the question was put.
     pub(super) fn note(&self, id: OrderId, asked: Instant) {
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = lock(&self.kept);
         if kept.len() >= self.ids_max {
             let now = Instant::now();
             kept.retain(|_, until| now < *until);
@@ -49,7 +50,7 @@ impl NegativeCache {
         if self.is_empty.load(Ordering::SeqCst) {
             return;
         }
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = lock(&self.kept);
         for id in ids {
             kept.remove(id);
         }

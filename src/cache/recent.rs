@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
@@ -12,6 +12,7 @@ use tokio::sync::Notify;
 use super::encodings::Encodings;
 use crate::id::OrderId;
 use crate::snapshot::{Snapshot, State};
+use crate::sync::lock;
 
 /// The newest orders, ready to be sent.
 #[derive(Debug)]
@@ -128,7 +129,7 @@ impl Recent {
         ids: impl Iterator<Item = &'e OrderId>,
         visible: impl Fn(&OrderId) -> Option<Snapshot>,
     ) {
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = lock(&self.kept);
         for snapshot in ids.filter_map(visible) {
             kept.take(snapshot, 2 * self.list_max, self.bytes_max.saturating_mul(2));
         }
@@ -138,13 +139,13 @@ impl Recent {
 
     /// Lets an order of this rank go, which is not there any more.
     pub(super) fn forget(&self, seq: u64) {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner).remove(seq);
+        lock(&self.kept).remove(seq);
         self.dirty.notify_one();
     }
 
     /// What is missing below the kept orders, if the list could be longer.
     pub(super) fn shortfall(&self) -> Option<Shortfall> {
-        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = lock(&self.kept);
         match kept.from {
             Some(0) => None,
             Some(_) if kept.orders.len() >= self.list_max || kept.bytes >= self.bytes_max => None,
@@ -160,7 +161,7 @@ impl Recent {
         page: Vec<(u64, Snapshot)>,
         visible: impl Fn(u64) -> Option<Snapshot>,
     ) {
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = lock(&self.kept);
         if kept.from != asked.before {
             return; // orders were evicted meanwhile, so the list is long enough
         }
@@ -189,7 +190,7 @@ impl Recent {
     /// Makes the list again from what is kept.
     pub(super) fn refresh(&self) {
         let (orders, has_more) = {
-            let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+            let kept = lock(&self.kept);
             let mut bytes = 0;
             let fits = |order: &&Snapshot| {
                 let is_first = bytes == 0;

@@ -23,6 +23,7 @@ use tonic::server::NamedService;
 use tonic::{Code, Status};
 
 use super::Config;
+use super::begun::Begun;
 use super::deadline::Deadline;
 use super::status;
 use crate::access::address::Peer;
@@ -41,6 +42,8 @@ const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 /// What a client has to say something first, and for the handshake of TLS.
 const OPEN_TIME: Duration = Duration::from_secs(10);
+/// How long a connection is looked at for a request of HTTP/1.1. One that says nothing is served as any other after it.
+const FIRST_TIME: Duration = Duration::from_secs(1);
 /// How often a connection is looked at.
 const SWEEP_TIME: Duration = Duration::from_millis(500);
 /// What a connection that is to close has for its last bytes once nothing is being answered.
@@ -233,6 +236,11 @@ async fn open(mut connection: Connection, access: &Access) -> Option<(Stream, Pe
 /// Serves one connection until its client hangs up, until it was idle for too long or until a stop. After either of
 /// these it takes no more calls, finishes those it has, and is closed.
 async fn serve_connection(config: &Config, door: Door, socket: Stream, peer: Peer, mut shutdown: Shutdown) {
+    // What has arrived before a stop is answered, so a stop ends the look at it and nothing else.
+    let until = async {
+        let _ = tokio::time::timeout(FIRST_TIME, shutdown.clone().wait()).await;
+    };
+    let Some(socket) = Begun::of(socket, until).await else { return };
     let peer = Arc::new(peer);
     let activity = Arc::new(Activity::new());
     // Every call is answered by then, so anyone who is still at one does not read its answer.

@@ -1,6 +1,7 @@
 //! gRPC: the same reader and the same inbox as HTTP's, behind tonic. Owns the `.proto` files, what a call may take, and
 //! the mapping of outcomes to status codes. Knows no order: an answer's fields are read off the stored body.
 
+mod begun;
 pub mod conn;
 mod deadline;
 mod model;

@@ -6,7 +6,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -16,6 +16,7 @@ use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
 use super::transport::Transport;
+use crate::sync::lock;
 
 /// How often connections are looked at. Every limit is kept to within this.
 pub const SWEEP_EVERY: Duration = Duration::from_millis(250);
@@ -54,10 +55,13 @@ const PART_BYTES_MAX: usize = 4 << 10;
 /// How many more requests than it lets be answered a client of HTTP/2 may take back.
 const RESETS_MAX: i32 = 200;
 
-/// How long after its last answer a connection that is closed still takes what its client sends, to throw it away:
-/// bytes that are not read have the system end the connection with a reset, which takes the answer away from a client
-/// that has not read it yet. At a stop, also how long the rest of a request's headers is waited for.
+/// How long after its last answer, and after whatever came since, a connection that is closed still takes what its
+/// client sends, to throw it away: bytes that are not read have the system end the connection with a reset, which takes
+/// the answer away from a client that has not read it yet. A client that goes on sending has [`Limits::write_time`] for
+/// all of it. At a stop this is how long all of it may take, and how long the rest of a request's headers is waited for.
 pub const LINGER_TIME: Duration = Duration::from_secs(1);
+/// Of a client that sends more than this after its last answer nothing more is waited for.
+const LINGER_BYTES_MAX: usize = 16 << 20;
 
 /// A request's headers are being read.
 const HEAD: u8 = 0;
@@ -75,6 +79,8 @@ pub struct Conn {
     phase: AtomicU8,
     since: AtomicU32,
     blocked_since: AtomicU32,
+    /// When nothing was sent any more.
+    closing_since: AtomicU32,
     /// The answer is a stream that may be quiet for long, so that only a look at the socket shows a client that left.
     is_watched: AtomicBool,
     /// It is to close once nothing of a request is there.
@@ -156,6 +162,7 @@ impl Registry {
             phase: AtomicU8::new(FRESH),
             since: AtomicU32::new(self.now()),
             blocked_since: AtomicU32::new(0),
+            closing_since: AtomicU32::new(0),
             is_watched: AtomicBool::new(false),
             is_unwanted: AtomicBool::new(self.is_stopping()),
             is_end_the_mark: AtomicBool::new(false),
@@ -171,7 +178,7 @@ impl Registry {
             abort: OnceLock::new(),
             registry: Arc::clone(self),
         });
-        let mut slots = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut slots = lock(&self.connections);
         let slot = slots.free.pop().unwrap_or_else(|| {
             slots.used.push(None);
             slots.used.len() - 1
@@ -205,7 +212,7 @@ impl Registry {
     pub fn is_busy(&self) -> bool {
         let is_late = self.is_over(self.stopping_since.load(Ordering::Relaxed), LINGER_TIME);
         let holds = |conn: &Arc<Conn>| !is_late || conn.phase.load(Ordering::Relaxed) != HEAD || conn.is_blocked();
-        let slots = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
+        let slots = lock(&self.connections);
         slots.used.iter().flatten().any(holds) || self.accepting.load(Ordering::Relaxed) > 0
     }
 
@@ -241,7 +248,7 @@ impl Registry {
         let (is_stopping, is_full) = (self.is_stopping(), self.waiting.load(Ordering::Relaxed) > 0);
         let is_over = |since: u32, limit: Duration| self.is_over(since, limit);
         let mut idle = Vec::new();
-        let slots = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
+        let slots = lock(&self.connections);
         for conn in slots.used.iter().flatten() {
             let since = conn.since.load(Ordering::Relaxed);
             let phase = conn.phase.load(Ordering::Relaxed);
@@ -256,7 +263,9 @@ impl Registry {
                     continue;
                 }
                 CLOSING => {
-                    if is_full || is_over(since, LINGER_TIME) {
+                    let most = if is_stopping { LINGER_TIME } else { self.limits.write_time };
+                    let is_long = is_over(conn.closing_since.load(Ordering::Relaxed), most);
+                    if is_full || is_long || is_over(since, LINGER_TIME) {
                         conn.close();
                     }
                     continue;
@@ -487,7 +496,7 @@ pub struct Registered {
 
 impl Drop for Registered {
     fn drop(&mut self) {
-        let mut slots = self.conn.registry.connections.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut slots = lock(&self.conn.registry.connections);
         slots.used[self.slot] = None;
         slots.free.push(self.slot);
     }
@@ -610,6 +619,8 @@ pub struct Tracked<F, S: Transport> {
     held: Held,
     /// hyper has more to write than it could.
     is_behind: bool,
+    /// Bytes that came after the last answer.
+    thrown_away: usize,
 }
 
 impl<F: Front, S: Transport> Tracked<F, S> {
@@ -617,7 +628,7 @@ impl<F: Front, S: Transport> Tracked<F, S> {
     #[must_use]
     pub fn new(socket: S, registered: Registered, front: F) -> Self {
         let (part, held) = (Vec::new(), Held::default());
-        Self { socket, registered, front, owner: ReadOwner::FastPath, part, held, is_behind: false }
+        Self { socket, registered, front, owner: ReadOwner::FastPath, part, held, is_behind: false, thrown_away: 0 }
     }
 
     /// HTTP/2 is spoken from now on: all is hyper's.
@@ -904,6 +915,7 @@ impl<F: Front + Unpin, S: Transport> AsyncWrite for Tracked<F, S> {
             if !conn.lingers() {
                 return Poll::Ready(Ok(()));
             }
+            conn.closing_since.store(conn.registry.now(), Ordering::Relaxed);
             conn.phase.store(CLOSING, Ordering::Relaxed);
         }
         // Until the client closes too, or a sweep finds that it had long enough.
@@ -913,6 +925,12 @@ impl<F: Front + Unpin, S: Transport> AsyncWrite for Tracked<F, S> {
             let read = std::task::ready!(Pin::new(&mut self.socket).poll_read(context, &mut into));
             if read.is_err() || into.filled().is_empty() {
                 return Poll::Ready(Ok(()));
+            }
+            let count = into.filled().len();
+            self.thrown_away = self.thrown_away.saturating_add(count);
+            if self.thrown_away <= LINGER_BYTES_MAX {
+                let conn = &self.registered.conn;
+                conn.since.store(conn.registry.now(), Ordering::Relaxed);
             }
         }
         context.waker().wake_by_ref();

@@ -15,9 +15,9 @@ use super::respond::{self, Answer, Problem};
 use super::{Api, gate};
 use crate::access::scope::Need;
 use crate::access::{Denied, Who};
-use crate::cache::feed::{Event, Read};
+use crate::cache::feed::{Event, Former, Read};
 use crate::id::OrderId;
-use crate::snapshot::State;
+use crate::snapshot::{ChangeKind, State};
 
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 /// Events turned into text at once.
@@ -32,10 +32,38 @@ struct Wanted {
     who: Who,
 }
 
+/// What an event is to a reader.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum News {
+    /// Another's, or of another order.
+    Nothing,
+    /// A change of an order that the reader may see.
+    Change,
+    /// The order is another's now: as if it were deleted.
+    Gone,
+    /// It may have been the reader's order, which cannot be told.
+    Lost,
+}
+
 impl Wanted {
-    fn has(&self, api: &Api, event: &Event) -> bool {
-        self.order.as_ref().is_none_or(|order| *order == event.id)
-            && api.reader.is_seen(self.who.owner_tag(), &event.snapshot)
+    fn news(&self, api: &Api, event: &Event) -> News {
+        let is_asked_for = self.order.as_ref().is_none_or(|order| *order == event.id);
+        let Some(own) = self.who.owner_tag() else {
+            return if is_asked_for { News::Change } else { News::Nothing };
+        };
+        match &event.former {
+            _ if api.reader.is_seen(Some(own), &event.snapshot) => {
+                if is_asked_for {
+                    News::Change
+                } else {
+                    News::Nothing
+                }
+            }
+            Former::Known(former) if is_asked_for && former.contains(&own) => News::Gone,
+            Former::Known(_) => News::Nothing,
+            // Whatever was asked for: an order of another is followed as one that there is not.
+            Former::Unknown => News::Lost,
+        }
     }
 }
 
@@ -108,14 +136,21 @@ async fn stream(api: Arc<Api>, wanted: Wanted, from: Option<u64>, sender: &mpsc:
                 next = head;
             }
             Read::Events(events) => {
+                let mut has_lost = false;
                 for event in &events {
                     next += 1;
-                    if wanted.has(&api, event) {
-                        push_event(&mut text, &api.epoch, next, event, wanted.is_with_body);
+                    match wanted.news(&api, event) {
+                        News::Nothing => {}
+                        News::Change => push_event(&mut text, &api.epoch, next, event, wanted.is_with_body),
+                        News::Gone => push_gone(&mut text, &api.epoch, next, event),
+                        News::Lost => has_lost = true,
                     }
                     if text.len() >= PIECE_BYTES {
                         break;
                     }
+                }
+                if has_lost {
+                    push_reset(&mut text, &api.epoch, next);
                 }
                 if !events.is_empty() && text.is_empty() {
                     continue;
@@ -141,19 +176,29 @@ async fn stream(api: Arc<Api>, wanted: Wanted, from: Option<u64>, sender: &mpsc:
 }
 
 fn push_event(text: &mut String, epoch: &str, next: u64, event: &Event, is_with_body: bool) {
-    let Event { id, snapshot, change } = event;
-    // Writing to a string cannot fail.
-    let _ = write!(
-        text,
-        "event: order\nid: {epoch}-{next}\ndata: {{\"order_uid\":\"{id}\",\"version\":{},\"change\":\"{}\"",
-        snapshot.version(),
-        change.as_str()
-    );
+    let Event { snapshot, change, .. } = event;
+    push_change(text, epoch, next, event, *change);
     if is_with_body && snapshot.state() != State::Tombstone {
         // A compact body has no line breaks: those inside strings are escaped.
         let _ = write!(text, ",\"order\":{}", String::from_utf8_lossy(&snapshot.flat().whole()));
     }
     text.push_str("}\n\n");
+}
+
+/// The last that a former owner is told of an order: nothing of what it is now.
+fn push_gone(text: &mut String, epoch: &str, next: u64, event: &Event) {
+    push_change(text, epoch, next, event, ChangeKind::Deleted);
+    text.push_str("}\n\n");
+}
+
+fn push_change(text: &mut String, epoch: &str, next: u64, event: &Event, change: ChangeKind) {
+    let (id, version, change) = (&event.id, event.snapshot.version(), change.as_str());
+    // Writing to a string cannot fail.
+    let _ = write!(
+        text,
+        "event: order\nid: {epoch}-{next}\ndata: \
+         {{\"order_uid\":\"{id}\",\"version\":{version},\"change\":\"{change}\""
+    );
 }
 
 fn push_reset(text: &mut String, epoch: &str, head: u64) {

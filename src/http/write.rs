@@ -230,8 +230,12 @@ async fn take_lines(
     (key, who): (Option<Box<str>>, Who),
     waiting: mpsc::Sender<Pending>,
 ) {
-    for number in 1_u64.. {
-        let pending = match lines.next().await {
+    let mut number = 0_u64;
+    loop {
+        let read = lines.next().await;
+        // A blank line is none that a key is counted for.
+        number += u64::from(!matches!(read, Err(LineError::Blank)));
+        let pending = match read {
             Ok(None) => return,
             Ok(Some(_)) if !who.is_in() => {
                 let problem = gate::problem(&Denied::Invalid("the key or token is not valid any more"));
@@ -248,6 +252,9 @@ async fn take_lines(
             Err(LineError::Long) => {
                 let message = format!("larger than {} bytes", lines.line_bytes_max);
                 Pending::Failed(Problem::from(&Rejection::whole(RejectionKind::TooLarge, message)))
+            }
+            Err(LineError::Blank) => {
+                Pending::Failed(Problem::bad_request("blank_line", "the line is blank: it has no order"))
             }
             Err(LineError::Broken(problem)) => {
                 // The rest of the request is unreadable: say so on a last line.
@@ -396,12 +403,14 @@ struct Lines {
 }
 
 enum LineError {
+    /// It has no order, and a result all the same: results are told apart by counting them.
+    Blank,
     Long,
     Broken(Problem),
 }
 
 impl Lines {
-    /// The next line that is not blank.
+    /// The next line. What comes after the last line break is one unless there is nothing.
     async fn next(&mut self) -> Result<Option<Bytes>, LineError> {
         let mut searched = 0;
         self.room.clear(); // the line before is in the queue
@@ -412,10 +421,10 @@ impl Lines {
                 searched = 0;
                 self.line_end = None;
                 let is_rest = std::mem::take(&mut self.is_skipping);
-                if !is_rest && let Some(line) = self.whole(line.slice(..line.len() - 1))? {
-                    return Ok(Some(line));
+                if is_rest {
+                    continue;
                 }
-                continue;
+                return self.whole(line.slice(..line.len() - 1)).map(Some);
             }
             searched = self.buffer.len();
             if searched > self.line_bytes_max + 1 {
@@ -429,7 +438,7 @@ impl Lines {
             }
             if self.is_ended {
                 let rest = self.buffer.split().freeze();
-                return if self.is_skipping { Ok(None) } else { self.whole(rest) };
+                return if self.is_skipping || rest.is_empty() { Ok(None) } else { self.whole(rest).map(Some) };
             }
             if self.buffer.len() > SHORT_LINE_BYTES && self.line_end.is_none() {
                 self.room.grow_when_free(self.line_bytes_max).await;
@@ -439,13 +448,13 @@ impl Lines {
         }
     }
 
-    fn whole(&self, line: Bytes) -> Result<Option<Bytes>, LineError> {
+    fn whole(&self, line: Bytes) -> Result<Bytes, LineError> {
         // Where lines end with two characters, neither is the order's.
         let line = if line.ends_with(b"\r") { line.slice(..line.len() - 1) } else { line };
         match line.len() {
-            _ if line.iter().all(u8::is_ascii_whitespace) => Ok(None),
+            _ if line.iter().all(u8::is_ascii_whitespace) => Err(LineError::Blank),
             len if len > self.line_bytes_max => Err(LineError::Long),
-            _ => Ok(Some(line)),
+            _ => Ok(line),
         }
     }
 

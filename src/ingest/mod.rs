@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Instant, SystemTime};
 
-use crate::cache::feed::Event;
+use crate::cache::feed::{Event, Former};
 use crate::cache::{Committing, Pinned, View};
 use crate::id::{OrderId, Version};
 use crate::metrics;
@@ -429,7 +429,10 @@ impl<S: Source, T: Store> Ingest<S, T> {
                 let elements = if self.source.is_broker() { self.elements.split(payload) } else { Ok(None) };
                 match elements {
                     Ok(Some(elements)) => return Parts::new(record, Some(elements)),
-                    Ok(None) => self.decoder.decode(payload),
+                    Ok(None) => match self.source.profile(&record) {
+                        None => self.decoder.decode(payload),
+                        Some(profile) => self.decoder.decode_as(profile, payload),
+                    },
                     Err(rejection) => Err(rejection),
                 }
             }
@@ -513,6 +516,7 @@ impl<S: Source, T: Store> Ingest<S, T> {
             is_atomic: is_broker,
             parcel: to_publish.as_ref().and_then(|to_publish| to_publish.parcel),
             is_again: false,
+            asks_former: self.view.as_ref().is_some_and(|view| view.notes_owners() && view.is_bounded()),
         });
         let rejects = std::mem::take(&mut filled.rejects);
         let store = self.store.clone();
@@ -741,17 +745,27 @@ impl<S: Source, T: Store> Ingest<S, T> {
             redis.hand_over(news.map(|(id, snapshot, _)| (id, snapshot)), asked);
         }
         if let Some(view) = &self.view {
-            let events = outcomes.iter().filter_map(Outcome::visible).filter_map(|(id, snapshot, change)| {
+            let seen = outcomes.iter().filter_map(|outcome| Some((outcome, outcome.visible()?)));
+            let events = seen.filter_map(|(outcome, (id, snapshot, change))| {
                 // What an earlier try changed, whose answer was lost, is news only if readers do not see it yet.
                 // Where orders leave, that they are not seen says nothing.
-                let event = |change| Event { id: id.clone(), snapshot: snapshot.clone(), change };
+                let event = |change| Event::new(id.clone(), snapshot.clone(), change);
                 if change.is_none() && view.is_bounded() {
                     // A repeated request is about the order that the first one made, which nothing keeps in its place.
                     view.apply_remote(event(snapshot.apparent_change()));
                     return None;
                 }
                 let is_news = change.is_some() || view.fill(id.clone(), snapshot.clone());
-                is_news.then(|| event(change.unwrap_or_else(|| snapshot.apparent_change())))
+                is_news.then(|| {
+                    let event = event(change.unwrap_or_else(|| snapshot.apparent_change()));
+                    match outcome {
+                        // Where orders leave, the store was asked.
+                        Outcome::Stored { former, .. } if view.is_bounded() => {
+                            Event { former: Former::Known(former.iter().copied().collect()), ..event }
+                        }
+                        _ => event,
+                    }
+                })
             });
             view.publish(events.collect());
         }
@@ -792,7 +806,7 @@ impl<S: Source, T: Store> Ingest<S, T> {
 
     fn count(&mut self, outcome: &Outcome) {
         let (column, status) = match outcome {
-            Outcome::Stored { id, snapshot, change } => {
+            Outcome::Stored { id, snapshot, change, .. } => {
                 if *change == ChangeKind::Created {
                     self.metrics.created.inc();
                 }
@@ -817,7 +831,7 @@ impl<S: Source, T: Store> Ingest<S, T> {
 /// What is to be published of an outcome.
 fn changed(outcome: &Outcome) -> Option<Changed> {
     match outcome {
-        Outcome::Stored { id, snapshot, change } => {
+        Outcome::Stored { id, snapshot, change, .. } => {
             Some(Changed { id: id.clone(), snapshot: snapshot.clone(), change: *change })
         }
         _ => None,

@@ -67,7 +67,11 @@ fn refused(error: KafkaError) -> String {
     };
     let line = reason.split_ascii_whitespace().collect::<Vec<_>>().join(" ");
     let is_left_out = ["not available at build time", "recompile librdkafka"].iter().any(|part| line.contains(part));
-    if is_left_out { format!("{line}; a build with the feature kafka-tls has it") } else { line }
+    match is_left_out {
+        true if line.contains("libcurl") => format!("{line}; no build of this service has it"),
+        true => format!("{line}; a build with the feature kafka-tls has it"),
+        false => line,
+    }
 }
 
 /// Whether the value of a property may be a secret.
@@ -143,7 +147,22 @@ impl Config {
             let made = client.create_native_config();
             made.and_then(|native| Client::new(&client, native, kind, DefaultClientContext)).map_err(refused)?;
         }
-        Ok(())
+        self.check_tokens()
+    }
+
+    /// The library takes OAUTHBEARER and waits for tokens, of which none would ever come.
+    fn check_tokens(&self) -> Result<(), String> {
+        let asks = |name: &&str| {
+            self.properties.get(*name).is_some_and(|mechanism| mechanism.eq_ignore_ascii_case("OAUTHBEARER"))
+        };
+        let Some(name) = ["sasl.mechanisms", "sasl.mechanism"].into_iter().find(asks) else { return Ok(()) };
+        if self.properties.get("enable.sasl.oauthbearer.unsecure.jwt").is_some_and(|value| value == "true") {
+            return Ok(());
+        }
+        Err(format!(
+            "{name}: OAUTHBEARER has no source of tokens: sasl.oauthbearer.method=oidc needs a librdkafka with libcurl, \
+             which no build of this service has; log in by SCRAM-SHA-512, PLAIN or a certificate"
+        ))
     }
 
     /// For any client of these brokers.

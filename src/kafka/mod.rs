@@ -3,7 +3,7 @@
 //! a group ([`tail`]); what the binding cannot do is asked of the library itself (brokers, topic ids,
 //! offsets, headers).
 
-mod admin_question;
+pub mod admin_question;
 pub mod broker_watch;
 pub mod config;
 pub mod offset_look;

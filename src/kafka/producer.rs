@@ -1,6 +1,6 @@
 //! Sends messages, whatever becomes of the brokers meanwhile.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use rdkafka::ClientConfig;
@@ -15,6 +15,7 @@ use rdkafka::util::Timeout;
 
 use super::Config;
 use super::broker_watch::{self, BrokerWatch};
+use crate::sync::lock;
 
 /// Between two looks at whether there is room again.
 const ROOM_PAUSE: Duration = Duration::from_millis(1);
@@ -164,7 +165,7 @@ struct Made {
 
 impl Client {
     fn lock(&self) -> MutexGuard<'_, Option<Made>> {
-        self.made.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.made)
     }
 
     fn made(&self) -> Result<Made, KafkaError> {

@@ -9,6 +9,7 @@ use tokio::sync::mpsc::Sender;
 
 use super::Config;
 use super::producer::{Producer, Told, outgoing};
+use crate::sync::lock;
 
 /// What became of a parcel.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,7 +41,7 @@ impl Tracking {
     }
 
     fn note(&self, topic: &str, key: &str, error: &KafkaError) {
-        let mut fate = self.0.fate.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut fate = lock(&self.0.fate);
         match &mut *fate {
             Delivery::Acked { too_large }
                 if error.rdkafka_error_code() == Some(RDKafkaErrorCode::MessageSizeTooLarge) =>

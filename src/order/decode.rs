@@ -73,6 +73,17 @@ impl Decoder {
         self.with_document(&document, |decoding| decoding.order(&document))
     }
 
+    /// The same by another profile.
+    ///
+    /// # Errors
+    /// As [`Self::decode`].
+    pub fn decode_as(&mut self, profile: Profile, document: &Bytes) -> Result<Order, Rejection> {
+        let usual = std::mem::replace(&mut self.profile, profile);
+        let decoded = self.decode(document);
+        self.profile = usual;
+        decoded
+    }
+
     /// Parses `document` and hands the result to `read`; usual working space is kept whatever happens.
     pub(super) fn with_document<T>(
         &mut self,

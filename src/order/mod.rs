@@ -38,13 +38,17 @@ pub struct Order {
     pub past: Option<Past>,
 }
 
-/// The times of an order that another store had, in microseconds since 1970.
+/// What another store had of an order beside its document; times in microseconds since 1970.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Past {
     /// When it was stored there first.
     pub created_micros: i64,
     /// When it last changed there.
     pub updated_micros: i64,
+    /// Whether the times say which of two copies is newer. If not, they count only for an order that is not stored yet.
+    pub decides: bool,
+    /// Whether it was an envelope order, which a deletion by itself does not say.
+    pub is_envelope: bool,
 }
 
 /// The user and the external id that a stored order is looked up by. `None` for an order that has none.

@@ -1,9 +1,11 @@
 //! Birth and death: the signal to stop, and what the process still waits for before it is ready.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use tokio::sync::watch;
+
+use crate::sync::lock;
 
 /// Tells every holder of a [`Shutdown`] to stop. Dropping it tells them too.
 #[derive(Debug)]
@@ -107,7 +109,10 @@ pub struct Readiness(Arc<Mutex<Vec<Closed>>>);
 #[derive(Debug, Clone)]
 struct Closed {
     gate: &'static str,
+    /// In words that anyone may read.
     reason: Option<String>,
+    /// The same with hosts, users and whatever else is the operator's to know.
+    detail: Option<String>,
 }
 
 /// One condition of being ready.
@@ -126,30 +131,44 @@ impl Readiness {
         gate
     }
 
-    /// Why the process is not ready: each closed gate and its reason. Empty when it is ready.
+    /// Why the process is not ready: each closed gate and its reason, in words that anyone may read.
+    /// Empty when it is ready.
     #[must_use]
     pub fn reasons(&self) -> Vec<(&'static str, String)> {
-        let gates = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let gates = lock(&self.0);
         gates.iter().filter_map(|closed| Some((closed.gate, closed.reason.clone()?))).collect()
+    }
+
+    /// The same for the operator: hosts and users may be named.
+    #[must_use]
+    pub fn details(&self) -> Vec<(&'static str, String)> {
+        let gates = lock(&self.0);
+        let told = |closed: &Closed| closed.detail.clone().or_else(|| closed.reason.clone());
+        gates.iter().filter_map(|closed| Some((closed.gate, told(closed)?))).collect()
     }
 }
 
 impl Gate {
     /// This condition holds.
     pub fn open(&self) {
-        self.set(None);
+        self.set(None, None);
     }
 
-    /// This condition does not hold, for this reason.
+    /// This condition does not hold, for this reason, which anyone may read.
     pub fn close(&self, reason: &str) {
-        self.set(Some(reason.to_owned()));
+        self.set(Some(reason.to_owned()), None);
     }
 
-    fn set(&self, reason: Option<String>) {
-        let mut gates = self.readiness.0.lock().unwrap_or_else(PoisonError::into_inner);
+    /// The same with what only the operator is told: hosts, users, names of databases.
+    pub fn close_with(&self, reason: &str, detail: &str) {
+        self.set(Some(reason.to_owned()), Some(detail.to_owned()));
+    }
+
+    fn set(&self, reason: Option<String>, detail: Option<String>) {
+        let mut gates = lock(&self.readiness.0);
         match gates.iter_mut().find(|closed| closed.gate == self.name) {
-            Some(closed) => closed.reason = reason,
-            None => gates.push(Closed { gate: self.name, reason }),
+            Some(closed) => (closed.reason, closed.detail) = (reason, detail),
+            None => gates.push(Closed { gate: self.name, reason, detail }),
         }
     }
 }
@@ -199,7 +218,13 @@ mod tests {
         warm.open();
         assert_eq!(readiness.reasons(), [("lag", "unknown".to_owned())]);
         lag.open();
-        assert!(readiness.reasons().is_empty());
+        assert!(readiness.reasons().is_empty() && readiness.details().is_empty());
+        lag.close_with("the server is unavailable", "db.internal: connection refused");
+        assert_eq!(readiness.reasons(), [("lag", "the server is unavailable".to_owned())]);
+        assert_eq!(readiness.details(), [("lag", "db.internal: connection refused".to_owned())]);
+        lag.close("unknown");
+        assert_eq!(readiness.details(), [("lag", "unknown".to_owned())]);
+        lag.open();
         warm.close("again");
         assert_eq!(readiness.reasons().len(), 1);
     }

@@ -2,7 +2,7 @@
 //! a caller's future is dropped when its client hangs up.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
@@ -12,6 +12,7 @@ use tokio::time::{Instant, timeout_at};
 use super::ReadError;
 use crate::id::OrderId;
 use crate::snapshot::Snapshot;
+use crate::sync::lock;
 
 type Loaded = Result<Option<Snapshot>, ReadError>;
 
@@ -95,7 +96,7 @@ impl Flight {
     }
 
     fn running(&self, id: &OrderId) -> Option<watch::Receiver<Option<Loaded>>> {
-        self.loads.lock().unwrap_or_else(PoisonError::into_inner).get(id).cloned()
+        lock(&self.loads).get(id).cloned()
     }
 
     fn start<R, F>(
@@ -109,7 +110,7 @@ impl Flight {
         R: Send + 'static,
         F: Future<Output = R> + Send + 'static,
     {
-        let mut loads = self.loads.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut loads = lock(&self.loads);
         if let Some(running) = loads.get(id) {
             return running.clone(); // started while this one waited for its turn
         }
@@ -140,7 +141,7 @@ struct LoadGuard {
 
 impl Drop for LoadGuard {
     fn drop(&mut self) {
-        self.flight.loads.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.id);
+        lock(&self.flight.loads).remove(&self.id);
     }
 }
 

@@ -1,8 +1,10 @@
 //! The circuit breaker: after some failures in a row no one asks any more until a probe succeeded. Time is an argument.
 
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
+
+use crate::sync::lock;
 
 /// Open at first: the first connection is a probe like any other.
 pub(super) struct Breaker {
@@ -54,7 +56,7 @@ impl Breaker {
 
     /// Opens at once, as for a connection that is gone. Says whether it was closed before.
     pub(super) fn open(&self, now: Instant) -> bool {
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut last = lock(&self.last);
         let was_closed = self.is_closed.swap(false, Ordering::AcqRel);
         // What held for long begins again; what opens again and again waits longer and longer.
         let held = last.closed.take().is_some_and(|closed| now.duration_since(closed) >= self.pause_max);
@@ -66,7 +68,7 @@ impl Breaker {
 
     /// How long to wait before the next probe, counted from now on.
     pub(super) fn pause(&self) -> Duration {
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut last = lock(&self.last);
         let pause = last.pause;
         last.pause = (2 * pause).min(self.pause_max);
         pause
@@ -74,7 +76,7 @@ impl Breaker {
 
     /// A probe succeeded.
     pub(super) fn close(&self, now: Instant) {
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut last = lock(&self.last);
         last.closed = Some(now);
         self.failures.store(0, Ordering::Relaxed);
         self.is_closed.store(true, Ordering::Release);

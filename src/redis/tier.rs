@@ -1,7 +1,7 @@
 //! One connection for reads and one for writes, kept by one task; the breaker stands before both.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use redis_client::aio::MultiplexedConnection;
@@ -19,6 +19,7 @@ use super::trust_window::TrustWindow;
 use crate::id::OrderId;
 use crate::metrics;
 use crate::snapshot::Snapshot;
+use crate::sync::lock;
 use crate::tls;
 
 /// Failures in a row before no one asks any more.
@@ -278,7 +279,7 @@ impl Tier {
             let connected = tokio::time::timeout(CONNECT_TIME, self.connect()).await;
             match connected
                 .map_err(|_| "no answer".to_owned())
-                .and_then(|connected| connected.map_err(|e| e.to_string()))
+                .and_then(|connected| connected.map_err(|error| tls::words::plain(&error.to_string())))
             {
                 Ok(link) => {
                     self.breaker.close(Instant::now());
@@ -442,10 +443,6 @@ impl Tier {
 
 fn signed(count: usize) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

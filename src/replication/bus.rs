@@ -205,7 +205,7 @@ impl Following {
             redis.note(&id, &snapshot); // the instance that tells of it has written it
         }
         let change = snapshot.apparent_change();
-        self.view.apply_remote(Event { id, snapshot, change });
+        self.view.apply_remote(Event::new(id, snapshot, change));
     }
 }
 

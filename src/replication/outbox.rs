@@ -2,13 +2,14 @@
 //! from memory. What the relay has no room for stays recorded, and is published from the store later.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use tokio::sync::mpsc;
 
 use crate::id::{OrderId, Version};
 use crate::record::{Contents, Parcel};
 use crate::snapshot::{ChangeKind, Snapshot};
+use crate::sync::lock;
 
 /// Committed batches that may wait for the relay. Their orders are those of the view, so they cost little.
 const WAITING_MAX: usize = 64;
@@ -66,10 +67,6 @@ struct Snapshots {
     untold: Arc<()>,
 }
 
-fn locked(snapshots: &Mutex<Snapshots>) -> MutexGuard<'_, Snapshots> {
-    snapshots.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 /// Where a flow hands over its committed batches. Clones share it.
 #[derive(Clone)]
 pub struct Outbox {
@@ -103,7 +100,7 @@ impl Batches {
     /// Whether the snapshots of batches that begin now are published.
     #[must_use]
     pub fn snapshots_are_on(&self) -> bool {
-        locked(&self.snapshots).are_on
+        lock(&self.snapshots).are_on
     }
 
     /// Where to say how many bytes an event may have.
@@ -139,7 +136,7 @@ impl Outbox {
         let mut untold = None;
         contents.events &= may_have_events;
         if contents.snapshots {
-            let snapshots = locked(&self.snapshots);
+            let snapshots = lock(&self.snapshots);
             contents.snapshots = snapshots.are_on;
             untold = (!snapshots.are_on).then(|| Arc::clone(&snapshots.untold));
         }
@@ -150,13 +147,13 @@ impl Outbox {
     /// Has the snapshots of batches that begin from now on published, or not, where they are among
     /// the contents. What is recorded already is published in any case.
     pub fn publish_snapshots(&self, are_on: bool) {
-        locked(&self.snapshots).are_on = are_on;
+        lock(&self.snapshots).are_on = are_on;
     }
 
     /// Whether snapshots are published of every batch that can still become visible.
     #[must_use]
     pub fn tells_all(&self) -> bool {
-        let snapshots = locked(&self.snapshots);
+        let snapshots = lock(&self.snapshots);
         snapshots.are_on && Arc::strong_count(&snapshots.untold) == 1
     }
 
@@ -172,12 +169,12 @@ impl Outbox {
 
     /// Notes that an order was worked on. It is acknowledged with the batch that is handed over next.
     pub fn acknowledge(&self, ack: Ack) {
-        self.pending.lock().unwrap_or_else(PoisonError::into_inner).push(ack);
+        lock(&self.pending).push(ack);
     }
 
     /// A batch is committed, and this is what it changed.
     pub fn hand_over(&self, parcel: Parcel, changes: Vec<Changed>) {
-        let acks = std::mem::take(&mut *self.pending.lock().unwrap_or_else(PoisonError::into_inner));
+        let acks = std::mem::take(&mut *lock(&self.pending));
         // No room: it is recorded, and published from the store once it is old enough.
         let _ = self.batches.try_send(Committed { parcel, changes, acks });
     }

@@ -46,10 +46,9 @@ impl Event {
     fn ack(&self, outcome: &Outcome) -> Ack {
         let said = self.change;
         let (id, change, snapshot) = match outcome {
-            Outcome::Stored { id, change: ChangeKind::Deleted, snapshot } | Outcome::WasDeleted { id, snapshot } => {
-                (id, ChangeKind::Deleted, Some(snapshot))
-            }
-            Outcome::Stored { id, change, snapshot } => (id, said.unwrap_or(*change), Some(snapshot)),
+            Outcome::Stored { id, change: ChangeKind::Deleted, snapshot, .. }
+            | Outcome::WasDeleted { id, snapshot } => (id, ChangeKind::Deleted, Some(snapshot)),
+            Outcome::Stored { id, change, snapshot, .. } => (id, said.unwrap_or(*change), Some(snapshot)),
             Outcome::Unchanged { id, snapshot } | Outcome::Repeated { id, snapshot, .. } => {
                 (id, said.unwrap_or(ChangeKind::Updated), Some(snapshot))
             }
@@ -93,7 +92,7 @@ impl<S: Source> Source for Events<S> {
         Ok(received)
     }
 
-    fn prepare(&self, record: &Record, order: &mut Order) -> Result<Option<Version>, Rejection> {
+    fn prepare(&mut self, record: &Record, order: &mut Order) -> Result<Option<Version>, Rejection> {
         if let Command::Envelope(envelope) = &mut order.command {
             work(envelope);
         }

@@ -79,7 +79,31 @@ pub fn task(matches: &ArgMatches, outside: &Outside) -> Result<(Settings, Task),
         let text = super::convert(&one::<PathBuf>(arguments, "file"))?;
         return Ok((Settings::none(), Task::ConfigConvert(text, arguments.get_one("output").cloned())));
     }
-    let settings = Settings::load(matches, outside)?;
+    // What no setting has any bearing on is not ended by one.
+    match matches.subcommand() {
+        Some(("completions", arguments)) => return Ok((Settings::none(), Task::Completions(one(arguments, "shell")))),
+        Some(("keys", arguments)) => return Ok((Settings::none(), Task::NewKey(key_of(arguments)))),
+        Some(("load", arguments)) => {
+            let json = arguments.get_one::<PathBuf>("json").cloned();
+            let json = json.map(|path| if path.as_os_str() == "-" { Json::Stdout } else { Json::File(path) });
+            let load = load_of(arguments).map_err(|error| wrong("load", &error))?;
+            return Ok((Settings::none(), Task::Load(load, json)));
+        }
+        _ => {}
+    }
+    let is_print =
+        matches.subcommand_matches("config").is_some_and(|config| config.subcommand_matches("print").is_some());
+    let has_url = matches.subcommand_matches("healthcheck").is_some_and(|check| check.contains_id("url"));
+    let settings = match Settings::load(matches, outside) {
+        // The file of the working directory may be another program's.
+        Err(wrong) if is_print || has_url => {
+            let mut settings =
+                Settings::load(matches, &Outside { file: None, ..outside.clone() }).map_err(|_| wrong.clone())?;
+            settings.unused.extend(wrong.0.into_iter().map(|line| format!("ends a start: {line}")));
+            settings
+        }
+        read => read?,
+    };
     let task = match matches.subcommand() {
         None | Some(("serve", _)) => Task::Serve,
         #[cfg(feature = "kafka")]
@@ -99,7 +123,11 @@ pub fn task(matches: &ArgMatches, outside: &Outside) -> Result<(Settings, Task),
         Some(("import", arguments)) => Task::Import(import_of(arguments, &settings)),
         Some(("export", arguments)) => {
             let output = arguments.get_one("output").cloned();
-            Task::Export(export::Config { store: settings.config.store.clone(), output })
+            Task::Export(export::Config {
+                store: settings.config.store.clone(),
+                output,
+                is_full: arguments.get_flag("full"),
+            })
         }
         Some(("backup", arguments)) => {
             let store = settings.config.store.clone();
@@ -116,11 +144,6 @@ pub fn task(matches: &ArgMatches, outside: &Outside) -> Result<(Settings, Task),
         }
         #[cfg(feature = "kafka")]
         Some(("dlq", arguments)) => Task::DeadLetters(dlq_of(arguments, &settings)?),
-        Some(("load", arguments)) => {
-            let json = arguments.get_one::<PathBuf>("json").cloned();
-            let json = json.map(|path| if path.as_os_str() == "-" { Json::Stdout } else { Json::File(path) });
-            Task::Load(load_of(arguments).map_err(|error| wrong("load", &error))?, json)
-        }
         Some(("healthcheck", arguments)) => {
             let own = || {
                 // Without TLS where there is a choice: the question is whether the service is
@@ -138,17 +161,6 @@ pub fn task(matches: &ArgMatches, outside: &Outside) -> Result<(Settings, Task),
             let url = arguments.get_one::<String>("url").cloned().unwrap_or_else(own);
             Task::Healthcheck { url, timeout: one(arguments, "timeout") }
         }
-        Some(("keys", arguments)) => {
-            let (_, arguments) = arguments.subcommand().expect("clap asks for one");
-            let text = |name: &str| arguments.get_one::<String>(name).cloned();
-            Task::NewKey(Wanted {
-                name: one(arguments, "name"),
-                scopes: arguments.get_many("scope").into_iter().flatten().cloned().collect(),
-                owner: text("owner"),
-                rate: text("rate"),
-                expires: text("expires"),
-            })
-        }
         Some(("migrate", arguments)) => Task::Migrate(match arguments.subcommand() {
             Some(("up", arguments)) => Direction::Up {
                 is_with_optional: arguments.get_flag("optional"),
@@ -159,7 +171,6 @@ pub fn task(matches: &ArgMatches, outside: &Outside) -> Result<(Settings, Task),
         }),
         Some(("config", arguments)) if arguments.subcommand_matches("print").is_some() => Task::ConfigPrint,
         Some(("config", _)) => Task::ConfigCheck,
-        Some(("completions", arguments)) => Task::Completions(one(arguments, "shell")),
         Some((name, _)) => unreachable!("{name} is no subcommand"),
     };
     if matches!(
@@ -169,6 +180,18 @@ pub fn task(matches: &ArgMatches, outside: &Outside) -> Result<(Settings, Task),
         settings.check_store(outside)?;
     }
     Ok((settings, task))
+}
+
+fn key_of(arguments: &ArgMatches) -> Wanted {
+    let (_, arguments) = arguments.subcommand().expect("clap asks for one");
+    let text = |name: &str| arguments.get_one::<String>(name).cloned();
+    Wanted {
+        name: one(arguments, "name"),
+        scopes: arguments.get_many("scope").into_iter().flatten().cloned().collect(),
+        owner: text("owner"),
+        rate: text("rate"),
+        expires: text("expires"),
+    }
 }
 
 /// The command line as clap knows it.
@@ -236,14 +259,19 @@ fn service_command() -> Command {
         .subcommand(with_flags(Command::new("serve").about("Answer requests (the default)")))
         .subcommand(import_command())
         .subcommand(
-            with_flags(Command::new("export").about("Write every live order as a line, newest first")).arg(
-                Arg::new("output")
-                    .long("output")
-                    .short('o')
-                    .value_name("FILE")
-                    .value_parser(value_parser!(PathBuf))
-                    .help("Instead of standard output"),
-            ),
+            with_flags(Command::new("export").about("Write every live order as a line, newest first"))
+                .arg(
+                    Arg::new("output")
+                        .long("output")
+                        .short('o')
+                        .value_name("FILE")
+                        .value_parser(value_parser!(PathBuf))
+                        .help("Instead of standard output"),
+                )
+                .arg(switch(
+                    "full",
+                    "Deleted orders too, oldest first, as {\"order\":{…},\"meta\":{…}}: `import` makes the same orders of it elsewhere",
+                )),
         )
         .subcommand(
             with_flags(
@@ -304,13 +332,13 @@ fn import_command() -> Command {
                 .value_name("FILE")
                 .value_parser(value_parser!(PathBuf))
                 .required(true)
-                .help("One order a line; - is standard input"),
+                .help("One order a line, also as export --full writes it; - is standard input"),
         )
         .arg(Arg::new("rejects").long("rejects").value_name("FILE").value_parser(value_parser!(PathBuf)).help(
             "Where lines that are no valid orders go, with the reasons; as they were, to FILE.raw beside it \
                      [default: FILE.rejected]",
         ));
-    let command = command
+    command
         .about(
             "Store the orders of a file, or those of an older service's database; an interrupted import goes on where it was",
         )
@@ -337,8 +365,7 @@ fn import_command() -> Command {
             switch("dry-run", "Only count, and say what would be rejected")
                 .requires("from-postgres")
                 .conflicts_with("file"),
-        );
-    command
+        )
 }
 
 fn publish_command() -> Command {

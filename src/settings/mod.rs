@@ -133,7 +133,10 @@ impl Settings {
         let of_environment = || outside.environment.get("CONFIG_PATH").filter(|path| !path.is_empty()).cloned();
         let named = flag(flags, "config").pop().or_else(of_environment);
         // An empty flag says that none is to be read.
-        let path = named.map_or_else(|| outside.file.clone(), |path| (!path.is_empty()).then(|| path.into()));
+        let is_named = named.is_some();
+        let path: Option<PathBuf> =
+            named.map_or_else(|| outside.file.clone(), |path| (!path.is_empty()).then(|| path.into()));
+        let unnamed = path.clone().filter(|_| !is_named);
         let file = match path {
             None => File::default(),
             Some(path) => File::read(&path).unwrap_or_else(|error| {
@@ -142,6 +145,13 @@ impl Settings {
             }),
         };
         wrong.extend(file.unknown());
+        if let Some(path) = unnamed.filter(|_| !wrong.is_empty()) {
+            wrong.push(format!(
+                "{}: is read because it is in the working directory; where it is another program's, --config FILE reads \
+                 another, and an empty --config none",
+                path.display()
+            ));
+        }
         let mut config = app::Config::default();
         let (mut found, mut unused) = (Vec::new(), Vec::new());
         // Also what is set and cannot be used: that is said of itself.
@@ -335,6 +345,7 @@ fn look_up(setting: &Setting, flags: &ArgMatches, outside: &Outside, file: &File
 }
 
 /// The values that a variable, or the file that one names, holds of a setting.
+#[cfg_attr(not(feature = "kafka"), expect(clippy::unnecessary_wraps, reason = "only properties can be wrong"))]
 fn values_of(setting: &Setting, text: &str, has_lines: bool) -> Result<Vec<String>, String> {
     #[cfg(feature = "kafka")]
     if setting.key == "kafka.property" && has_lines {

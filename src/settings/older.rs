@@ -22,6 +22,22 @@ pub(super) const POSTGRES_PARTS: [(&str, &str); 9] = [
     ("sslkey", "POSTGRES_SSLKEY"),
 ];
 
+/// Names of databases and of their parts that say nothing here.
+const DATABASES: [&str; 12] = [
+    "DATABASE_URL",
+    "DATABASE_DSN",
+    "DB_URL",
+    "DB_DSN",
+    "DB_HOST",
+    "DB_PORT",
+    "DB_USER",
+    "DB_PASSWORD",
+    "DB_NAME",
+    "DB_SSLMODE",
+    "PG_URL",
+    "PG_DSN",
+];
+
 /// What belongs to `REDIS_ADDR` where that is an address alone.
 pub(super) const REDIS_PASSWORD: &str = "REDIS_PASSWORD";
 pub(super) const REDIS_DB: &str = "REDIS_DB";
@@ -60,14 +76,14 @@ pub(super) fn redis_url(address: &str, password: Option<&str>, db: Option<&str>)
 pub(super) fn unused_variables(outside: &Outside, found: &[Resolved]) -> Vec<String> {
     let value = |name: &str| outside.environment.get(name).map(String::as_str);
     let given = |name: &str| value(name).filter(|value| !value.is_empty());
-    let mut lines = Vec::new();
+    let (mut lines, mut empty) = (Vec::new(), Vec::new());
     for (setting, found) in SETTINGS.iter().zip(found) {
         for &name in setting.env.iter().filter(|name| !name.starts_with("ORDER_")) {
             match (&found.origin, value(name)) {
-                // Without a database the orders are somewhere else; other parts are just off.
                 (Origin::Default, Some("")) if setting.key == "postgres.url" => {
                     lines.push(format!("{name}: is empty, so --{} is not set by it", setting.flag));
                 }
+                (Origin::Default, Some("")) => empty.push((name, setting.flag)),
                 (Origin::Environment(used), Some(other)) if used != name && !other.is_empty() => {
                     let is_same = found.values.len() == 1 && found.values[0] == other;
                     lines.extend((!is_same).then(|| format!("{name}: changes nothing beside {used}")));
@@ -75,6 +91,14 @@ pub(super) fn unused_variables(outside: &Outside, found: &[Resolved]) -> Vec<Str
                 _ => {}
             }
         }
+    }
+    if let [(name, flag)] = empty[..] {
+        lines.push(format!("{name}: is empty, so --{flag} is not set by it"));
+    } else if !empty.is_empty() {
+        let names: Vec<&str> = empty.iter().map(|(name, _)| *name).collect();
+        let mut flags: Vec<String> = empty.iter().map(|(_, flag)| format!("--{flag}")).collect();
+        flags.dedup();
+        lines.push(format!("{}: are empty, so {} are not set by them", names.join(", "), flags.join(", ")));
     }
     let origin = |key: &str| found.iter().find(|found| found.key == key).map(|found| &found.origin);
     let parts: Vec<&str> = POSTGRES_PARTS.iter().map(|(_, name)| *name).filter(|name| given(name).is_some()).collect();
@@ -84,6 +108,23 @@ pub(super) fn unused_variables(outside: &Outside, found: &[Resolved]) -> Vec<Str
         Some(Origin::Default) => lines.push(format!("{}: changes nothing without POSTGRES_HOST", parts.join(", "))),
         Some(Origin::Environment(used)) => lines.push(format!("{}: changes nothing beside {used}", parts.join(", "))),
         // A flag or a file that names the server is stronger on purpose.
+        _ => {}
+    }
+    let used = found.iter().find(|found| found.key == "postgres.url").and_then(|found| found.values.first());
+    let databases = DATABASES
+        .iter()
+        .copied()
+        .filter(|name| given(name).is_some_and(|value| Some(value) != used.map(String::as_str)));
+    let databases: Vec<&str> = databases.collect();
+    match origin("postgres.url") {
+        _ if databases.is_empty() => {}
+        Some(Origin::Default) => lines.push(format!(
+            "{}: changes nothing: POSTGRES_DSN, or POSTGRES_HOST with its parts, says where the database is",
+            databases.join(", ")
+        )),
+        Some(Origin::Environment(used)) => {
+            lines.push(format!("{}: changes nothing beside {used}", databases.join(", ")));
+        }
         _ => {}
     }
     let is_address = origin("redis.url") == Some(&Origin::Environment("REDIS_ADDR".into()))
@@ -101,20 +142,13 @@ pub(super) fn unused_variables(outside: &Outside, found: &[Resolved]) -> Vec<Str
 
 /// Whether a variable names a database, or a part of where it is.
 pub(super) fn names_database(name: &str) -> bool {
-    const NAMES: &[&str] = &[
-        "DATABASE_DSN",
-        "DATABASE_URL",
-        "DB_CONN_STR",
-        "DB_DSN",
-        "DB_HOST",
-        "DB_NAME",
-        "DB_URL",
-        "PGDATABASE",
-        "PGHOST",
-        "PG_DSN",
-        "PG_URL",
-    ];
-    NAMES.contains(&name) || name.starts_with("POSTGRES_") || name.ends_with("_POSTGRES_DSN")
+    // Users and passwords by themselves name none.
+    const PARTS: [&str; 4] = ["DB_PORT", "DB_USER", "DB_PASSWORD", "DB_SSLMODE"];
+    let is_older = DATABASES.contains(&name) && !PARTS.contains(&name);
+    is_older
+        || ["DB_CONN_STR", "PGDATABASE", "PGHOST"].contains(&name)
+        || name.starts_with("POSTGRES_")
+        || name.ends_with("_POSTGRES_DSN")
 }
 
 /// What an older key has become.
@@ -306,7 +340,8 @@ fn written(settings: &BTreeMap<&str, (Vec<String>, String)>) -> String {
             match applied.and_then(|()| needed(setting, values, &set)) {
                 Ok(()) if is_last => lines.push(line(setting, values, from)),
                 Err(message) if is_last => {
-                    refused.push(format!("# {from} is left out: {key}: {}\n", message.replace('\n', " ")));
+                    let key = if from == key { String::new() } else { format!("{key}: ") };
+                    refused.push(format!("# {from} is left out: {key}{}\n", message.replace('\n', " ")));
                 }
                 Ok(()) => {}
                 Err(_) => _ = set.remove(key),

@@ -417,6 +417,10 @@ fn variables_of_the_older_services_that_change_nothing_are_told() {
         (&[("REDIS_DB", "2")], "REDIS_DB: changes nothing without REDIS_ADDR as host:port"),
         (&[("REDIS_TTL", "7m")], "REDIS_TTL: changes nothing without --redis (REDIS_ADDR)"),
         (&[("POSTGRES_DB", "orders"), ("POSTGRES_USER", "u")], "POSTGRES_USER, POSTGRES_DB: changes nothing without"),
+        (&[("DATABASE_URL", "postgres://u:p@h/d")], "DATABASE_URL: changes nothing: POSTGRES_DSN, or POSTGRES_HOST"),
+        (&[("DB_PORT", "5432"), ("DB_HOST", "db")], "DB_HOST, DB_PORT: changes nothing: POSTGRES_DSN, or"),
+        (&[("REDIS_ADDR", "")], "REDIS_ADDR: is empty, so --redis is not set by it"),
+        (&[("NATS_URL", ""), ("API_PORT", "")], "API_PORT, NATS_URL: are empty, so --listen, --nats are not set"),
     ] {
         let lines = unused(environment);
         let [line] = &lines[..] else { panic!("{environment:?}: {lines:?}") };
@@ -437,6 +441,14 @@ fn of_two_variables_for_one_setting_the_weaker_is_told() {
         told(&[("DB_CONN_STR", a), ("POSTGRES_HOST", "b")]),
         ["POSTGRES_HOST: changes nothing beside DB_CONN_STR"]
     );
+    assert_eq!(
+        told(&[("POSTGRES_DSN", a), ("DATABASE_URL", b), ("DB_NAME", "d")]),
+        ["DATABASE_URL, DB_NAME: changes nothing beside POSTGRES_DSN"]
+    );
+    assert!(told(&[("POSTGRES_DSN", a), ("DATABASE_URL", a)]).is_empty(), "they say the same");
+    let [line] = &told(&[("ORDER_LOG_LEVEL", "warn"), ("LOG_LEVEL", "debug")])[..] else { panic!("one line") };
+    assert_eq!(line, "LOG_LEVEL: changes nothing beside ORDER_LOG_LEVEL");
+    assert!(told(&[("API_PORT", ""), ("HTTP_PORT", "8080")]).is_empty(), "another one sets it");
     assert!(told(&[("POSTGRES_HOST", "a"), ("POSTGRES_DB", "d")]).is_empty(), "each is a part of one address");
 }
 
@@ -472,6 +484,7 @@ fn variables_of_the_older_services_with_a_counterpart_are_aliases() {
 }
 
 /// Settings files as the older services had them.
+#[cfg(feature = "kafka")]
 const OLDER_FILES: [(&str, &str); 3] = [
     (
         "streaming.yaml",

@@ -5,14 +5,19 @@ use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
 
+use super::compared::{Compared, Differences};
+use super::full::{self, FRAME_BYTES_MAX, Meta};
 use super::rejects::{Rejects, beside};
 use super::{Parked, Received, Source, SourceError};
-use crate::record::{Checkpoint, Position, Record, Rejection};
+use crate::id::Version;
+use crate::order::{Command, Order, Past, Profile};
+use crate::record::{Checkpoint, Fault, Position, Record, Rejection, RejectionKind};
 use crate::store::Outcome;
 
 /// Bytes read at once.
@@ -35,6 +40,8 @@ pub struct Progress {
     pub refused: u64,
     /// Lines that are no valid order.
     pub rejected: u64,
+    /// Orders of `export --full` that were here already and differed.
+    pub differences: Differences,
 }
 
 /// What is read.
@@ -57,11 +64,21 @@ pub struct FileSource {
     rejects: Rejects,
     /// Lines that were too long for memory, by their position, until they are rejected.
     spilled: BTreeMap<u64, File>,
+    /// Lines that have an order in them, by their position, until they are dealt with.
+    framed: BTreeMap<u64, Framed>,
+    compared: Compared,
     progress: Progress,
     on_progress: Box<dyn FnMut(Progress) + Send>,
 }
 
 type Block = Vec<Line>;
+
+/// A line that is no order by itself.
+struct Framed {
+    line: Bytes,
+    /// What it says beside its order, or what is wrong with it.
+    meta: Result<Option<(Bytes, Meta)>, Rejection>,
+}
 
 /// A line.
 struct Line {
@@ -125,7 +142,7 @@ impl FileSource {
             Box::new(file)
         };
         let (sender, blocks) = mpsc::channel(BLOCKS_MAX);
-        let line_bytes_max = config.line_bytes_max;
+        let line_bytes_max = config.line_bytes_max + FRAME_BYTES_MAX;
         let rejects = Rejects::new(config.rejects);
         let spill_path = rejects.raw_path().map(Path::to_path_buf);
         std::thread::Builder::new().name("import-reader".into()).spawn(move || {
@@ -149,6 +166,8 @@ impl FileSource {
             blocks,
             rejects,
             spilled: BTreeMap::new(),
+            framed: BTreeMap::new(),
+            compared: Compared::default(),
             progress: Progress { bytes: from, ..Progress::default() },
             on_progress: Box::new(on_progress),
         })
@@ -158,8 +177,21 @@ impl FileSource {
         SourceError { name: Arc::clone(&self.name), cause: cause.into() }
     }
 
+    fn record(&mut self, position: Position, line: Bytes) -> Record {
+        let (body, meta) = match full::read(&line) {
+            None => return Record::new(position, line),
+            Some(Ok(parts)) => (parts.body, Ok(parts.id.zip(parts.meta))),
+            Some(Err(rejection)) => (Some(line.clone()), Err(rejection)),
+        };
+        let key = meta.as_ref().ok().and_then(Option::as_ref).map(|(id, _)| id.clone());
+        self.framed.insert(position.offset, Framed { line, meta });
+        Record { payload: body, key, ..Record::new(position, Bytes::new()) }
+    }
+
     fn write_reject(&mut self, record: &Record, rejection: &Rejection) -> std::io::Result<()> {
-        let payload = record.payload.as_deref().unwrap_or_default();
+        let framed = self.framed.remove(&record.position.offset);
+        let payload = framed.as_ref().map(|framed| &*framed.line).or(record.payload.as_deref()).unwrap_or_default();
+        let rejection = framed.as_ref().and_then(|framed| framed.meta.as_ref().err()).unwrap_or(rejection);
         let line = serde_json::json!({
             "end_offset": record.position.offset + 1,
             "error": rejection.line(),
@@ -193,14 +225,19 @@ impl Source for FileSource {
         for Line { end, bytes, spilled } in block.map_err(|cause| self.error(cause))? {
             // The offset of a line is that of its last byte, so the next offset to read starts the next line.
             let position = Position { partition: 0, offset: end - 1 };
-            self.spilled.extend(spilled.map(|file| (position.offset, file)));
-            into.push(Record::new(position, bytes));
+            into.push(if let Some(file) = spilled {
+                self.spilled.insert(position.offset, file);
+                Record::new(position, bytes)
+            } else {
+                self.record(position, bytes)
+            });
         }
         Ok(Received::Records)
     }
 
     fn commit(&mut self, upto: &Checkpoint, outcomes: Vec<(Position, Outcome)>) {
-        for (_, outcome) in outcomes {
+        for (position, outcome) in outcomes {
+            self.compared.judge(position, &outcome);
             match outcome {
                 Outcome::Stored { .. } => self.progress.stored += 1,
                 Outcome::Unchanged { .. } | Outcome::Repeated { .. } => self.progress.unchanged += 1,
@@ -210,6 +247,9 @@ impl Source for FileSource {
         self.progress.bytes = upto.next(0);
         // Of a line that was too long for its white space only.
         self.spilled = self.spilled.split_off(&self.progress.bytes);
+        self.framed = self.framed.split_off(&self.progress.bytes);
+        self.compared.passed(upto);
+        self.progress.differences = self.compared.found();
         (self.on_progress)(self.progress);
     }
 
@@ -221,9 +261,46 @@ impl Source for FileSource {
         }
     }
 
+    /// What a store gave out was good enough for it.
+    fn profile(&self, record: &Record) -> Option<Profile> {
+        let framed = self.framed.get(&record.position.offset)?;
+        matches!(framed.meta, Ok(Some(_))).then_some(Profile::Lenient)
+    }
+
+    fn prepare(&mut self, record: &Record, order: &mut Order) -> Result<Option<Version>, Rejection> {
+        let position = record.position;
+        let own = record.payload.as_deref().and_then(full::of_envelope);
+        if let (Command::Envelope(envelope), Some((amount, past))) = (&mut order.command, own) {
+            envelope.amount = amount.into();
+            order.past = Some(past);
+        }
+        let framed = self.framed.get(&position.offset).and_then(|framed| framed.meta.as_ref().ok()?.as_ref());
+        let Some((id, meta)) = framed else { return Ok(None) };
+        if *order.id.text().as_bytes() != **id {
+            let faults = vec![Fault { pointer: "/meta/id".into(), message: "is not the id of the order".into() }];
+            return Err(Rejection { kind: RejectionKind::Invalid, faults });
+        }
+        let is_envelope = meta.is_envelope;
+        let past =
+            |(created_micros, updated_micros)| Past { created_micros, updated_micros, decides: true, is_envelope };
+        order.past = match &order.command {
+            Command::Envelope(_) => order.past.map(|own| Past { decides: true, ..own }),
+            Command::Wb(_) => meta.times.map(past),
+            Command::Delete => Some(past(meta.times.unwrap_or_else(|| (now(), now())))),
+        };
+        self.compared.expect(position, order);
+        let is_decided = matches!(order.command, Command::Envelope(_)) && order.past.is_some();
+        Ok(if is_decided { None } else { Some(0) })
+    }
+
     fn stop(&mut self) {
         self.blocks.close();
     }
+}
+
+/// In microseconds since 1970.
+fn now() -> i64 {
+    SystemTime::UNIX_EPOCH.elapsed().ok().and_then(|since| i64::try_from(since.as_micros()).ok()).unwrap_or_default()
 }
 
 /// Cuts an input into lines, a block at a time, without copying a line that a block holds whole.

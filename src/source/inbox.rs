@@ -337,7 +337,7 @@ impl Source for InboxSource {
 
 fn reply_to(outcome: &Outcome) -> Reply {
     let (id, answer, version) = match outcome {
-        Outcome::Stored { id, snapshot, change } => (id, Answer::Changed(*change), snapshot.version()),
+        Outcome::Stored { id, snapshot, change, .. } => (id, Answer::Changed(*change), snapshot.version()),
         Outcome::Unchanged { id, snapshot } => (id, Answer::Unchanged, snapshot.version()),
         Outcome::WasDeleted { id, snapshot } => (id, Answer::WasDeleted, snapshot.version()),
         Outcome::Repeated { id, answer, version, .. } => (id, *answer, *version),

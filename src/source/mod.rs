@@ -2,7 +2,9 @@
 //! given back the ones that are no orders.
 
 mod broker;
+pub mod compared;
 pub mod file;
+pub mod full;
 pub mod inbox;
 #[cfg(feature = "kafka")]
 pub mod kafka;
@@ -18,7 +20,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use crate::id::Version;
-use crate::order::Order;
+use crate::order::{Order, Profile};
 use crate::record::{Checkpoint, Position, Record, Rejection};
 use crate::store::Outcome;
 
@@ -100,12 +102,17 @@ pub trait Source: Send + 'static {
         false
     }
 
+    /// By which profile a record is checked instead of the usual one.
+    fn profile(&self, _record: &Record) -> Option<Profile> {
+        None
+    }
+
     /// Has the last word on an order before it is stored. Returns the version that it was made from, where the record
     /// says so: nothing newer is then changed by it.
     ///
     /// # Errors
     /// Why the record is rejected all the same.
-    fn prepare(&self, _record: &Record, _order: &mut Order) -> Result<Option<Version>, Rejection> {
+    fn prepare(&mut self, _record: &Record, _order: &mut Order) -> Result<Option<Version>, Rejection> {
         Ok(None)
     }
 

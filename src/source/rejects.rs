@@ -1,11 +1,14 @@
 //! What a source that is no broker rejects: a file of the reasons, and one of the documents as they
 //! were.
 
+use std::collections::HashMap;
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+
+use sha2::{Digest, Sha256};
 
 use super::{Parked, SourceError};
 
@@ -23,11 +26,39 @@ pub(super) fn beside(path: &Path, ending: &str) -> PathBuf {
     name.into()
 }
 
-/// The files, which are made with the first rejection.
+/// The files, which are made with the first rejection. What an earlier import of the same has put there is not put there
+/// once more.
 pub(super) struct Rejects {
     path: PathBuf,
     raw_path: Option<PathBuf>,
     files: Option<Arc<Files>>,
+    /// Lines that were there before, how many of each: those that were not met again yet.
+    before: HashMap<[u8; 32], u64>,
+}
+
+/// Where a row came in its turn, which is another number when it is read again.
+pub(super) const ROW: &str = "row";
+
+/// What a line is known by.
+fn digest(line: &serde_json::Value) -> [u8; 32] {
+    let mut line = line.clone();
+    if let Some(members) = line.as_object_mut() {
+        members.shift_remove(ROW);
+    }
+    Sha256::digest(line.to_string()).into()
+}
+
+/// The lines of a file of reasons, counted. What is none of a reason is passed by.
+fn lines_of(path: &Path) -> std::io::Result<HashMap<[u8; 32], u64>> {
+    let mut lines = HashMap::new();
+    let (mut file, mut line) = (BufReader::new(File::open(path)?), Vec::new());
+    while file.read_until(b'\n', &mut line)? > 0 {
+        if let Ok(line) = serde_json::from_slice(&line) {
+            *lines.entry(digest(&line)).or_default() += 1;
+        }
+        line.clear();
+    }
+    Ok(lines)
 }
 
 struct Files {
@@ -39,22 +70,37 @@ struct Files {
 impl Rejects {
     pub(super) fn new(path: PathBuf) -> Self {
         let raw_path = raw_of(&path);
-        Self { path, raw_path, files: None }
+        Self { path, raw_path, files: None, before: HashMap::new() }
     }
 
     pub(super) fn raw_path(&self) -> Option<&Path> {
         self.raw_path.as_deref()
     }
 
-    /// Appends a line with the reasons, and the document.
+    /// Appends a line with the reasons, and the document, unless both are there from before.
     pub(super) fn write(&mut self, line: &serde_json::Value, document: &mut impl Read) -> std::io::Result<()> {
         let files = if let Some(files) = &self.files {
             files
         } else {
-            let open = |path: &PathBuf| File::options().create(true).append(true).open(path);
+            // Where one of the two was taken away, both are written again.
+            if self.raw_path.as_ref().is_some_and(|raw_path| raw_path.exists() && self.path.exists()) {
+                self.before = lines_of(&self.path)?;
+            }
+            let open = |path: &PathBuf| {
+                let opened = File::options().create(true).append(true).open(path);
+                opened.map_err(|error| {
+                    std::io::Error::new(error.kind(), format!("cannot write {}: {error}", path.display()))
+                })
+            };
             let (reasons, raw) = (open(&self.path)?, self.raw_path.as_ref().map(open).transpose()?);
             self.files.insert(Arc::new(Files { reasons, raw, is_dirty: AtomicBool::new(false) }))
         };
+        if !self.before.is_empty()
+            && let Some(count) = self.before.get_mut(&digest(line)).filter(|count| **count > 0)
+        {
+            *count -= 1;
+            return Ok(());
+        }
         if let Some(mut raw) = files.raw.as_ref() {
             std::io::copy(document, &mut raw)?;
             raw.write_all(b"\n")?;

@@ -3,13 +3,14 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use foldhash::fast::RandomState;
 use tokio::sync::oneshot;
 
 use crate::id::{OrderId, Version};
+use crate::sync::lock;
 
 /// Those who wait. Clones share them.
 #[derive(Clone)]
@@ -72,7 +73,7 @@ impl Acks {
         }
         let (told, news) = oneshot::channel();
         self.0.count.fetch_add(1, Ordering::Relaxed);
-        let mut waiting = self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut waiting = lock(&self.0.waiting);
         waiting.entry(id.clone()).or_default().push(Waiting { version, told });
         Some(Waiter { acks: self.clone(), id: id.clone(), news })
     }
@@ -80,7 +81,7 @@ impl Acks {
     /// The worker is done with `version` of an order, and so with those before it; with all that wait when it does not
     /// say. `now` is the version that came of it, where it says so.
     pub fn arrived(&self, id: &OrderId, version: Option<Version>, now: Option<Version>) {
-        let mut waiting = self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut waiting = lock(&self.0.waiting);
         let Some(all) = waiting.get_mut(id) else { return };
         let is_met = |one: &mut Waiting| version.is_none_or(|version| one.version <= version);
         for met in all.extract_if(.., is_met) {
@@ -95,11 +96,11 @@ impl Acks {
     /// Whether a write of this order waits.
     #[must_use]
     pub fn awaits(&self, id: &OrderId) -> bool {
-        self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner).contains_key(id)
+        lock(&self.0.waiting).contains_key(id)
     }
 
     fn forget_given_up(&self, id: &OrderId) {
-        let mut waiting = self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut waiting = lock(&self.0.waiting);
         if let Some(all) = waiting.get_mut(id) {
             all.retain(|one| !one.told.is_closed());
             if all.is_empty() {

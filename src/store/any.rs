@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::embedded::{self, Embedded};
 use super::postgres::{self, Postgres};
-use super::{Batch, Changes, CommitPermit, Outcome, Page, Peers, Presence, Store, StoreError, Unpublished};
+use super::{Batch, Changes, CommitPermit, Full, Outcome, Page, Peers, Presence, Store, StoreError, Unpublished};
 use crate::id::{OrderId, Version};
 use crate::record::{Checkpoint, Parcel};
 use crate::snapshot::Snapshot;
@@ -298,7 +298,7 @@ impl Store for AnyStore {
     }
 }
 
-/// All live orders, as they stand when this is opened; a service may be running on the same store.
+/// All orders, as they stand when this is opened; a service may be running on the same store.
 pub enum Live {
     #[doc(hidden)]
     Embedded(embedded::Live),
@@ -318,11 +318,11 @@ impl Live {
         Ok(Self::Embedded(embedded::Live::open(&config.embedded)?))
     }
 
-    /// How many there are.
+    /// How many are live, and how many are deleted.
     ///
     /// # Errors
     /// When the store cannot be read.
-    pub async fn count(&self) -> Result<u64, AnyError> {
+    pub async fn count(&self) -> Result<(u64, u64), AnyError> {
         match self {
             Self::Embedded(live) => Ok(live.count()?),
             Self::Postgres(live) => Ok(live.count().await?),
@@ -341,7 +341,7 @@ impl Live {
         }
     }
 
-    /// Hands over each body, newest order first.
+    /// Hands over the body of each live order, newest first.
     ///
     /// # Errors
     /// When the store cannot be read, or the first error of `emit`.
@@ -349,6 +349,17 @@ impl Live {
         match self {
             Self::Embedded(live) => live.for_each(emit),
             Self::Postgres(live) => live.for_each(emit).await,
+        }
+    }
+
+    /// Hands over all orders, deleted ones among them, oldest first.
+    ///
+    /// # Errors
+    /// When the store cannot be read, or the first error of `emit`.
+    pub async fn for_each_full(&self, emit: impl FnMut(Full<'_>) -> Result<(), AnyError>) -> Result<(), AnyError> {
+        match self {
+            Self::Embedded(live) => live.for_each_full(emit),
+            Self::Postgres(live) => live.for_each_full(emit).await,
         }
     }
 }

@@ -14,7 +14,7 @@ use std::time::Duration;
 use crate::id::{OrderId, Version};
 use crate::order::Order;
 use crate::record::{Checkpoint, Condition, Idempotency, Parcel};
-use crate::snapshot::{ChangeKind, Snapshot};
+use crate::snapshot::{ChangeKind, Kind, OwnerTag, Snapshot, State};
 
 pub use permit::{CommitPermit, PermitRelease, SequenceBlock, Wait};
 pub use rules::Row;
@@ -36,6 +36,8 @@ pub struct Batch {
     /// It may have been committed by an earlier try, whose answer was lost: what a conditional write has left is no
     /// reason to refuse it.
     pub is_again: bool,
+    /// Say whose each order was before: what is in memory does not tell.
+    pub asks_former: bool,
 }
 
 impl Batch {
@@ -43,7 +45,7 @@ impl Batch {
     #[must_use]
     pub fn of(source: impl Into<Arc<str>>, entries: Vec<Entry>) -> Self {
         let source = source.into();
-        Self { source, entries, moves: Vec::new(), is_atomic: false, parcel: None, is_again: false }
+        Self { source, entries, moves: Vec::new(), is_atomic: false, parcel: None, is_again: false, asks_former: false }
     }
 }
 
@@ -103,6 +105,8 @@ pub enum Outcome {
         snapshot: Snapshot,
         /// What kind of change it was.
         change: ChangeKind,
+        /// Whose it was before, where the batch asks for that.
+        former: Option<OwnerTag>,
     },
     /// The stored body says the same already.
     Unchanged {
@@ -214,6 +218,15 @@ pub enum StoreError {
     Damaged(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
+impl StoreError {
+    /// What it comes to where anyone may read it: a server, what it says and who logs in to it are not
+    /// named. `None` where nothing of that is in it.
+    #[must_use]
+    pub fn outline(&self) -> Option<std::borrow::Cow<'static, str>> {
+        postgres::outline(self)
+    }
+}
+
 /// What a process lets the others on the same store know of itself.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Presence {
@@ -255,6 +268,24 @@ pub struct Unpublished {
     pub parcel: Parcel,
     /// The orders that it is about. What it did not change after all may be among them.
     pub ids: Vec<OrderId>,
+}
+
+/// All that a store knows of an order.
+#[derive(Debug, Clone, Copy)]
+pub struct Full<'a> {
+    /// The id, as it is answered.
+    pub id: &'a str,
+    /// Which face it has.
+    pub kind: Kind,
+    /// Whether it is shown.
+    pub state: State,
+    /// How often it has changed.
+    pub version: Version,
+    /// When it was stored first and when it last changed, in microseconds since 1970. The embedded store keeps no times
+    /// but those in the body of an envelope order.
+    pub times: Option<(i64, i64)>,
+    /// What is answered; empty for an order of which only that it was deleted is left.
+    pub body: &'a [u8],
 }
 
 /// A page of live orders, newest first.
@@ -413,7 +444,7 @@ pub trait Store: Clone + Send + Sync + 'static {
         false
     }
 
-    /// What the others are to know of this process. They can see it once [`Self::announce`] or
+    /// What the others are to know of this process. They can see it once [`Self::heartbeat`] or
     /// [`Self::changes`] has been called after that.
     fn appear_as(&self, _presence: Presence) {}
 
@@ -489,7 +520,7 @@ impl Outcome {
     #[must_use]
     pub fn visible(&self) -> Option<(&OrderId, &Snapshot, Option<ChangeKind>)> {
         match self {
-            Self::Stored { id, snapshot, change } => Some((id, snapshot, Some(*change))),
+            Self::Stored { id, snapshot, change, .. } => Some((id, snapshot, Some(*change))),
             Self::Unchanged { id, snapshot }
             | Self::WasDeleted { id, snapshot }
             | Self::Repeated { id, snapshot, .. } => Some((id, snapshot, None)),

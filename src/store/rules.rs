@@ -7,7 +7,7 @@ use crate::id::Version;
 use crate::order::envelope::{self, Incomplete, Stamp, Status, Stored};
 use crate::order::{self, Command, Envelope, Order, Past};
 use crate::record::{Condition, Expected};
-use crate::snapshot::{ChangeKind, Kind, Snapshot, State};
+use crate::snapshot::{ChangeKind, Kind, OwnerTag, Snapshot, State};
 use crate::store::{Answer, Entry, Outcome, Refusal};
 
 /// What is stored under an id.
@@ -26,6 +26,11 @@ pub struct Row {
 }
 
 impl Row {
+    /// Whose the order is.
+    pub(super) fn owner(&self) -> Option<OwnerTag> {
+        order::owner_of(self.kind == Kind::Envelope, &self.body).map(|owner| OwnerTag::of(&owner))
+    }
+
     /// The row as readers get it.
     pub(super) fn snapshot(&self, scratch: &mut Vec<u8>) -> Snapshot {
         Snapshot::new(self.version, self.seq, self.kind, self.state, &self.body, scratch)
@@ -81,12 +86,13 @@ pub(super) fn decide(entry: &Entry, row: Option<&Row>, is_again: bool, now: &Sta
     if let (Some(expected_version), Some(row)) = (expected_version, row)
         && row.version > *expected_version
     {
-        return Ok(if row.state == State::Live { Decision::Unchanged } else { Decision::WasDeleted });
+        let is_unchanged = row.state == State::Live || matches!(order.command, Command::Delete);
+        return Ok(if is_unchanged { Decision::Unchanged } else { Decision::WasDeleted });
     }
     let decision = match &order.command {
         Command::Wb(body) => wb(body, row),
         Command::Envelope(envelope) => self::envelope(order, envelope, row, *must_exist, now)?,
-        Command::Delete => delete(row),
+        Command::Delete => delete(row, order.past),
     };
     if let (Some(owner), Decision::Write(write)) = (owner, &decision)
         && write.state != State::Tombstone
@@ -149,9 +155,8 @@ fn envelope(
     now: &Stamp,
 ) -> Result<Decision, ForeignBody> {
     let id = &order.id;
-    let past = order.past.map(|Past { created_micros, updated_micros }| {
-        (envelope::stamp_of(created_micros), envelope::stamp_of(updated_micros))
-    });
+    let past = order.past.filter(|past| past.decides || row.is_none());
+    let past = past.map(|past| (envelope::stamp_of(past.created_micros), envelope::stamp_of(past.updated_micros)));
     let (created, now) = past.as_ref().map_or((now, now), |(created, updated)| (created, updated));
     let is_delete = envelope.status == Some(Status::Deleted);
     let stored = match row {
@@ -159,7 +164,7 @@ fn envelope(
         Some(_) if envelope.is_new => return Ok(Decision::CreatedBefore),
         Some(row) if row.state != State::Live && is_delete && past.is_some() => return Ok(Decision::Unchanged),
         Some(row) if row.state != State::Live => return Ok(Decision::WasDeleted),
-        Some(row) if row.kind == Kind::Wb && is_delete => return Ok(delete(Some(row))),
+        Some(row) if row.kind == Kind::Wb && is_delete => return Ok(delete(Some(row), None)),
         Some(row) if row.kind == Kind::Wb => return Ok(Decision::Refused(Refusal::OtherKind)),
         Some(row) => Some(Stored::parse(&row.body).ok_or_else(|| ForeignBody(id.clone()))?),
         // What another store had deleted is stored as that.
@@ -197,26 +202,30 @@ fn envelope(
     }))
 }
 
-fn delete(row: Option<&Row>) -> Decision {
-    match row {
-        None => Decision::Refused(Refusal::Unknown),
-        Some(row) if row.state != State::Live => Decision::WasDeleted,
-        Some(row) => Decision::Write(Write {
-            kind: row.kind,
-            state: State::Tombstone,
-            change: ChangeKind::Deleted,
-            body: Bytes::new(),
-            user_id: None,
-            external_id: None,
-        }),
-    }
+fn delete(row: Option<&Row>, past: Option<Past>) -> Decision {
+    let kind = match (row, past) {
+        // What another store had deleted is stored as that.
+        (None, Some(past)) if past.is_envelope => Kind::Envelope,
+        (None, Some(_)) => Kind::Wb,
+        (None, None) => return Decision::Refused(Refusal::Unknown),
+        (Some(row), _) if row.state != State::Live => return Decision::WasDeleted,
+        (Some(row), _) => row.kind,
+    };
+    Decision::Write(Write {
+        kind,
+        state: State::Tombstone,
+        change: ChangeKind::Deleted,
+        body: Bytes::new(),
+        user_id: None,
+        external_id: None,
+    })
 }
 
 /// What a remembered request was told: the order, the answer and its version. `None` for what was not stored, which
 /// may be asked again and may then be answered otherwise.
 pub(super) fn answer(outcome: &Outcome) -> Option<(&OrderId, Answer, Version)> {
     match outcome {
-        Outcome::Stored { id, snapshot, change } => Some((id, Answer::Changed(*change), snapshot.version())),
+        Outcome::Stored { id, snapshot, change, .. } => Some((id, Answer::Changed(*change), snapshot.version())),
         Outcome::Unchanged { id, snapshot } => Some((id, Answer::Unchanged, snapshot.version())),
         Outcome::WasDeleted { id, snapshot } => Some((id, Answer::WasDeleted, snapshot.version())),
         Outcome::Repeated { .. } | Outcome::Refused { .. } => None,

@@ -1,10 +1,14 @@
 //! What is read in a certificate: names, and the digest that a channel is bound by.
 
+use std::net::{Ipv4Addr, Ipv6Addr};
+
 use rustls::pki_types::CertificateDer;
 use sha2::{Digest, Sha256, Sha384, Sha512};
 use x509_cert::Certificate;
 use x509_cert::der::Decode;
 use x509_cert::der::asn1::ObjectIdentifier;
+use x509_cert::ext::pkix::SubjectAltName;
+use x509_cert::ext::pkix::name::GeneralName;
 
 /// A certificate's subject as RFC 4514 writes it, such as `CN=shop,O=Example`. `None` for what
 /// cannot be read.
@@ -19,6 +23,23 @@ pub fn subject(certificate: &CertificateDer<'_>) -> Option<String> {
 pub fn issuer(certificate: &CertificateDer<'_>) -> Option<String> {
     let certificate = Certificate::from_der(certificate).ok()?;
     Some(certificate.tbs_certificate().issuer().to_string())
+}
+
+/// The hosts that it is for: names, and addresses. None for what cannot be read.
+#[must_use]
+pub fn names(certificate: &CertificateDer<'_>) -> Vec<String> {
+    let read = Certificate::from_der(certificate).ok();
+    let found = read.and_then(|read| read.tbs_certificate().get_extension::<SubjectAltName>().ok().flatten());
+    let names = found.map(|(_, names)| names.0).unwrap_or_default();
+    let named = names.iter().filter_map(|name| match name {
+        GeneralName::DnsName(name) => Some(name.to_string()),
+        GeneralName::IpAddress(bytes) => match *bytes.as_bytes() {
+            [a, b, c, d] => Some(Ipv4Addr::new(a, b, c, d).to_string()),
+            _ => <[u8; 16]>::try_from(bytes.as_bytes()).ok().map(|bytes| Ipv6Addr::from(bytes).to_string()),
+        },
+        _ => None,
+    });
+    named.collect()
 }
 
 /// From when and until when it is valid, in seconds since 1970. `None` for what cannot be read.

@@ -14,13 +14,17 @@ use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signat
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::sign::CertifiedKey;
-use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, OtherError, RootCertStore, SignatureScheme};
+use rustls::version::{TLS12, TLS13};
+use rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, OtherError, RootCertStore, SignatureScheme,
+    SupportedProtocolVersion,
+};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::reload::Reloading;
-use super::{Error, certificate, pem, provider};
+use super::{Error, certificate, pem, provider, words};
 
 /// How far a server's certificate is believed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -43,6 +47,37 @@ pub struct Config {
     pub roots: Option<PathBuf>,
     /// The files of the certificate and the key that are shown to a server that asks.
     pub identity: Option<(PathBuf, PathBuf)>,
+    /// Which versions may be spoken.
+    pub versions: Versions,
+    /// Does not tell the server, and who listens in, which host was asked for (no SNI).
+    pub hides_name: bool,
+    /// What is to be spoken over it (ALPN); nothing is said of it where there is none.
+    pub protocols: Vec<Vec<u8>>,
+}
+
+/// Versions of TLS.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Versions {
+    /// 1.2 and 1.3.
+    #[default]
+    Both,
+    /// 1.2 only.
+    Tls12,
+    /// 1.3 only.
+    Tls13,
+}
+
+static OLDER: [&SupportedProtocolVersion; 1] = [&TLS12];
+static NEWER: [&SupportedProtocolVersion; 1] = [&TLS13];
+
+impl Versions {
+    fn of_rustls(self) -> &'static [&'static SupportedProtocolVersion] {
+        match self {
+            Self::Both => rustls::DEFAULT_VERSIONS,
+            Self::Tls12 => &OLDER,
+            Self::Tls13 => &NEWER,
+        }
+    }
 }
 
 /// Makes connections. Clones share it.
@@ -64,7 +99,7 @@ impl Client {
         let provider = provider();
         let verifier = Verifier { verify: config.verify, roots: Roots::open(config)?, provider: Arc::clone(&provider) };
         let builder = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
+            .with_protocol_versions(config.versions.of_rustls())
             .expect("ring has the suites of both versions")
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(verifier));
@@ -73,6 +108,8 @@ impl Client {
             None => builder.with_no_client_auth(),
         };
         client.resumption = Resumption::disabled();
+        client.enable_sni = !config.hides_name;
+        client.alpn_protocols.clone_from(&config.protocols);
         Ok(Self(Arc::new(client)))
     }
 
@@ -176,11 +213,28 @@ impl std::fmt::Debug for Unverified {
     }
 }
 
+/// Whether this is an error about a certificate that is not believed, or was brought about by one.
+#[must_use]
+pub fn is_about_certificate(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        if error.is::<Unverified>() || inner.is_some_and(<dyn std::error::Error + Send + Sync>::is::<Unverified>) {
+            return true;
+        }
+        next = error.source();
+    }
+    false
+}
+
 /// The same without what rustls puts around it.
 fn in_words(error: io::Error) -> io::Error {
     match error.get_ref().and_then(|error| error.downcast_ref()) {
         Some(rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(words)))) => {
-            io::Error::new(error.kind(), words.to_string())
+            io::Error::new(error.kind(), Unverified(words.to_string()))
+        }
+        Some(rustls::Error::AlertReceived(alert)) => {
+            io::Error::new(error.kind(), format!("the server ends the handshake: {}", words::of_alert(*alert)))
         }
         _ => error,
     }
@@ -197,42 +251,36 @@ impl Verifier {
     ) -> Result<(), String> {
         let name = certificate::subject(end_entity).unwrap_or_default();
         let parsed = ParsedCertificate::try_from(end_entity)
-            .map_err(|error| format!("{} showed what is no certificate: {}", host.to_str(), plain(&error)))?;
+            .map_err(|_| format!("{} showed what is no certificate of version 3", host.to_str()))?;
         let algorithms = self.provider.signature_verification_algorithms.all;
         if trusted.certificates.contains(end_entity) {
             // It is trusted by itself. As a root it has no chain, and rustls takes no authority for
             // a server.
             let (from, until) = certificate::validity(end_entity).unwrap_or_default();
-            if !(from..=until).contains(&now.as_secs()) {
-                return Err(format!("the certificate \"{name}\" of {} is expired or not valid yet", host.to_str()));
+            if now.as_secs() < from {
+                return Err(format!("the certificate \"{name}\" of {} {}", host.to_str(), words::early(from)));
+            }
+            if now.as_secs() > until {
+                return Err(format!("the certificate \"{name}\" of {} {}", host.to_str(), words::expired(until)));
             }
         } else if let Err(error) =
             verify_server_cert_signed_by_trust_anchor(&parsed, &trusted.store, intermediates, now, algorithms)
         {
-            let last = intermediates.last().unwrap_or(end_entity);
-            let issuer = certificate::issuer(last).unwrap_or_default();
-            return Err(match error {
-                rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer) => format!(
-                    "the certificate \"{name}\" of {} was issued by \"{issuer}\", which is not among {}",
-                    host.to_str(),
-                    self.roots.place()
-                ),
-                error => format!("the certificate \"{name}\" of {} is not valid: {}", host.to_str(), plain(&error)),
-            });
+            let wrong = words::of_chain(&error, (end_entity, intermediates), &self.roots.place());
+            return Err(format!("the certificate \"{name}\" of {} {wrong}", host.to_str()));
         }
         if self.verify == Verify::Name {
-            verify_server_name(&parsed, host)
-                .map_err(|error| format!("the certificate \"{name}\" is for another host: {}", plain(&error)))?;
+            verify_server_name(&parsed, host).map_err(|_| {
+                let names = certificate::names(end_entity);
+                let named =
+                    if names.is_empty() { "names no host".into() } else { format!("is for {}", names.join(", ")) };
+                format!(
+                    "the certificate \"{name}\" is for another host: {} was asked for, and it {named}",
+                    host.to_str()
+                )
+            })?;
         }
         Ok(())
-    }
-}
-
-/// An error of rustls without what it begins with.
-fn plain(error: &rustls::Error) -> String {
-    match error {
-        rustls::Error::InvalidCertificate(error) => error.to_string(),
-        error => error.to_string(),
     }
 }
 

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use sha2::{Digest, Sha256};
 
 use super::Error;
+use crate::sync::lock;
 
 /// How often files are looked at, at most.
 pub const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -60,7 +61,7 @@ impl<T> Reloading<T> {
     /// it stands: small files, on the way to a handshake.
     pub fn fresh(&self) -> Arc<T> {
         let is_due = {
-            let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+            let seen = lock(&self.seen);
             seen.looked_at.elapsed() >= LOOK_EVERY
         };
         if is_due {
@@ -73,7 +74,7 @@ impl<T> Reloading<T> {
     /// waits for the result, so it is logged either way. Blocks. Returns whether there is a new
     /// value.
     pub fn look(&self, is_asked: bool) -> bool {
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut seen = lock(&self.seen);
         seen.looked_at = Instant::now();
         let names = || self.files.iter().map(|file| file.display().to_string()).collect::<Vec<_>>().join(" ");
         let (found, made) = match read(&self.files) {

@@ -133,6 +133,13 @@ pub fn client_subject<S>(stream: &TlsStream<S>) -> Option<Arc<str>> {
     certificate::subject(certificates.first()?).map(Arc::from)
 }
 
+/// Whether a handshake failed because the client offers no protocol that is spoken here.
+#[must_use]
+pub fn is_of_other_protocols(error: &io::Error) -> bool {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
+    matches!(inner, Some(rustls::Error::NoApplicationProtocol))
+}
+
 /// Whether the client has chosen HTTP/2.
 #[must_use]
 pub fn is_http2<S>(stream: &TlsStream<S>) -> bool {

@@ -88,7 +88,11 @@ impl Server {
 
     fn locate(url: &str, allow_remote: bool) -> anyhow::Result<(Self, Uri)> {
         let invalid = |what: &str| anyhow!("invalid URL {:?}: {what}; {EXPECTED}", plain(url));
-        let uri: Uri = url.parse().map_err(|error| invalid(&format!("{error}")))?;
+        let uri: Uri = url.parse().map_err(|error: hyper::http::uri::InvalidUri| {
+            let error = error.to_string();
+            let part = error.strip_prefix("invalid ").map(|part| format!("has an illegal {part}"));
+            invalid(&part.unwrap_or(error))
+        })?;
         let is_secure = uri.scheme_str() == Some("https");
         let authority = uri.authority().filter(|_| is_secure || uri.scheme_str() == Some("http"));
         let authority = authority.ok_or_else(|| invalid("does not begin with http:// or https:// and a host"))?;

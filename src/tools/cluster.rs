@@ -1,7 +1,7 @@
 //! Kafka as the tools use it: brokers that may be written to, and messages that are waited for until they are there.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
@@ -12,6 +12,7 @@ use rdkafka::metadata::Metadata;
 use super::client::check_local;
 use crate::kafka;
 use crate::kafka::producer::{Producer, Told, outgoing};
+use crate::sync::lock;
 
 /// How long a broker is waited for before it counts as not there.
 pub(super) const CONNECT_TIME: Duration = Duration::from_secs(8);
@@ -134,7 +135,7 @@ impl Account {
             self.sent.fetch_add(1, Ordering::Release);
             return;
         };
-        self.first_failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(|| error.to_string());
+        lock(&self.first_failure).get_or_insert_with(|| error.to_string());
         if is_final(&error) {
             self.is_over.store(true, Ordering::Relaxed);
         }
@@ -244,7 +245,7 @@ impl Sender {
         }
         let sent = self.sent();
         told(sent);
-        let failure = self.account.first_failure.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let failure = lock(&self.account.first_failure).take();
         (sent, self.accepted - sent, failure)
     }
 }

@@ -1,5 +1,5 @@
-//! `export`: every live order as a line, newest first. Runs beside a service that has the same store open. A file gets
-//! its name once it is whole.
+//! `export`: every live order as a line, newest first; or all there is of every order, oldest first. Runs beside a service
+//! that has the same store open. A file gets its name once it is whole.
 
 use std::fs::File;
 use std::io::Write;
@@ -9,6 +9,7 @@ use anyhow::Context;
 
 use super::output;
 use super::progress::Progress;
+use crate::source::full;
 use crate::store::any::{self, Live};
 
 /// What to export, and where to.
@@ -18,6 +19,8 @@ pub struct Config {
     pub store: any::Config,
     /// The file; standard output when `None`.
     pub output: Option<PathBuf>,
+    /// Deleted orders too, and what no body says, oldest first: what `import` makes the same orders of elsewhere.
+    pub is_full: bool,
 }
 
 /// Writes one consistent picture of the store. Returns the number of orders.
@@ -26,35 +29,53 @@ pub struct Config {
 /// When the store cannot be read or the output not written. Says how many orders were written by then, and where.
 pub async fn run(config: &Config) -> anyhow::Result<u64> {
     let live = Live::open(&config.store).await?;
-    let count = live.count().await.map_err(anyhow::Error::from_boxed)?;
+    let (in_lists, deleted) = live.count().await.map_err(anyhow::Error::from_boxed)?;
+    let count = if config.is_full { in_lists + deleted } else { in_lists };
     let progress = Progress::new("export", Some(count));
     let mut output = Output::open(config.output.as_deref())?;
-    let written = write(&live, &mut output, &progress).await;
+    let written = write(&live, config.is_full, &mut output, &progress).await;
     let written = written.and_then(|()| match output.orders {
         orders if orders == count => output.finish(),
         _ => Err(anyhow::anyhow!("the store gave out fewer orders than it counted")),
     });
     written.with_context(|| format!("ended after {} of {count} orders{}", output.orders, output.remains()))?;
     progress.finish(format!("{count} orders"));
+    if !config.is_full {
+        output::note(format_args!(
+            "left out: {deleted} deleted orders, and what no body says (the order of creation, the times of WB orders); \
+             export --full has all of it for an import elsewhere"
+        ));
+    }
     Ok(count)
 }
 
-async fn write(live: &Live, output: &mut Output, progress: &Progress) -> anyhow::Result<()> {
+async fn write(live: &Live, is_full: bool, output: &mut Output, progress: &Progress) -> anyhow::Result<()> {
     let mut lines = Vec::with_capacity(BLOCK_BYTES * 2);
     let mut orders = 0;
-    live.for_each(|body| {
-        lines.extend_from_slice(body);
-        lines.push(b'\n');
-        orders += 1;
+    let mut written = |lines: &mut Vec<u8>, orders: &mut u64| -> Result<(), any::AnyError> {
+        *orders += 1;
         if lines.len() >= BLOCK_BYTES {
-            output.write(&lines, std::mem::take(&mut orders), progress)?;
+            output.write(lines, std::mem::take(orders), progress)?;
             lines.clear();
         }
         Ok(())
-    })
-    .await
+    };
+    let read = if is_full {
+        live.for_each_full(|order| {
+            full::write(&order, &mut lines);
+            written(&mut lines, &mut orders)
+        })
+        .await
+    } else {
+        live.for_each(|body| {
+            lines.extend_from_slice(body);
+            lines.push(b'\n');
+            written(&mut lines, &mut orders)
+        })
+        .await
+    };
     // An error of the output stays known for one.
-    .map_err(|error| {
+    read.map_err(|error| {
         error.downcast::<std::io::Error>().map_or_else(anyhow::Error::from_boxed, |error| (*error).into())
     })?;
     Ok(output.write(&lines, orders, progress)?)

@@ -1,8 +1,8 @@
 //! `import`: a file of orders into the store, through the same path every other order takes.
 
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 
@@ -12,15 +12,17 @@ use crate::ingest::{self, Ingest, Ledger};
 use crate::metrics::Metrics;
 use crate::process::lifecycle::Shutdown;
 use crate::record::Checkpoint;
+use crate::source::compared::Differences;
 use crate::source::file::{self, FileSource};
 use crate::source::rejects;
 use crate::store::any::{self, AnyStore};
-use crate::store::{Batch, Move, Store};
+use crate::store::{Batch, Move, Store, StoreError};
+use crate::sync::lock;
 
 /// What to import, and into what.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// The file of one order a line; `-` is standard input.
+    /// The file of one order a line, also those of `export --full`; `-` is standard input.
     pub path: PathBuf,
     /// Where lines that are no orders go, with the reasons; beside it, with `.raw` at its end, the
     /// lines as they were.
@@ -37,6 +39,9 @@ pub struct Config {
 /// # Errors
 /// When the file or the store cannot be used, or when a line was rejected.
 pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
+    if config.path.is_dir() {
+        bail!("cannot read {}: it is a directory", config.path.display());
+    }
     let name = file::name_of(&config.path).with_context(|| format!("cannot read {}", config.path.display()))?;
     let store = AnyStore::open(&config.store.clone().patient())?;
     let imported = import(&config, name, &store, shutdown).await;
@@ -65,6 +70,8 @@ async fn import(config: &Config, name: Arc<str>, store: &AnyStore, shutdown: Shu
     progress.add(from);
     let told = Arc::clone(&progress);
     let mut last = file::Progress { bytes: from, ..file::Progress::default() };
+    let differences = Arc::new(Mutex::new(Differences::default()));
+    let latest = Arc::clone(&differences);
     let source = FileSource::open(
         file::Config {
             path: config.path.clone(),
@@ -76,6 +83,7 @@ async fn import(config: &Config, name: Arc<str>, store: &AnyStore, shutdown: Shu
         move |now| {
             told.add(now.bytes.saturating_sub(last.bytes));
             told.note(format!("{} orders", now.stored + now.unchanged + now.refused));
+            *lock(&latest) = now.differences;
             last = now;
         },
     )?;
@@ -83,11 +91,14 @@ async fn import(config: &Config, name: Arc<str>, store: &AnyStore, shutdown: Shu
     let ingest = Ingest::new(source, store.clone(), None, &config.ingest, metrics).await?;
     let ledger = ingest.run(shutdown.clone()).await?;
     progress.finish(summary(&ledger));
+    for line in lock(&differences).lines() {
+        output::note(line);
+    }
     if shutdown.is_fired() {
         bail!("interrupted; the same command goes on from here");
     }
     if is_file {
-        forget_position(store, name).await?;
+        forget_at_end(store, name).await?;
     }
     if ledger.rejected > 0 {
         let (count, rejects) = (ledger.rejected, config.rejects.display());
@@ -114,6 +125,31 @@ const STAY: Duration = Duration::from_secs(3);
 pub(super) async fn stay(store: &AnyStore) {
     if store.is_shareable() {
         tokio::time::sleep(STAY).await;
+    }
+}
+
+/// How long the end of an import waits for a store that went away.
+const END_WAIT: Duration = Duration::from_secs(30);
+const END_PAUSE: Duration = Duration::from_millis(200);
+
+/// As [`forget_position`], for an import whose every order is durable: what is left to do is none of it, so a store that
+/// goes away meanwhile is no failure.
+pub(super) async fn forget_at_end(store: &AnyStore, source: Arc<str>) -> anyhow::Result<()> {
+    let since = Instant::now();
+    loop {
+        let error = match forget_position(store, Arc::clone(&source)).await {
+            Ok(()) => return Ok(()),
+            Err(error) if matches!(error.downcast_ref(), Some(StoreError::Unavailable(_))) => error,
+            Err(error) => return Err(error),
+        };
+        if since.elapsed() > END_WAIT {
+            output::note(format_args!(
+                "all orders are stored; that the import is finished could not be noted ({error:#}): the same command again \
+                 finds nothing left to do, and notes it"
+            ));
+            return Ok(());
+        }
+        tokio::time::sleep(END_PAUSE).await;
     }
 }
 

@@ -3,11 +3,11 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use anyhow::bail;
 
-use super::import::{forget_position, stay, summary};
+use super::import::{forget_at_end, forget_position, stay, summary};
 use super::output;
 use super::progress::Progress;
 use crate::ingest::{self, Ingest};
@@ -16,7 +16,9 @@ use crate::order::{Decoder, Profile};
 use crate::process::lifecycle::Shutdown;
 use crate::record::Record;
 use crate::source::older::{self, Older};
+use crate::sync::lock;
 
+use crate::source::compared::Differences;
 pub use crate::source::older::{Config as Source, Zone};
 use crate::source::rejects;
 use crate::source::{Received, Source as _};
@@ -89,11 +91,14 @@ async fn import(config: &Config, older: Older, store: &AnyStore, shutdown: Shutd
     // What was begun elsewhere ends where it began.
     let progress = Arc::new(Progress::new("import", Some(total)));
     let told = Arc::clone(&progress);
+    let differences = Arc::new(Mutex::new(Differences::default()));
+    let latest = Arc::clone(&differences);
     let mut last = if stored < total { stored } else { 0 };
     if last != stored {
         forget_position(store, Arc::clone(&name)).await?;
     }
-    let source = older.read(last, config.rejects.clone(), move |upto| {
+    let source = older.read(last, config.rejects.clone(), move |upto, found| {
+        *lock(&latest) = found;
         told.add(upto.saturating_sub(last));
         last = upto;
     });
@@ -102,10 +107,13 @@ async fn import(config: &Config, older: Older, store: &AnyStore, shutdown: Shutd
     let ingest = Ingest::new(source, store.clone(), None, &settings, metrics).await?;
     let ledger = ingest.run(shutdown.clone()).await?;
     progress.finish(summary(&ledger));
+    for line in lock(&differences).lines() {
+        output::note(line);
+    }
     if shutdown.is_fired() {
         bail!("interrupted; the same command goes on from here");
     }
-    forget_position(store, name).await?;
+    forget_at_end(store, name).await?;
     if ledger.rejected > 0 {
         let (count, rejects) = (ledger.rejected, config.rejects.display());
         match rejects::raw_of(&config.rejects) {
@@ -130,7 +138,7 @@ struct Count {
 /// Reads and checks all, and stores nothing.
 async fn dry_run(config: &Config, older: Older, mut shutdown: Shutdown) -> anyhow::Result<()> {
     let progress = Progress::new("dry run", Some(older.count()));
-    let mut source = older.read(0, PathBuf::from("/dev/null"), |_| {});
+    let mut source = older.read(0, PathBuf::from("/dev/null"), |_, _| {});
     let mut decoder = Decoder::new(PROFILE, config.ingest.order_bytes_max);
     let (mut count, mut records) = (Count::default(), Vec::new());
     loop {

@@ -2,13 +2,13 @@
 
 use std::io::IsTerminal;
 use std::sync::Mutex;
-use std::sync::PoisonError;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use indicatif::{HumanBytes, HumanCount, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
 use super::output;
+use crate::sync::lock;
 
 /// How often a line is written where there is no terminal.
 const LINE_EVERY: Duration = Duration::from_secs(5);
@@ -66,7 +66,7 @@ impl Progress {
             bar.set_position(done);
             return;
         }
-        let mut last = self.last_line.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut last = lock(&self.last_line);
         if last.elapsed() >= LINE_EVERY {
             *last = Instant::now();
             output::note(format_args!("{}: {}", self.what, self.line(done)));
@@ -77,7 +77,7 @@ impl Progress {
     pub fn note(&self, note: String) {
         match &self.bar {
             Some(bar) => bar.set_message(note),
-            None => *self.note.lock().unwrap_or_else(PoisonError::into_inner) = note,
+            None => *lock(&self.note) = note,
         }
     }
 
@@ -99,7 +99,7 @@ impl Progress {
         let share = self
             .total
             .map(|total| format!(" of {} ({:.0} %)", figure(total), done as f64 * 100.0 / total.max(1) as f64));
-        let note = self.note.lock().unwrap_or_else(PoisonError::into_inner);
+        let note = lock(&self.note);
         let separator = if note.is_empty() { "" } else { ", " };
         format!("{}{}{separator}{note}", figure(done), share.unwrap_or_default())
     }

@@ -6,7 +6,7 @@ import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import { promisify } from 'node:util';
 import { freshId, wbOrder } from './orders.mjs';
-import { isLive, launch, openTab, rowIds } from './page.mjs';
+import { isLive, launch, newContext, openTab, rowIds } from './page.mjs';
 import { Server, until } from './server.mjs';
 
 const run = promisify(execFile);
@@ -47,7 +47,7 @@ async function signIn(page, name) {
 
 describe('keys on the page', () => {
   test('the page asks for a key, refuses a wrong one, and shows who is signed in', { timeout: 180_000 }, async () => {
-    const context = await browser.newContext();
+    const context = await newContext(browser);
     const { page } = await openTab(context, server.origin);
     await page.locator('#sign-in-view').waitFor();
     assert.equal(await page.locator('#list-view').isVisible(), false);
@@ -70,7 +70,7 @@ describe('keys on the page', () => {
   });
 
   test('of two callers in one browser neither hears of the other\'s orders', { timeout: 180_000 }, async () => {
-    const context = await browser.newContext();
+    const context = await newContext(browser);
     const [a, b] = [await openTab(context, server.origin), await openTab(context, server.origin)].map(({ page }) => page);
     await signIn(a, 'shop-a');
     await signIn(b, 'shop-b');
@@ -87,7 +87,7 @@ describe('keys on the page', () => {
   });
 
   test('Authorize in the description lets its requests in', { timeout: 180_000 }, async () => {
-    const context = await browser.newContext();
+    const context = await newContext(browser);
     const page = await context.newPage();
     await page.goto(`${server.origin}/docs`);
     await page.locator('.auth-wrapper .authorize').first().click();

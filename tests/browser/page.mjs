@@ -11,14 +11,21 @@ const FLAGS = [`--host-resolver-rules=MAP ${PLAIN_HOST} 127.0.0.1`, '--headless'
   '--disable-background-networking', '--disable-component-update', '--disable-sync'];
 
 /** Starts Chromium; playwright gives each start a user data directory of its own and removes it. */
-export const launch = () => chromium.launch({ executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium', args: FLAGS });
+export const launch = () => chromium.launch({ executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium', args: FLAGS, timeout: 120_000 });
 
 export const DESKTOP = { viewport: { width: 1280, height: 900 }, locale: 'en-US', colorScheme: 'light', timezoneId: 'UTC' };
 export const PHONE = { ...DESKTOP, viewport: { width: 360, height: 740 }, deviceScaleFactor: 2, isMobile: true, hasTouch: true };
 
+/** A context whose pages wait for as long as a busy machine may take. */
+export async function newContext(browser, options = {}) {
+  const context = await browser.newContext(options);
+  context.setDefaultTimeout(60_000);
+  return context;
+}
+
 /** A page in a context of its own, and `faults`: what was wrong on it so far. */
 export async function openPage(browser, origin, hash = '', options = DESKTOP) {
-  const context = await browser.newContext(options);
+  const context = await newContext(browser, options);
   const { page, faults } = await openTab(context, origin, { hash });
   return {
     page,
@@ -37,7 +44,6 @@ export async function openPage(browser, origin, hash = '', options = DESKTOP) {
  */
 export async function openTab(context, origin, { hash = '', visible = true } = {}) {
   const page = await context.newPage();
-  page.setDefaultTimeout(60_000);
   const faults = await watch(page, origin);
   // Chromium without a window takes every tab for visible.
   await page.addInitScript((state) => {

@@ -8,7 +8,7 @@ import {
   KNOWN, MARKUP, acceptedMarkupOrder, deepObject, envelope, freshId, markupEnvelope, markupOrder, wbOrder,
 } from './orders.mjs';
 import {
-  DESKTOP, PHONE, PLAIN_HOST, focused, isLive, launch, misnamed, openPage, openTab, rowIds, seen, setVisible, sideways,
+  DESKTOP, PHONE, PLAIN_HOST, focused, isLive, launch, misnamed, newContext, openPage, openTab, rowIds, seen, setVisible, sideways,
 } from './page.mjs';
 import { Server, until } from './server.mjs';
 
@@ -264,6 +264,7 @@ describe('live', () => {
 
     await server.post(envelope({ amount: 1300 }, { order_id: id, status: 'deleted' }));
     await row.waitFor({ state: 'detached' });
+    await until(async () => (await seen(page, 'deleted')) === 1, 'the deletion is counted');
     assert.deepEqual([await seen(page, 'created'), await seen(page, 'updated'), await seen(page, 'deleted')], [2, 1, 1]);
     await until(async () => (await total()) === totalBefore + 1, 'the total follows');
   }));
@@ -344,7 +345,7 @@ describe('tabs', () => {
   async function withTabs({ origin = server.origin } = {}, body) {
     // Streams of tests before this one end when the server notices.
     await until(async () => (await server.streams()) === 0, 'no stream is open');
-    const context = await browser.newContext(DESKTOP);
+    const context = await newContext(browser, DESKTOP);
     const opened = [];
     try {
       await body(async (options) => {

@@ -78,11 +78,13 @@ export async function until(check, what, limitMs = 60_000) {
   }
 }
 
-function freePort() {
-  return new Promise((resolve, reject) => {
-    const probe = createServer().once('error', reject).listen(0, '127.0.0.1', () => {
-      const { port } = probe.address();
-      probe.close(() => resolve(port));
+/** Below the ports that the system gives out, so that it is still free when a server takes it, also once more after a stop. */
+async function freePort() {
+  for (;;) {
+    const port = 10_100 + Math.floor(Math.random() * 900);
+    const isFree = await new Promise((resolve) => {
+      const probe = createServer().once('error', () => resolve(false)).listen(port, '127.0.0.1', () => probe.close(() => resolve(true)));
     });
-  });
+    if (isFree) return port;
+  }
 }

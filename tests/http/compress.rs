@@ -5,6 +5,8 @@ use std::io::Read;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use order_service::http::orders::cursor;
+
 use super::*;
 use crate::server::{Connection, Reply, SIGNAL_TIME, Server, until};
 
@@ -202,7 +204,8 @@ fn what_is_small_or_a_part_comes_as_it_is() {
         server.get(LIST).text().starts_with("[{\"order_uid\":\"z-19\"").then_some(())
     });
     until_coded(&server, "gzip");
-    for path in ["/api/orders?limit=20", "/api/orders?cursor=9", "/api/orders?ids=z-1,z-2,z-3", "/order/z-1"] {
+    let older = format!("/api/orders?cursor={}", cursor(9));
+    for path in ["/api/orders?limit=20", &older, "/api/orders?ids=z-1,z-2,z-3", "/order/z-1"] {
         plain(path);
     }
     let headers = [("Accept", "application/x-ndjson"), ("Accept-Encoding", "gzip")];

@@ -121,7 +121,7 @@ fn what_finds_the_store_busy_waits_for_its_turn() {
         orders.push(ask("GET", format!("/order/{}", names[n]), String::new()));
         let two = format!("[{:?},{:?}]", names[EACH + n], names[2 * EACH + n]);
         lookups.push(ask("POST", "/api/orders/lookup".into(), two));
-        lists.push(ask("GET", "/api/orders?limit=5&cursor=zz".into(), String::new()));
+        lists.push(ask("GET", format!("/api/orders?limit=5&cursor={}", http::orders::cursor(1295)), String::new()));
         streams.push(ask("GET", "/api/orders".into(), String::new()));
     }
     let asked: Vec<&Connection> = orders.iter().chain(&lookups).chain(&lists).chain(&streams).collect();

@@ -6,6 +6,8 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 
+use order_service::http::orders::cursor;
+
 use super::*;
 use crate::server::{Connection, Reply, SIGNAL_TIME, Server, until};
 
@@ -190,8 +192,14 @@ fn wrong_limits_and_cursors_are_400() {
         let reply = server.get(&format!("/api/orders?{query}")).expect(400);
         assert_eq!(reply.header("Content-Type"), Some("application/problem+json"), "{query}");
     }
-    // A cursor that was right once stays right.
-    server.get("/api/orders?cursor=0").expect(200);
+    // A cursor that was right once stays right; one that was cut or altered is none.
+    let right = cursor(0);
+    server.get(&format!("/api/orders?cursor={right}")).expect(200);
+    for wrong in [&right[..14], &right[1..], "0", &right.replace('1', "2"), &format!("{right}0")] {
+        let told = server.get(&format!("/api/orders?cursor={wrong}")).expect(400).json();
+        assert_eq!(told["reason"], "invalid_cursor", "{wrong}");
+        assert!(told["message"].as_str().unwrap().starts_with("cursor "), "{told}");
+    }
 }
 
 #[test]

@@ -394,8 +394,10 @@ fn lines_get_a_result_each_in_order() {
         let expected = [
             ("l1", json!("created")),
             ("", json!(400)),
+            ("", json!(400)),
             ("l2", json!("created")),
             ("l1", json!("updated")),
+            ("", json!(400)),
             ("*", json!("created")),
             ("", json!(422)),
             ("l2", json!("deleted")),
@@ -411,7 +413,9 @@ fn lines_get_a_result_each_in_order() {
                 assert_eq!(result["order_id"], *id, "{result}");
             }
         }
-        assert_eq!(pointers(&results[5]), ["/user_id"]);
+        assert_eq!(pointers(&results[7]), ["/user_id"]);
+        let reasons = [1, 2, 5].map(|at| results[at]["reason"].clone());
+        assert_eq!(reasons, ["malformed", "blank_line", "blank_line"], "also a blank line has its result");
         assert_eq!(server.get("/api/stats").json()["total_orders"], 4);
     }
 }
@@ -516,10 +520,10 @@ fn a_full_queue_is_503_and_says_when_to_come_back() {
 #[test]
 fn a_write_that_was_answered_is_seen_by_every_later_read() {
     let server = Server::start(&[]);
-    let mut trails: Vec<Duration> = std::thread::scope(|scope| {
+    let pairs: Vec<(Vec<Duration>, Vec<Duration>)> = std::thread::scope(|scope| {
         let client = |client: usize| {
             let (mut writer, mut reader) = (server.connect(), server.connect());
-            let mut trails = Vec::new();
+            let (mut trails, mut reads) = (Vec::new(), Vec::new());
             for n in 0..250 {
                 // Half of them are new orders, half change the one before.
                 let id = format!("r-{client}-{}", n / 2);
@@ -529,6 +533,7 @@ fn a_write_that_was_answered_is_seen_by_every_later_read() {
                 let read = reader.get(&format!("/order/{id}")).expect(200);
                 assert_eq!(read.text(), order);
                 assert_eq!(read.header("ETag"), reply.header("ETag"));
+                reads.push(answered.elapsed());
                 if n % 50 == 0 {
                     until("the order is in the list", SIGNAL_TIME, || {
                         let list = reader.get("/api/orders?limit=1000").expect(200);
@@ -537,14 +542,18 @@ fn a_write_that_was_answered_is_seen_by_every_later_read() {
                     trails.push(answered.elapsed());
                 }
             }
-            trails
+            (trails, reads)
         };
         let clients: Vec<_> = (0..8).map(|n| scope.spawn(move || client(n))).collect();
-        clients.into_iter().flat_map(|client| client.join().unwrap()).collect()
+        clients.into_iter().map(|client| client.join().unwrap()).collect()
     });
-    // The promise is 50 ms on a machine of its own; one that does much else stops a thread for seconds now and then.
+    let (trails, reads): (Vec<_>, Vec<_>) = pairs.into_iter().unzip();
+    let [mut trails, mut reads] = [trails.concat(), reads.concat()];
     trails.sort();
-    assert!(trails[trails.len() / 2] < Duration::from_secs(3), "lists trail writes by {trails:?}");
+    reads.sort();
+    // The promise is 50 ms on a machine of its own; one that does much else takes longer for everything.
+    let most = Duration::from_secs(3).max(reads[reads.len() / 2] * 200);
+    assert!(trails[trails.len() / 2] < most, "lists trail writes by {trails:?}");
     assert_eq!(server.get("/api/stats").json()["total_orders"], 8 * 125);
 }
 

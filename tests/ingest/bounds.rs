@@ -151,7 +151,7 @@ async fn what_others_tell_late_brings_nothing_back() {
     let told = |version| {
         let snapshot = Snapshot::new(version, old.seq(), Kind::Wb, State::Live, b"{}", &mut Vec::new());
         let change = snapshot.apparent_change();
-        bench.view.apply_remote(cache::feed::Event { id: id("a"), snapshot, change })
+        bench.view.apply_remote(cache::feed::Event::new(id("a"), snapshot, change))
     };
     assert!(!told(3));
     assert!(bench.view.peek(&id("a")).is_none(), "who knows how old that is");
@@ -279,7 +279,7 @@ fn under_load_every_answer_is_what_was_written_last_with_a_tenth_of_the_orders_i
                         acknowledged[n].store(next, Ordering::SeqCst);
                     }
                     let least = acknowledged[n].load(Ordering::SeqCst);
-                    let reply = connection.get(&format!("/order/load-{n}")).expect(200);
+                    let reply = connection.get_in_time(&format!("/order/load-{n}"), &[]).expect(200);
                     let version: u64 = reply.header("etag").unwrap().trim_matches('"').parse().unwrap();
                     assert!(version >= least, "load-{n} was at {least} and is answered at {version}");
                     assert_eq!(reply.text(), body(n, version));
@@ -313,10 +313,10 @@ fn under_load_every_answer_is_what_was_written_last_with_a_tenth_of_the_orders_i
     for n in 0..ORDERS {
         assert_eq!(shown[&format!("load-{n}")], body(n, acknowledged[n].load(Ordering::SeqCst)));
     }
-    let some = server.get("/api/orders?ids=load-0,load-4999,unknown,load-17").expect(200);
+    let some = server.connect().get_in_time("/api/orders?ids=load-0,load-4999,unknown,load-17", &[]).expect(200);
     assert_eq!(some.header("x-missing"), Some("1"));
     assert_eq!(some.json().as_array().unwrap().len(), 3);
-    server.get("/order/unknown").expect(404);
+    server.connect().get_in_time("/order/unknown", &[]).expect(404);
     server.post("/orders", r#"{"order_uid":"load-4711","status":"deleted"}"#).expect(200);
     server.get("/order/load-4711").expect(410);
     until("the count follows", LONG, || (server.get("/api/stats").json()["total_orders"] == ORDERS - 1).then_some(()));

@@ -108,8 +108,8 @@ fn what_is_set_is_published_always_or_never() {
     until("it is published", RECOVERY, || (site.published() == 1).then_some(()));
     assert!(always.metric("kafka_snapshots_published{why=\"set\"}") > 0.0);
     // What one does not tell is found in the store, at once where it is unknown.
-    always.get("/order/silent").expect(200);
-    never.get("/order/told").expect(200);
+    always.connect().get_in_time("/order/silent", &[]).expect(200);
+    never.connect().get_in_time("/order/told", &[]).expect(200);
     site.wait_published();
     post(&never, "told", 2);
     until("a change is found too", RECOVERY, || always.get("/order/told").text().contains(":2").then_some(()));

@@ -37,11 +37,14 @@ fn clients_that_were_told_of_no_broker_find_the_brokers_again() {
     // the machine, so each is told more than once. How long each time is does not matter: one that is lost stays so until
     // it is recovered.
     let is_recovered = |client: &&str| recoveries(&server, client) > 0;
+    let faults = proxy.faults();
     for _ in 0..ROUNDS_MAX {
-        for is_hidden in [true, false] {
-            proxy.faults().hides_brokers.store(is_hidden, Ordering::SeqCst);
-            std::thread::sleep(Duration::from_secs(2));
-        }
+        let before = faults.hidden.load(Ordering::SeqCst);
+        faults.hides_brokers.store(true, Ordering::SeqCst);
+        until("a client is told so", RECOVERY, || (faults.hidden.load(Ordering::SeqCst) > before).then_some(()));
+        std::thread::sleep(Duration::from_secs(2)); // for the others
+        faults.hides_brokers.store(false, Ordering::SeqCst);
+        std::thread::sleep(Duration::from_secs(2));
         if ["consumer", "publisher"].iter().all(is_recovered) {
             break;
         }

@@ -52,7 +52,7 @@ fn however_many_partitions_there_are_each_question_is_about_all_of_them() {
 /// The thread that polls waited for the answer: every message came after another question.
 #[test]
 fn messages_are_handed_over_while_a_question_has_no_answer() {
-    const ORDERS: u64 = 20;
+    const ENOUGH: u64 = 5;
     let Some(topic) = Topic::create(4) else { return };
     let (proxy, mut server) = start(&topic);
     let (mut sent, sender) = (Sent::default(), topic.sender());
@@ -62,16 +62,17 @@ fn messages_are_handed_over_while_a_question_has_no_answer() {
     let asked = || proxy.offset_questions(&topic.name).len();
     let first = asked();
     until("a question is held", RECOVERY, || (asked() > first).then_some(()));
-    let (mut before, mut unasked) = (asked(), 0);
-    for n in 4..4 + ORDERS {
+    // There is a question every other second, in which a busy machine may not get one through.
+    let (mut before, mut unasked, mut n) = (asked(), 0, 4);
+    until("several come between two questions", RECOVERY, || {
         sent.send(&sender, [n]);
         let path = format!("/order/{}", id(n));
         until("it is visible", RECOVERY, || (server.get(&path).status == 200).then_some(()));
         let after = asked();
         unasked += u64::from(after == before);
-        before = after;
-    }
-    assert!(unasked > ORDERS / 4, "{unasked} of {ORDERS} came between two questions");
+        (before, n) = (after, n + 1);
+        (unasked > ENOUGH).then_some(())
+    });
     // What cannot be asked is asked again.
     proxy.faults().holds_offsets.store(false, Ordering::SeqCst);
     sent.wait_seen(&server, &topic);

@@ -73,6 +73,13 @@ fn publish(store: &Scripted, handed_over: Vec<(i64, Vec<Changed>)>, batches: usi
     Some(topic.read(&name("snapshots")))
 }
 
+/// Waits until a write waits for workers, of which there are none: what is written before that is answered at once.
+fn wait_joined(server: &Server) {
+    until("writes wait for workers", RECOVERY, || {
+        server.log().iter().any(|line| line.contains("writes wait for the workers")).then_some(())
+    });
+}
+
 /// Text that no compression makes much shorter.
 fn noise(bytes: usize) -> String {
     let mut random = fastrand::Rng::with_seed(7);
@@ -155,6 +162,7 @@ fn what_is_too_large_for_its_topic_stays_recorded_and_is_published_once_there_is
     // What did arrive of its batch is not sent again with each try.
     let payload = serde_json::json!({ "x": noise(4000) });
     let envelope = serde_json::json!({ "user_id": "0190163d-8694-739b-aea5-966c26f8ad91", "payload": payload });
+    wait_joined(&server);
     server.post("/orders", envelope.to_string()).expect(202);
     let tries = || server.metric("outbox_too_large_orders_total");
     until("its event is published", RECOVERY, || (topic.read(&events).len() == 1).then_some(()));
@@ -197,6 +205,7 @@ fn topics_that_are_made_have_room_for_the_largest_order_and_others_are_named() {
     };
     let refused = server.post("/orders", envelope(2_000_000)).expect(413);
     assert!(refused.text().contains("that get to a worker"), "{}", refused.text());
+    wait_joined(&server);
     server.post("/orders", envelope(1_000_000)).expect(202); // there is none
     until("its event is published", RECOVERY, || (topic.read(&events).len() == 1).then_some(()));
     assert_eq!(server.get("/api/stats").json()["total_orders"], 2);

@@ -62,6 +62,8 @@ impl OffsetQuestion {
 pub struct Faults {
     /// Metadata name no broker at all, as from one that has fenced itself.
     pub hides_brokers: AtomicBool,
+    /// How many answers named none so far.
+    pub hidden: AtomicUsize,
     /// Questions where partitions start or end get no answer.
     pub holds_offsets: AtomicBool,
     /// As many connections as were taken first get no answer to a fetch.
@@ -162,6 +164,7 @@ fn relay(
                 if faults.hides_brokers.load(Ordering::SeqCst) =>
             {
                 frame = without_brokers(&frame, version, if is_of_rights { 1 } else { TOPIC_REPEATS });
+                faults.hidden.fetch_add(1, Ordering::SeqCst);
             }
             _ => {
                 let found: Vec<usize> = memchr::memmem::find_iter(&frame, &theirs).collect();

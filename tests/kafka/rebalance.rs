@@ -43,7 +43,7 @@ fn instances_that_come_and_go_store_everything_once() {
     let _turn = in_turn();
     let (Some(database), Some(topic)) = (Database::create(), Topic::create(PARTITIONS)) else { return };
     let url = database.url();
-    let flags = topic.flags_with(&["--postgres", &url, "--batch-rows-max", "16", "--kafka-session-timeout", "2s"]);
+    let flags = topic.flags_with(&["--postgres", &url, "--batch-rows-max", "16", "--kafka-session-timeout", "6s"]);
     let mut first = Server::start(&flags);
     let steady = Steady::start(&topic, Pace::default());
     steady.wait_stored(100, &database, &topic);
@@ -74,7 +74,7 @@ fn an_instance_that_was_held_past_its_session_is_fenced_and_comes_back_by_itself
     let _turn = in_turn();
     let (Some(database), Some(topic)) = (Database::create(), Topic::create(PARTITIONS)) else { return };
     let url = database.url();
-    let flags = topic.flags_with(&["--postgres", &url, "--kafka-session-timeout", "2s"]);
+    let flags = topic.flags_with(&["--postgres", &url, "--kafka-session-timeout", "6s"]);
     let (mut zombie, mut other) = (Server::start(&flags), Server::start(&flags));
     wait_shared(&[&zombie, &other]);
     let steady = Steady::start(&topic, Pace::default());
@@ -107,7 +107,7 @@ fn a_quick_restart_under_a_name_of_its_own_moves_no_partition() {
     let (Some(database), Some(topic)) = (Database::create(), Topic::create(PARTITIONS)) else { return };
     let url = database.url();
     // A slow machine may take its time for a restart.
-    let flags = ["--postgres", &url, "--batch-rows-max", "16", "--kafka-session-timeout", "30s", "--kafka-instance-id"];
+    let flags = ["--postgres", &url, "--batch-rows-max", "16", "--kafka-session-timeout", "60s", "--kafka-instance-id"];
     let start = |name: &str| Server::start(&topic.flags_with(&[&flags[..], &[name]].concat()));
     let (mut first, mut second, mut third) = (start("a"), start("b"), start("c"));
     wait_shared(&[&first, &second, &third]);

@@ -19,10 +19,12 @@ fn a_consumer_that_gets_nothing_is_replaced_and_everything_is_read() {
     let mut sent = Sent::default();
     sent.send(&topic.sender(), 0..100);
     sent.wait_seen(&server, &topic);
-    assert_eq!(metric(&server, "kafka_stalls_total")[""], 0);
+    // On a busy machine a broker may take as long for its first answers.
+    let stalls = || metric(&server, "kafka_stalls_total")[""];
+    let before = stalls();
     proxy.stall_fetches();
     sent.send(&topic.sender(), 100..200);
-    until("a stall is counted", RECOVERY, || (metric(&server, "kafka_stalls_total")[""] > 0).then_some(()));
+    until("a stall is counted", RECOVERY, || (stalls() > before).then_some(()));
     sent.wait_seen(&server, &topic);
     sent.check_view(&server, None);
     until("it is ready", RECOVERY, || (server.get("/readyz").status == 200).then_some(()));

@@ -217,7 +217,7 @@ impl Channel for Topic {
     const NOWHERE: &'static [&'static str] = &["--kafka", "127.0.0.1:1"];
     // With a name in the group it need not wait until its own former life has timed out.
     const ALONE: &'static [&'static str] = &["--kafka-instance-id", "one"];
-    const IMPATIENT: &'static [&'static str] = &["--kafka-session-timeout", "3s"];
+    const IMPATIENT: &'static [&'static str] = &["--kafka-session-timeout", "9s"];
 
     type Sender = Sender;
 
@@ -342,10 +342,10 @@ impl Channel for Topic {
         std::thread::sleep(Duration::from_secs(4));
     }
 
-    /// Three sessions of [`Self::IMPATIENT`] and more. That time passes is what is tested: on a slow machine it is more.
+    /// Two sessions of [`Self::IMPATIENT`] and more. That time passes is what is tested: on a slow machine it is more.
     fn patience(&self) -> impl FnMut() -> bool {
         let since = Instant::now();
-        move || since.elapsed() > Duration::from_secs(11)
+        move || since.elapsed() > Duration::from_secs(20)
     }
 
     fn is_undisturbed(server: &Server) -> bool {

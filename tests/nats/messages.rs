@@ -46,7 +46,8 @@ fn headers_that_leave_no_room_for_a_dead_letter_are_left_out_of_it() {
 fn what_another_reader_took_and_never_acknowledged_is_neither_lost_nor_waited_for() {
     let (Some(database), Some(subject)) = (Database::create(), Subject::create(1)) else { return };
     let url = database.url();
-    let mut server = Server::start(&subject.flags_with(&["--postgres", &url, "--nats-ack-wait", "5s"]));
+    // Long enough for a start on a busy machine.
+    let mut server = Server::start(&subject.flags_with(&["--postgres", &url, "--nats-ack-wait", "20s"]));
     let (mut sent, sender) = (Sent::default(), subject.sender());
     sent.send(&sender, 0..10);
     sent.wait_stored(&[&server], &database, &subject);

@@ -1,7 +1,6 @@
 //! What a NATS server does not allow or does not have is told by its name. Each test has a server of its own, with other
 //! settings than the shared ones.
 
-use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
 
 use crate::broker::RECOVERY;
@@ -17,7 +16,7 @@ struct Nats {
 impl Nats {
     fn start(flags: &[&str]) -> Option<Self> {
         servers::nats()?;
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = servers::free_port();
         let mut command = Command::new("nats-server");
         command.args(["-a", "127.0.0.1", "-p", &port.to_string()]).args(flags);
         let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();

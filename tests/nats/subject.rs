@@ -195,7 +195,7 @@ impl Channel for Subject {
     const ADDED_HEADER_BYTES: RangeInclusive<u64> = 12..=40; // the id under which a message is sent again
     const NOWHERE: &'static [&'static str] = &["--nats", "nats://127.0.0.1:1"];
     const ALONE: &'static [&'static str] = &[];
-    const IMPATIENT: &'static [&'static str] = &["--nats-ack-wait", "3s"];
+    const IMPATIENT: &'static [&'static str] = &["--nats-ack-wait", "9s"];
 
     type Sender = Sender;
 
@@ -355,11 +355,11 @@ impl Channel for Subject {
         });
     }
 
-    /// A deadline is extended six times in the time that the server waits for an acknowledgement, so after more than
-    /// three such times.
+    /// A deadline is extended six times in the time that the server waits for an acknowledgement, so after more than two
+    /// such times.
     fn patience(&self) -> impl FnMut() -> bool {
         let mut acknowledgements = self.acknowledgements();
-        move || acknowledgements.extended() >= 20
+        move || acknowledgements.extended() >= 14
     }
 
     fn is_undisturbed(server: &Server) -> bool {

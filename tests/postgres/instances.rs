@@ -165,17 +165,17 @@ fn an_order_written_on_one_instance_is_read_on_the_others() {
     let body = |n: u64| format!(r#"{{"order_uid":"shared","n":{n}}}"#);
     a.post("/orders", body(1)).expect(201);
     // An id that an instance has never seen is looked up, so the first read is right.
-    assert_eq!(b.get("/order/shared").expect(200).text(), body(1));
+    assert_eq!(b.connect().get_in_time("/order/shared", &[]).expect(200).text(), body(1));
     for n in 2..12 {
         let (writer, reader) = if n % 2 == 0 { (&a, &b) } else { (&b, &a) };
         writer.post("/orders", body(n)).expect(200);
         until("the other instance shows it", LONG, || {
-            (reader.get("/order/shared").expect(200).text() == body(n)).then_some(())
+            (reader.connect().get_in_time("/order/shared", &[]).expect(200).text() == body(n)).then_some(())
         });
         let version = n.to_string();
-        reader.request("GET", "/order/shared", &[("X-Min-Version", &version)], "").expect(200);
+        reader.connect().get_in_time("/order/shared", &[("X-Min-Version", &version)]).expect(200);
     }
-    b.get("/order/never").expect(404);
+    b.connect().get_in_time("/order/never", &[]).expect(404);
     b.post("/orders", r#"{"order_uid":"shared","status":"deleted"}"#).expect(200);
     until("the deletion is seen", LONG, || (a.get("/order/shared").status == 410).then_some(()));
     drop(b);
@@ -201,7 +201,7 @@ fn readers_of_events_are_told_of_what_others_changed_once_and_in_order() {
             writer.post("/orders", format!(r#"{{"order_uid":"told-{n}","n":{version}}}"#));
             let version = version.to_string();
             // From memory where the change was seen, and from the store where it was not.
-            reader.request("GET", &format!("/order/told-{n}"), &[("X-Min-Version", &version)], "").expect(200);
+            reader.connect().get_in_time(&format!("/order/told-{n}"), &[("X-Min-Version", &version)]).expect(200);
         }
     }
     let newest = |n: usize| format!(r#""order_uid":"told-{n}","version":3,"#);
@@ -237,7 +237,7 @@ fn of_several_writers_with_one_condition_one_has_its_way_on_two_instances() {
                     // The one that was refused is told which version there is, and waits for it.
                     let mut least = "1".to_owned();
                     loop {
-                        let read = connection.request("GET", "/order/c", &[("X-Min-Version", &least)], "").expect(200);
+                        let read = connection.get_in_time("/order/c", &[("X-Min-Version", &least)]).expect(200);
                         let next = read.json()["count"].as_u64().unwrap() + 1;
                         let etag = read.header("ETag").unwrap().to_owned();
                         let order = format!(r#"{{"order_uid":"c","count":{next}}}"#);

@@ -1,6 +1,5 @@
 //! PgBouncer between the service and the server.
 
-use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Child, Command, Stdio};
 
@@ -25,7 +24,7 @@ impl Pooler {
         let url = database.url();
         let (server, name) = url.split_once('@').unwrap().1.split_once('/').unwrap();
         let (host, server_port) = server.split_once(':').unwrap();
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = servers::free_port();
         let home = tempfile::tempdir().unwrap();
         std::fs::set_permissions(home.path(), PermissionsExt::from_mode(0o755)).unwrap();
         let settings = home.path().join("pgbouncer.ini");

@@ -1,5 +1,6 @@
 //! What the database refuses: single orders, for want of a right, and altogether.
 
+use std::io::{Read, Write};
 use std::sync::Arc;
 
 use order_service::store::{Outcome, Refusal, Store, StoreError};
@@ -218,4 +219,40 @@ fn what_the_server_has_no_room_for_or_cancels_is_tried_again() {
     let release = || runtime.block_on(blocker.batch_execute("COMMIT")).unwrap();
     waits_for("c", "canceling statement due to user request", &cancel, &release);
     assert!(!server.log().iter().any(|line| line.contains("restore")), "{:#?}", server.log());
+}
+
+/// The reason is for anyone; where the server is and who logs in is for the log and the admin address.
+#[test]
+fn readiness_says_what_postgres_refuses_and_names_neither_host_nor_user() {
+    let Some(url) = crate::servers::postgres() else { return };
+    let (_, rest) = url.split_once('@').unwrap();
+    let address = rest.split('/').next().unwrap();
+    let home = tempfile::tempdir().unwrap();
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    for (n, (url, reason, detail)) in [
+        (format!("postgres://stranger:s3cret@{address}/hidden"), "PostgreSQL refuses the login", "stranger"),
+        (format!("postgres://postgres@{address}/hidden"), "PostgreSQL does not have the database", "hidden"),
+        (format!("postgres://postgres:s3cret@{closed}/hidden"), "PostgreSQL is unavailable", "refused"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let socket = home.path().join(n.to_string());
+        let admin = format!("unix:{}", socket.display());
+        let server = Server::start_cold(&["--postgres", &url, "--admin", &admin]);
+        let told = until("it says why", LONG, || {
+            let reply = server.get("/readyz").expect(503);
+            reply.text().contains(reason).then(|| reply.text().to_owned())
+        });
+        for secret in ["stranger", "s3cret", "hidden", "127.0.0.1", "localhost", address, &closed] {
+            assert!(!told.contains(secret), "{secret}: {told}");
+        }
+        let mut socket = std::os::unix::net::UnixStream::connect(&socket).unwrap();
+        socket.write_all(b"GET /readyz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+        let mut details = String::new();
+        socket.read_to_string(&mut details).unwrap();
+        assert!(details.contains(detail) && !details.contains("s3cret"), "{details}");
+        until("the log says it too", LONG, || server.log().iter().any(|line| line.contains(detail)).then_some(()));
+        assert!(!server.log().iter().any(|line| line.contains("s3cret")), "{:?}", server.log());
+    }
 }

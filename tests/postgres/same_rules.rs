@@ -20,7 +20,9 @@ fn body(snapshot: &Snapshot) -> String {
 fn told(outcome: &Outcome) -> String {
     let copy = |snapshot: &Snapshot| format!("v{} {:?} {}", snapshot.version(), snapshot.state(), body(snapshot));
     match outcome {
-        Outcome::Stored { id, snapshot, change } => format!("{id} stored {change:?} {}", copy(snapshot)),
+        Outcome::Stored { id, snapshot, change, former } => {
+            format!("{id} stored {change:?} {} of {former:?}", copy(snapshot))
+        }
         Outcome::Unchanged { id, snapshot } => format!("{id} unchanged {}", copy(snapshot)),
         Outcome::WasDeleted { id, snapshot } => format!("{id} was deleted {}", copy(snapshot)),
         Outcome::Repeated { id, answer, version, snapshot } => {
@@ -86,7 +88,7 @@ async fn both_stores_follow_the_same_rules() {
     for round in 0..150 {
         let len = random.usize(1..25);
         let entries: Vec<Entry> = (0..len).map(|_| random_entry(&mut random)).collect();
-        let batch = Arc::new(Batch::of("test", entries));
+        let batch = Arc::new(Batch { asks_former: true, ..Batch::of("test", entries) });
         let expected = embedded.commit(Arc::clone(&batch)).await.unwrap();
         let outcomes = postgres.commit(Arc::clone(&batch)).await.unwrap();
         let (expected, outcomes): (Vec<_>, Vec<_>) =

@@ -38,8 +38,8 @@ fn two_services_in_one_database_know_nothing_of_each_other() {
             (server.get("/api/stats").expect(200).json()["total_orders"] == count).then_some(())
         });
     }
-    one.get("/order/b").expect(404);
-    other.get("/order/c").expect(404);
+    one.connect().get_in_time("/order/b", &[]).expect(404);
+    other.connect().get_in_time("/order/c", &[]).expect(404);
     one.kill9();
     assert_eq!(one.get("/api/stats").expect(200).json()["total_orders"], 2);
     assert_eq!(database.query("SELECT id || ' ' || total FROM public.orders"), ["1 2"], "another program's");
@@ -151,7 +151,28 @@ fn a_schema_is_used_by_a_role_that_may_make_none() {
     let server = Server::start(&["--postgres", &url, "--postgres-schema", "one", "--profile", "lenient"]);
     server.post("/orders", r#"{"order_uid":"a"}"#).expect(201);
     drop(server);
-    let refused = Home::new().run(&["migrate", "up", "--postgres", &url, "--postgres-schema", "another"]);
+    let home = Home::new();
+    let migrate = |arguments: &[&str]| {
+        home.run(&[&["migrate"], arguments, &["--postgres", &url, "--postgres-schema", "one"]].concat())
+    };
+    migrate(&["up"]).expect(0);
+    // Views too, where there is a schema for them.
+    let denied = migrate(&["up", "--views", "one-table"]);
+    assert!(denied.err.contains("cannot create the schema one_one_table: the role may not"), "{}", denied.err);
+    database.query(&format!("CREATE SCHEMA one_one_table; GRANT ALL ON SCHEMA one_one_table TO {role}"));
+    migrate(&["up", "--views", "one-table"]).expect(0);
+    assert_eq!(database.query("SELECT order_uid FROM one_one_table.orders"), ["a"]);
+    migrate(&["down", "--yes"]).expect(0);
+    assert_eq!(database.query("SELECT count(*) FROM pg_class WHERE relname = 'orders' AND relkind = 'v'"), ["0"]);
+    migrate(&["up", "--views", "one-table"]).expect(0);
+    // A schema with something in it is another's.
+    migrate(&["down", "--yes"]).expect(0);
+    database.query("CREATE TABLE one_one_table.orders (id int)");
+    let taken = migrate(&["up", "--views", "one-table"]);
+    let told = taken.expect(78).err;
+    assert!(told.contains("one_one_table"), "{told}");
+    database.query("DROP TABLE one_one_table.orders");
+    let refused = home.run(&["migrate", "up", "--postgres", &url, "--postgres-schema", "another"]);
     assert!(refused.err.contains("permission denied for database"), "{}", refused.err);
     database.query(&format!("DROP OWNED BY {role}; DROP ROLE {role}"));
 }

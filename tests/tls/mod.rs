@@ -1,6 +1,7 @@
 //! TLS, in and out: listeners as clients of OpenSSL and rustls see them, and connections to real
 //! servers that speak it. Certificates are made here, as they are needed.
 
+mod believed;
 mod listeners;
 mod multiplexed;
 mod outgoing;

@@ -216,6 +216,156 @@ fn no_token_is_a_panic_and_none_that_was_changed_is_good() {
     }
 }
 
+/// A member that may be anything.
+fn anything(random: &mut fastrand::Rng) -> Value {
+    match random.u8(..12) {
+        0 => Value::Null,
+        1 => random.bool().into(),
+        2 => random.i64(..).into(),
+        3 => (random.f64() * 1e12).into(),
+        4 => random.u64(NOW - 100..NOW + 100).into(),
+        5 => "".into(),
+        6 => {
+            ["orders", "others", "EdDSA", "none", "ed", "https://issuer.test", "test", "JWT"][random.usize(..8)].into()
+        }
+        7 => random.u64(NOW - 100..NOW + 100).to_string().into(),
+        8 => (0..random.usize(..4)).map(|_| anything(random)).collect::<Vec<_>>().into(),
+        9 => serde_json::json!({"a": anything(random)}),
+        10 => std::iter::repeat_n('k', random.usize(..400)).collect::<String>().into(),
+        _ => char::from_u32(random.u32(1..0xd800)).unwrap_or('x').to_string().into(),
+    }
+}
+
+/// An object with random members beside those that are given, in place of them or without them; some
+/// are there twice.
+fn members(random: &mut fastrand::Rng, given: &[(&str, Value)], more: &[&str]) -> (String, Vec<(String, Value)>) {
+    let mut members: Vec<(String, Value)> = given.iter().map(|(name, value)| ((*name).into(), value.clone())).collect();
+    for _ in 0..random.usize(..3) {
+        match random.u8(..4) {
+            0 if !members.is_empty() => drop(members.remove(random.usize(..members.len()))),
+            1 if !members.is_empty() => {
+                let at = random.usize(..members.len());
+                members[at].1 = anything(random);
+            }
+            2 if !members.is_empty() => {
+                let name = members[random.usize(..members.len())].0.clone();
+                members.push((name, anything(random)));
+            }
+            _ => members.push((more[random.usize(..more.len())].into(), anything(random))),
+        }
+    }
+    let written = members.iter().map(|(name, value)| format!("{}:{value}", Value::from(name.as_str())));
+    (format!("{{{}}}", written.collect::<Vec<_>>().join(",")), members)
+}
+
+/// Whatever an issuer signs: no panic, and what is let in keeps every rule, as another reader sees it.
+#[test]
+fn random_members_are_no_panic_and_only_those_that_keep_the_rules_are_let_in() {
+    let signer = Signer::new();
+    let keys = signer.keys();
+    let mut random = fastrand::Rng::with_seed(23);
+    let (mut good, mut bad) = (0, 0);
+    for _ in 0..20_000 {
+        let of_head = [("alg", "EdDSA".into()), ("kid", "ed".into()), ("typ", "JWT".into())];
+        let (head, heads) = members(&mut random, &of_head, &["crit", "b64", "jwk", "jku", "x5c", "cty", "enc", "zip"]);
+        let of_claims = [
+            ("iss", "https://issuer.test".into()),
+            ("aud", "orders".into()),
+            ("sub", "test".into()),
+            ("exp", (NOW + 60).into()),
+        ];
+        let more = ["nbf", "iat", "scope", "scp", "scopes", "jti", "azp"];
+        let (claims, claimed) = members(&mut random, &of_claims, &more);
+        let token = signer.sign(&head, &claims);
+        let is_good = verify(token.as_bytes(), &keys, &rules(), now()).is_ok();
+        // Without its signature, or with another's, it is never let in.
+        let (signed, _) = token.rsplit_once('.').unwrap();
+        assert!(verify(format!("{signed}.").as_bytes(), &keys, &rules(), now()).is_err(), "{head} {claims}");
+        let other = encode(Signer::new().ed.sign(signed.as_bytes()));
+        assert!(bad % 100 != 0 || verify(format!("{signed}.{other}").as_bytes(), &keys, &rules(), now()).is_err());
+        if !is_good {
+            bad += 1;
+            continue;
+        }
+        good += 1;
+        let of = |list: &[(String, Value)], name: &str| {
+            let mut found = list.iter().filter(|(known, _)| known == name).map(|(_, value)| value.clone());
+            let first = found.next();
+            assert!(found.next().is_none(), "{name} is there twice: {head} {claims}");
+            first
+        };
+        assert_eq!(of(&heads, "alg"), Some("EdDSA".into()), "{head}");
+        assert!(of(&heads, "crit").is_none() && of(&heads, "b64").is_none(), "{head}");
+        assert!(of(&heads, "kid").is_none_or(|kid| kid == "ed"), "{head}");
+        assert_eq!(of(&claimed, "iss"), Some("https://issuer.test".into()), "{claims}");
+        let audience = of(&claimed, "aud").unwrap();
+        let is_meant = audience == "orders" || audience.as_array().unwrap().contains(&"orders".into());
+        assert!(is_meant, "{claims}");
+        assert!(!of(&claimed, "sub").unwrap().as_str().unwrap().is_empty(), "{claims}");
+        let time = |name: &str| of(&claimed, name).map(|value| value.as_f64().expect("a number"));
+        #[expect(clippy::cast_precision_loss, reason = "below 2^53")]
+        let now = NOW as f64;
+        assert!(time("exp").unwrap() + 30.0 > now && time("nbf").is_none_or(|time| time <= now + 30.0), "{claims}");
+    }
+    assert!(good > 1000 && bad > 1000, "{good} and {bad}");
+}
+
+/// Whatever comes as a key set is one or none.
+#[test]
+fn no_key_set_is_a_panic() {
+    let signer = Signer::new();
+    let good = serde_json::json!({"keys": [
+        {"kty": "OKP", "crv": "Ed25519", "kid": "ed", "x": encode(signer.ed.public_key())},
+        {"kty": "RSA", "kid": "rsa", "alg": "RS256", "n": encode([0xf1; 256]), "e": "AQAB"},
+        {"kty": "EC", "crv": "P-256", "kid": "ec", "x": encode([1; 32]), "y": encode([2; 32])},
+    ]})
+    .to_string();
+    let token = signer.sign(HEAD, &claims(""));
+    let mut random = fastrand::Rng::with_seed(5);
+    for _ in 0..20_000 {
+        let mut text = good.clone().into_bytes();
+        for _ in 0..random.usize(1..6) {
+            let at = random.usize(..text.len());
+            match random.u8(..3) {
+                0 => text[at] = random.u8(..),
+                1 => drop(text.drain(at..(at + random.usize(1..20)).min(text.len()))),
+                _ => text.insert(at, b"\"{}[],:0A-_"[random.usize(..11)]),
+            }
+            if text.is_empty() {
+                text.push(b'{');
+            }
+        }
+        if let Ok(keys) = KeySet::parse(&text) {
+            // Points that are on no curve and numbers that are no modulus verify nothing.
+            for head in [HEAD, r#"{"alg":"ES256","kid":"ec"}"#, r#"{"alg":"RS256","kid":"rsa"}"#] {
+                let _ = verify(signer.sign(head, &claims("")).as_bytes(), &keys, &rules(), now());
+            }
+            let _ = verify(token.as_bytes(), &keys, &rules(), now());
+        }
+    }
+}
+
+/// A caller is let in for as long as the set has the key that signed its token, as it was then.
+#[test]
+fn a_signer_is_known_by_what_it_is_called_is_for_and_verifies() {
+    let signer = Signer::new();
+    let caller = verify(signer.sign(HEAD, &claims("")).as_bytes(), &signer.keys(), &rules(), now()).unwrap();
+    let signed_by = caller.signer.unwrap();
+    assert!(signer.keys().has(&signed_by));
+    assert!(!Signer::new().keys().has(&signed_by), "another key of the same name");
+    let x = encode(signer.ed.public_key());
+    for (entry, is_same) in [
+        (serde_json::json!({"kty": "OKP", "crv": "Ed25519", "kid": "ed", "x": x}), true),
+        (serde_json::json!({"kty": "OKP", "crv": "Ed25519", "kid": "ed", "x": x, "use": "sig"}), true),
+        (serde_json::json!({"kty": "OKP", "crv": "Ed25519", "kid": "other", "x": x}), false),
+        (serde_json::json!({"kty": "OKP", "crv": "Ed25519", "x": x}), false),
+        (serde_json::json!({"kty": "OKP", "crv": "Ed25519", "kid": "ed", "x": x, "use": "enc"}), false),
+    ] {
+        let keys = KeySet::parse(serde_json::json!({"keys": [entry]}).to_string().as_bytes()).unwrap();
+        assert_eq!(keys.has(&signed_by), is_same, "{entry}");
+    }
+}
+
 #[test]
 fn key_sets_are_read_or_refused() {
     for (text, expected) in [

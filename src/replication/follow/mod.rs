@@ -175,7 +175,11 @@ pub async fn run<T: Store>(
             Err(error) => {
                 let gate = if begun.is_some() { Some(&gate) } else { needed.as_ref() };
                 if let Some(gate) = gate {
-                    gate.close(&format!("the store cannot be reached: {}", crate::process::log::causes(&error)));
+                    let detail = format!("the store cannot be reached: {}", crate::process::log::causes(&error));
+                    match error.outline() {
+                        Some(outline) => gate.close_with(&format!("the store cannot be reached: {outline}"), &detail),
+                        None => gate.close(&detail),
+                    }
                 }
                 if !std::mem::replace(&mut is_failing, true) {
                     tracing::warn!(error = %crate::process::log::causes(&error), "cannot ask the store what others changed");
@@ -206,6 +210,9 @@ fn show(view: &View, redis: Option<&Redis>, asked: Instant, orders: Vec<(OrderId
     if let Some(redis) = redis {
         redis.hand_over(news.iter().map(|(id, snapshot)| (id, snapshot)), asked);
     }
-    let news = news.into_iter().map(|(id, snapshot)| Event { id, change: snapshot.apparent_change(), snapshot });
+    let news = news.into_iter().map(|(id, snapshot)| {
+        let change = snapshot.apparent_change();
+        Event::new(id, snapshot, change)
+    });
     view.publish(news.collect());
 }

@@ -6,7 +6,7 @@
 
 use std::collections::HashSet;
 use std::hash::BuildHasher;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use foldhash::quality::RandomState;
@@ -18,6 +18,7 @@ use crate::process::lifecycle::Shutdown;
 use crate::process::log::causes;
 use crate::redis::Redis;
 use crate::store::{Store, StoreError};
+use crate::sync::lock;
 
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -75,7 +76,7 @@ async fn scan<T: Store>(view: &Arc<View>, store: &T) -> Result<Vec<OrderId>, Sto
         let (view, hasher, found) = (Arc::clone(view), hasher.clone(), Arc::clone(&found));
         move |orders: Vec<_>| {
             let mut news = Vec::new();
-            let mut found = found.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut found = lock(&found);
             let (hashes, suspects) = &mut *found;
             for (id, snapshot) in orders {
                 let id: OrderId = id;
@@ -83,7 +84,10 @@ async fn scan<T: Store>(view: &Arc<View>, store: &T) -> Result<Vec<OrderId>, Sto
                 match view.peek(&id) {
                     Some(shown) if shown.says_same(&snapshot) => {}
                     Some(shown) if !snapshot.supersedes(&shown) => suspects.push(id),
-                    _ => news.push(Event { id, change: snapshot.apparent_change(), snapshot }),
+                    _ => {
+                        let change = snapshot.apparent_change();
+                        news.push(Event::new(id, snapshot, change));
+                    }
                 }
             }
             drop(found);
@@ -91,7 +95,7 @@ async fn scan<T: Store>(view: &Arc<View>, store: &T) -> Result<Vec<OrderId>, Sto
         }
     };
     store.scan(emit).await?;
-    let (hashes, mut suspects) = std::mem::take(&mut *found.lock().unwrap_or_else(PoisonError::into_inner));
+    let (hashes, mut suspects) = std::mem::take(&mut *lock(&found));
     suspects.extend(view.ids().into_iter().filter(|id| !hashes.contains(&hasher.hash_one(id))));
     Ok(suspects)
 }

@@ -2,13 +2,14 @@
 //! cannot be kept.
 
 use std::future::Future;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use bytes::Bytes;
 
 use crate::process::lifecycle::Gate;
 use crate::record::{Record, Rejection, RejectionKind, dead};
+use crate::sync::lock;
 
 /// How long a delivery may take before the service counts as not ready.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -114,7 +115,7 @@ impl Overdue {
     }
 
     fn begin(&self) -> OneOverdue<'_> {
-        let mut count = self.count.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut count = lock(&self.count);
         *count += 1;
         self.gate.close(&self.reason);
         OneOverdue(self)
@@ -126,7 +127,7 @@ struct OneOverdue<'a>(&'a Overdue);
 
 impl Drop for OneOverdue<'_> {
     fn drop(&mut self) {
-        let mut count = self.0.count.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut count = lock(&self.0.count);
         *count -= 1;
         if *count == 0 {
             self.0.gate.open();

@@ -1,11 +1,12 @@
 //! What the ingest loop tells a consumer of NATS. A word replaces an older one of its kind, so there
 //! is no queue to grow.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use tokio::sync::Notify;
 
 use crate::record::Checkpoint;
+use crate::sync::lock;
 
 /// Said and not yet heard.
 #[derive(Debug, Default)]
@@ -36,13 +37,13 @@ pub(in crate::source) struct Mailbox {
 impl Mailbox {
     /// Says something.
     pub(in crate::source) fn post(&self, write: impl FnOnce(&mut Mail)) {
-        write(&mut self.mail.lock().unwrap_or_else(PoisonError::into_inner));
+        write(&mut lock(&self.mail));
         self.news.notify_one();
     }
 
     /// Takes what was said since the last time.
     pub(in crate::source) fn drain(&self) -> Mail {
-        std::mem::take(&mut *self.mail.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut *lock(&self.mail))
     }
 
     /// Waits until something is said. Cancel-safe.

@@ -29,6 +29,7 @@ use crate::kafka::{Config, headers};
 use crate::metrics::Kafka as Metrics;
 use crate::process::lifecycle::Gate;
 use crate::record::{Checkpoint, Position, Record};
+use crate::sync::lock;
 
 /// What the thread says.
 pub(super) enum Event {
@@ -119,7 +120,7 @@ impl ClientContext for Context {
     fn stats(&self, statistics: Statistics) {
         self.brokers.note(&statistics);
         let Some(topic) = statistics.topics.get(&self.topic) else { return };
-        let mut fetched = self.fetched.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut fetched = lock(&self.fetched);
         for partition in topic.partitions.values() {
             let Ok(id) = u32::try_from(partition.partition) else { continue };
             let fetched = fetched.entry(id).or_default();
@@ -144,7 +145,7 @@ impl ConsumerContext for Context {
             RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => Rebalance::Assigned(partitions),
             _ => Rebalance::Revoked(partitions),
         };
-        self.shared.lock().unwrap_or_else(PoisonError::into_inner).push_back(said);
+        lock(&self.shared).push_back(said);
     }
 
     fn commit_callback(&self, result: KafkaResult<()>, _: &TopicPartitionList) {
@@ -513,7 +514,7 @@ impl Consumer {
 
     fn take_rebalances(&mut self) {
         loop {
-            let said = self.rebalances.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+            let said = lock(&self.rebalances).pop_front();
             match said {
                 None => return,
                 Some(Rebalance::Assigned(partitions)) => {
@@ -657,7 +658,7 @@ impl Consumer {
             Ok(()) => {
                 self.pending_start.clear();
                 let fetched = &self.client.context().fetched;
-                let mut fetched = fetched.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut fetched = lock(fetched);
                 fetched.retain(|partition, _| !started.contains_key(partition)); // before the start
                 drop(fetched);
                 self.active.extend(started);
@@ -796,7 +797,7 @@ impl Consumer {
             tracing::debug!(%code, topic = self.config.topic, "cannot ask where partitions end");
         }
         let fetched = &self.client.context().fetched;
-        let fetched = std::mem::take(&mut *fetched.lock().unwrap_or_else(PoisonError::into_inner));
+        let fetched = std::mem::take(&mut *lock(fetched));
         let mut is_waiting = false;
         for (partition, active) in &mut self.active {
             let Some(OffsetRange { end, .. }) = known.get(partition) else {

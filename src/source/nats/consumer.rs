@@ -27,7 +27,7 @@ use tokio::sync::{mpsc, watch};
 use super::sequence::{Delivery, Sequence, SequenceOrder};
 use super::stream::{self, Look, Trouble};
 use crate::metrics::Nats as Metrics;
-use crate::nats::Config;
+use crate::nats::{Config, said};
 use crate::process::lifecycle::Gate;
 use crate::record::{Checkpoint, Headers, Position, Record};
 use crate::source::broker::mailbox::Mailbox;
@@ -215,7 +215,7 @@ impl Consumer {
                                 ("not connected to NATS", "NATS cannot be reached")
                             };
                             self.gate.close(state);
-                            Trouble(format!("{what}: {error}"))
+                            Trouble(format!("{what}: {}", said(&error)))
                         }
                         Some(Ok(made)) => {
                             let context = ContextBuilder::new().timeout(LOOK_TIME).build(made.clone());
@@ -276,7 +276,7 @@ impl Consumer {
         let mut waited = pin!(waited);
         let mailbox = Arc::clone(&self.mailbox);
         loop {
-            self.hear();
+            self.read_mail();
             match client {
                 Some(client) => self.send_replies(client).await,
                 None => self.replies.clear(),
@@ -371,7 +371,7 @@ impl Consumer {
         let mut tick = Instant::now();
         loop {
             let was_starting = self.starting.is_some();
-            self.hear();
+            self.read_mail();
             self.send_replies(client).await;
             self.flush();
             if self.is_leaving {
@@ -463,7 +463,7 @@ impl Consumer {
     }
 
     /// Takes in what the other side said.
-    fn hear(&mut self) {
+    fn read_mail(&mut self) {
         let said = self.mailbox.drain();
         for (partition, sequence) in said.parked {
             if self.partition == Some(partition)
@@ -590,7 +590,7 @@ impl Consumer {
                 self.pass(delivery.sequence, message, published, records);
             }
             SequenceOrder::Gap => {
-                self.gap = Some(Gap { until: delivery.sequence, arrived: Some(message), deadline: None })
+                self.gap = Some(Gap { until: delivery.sequence, arrived: Some(message), deadline: None });
             }
             SequenceOrder::Duplicate => self.repeated(delivery.sequence, message),
         }

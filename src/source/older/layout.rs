@@ -142,7 +142,9 @@ impl Table<'_> {
         let name = format!("{alias}.{}", quoted(&column.name));
         match (&*column.kind, &*column.name) {
             ("timestamp" | "timestamptz", "payment_dt") => {
-                format!("extract(epoch FROM {})::bigint", self.instant(&name, column))
+                let instant = self.instant(&name, column);
+                let seconds = format!("to_json(extract(epoch FROM {instant})::bigint)");
+                format!("CASE WHEN isfinite({name}) THEN {seconds} ELSE to_json({name}::text) END")
             }
             ("timestamp" | "timestamptz" | "date", _) => self.rfc3339(&name, column),
             _ => name,
@@ -422,6 +424,18 @@ fn event_driven(orders: &Table<'_>) -> Layout {
                 orders.name
             ),
             "orders have an external_id that is not the id in their payload, by which alone they are found from now on",
+        ));
+    }
+    let bucket = orders.columns.iter().find(|column| column.name == "bucket");
+    if bucket.is_some_and(|column| column.kind.starts_with("int")) {
+        counts.push((
+            format!(
+                "SELECT count(*) FROM {} o WHERE o.bucket IS DISTINCT FROM (CASE WHEN o.order_id::text ~* \
+                 '^[0-9a-f]{{8}}(-?[0-9a-f]{{4}}){{3}}-?[0-9a-f]{{12}}$' THEN \
+                 get_byte(decode(substr(o.order_id::text, 1, 2), 'hex'), 0) % 4 ELSE o.bucket END)",
+                orders.name
+            ),
+            "orders have a bucket that is not the first byte of their id modulo 4, which it is from now on",
         ));
     }
     let known: [&[&str]; 1] =

@@ -13,7 +13,8 @@ use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
 use tokio_postgres::{Client, SimpleQueryMessage, SimpleQueryRow};
 
-use super::rejects::Rejects;
+use super::compared::{Compared, Differences};
+use super::rejects::{ROW, Rejects};
 use super::{Parked, Received, Source, SourceError};
 use crate::id::Version;
 use crate::order::{Command, Order, Past, Status, date};
@@ -68,7 +69,7 @@ pub enum OlderError {
     Lost(#[source] tokio_postgres::Error),
     /// Its tables are of no layout that is known.
     #[error("the older database {0}")]
-    Unknown(#[from] UnknownLayout),
+    Unknown(UnknownLayout),
     /// It knows no zone of this name.
     #[error(
         "--timezone: the older database knows no time zone {0:?}; its names are in pg_timezone_names, as Europe/Moscow"
@@ -77,6 +78,12 @@ pub enum OlderError {
     /// It has another count than a number.
     #[error("the older database counted no number")]
     Uncounted,
+}
+
+impl From<UnknownLayout> for OlderError {
+    fn from(unknown: UnknownLayout) -> Self {
+        Self::Unknown(unknown) // it is in the words of this one, and no cause beside them
+    }
 }
 
 /// Why a server is not reached, without what that means for a store.
@@ -184,13 +191,14 @@ impl Older {
     }
 
     /// Begins to read, oldest order first, after the first `from`; those come at the end.
-    /// `on_progress` is told how many were dealt with after each committed batch.
+    /// `on_progress` is told how many were dealt with after each committed batch, and how many differed from what was
+    /// here.
     #[must_use]
     pub fn read(
         self,
         from: u64,
         rejects: std::path::PathBuf,
-        on_progress: impl FnMut(u64) + Send + 'static,
+        on_progress: impl FnMut(u64, Differences) + Send + 'static,
     ) -> OlderSource {
         // A position beyond them is of an import that was at its second part, or of more orders
         // than there are now.
@@ -202,7 +210,14 @@ impl Older {
                 let _ = sender.send(Err(error)).await; // or the import has ended
             }
         });
-        OlderSource { name, rows, next: from, rejects: Rejects::new(rejects), on_progress: Box::new(on_progress) }
+        OlderSource {
+            name,
+            rows,
+            next: from,
+            rejects: Rejects::new(rejects),
+            compared: Compared::default(),
+            on_progress: Box::new(on_progress),
+        }
     }
 }
 
@@ -284,7 +299,9 @@ async fn read_all(client: &Client, layout: &Layout, from: u64, to: &mpsc::Sender
             }
         }
     }
-    client.batch_execute("COMMIT").await.map_err(refused(""))
+    // All is read: what becomes of a transaction that wrote nothing does not matter.
+    let _ = client.batch_execute("COMMIT").await;
+    Ok(())
 }
 
 /// Reads the rows of an older database.
@@ -294,7 +311,8 @@ pub struct OlderSource {
     /// The position of the next row: how many were handed over before.
     next: u64,
     rejects: Rejects,
-    on_progress: Box<dyn FnMut(u64) + Send>,
+    compared: Compared,
+    on_progress: Box<dyn FnMut(u64, Differences) + Send>,
 }
 
 impl OlderSource {
@@ -344,8 +362,42 @@ pub fn fault(record: &Record) -> Option<Rejection> {
     let amount = text(AMOUNT).filter(|amount| matches!(*amount, "NaN" | "Infinity" | "-Infinity"));
     let fault = |(name, text): (&str, &str)| Fault { pointer: format!("/{name}"), message: text.to_owned() };
     let mut faults: Vec<_> = dates.filter(|(_, date)| is_beyond(date.as_bytes())).map(fault).collect();
-    faults.extend(amount.map(|amount| fault((AMOUNT, &format!("is {amount}, which no number of JSON is")))));
+    faults.extend(amount.map(|amount| fault((AMOUNT, &not_finite(amount)))));
+    faults.extend(record.payload.as_deref().map(faults_of_numbers).unwrap_or_default());
     (!faults.is_empty()).then_some(Rejection { kind: RejectionKind::Invalid, faults })
+}
+
+fn not_finite(value: &str) -> String {
+    format!("is {value}, which no number of JSON is")
+}
+
+/// Members of a WB order that are numbers: of itself, of its payment and of its items.
+const NUMBERS: [&str; 1] = ["sm_id"];
+const PAYMENT_NUMBERS: [&str; 5] = ["amount", "payment_dt", "delivery_cost", "goods_total", "custom_fee"];
+const ITEM_NUMBERS: [&str; 6] = ["chrt_id", "price", "sale", "total_price", "nm_id", "status"];
+
+/// Numbers of a database that JSON has none of, which the database writes as text.
+fn faults_of_numbers(payload: &[u8]) -> Vec<Fault> {
+    let is_one = |text: &str| matches!(text.trim_start_matches(['-', '+']), "NaN" | "Infinity" | "infinity");
+    // Read once more only where there may be one.
+    let may_be = [&b"NaN\""[..], b"nfinity\""].iter().any(|end| memchr::memmem::find(payload, end).is_some());
+    let Some(order) = may_be.then(|| serde_json::from_slice::<serde_json::Value>(payload).ok()).flatten() else {
+        return Vec::new();
+    };
+    let mut faults = Vec::new();
+    let mut look = |part: &serde_json::Value, place: &str, names: &[&str]| {
+        for name in names {
+            if let Some(text) = part.get(name).and_then(serde_json::Value::as_str).filter(|text| is_one(text)) {
+                faults.push(Fault { pointer: format!("{place}/{name}"), message: not_finite(text) });
+            }
+        }
+    };
+    look(&order, "", &NUMBERS);
+    look(&order["payment"], "/payment", &PAYMENT_NUMBERS);
+    for (index, item) in order["items"].as_array().into_iter().flatten().enumerate() {
+        look(item, &format!("/items/{index}"), &ITEM_NUMBERS);
+    }
+    faults
 }
 
 /// Gives an order what it had in the older database. Returns the version that it was made from: an
@@ -355,7 +407,7 @@ fn give_past(record: &Record, order: &mut Order) -> Option<Version> {
     let created = instant(CREATED);
     order.past = created.or_else(|| instant(UPDATED)).map(|created_micros| {
         let updated_micros = instant(UPDATED).unwrap_or(created_micros);
-        Past { created_micros, updated_micros }
+        Past { created_micros, updated_micros, decides: true, is_envelope: false }
     });
     let Command::Envelope(envelope) = &mut order.command else { return Some(0) };
     if is_deleted(record) {
@@ -390,14 +442,18 @@ impl Source for OlderSource {
         Ok(Received::Records)
     }
 
-    fn commit(&mut self, upto: &Checkpoint, _outcomes: Vec<(Position, Outcome)>) {
-        (self.on_progress)(upto.next(0));
+    fn commit(&mut self, upto: &Checkpoint, outcomes: Vec<(Position, Outcome)>) {
+        for (position, outcome) in outcomes {
+            self.compared.judge(position, &outcome);
+        }
+        self.compared.passed(upto);
+        (self.on_progress)(upto.next(0), self.compared.found());
     }
 
     fn reject(&mut self, record: &Record, rejection: &Rejection) -> Parked {
         let payload = record.payload.as_deref().unwrap_or_default();
         let mut line = serde_json::json!({
-            "row": record.position.offset + 1,
+            ROW: record.position.offset + 1,
             "error": rejection.line(),
             "value": String::from_utf8_lossy(payload),
         });
@@ -415,8 +471,13 @@ impl Source for OlderSource {
         }
     }
 
-    fn prepare(&self, record: &Record, order: &mut Order) -> Result<Option<Version>, Rejection> {
-        fault(record).map_or_else(|| Ok(give_past(record, order)), Err)
+    fn prepare(&mut self, record: &Record, order: &mut Order) -> Result<Option<Version>, Rejection> {
+        if let Some(rejection) = fault(record) {
+            return Err(rejection);
+        }
+        let expected_version = give_past(record, order);
+        self.compared.expect(record.position, order);
+        Ok(expected_version)
     }
 
     fn stop(&mut self) {

@@ -22,6 +22,7 @@ use super::channel::{between, last_of};
 use super::handover::{Event, Handover};
 use super::order::{Order, Place};
 use crate::metrics::Stan as Metrics;
+use crate::nats::said;
 use crate::process::lifecycle::Gate;
 use crate::record::{Position, Record};
 use crate::source::broker::mailbox::Mailbox;
@@ -44,6 +45,8 @@ const STANDBY_PAUSE: Duration = Duration::from_secs(2);
 const STOPPED_PAUSE: Duration = Duration::from_secs(5);
 /// How long acknowledgements may take to be handed to the connection, and a session to end.
 const LEAVE_TIME: Duration = Duration::from_secs(2);
+/// What anyone may read of a server that there is no connection to.
+const UNREACHABLE: &str = "not connected to NATS Streaming: NATS cannot be reached";
 /// Between two tries.
 const PAUSE_FIRST: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(2);
@@ -58,6 +61,8 @@ enum Over {
     Standby,
     /// Something went wrong.
     Trouble(String),
+    /// The server itself: what it says may name hosts.
+    Unreachable(String),
 }
 
 impl From<SessionError> for Over {
@@ -142,17 +147,18 @@ impl Consumer {
         loop {
             let begun = Instant::now();
             let over = self.one_session(&mut client).await;
+            let is_unreachable = matches!(over, Over::Unreachable(_));
             let wait = match over {
                 Over::Leaving => return,
                 Over::Standby => {
                     self.stand_by();
                     STANDBY_PAUSE.mul_f64(0.8 + fastrand::f64() * 0.4)
                 }
-                Over::Trouble(trouble) => {
+                Over::Trouble(trouble) | Over::Unreachable(trouble) => {
                     if begun.elapsed() > PAUSE_MAX * 2 {
                         pause = PAUSE_FIRST; // it went well, and may do so again at once
                     } else {
-                        self.gate.close(&trouble);
+                        self.gate.close_with(if is_unreachable { UNREACHABLE } else { &trouble }, &trouble);
                     }
                     self.warn(trouble);
                     let wait = pause.mul_f64(0.5 + fastrand::f64() / 2.0);
@@ -175,7 +181,7 @@ impl Consumer {
             match self.meanwhile(Box::pin(async move { servers.connect(options).await })).await {
                 Err(over) => return over,
                 Ok(Err(error)) => {
-                    return Over::Trouble(format!("not connected to NATS Streaming: NATS cannot be reached: {error}"));
+                    return Over::Unreachable(format!("{UNREACHABLE}: {}", said(&error)));
                 }
                 Ok(Ok(connected)) => client.insert(connected).clone(),
             }
@@ -233,7 +239,7 @@ impl Consumer {
         let mut waited = pin!(waited);
         let mailbox = Arc::clone(&self.mailbox);
         loop {
-            self.hear();
+            self.read_mail();
             self.handover.flush(self.is_stopping);
             if self.is_leaving {
                 return Err(Over::Leaving);
@@ -277,7 +283,7 @@ impl Consumer {
     async fn until(&mut self, session: Option<&Session>, is_said: impl Fn(&Self) -> bool) -> Result<(), Over> {
         let mailbox = Arc::clone(&self.mailbox);
         loop {
-            self.hear();
+            self.read_mail();
             self.handover.flush(self.is_stopping);
             if self.is_leaving {
                 return Err(Over::Leaving);
@@ -364,7 +370,7 @@ impl Consumer {
         let mailbox = Arc::clone(&self.mailbox);
         let mut look_at = tokio::time::Instant::now() + LOOK_EVERY;
         loop {
-            self.hear();
+            self.read_mail();
             self.acknowledge(session, reading).await;
             self.handover.flush(self.is_stopping);
             if self.is_leaving {
@@ -547,7 +553,7 @@ impl Consumer {
     }
 
     /// Takes in what the other side said.
-    fn hear(&mut self) {
+    fn read_mail(&mut self) {
         let said = self.mailbox.drain();
         if let Some(committed) = said.committed {
             self.durable = self.durable.max(committed.next(PARTITION));

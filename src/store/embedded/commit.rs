@@ -35,7 +35,7 @@ pub(super) fn commit(
             return Err(StoreError::Fenced { partition: step.partition });
         }
     }
-    let mut writer = Writer::new(&transaction, batch.is_again);
+    let mut writer = Writer::new(&transaction, batch);
     let mut outcomes = Vec::with_capacity(batch.entries.len());
     for entry in &batch.entries {
         outcomes.push(writer.entry(entry).map_err(classify)?);
@@ -67,15 +67,17 @@ fn move_position(connection: &Connection, source: &str, step: &Move) -> rusqlite
 struct Writer<'c> {
     connection: &'c Connection,
     is_again: bool,
+    asks_former: bool,
     scratch: Vec<u8>,
     now: OffsetDateTime,
     stamp: Stamp,
 }
 
 impl<'c> Writer<'c> {
-    fn new(connection: &'c Connection, is_again: bool) -> Self {
+    fn new(connection: &'c Connection, batch: &Batch) -> Self {
         let now = OffsetDateTime::from(SystemTime::now());
-        Self { connection, is_again, scratch: Vec::new(), now, stamp: envelope::stamp(now) }
+        let &Batch { is_again, asks_former, .. } = batch;
+        Self { connection, is_again, asks_former, scratch: Vec::new(), now, stamp: envelope::stamp(now) }
     }
 
     fn entry(&mut self, entry: &Entry) -> rusqlite::Result<Outcome> {
@@ -95,7 +97,7 @@ impl<'c> Writer<'c> {
         };
         let outcome = if let (Some(seq), Command::Wb(body)) = (inserted, &order.command) {
             let snapshot = Snapshot::new(1, seq, Kind::Wb, State::Live, body, &mut self.scratch);
-            Outcome::Stored { id, snapshot, change: ChangeKind::Created }
+            Outcome::Stored { id, snapshot, change: ChangeKind::Created, former: None }
         } else {
             let row = self.row(&id)?;
             let decision = rules::decide(entry, row.as_ref(), self.is_again, &self.stamp).map_err(foreign_body)?;
@@ -119,7 +121,7 @@ impl<'c> Writer<'c> {
             }
             (Decision::CreatedBefore, Some(row)) => {
                 let snapshot = row.snapshot(&mut self.scratch);
-                return Ok(Outcome::Stored { id, snapshot, change: ChangeKind::Created });
+                return Ok(Outcome::Stored { id, snapshot, change: ChangeKind::Created, former: None });
             }
             (_, None) => unreachable!("an unknown order is written or refused"),
         };
@@ -133,7 +135,8 @@ impl<'c> Writer<'c> {
             (1, seq.expect("the id was not stored a moment ago, in the same transaction"))
         };
         let snapshot = Snapshot::new(version, seq, write.kind, write.state, &write.body, &mut self.scratch);
-        Ok(Outcome::Stored { id, snapshot, change: write.change })
+        let former = row.filter(|_| self.asks_former).and_then(|row| row.owner());
+        Ok(Outcome::Stored { id, snapshot, change: write.change, former })
     }
 
     fn row(&self, id: &OrderId) -> rusqlite::Result<Option<Row>> {

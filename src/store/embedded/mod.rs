@@ -9,7 +9,7 @@ mod schema;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use rusqlite::{Connection, ErrorCode, InterruptHandle, OpenFlags, OptionalExtension, Row, params};
@@ -21,6 +21,7 @@ use crate::process::background;
 use crate::record::{Checkpoint, Parcel};
 use crate::snapshot::Snapshot;
 use crate::store::rules::column;
+use crate::sync::lock;
 
 use files::OpenFiles;
 pub use files::{Harm, LostFile};
@@ -208,13 +209,13 @@ impl Embedded {
             tokio::select! {
                 permits = &mut ended => break permits,
                 () = tokio::time::sleep(INTERRUPT_EVERY) => {
-                    let interrupts = self.0.interrupts.lock().unwrap_or_else(PoisonError::into_inner);
+                    let interrupts = lock(&self.0.interrupts);
                     interrupts.iter().for_each(InterruptHandle::interrupt);
                 }
             }
         };
         self.0.reading.close();
-        self.0.readers.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        lock(&self.0.readers).clear();
         let (reply, closed) = oneshot::channel();
         match self.0.writer.send(Job::Close { reply }).await {
             Ok(()) => closed.await.unwrap_or_else(|_| Err(gone())),
@@ -265,13 +266,13 @@ impl Embedded {
         Ok(move || {
             let _permit = permit;
             let path = store.0.config.file();
-            let pooled = store.0.readers.lock().unwrap_or_else(PoisonError::into_inner).pop();
+            let pooled = lock(&store.0.readers).pop();
             let mut connection = match pooled {
                 Some(connection) => connection,
                 None => store.another_reader()?,
             };
             let result = read(&mut connection).map_err(|error| classify(&path, error));
-            store.0.readers.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
+            lock(&store.0.readers).push(connection);
             result
         })
     }
@@ -281,7 +282,7 @@ impl Embedded {
         self.check().map_err(|lost| StoreError::Lost(lost.into()))?; // or it would read another file
         let path = self.0.config.file();
         let connection = open_reader(&path).map_err(|error| classify(&path, error))?;
-        self.0.interrupts.lock().unwrap_or_else(PoisonError::into_inner).push(connection.get_interrupt_handle());
+        lock(&self.0.interrupts).push(connection.get_interrupt_handle());
         Ok(connection)
     }
 }

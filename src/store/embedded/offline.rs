@@ -10,8 +10,12 @@ use rusqlite::{Connection, OpenFlags};
 
 use super::schema::{self, MigrateError, Migration};
 use super::{Config, FileError, OpenError, files, map, open_reading, open_writer};
+use crate::order::{date, envelope};
+use crate::snapshot::Kind;
+use crate::store::Full;
+use crate::store::rules::column;
 
-/// All live orders, as they stand when this is opened. Another process may have the store open.
+/// All orders, as they stand when this is opened. Another process may have the store open.
 pub struct Live {
     config: Config,
     connection: Connection,
@@ -73,22 +77,22 @@ impl Live {
         Ok(Self { config: config.clone(), connection })
     }
 
-    /// How many there are.
+    /// How many are live, and how many are deleted.
     ///
     /// # Errors
     /// Whatever SQLite says.
-    pub fn count(&self) -> Result<u64, FileError> {
-        self.connection
-            .query_row("SELECT count(*) FROM orders WHERE state = 0", [], |row| row.get::<_, i64>(0))
-            .map(i64::unsigned_abs)
-            .map_err(|source| self.failed(source))
+    pub fn count(&self) -> Result<(u64, u64), FileError> {
+        let count = |sql| self.connection.query_row(sql, [], |row| row.get::<_, i64>(0)).map(i64::unsigned_abs);
+        let live = count("SELECT count(*) FROM orders WHERE state = 0");
+        let both = live.and_then(|live| Ok((live, count("SELECT count(*) FROM orders WHERE state <> 0")?)));
+        both.map_err(|source| self.failed(source))
     }
 
     fn failed(&self, source: rusqlite::Error) -> FileError {
         FileError { path: self.config.file(), source }
     }
 
-    /// Hands over each body, newest order first.
+    /// Hands over the body of each live order, newest first.
     ///
     /// # Errors
     /// Whatever SQLite says, or the first error of `emit`.
@@ -103,6 +107,40 @@ impl Live {
         }
         Ok(())
     }
+
+    /// Hands over all orders, deleted ones among them, oldest first.
+    ///
+    /// # Errors
+    /// Whatever SQLite says, or the first error of `emit`.
+    pub fn for_each_full<E: From<FileError>>(&self, mut emit: impl FnMut(Full<'_>) -> Result<(), E>) -> Result<(), E> {
+        let failed = |source| self.failed(source);
+        let oldest = "SELECT uid, kind, state, version, body FROM orders ORDER BY seq";
+        let mut statement = self.connection.prepare(oldest).map_err(failed)?;
+        let mut rows = statement.query([]).map_err(failed)?;
+        while let Some(row) = rows.next().map_err(failed)? {
+            let read = || {
+                let kind = column::to_kind(row.get(1)?);
+                let body = row.get_ref(4)?.as_blob()?;
+                Ok::<_, rusqlite::Error>(Full {
+                    id: row.get_ref(0)?.as_str()?,
+                    kind,
+                    state: column::to_state(row.get(2)?),
+                    version: row.get::<_, i64>(3)?.unsigned_abs(),
+                    times: if kind == Kind::Envelope { times(body) } else { None },
+                    body,
+                })
+            };
+            emit(read().map_err(failed)?)?;
+        }
+        Ok(())
+    }
+}
+
+/// What the body of an envelope order says.
+fn times(body: &[u8]) -> Option<(i64, i64)> {
+    let stored = envelope::Stored::parse(body)?;
+    let micros = |stamp: &[u8]| std::str::from_utf8(stamp).ok().and_then(date::unix_micros);
+    Some((micros(stored.created_at)?, micros(stored.updated_at)?))
 }
 
 /// Pages copied between two reports, of 8 KB each.

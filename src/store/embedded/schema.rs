@@ -110,7 +110,7 @@ fn version(connection: &Connection) -> Result<u32, MigrateError> {
     }
 }
 
-/// Sets a connection up for writing. The reasons are measurements: see `Store` in the README's design notes.
+/// Sets a connection up for writing. Each setting has its reason beside it.
 ///
 /// # Errors
 /// Whatever SQLite says.

@@ -458,7 +458,8 @@ impl<'s> CopyWriter<'s> {
         let held = &work.held[id];
         let columns = held.entry.and_then(|entry| work.entries[entry].order.columns.as_ref());
         let past = held.entry.and_then(|entry| work.entries[entry].order.past);
-        let common = past.map_or(self.common, |Past { created_micros, updated_micros }| Common {
+        let past = past.filter(|past| past.decides || held.row.version == 1);
+        let common = past.map_or(self.common, |Past { created_micros, updated_micros, .. }| Common {
             created_micros,
             now_micros: updated_micros,
             ..self.common
@@ -513,6 +514,7 @@ struct RowState {
 struct BatchState<'b> {
     entries: &'b [Entry],
     is_again: bool,
+    asks_former: bool,
     /// No id occurs twice.
     is_distinct: bool,
     stamp: Stamp,
@@ -541,6 +543,7 @@ impl<'b> BatchState<'b> {
         Self {
             entries,
             is_again: batch.is_again,
+            asks_former: batch.asks_former,
             is_distinct: entries.iter().all(|entry| entry.idempotency.is_none() && ids.insert(&entry.order.id)),
             stamp: envelope::stamp(now),
             keys: keys.collect(),
@@ -612,7 +615,7 @@ impl<'b> BatchState<'b> {
             Decision::Unchanged => Outcome::Unchanged { snapshot: self.snapshot(&id), id },
             Decision::WasDeleted => Outcome::WasDeleted { snapshot: self.snapshot(&id), id },
             Decision::CreatedBefore => {
-                Outcome::Stored { snapshot: self.snapshot(&id), id, change: ChangeKind::Created }
+                Outcome::Stored { snapshot: self.snapshot(&id), id, change: ChangeKind::Created, former: None }
             }
         };
         if let (Some(idempotency), Some((id, answer, version))) = (idempotency, rules::answer(&outcome)) {
@@ -637,6 +640,8 @@ impl<'b> BatchState<'b> {
 
     fn write(&mut self, id: OrderId, write: Write, entry: Option<usize>) -> Outcome {
         let Write { kind, state, change, body, external_id, .. } = write;
+        let before = self.held.get(&id).filter(|_| self.asks_former);
+        let former = before.and_then(|held| held.row.owner());
         if let Some(held) = self.held.get_mut(&id) {
             held.entry = entry;
             held.row = Row { seq: held.row.seq, kind, state, version: held.row.version + 1, body };
@@ -652,7 +657,7 @@ impl<'b> BatchState<'b> {
             self.held.insert(id.clone(), RowState { row, external_id, is_new: true, is_dirty: true, entry });
             self.order.push(id.clone());
         }
-        Outcome::Stored { snapshot: self.snapshot(&id), id, change }
+        Outcome::Stored { snapshot: self.snapshot(&id), id, change, former }
     }
 
     fn next_rank(&mut self) -> u64 {

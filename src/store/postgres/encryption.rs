@@ -1,5 +1,6 @@
-//! TLS to PostgreSQL: `sslmode`, `sslrootcert`, `sslcert` and `sslkey` as libpq has them, which the
-//! client library does not know, and logins bound to their channel (SCRAM-SHA-256-PLUS).
+//! TLS to PostgreSQL: `sslmode`, `sslrootcert`, `sslcert`, `sslkey`, `sslsni` and the versions of TLS
+//! as libpq has them, which the client library does not know, and logins bound to their channel
+//! (SCRAM-SHA-256-PLUS).
 //!
 //! Where this differs from libpq it is stricter: no file is looked for in a home directory,
 //! `sslmode=prefer` does not fall back to plain text after a handshake that failed, and a file that
@@ -12,13 +13,13 @@ use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use percent_encoding::percent_decode_str;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
-use tokio_postgres::config::{ChannelBinding as Binding, Host, SslMode};
+use tokio_postgres::config::{ChannelBinding as Binding, Host, SslMode, SslNegotiation};
 use tokio_postgres::tls::{ChannelBinding, MakeTlsConnect, TlsConnect, TlsStream};
 
+use super::options::Options;
 use crate::tls::Client;
-use crate::tls::client::{self, Verify};
+use crate::tls::client::{self, Verify, Versions};
 
 /// What a text says of encryption.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -27,92 +28,64 @@ pub(super) struct Wanted {
     root_cert: Option<String>,
     cert: Option<String>,
     key: Option<String>,
+    sni: Option<String>,
+    oldest: Option<String>,
+    newest: Option<String>,
 }
 
 impl Wanted {
-    /// Takes it out of a URL or of `key=value` pairs; what is left is for the library.
-    pub(super) fn take(text: &str) -> (String, Self) {
-        let mut wanted = Self::default();
-        let rest = if text.contains("://") { wanted.take_from_url(text) } else { wanted.take_from_pairs(text) };
-        (rest, wanted)
-    }
-
-    fn place(&mut self, name: &str) -> Option<&mut Option<String>> {
-        match name {
-            "sslmode" => Some(&mut self.mode),
-            "sslrootcert" => Some(&mut self.root_cert),
-            "sslcert" => Some(&mut self.cert),
-            "sslkey" => Some(&mut self.key),
-            _ => None,
+    /// Takes it out of the options; what is left is for the library.
+    pub(super) fn take(options: &mut Options) -> Self {
+        Self {
+            mode: options.take("sslmode"),
+            root_cert: options.take("sslrootcert"),
+            cert: options.take("sslcert"),
+            key: options.take("sslkey"),
+            sni: options.take("sslsni"),
+            oldest: options.take("ssl_min_protocol_version"),
+            newest: options.take("ssl_max_protocol_version"),
         }
     }
 
-    fn take_from_url(&mut self, url: &str) -> String {
-        // As the library does: what is before the first @ is the login.
-        let after_login = url.find('@').map_or(0, |at| at + 1);
-        let Some(query) = url[after_login..].find('?').map(|at| after_login + at) else { return url.to_owned() };
-        let mut left = Vec::new();
-        for pair in url[query + 1..].split('&') {
-            let taken = pair.split_once('=').and_then(|(name, value)| {
-                let decoded = percent_decode_str(value).decode_utf8().ok()?;
-                *self.place(name)? = Some(decoded.into_owned());
-                Some(())
-            });
-            if taken.is_none() && !pair.is_empty() {
-                left.push(pair);
-            }
-        }
-        if left.is_empty() { url[..query].to_owned() } else { format!("{}?{}", &url[..query], left.join("&")) }
-    }
-
-    /// Text that is no pairs is left as it is, for the library to say so.
-    fn take_from_pairs(&mut self, text: &str) -> String {
-        let Some(pairs) = pairs(text) else { return text.to_owned() };
-        let mut left = Vec::new();
-        for (name, value) in pairs {
-            match self.place(&name) {
-                Some(place) => *place = Some(value),
-                None => left.push(format!("{name}='{}'", value.replace('\\', "\\\\").replace('\'', "\\'"))),
-            }
-        }
-        left.join(" ")
-    }
-}
-
-/// `key=value` pairs as libpq reads them: values in single quotes or without blanks, backslashes
-/// before what is meant as it is.
-fn pairs(text: &str) -> Option<Vec<(String, String)>> {
-    let mut pairs = Vec::new();
-    let mut rest = text.trim_start();
-    while !rest.is_empty() {
-        let (name, value) = rest.split_once('=')?;
-        let name = name.trim_end();
-        if name.is_empty() || name.contains(char::is_whitespace) {
-            return None;
-        }
-        let value = value.trim_start();
-        let is_quoted = value.starts_with('\'');
-        let mut chars = value.char_indices().skip(usize::from(is_quoted));
-        let mut read = String::new();
-        let end = loop {
-            match chars.next() {
-                Some((_, '\\')) => read.push(chars.next()?.1),
-                Some((at, '\'')) if is_quoted => break at + 1,
-                Some((at, c)) if c.is_whitespace() && !is_quoted => break at,
-                Some((_, c)) => read.push(c),
-                None if is_quoted => return None,
-                None => break value.len(),
-            }
+    /// Which versions of TLS may be spoken. Those before 1.2 never are.
+    fn versions(&self) -> Result<Versions, String> {
+        let number = |name: &str, version: &Option<String>, least: u8| match version.as_deref() {
+            None | Some("") => Ok(None),
+            Some(text) => match VERSIONS.iter().position(|known| known.eq_ignore_ascii_case(text)) {
+                Some(at) if at >= usize::from(least) => Ok(Some(at)),
+                Some(_) => Err(format!("{name} must be TLSv1.2 or TLSv1.3: older versions are never spoken")),
+                None => Err(format!("{name} is none of {}", VERSIONS.join(", "))),
+            },
         };
-        pairs.push((name.to_owned(), read));
-        rest = value[end..].trim_start();
+        let oldest = number("ssl_min_protocol_version", &self.oldest, 0)?;
+        let newest = number("ssl_max_protocol_version", &self.newest, 2)?;
+        match (oldest, newest) {
+            (Some(3), Some(2)) => Err("ssl_min_protocol_version is above ssl_max_protocol_version".into()),
+            (_, Some(2)) => Ok(Versions::Tls12),
+            (Some(3), _) => Ok(Versions::Tls13),
+            _ => Ok(Versions::Both),
+        }
     }
-    Some(pairs)
+
+    fn hides_name(&self) -> Result<bool, String> {
+        match self.sni.as_deref() {
+            None | Some("" | "1") => Ok(false),
+            Some("0") => Ok(true),
+            Some(_) => Err("sslsni is neither 0 nor 1".into()),
+        }
+    }
 }
+
+/// As options have them, oldest first.
+const VERSIONS: [&str; 4] = ["TLSv1", "TLSv1.1", "TLSv1.2", "TLSv1.3"];
 
 /// How connections are encrypted. Clones share the files.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Encryption(Option<Client>);
+pub(super) struct Encryption {
+    client: Option<Client>,
+    /// The other way, for a server whose rules refuse the first one.
+    second: Option<SslMode>,
+}
 
 impl Encryption {
     /// What is wanted of a server, whose settings are made to match. Reads the files.
@@ -120,19 +93,36 @@ impl Encryption {
     /// # Errors
     /// What contradicts itself, or which file cannot be used.
     pub(super) fn open(wanted: Wanted, server: &mut tokio_postgres::Config) -> Result<Self, String> {
-        let Wanted { mode, root_cert, cert, key } = wanted;
+        let (versions, hides_name) = (wanted.versions()?, wanted.hides_name()?);
+        let has_more = [&wanted.sni, &wanted.oldest, &wanted.newest].map(Option::is_some);
+        let Wanted { mode, root_cert, cert, key, .. } = wanted;
         let is_system = root_cert.as_deref() == Some("system");
         let mode = mode.unwrap_or_else(|| if is_system { "verify-full" } else { "prefer" }.into());
         let is_local = server.get_hosts().iter().all(|host| matches!(host, Host::Unix(_)));
         let (ssl_mode, verify) = match mode.as_str() {
             "disable" => (SslMode::Disable, Verify::Nothing),
+            "allow" => (ALLOW, Verify::Nothing),
             "prefer" => (SslMode::Prefer, Verify::Nothing),
             "require" => (SslMode::Require, Verify::Nothing),
             "verify-ca" => (SslMode::Require, Verify::Chain),
             "verify-full" => (SslMode::Require, Verify::Name),
-            _ => return Err("sslmode is none of disable, prefer, require, verify-ca and verify-full".into()),
+            _ => return Err("sslmode is none of disable, allow, prefer, require, verify-ca and verify-full".into()),
         };
-        if ssl_mode == SslMode::Disable {
+        let is_never = mode == "disable";
+        if mode == "allow" && server.get_channel_binding() == Binding::Require {
+            return Err("channel_binding=require needs TLS, and sslmode=allow begins without".into());
+        }
+        if server.get_ssl_negotiation() == SslNegotiation::Direct && ssl_mode != SslMode::Require {
+            return Err(format!("sslnegotiation=direct needs sslmode=require or more, not {mode}"));
+        }
+        if is_never {
+            for (name, is_there) in
+                ["sslsni", "ssl_min_protocol_version", "ssl_max_protocol_version"].into_iter().zip(has_more)
+            {
+                if is_there {
+                    return Err(format!("{name} changes nothing with sslmode=disable"));
+                }
+            }
             for (name, file) in [("sslrootcert", &root_cert), ("sslcert", &cert), ("sslkey", &key)] {
                 if file.is_some() {
                     return Err(format!("{name} changes nothing with sslmode=disable"));
@@ -144,8 +134,8 @@ impl Encryption {
         }
         // Over a socket of the file system there is no TLS, whatever is said.
         server.ssl_mode(if is_local { SslMode::Disable } else { ssl_mode });
-        if is_local || ssl_mode == SslMode::Disable {
-            return Ok(Self(None));
+        if is_local || is_never {
+            return Ok(Self::default());
         }
         let verify = match (verify, &root_cert) {
             (Verify::Nothing, Some(_)) if !is_system => Verify::Chain,
@@ -167,8 +157,23 @@ impl Encryption {
             (None, Some(_)) => return Err("sslkey needs sslcert".into()),
         };
         let roots = root_cert.filter(|_| !is_system).map(PathBuf::from);
-        let client = Client::open(&client::Config { verify, roots, identity });
-        client.map(Some).map(Self).map_err(|error| error.to_string())
+        // What says at once that it speaks TLS has to say what for.
+        let is_direct = server.get_ssl_negotiation() == SslNegotiation::Direct;
+        let protocols = if is_direct { vec![b"postgresql".to_vec()] } else { Vec::new() };
+        let config = client::Config { verify, roots, identity, versions, hides_name, protocols };
+        let client = Client::open(&config).map_err(|error| error.to_string())?;
+        let second = match &*mode {
+            "prefer" => Some(SslMode::Disable),
+            // A server without TLS says once more why it refuses.
+            "allow" => Some(SslMode::Prefer),
+            _ => None,
+        };
+        Ok(Self { client: Some(client), second })
+    }
+
+    /// How a server is tried again whose rules refuse the kind of connection that is tried first.
+    pub(super) fn second(&self) -> Option<SslMode> {
+        self.second
     }
 
     /// Encrypts a connection by hand, if the server does so and it is wanted. `None`: it goes on in
@@ -176,20 +181,18 @@ impl Encryption {
     ///
     /// # Errors
     /// The connection broke, the server has no TLS and must, or its certificate is not believed.
-    pub(super) async fn negotiate<S>(&self, mode: SslMode, host: &str, stream: &mut S) -> io::Result<bool>
+    pub(super) async fn negotiate<S>(&self, mode: SslMode, stream: &mut S) -> io::Result<bool>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        if self.0.is_none() || mode == SslMode::Disable {
+        if self.client.is_none() || mode == SslMode::Disable {
             return Ok(false);
         }
         stream.write_all(&MAY_I_SPEAK_TLS).await?;
         stream.flush().await?;
         match stream.read_u8().await? {
             b'S' => Ok(true),
-            _ if mode == SslMode::Require => {
-                Err(io::Error::other(format!("{host} has no TLS, and sslmode asks for it")))
-            }
+            _ if mode == SslMode::Require => Err(io::Error::other("the server has no TLS, and sslmode asks for it")),
             _ => Ok(false),
         }
     }
@@ -202,10 +205,13 @@ impl Encryption {
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        let client = self.0.as_ref().ok_or_else(|| io::Error::other("no TLS is set up"))?;
+        let client = self.client.as_ref().ok_or_else(|| io::Error::other("no TLS is set up"))?;
         client.connect(host, stream).await
     }
 }
+
+/// What `sslmode=allow` tries first.
+const ALLOW: SslMode = SslMode::Disable;
 
 /// The request for TLS that a connection begins with.
 const MAY_I_SPEAK_TLS: [u8; 8] = [0, 0, 0, 8, 4, 210, 22, 47];
@@ -308,43 +314,38 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_said_of_encryption_is_taken_out() {
-        let taken = |text: &str| {
-            let (rest, wanted) = Wanted::take(text);
-            let parts = [wanted.mode, wanted.root_cert, wanted.cert, wanted.key];
-            (rest, parts.map(Option::unwrap_or_default).join("|"))
-        };
-        for (text, rest, parts) in [
-            ("postgres://u:p@h/db", "postgres://u:p@h/db", "|||"),
-            ("postgres://u:p@h/db?sslmode=verify-full", "postgres://u:p@h/db", "verify-full|||"),
-            (
-                "postgres://u:p?w@h/db?a=b&sslrootcert=%2Fa%20b.pem&sslmode=require&c=d",
-                "postgres://u:p?w@h/db?a=b&c=d",
-                "require|/a b.pem||",
-            ),
-            ("host=h sslcert=/c sslkey='/k k' user=u", "host='h' user='u'", "||/c|/k k"),
-            (r"password='it\'s \\' sslmode = disable", r"password='it\'s \\'", "disable|||"),
-            ("host=h password=a\\ b", "host='h' password='a b'", "|||"),
-            ("not pairs at all", "not pairs at all", "|||"),
-            ("host='h", "host='h", "|||"),
-        ] {
-            assert_eq!(taken(text), (rest.to_owned(), parts.to_owned()), "{text}");
-        }
-    }
-
-    #[test]
     fn modes_that_contradict_their_files_are_told() {
         let open = |text: &str| {
-            let (rest, wanted) = Wanted::take(text);
-            let mut server = rest.parse().unwrap();
-            Encryption::open(wanted, &mut server).map(|encryption| (encryption.0.is_some(), server.get_ssl_mode()))
+            let mut options = Options::read(text);
+            let wanted = Wanted::take(&mut options);
+            let mut server = options.finish().unwrap().parse().unwrap();
+            let opened = Encryption::open(wanted, &mut server);
+            opened.map(|encryption| (encryption.client.is_some(), server.get_ssl_mode(), encryption.second()))
         };
-        assert_eq!(open("host=h"), Ok((true, SslMode::Prefer)));
-        assert_eq!(open("host=h sslmode=require"), Ok((true, SslMode::Require)));
-        assert_eq!(open("host=h sslmode=disable"), Ok((false, SslMode::Disable)));
-        assert_eq!(open("host=/run/postgresql sslmode=require"), Ok((false, SslMode::Disable)));
         for (text, expected) in [
-            ("sslmode=allow", "none of disable"),
+            ("", (true, SslMode::Prefer, Some(SslMode::Disable))),
+            ("sslmode=allow", (true, SslMode::Disable, Some(SslMode::Prefer))),
+            ("sslmode=require", (true, SslMode::Require, None)),
+            ("sslmode=disable", (false, SslMode::Disable, None)),
+            ("sslsni=0 ssl_min_protocol_version=tlsv1", (true, SslMode::Prefer, Some(SslMode::Disable))),
+            ("ssl_min_protocol_version=TLSv1.3 sslmode=require", (true, SslMode::Require, None)),
+            ("ssl_max_protocol_version=TLSv1.2 sslmode=require", (true, SslMode::Require, None)),
+            ("sslnegotiation=direct sslmode=require", (true, SslMode::Require, None)),
+        ] {
+            assert_eq!(open(&format!("host=h {text}")), Ok(expected), "{text}");
+        }
+        assert_eq!(open("host=/run/postgresql sslmode=require"), Ok((false, SslMode::Disable, None)));
+        assert_eq!(open("host=/run/postgresql sslmode=allow"), Ok((false, SslMode::Disable, None)));
+        for (text, expected) in [
+            ("sslmode=always", "none of disable"),
+            ("sslmode=allow channel_binding=require", "sslmode=allow begins without"),
+            ("sslmode=disable sslsni=1", "sslsni changes nothing"),
+            ("sslmode=disable ssl_min_protocol_version=TLSv1.2", "ssl_min_protocol_version changes nothing"),
+            ("sslsni=2", "sslsni is neither 0 nor 1"),
+            ("ssl_min_protocol_version=SSLv3", "ssl_min_protocol_version is none of TLSv1,"),
+            ("ssl_max_protocol_version=TLSv1.1", "ssl_max_protocol_version must be TLSv1.2 or TLSv1.3"),
+            ("ssl_min_protocol_version=TLSv1.3 ssl_max_protocol_version=TLSv1.2", "is above"),
+            ("sslnegotiation=direct", "sslnegotiation=direct needs sslmode=require or more, not prefer"),
             ("sslmode=disable sslrootcert=/x", "sslrootcert changes nothing"),
             ("sslmode=disable channel_binding=require", "channel_binding=require needs TLS"),
             ("sslmode=verify-full", "sslmode=verify-full needs sslrootcert"),

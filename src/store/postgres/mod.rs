@@ -5,8 +5,11 @@ mod commit;
 pub mod copy;
 mod encryption;
 mod errors;
+mod login;
 mod offline;
+mod options;
 mod outbox;
+mod outline;
 mod peers;
 mod pooler;
 mod refused;
@@ -19,7 +22,7 @@ mod session;
 mod wire;
 
 use std::sync::atomic::AtomicI64;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bb8::Pool;
@@ -33,11 +36,14 @@ use super::{Batch, Changes, CommitPermit, Outcome, Page, Peers, Presence, Store,
 use crate::id::{OrderId, Version};
 use crate::record::{Checkpoint, Parcel};
 use crate::snapshot::Snapshot;
+use crate::sync::lock;
 use encryption::Encryption;
 use errors::{is_unfit, unreadable};
+use options::Options;
 use session::{ConnectError, Failures, Manager, Session};
 
 pub use offline::{Live, Maintenance};
+pub(super) use outline::outline;
 pub use schema::{MigrateError, Migration};
 pub use schema_name::SchemaName;
 
@@ -69,8 +75,9 @@ impl Config {
     /// # Errors
     /// When the text is neither, or names files of certificates that cannot be used.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let (rest, wanted) = encryption::Wanted::take(text);
-        let mut server: tokio_postgres::Config = rest.parse().map_err(|error| unparsed(&error))?;
+        let mut options = Options::read(text);
+        let wanted = encryption::Wanted::take(&mut options);
+        let mut server: tokio_postgres::Config = options.finish()?.parse().map_err(|error| unparsed(&error))?;
         if server.get_hosts().is_empty() {
             return Err("names no host".into());
         }
@@ -111,7 +118,8 @@ impl Config {
 
     /// How long a server may take to log in to, however many round trips that is.
     fn login_time(&self) -> Duration {
-        let hosts = u32::try_from(self.server.get_hosts().len()).unwrap_or(u32::MAX);
+        let kinds = 1 + u32::from(self.encryption.second().is_some());
+        let hosts = u32::try_from(self.server.get_hosts().len()).unwrap_or(u32::MAX).saturating_mul(kinds);
         let time = self.server.get_connect_timeout().copied().unwrap_or(Duration::from_secs(5));
         time.saturating_mul(hosts.saturating_add(1))
     }
@@ -146,7 +154,8 @@ impl Config {
 fn unparsed(error: &tokio_postgres::Error) -> String {
     // What libpq knows; anything else may be a part of a password that stands without quotes.
     const KNOWN: [&str; 5] = ["sslcrl", "sslpassword", "service", "passfile", "gssencmode"];
-    let causes = crate::process::log::causes(error);
+    // Of a text that cannot be read the cause says it all.
+    let causes = std::error::Error::source(error).map_or_else(|| error.to_string(), crate::process::log::causes);
     match causes.split_once("unknown option `") {
         Some((_, name)) if !KNOWN.contains(&name.trim_end_matches('`')) => "has an unknown option".into(),
         _ => causes,
@@ -244,7 +253,7 @@ impl Postgres {
     }
 
     fn presence(&self) -> Presence {
-        *self.0.presence.lock().unwrap_or_else(PoisonError::into_inner)
+        *lock(&self.0.presence)
     }
 
     async fn reader(&self) -> Result<bb8::PooledConnection<'_, Manager>, StoreError> {
@@ -411,7 +420,7 @@ impl Store for Postgres {
     }
 
     fn appear_as(&self, presence: Presence) {
-        *self.0.presence.lock().unwrap_or_else(PoisonError::into_inner) = presence;
+        *lock(&self.0.presence) = presence;
     }
 
     async fn heartbeat(&self) -> Result<Peers, StoreError> {

@@ -6,9 +6,11 @@ use tokio_postgres::Client;
 use super::errors::classify;
 use super::schema::{self, MigrateError, Migration};
 use super::{Config, SchemaName, StoreError, scan};
+use crate::store::Full;
 use crate::store::any::Views;
+use crate::store::rules::column;
 
-/// All live orders, as they stand when this is opened.
+/// All orders, as they stand when this is opened.
 pub struct Live {
     client: Client,
     schema: SchemaName,
@@ -29,17 +31,18 @@ impl Live {
         Ok(Self { client, schema: config.schema.clone() })
     }
 
-    /// How many there are.
+    /// How many are live, and how many are deleted.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn count(&self) -> Result<u64, StoreError> {
-        let count = self.schema.sql("SELECT count(*) FROM @orders WHERE state = 0");
-        let row = self.client.query_one(&count, &[]).await.map_err(classify)?;
-        row.try_get::<_, i64>(0).map(i64::unsigned_abs).map_err(classify)
+    pub async fn count(&self) -> Result<(u64, u64), StoreError> {
+        let count = "SELECT count(*) FILTER (WHERE state = 0), count(*) FILTER (WHERE state <> 0) FROM @orders";
+        let row = self.client.query_one(&self.schema.sql(count), &[]).await.map_err(classify)?;
+        let number = |index| row.try_get::<_, i64>(index).map(i64::unsigned_abs).map_err(classify);
+        Ok((number(0)?, number(1)?))
     }
 
-    /// Hands over each body, newest order first.
+    /// Hands over the body of each live order, newest first.
     ///
     /// # Errors
     /// [`StoreError`], or the first error of `emit`.
@@ -49,6 +52,36 @@ impl Live {
         let mut rows = std::pin::pin!(rows);
         while let Some(row) = rows.try_next().await.map_err(classify)? {
             emit(row.try_get(0).map_err(classify)?)?;
+        }
+        Ok(())
+    }
+
+    /// Hands over all orders, deleted ones among them, oldest first.
+    ///
+    /// # Errors
+    /// [`StoreError`], or the first error of `emit`.
+    pub async fn for_each_full<E: From<StoreError>>(
+        &self,
+        mut emit: impl FnMut(Full<'_>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let sql = self.schema.sql(
+            "SELECT order_uid, kind, state, version, (extract(epoch FROM created_at) * 1000000)::bigint,
+             (extract(epoch FROM updated_at) * 1000000)::bigint, body FROM @orders ORDER BY seq",
+        );
+        let rows = self.client.query_raw(&sql, std::iter::empty::<i32>()).await.map_err(classify)?;
+        let mut rows = std::pin::pin!(rows);
+        while let Some(row) = rows.try_next().await.map_err(classify)? {
+            let read = || {
+                Ok(Full {
+                    id: row.try_get(0)?,
+                    kind: column::to_kind(row.try_get(1)?),
+                    state: column::to_state(row.try_get(2)?),
+                    version: row.try_get::<_, i64>(3)?.unsigned_abs(),
+                    times: Some((row.try_get(4)?, row.try_get(5)?)),
+                    body: row.try_get(6)?,
+                })
+            };
+            emit(read().map_err(classify)?)?;
         }
         Ok(())
     }

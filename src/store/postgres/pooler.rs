@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio_postgres::{Client, SimpleQueryMessage};
 
-use super::Config;
+use super::{Config, login};
 
 /// Rounds of asking. One shows it where the pooler is idle or busy; in between, another client may come first.
 const ROUNDS: usize = 3;
@@ -18,8 +18,7 @@ const TIME: Duration = Duration::from_secs(2);
 /// pooler the second is given the one that the first has just given back, or the first gets another one the next time.
 pub(super) async fn is_between(config: &Config, one: &Client) -> bool {
     let asked = async {
-        let (other, connection) = config.server.connect(config.encryption.clone()).await?;
-        tokio::spawn(connection);
+        let other = login::connect(config).await?;
         for _ in 0..ROUNDS {
             let first = process(one, "SELECT pg_backend_pid()").await?;
             let second = process(&other, "BEGIN; SELECT pg_backend_pid()").await?;

@@ -41,5 +41,5 @@ fn part(batch: &Batch, taken: &[usize], tried: Range<usize>) -> Batch {
     let earlier =
         earlier.filter(|entry| ids.contains(&entry.order.id) || key(entry).is_some_and(|key| keys.contains(&key)));
     let entries = earlier.chain(tried).cloned().collect();
-    Batch { is_again: batch.is_again, ..Batch::of(batch.source.clone(), entries) }
+    Batch { is_again: batch.is_again, asks_former: batch.asks_former, ..Batch::of(batch.source.clone(), entries) }
 }

@@ -8,7 +8,7 @@ use tokio_postgres::Client;
 use super::errors::{classify, silent};
 use super::session::SET_UP;
 use super::wire::Wire;
-use super::{Config, StoreError};
+use super::{Config, StoreError, login};
 use crate::id::OrderId;
 use crate::process::background;
 use crate::snapshot::Snapshot;
@@ -59,12 +59,7 @@ pub(super) async fn connect(config: &Config) -> Result<Client, StoreError> {
 /// A connection on which nothing is set: behind a pooler the settings would stay with others.
 pub(super) async fn log_in(config: &Config) -> Result<Client, StoreError> {
     let time = config.login_time();
-    let connect = async {
-        let (client, connection) = config.server.connect(config.encryption.clone()).await?;
-        tokio::spawn(connection);
-        Ok(client)
-    };
-    tokio::time::timeout(time, connect).await.map_err(|_| silent(time))?.map_err(classify)
+    tokio::time::timeout(time, login::connect(config)).await.map_err(|_| silent(time))?.map_err(classify)
 }
 
 async fn scan_tables(config: &Config, snapshot: &str, tables: &[&str], emit: &Emit) -> Result<u64, StoreError> {

@@ -225,7 +225,8 @@ pub(super) async fn up_with(
         rename(&transaction, schema).await?;
     }
     for migration in &pending {
-        transaction.batch_execute(&text(migration, migration.up, schema)).await?;
+        let text = with_schemas(&transaction, &text(migration, migration.up, schema)).await?;
+        transaction.batch_execute(&text).await?;
     }
     refuse_foreign_orders(&transaction, schema).await?;
     transaction.commit().await?;
@@ -242,7 +243,8 @@ pub(super) async fn down(client: &mut Client, schema: &SchemaName) -> Result<Opt
     let applied = applied(&transaction, schema).await?;
     let Some(migration) = MIGRATIONS.iter().rev().find(|step| applied.contains(&step.number)) else { return Ok(None) };
     rename(&transaction, schema).await?;
-    transaction.batch_execute(&text(migration, migration.down, schema)).await?;
+    let text = without_schemas(&transaction, &text(migration, migration.down, schema)).await?;
+    transaction.batch_execute(&text).await?;
     transaction.commit().await?;
     Ok(Some(migration.number))
 }
@@ -272,6 +274,46 @@ fn text(migration: &Migration, sql: &str, schema: &SchemaName) -> String {
     let Some(views) = migration.views else { return sql.to_owned() };
     let layout = views.layout();
     sql.replace(&SchemaName::default().of_views(layout), &schema.of_views(layout))
+}
+
+const MAKES_SCHEMA: &str = "CREATE SCHEMA ";
+const DROPS_SCHEMA: &str = "DROP SCHEMA IF EXISTS ";
+
+/// The name in a line that makes or drops a schema.
+fn schema_in<'l>(line: &'l str, words: &str) -> Option<&'l str> {
+    line.strip_prefix(words)?.strip_suffix(';').map(|name| name.trim_matches('"'))
+}
+
+/// Makes the schemas of a step, and returns its other statements. Where the role may make none, one that is there and
+/// empty was made for it.
+async fn with_schemas(client: &impl GenericClient, text: &str) -> Result<String, MigrateError> {
+    for name in text.lines().filter_map(|line| schema_in(line, MAKES_SCHEMA)) {
+        let is_made = format!(
+            "NOT has_database_privilege(current_database(), 'CREATE')
+             AND EXISTS (SELECT FROM pg_namespace n WHERE nspname = '{name}'
+                         AND NOT EXISTS (SELECT FROM pg_class c WHERE c.relnamespace = n.oid))"
+        );
+        if !is(client, &is_made).await? {
+            make_schema(client, name).await?;
+        }
+    }
+    let others = text.lines().filter(|line| schema_in(line, MAKES_SCHEMA).is_none());
+    Ok(others.collect::<Vec<_>>().join("\n"))
+}
+
+/// The statements of a step that is taken back, without those that drop schemas of another role's.
+async fn without_schemas(client: &impl GenericClient, text: &str) -> Result<String, MigrateError> {
+    let mut kept = Vec::new();
+    for line in text.lines() {
+        if let Some(name) = schema_in(line, DROPS_SCHEMA) {
+            let owned = "EXISTS (SELECT FROM pg_namespace WHERE nspname = '@' AND pg_has_role(nspowner, 'USAGE'))";
+            if !is(client, &owned.replace('@', name)).await? {
+                continue;
+            }
+        }
+        kept.push(line);
+    }
+    Ok(kept.join("\n"))
 }
 
 /// The first row of an answer.
@@ -318,15 +360,19 @@ async fn create(client: &impl GenericClient, schema: &SchemaName) -> Result<(), 
     if let Some(name) = schema.name()
         && !is(client, &format!("EXISTS (SELECT FROM pg_namespace WHERE nspname = '{name}')")).await?
     {
-        client.batch_execute(&format!("CREATE SCHEMA \"{name}\"")).await.map_err(|error| {
-            if error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) {
-                MigrateError::Denied { name: name.to_owned(), source: error }
-            } else {
-                error.into()
-            }
-        })?;
+        make_schema(client, name).await?;
     }
     Ok(())
+}
+
+async fn make_schema(client: &impl GenericClient, name: &str) -> Result<(), MigrateError> {
+    client.batch_execute(&format!("CREATE SCHEMA \"{name}\"")).await.map_err(|error| {
+        if error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) {
+            MigrateError::Denied { name: name.to_owned(), source: error }
+        } else {
+            error.into()
+        }
+    })
 }
 
 /// Says which names of steps to come are taken, before anything is made.

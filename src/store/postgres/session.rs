@@ -5,13 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use bb8_postgres::PostgresConnectionManager;
 use tokio::sync::{OnceCell, watch};
 use tokio_postgres::{Client, Statement};
 
 use super::encryption::Encryption;
 use super::errors::{classify, silent};
-use super::{Config, StoreError, copy, peers, pooler, restored, schema};
+use super::{Config, StoreError, copy, login, peers, pooler, restored, schema};
 
 /// What is said first on every connection: limits that the owner of the server or of the database sets for clients would
 /// end a transaction between two of our statements, or a connection between two of our questions.
@@ -21,7 +20,6 @@ pub(super) const SET_UP: &str = "
 
 /// Makes connections for a pool.
 pub(super) struct Manager {
-    inner: PostgresConnectionManager<Encryption>,
     config: Arc<Config>,
     is_for_reading: bool,
     /// Set once this pool knows that the database can be used and the schema is there.
@@ -82,8 +80,7 @@ impl bb8::ErrorSink<ConnectError> for Failures {
 
 impl Manager {
     pub(super) fn new(config: &Config, is_for_reading: bool) -> Self {
-        let inner = PostgresConnectionManager::new(config.server.clone(), config.encryption.clone());
-        Self { inner, config: Arc::new(config.clone()), is_for_reading, checked: OnceCell::new() }
+        Self { config: Arc::new(config.clone()), is_for_reading, checked: OnceCell::new() }
     }
 }
 
@@ -94,7 +91,7 @@ impl bb8::ManageConnection for Manager {
     async fn connect(&self) -> Result<Session, ConnectError> {
         // A server that takes a connection may still say nothing on it.
         let time = self.config.login_time();
-        let mut client = tokio::time::timeout(time, self.inner.connect()).await.map_err(|_| silent(time))??;
+        let mut client = tokio::time::timeout(time, login::connect(&self.config)).await.map_err(|_| silent(time))??;
         if !self.checked.initialized() && pooler::is_between(&self.config, &client).await {
             return Err(ConnectError::Pooled);
         }

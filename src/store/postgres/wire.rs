@@ -12,7 +12,7 @@ use tokio_postgres::config::{Host, SslMode, SslNegotiation};
 
 use super::encryption::Done;
 use super::errors::{classify, classify_code, silent};
-use super::{Config, StoreError};
+use super::{Config, StoreError, login};
 use crate::tls::client::end_point;
 
 /// What is read at once.
@@ -117,8 +117,26 @@ impl Wire {
     }
 }
 
-/// Logs in to the `n`th server. What is left is a socket on which the server waits for the next statement.
+/// Logs in to the `n`th server, also in the second way where its rules refuse the first. What is left is a socket on which
+/// the server waits for the next statement.
 async fn log_in(config: &Config, n: usize, setup: &[&str]) -> Result<Box<dyn Socket>, StoreError> {
+    let first = log_in_as(config, n, config.server.get_ssl_mode(), setup).await;
+    let (Err(error), Some(second)) = (&first, config.encryption.second()) else { return first };
+    if !is_refused(error) {
+        return first;
+    }
+    match log_in_as(config, n, second, setup).await {
+        Err(error) if is_refused(&error) => first, // of what was wanted first
+        other => other,
+    }
+}
+
+fn is_refused(error: &StoreError) -> bool {
+    let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref());
+    cause.is_some_and(login::is_refused)
+}
+
+async fn log_in_as(config: &Config, n: usize, asked: SslMode, setup: &[&str]) -> Result<Box<dyn Socket>, StoreError> {
     let mut server = config.server.clone();
     let ports = server.get_ports();
     let port = ports.get(n).or(ports.first()).copied().unwrap_or(DEFAULT_PORT);
@@ -131,7 +149,7 @@ async fn log_in(config: &Config, n: usize, setup: &[&str]) -> Result<Box<dyn Soc
                 None => tcp(&server, (name.as_str(), port)).await,
             }
             .map_err(broken)?;
-            if config.encryption.negotiate(server.get_ssl_mode(), name, &mut stream).await.map_err(broken)? {
+            if config.encryption.negotiate(asked, &mut stream).await.map_err(broken)? {
                 let stream = config.encryption.encrypt(name, stream).await.map_err(broken)?;
                 (bound_by, mode) = (end_point(&stream), SslMode::Require);
                 Box::new(stream)

@@ -7,7 +7,7 @@ pub mod report;
 mod timeline;
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -18,6 +18,7 @@ use tokio::time::Instant;
 use super::client::{Client, NoAnswer, Server};
 use super::progress::Progress;
 use crate::order::sample;
+use crate::sync::lock;
 use clock::{Clock, Turn};
 use machine::Watch;
 use report::{Report, Tally, Times};
@@ -108,10 +109,6 @@ pub async fn run(config: Config) -> anyhow::Result<Report> {
     let report = Report::new(&config, tally, measured, watch.and_then(Watch::end).as_ref());
     progress.finish(format!("{} answers", report.answers()));
     Ok(report)
-}
-
-fn lock(tally: &Mutex<Tally>) -> MutexGuard<'_, Tally> {
-    tally.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// One connection and its share of the schedule.

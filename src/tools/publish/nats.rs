@@ -106,6 +106,7 @@ async fn connect(nats: &nats::Config) -> anyhow::Result<Context> {
     let connecting = tokio::time::timeout(CONNECT_TIME, nats.connect(ConnectOptions::new())).await;
     let client = connecting
         .with_context(|| format!("no server of {place} answers within {} s", CONNECT_TIME.as_secs()))?
+        .map_err(|error| anyhow::anyhow!("{}", crate::nats::said(&error)))
         .with_context(|| format!("{place} cannot be reached"))?;
     let context = ContextBuilder::new().timeout(ACK_TIME).max_ack_inflight(OUTSTANDING_MAX * 2).build(client);
     let stream = context.stream_by_subject(nats.subject.clone()).await;

@@ -102,6 +102,7 @@ async fn connect(stan: &stan::Config) -> anyhow::Result<Session> {
     let connecting = tokio::time::timeout(CONNECT_TIME, stan.servers.connect(ConnectOptions::new())).await;
     let client = connecting
         .with_context(|| format!("no server of {place} answers within {} s", CONNECT_TIME.as_secs()))?
+        .map_err(|error| anyhow::anyhow!("{}", crate::nats::said(&error)))
         .with_context(|| format!("{place} cannot be reached"))?;
     let name = format!("{}-publish-{:08x}", stan.client, fastrand::u32(..));
     let session = Session::open(client, &stan.cluster, &name).await;

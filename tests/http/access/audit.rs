@@ -21,7 +21,7 @@ fn line_of(path: &Path, request_id: &str) -> Value {
 fn writes_and_refusals_are_noted_with_who_where_and_what() {
     let home = tempfile::tempdir().unwrap();
     let path = home.path().join("audit.ndjson");
-    let keys = Keys::new(&[("shop", &["orders:read", "orders:write"], None)]);
+    let keys = Keys::new(&[("shop", &["orders:read", "orders:write"], None), ("reader", &["orders:read"], None)]);
     let server = keys.start(&["--audit", path.to_str().unwrap()]);
     let bearer = keys.bearer("shop");
     let fields = [("Authorization", &*bearer), ("Content-Type", "application/json"), ("X-Request-Id", "my.id_1-A")];
@@ -54,6 +54,14 @@ fn writes_and_refusals_are_noted_with_who_where_and_what() {
     let line = line_of(&path, refused.header("X-Request-Id").unwrap());
     assert_eq!((&line["missing_scope"], &line["caller"]), (&"metrics:read".into(), &"shop".into()));
     assert_eq!(line["by"], "key");
+    // The id is in the body, which is not read of a caller that may not write.
+    let refused = keys.post(&server, "reader", "/orders", wb_posted("z")).expect(403);
+    let line = line_of(&path, refused.header("X-Request-Id").unwrap());
+    assert_eq!((&line["order"], &line["missing_scope"]), (&Value::Null, &"orders:write".into()), "{line}");
+    assert!(line.as_object().unwrap().contains_key("order"), "{line}");
+    let refused = keys.get(&server, "reader", "/metrics").expect(403);
+    let line = line_of(&path, refused.header("X-Request-Id").unwrap());
+    assert_eq!((&line["order"], &line["result"]), (&Value::Null, &403.into()), "{line}");
     let fields = [("Authorization", &*bearer), ("Content-Type", "application/json"), ("If-Match", "\"9\"")];
     let refused = server.request("POST", "/orders", &fields, wb_posted("x")).expect(412);
     let line = line_of(&path, refused.header("X-Request-Id").unwrap());
@@ -68,13 +76,17 @@ fn writes_and_refusals_are_noted_with_who_where_and_what() {
     assert_eq!((&many[0]["order"], &many[0]["result"], &many[1]["result"]), (&"y".into(), &201.into(), &400.into()));
     // Reads are not noted unless asked for, and a file that was moved away is made again on SIGHUP.
     keys.get(&server, "shop", "/order/x").expect(200);
-    assert!(lines(&path).iter().all(|line| line["method"] != "GET" || line["result"] != 200));
-    std::fs::rename(&path, home.path().join("old")).unwrap();
+    let old = home.path().join("old");
+    std::fs::rename(&path, &old).unwrap();
     server.signal(rustix::process::Signal::HUP);
     until("it is there again", SIGNAL_TIME, || {
         keys.post(&server, "shop", "/orders", wb_posted("x"));
         path.exists().then_some(())
     });
+    // What came later is noted by now.
+    for path in [&old, &path] {
+        assert!(lines(path).iter().all(|line| line["method"] != "GET" || line["result"] != 200), "{}", path.display());
+    }
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
@@ -104,10 +104,55 @@ fn a_stream_ends_when_its_token_expires() {
     let signer = Signer::new("one");
     std::fs::write(&path, set(&[&signer])).unwrap();
     let server = start(path.to_str().unwrap(), &[]);
-    let mut stream = server.connect();
-    stream.ask("GET", "/events", &[("Authorization", &signer.token("a", "events:read orders:read", -28))], "");
-    stream.try_head().unwrap().expect(200);
+    // Clocks may be apart by 30 s, so that it has two seconds left; where the machine holds it up for as long, more.
+    let mut stream = [-28, -20, 0]
+        .into_iter()
+        .find_map(|seconds| {
+            let mut stream = server.connect();
+            let token = signer.token("a", "events:read orders:read", seconds);
+            stream.ask("GET", "/events", &[("Authorization", &token)], "");
+            (stream.try_head().unwrap().status == 200).then_some(stream)
+        })
+        .expect("a token that is still good");
     while stream.chunk().unwrap().is_some() {}
+}
+
+/// Its stream ends with the key that signed its token, in a second where that is a file's; those of
+/// other keys go on, whatever else changes in the set.
+#[test]
+fn a_stream_ends_with_the_key_that_signed_its_token() {
+    let (stays, goes) = (Signer::new("stays"), Signer::new("goes"));
+    let home = tempfile::tempdir().unwrap();
+    let path = home.path().join("jwks.json");
+    std::fs::write(&path, set(&[&stays, &goes])).unwrap();
+    let issuer = Issuer::start(set(&[&stays, &goes]));
+    let of_url = start(&format!("http://{}/keys", issuer.address), &[]);
+    let of_file = start(path.to_str().unwrap(), &[]);
+    for (server, is_file) in [(&of_file, true), (&of_url, false)] {
+        let scope = "events:read orders:read orders:write";
+        let (going, staying) = (goes.token("a", scope, 600), stays.token("b", scope, 600));
+        until("the keys are there", SIGNAL_TIME, || (get(server, "/api/stats", &going).status == 200).then_some(()));
+        let open = |token: &str| {
+            let mut stream = server.connect();
+            stream.ask("GET", "/events", &[("Authorization", token)], "");
+            stream.try_head().unwrap().expect(200);
+            stream.chunk().unwrap().expect("a greeting");
+            stream
+        };
+        let (mut ends, mut goes_on) = (open(&going), open(&staying));
+        if is_file {
+            std::fs::write(&path, set(&[&Signer::new("new"), &stays])).unwrap();
+        } else {
+            *issuer.set.lock().unwrap() = Some(set(&[&Signer::new("new"), &stays]));
+            server.signal(rustix::process::Signal::HUP);
+        }
+        while ends.chunk().unwrap().is_some() {}
+        assert_eq!(get(server, "/api/stats", &going).status, 401);
+        let json = [("Authorization", &*staying), ("Content-Type", "application/json")];
+        server.request("POST", "/orders", &json, wb_of("x", "test")).expect(201);
+        let event = goes_on.chunk().unwrap().expect("the other stream goes on");
+        assert!(String::from_utf8_lossy(&event).contains("\"order_uid\":\"x\""), "{event:?}");
+    }
 }
 
 /// An issuer that answers what it is given, while it is there.
@@ -199,12 +244,14 @@ fn keys_behind_a_url_are_kept_and_fetched_again_for_a_new_one_but_not_for_each()
     let another = first.token("else", "orders:read", 600);
     until("another is let in", SIGNAL_TIME, || (get(&server, "/api/stats", &another).status == 200).then_some(()));
     // Unknown keys do not have the issuer asked each time.
-    let before = issuer.asked.load(Ordering::SeqCst);
+    let (before, since) = (issuer.asked.load(Ordering::SeqCst), Instant::now());
     for _ in 0..20 {
         let status = get(&server, "/api/stats", &second.token("ops", "orders:read", 600)).status;
         assert!(matches!(status, 401 | 429), "{status}");
     }
-    assert!(issuer.asked.load(Ordering::SeqCst) - before <= 1);
+    // Once in half a minute.
+    let most = 1 + usize::try_from(since.elapsed().as_secs() / 30).unwrap();
+    assert!(issuer.asked.load(Ordering::SeqCst) - before <= most);
     until("who is known is let in", SIGNAL_TIME, || (get(&server, "/api/stats", &known).status == 200).then_some(()));
     // A set without keys is one: what was let in by those of before is not any more.
     *issuer.set.lock().unwrap() = Some(set(&[]));
