@@ -10,8 +10,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use hyper::Method;
 
 use super::accept::Accepted;
-use super::conn::{Consumed, HELD_BYTES_MAX, HELD_PIECE_MAX, Held, PREFACE, Remainder};
 use super::route::{self, Route};
+use super::socket::{Consumed, HELD_BYTES_MAX, HELD_PIECE_MAX, Held, PREFACE, Remainder};
 use super::{Api, conditions, gate, host, orders};
 use crate::access::address::Peer;
 use crate::access::rate::{Bucket, Limited, Rate};

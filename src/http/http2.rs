@@ -21,9 +21,10 @@ use hyper::{Method, Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 
 use super::body::{Body, Chunk, CutShort};
-use super::conn::{Conn, Tracked};
+use super::conn::Conn;
+use super::service::{Answering, ConnService, Hits};
+use super::socket::Tracked;
 use super::transport::Transport;
-use super::{Answering, ConnService, Hits};
 
 /// Requests of one connection at once; a client holds back the next ones.
 const STREAMS_MAX: u32 = 128;

@@ -12,13 +12,14 @@ use hyper::{Response, StatusCode};
 use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
 
+use super::Api;
 use super::accept::{self, Accepted};
 use super::body::Body;
 use super::conditions::{self, DENSE, knows};
 use super::query::Query;
 use super::respond::{self, Answer, Face, Problem, X_MIN_VERSION, X_MISSING};
 use super::route::segment;
-use super::{Api, content_type};
+use super::service::content_type;
 use crate::access::Who;
 use crate::cache::View;
 use crate::cache::encodings::{EncodedBody, Encoding, Level};

@@ -18,7 +18,8 @@ use tokio::time::Instant;
 
 use super::orders::{ndjson, read_body};
 use super::respond::{self, Answer, Problem, Written};
-use super::{Api, IsNoted, conditions, content_type, gate};
+use super::service::content_type;
+use super::{Api, IsNoted, conditions, gate};
 use crate::access::{Denied, Who};
 use crate::id::Version;
 use crate::record::{Condition, Expected, Idempotency, Rejection, RejectionKind};
