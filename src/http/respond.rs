@@ -87,7 +87,7 @@ pub fn not_modified(etag: HeaderValue) -> Answer {
 const FIRST_VERSIONS: u64 = 64;
 
 /// The headers of an order. Copying ready ones takes some 300 instructions less than inserting them one by one. Plain
-/// reads get the same from `one` in `hit.rs`.
+/// reads get the same from `get_order` in `hit.rs`.
 fn order_headers(version: Version) -> HeaderMap {
     static FIRST: LazyLock<Vec<HeaderMap>> = LazyLock::new(|| (0..FIRST_VERSIONS).map(inserted).collect());
     fn inserted(version: Version) -> HeaderMap {

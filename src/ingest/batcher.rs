@@ -51,18 +51,18 @@ pub struct Reject {
     /// What is held in memory until it is safe.
     pub bytes: usize,
     /// Whether it is safe.
-    pub kept: Parked,
+    pub parked: Parked,
 }
 
 impl Reject {
     /// Rejects a record, which then is safe or will be.
     #[must_use]
-    pub fn new(record: &Record, kept: Parked) -> Self {
-        let bytes = match kept {
+    pub fn new(record: &Record, parked: Parked) -> Self {
+        let bytes = match parked {
             Parked::Done(_) => 0,
             Parked::Pending(_) => record.payload.as_ref().map_or(0, Bytes::len),
         };
-        Self { partition: record.position.partition, bytes, kept }
+        Self { partition: record.position.partition, bytes, parked }
     }
 }
 
@@ -101,7 +101,7 @@ pub struct Batcher {
     config: Config,
     /// Two WB versions of one id become the newest of them.
     is_coalescing: bool,
-    filled: ReadyBatch,
+    ready: ReadyBatch,
     /// Where the latest entry of an id is, if a later version may take its place.
     latest: HashMap<OrderId, usize, foldhash::fast::RandomState>,
     bytes: usize,
@@ -118,11 +118,11 @@ impl Batcher {
     /// An empty batch; the source has come as far as `from`.
     #[must_use]
     pub fn new(config: Config, is_coalescing: bool, from: Checkpoint) -> Self {
-        let filled = ReadyBatch { upto: from, ..ReadyBatch::default() };
+        let ready = ReadyBatch { upto: from, ..ReadyBatch::default() };
         Self {
             config,
             is_coalescing,
-            filled,
+            ready,
             latest: HashMap::default(),
             bytes: 0,
             since: None,
@@ -134,7 +134,7 @@ impl Batcher {
     /// Adds a record with the orders it holds, which was received at `now`. Returns how many orders
     /// took the place of an older version.
     pub fn push(&mut self, record: Record, entries: impl IntoIterator<Item = Entry>, now: Instant) -> u64 {
-        let owner = self.filled.records.len();
+        let owner = self.ready.records.len();
         let mut coalesced = 0;
         for entry in entries {
             self.bytes += entry.order.resident_bytes();
@@ -142,12 +142,12 @@ impl Batcher {
                 coalesced += 1;
                 continue;
             }
-            self.filled.entries.push(entry);
-            self.filled.owners.push(owner);
+            self.ready.entries.push(entry);
+            self.ready.owners.push(owner);
             self.since.get_or_insert(now);
         }
         self.pass(record.position);
-        self.filled.records.push(record);
+        self.ready.records.push(record);
         coalesced
     }
 
@@ -159,61 +159,61 @@ impl Batcher {
             return false;
         }
         if let Some(&at) = self.latest.get(&entry.order.id) {
-            self.filled.entries[at] = entry.clone();
-            self.filled.owners[at] = owner;
+            self.ready.entries[at] = entry.clone();
+            self.ready.owners[at] = owner;
             return true;
         }
-        self.latest.insert(entry.order.id.clone(), self.filled.entries.len());
+        self.latest.insert(entry.order.id.clone(), self.ready.entries.len());
         false
     }
 
     /// Notes a record that is kept elsewhere.
-    pub fn reject(&mut self, record: &Record, kept: Parked) {
-        let reject = Reject::new(record, kept);
+    pub fn reject(&mut self, record: &Record, parked: Parked) {
+        let reject = Reject::new(record, parked);
         self.bytes += reject.bytes;
-        self.filled.rejects.push(reject);
+        self.ready.rejects.push(reject);
         self.pass(record.position);
     }
 
     fn pass(&mut self, position: Position) {
-        self.filled.upto.pass(position);
+        self.ready.upto.pass(position);
         self.has_passed = true;
     }
 
     /// The source begins, or begins again, at these positions.
     pub fn adopt(&mut self, from: &Checkpoint) {
-        self.filled.upto.0.extend(&from.0);
+        self.ready.upto.0.extend(&from.0);
     }
 
     /// Takes back everything of a partition, which another process has. Returns how many orders that was.
     pub fn drop_partition(&mut self, partition: u32) -> u64 {
-        let before = self.filled.entries.len();
-        self.filled.drop_partition(partition);
-        let dropped = before - self.filled.entries.len();
+        let before = self.ready.entries.len();
+        self.ready.drop_partition(partition);
+        let dropped = before - self.ready.entries.len();
         self.latest.clear();
         self.is_apart = None;
-        self.bytes = self.filled.bytes();
-        self.since = self.since.filter(|_| !self.filled.entries.is_empty());
-        self.has_passed = !self.filled.entries.is_empty() || !self.filled.rejects.is_empty();
+        self.bytes = self.ready.bytes();
+        self.since = self.since.filter(|_| !self.ready.entries.is_empty());
+        self.has_passed = !self.ready.entries.is_empty() || !self.ready.rejects.is_empty();
         dropped as u64
     }
 
     /// Takes no more.
     #[must_use]
     pub fn is_full(&self) -> bool {
-        self.filled.entries.len() + self.filled.rejects.len() >= self.config.batch_rows_max
+        self.ready.entries.len() + self.ready.rejects.len() >= self.config.batch_rows_max
             || self.bytes >= self.config.batch_bytes_max
     }
 
     /// Whether it has nothing to do with `others`: no order of theirs, and nothing that may be wanted back once it is
     /// on its way.
     pub fn is_apart(&mut self, others: &[Entry]) -> bool {
-        let filled = &self.filled;
+        let ready = &self.ready;
         *self.is_apart.get_or_insert_with(|| {
             let others: HashSet<&OrderId, foldhash::fast::RandomState> =
                 others.iter().map(|other| &other.order.id).collect();
             let is_other = |entry: &Entry| entry.idempotency.is_none() && !others.contains(&entry.order.id);
-            filled.rejects.is_empty() && filled.entries.iter().all(is_other)
+            ready.rejects.is_empty() && ready.entries.iter().all(is_other)
         })
     }
 
@@ -236,8 +236,8 @@ impl Batcher {
         self.has_passed = false;
         self.is_apart = None;
         self.latest.clear();
-        let next = ReadyBatch { upto: self.filled.upto.clone(), ..ReadyBatch::default() };
-        std::mem::replace(&mut self.filled, next)
+        let next = ReadyBatch { upto: self.ready.upto.clone(), ..ReadyBatch::default() };
+        std::mem::replace(&mut self.ready, next)
     }
 }
 
@@ -276,8 +276,8 @@ mod tests {
         batcher.push(at(9), [entry("a", 10)], now + Duration::from_secs(1));
         assert!(batcher.is_full());
         assert_eq!(batcher.deadline(), Some(now + Duration::from_millis(5)), "the oldest order decides");
-        let filled = batcher.take();
-        assert_eq!((filled.entries.len(), filled.upto.next(3)), (2, 10));
+        let ready = batcher.take();
+        assert_eq!((ready.entries.len(), ready.upto.next(3)), (2, 10));
         assert!(batcher.is_empty());
         batcher.push(at(10), [entry("a", 2000)], now);
         assert!(batcher.is_full(), "by bytes");
@@ -291,8 +291,8 @@ mod tests {
             batcher.reject(&at(offset), Parked::Done(Ok(())));
         }
         assert!(batcher.is_full() && !batcher.is_empty());
-        let filled = batcher.take();
-        assert_eq!((filled.entries.len(), filled.rejects.len(), filled.upto.next(3)), (0, 100, 100));
+        let ready = batcher.take();
+        assert_eq!((ready.entries.len(), ready.rejects.len(), ready.upto.next(3)), (0, 100, 100));
     }
 
     #[test]
@@ -305,8 +305,8 @@ mod tests {
         assert_eq!(batcher.push(at(3), [other("a", Command::Delete), entry("a", 4), entry("a", 5)], now), 1);
         let part = Command::Envelope(Envelope::deletion());
         assert_eq!(batcher.push(at(4), [other("b", part), entry("b", 6)], now), 0);
-        let filled = batcher.take();
-        let bytes: Vec<_> = filled
+        let ready = batcher.take();
+        let bytes: Vec<_> = ready
             .entries
             .iter()
             .map(|entry| match &entry.order.command {
@@ -316,7 +316,7 @@ mod tests {
             .collect();
         let expected = [("a", 3), ("b", 1), ("a", 0), ("a", 5), ("b", 0), ("b", 6)];
         assert_eq!(bytes, expected.map(|(id, len)| (id.to_owned(), len)));
-        assert_eq!(filled.owners, [1, 0, 2, 2, 3, 3], "each belongs to the record it came in");
+        assert_eq!(ready.owners, [1, 0, 2, 2, 3, 3], "each belongs to the record it came in");
         // The next batch starts afresh.
         assert_eq!(batcher.push(at(5), [entry("a", 7)], now), 0);
     }
@@ -337,10 +337,10 @@ mod tests {
         batcher.push(elsewhere, [entry("b", 1)], now);
         batcher.reject(&at(2), Parked::Done(Ok(())));
         batcher.drop_partition(3);
-        let filled = batcher.take();
-        assert_eq!((filled.entries.len(), filled.rejects.len()), (1, 0));
-        assert_eq!((filled.upto.next(1), filled.upto.next(3)), (5, 0));
-        assert_eq!(filled.owners, [1]);
+        let ready = batcher.take();
+        assert_eq!((ready.entries.len(), ready.rejects.len()), (1, 0));
+        assert_eq!((ready.upto.next(1), ready.upto.next(3)), (5, 0));
+        assert_eq!(ready.owners, [1]);
     }
 
     #[test]

@@ -169,15 +169,15 @@ const WRITES_MAX: usize = 2;
 /// A batch on its way into the store.
 struct Write {
     /// What it is made of, but for the entries.
-    filled: ReadyBatch,
+    ready: ReadyBatch,
     batch: Arc<Batch>,
     /// None of its orders leaves the view before it shows what became of them.
     pinned: Option<Pinned>,
     /// The version of each order that was shown before; 0 for none.
     shown: Vec<Version>,
     /// Lets it take effect, if it does not yet.
-    pass: Option<PermitRelease>,
-    ranks: SequenceBlock,
+    release: Option<PermitRelease>,
+    block: SequenceBlock,
     ended: Option<Result<Stored, Stuck>>,
     /// Tries until it succeeds or the policy says otherwise.
     under_way: Pin<Box<dyn Future<Output = Result<Stored, Stuck>> + Send>>,
@@ -280,8 +280,8 @@ impl<S: Source, T: Store> Ingest<S, T> {
         loop {
             self.decode_some()?;
             if self.is_due(is_ended || !revoked.is_empty()) {
-                let filled = self.batcher.take();
-                self.write(filled);
+                let ready = self.batcher.take();
+                self.write(ready);
             }
             if starting.is_none() && !assigned.is_empty() {
                 starting = Some(self.find_start(std::mem::take(&mut assigned)));
@@ -456,12 +456,12 @@ impl<S: Source, T: Store> Ingest<S, T> {
 
     /// Gives a record, or `count` orders of it, back to the source. Its position passes with the batch.
     fn reject(&mut self, record: &Record, rejection: &Rejection, reason: &str, count: u64) -> Result<(), SourceError> {
-        let kept = match self.source.reject(record, rejection) {
+        let parked = match self.source.reject(record, rejection) {
             Parked::Done(result) => Parked::Done(Ok(result?)),
             soon @ Parked::Pending(_) => soon,
         };
         self.count_rejected(reason, count);
-        self.batcher.reject(record, kept);
+        self.batcher.reject(record, parked);
         step("rejected");
         Ok(())
     }
@@ -488,15 +488,15 @@ impl<S: Source, T: Store> Ingest<S, T> {
 
     /// Starts committing a batch, once what was rejected before it is safe. It takes effect after those that are under
     /// way.
-    fn write(&mut self, mut filled: ReadyBatch) {
+    fn write(&mut self, mut ready: ReadyBatch) {
         let before = self.writing.back();
-        let (pass, turn) = before.map(|last| CommitPermit::after(last.ranks.clone())).unzip();
-        let mut turn: CommitPermit = turn.unwrap_or_default();
-        let ranks = turn.block();
+        let (release, permit) = before.map(|last| CommitPermit::after(last.block.clone())).unzip();
+        let mut permit: CommitPermit = permit.unwrap_or_default();
+        let block = permit.block();
         self.metrics.overlapped.inc_by(u64::from(before.is_some()));
-        let before = before.map(|last| &last.filled.upto);
-        let moves = if self.source.is_log() { moves(&self.committed, before, &filled.upto) } else { Vec::new() };
-        let mut entries = std::mem::take(&mut filled.entries);
+        let before = before.map(|last| &last.ready.upto);
+        let moves = if self.source.is_log() { moves(&self.committed, before, &ready.upto) } else { Vec::new() };
+        let mut entries = std::mem::take(&mut ready.entries);
         self.mark_new(&mut entries);
         let ids = || entries.iter().map(|entry| entry.order.id.clone()).collect();
         let pinned = self.view.as_ref().filter(|view| view.is_bounded()).and_then(|view| view.pin(ids()));
@@ -518,21 +518,21 @@ impl<S: Source, T: Store> Ingest<S, T> {
             is_again: false,
             asks_former: self.view.as_ref().is_some_and(|view| view.notes_owners() && view.is_bounded()),
         });
-        let rejects = std::mem::take(&mut filled.rejects);
+        let rejects = std::mem::take(&mut ready.rejects);
         let store = self.store.clone();
         let (view, metrics) = (self.view.clone(), self.metrics.clone());
         let asked = Arc::clone(&batch);
         let under_way = Box::pin(async move {
             let mut batch = asked;
             for reject in rejects {
-                if let Parked::Pending(kept) = reject.kept
-                    && let Err(error) = kept.await
+                if let Parked::Pending(pending) = reject.parked
+                    && let Err(error) = pending.await
                 {
                     return Err(Stuck::Fatal(error.into()));
                 }
             }
             if batch.entries.is_empty() && batch.moves.is_empty() {
-                turn.wait().await;
+                permit.wait().await;
                 let asked = Instant::now();
                 return Ok(Stored { to_publish: None, outcomes: Vec::new(), asked, committing: None });
             }
@@ -545,9 +545,9 @@ impl<S: Source, T: Store> Ingest<S, T> {
                     None => None,
                 };
                 let started = Instant::now();
-                let source = match store.commit_after(Arc::clone(&batch), &mut turn).await {
+                let source = match store.commit_after(Arc::clone(&batch), &mut permit).await {
                     Ok(outcomes) => {
-                        let begun = turn.came().map_or(started, |came| came.max(started));
+                        let begun = permit.came().map_or(started, |came| came.max(started));
                         metrics.commit.observe(begun.elapsed().as_secs_f64());
                         step("committed");
                         return Ok(Stored { to_publish, outcomes, asked: begun, committing });
@@ -575,18 +575,18 @@ impl<S: Source, T: Store> Ingest<S, T> {
                 }
             }
         });
-        self.writing.push_back(Write { filled, batch, pinned, shown, pass, ranks, ended: None, under_way });
+        self.writing.push_back(Write { ready, batch, pinned, shown, release, block, ended: None, under_way });
     }
 
     /// Takes the end of the oldest write. What is left of a batch that could not be stored as it was is written again.
     fn written(&mut self, write: Write, result: Result<Stored, Stuck>) -> Result<(), IngestError> {
         let stuck = match result {
             Ok(stored) => {
-                if let Some(pass) = self.writing.front_mut().and_then(|next| next.pass.take()) {
-                    pass.release();
+                if let Some(release) = self.writing.front_mut().and_then(|next| next.release.take()) {
+                    release.release();
                 }
                 self.put_back(&write.shown, &stored.outcomes);
-                self.settle(write.filled, write.pinned, stored);
+                self.settle(write.ready, write.pinned, stored);
                 return Ok(());
             }
             Err(Stuck::Fatal(error)) => return Err(error),
@@ -598,21 +598,21 @@ impl<S: Source, T: Store> Ingest<S, T> {
         match stuck {
             Stuck::Fatal(_) => unreachable!("returned above"),
             Stuck::Refuse(error) => {
-                let filled = stopped.remove(0);
-                if !filled.records.iter().all(|record| self.source.refuse(record)) {
+                let ready = stopped.remove(0);
+                if !ready.records.iter().all(|record| self.source.refuse(record)) {
                     return Err(error);
                 }
-                let count = filled.entries.len() as u64;
+                let count = ready.entries.len() as u64;
                 self.ledger.refused += count;
                 self.metrics.processed.with_label_values(&["refused"]).inc_by(count);
             }
             Stuck::GiveUp(partition) => {
                 tracing::warn!(partition, "another process has this partition now");
-                for filled in &mut stopped {
+                for ready in &mut stopped {
                     // What was received of it and not stored is read again by anyone who has it.
-                    let is_its = |owner: &&usize| filled.records[**owner].position.partition == partition;
-                    self.ledger.read -= filled.owners.iter().filter(is_its).count() as u64;
-                    filled.drop_partition(partition);
+                    let is_its = |owner: &&usize| ready.records[**owner].position.partition == partition;
+                    self.ledger.read -= ready.owners.iter().filter(is_its).count() as u64;
+                    ready.drop_partition(partition);
                 }
                 self.ledger.read -= self.batcher.drop_partition(partition);
                 self.received.retain(|record| record.position.partition != partition);
@@ -621,28 +621,28 @@ impl<S: Source, T: Store> Ingest<S, T> {
                 self.source.fenced(partition);
             }
             Stuck::Reject(refused) => {
-                let filled = &mut stopped[0];
+                let ready = &mut stopped[0];
                 // A message that holds several of them is kept once.
                 let mut by_owner: BTreeMap<usize, Vec<Refusal>> = BTreeMap::new();
                 for (index, refusal) in &refused {
-                    by_owner.entry(filled.owners[*index]).or_default().push(refusal.clone());
+                    by_owner.entry(ready.owners[*index]).or_default().push(refusal.clone());
                 }
                 for (owner, refusals) in by_owner {
                     let mut rejection = Rejection::whole(RejectionKind::Invalid, refusals[0].to_string());
                     for refusal in &refusals[1..] {
                         rejection.join(Rejection::whole(RejectionKind::Invalid, refusal.to_string()));
                     }
-                    let record = &filled.records[owner];
-                    let kept = self.source.reject(record, &rejection);
+                    let record = &ready.records[owner];
+                    let parked = self.source.reject(record, &rejection);
                     self.count_rejected(refusals[0].code(), refusals.len() as u64);
-                    let reject = Reject::new(record, kept);
-                    filled.rejects.push(reject);
+                    let reject = Reject::new(record, parked);
+                    ready.rejects.push(reject);
                 }
-                filled.retain(|index| refused.iter().all(|(refused, _)| *refused != index));
+                ready.retain(|index| refused.iter().all(|(refused, _)| *refused != index));
             }
         }
-        for filled in stopped {
-            self.write(filled);
+        for ready in stopped {
+            self.write(ready);
         }
         Ok(())
     }
@@ -735,7 +735,7 @@ impl<S: Source, T: Store> Ingest<S, T> {
 
     /// A batch is durable. The order of what follows is the correctness argument: readers never see what is not
     /// durable, and no one is told of what readers do not see.
-    fn settle(&mut self, filled: ReadyBatch, pinned: Option<Pinned>, stored: Stored) {
+    fn settle(&mut self, ready: ReadyBatch, pinned: Option<Pinned>, stored: Stored) {
         let Stored { to_publish, outcomes, asked, committing } = stored;
         if let Some(redis) = &self.redis {
             // Before readers see it: what they have seen must not come back older from there.
@@ -774,9 +774,9 @@ impl<S: Source, T: Store> Ingest<S, T> {
         step("visible");
         let now = Instant::now();
         let now_ms = SystemTime::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_millis());
-        for (outcome, owner) in outcomes.iter().zip(&filled.owners) {
+        for (outcome, owner) in outcomes.iter().zip(&ready.owners) {
             self.count(outcome);
-            let record = &filled.records[*owner];
+            let record = &ready.records[*owner];
             let since_arrival = now.saturating_duration_since(record.arrived);
             self.metrics.visible.observe(since_arrival.as_secs_f64());
             let sent_ms = record.timestamp_ms.and_then(|sent_ms| u128::try_from(sent_ms).ok());
@@ -787,14 +787,14 @@ impl<S: Source, T: Store> Ingest<S, T> {
                 self.metrics.end_to_end.observe(took_ms(now_ms));
             }
         }
-        for (partition, next) in filled.upto.0 {
+        for (partition, next) in ready.upto.0 {
             if let Some(committed) = self.committed.0.get_mut(&partition) {
                 *committed = next;
             } else if !self.source.is_broker() {
                 self.committed.0.insert(partition, next);
             }
         }
-        let positions = filled.owners.iter().map(|&owner| filled.records[owner].position);
+        let positions = ready.owners.iter().map(|&owner| ready.records[owner].position);
         let changes = parcel.map(|_| outcomes.iter().filter_map(changed).collect());
         self.source.commit(&self.committed, positions.zip(outcomes).collect());
         // Last, so that anyone who waits for what comes of it does so already. It is recorded, so nothing depends on it.
@@ -841,10 +841,10 @@ fn changed(outcome: &Outcome) -> Option<Changed> {
 impl Write {
     /// Ends it, whatever it has come to, and takes back what it is made of.
     fn stop(self) -> ReadyBatch {
-        let Self { mut filled, batch, under_way, .. } = self;
+        let Self { mut ready, batch, under_way, .. } = self;
         drop(under_way);
-        filled.entries = Arc::unwrap_or_clone(batch).entries;
-        filled
+        ready.entries = Arc::unwrap_or_clone(batch).entries;
+        ready
     }
 }
 

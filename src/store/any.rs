@@ -202,8 +202,8 @@ impl Store for AnyStore {
         on!(self, store => store.commit(batch).await)
     }
 
-    async fn commit_after(&self, batch: Arc<Batch>, turn: &mut CommitPermit) -> Result<Vec<Outcome>, StoreError> {
-        on!(self, store => store.commit_after(batch, turn).await)
+    async fn commit_after(&self, batch: Arc<Batch>, permit: &mut CommitPermit) -> Result<Vec<Outcome>, StoreError> {
+        on!(self, store => store.commit_after(batch, permit).await)
     }
 
     async fn fetch(&self, id: OrderId) -> Result<Option<Snapshot>, StoreError> {

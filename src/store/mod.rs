@@ -311,10 +311,10 @@ pub trait Store: Clone + Send + Sync + 'static {
     fn commit_after(
         &self,
         batch: Arc<Batch>,
-        turn: &mut CommitPermit,
+        permit: &mut CommitPermit,
     ) -> impl Future<Output = Result<Vec<Outcome>, StoreError>> + Send {
         async {
-            turn.wait().await;
+            permit.wait().await;
             self.commit(batch).await
         }
     }

@@ -13,7 +13,7 @@ pub struct SequenceBlock(Arc<SetOnce<Vec<i64>>>);
 /// What a batch waits for.
 #[derive(Debug, Default)]
 pub struct CommitPermit {
-    ranks: SequenceBlock,
+    block: SequenceBlock,
     before: Option<Before>,
     came: Option<Instant>,
 }
@@ -21,14 +21,14 @@ pub struct CommitPermit {
 /// The batch before this one, which has not taken effect.
 #[derive(Debug)]
 struct Before {
-    ranks: SequenceBlock,
+    block: SequenceBlock,
     end: oneshot::Receiver<()>,
-    /// It failed, so the turn never comes.
+    /// It failed, so the permit never comes.
     has_failed: bool,
     waits: watch::Sender<Option<Wait>>,
 }
 
-/// What a batch waits for before its turn.
+/// What a batch waits for before its permit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wait {
     /// To begin.
@@ -37,7 +37,7 @@ pub enum Wait {
     ToTakeEffect,
 }
 
-/// Gives the turn. Dropped instead, the turn never comes.
+/// Gives the permit. Dropped instead, the permit never comes.
 #[derive(Debug)]
 pub struct PermitRelease {
     end: oneshot::Sender<()>,
@@ -45,19 +45,19 @@ pub struct PermitRelease {
 }
 
 impl CommitPermit {
-    /// The turn after a batch with these ranks. The default one has come already.
+    /// The permit after a batch with these block. The default one has come already.
     #[must_use]
-    pub fn after(ranks: SequenceBlock) -> (PermitRelease, Self) {
+    pub fn after(block: SequenceBlock) -> (PermitRelease, Self) {
         let (sender, end) = oneshot::channel();
         let (waits, watched) = watch::channel(None);
-        let before = Some(Before { ranks, end, has_failed: false, waits });
+        let before = Some(Before { block, end, has_failed: false, waits });
         (PermitRelease { end: sender, waits: watched }, Self { before, ..Self::default() })
     }
 
-    /// The ranks of this batch.
+    /// The block of this batch.
     #[must_use]
     pub fn block(&self) -> SequenceBlock {
-        self.ranks.clone()
+        self.block.clone()
     }
 
     /// Whether there is nothing to wait for.
@@ -69,16 +69,16 @@ impl CommitPermit {
         self.before.is_none()
     }
 
-    /// Waits until the batch before has its ranks. Cancel-safe.
+    /// Waits until the batch before has its block. Cancel-safe.
     pub async fn may_begin(&mut self) {
         let Some(before) = &self.before else { return };
-        if before.ranks.0.initialized() {
+        if before.block.0.initialized() {
             return;
         }
         before.waits.send_replace(Some(Wait::ToBegin));
-        let ranks = before.ranks.clone();
+        let block = before.block.clone();
         tokio::select! {
-            _ = ranks.0.wait() => {}
+            _ = block.0.wait() => {}
             () = self.end() => {} // it had nothing to rank
         }
     }
@@ -123,7 +123,7 @@ impl SequenceBlock {
 }
 
 impl PermitRelease {
-    /// Gives the turn.
+    /// Gives the permit.
     pub fn release(self) {
         // Anyone who waited may have failed meanwhile.
         let _ = self.end.send(());
@@ -150,32 +150,32 @@ mod tests {
 
     #[tokio::test]
     async fn a_turn_comes_once_it_is_given_and_never_by_itself() {
-        let (pass, mut turn) = CommitPermit::after(SequenceBlock::default());
-        assert!(!turn.has_come());
-        assert!(!comes(turn.wait()));
-        pass.release();
-        turn.wait().await;
-        turn.wait().await;
-        assert!(turn.has_come() && CommitPermit::default().has_come());
-        let (pass, mut turn) = CommitPermit::after(SequenceBlock::default());
-        drop(pass);
-        assert!(!turn.has_come());
-        assert!(!comes(turn.wait()), "the batch before it failed");
-        assert!(!comes(turn.wait()), "and it stays so");
+        let (release, mut permit) = CommitPermit::after(SequenceBlock::default());
+        assert!(!permit.has_come());
+        assert!(!comes(permit.wait()));
+        release.release();
+        permit.wait().await;
+        permit.wait().await;
+        assert!(permit.has_come() && CommitPermit::default().has_come());
+        let (release, mut permit) = CommitPermit::after(SequenceBlock::default());
+        drop(release);
+        assert!(!permit.has_come());
+        assert!(!comes(permit.wait()), "the batch before it failed");
+        assert!(!comes(permit.wait()), "and it stays so");
     }
 
     #[tokio::test]
     async fn a_batch_begins_once_the_one_before_is_ranked_and_keeps_its_first_ranks() {
         let first = CommitPermit::default();
-        let (pass, mut second) = CommitPermit::after(first.block());
+        let (release, mut second) = CommitPermit::after(first.block());
         assert!(!comes(second.may_begin()));
         assert_eq!(first.block().keep(vec![7]), [7]);
         second.may_begin().await;
         assert!(!second.has_come());
         assert_eq!(first.block().keep(vec![9]), [7], "those of the first try");
-        drop(pass);
-        let (pass, mut third) = CommitPermit::after(second.block());
-        pass.release();
+        drop(release);
+        let (release, mut third) = CommitPermit::after(second.block());
+        release.release();
         third.may_begin().await; // the one before had nothing to rank
         assert!(third.has_come());
     }
@@ -183,16 +183,16 @@ mod tests {
     #[tokio::test]
     async fn a_pass_shows_what_is_waited_for() {
         let first = CommitPermit::default();
-        let (mut pass, mut second) = CommitPermit::after(first.block());
-        assert!(!comes(pass.until(Wait::ToBegin)));
+        let (mut release, mut second) = CommitPermit::after(first.block());
+        assert!(!comes(release.until(Wait::ToBegin)));
         assert!(!comes(second.may_begin()));
-        pass.until(Wait::ToBegin).await;
+        release.until(Wait::ToBegin).await;
         assert!(first.block().keep(Vec::new()).is_empty());
         second.may_begin().await;
-        assert!(!comes(pass.until(Wait::ToTakeEffect)));
+        assert!(!comes(release.until(Wait::ToTakeEffect)));
         assert!(!comes(second.wait()));
-        pass.until(Wait::ToTakeEffect).await;
-        pass.release();
+        release.until(Wait::ToTakeEffect).await;
+        release.release();
         second.wait().await;
     }
 }

@@ -168,14 +168,14 @@ mod tests {
         record.headers = Some(Box::new(vec![("trace".into(), bytes(20_000)), ("empty".into(), None)]));
         record.key = bytes(10_000);
         let rejection = Rejection::whole(RejectionKind::Malformed, "no order");
-        let mut letter = DeadLetter::new("orders", &record, &rejection);
-        assert!(letter.cut());
-        assert_eq!(letter.record.payload.as_ref().map(Bytes::len), Some(CUT_BYTES));
-        assert!(letter.record.headers.is_some() && letter.record.key == record.key);
-        while letter.cut() {}
-        let Record { payload, key, headers, .. } = letter.record;
+        let mut dead_letter = DeadLetter::new("orders", &record, &rejection);
+        assert!(dead_letter.cut());
+        assert_eq!(dead_letter.record.payload.as_ref().map(Bytes::len), Some(CUT_BYTES));
+        assert!(dead_letter.record.headers.is_some() && dead_letter.record.key == record.key);
+        while dead_letter.cut() {}
+        let Record { payload, key, headers, .. } = dead_letter.record;
         assert_eq!((payload, key, headers), (Some(Bytes::new()), Some(Bytes::new()), None));
-        let cut: Vec<_> = letter.notes[6..].iter().map(|(name, value)| (*name, value.as_str())).collect();
+        let cut: Vec<_> = dead_letter.notes[6..].iter().map(|(name, value)| (*name, value.as_str())).collect();
         let expected = [(dead::CUT_FROM, "1048576"), (dead::HEADERS_CUT_FROM, "20010"), (dead::KEY_CUT_FROM, "10000")];
         assert_eq!(cut, expected);
     }

@@ -235,7 +235,7 @@ pub(super) struct Consumer {
     client: BaseConsumer<Context>,
     /// Assigned partitions whose start is not known yet.
     pending_start: Vec<u32>,
-    /// They are pending_start to the other side once it is known which topic they are of.
+    /// They are offered to the other side once it is known which topic they are of.
     is_offer_due: bool,
     /// Partitions that are not read, because the topic ends before their stored positions.
     stopped: Vec<Stopped>,

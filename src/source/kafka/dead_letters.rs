@@ -54,8 +54,11 @@ impl DeadLetters {
 
     /// Begins to deliver at once. The future is done when every replica in sync has the message.
     pub(super) fn keep(&self, record: &Record, rejection: &Rejection) -> Delivered {
-        let letter =
-            Adjusted { letter: DeadLetter::new(&self.config.topic, record, rejection), refused_ms: None, key: None };
+        let dead_letter = Adjusted {
+            dead_letter: DeadLetter::new(&self.config.topic, record, rejection),
+            refused_ms: None,
+            key: None,
+        };
         let (config, producer) = (Arc::clone(&self.config), self.producer.clone());
         let (in_flight, has_topic) = (Arc::clone(&self.in_flight), Arc::clone(&self.has_topic));
         let overdue = Arc::clone(&self.overdue);
@@ -63,7 +66,7 @@ impl DeadLetters {
             let _turn = in_flight.acquire_owned().await;
             let delivery = async {
                 has_topic.get_or_init(|| see_topic(&config, &producer)).await;
-                deliver(&config, &producer, letter).await;
+                deliver(&config, &producer, dead_letter).await;
             };
             overdue.watch(delivery).await;
         });
@@ -74,7 +77,7 @@ impl DeadLetters {
 
 /// A letter, adjusted to what its topic takes.
 struct Adjusted {
-    letter: DeadLetter,
+    dead_letter: DeadLetter,
     /// When it was sent, once the topic has refused that time.
     refused_ms: Option<i64>,
     /// Where it came from, once the topic has refused it without a key.
@@ -83,7 +86,7 @@ struct Adjusted {
 
 impl Adjusted {
     fn message<'a>(&'a self, topic: &'a str, told: Told) -> producer::Outgoing<'a> {
-        let DeadLetter { record, notes } = &self.letter;
+        let DeadLetter { record, notes } = &self.dead_letter;
         let mut headers = OwnedHeaders::new();
         for (key, value) in record.headers.iter().flat_map(|headers| headers.iter()) {
             headers = headers.insert(Header { key, value: value.as_deref() });
@@ -107,7 +110,7 @@ impl Adjusted {
 
     /// Gives it a key if it has none: a compacted topic takes nothing without. Returns whether that is new.
     fn add_key(&mut self, topic: &str) -> bool {
-        let (record, position) = (&self.letter.record, self.letter.record.position);
+        let (record, position) = (&self.dead_letter.record, self.dead_letter.record.position);
         if record.key.is_some() || self.key.is_some() {
             return false;
         }
@@ -117,8 +120,8 @@ impl Adjusted {
 
     /// Takes the time of delivery instead of the original one, which goes into a header. Returns whether that is new.
     fn retime(&mut self) -> bool {
-        self.refused_ms = self.refused_ms.or(self.letter.record.timestamp_ms);
-        self.letter.record.timestamp_ms.take().is_some()
+        self.refused_ms = self.refused_ms.or(self.dead_letter.record.timestamp_ms);
+        self.dead_letter.record.timestamp_ms.take().is_some()
     }
 }
 
@@ -126,9 +129,9 @@ async fn deliver(config: &Config, producer: &Producer, mut adjusted: Adjusted) {
     let mut pause = PAUSE_FIRST;
     loop {
         let Err(error) = send(config, producer, &adjusted).await else { return };
-        let position = adjusted.letter.record.position;
+        let position = adjusted.dead_letter.record.position;
         match error.rdkafka_error_code() {
-            Some(RDKafkaErrorCode::MessageSizeTooLarge) if adjusted.letter.cut() => continue,
+            Some(RDKafkaErrorCode::MessageSizeTooLarge) if adjusted.dead_letter.cut() => continue,
             // Further from now than the topic allows.
             Some(RDKafkaErrorCode::InvalidTimestamp) if adjusted.retime() => {
                 tracing::warn!(

@@ -55,12 +55,12 @@ impl DeadLetters {
 
     /// Begins to deliver at once. The future is done when the stream has the message.
     pub(super) fn keep(&self, record: &Record, rejection: &Rejection) -> Delivered {
-        let letter = DeadLetter::new(&self.config.subject, record, rejection);
+        let dead_letter = DeadLetter::new(&self.config.subject, record, rejection);
         let (config, context) = (Arc::clone(&self.config), self.context.clone());
         let (in_flight, overdue) = (Arc::clone(&self.in_flight), Arc::clone(&self.overdue));
         let delivery = self.runtime.spawn(async move {
             let _turn = in_flight.acquire_owned().await;
-            overdue.watch(deliver(&config, context, letter)).await;
+            overdue.watch(deliver(&config, context, dead_letter)).await;
         });
         let name: Arc<str> = self.config.dlq_subject.as_str().into();
         Box::pin(async move { delivery.await.map_err(|error| SourceError { name, cause: error.into() }) })
@@ -102,13 +102,13 @@ fn append(headers: &mut HeaderMap, name: &str, value: &str) {
     }
 }
 
-async fn deliver(config: &Config, mut context: watch::Receiver<Option<Context>>, mut letter: DeadLetter) {
+async fn deliver(config: &Config, mut context: watch::Receiver<Option<Context>>, mut dead_letter: DeadLetter) {
     let mut pause = PAUSE_FIRST;
     loop {
         // An error means that no one will ever connect again, as the process ends.
         let Ok(Some(context)) = context.wait_for(Option::is_some).await.map(|context| context.clone()) else { return };
-        let payload = letter.record.payload.clone().unwrap_or_default();
-        let publish = PublishMessage::build().payload(payload).headers(headers(&config.durable, &letter));
+        let payload = dead_letter.record.payload.clone().unwrap_or_default();
+        let publish = PublishMessage::build().payload(payload).headers(headers(&config.durable, &dead_letter));
         let sent = match context.send_publish(config.dlq_subject.clone(), publish).await {
             Ok(acknowledged) => acknowledged.await.map(drop),
             Err(error) => Err(error),
@@ -116,11 +116,11 @@ async fn deliver(config: &Config, mut context: watch::Receiver<Option<Context>>,
         let Err(error) = sent else { return };
         match (error.kind(), code(&error)) {
             (PublishErrorKind::MaxPayloadExceeded, _) | (_, Some(ErrorCode::STREAM_MESSAGE_EXCEEDS_MAXIMUM))
-                if letter.cut() =>
+                if dead_letter.cut() =>
             {
                 continue;
             }
-            (_, Some(ErrorCode::STREAM_HEADER_EXCEEDS_MAXIMUM)) if letter.cut_headers() => continue,
+            (_, Some(ErrorCode::STREAM_HEADER_EXCEEDS_MAXIMUM)) if dead_letter.cut_headers() => continue,
             (PublishErrorKind::StreamNotFound, _) => {
                 if let Err(error) = stream::take(&context, &config.dlq_subject, &config.dlq_stream(), true).await {
                     tracing::warn!(%error, subject = config.dlq_subject, "no stream takes dead letters");

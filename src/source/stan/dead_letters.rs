@@ -55,12 +55,12 @@ impl DeadLetters {
 
     /// Begins to deliver at once. The future is done when the channel has the message.
     pub(super) fn keep(&self, record: &Record, rejection: &Rejection) -> Delivered {
-        let letter = DeadLetter::new(&self.config.subject, record, rejection);
+        let dead_letter = DeadLetter::new(&self.config.subject, record, rejection);
         let (config, session) = (Arc::clone(&self.config), Arc::clone(&self.session));
         let (in_flight, overdue) = (Arc::clone(&self.in_flight), Arc::clone(&self.overdue));
         let delivery = self.runtime.spawn(async move {
             let _turn = in_flight.acquire_owned().await;
-            Box::pin(overdue.watch(deliver(&config, &session, letter))).await;
+            Box::pin(overdue.watch(deliver(&config, &session, dead_letter))).await;
         });
         let name: Arc<str> = self.config.dlq_subject.as_str().into();
         Box::pin(async move { delivery.await.map_err(|error| SourceError { name, cause: error.into() }) })
@@ -75,13 +75,13 @@ fn written(DeadLetter { record, notes }: &DeadLetter) -> Bytes {
         headers.insert(dead::TIMESTAMP_MS.into(), sent_ms.to_string().into());
     }
     let payload = record.payload.as_deref().unwrap_or_default();
-    let letter = if let Ok(text) = std::str::from_utf8(payload) {
+    let dead_letter = if let Ok(text) = std::str::from_utf8(payload) {
         json!({"headers": headers, "value": text})
     } else {
         let hex: String = payload.iter().map(|byte| format!("{byte:02x}")).collect();
         json!({"headers": headers, "value_hex": hex})
     };
-    letter.to_string().into()
+    dead_letter.to_string().into()
 }
 
 /// The session that is open, or a new one.
@@ -98,13 +98,13 @@ async fn open(config: &Config, session: &Mutex<Option<Arc<Session>>>) -> Result<
     Ok(opened)
 }
 
-async fn deliver(config: &Config, session: &Mutex<Option<Arc<Session>>>, mut letter: DeadLetter) {
+async fn deliver(config: &Config, session: &Mutex<Option<Arc<Session>>>, mut dead_letter: DeadLetter) {
     let mut pause = PAUSE_FIRST;
     loop {
         let sent = match open(config, session).await {
             Err(error) => Err(error),
             Ok(open) => {
-                let sent = open.publish(&config.dlq_subject, written(&letter)).await;
+                let sent = open.publish(&config.dlq_subject, written(&dead_letter)).await;
                 if matches!(sent, Err(SessionError::NoAnswer(_) | SessionError::NoCluster | SessionError::Refused(_))) {
                     // The cluster may not know it any more. The next one to send opens another.
                     session.lock().await.take_if(|kept| Arc::ptr_eq(kept, &open));
@@ -114,7 +114,7 @@ async fn deliver(config: &Config, session: &Mutex<Option<Arc<Session>>>, mut let
         };
         match sent {
             Ok(()) => return,
-            Err(SessionError::TooLarge) if letter.cut() => continue,
+            Err(SessionError::TooLarge) if dead_letter.cut() => continue,
             Err(error) => {
                 tracing::warn!(%error, channel = config.dlq_subject, "dead letter not delivered, trying again");
             }
@@ -137,8 +137,8 @@ mod tests {
             let rejection = Rejection::whole(RejectionKind::Malformed, "no order");
             serde_json::from_slice::<Value>(&written(&DeadLetter::new("orders", &record, &rejection))).unwrap()
         };
-        let letter = made(b"{\"a\":\n");
-        assert_eq!((&letter["value"], letter.get("value_hex")), (&json!("{\"a\":\n"), None));
+        let dead_letter = made(b"{\"a\":\n");
+        assert_eq!((&letter["value"], dead_letter.get("value_hex")), (&json!("{\"a\":\n"), None));
         for (name, value) in [(dead::TOPIC, "orders"), (dead::OFFSET, "9"), (dead::TIMESTAMP_MS, "17")] {
             assert_eq!(letter["headers"][name], value, "{name}");
         }

@@ -23,7 +23,7 @@ use crate::snapshot::{ChangeKind, Snapshot};
 use crate::store::rules::{self, Decision, KEY_SECONDS, PURGE_SECONDS, Row, Write, column, signed};
 use crate::store::{Answer, Batch, CommitPermit, Entry, Outcome, Refusal, StoreError, unstorable};
 
-/// SequenceBlock that one call of the sequence hands out.
+/// How many numbers one call of the sequence hands out.
 pub(super) const RANKS_PER_BLOCK: i64 = 4096;
 /// Another instance may take an id between our look and our insert; more often in a row than this it is left to the
 /// next try of the whole batch.
@@ -69,13 +69,13 @@ impl Postgres {
     pub(super) async fn commit_batch(
         &self,
         batch: &Batch,
-        turn: &mut CommitPermit,
+        permit: &mut CommitPermit,
     ) -> Result<Vec<Outcome>, StoreError> {
-        let cause = match self.commit_whole(batch, turn).await? {
+        let cause = match self.commit_whole(batch, permit).await? {
             Ok(outcomes) => return Ok(outcomes),
             Err(refusal) => refusal,
         };
-        turn.wait().await;
+        permit.wait().await;
         let refused = super::refused::find(self, batch).await?;
         if refused.is_empty() {
             // It was about something else, or all together.
@@ -89,7 +89,7 @@ impl Postgres {
         let mut rest = batch.clone();
         let mut index = 0..;
         rest.entries.retain(|_| !index.next().is_some_and(|index| refused.contains_key(&index)));
-        let stored = self.commit_whole(&rest, turn).await?;
+        let stored = self.commit_whole(&rest, permit).await?;
         let mut stored = stored.map_err(|refusal| StoreError::Unavailable(refusal.to_string().into()))?.into_iter();
         let outcome = |(index, entry): (usize, &Entry)| match refused.remove(&index) {
             Some(refusal) => Outcome::Refused { id: entry.order.id.clone(), refusal },
@@ -102,17 +102,17 @@ impl Postgres {
     async fn commit_whole(
         &self,
         batch: &Batch,
-        turn: &mut CommitPermit,
+        permit: &mut CommitPermit,
     ) -> Result<Result<Vec<Outcome>, Refusal>, StoreError> {
-        turn.may_begin().await;
+        permit.may_begin().await;
         let mut trusts_hints = true;
         for _ in 0..CONFLICTS_MAX {
-            match self.attempt(batch, trusts_hints, turn, false).await {
+            match self.attempt(batch, trusts_hints, permit, false).await {
                 Ok(outcomes) => return Ok(Ok(outcomes)),
                 Err(Failure::Refused(refusal)) => return Ok(Err(refusal)),
                 Err(Failure::Store(error)) => return Err(error),
                 Err(Failure::Conflict) => trusts_hints = false,
-                Err(Failure::Early) => turn.wait().await,
+                Err(Failure::Early) => permit.wait().await,
                 Err(Failure::Unknown { transaction, outcomes }) => {
                     tracing::warn!(transaction, "the answer to a commit was lost, asking what became of it");
                     if self.was_committed(transaction, batch, &outcomes).await? {
@@ -142,12 +142,12 @@ impl Postgres {
         &self,
         batch: &Batch,
         trusts_hints: bool,
-        turn: &mut CommitPermit,
+        permit: &mut CommitPermit,
         is_trial: bool,
     ) -> Result<Vec<Outcome>, Failure> {
         let mut session = self.0.writers.get().await?;
         session.is_open = true; // until it is known to be over
-        let result = match self.transact(&session, batch, trusts_hints, turn).await {
+        let result = match self.transact(&session, batch, trusts_hints, permit).await {
             Ok((_, outcomes)) if is_trial => {
                 // Constraints that wait for the end have their say too.
                 let taken_back = session.batch_execute("SET CONSTRAINTS ALL IMMEDIATE; ROLLBACK").await;
@@ -171,10 +171,10 @@ impl Postgres {
         session: &Session,
         batch: &Batch,
         trusts_hints: bool,
-        turn: &mut CommitPermit,
+        permit: &mut CommitPermit,
     ) -> Result<(i64, Vec<Outcome>), Failure> {
         // Positions move one batch after the other. Where it is this one's turn already, a lost race shows at once.
-        let is_early = !turn.has_come();
+        let is_early = !permit.has_come();
         let now = OffsetDateTime::from(SystemTime::now());
         let mut work = BatchState::new(batch, now, trusts_hints);
         // One at least: a batch that only moves positions has a transaction to ask about, too.
@@ -197,7 +197,7 @@ impl Postgres {
             transaction = row.try_get(0).map_err(unreadable)?;
             drawn.push(row.try_get(1).map_err(unreadable)?);
         }
-        work.blocks = turn.block().keep(drawn);
+        work.blocks = permit.block().keep(drawn);
         // Rare enough to wait for: the orders that repeated requests were about.
         let asked: Vec<OrderId> = remembered.values().map(|remembered| remembered.id.clone()).collect();
         work.known(load_rows(session, &work.unknown_of(asked)).await?)?;
@@ -233,10 +233,10 @@ impl Postgres {
         }
         self.remember(session, &batch.entries, &outcomes, now).await?;
         if is_early {
-            if !turn.has_come() {
+            if !permit.has_come() {
                 step("store-waiting");
             }
-            tokio::time::timeout(TURN_WAIT, turn.wait()).await.map_err(|_| Failure::Early)?;
+            tokio::time::timeout(TURN_WAIT, permit.wait()).await.map_err(|_| Failure::Early)?;
             move_positions(session, batch).await??;
         }
         step("store-written");

@@ -294,8 +294,8 @@ impl Store for Postgres {
         self.commit_batch(&batch, &mut CommitPermit::default()).await
     }
 
-    async fn commit_after(&self, batch: Arc<Batch>, turn: &mut CommitPermit) -> Result<Vec<Outcome>, StoreError> {
-        self.commit_batch(&batch, turn).await
+    async fn commit_after(&self, batch: Arc<Batch>, permit: &mut CommitPermit) -> Result<Vec<Outcome>, StoreError> {
+        self.commit_batch(&batch, permit).await
     }
 
     async fn fetch(&self, id: OrderId) -> Result<Option<Snapshot>, StoreError> {

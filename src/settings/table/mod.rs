@@ -1,0 +1,295 @@
+//! Every setting: its key, flag, environment variables, default and what it sets.
+
+mod access;
+mod ingest;
+#[cfg(feature = "kafka")]
+mod kafka;
+mod places;
+mod process;
+mod sources;
+mod stores;
+mod streams;
+mod surfaces;
+
+use std::path::PathBuf;
+
+use hyper::header::HeaderValue;
+
+#[cfg(feature = "kafka")]
+use super::parse::{brokers, topic};
+use super::parse::{bytes, count, duration, endpoint, origin};
+#[cfg(feature = "kafka")]
+use super::properties;
+use crate::access::address::Proxies;
+use crate::access::keys::Keys;
+use crate::access::rate::Rate;
+use crate::access::{TokenConfig, audit, jwks, jwt};
+use crate::app::{Config, Runtime};
+#[cfg(feature = "kafka")]
+use crate::kafka::{Snapshots, Workers};
+use crate::listen::Endpoint;
+use crate::{nats, stan};
+
+/// One setting.
+#[derive(Clone, Copy)]
+pub struct Setting {
+    /// Its key in a settings file.
+    pub key: &'static str,
+    /// Its flag, without the dashes.
+    pub flag: &'static str,
+    /// Its environment variables, the first one the preferred, the others for users of the older services.
+    pub env: &'static [&'static str],
+    /// What its value is, for the help.
+    pub value: &'static str,
+    /// What it is for.
+    pub help: &'static str,
+    /// Its default as text; empty when there is none.
+    pub default: &'static str,
+    /// It is a detail of a part that is on when any of these is set, by key: without one of them it
+    /// would change nothing.
+    pub needs: &'static [&'static str],
+    /// May be given several times.
+    pub is_repeated: bool,
+    /// Never shown, and readable from the file that `…_FILE` names.
+    pub is_secret: bool,
+    /// Shown by `--help` only, not by `-h`.
+    pub is_detail: bool,
+    /// The flag alone says yes.
+    pub is_switch: bool,
+    /// Sets it; the error says what is wrong with the value.
+    pub apply: fn(&mut Config, &[String]) -> Result<(), String>,
+}
+
+const PLAIN: Setting = Setting {
+    key: "",
+    flag: "",
+    env: &[],
+    value: "",
+    help: "",
+    default: "",
+    needs: &[],
+    is_repeated: false,
+    is_secret: false,
+    is_detail: false,
+    is_switch: false,
+    apply: |_, _| Ok(()),
+};
+const DETAIL: Setting = Setting { is_detail: true, ..PLAIN };
+const OF_BOUNDED_CACHE: Setting = Setting { needs: &["cache.bytes_max", "cache.ttl"], ..DETAIL };
+const OF_GRPC: Setting = Setting { needs: &["grpc.listen"], ..DETAIL };
+const OF_TOKENS: Setting = Setting { needs: &["auth.jwks"], ..PLAIN };
+const OF_KAFKA: Setting = Setting { needs: &["kafka.brokers"], ..DETAIL };
+const OF_NATS: Setting = Setting { needs: &["nats.url"], ..DETAIL };
+const OF_STAN: Setting = Setting { needs: &["stan.url"], ..DETAIL };
+const OF_POSTGRES: Setting = Setting { needs: &["postgres.url"], ..DETAIL };
+const OF_REDIS: Setting = Setting { needs: &["redis.url"], ..DETAIL };
+
+/// The one value of a setting that is not repeated.
+fn one(values: &[String]) -> Result<&str, String> {
+    match values {
+        [value] => Ok(value),
+        _ => Err("takes one value".into()),
+    }
+}
+
+/// The path of a file.
+fn file(values: &[String]) -> Result<std::path::PathBuf, String> {
+    match one(values)?.trim() {
+        "" => Err("names no file".into()),
+        path => Ok(path.into()),
+    }
+}
+
+/// The value of a setting that is on or off.
+fn yes_or_no(text: &str) -> Result<bool, String> {
+    match text {
+        "yes" | "true" => Ok(true),
+        "no" | "false" => Ok(false),
+        other => Err(format!("{other:?} is neither yes nor no")),
+    }
+}
+
+/// Changes a detail of tokens. Without their keys there is nothing to change: these come first in
+/// the table.
+fn on_tokens(config: &mut Config, change: impl FnOnce(&mut TokenConfig)) {
+    if let Some(tokens) = &mut config.access.tokens {
+        change(tokens);
+    }
+}
+
+/// Changes a detail of the PostgreSQL store. Without a server there is nothing to change: its URL comes first in the
+/// table.
+fn on_postgres(config: &mut Config, change: impl FnOnce(&mut crate::store::postgres::Config)) {
+    if let Some(postgres) = &mut config.store.postgres {
+        change(postgres);
+    }
+}
+
+/// Changes a detail of Kafka. Without brokers there is nothing to change: they come first in the table.
+#[cfg(feature = "kafka")]
+fn on_kafka(config: &mut Config, change: impl FnOnce(&mut crate::kafka::Config)) {
+    if let Some(kafka) = &mut config.kafka {
+        change(kafka);
+    }
+}
+
+/// Changes a detail of Redis. Without a server there is nothing to change: it comes first in the table.
+fn on_redis(config: &mut Config, change: impl FnOnce(&mut crate::redis::Config)) {
+    if let Some(redis) = &mut config.redis {
+        change(redis);
+    }
+}
+
+/// A duration that is neither nothing nor endless.
+fn between(text: &str, least: &str, most: &str) -> Result<std::time::Duration, String> {
+    let value = duration(text)?;
+    if (duration(least)?..=duration(most)?).contains(&value) {
+        Ok(value)
+    } else {
+        Err(format!("{text:?} is not between {least} and {most}"))
+    }
+}
+
+/// Changes a detail of NATS. Without a server there is nothing to change: its URL comes first in the table.
+fn on_nats(config: &mut Config, change: impl FnOnce(&mut nats::Config)) {
+    if let Some(nats) = &mut config.nats {
+        change(nats);
+    }
+}
+
+/// Changes a detail of NATS Streaming. Without a server there is nothing to change: its URL comes
+/// first in the table.
+fn on_stan(config: &mut Config, change: impl FnOnce(&mut stan::Config)) {
+    if let Some(stan) = &mut config.stan {
+        change(stan);
+    }
+}
+
+/// Settings by what they are about. An owner comes before its details, which have nothing to change
+/// without it.
+const PARTS: &[&[Setting]] = &[
+    places::SETTINGS,
+    access::SETTINGS,
+    sources::SETTINGS,
+    process::SETTINGS,
+    ingest::SETTINGS,
+    surfaces::SETTINGS,
+    #[cfg(feature = "kafka")]
+    kafka::SETTINGS,
+    streams::SETTINGS,
+    stores::SETTINGS,
+];
+
+/// Every setting there is.
+pub const SETTINGS: &[Setting] = &joined::<{ total(PARTS) }>(PARTS);
+
+const fn total(parts: &[&[Setting]]) -> usize {
+    let (mut total, mut part) = (0, 0);
+    while part < parts.len() {
+        total += parts[part].len();
+        part += 1;
+    }
+    total
+}
+
+const fn joined<const N: usize>(parts: &[&[Setting]]) -> [Setting; N] {
+    let mut all = [PLAIN; N];
+    let (mut at, mut part) = (0, 0);
+    while part < parts.len() {
+        let mut index = 0;
+        while index < parts[part].len() {
+            all[at] = parts[part][index];
+            at += 1;
+            index += 1;
+        }
+        part += 1;
+    }
+    all
+}
+
+/// Reads the files of certificates and logins that connections to other servers need, once all is
+/// set.
+pub(super) fn open_files(config: &mut Config) -> Vec<String> {
+    let mut wrong = Vec::new();
+    if let Some(redis) = &mut config.redis {
+        let opened = paired("redis", &redis.encryption).and_then(|()| redis.open());
+        wrong.extend(opened.err().map(|what| format!("redis: {what}")));
+    }
+    if let Some(nats) = &mut config.nats {
+        let opened = paired("nats", &nats.encryption).and_then(|()| nats.open());
+        wrong.extend(opened.err().map(|what| format!("nats: {what}")));
+    }
+    let _ = config;
+    wrong
+}
+
+/// Whether a certificate that is to be shown has its key.
+fn paired(part: &str, encryption: &crate::tls::client::Config) -> Result<(), String> {
+    match &encryption.identity {
+        Some((_, key)) if key.as_os_str().is_empty() => Err(format!("--{part}-cert needs --{part}-key")),
+        Some((cert, _)) if cert.as_os_str().is_empty() => Err(format!("--{part}-key needs --{part}-cert")),
+        _ => Ok(()),
+    }
+}
+
+/// What single settings cannot see.
+pub(super) fn contradictions(config: &Config) -> Vec<String> {
+    let mut wrong = Vec::new();
+    if config.inbox.queue_bytes_max < config.ingest.order_bytes_max {
+        wrong.push("queue.bytes_max: must be at least order_bytes_max, or the largest orders never get in".into());
+    }
+    let collides = |endpoint: &Endpoint| config.http.listen.iter().any(|other| other.collides(endpoint));
+    if config.admin.as_ref().is_some_and(collides) {
+        wrong.push("admin: must be another address than listen".into());
+    }
+    wrong.extend(encryption(config).err().map(str::to_owned));
+    if config
+        .access
+        .tokens
+        .as_ref()
+        .is_some_and(|TokenConfig { rules, .. }| rules.issuer.is_empty() || rules.audience.is_empty())
+    {
+        // Without them a token that its issuer made for another service would do here too.
+        wrong.push("auth.jwks: needs auth.issuer and auth.audience".into());
+    }
+    #[cfg(feature = "kafka")]
+    if config.kafka.as_ref().is_some_and(|kafka| kafka.snapshots == Snapshots::On && kafka.snapshots_topic.is_none()) {
+        wrong.push("kafka.snapshots: on needs a topic, and snapshots_topic is off".into());
+    }
+    #[cfg(feature = "kafka")]
+    if let Some(Err(refused)) = config.kafka.as_ref().map(crate::kafka::Config::check) {
+        wrong.push(format!("kafka: {refused}"));
+    }
+    if let Some(nats) = &config.nats {
+        if nats.subject == nats.dlq_subject {
+            wrong.push(
+                "nats.dlq_subject: must be another subject than subject, or dead letters are read as orders".into(),
+            );
+        }
+        if nats.ack_wait < std::time::Duration::from_millis(100) {
+            wrong.push("nats.ack_wait: must be at least 100ms, or the server cannot be kept patient".into());
+        }
+    }
+    if config.stan.as_ref().is_some_and(|stan| stan.subject == stan.dlq_subject) {
+        wrong.push("stan.dlq_subject: must be another channel than subject, or dead letters are read as orders".into());
+    }
+    if let Some(grpc) = &config.grpc.listen
+        && (collides(grpc) || config.admin.as_ref().is_some_and(|admin| admin.collides(grpc)))
+    {
+        wrong.push("grpc.listen: must be another address than listen and admin".into());
+    }
+    wrong
+}
+
+/// Whether the listeners with TLS and its files belong together.
+fn encryption(config: &Config) -> Result<(), &'static str> {
+    let mut endpoints: Vec<&Endpoint> = config.http.listen.iter().chain(&config.admin).collect();
+    endpoints.extend(&config.grpc.listen);
+    let is_spoken = endpoints.iter().any(|endpoint| matches!(endpoint, Endpoint::Tls(_)));
+    match &config.tls {
+        None if is_spoken => Err("a tls: listener needs --tls-cert (ORDER_TLS_CERT) and --tls-key (ORDER_TLS_KEY)"),
+        Some(_) if !is_spoken => Err("tls.cert: changes nothing without a tls: listener, such as --listen tls::8443"),
+        Some(files) if files.key.as_os_str().is_empty() => Err("tls.cert: needs --tls-key (ORDER_TLS_KEY)"),
+        _ => Ok(()),
+    }
+}
