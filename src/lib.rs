@@ -32,21 +32,21 @@
 //! A [`source`] (a broker, an HTTP inbox, a file, generated samples, the database of an older
 //! service) hands over [`record`]s with positions. [`order::Decoder`] parses, validates and makes the
 //! body, once. [`ingest::batcher`] collects; one batch fills while one is written, and a full one goes
-//! on its way while the one before it becomes durable. [`store::Store::commit`] makes it durable in
+//! on its way while the one before it becomes durable. [`store::Store::commit_after`] makes it durable in
 //! one transaction together with its positions and what it has to publish. [`ingest::policy`] alone
-//! decides what an error means: try again, reject, or stop. Then, in this order: Redis is handed the
+//! decides what an error means: try again, reject, give the partition up, refuse, or stop. Then, in this order: Redis is handed the
 //! change, the view shows it, the event feed tells of it, the sender is answered, the relay gets it.
 //! Readers never see what is not durable, and no sender is told of what readers do not see.
 //!
 //! # Read
 //!
 //! [`http::hit`] sees what a client sent before hyper does. A plain read of an order that is in the
-//! map is answered there, with the bytes hyper would write: [`http::route`] finds the route without
+//! map is answered there: [`http::route`] finds the route without
 //! allocating, [`access`] says what the caller may see, [`read::Reader::get`] looks the id up and
-//! clones a pointer. Whatever asks for more (a condition, an origin, another method, an order that is
-//! not there) is left to hyper: [`http::orders`] and [`http::respond`]. No lock, no box, no
+//! clones a pointer. Everything else (`If-Match`, an origin, another method, a large body, an order that is
+//! not in memory) is left to hyper: [`http::orders`] and [`http::respond`]. No lock, no box, no
 //! serialization on either way. A miss is the truth once the view is complete; before that,
-//! [`read::flight`] asks [`redis`] if there is one and then the store, once per id. `grpc` is a second
+//! [`read::Reader::load`] asks [`redis`], if there is one, and then the store, and [`read::flight`] makes concurrent loads of one id one. `grpc` is a second
 //! surface over the same reader and inbox.
 //!
 //! Encryption is below all of that: [`listen`] brings connections, [`tls`] decrypts what comes over
@@ -68,7 +68,7 @@
 //! # Follow
 //!
 //! [`replication::follow`] asks the store a few times a second what other instances changed, so that nothing
-//! depends on being told; what they publish, `topics` reads as it comes. After a store went back, the
+//! depends on being told; what they publish, `kafka::tail` reads as it comes. After a store went back, the
 //! view is held against all of it. [`warmup`] fills the view at the start, and keeps it within its
 //! budget afterwards.
 //!
