@@ -138,9 +138,9 @@ mod tests {
             serde_json::from_slice::<Value>(&written(&DeadLetter::new("orders", &record, &rejection))).unwrap()
         };
         let dead_letter = made(b"{\"a\":\n");
-        assert_eq!((&letter["value"], dead_letter.get("value_hex")), (&json!("{\"a\":\n"), None));
+        assert_eq!((&dead_letter["value"], dead_letter.get("value_hex")), (&json!("{\"a\":\n"), None));
         for (name, value) in [(dead::TOPIC, "orders"), (dead::OFFSET, "9"), (dead::TIMESTAMP_MS, "17")] {
-            assert_eq!(letter["headers"][name], value, "{name}");
+            assert_eq!(dead_letter["headers"][name], value, "{name}");
         }
         assert_eq!(made(b"\xff\x01")["value_hex"], "ff01");
     }
