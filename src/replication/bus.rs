@@ -66,6 +66,7 @@ impl Bus {
             let gate = readiness.gate("outbox", "not started");
             relayed = Some(instance.relay(kafka, store.clone(), redis.cloned(), metrics, gate, batches)?);
         }
+        let mut tails = Vec::new();
         let mut news = News::default();
         if let Some(topic) = &kafka.snapshots_topic
             && store.is_shareable()
@@ -75,7 +76,7 @@ impl Bus {
             let gate = readiness.gate("snapshots", "not started");
             let tail = Tail::start(kafka, topic, news.heard.clone(), gate, move |message| following.apply(message));
             tell_live(metrics, topic, &news.heard);
-            std::mem::forget(tail.context("cannot use Kafka")?); // for as long as the process lives
+            tails.push(tail.context("cannot use Kafka")?);
             news.telling = Some(telling(kafka, &outbox, metrics));
         }
         let acks = has_events.then(|| Acks::new(WAITERS_MAX));
@@ -87,14 +88,14 @@ impl Bus {
             let switch = Switch::default();
             tell_live(metrics, &kafka.ack_topic, &switch);
             let gate = readiness.gate("acks", "not started");
-            listen(kafka, acks, older, instance, switch, gate, metrics)?;
+            tails.push(listen(kafka, acks, older, instance, switch, gate, metrics)?);
             let waiting = acks.clone();
             #[expect(clippy::cast_precision_loss, reason = "a figure for a gauge")]
             metrics.gauge("worker_waiting_writes", "Writes that wait for a worker.", move || waiting.len() as f64);
         }
         let outbox = Some(outbox).filter(|_| snapshots);
         let http_outbox = Some(http_outbox).filter(|_| relayed.is_some());
-        Ok(Self { outbox, http_outbox, acks, marks, news, relayed })
+        Ok(Self { outbox, http_outbox, acks, marks, news, relayed, tails })
     }
 }
 
@@ -218,7 +219,7 @@ fn listen(
     switch: Switch,
     gate: Gate,
     metrics: &Metrics,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<Tail> {
     let strange = Arc::new(AtomicU64::new(0));
     #[expect(clippy::cast_precision_loss, reason = "a figure for a counter")]
     metrics.total(
@@ -252,7 +253,6 @@ fn listen(
     let (acks, config) = (acks.clone(), config.clone());
     let mut groups = Groups::new(&config).context("cannot use Kafka")?;
     std::thread::Builder::new().name("workers".into()).spawn(move || {
-        let _tail = tail;
         let mut is_there = || config.workers == Workers::On || groups.has(&config.worker_group).unwrap_or_default();
         while !is_there() {
             std::thread::sleep(LOOK_EVERY);
@@ -264,9 +264,6 @@ fn listen(
         }
         tracing::info!(group = config.worker_group, "writes wait for the workers");
         acks.turn_on();
-        loop {
-            std::thread::park();
-        }
     })?;
-    Ok(())
+    Ok(tail)
 }

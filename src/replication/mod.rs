@@ -16,6 +16,8 @@ pub mod worker;
 
 use tokio::sync::oneshot;
 
+#[cfg(feature = "kafka")]
+use crate::kafka::tail::Tail;
 use crate::source::inbox::InboxSource;
 use crate::source::waiters::Acks;
 use follow::News;
@@ -36,4 +38,7 @@ pub struct Bus {
     pub news: News,
     /// Told once everything that was committed is published, or cannot be now.
     pub relayed: Option<oneshot::Receiver<()>>,
+    /// The topics that are read, until this is dropped.
+    #[cfg(feature = "kafka")]
+    pub tails: Vec<Tail>,
 }
