@@ -473,6 +473,18 @@ pub fn note_tls(peer: Option<SocketAddr>) {
     tracing::warn!(peer, left_out, "a client speaks TLS on a listener without it: connection closed");
 }
 
+/// Logs that a connection begins with a PROXY header and is not from a trusted proxy, at most once a
+/// second.
+pub fn note_proxy() {
+    static NOTED: Noted = Noted::new();
+    let Some(left_out) = NOTED.due() else { return };
+    tracing::warn!(
+        left_out,
+        "a connection begins with a PROXY header and is from no trusted proxy: refused; --trusted-proxies names those \
+         that are"
+    );
+}
+
 macro_rules! of_each {
     ($self:ident, $stream:ident => $call:expr) => {
         match $self.get_mut() {

@@ -228,6 +228,12 @@ pub enum Begin {
     Header(ProxyHeader),
 }
 
+/// Whether a connection begins with a PROXY header.
+#[must_use]
+pub fn is_proxy_header(bytes: &[u8]) -> bool {
+    bytes.starts_with(&V1) || bytes.starts_with(&V2)
+}
+
 /// Reads a PROXY header of version 1 or 2 off the first bytes of a connection.
 ///
 /// # Errors

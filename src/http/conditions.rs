@@ -4,7 +4,7 @@ use hyper::header::{ETAG, HeaderMap, HeaderName, HeaderValue, IF_MATCH, IF_NONE_
 use hyper::{Method, StatusCode};
 
 use super::body::Body;
-use super::respond::{Answer, Problem};
+use super::respond::{Answer, Problem, X_MIN_VERSION};
 use crate::record::{Condition, Expected};
 
 /// One tag of a list.
@@ -155,12 +155,24 @@ fn no_date(headers: &HeaderMap) -> Result<(), Problem> {
     Ok(())
 }
 
+/// For an answer that is about no order, or about several: there is no version of it to wait for.
+///
+/// # Errors
+/// 400 for an `X-Min-Version`.
+pub fn no_min_version(headers: &HeaderMap) -> Result<(), Problem> {
+    if headers.contains_key(X_MIN_VERSION) {
+        return Err(invalid("X-Min-Version is about one order, at its own URL; there is none here"));
+    }
+    Ok(())
+}
+
 /// For what no condition can be about.
 ///
 /// # Errors
 /// 400 when there is one.
 pub fn none(headers: &HeaderMap) -> Result<(), Problem> {
     no_date(headers)?;
+    no_min_version(headers)?;
     if headers.contains_key(IF_MATCH) || headers.contains_key(IF_NONE_MATCH) {
         return Err(invalid("If-Match and If-None-Match are about one order; there is none here"));
     }

@@ -257,6 +257,9 @@ pub(super) fn foreign(bytes: &[u8]) -> Remainder {
     } else if crate::listen::is_tls(bytes) {
         Remainder::Tls
     } else {
+        if crate::access::address::is_proxy_header(bytes) {
+            crate::listen::note_proxy();
+        }
         Remainder::Other(None)
     }
 }

@@ -169,6 +169,7 @@ fn min_tag(headers: &HeaderMap) -> Result<Option<(OrderId, Version)>, Problem> {
 
 /// `GET /api/orders`, in all its forms.
 pub async fn list(api: &Api, query: &Query<'_>, headers: &HeaderMap, who: &Who) -> Result<Answer, Problem> {
+    conditions::no_min_version(headers)?;
     let (ids, limit, cursor) = (query.get("ids"), query.get("limit"), query.get("cursor"));
     let is_paged = limit.is_some() || cursor.is_some();
     let exclude = |detail: &'static str| Err(Problem::bad_request("excluded_parameter", detail));
@@ -517,7 +518,8 @@ async fn get_many(api: &Api, ids: &[impl AsRef<str>], who: &Who) -> Result<Answe
 }
 
 /// `GET /api/stats`
-pub async fn stats(api: &Api, who: &Who) -> Result<Answer, Problem> {
+pub async fn stats(api: &Api, headers: &HeaderMap, who: &Who) -> Result<Answer, Problem> {
+    conditions::no_min_version(headers)?;
     if let Some(owner) = who.owner() {
         let count = api.reader.own_count(owner.tag).await?;
         let stats = serde_json::json!({"total_orders": count, "version": env!("CARGO_PKG_VERSION")});

@@ -344,7 +344,7 @@ async fn answer_head(api: Arc<Api>, head: &Parts, body: &mut Option<Incoming>, w
         Route::External(external) => orders::by_external(&api, external.into_owned(), query, headers, who).await,
         Route::List => orders::list(&api, query, headers, who).await,
         Route::Lookup => orders::lookup(&api, headers, body, who).await,
-        Route::Stats => orders::stats(&api, who).await,
+        Route::Stats => orders::stats(&api, headers, who).await,
         Route::Write => write::write(api, headers, body, who).await,
         Route::Events => events::events(api, query, headers, who),
         Route::Whoami => Ok(gate::whoami(&api.access, who)),

@@ -8,7 +8,9 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustls::ServerConfig;
 use rustls::server::{NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier};
@@ -19,7 +21,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::reload::Reloading;
-use super::{Error, certificate, pem, provider};
+use super::{Error, certificate, pem, provider, words};
 
 /// The files of a listener.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -62,8 +64,8 @@ impl Protocols {
 struct Made {
     /// A configuration for each of [`Protocols::ALL`].
     configs: [Arc<ServerConfig>; Protocols::ALL.len()],
-    /// When the certificate is over, in seconds since 1970.
-    valid_until: Option<u64>,
+    /// From when and until when the certificate is valid, in seconds since 1970.
+    validity: Option<(u64, u64)>,
 }
 
 /// What all listeners of the process share. Clones share it.
@@ -91,14 +93,29 @@ impl Server {
     pub fn open(config: Config) -> Result<Self, Error> {
         let mut files = vec![config.cert.clone(), config.key.clone()];
         files.extend(config.client_ca.clone());
-        Ok(Self(Arc::new(Reloading::open(files, move |bytes| make(&config, bytes))?)))
+        let is_open = Arc::new(AtomicBool::new(false));
+        let make = {
+            let is_open = Arc::clone(&is_open);
+            move |bytes: &[Vec<u8>]| {
+                let made = make(&config, bytes)?;
+                let Some(wrong) = made.validity.and_then(out_of_date) else { return Ok(made) };
+                if is_open.load(Ordering::Relaxed) {
+                    return Err(Error::new(&config.cert, wrong)); // the one from before may be better
+                }
+                tracing::warn!(file = %config.cert.display(), "the certificate {wrong}; clients will not believe it");
+                Ok(made)
+            }
+        };
+        let opened = Reloading::open(files, make)?;
+        is_open.store(true, Ordering::Relaxed);
+        Ok(Self(Arc::new(opened)))
     }
 
     /// When the certificate is over that is shown now, in seconds since 1970. `None`: that cannot
     /// be read in it.
     #[must_use]
     pub fn valid_until(&self) -> Option<u64> {
-        self.0.current().valid_until
+        self.0.current().validity.map(|(_, until)| until)
     }
 
     /// For a listener over which this is spoken.
@@ -148,12 +165,22 @@ pub fn is_http2<S>(stream: &TlsStream<S>) -> bool {
 
 fn make(config: &Config, bytes: &[Vec<u8>]) -> Result<Made, Error> {
     let identity = pem::identity((&config.cert, &bytes[0]), (&config.key, &bytes[1]))?;
-    let valid_until = identity.cert.first().and_then(certificate::validity).map(|(_, until)| until);
+    let validity = identity.cert.first().and_then(certificate::validity);
     let resolver: Arc<dyn ResolvesServerCert> = Arc::new(SingleCertAndKey::from(identity));
     let authorities = config.client_ca.as_deref().map(|file| (file, bytes[2].as_slice()));
     let of = |protocols: Protocols| one(config, &resolver, authorities, protocols).map(Arc::new);
     let [http, http1, http2] = Protocols::ALL.map(of);
-    Ok(Made { configs: [http?, http1?, http2?], valid_until })
+    Ok(Made { configs: [http?, http1?, http2?], validity })
+}
+
+/// What is wrong with a certificate that is valid at another time than now.
+fn out_of_date((from, until): (u64, u64)) -> Option<String> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    match now {
+        _ if now > until => Some(format!("has {}", words::expired(until))),
+        _ if now < from => Some(format!("is not valid before {}", words::date(from))),
+        _ => None,
+    }
 }
 
 fn one(

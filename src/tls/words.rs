@@ -21,7 +21,7 @@ pub fn plain(text: &str) -> String {
     format!("{}{}{}", &text[..at], &rest[..end], plain(&rest[end + 2..]))
 }
 
-fn date(seconds: u64) -> String {
+pub(super) fn date(seconds: u64) -> String {
     let time = i64::try_from(seconds).ok().and_then(|seconds| OffsetDateTime::from_unix_timestamp(seconds).ok());
     time.and_then(|time| time.format(&Rfc3339).ok()).unwrap_or_else(|| format!("{seconds} seconds after 1970"))
 }

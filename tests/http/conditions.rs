@@ -64,6 +64,14 @@ fn a_write_takes_effect_only_on_what_its_client_knows() {
         assert_eq!(reply.json()["reason"], "invalid_condition", "{path} {condition:?}");
     }
     server.get("/order/b").expect(404);
+    // It was passed over where there is no one order whose version could be waited for.
+    let least = [("X-Min-Version", "99")];
+    for path in ["/api/orders", "/api/orders?ids=a", "/api/orders?limit=1", "/api/stats"] {
+        let reply = server.request("GET", path, &least, "").expect(400);
+        assert_eq!(reply.json()["reason"], "invalid_condition", "{path}");
+    }
+    let kinds = [least[0], ("Content-Type", "application/json")];
+    server.request("POST", "/api/orders/lookup", &kinds, "[]").expect(400);
 }
 
 /// Each writes what it has made of the version it read, as often as it takes.

@@ -112,6 +112,19 @@ fn rights_that_are_missing_are_named_and_waited_for() {
     until("the write is stored", LONG, || (server.get("/order/b").status == 200).then_some(()));
     server.wait_ready();
     assert!(is_logged("INSERT on orders") && !is_logged("restore"), "{:#?}", server.log());
+    // A database that takes no writes any more: the service was ready all the same.
+    let name = database.name();
+    let cut_off = format!(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}' AND pid <> pg_backend_pid()"
+    );
+    database.query(&format!("ALTER DATABASE {name} SET default_transaction_read_only = on"));
+    database.query(&cut_off);
+    wait_reason(&server, "read-only");
+    server.get("/order/a").expect(200);
+    database
+        .query(&format!("SET transaction_read_only = off; ALTER DATABASE {name} RESET default_transaction_read_only"));
+    database.query(&cut_off);
+    server.wait_ready();
 }
 
 /// The start ends with 78 and says why.

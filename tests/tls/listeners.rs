@@ -361,6 +361,17 @@ fn certificates_change_while_requests_go_on_and_bad_ones_change_nothing() {
         until("it is logged", SIGNAL_TIME, || logged(&secured.server, before, "certificates read again"));
         last = newest;
     }
+    // One that is over is no better than the one that is shown.
+    let before = secured.server.log().len();
+    let shown = [secured.files.text("cert.pem"), secured.files.text("key.pem")];
+    let saved = shown.clone().map(|path| std::fs::read_to_string(path).unwrap());
+    secured.files.write_signed(&secured.authority.sign_expired(&["localhost"]));
+    secured.server.signal(Signal::HUP);
+    until("that it has expired is logged", SIGNAL_TIME, || logged(&secured.server, before, "has expired on"));
+    assert_eq!(secured.connect().shown(), last);
+    for (path, text) in shown.iter().zip(saved) {
+        std::fs::write(path, text).unwrap();
+    }
     let good = [secured.files.text("cert.pem"), secured.files.text("key.pem")]
         .map(|path| std::fs::read_to_string(path).unwrap());
     let other = secured.authority.sign(&["localhost"]);

@@ -9,8 +9,8 @@ use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode
 pub(super) enum Options {
     Url(Url),
     Pairs(Vec<(String, String)>),
-    /// Neither, for the library to say so.
-    Text(String),
+    /// Neither.
+    Text,
 }
 
 /// A URL in pieces, encoded as it was.
@@ -53,6 +53,31 @@ const NOT_FOLLOWED: [&str; 25] = [
     "tty",
 ];
 
+/// What the client library takes, and the place of a server.
+const KNOWN: [&str; 21] = [
+    "application_name",
+    "channel_binding",
+    "connect_timeout",
+    "dbname",
+    "host",
+    "hostaddr",
+    "keepalives",
+    "keepalives_idle",
+    "keepalives_interval",
+    "keepalives_retries",
+    "load_balance_hosts",
+    "options",
+    "password",
+    "port",
+    "sslcert",
+    "sslkey",
+    "sslmode",
+    "sslnegotiation",
+    "target_session_attrs",
+    "tcp_user_timeout",
+    "user",
+];
+
 /// Options that are followed where they say what is done anyway.
 const DONE_ANYWAY: [(&str, &[&str]); 3] = [
     ("client_encoding", &["auto", "utf8", "utf-8", "unicode"]),
@@ -68,7 +93,7 @@ impl Options {
         if text.contains("://") {
             return Self::Url(Url::read(text));
         }
-        pairs(text).map_or_else(|| Self::Text(text.to_owned()), Self::Pairs)
+        pairs(text).map_or(Self::Text, Self::Pairs)
     }
 
     /// Takes an option out. `None` where it is not there.
@@ -76,7 +101,7 @@ impl Options {
         let (list, is_encoded) = match self {
             Self::Url(url) => (&mut url.parameters, true),
             Self::Pairs(list) => (list, false),
-            Self::Text(_) => return None,
+            Self::Text => return None,
         };
         // What is no UTF-8 is the library's to refuse.
         let decoded = |value: &str| Some(percent_decode_str(value).decode_utf8().ok()?.into_owned());
@@ -120,7 +145,7 @@ impl Options {
             }
         }
         match self {
-            Self::Text(text) => Ok(text),
+            Self::Text => Err("is neither a postgres:// URL nor key=value pairs".into()),
             Self::Url(url) => url.finish(),
             Self::Pairs(pairs) => {
                 let written = |(at, (name, value)): (usize, &(String, String))| {
@@ -136,7 +161,7 @@ impl Options {
         match self {
             Self::Url(url) => url.parameters.push((name.into(), encoded(value))),
             Self::Pairs(pairs) => pairs.push((name.into(), value.into())),
-            Self::Text(_) => {}
+            Self::Text => {}
         }
     }
 }
@@ -171,6 +196,17 @@ impl Url {
     }
 
     fn finish(self) -> Result<String, String> {
+        let scheme = self.begin.split("://").next().unwrap_or_default();
+        if !["postgres", "postgresql"].contains(&scheme) {
+            return Err("is no postgres:// URL".into());
+        }
+        // Behind a login that has ended nothing is a part of a password.
+        let is_name = |name: &str| name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
+        let has_login = self.begin.ends_with('@');
+        let strange = self.parameters.iter().map(|(name, _)| name).find(|name| !KNOWN.contains(&name.as_str()));
+        if let Some(name) = strange.filter(|name| has_login && is_name(name)) {
+            return Err(format!("has an unknown option: {name}"));
+        }
         let mut options = Options::Url(self);
         let (hosts, ports) = (options.take("host"), options.take("port"));
         let address = options.take("hostaddr");
@@ -262,20 +298,37 @@ mod tests {
         for (text, rest, mode) in [
             ("postgres://u:p@h/db", "postgres://u:p@h/db", None),
             ("postgres://u:p@h/db?sslmode=verify%2Dfull", "postgres://u:p@h/db", Some("verify-full")),
-            ("postgres://u:p?w@h/db?a=b%20c&sslmode=require&c=d", "postgres://u:p?w@h/db?a=b%20c&c=d", Some("require")),
+            (
+                "postgres://u:p?w@h/db?options=b%20c&sslmode=require&user=d",
+                "postgres://u:p?w@h/db?options=b%20c&user=d",
+                Some("require"),
+            ),
             ("postgres://h?sslmode=allow&sslmode=disable", "postgres://h", Some("disable")),
             ("postgres://h/db?ssl=true", "postgres://h/db", Some("require")),
             ("host=h user=u", "host='h' user='u'", None),
             (r"password='it\'s \\' sslmode = disable", r"password='it\'s \\'", Some("disable")),
             ("host=h password=a\\ b", "host='h' password='a b'", None),
             ("host=a user=u host=b", "user='u' host='b'", None),
-            ("not pairs at all", "not pairs at all", None),
-            ("host='h", "host='h", None),
         ] {
             let mut options = Options::read(text);
             assert_eq!(options.take("sslmode").as_deref(), mode, "{text}");
             assert_eq!(options.finish().as_deref(), Ok(rest), "{text}");
         }
+    }
+
+    /// The library said "unexpected EOF", and of an option only that there is one.
+    #[test]
+    fn what_is_none_of_ours_is_told_and_no_password_with_it() {
+        for (text, why) in [
+            ("mysql://u:x@h/d", "is no postgres:// URL"),
+            ("not pairs at all", "is neither a postgres:// URL nor key=value pairs"),
+            ("h:5432/d", "is neither a postgres:// URL nor key=value pairs"),
+            ("host='h", "is neither a postgres:// URL nor key=value pairs"),
+            ("postgres://u:x@h/d?bogusopt=x", "has an unknown option: bogusopt"),
+        ] {
+            assert_eq!(left(text), Err(why.to_owned()), "{text}");
+        }
+        assert!(left("postgres://u:p/d?secret=x").is_ok(), "what may be a password is the library's to refuse");
     }
 
     /// As libpq: parameters take the place of what stands before them.

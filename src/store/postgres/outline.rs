@@ -40,6 +40,9 @@ pub(in crate::store) fn outline(error: &(dyn std::error::Error + 'static)) -> Op
                 Some("53300") => "PostgreSQL has no connection to spare",
                 Some("57P01" | "57P02" | "57P03") => "PostgreSQL is starting or stopping",
                 Some(_) => "PostgreSQL answers with an error",
+                None if crate::process::log::causes(error).contains("does not support TLS") => {
+                    "PostgreSQL offers no TLS, and sslmode asks for it"
+                }
                 None => "PostgreSQL is unavailable",
             };
             return Some(outline.into());

@@ -19,6 +19,9 @@ const MISSING: &str = "
         WHERE NOT has_sequence_privilege(to_regclass('@orders_rank'), 'USAGE, UPDATE')
         UNION ALL
         SELECT 'TEMPORARY on the database' WHERE NOT has_database_privilege(current_database(), 'TEMPORARY')
+        UNION ALL
+        SELECT 'writing, as its transactions are read-only'
+        WHERE pg_is_in_recovery() OR current_setting('default_transaction_read_only') = 'on'
     ) AS missing";
 
 impl Postgres {

@@ -143,4 +143,7 @@ fn only_trusted_proxies_are_believed() {
     let mut connection = server.connect();
     connection.send("PROXY TCP4 198.51.100.7 127.0.0.1 5000 8080\r\n");
     connection.reply("GET").expect(400);
+    until("that is told too", SIGNAL_TIME, || {
+        server.log().iter().any(|line| line.contains("begins with a PROXY header")).then_some(())
+    });
 }
