@@ -5,6 +5,7 @@ use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use tokio::signal::unix::{SignalKind, signal};
@@ -144,6 +145,9 @@ fn runtime(threads: usize) -> std::io::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build()
 }
 
+/// How long an import that is told to stop may take for what is under way, as a service may by default.
+const STOP_TIME: Duration = Duration::from_secs(30);
+
 fn run_import<I>(import: impl FnOnce(lifecycle::Shutdown) -> I) -> anyhow::Result<()>
 where
     I: Future<Output = anyhow::Result<()>> + Send + 'static,
@@ -152,6 +156,7 @@ where
         let mut terminate = signal(SignalKind::terminate())?;
         let (trigger, shutdown) = lifecycle::shutdown();
         let import = tokio::spawn(import(shutdown));
+        let abort = import.abort_handle();
         tokio::spawn(async move {
             // Without a signal the trigger must live as long as the import.
             tokio::select! {
@@ -160,8 +165,15 @@ where
                 else => std::future::pending().await,
             }
             trigger.fire();
+            tokio::time::sleep(STOP_TIME).await;
+            abort.abort(); // what is stored is noted with its position, so nothing is lost
         });
-        import.await?
+        match import.await {
+            Err(error) if error.is_cancelled() => {
+                Err(anyhow::anyhow!("interrupted while the store took nothing; the same command goes on from here"))
+            }
+            ended => ended?,
+        }
     })
 }
 

@@ -90,6 +90,9 @@ fi
 # Its place is not on every user's path.
 PATH=$PATH:/usr/sbin
 fetch pgbouncer pgbouncer || missing PgBouncer "the tests behind a pooler"
+fetch curl curl || missing curl "the tests by a client that everyone has"
+fetch openssl openssl || missing openssl "the tests of what a listener offers"
+fetch strace strace || echo "strace is missing: the profile of system calls is not held against a run" >&2
 
 # They wait for servers, and for each other, more than they work.
 export RUST_TEST_THREADS=${RUST_TEST_THREADS:-$((5 * $(nproc)))}

@@ -388,6 +388,41 @@ fn no_error_repeats_a_value_that_may_be_a_secret() {
     }
 }
 
+/// A message that was rejected came back as one to be rejected, without end.
+#[cfg(feature = "kafka")]
+#[test]
+fn topics_that_would_feed_each_other_are_refused() {
+    for (flags, told) in [
+        (["--kafka-topic", "a", "--kafka-dlq-topic", "a"], "kafka.dlq_topic: must be another topic than topic"),
+        (["--kafka-topic", "a", "--kafka-events-topic", "a"], "kafka.events_topic: must be another topic than topic"),
+        (
+            ["--kafka-ack-topic", "a", "--kafka-events-topic", "a"],
+            "kafka.ack_topic: must be another topic than events_topic",
+        ),
+        (
+            ["--kafka-topic", "a", "--kafka-snapshots-topic", "a"],
+            "kafka.snapshots_topic: must be another topic than topic",
+        ),
+    ] {
+        let wrong = load(&[&["--kafka", "b:1"], &flags[..]].concat(), &[]).unwrap_err();
+        assert!(wrong.to_string().contains(told), "{wrong}");
+    }
+    // What is off is written to no topic.
+    let off = ["--kafka", "b:1", "--kafka-topic", "orders.events", "--kafka-workers", "off"];
+    assert!(load(&off, &[]).is_ok());
+}
+
+/// It was taken for the name of a target, and nothing was logged.
+#[test]
+fn a_level_that_is_written_wrong_is_refused() {
+    for level in ["wran", "loud", "7", "info,hyper"] {
+        assert!(load(&["--log-level", level], &[]).unwrap_err().to_string().contains("is no level"), "{level}");
+    }
+    for level in ["warn", "DEBUG", "off", "info,hyper=off", "order_service::http=trace"] {
+        assert!(load(&["--log-level", level], &[]).is_ok(), "{level}");
+    }
+}
+
 #[cfg(feature = "kafka")]
 #[test]
 fn snapshots_that_are_always_published_need_a_topic() {

@@ -87,6 +87,10 @@ async fn import(config: &Config, name: Arc<str>, store: &AnyStore, shutdown: Shu
             last = now;
         },
     )?;
+    // A service waits until it is given them; a command has someone who can give them.
+    if let Some(missing) = store.missing_rights().await? {
+        bail!("the role lacks rights in the database: {missing}");
+    }
     let metrics = Metrics::new(&[], &[]).ingest;
     let ingest = Ingest::new(source, store.clone(), None, &config.ingest, metrics).await?;
     let ledger = ingest.run(shutdown.clone()).await?;

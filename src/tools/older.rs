@@ -102,6 +102,10 @@ async fn import(config: &Config, older: Older, store: &AnyStore, shutdown: Shutd
         told.add(upto.saturating_sub(last));
         last = upto;
     });
+    // A service waits until it is given them; a command has someone who can give them.
+    if let Some(missing) = store.missing_rights().await? {
+        bail!("the role lacks rights in the database: {missing}");
+    }
     let settings = ingest::Config { profile: PROFILE, ..config.ingest.clone() };
     let metrics = Metrics::new(&[], &[]).ingest;
     let ingest = Ingest::new(source, store.clone(), None, &settings, metrics).await?;

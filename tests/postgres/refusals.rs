@@ -127,6 +127,20 @@ fn rights_that_are_missing_are_named_and_waited_for() {
     server.wait_ready();
 }
 
+/// It tried again for ever.
+#[test]
+fn an_import_by_a_role_that_may_not_write_ends_and_says_which_rights_it_lacks() {
+    let Some(postgres) = Private::postgres() else { return };
+    let database = Database::create_on(postgres.url());
+    let url = url_of_role(&database);
+    let home = crate::cli::Home::new();
+    home.run(&["migrate", "up", "--postgres", &database.url()]).expect(0);
+    database.query("GRANT SELECT ON ALL TABLES IN SCHEMA public TO app");
+    home.write("orders.ndjson", r#"{"order_uid":"x"}"#);
+    let done = home.run(&["import", "orders.ndjson", "--profile", "lenient", "--postgres", &url]).expect(1);
+    assert!(done.err.contains("lacks rights in the database") && done.err.contains("INSERT on orders"), "{}", done.err);
+}
+
 /// The start ends with 78 and says why.
 fn assert_refused(database: &Database, why: &str) {
     assert_refused_with(database, &[], why);

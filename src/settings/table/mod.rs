@@ -260,6 +260,10 @@ pub(super) fn contradictions(config: &Config) -> Vec<String> {
     if let Some(Err(refused)) = config.kafka.as_ref().map(crate::kafka::Config::check) {
         wrong.push(format!("kafka: {refused}"));
     }
+    #[cfg(feature = "kafka")]
+    if let Some(kafka) = &config.kafka {
+        wrong.extend(topics_that_meet(kafka));
+    }
     if let Some(nats) = &config.nats {
         if nats.subject == nats.dlq_subject {
             wrong.push(
@@ -292,4 +296,25 @@ fn encryption(config: &Config) -> Result<(), &'static str> {
         Some(files) if files.key.as_os_str().is_empty() => Err("tls.cert: needs --tls-key (ORDER_TLS_KEY)"),
         _ => Ok(()),
     }
+}
+
+/// Topics that have to be apart: what is written to one must not be read from it as something else.
+#[cfg(feature = "kafka")]
+fn topics_that_meet(kafka: &crate::kafka::Config) -> Vec<String> {
+    let are_there = kafka.workers != Workers::Off;
+    let mut topics = vec![("topic", Some(kafka.topic.as_str())), ("dlq_topic", Some(kafka.dlq_topic.as_str()))];
+    topics.push(("events_topic", Some(kafka.events_topic.as_str()).filter(|_| are_there)));
+    topics.push(("ack_topic", Some(kafka.ack_topic.as_str()).filter(|_| are_there)));
+    topics.push(("snapshots_topic", kafka.snapshots_topic.as_deref().filter(|_| kafka.snapshots != Snapshots::Off)));
+    let mut wrong = Vec::new();
+    for (at, (name, topic)) in topics.iter().enumerate() {
+        for (before, other) in &topics[..at] {
+            if topic.is_some() && topic == other {
+                wrong.push(format!(
+                    "kafka.{name}: must be another topic than {before}, or what is written there is read as what it is not"
+                ));
+            }
+        }
+    }
+    wrong
 }

@@ -26,6 +26,16 @@ pub(super) const SETTINGS: &[Setting] = &[
         default: "info",
         apply: |config, values| {
             let filter = one(values)?;
+            // A level that is written wrong is the name of a target to the library, of which nothing is logged.
+            let is_level = |part: &str| {
+                let levels = ["off", "error", "warn", "info", "debug", "trace"];
+                part.contains(['=', '[']) || levels.contains(&part.trim().to_ascii_lowercase().as_str())
+            };
+            if let Some(part) = filter.split(',').find(|part| !is_level(part)) {
+                return Err(format!(
+                    "{part:?} is no level: error, warn, info, debug, trace, off, or directives TARGET=LEVEL"
+                ));
+            }
             tracing_subscriber::EnvFilter::try_new(filter).map_err(|error| format!("{filter:?}: {error}"))?;
             filter.clone_into(&mut config.log_filter);
             Ok(())
