@@ -4,7 +4,8 @@
 use super::errors::unreadable;
 use super::{Postgres, StoreError};
 
-/// Each right that reading and writing take, as PostgreSQL names it. A relation that is not there lacks none.
+/// Each right that reading and writing take, as PostgreSQL names it. A relation that is not there lacks none. A standby
+/// lacks nothing: it answers reads, and takes writes once it is promoted.
 const MISSING: &str = "
     SELECT string_agg(lacking, ', ') FROM (
         SELECT privilege || ' on ' || relation AS lacking
@@ -21,7 +22,7 @@ const MISSING: &str = "
         SELECT 'TEMPORARY on the database' WHERE NOT has_database_privilege(current_database(), 'TEMPORARY')
         UNION ALL
         SELECT 'writing, as its transactions are read-only'
-        WHERE pg_is_in_recovery() OR current_setting('default_transaction_read_only') = 'on'
+        WHERE current_setting('default_transaction_read_only') = 'on'
     ) AS missing";
 
 impl Postgres {
