@@ -1,5 +1,5 @@
 //! What a connection is read from and written to: TCP, TLS over TCP, a socket of the file system.
-//! Each is a type of its own for [`super::socket::Tracked`], so that plain TCP pays for none of the
+//! Each is a type of its own for `super::socket::Tracked`, so that plain TCP pays for none of the
 //! others.
 
 use std::io;

@@ -133,6 +133,7 @@ impl Config {
     /// # Errors
     /// What it says of one that it does not take, without values of properties that may be secrets.
     pub fn check(&self) -> Result<(), String> {
+        self.check_tokens()?;
         let reading = RDKafkaType::RD_KAFKA_CONSUMER;
         let writing = RDKafkaType::RD_KAFKA_PRODUCER;
         for (mut client, kind) in [
@@ -147,7 +148,7 @@ impl Config {
             let made = client.create_native_config();
             made.and_then(|native| Client::new(&client, native, kind, DefaultClientContext)).map_err(refused)?;
         }
-        self.check_tokens()
+        Ok(())
     }
 
     /// The library takes OAUTHBEARER and waits for tokens, of which none would ever come.
