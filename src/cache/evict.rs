@@ -41,7 +41,7 @@ pub(super) const fn cost(entries: u64, bytes: u64) -> u64 {
     bytes + bytes / 16 + entries * ENTRY_BYTES
 }
 
-/// The queue, and what is in no one's way.
+/// The queue of what may leave, behind its lock, and what never changes.
 pub(super) struct Evict {
     ttl: Option<Duration>,
     began: Instant,

@@ -1,5 +1,6 @@
-//! Connections: how long they may take, and who reads from them when. One sweep over all of them every quarter of a second takes the place of a timer
-//! per request: a timer costs 1,448 instructions a request, these marks a few dozen.
+//! Connections: how long they may take, and which of them a stop waits for. One sweep over all of them every quarter
+//! of a second takes the place of a timer per request: a timer costs 1,448 instructions a request, these marks a few
+//! dozen. Who reads from one when is decided in `socket`.
 
 use std::future::poll_fn;
 use std::net::SocketAddr;

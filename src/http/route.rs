@@ -41,9 +41,9 @@ pub enum Route<'a> {
     Whoami,
     /// `GET /openapi.json`, `/swagger.json`, `/swagger/…`, `/docs`, `/`, `/static/…`: what is built in.
     Asset(&'a str),
-    /// The path is no one's.
+    /// There is no such route.
     Unknown,
-    /// The path is someone's under another method; these are allowed.
+    /// There is one under another method; these are allowed.
     WrongMethod(Allow),
 }
 

@@ -42,7 +42,7 @@ pub enum Remainder {
     Unseen,
     /// The beginning of a request.
     Part,
-    /// A request for someone else, with its body this many bytes long if that is known.
+    /// A request that hyper has to read, with its body this many bytes long if that is known.
     Other(Option<usize>),
     /// The beginning of HTTP/2.
     Http2,

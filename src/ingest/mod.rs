@@ -255,7 +255,7 @@ impl<S: Source, T: Store> Ingest<S, T> {
                         Received::Records => self.received.reverse(), // taken from the end
                         Received::Assigned(partitions) => assigned.extend(partitions),
                         Received::Revoked(partitions) => {
-                            // Where they stand is someone else's business now.
+                            // Their positions are another member's to look up now.
                             assigned.clear();
                             starting = None;
                             revoked = partitions;
