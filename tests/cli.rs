@@ -558,6 +558,30 @@ fn an_export_that_cannot_go_on_says_how_far_it_came_and_leaves_no_file_that_look
     assert!(!home.path().join("out.ndjson.part").exists());
 }
 
+/// They were counted, and neither named nor kept, and the import ended with 0.
+#[test]
+fn lines_that_the_store_refuses_are_put_aside_too() {
+    let home = Home::new();
+    let unknown = "0b0a1a52-0000-4000-8000-000000000001";
+    let line = format!(r#"{{"order_id":"{unknown}","user_id":"{unknown}","status":"deleted","payload":{{}}}}"#);
+    home.write("orders.ndjson", &format!("{}\n{line}\n", wb_answered("a")));
+    let done = home.run(&["import", "orders.ndjson", "--data", "data"]).expect(1);
+    assert!(done.err.contains("1 lines are no valid orders, or are refused by the store"), "{}", done.err);
+    assert_eq!(fs::read_to_string(home.path().join("orders.ndjson.rejected.raw")).unwrap(), format!("{line}\n"));
+    let reasons = fs::read_to_string(home.path().join("orders.ndjson.rejected")).unwrap();
+    assert!(reasons.contains("no order has this id"), "{reasons}");
+    // The order of a line may be deleted here: that is final, and said.
+    home.write("gone.ndjson", r#"{"order_uid":"a","status":"deleted"}"#);
+    home.run(&["import", "gone.ndjson", "--data", "data"]).expect(0);
+    let done = home.run(&["import", "orders.ndjson", "--data", "data"]).expect(1);
+    assert!(done.err.contains("1 orders were deleted here, which is final"), "{}", done.err);
+    assert_eq!(
+        fs::read_to_string(home.path().join("orders.ndjson.rejected.raw")).unwrap(),
+        format!("{line}\n"),
+        "not once more"
+    );
+}
+
 #[test]
 fn lines_that_are_no_orders_are_put_aside_with_reasons() {
     let home = Home::new();

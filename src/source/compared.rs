@@ -54,7 +54,11 @@ impl Compared {
 
     /// What became of an order, if it was expected.
     pub(super) fn judge(&mut self, position: Position, outcome: &Outcome) {
-        let Some(order) = self.pending.remove(&position.offset) else { return };
+        let order = self.pending.remove(&position.offset);
+        if let Outcome::WasDeleted { .. } = outcome {
+            self.found.deleted_here += 1;
+        }
+        let Some(order) = order else { return };
         match outcome {
             Outcome::Stored { snapshot, .. } => self.found.updated += u64::from(snapshot.version() > 1),
             Outcome::Unchanged { snapshot, .. } | Outcome::Repeated { snapshot, .. } => {
@@ -64,8 +68,7 @@ impl Compared {
                     *count += 1;
                 }
             }
-            Outcome::WasDeleted { .. } => self.found.deleted_here += 1,
-            Outcome::Refused { .. } => {}
+            Outcome::WasDeleted { .. } | Outcome::Refused { .. } => {}
         }
     }
 

@@ -18,7 +18,7 @@ use super::{Parked, Received, Source, SourceError};
 use crate::id::Version;
 use crate::order::{Command, Order, Past, Profile};
 use crate::record::{Checkpoint, Fault, Position, Record, Rejection, RejectionKind};
-use crate::store::Outcome;
+use crate::store::{Outcome, Refusal};
 
 /// Bytes read at once.
 const BLOCK_BYTES: usize = 1 << 20;
@@ -38,6 +38,8 @@ pub struct Progress {
     pub unchanged: u64,
     /// Valid orders the store would not take.
     pub refused: u64,
+    /// Those of them that are not deleted here: they are put aside as lines that are no valid order.
+    pub kept: u64,
     /// Lines that are no valid order.
     pub rejected: u64,
     /// Orders of `export --full` that were here already and differed.
@@ -66,6 +68,8 @@ pub struct FileSource {
     spilled: BTreeMap<u64, File>,
     /// Lines that have an order in them, by their position, until they are dealt with.
     framed: BTreeMap<u64, Framed>,
+    /// Lines whose orders are on their way to the store, by their position: one that it refuses is kept as it was.
+    sent: BTreeMap<u64, Bytes>,
     compared: Compared,
     progress: Progress,
     on_progress: Box<dyn FnMut(Progress) + Send>,
@@ -167,6 +171,7 @@ impl FileSource {
             rejects,
             spilled: BTreeMap::new(),
             framed: BTreeMap::new(),
+            sent: BTreeMap::new(),
             compared: Compared::default(),
             progress: Progress { bytes: from, ..Progress::default() },
             on_progress: Box::new(on_progress),
@@ -186,6 +191,19 @@ impl FileSource {
         let key = meta.as_ref().ok().and_then(Option::as_ref).map(|(id, _)| id.clone());
         self.framed.insert(position.offset, Framed { line, meta });
         Record { payload: body, key, ..Record::new(position, Bytes::new()) }
+    }
+
+    /// Puts a line aside whose order the store refuses.
+    fn keep_refused(&mut self, position: Position, refusal: &Refusal) {
+        let Some(line) = self.sent.remove(&position.offset) else { return };
+        let reason = serde_json::json!({
+            "end_offset": position.offset + 1,
+            "error": refusal.to_string(),
+            "value": String::from_utf8_lossy(&line),
+        });
+        if let Err(error) = self.rejects.write(&reason, &mut &*line) {
+            tracing::error!(%error, end_offset = position.offset + 1, "a refused line cannot be put aside");
+        }
     }
 
     fn write_reject(&mut self, record: &Record, rejection: &Rejection) -> std::io::Result<()> {
@@ -241,13 +259,19 @@ impl Source for FileSource {
             match outcome {
                 Outcome::Stored { .. } => self.progress.stored += 1,
                 Outcome::Unchanged { .. } | Outcome::Repeated { .. } => self.progress.unchanged += 1,
-                Outcome::WasDeleted { .. } | Outcome::Refused { .. } => self.progress.refused += 1,
+                Outcome::WasDeleted { .. } => self.progress.refused += 1,
+                Outcome::Refused { refusal, .. } => {
+                    self.progress.refused += 1;
+                    self.progress.kept += 1;
+                    self.keep_refused(position, &refusal);
+                }
             }
         }
         self.progress.bytes = upto.next(0);
         // Of a line that was too long for its white space only.
         self.spilled = self.spilled.split_off(&self.progress.bytes);
         self.framed = self.framed.split_off(&self.progress.bytes);
+        self.sent = self.sent.split_off(&self.progress.bytes);
         self.compared.passed(upto);
         self.progress.differences = self.compared.found();
         (self.on_progress)(self.progress);
@@ -269,6 +293,10 @@ impl Source for FileSource {
 
     fn prepare(&mut self, record: &Record, order: &mut Order) -> Result<Option<Version>, Rejection> {
         let position = record.position;
+        let framed = self.framed.get(&position.offset).map(|framed| framed.line.clone());
+        if let Some(line) = framed.or_else(|| record.payload.clone()) {
+            self.sent.insert(position.offset, line);
+        }
         let own = record.payload.as_deref().and_then(full::of_envelope);
         if let (Command::Envelope(envelope), Some((amount, past))) = (&mut order.command, own) {
             envelope.amount = amount.into();

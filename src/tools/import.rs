@@ -1,6 +1,7 @@
 //! `import`: a file of orders into the store, through the same path every other order takes.
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -72,6 +73,8 @@ async fn import(config: &Config, name: Arc<str>, store: &AnyStore, shutdown: Shu
     let mut last = file::Progress { bytes: from, ..file::Progress::default() };
     let differences = Arc::new(Mutex::new(Differences::default()));
     let latest = Arc::clone(&differences);
+    let refused = Arc::new(AtomicU64::new(0));
+    let kept = Arc::clone(&refused);
     let source = FileSource::open(
         file::Config {
             path: config.path.clone(),
@@ -84,6 +87,7 @@ async fn import(config: &Config, name: Arc<str>, store: &AnyStore, shutdown: Shu
             told.add(now.bytes.saturating_sub(last.bytes));
             told.note(format!("{} orders", now.stored + now.unchanged + now.refused));
             *lock(&latest) = now.differences;
+            kept.store(now.kept, Ordering::Relaxed);
             last = now;
         },
     )?;
@@ -104,12 +108,15 @@ async fn import(config: &Config, name: Arc<str>, store: &AnyStore, shutdown: Shu
     if is_file {
         forget_at_end(store, name).await?;
     }
-    if ledger.rejected > 0 {
-        let (count, rejects) = (ledger.rejected, config.rejects.display());
+    let refused = refused.load(Ordering::Relaxed);
+    let count = ledger.rejected + refused;
+    if count > 0 {
+        let rejects = config.rejects.display();
+        let what = if refused > 0 { "no valid orders, or are refused by the store" } else { "no valid orders" };
         match raw {
-            None => bail!("{count} lines are no valid orders; they are in {rejects} with the reasons"),
+            None => bail!("{count} lines are {what}; they are in {rejects} with the reasons"),
             Some(raw) => {
-                bail!("{count} lines are no valid orders; they are in {}, the reasons in {rejects}", raw.display())
+                bail!("{count} lines are {what}; they are in {}, the reasons in {rejects}", raw.display())
             }
         }
     }
