@@ -504,6 +504,20 @@ fn a_full_export_is_imported_as_the_same_orders() {
         let again = home.run(&["export", "--full", "--data", copy]).expect(0).out;
         assert_eq!(without_versions(&again), without_versions(&full.out));
     }
+    // Spelled by another program: the times of envelope orders were lost, and deleted ones with them.
+    home.write("spaced.ndjson", full.out.replace("{\"order\":{", "{ \"order\": { "));
+    home.run(&["import", "spaced.ndjson", "--data", "spaced"]).expect(0);
+    let again = home.run(&["export", "--full", "--data", "spaced"]).expect(0).out;
+    assert_eq!(without_versions(&again), without_versions(&full.out));
+    // An order that is in another state than its line says was stored as it was, deleted ones as live.
+    for (state, other) in [("live", "deleted"), ("deleted", "live")] {
+        let said = |state: &str| format!("\"state\":\"{state}\"");
+        let line = full.out.lines().find(|line| line.contains(&said(state))).unwrap();
+        home.write("state.ndjson", line.replace(&said(state), &said(other)));
+        home.run(&["import", "state.ndjson", "--data", "state", "--rejects", state]).expect(1);
+        let told = fs::read_to_string(home.path().join(state)).unwrap();
+        assert!(told.contains("/meta/state: is not the state of the order"), "{told}");
+    }
     let again = home.run(&["import", "full.ndjson", "--data", "filed"]).expect(0);
     assert!(again.err.contains("0 stored, 15 unchanged"), "{}", again.err);
     assert!(!again.err.contains("differ"), "{}", again.err);
@@ -564,7 +578,7 @@ fn lines_that_the_store_refuses_are_put_aside_too() {
     let home = Home::new();
     let unknown = "0b0a1a52-0000-4000-8000-000000000001";
     let line = format!(r#"{{"order_id":"{unknown}","user_id":"{unknown}","status":"deleted","payload":{{}}}}"#);
-    home.write("orders.ndjson", &format!("{}\n{line}\n", wb_answered("a")));
+    home.write("orders.ndjson", format!("{}\n{line}\n", wb_answered("a")));
     let done = home.run(&["import", "orders.ndjson", "--data", "data"]).expect(1);
     assert!(done.err.contains("1 lines are no valid orders, or are refused by the store"), "{}", done.err);
     assert_eq!(fs::read_to_string(home.path().join("orders.ndjson.rejected.raw")).unwrap(), format!("{line}\n"));

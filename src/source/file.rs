@@ -16,6 +16,7 @@ use super::full::{self, FRAME_BYTES_MAX, Meta};
 use super::rejects::{Rejects, beside};
 use super::{Parked, Received, Source, SourceError};
 use crate::id::Version;
+use crate::order::envelope::Status;
 use crate::order::{Command, Order, Past, Profile};
 use crate::record::{Checkpoint, Fault, Position, Record, Rejection, RejectionKind};
 use crate::store::{Outcome, Refusal};
@@ -297,16 +298,30 @@ impl Source for FileSource {
         if let Some(line) = framed.or_else(|| record.payload.clone()) {
             self.sent.insert(position.offset, line);
         }
-        let own = record.payload.as_deref().and_then(full::of_envelope);
+        let framed = self.framed.get(&position.offset).and_then(|framed| framed.meta.as_ref().ok()?.as_ref());
+        let payload = record.payload.as_deref();
+        let own = payload.and_then(full::of_envelope).map(|(amount, past)| (amount.to_owned(), past));
+        let respelled = || {
+            let (_, meta) = framed.filter(|(_, meta)| meta.is_envelope)?;
+            full::of_respelled_envelope(payload?, meta)
+        };
+        let own = own.or_else(respelled);
         if let (Command::Envelope(envelope), Some((amount, past))) = (&mut order.command, own) {
             envelope.amount = amount.into();
             order.past = Some(past);
         }
-        let framed = self.framed.get(&position.offset).and_then(|framed| framed.meta.as_ref().ok()?.as_ref());
         let Some((id, meta)) = framed else { return Ok(None) };
+        let wrong = |pointer: &str, message: &str| {
+            let faults = vec![Fault { pointer: pointer.into(), message: message.into() }];
+            Err(Rejection { kind: RejectionKind::Invalid, faults })
+        };
         if *order.id.text().as_bytes() != **id {
-            let faults = vec![Fault { pointer: "/meta/id".into(), message: "is not the id of the order".into() }];
-            return Err(Rejection { kind: RejectionKind::Invalid, faults });
+            return wrong("/meta/id", "is not the id of the order");
+        }
+        let is_deleted =
+            matches!(&order.command, Command::Envelope(envelope) if envelope.status == Some(Status::Deleted));
+        if is_deleted != meta.is_deleted {
+            return wrong("/meta/state", "is not the state of the order");
         }
         let is_envelope = meta.is_envelope;
         let past =

@@ -49,6 +49,8 @@ pub(super) struct Meta {
     /// When it was stored and last changed, where that is said.
     pub(super) times: Option<(i64, i64)>,
     pub(super) is_envelope: bool,
+    /// By its status; a tombstone has no order that could say so.
+    pub(super) is_deleted: bool,
 }
 
 /// The parts of a line.
@@ -110,7 +112,8 @@ fn parts(line: &Bytes, members: &BTreeMap<String, &RawValue>) -> Result<Parts, R
     let (created, updated) = (time("created_at")?, time("updated_at")?);
     let times = created.or(updated).map(|created| (created, updated.unwrap_or(created)));
     let id = Some(Bytes::copy_from_slice(id.as_bytes()));
-    Ok(Parts { body, id, meta: Some(Meta { times, is_envelope }) })
+    let is_deleted = text("state") == Some(DELETED);
+    Ok(Parts { body, id, meta: Some(Meta { times, is_envelope, is_deleted }) })
 }
 
 fn fault(pointer: &str, message: impl Into<String>) -> Rejection {
@@ -127,6 +130,18 @@ pub(super) fn of_envelope(body: &[u8]) -> Option<(&str, Past)> {
     let (created_micros, updated_micros) = (micros(stored.created_at)?, micros(stored.updated_at)?);
     serde_json::from_str::<serde_json::Number>(stored.amount).ok()?;
     Some((stored.amount, Past { created_micros, updated_micros, decides: false, is_envelope: true }))
+}
+
+/// The same where another program has spelled the order in its own way, such as with other white space. Times that are
+/// not in it are those of `meta`.
+pub(super) fn of_respelled_envelope(body: &[u8], meta: &Meta) -> Option<(String, Past)> {
+    let members: BTreeMap<String, &RawValue> = serde_json::from_slice(body).ok()?;
+    let time = |name: &str| date::unix_micros(&serde_json::from_str::<String>(members.get(name)?.get()).ok()?);
+    let times = time("created_at").zip(time("updated_at")).or(meta.times);
+    let (created_micros, updated_micros) = times?;
+    let amount = members.get("amount")?.get();
+    serde_json::from_str::<serde_json::Number>(amount).ok()?;
+    Some((amount.to_owned(), Past { created_micros, updated_micros, decides: true, is_envelope: true }))
 }
 
 #[cfg(test)]
@@ -149,10 +164,10 @@ mod tests {
         let parts = read(&line(&order)).unwrap().unwrap();
         assert_eq!(parts.body.as_deref(), Some(&body[..]));
         assert_eq!(parts.id.as_deref(), Some(&b"a"[..]));
-        assert_eq!(parts.meta, Some(Meta { times: Some((-5, 6)), is_envelope: false }));
+        assert_eq!(parts.meta, Some(Meta { times: Some((-5, 6)), is_envelope: false, is_deleted: false }));
         let gone = Full { kind: Kind::Envelope, state: State::Tombstone, times: None, body: b"", ..order };
         let parts = read(&line(&gone)).unwrap().unwrap();
-        assert_eq!((parts.body, parts.meta), (None, Some(Meta { times: None, is_envelope: true })));
+        assert_eq!((parts.body, parts.meta), (None, Some(Meta { times: None, is_envelope: true, is_deleted: false })));
     }
 
     #[test]
