@@ -86,7 +86,7 @@ pub struct Config {
     pub huge_pages: bool,
     /// Whether an instance is ready only while its store answers.
     pub ready_needs_store: bool,
-    /// How long a stop may take.
+    /// Graceful shutdown timeout.
     pub grace: Duration,
     /// How log lines look.
     pub log: log::Format,

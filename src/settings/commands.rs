@@ -243,14 +243,9 @@ fn service_command() -> Command {
                         .required(true)
                         .help("YAML, JSON or TOML"),
                 )
-                .arg(
-                    Arg::new("output")
-                        .long("output")
-                        .short('o')
-                        .value_name("FILE")
-                        .value_parser(value_parser!(PathBuf))
-                        .help("Instead of standard output; readable by its owner only, and never over another file"),
-                ),
+                .arg(output_file(
+                    "Instead of standard output; readable by its owner only, and never over another file",
+                )),
         );
     with_flags(Command::new("order-service"))
         .about("Orders by id, from memory, kept true through a durable store")
@@ -261,12 +256,7 @@ fn service_command() -> Command {
         .subcommand(
             with_flags(Command::new("export").about("Write every live order as a line, newest first"))
                 .arg(
-                    Arg::new("output")
-                        .long("output")
-                        .short('o')
-                        .value_name("FILE")
-                        .value_parser(value_parser!(PathBuf))
-                        .help("Instead of standard output"),
+                    output_file("Instead of standard output"),
                 )
                 .arg(switch(
                     "full",
@@ -366,6 +356,11 @@ fn import_command() -> Command {
                 .requires("from-postgres")
                 .conflicts_with("file"),
         )
+}
+
+/// Where a command writes to.
+fn output_file(help: &'static str) -> Arg {
+    Arg::new("output").long("output").short('o').value_name("FILE").value_parser(value_parser!(PathBuf)).help(help)
 }
 
 fn publish_command() -> Command {

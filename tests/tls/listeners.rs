@@ -221,6 +221,24 @@ fn timeless(bytes: &[u8]) -> String {
     text.split("\r\n").filter(is_lasting).collect::<Vec<_>>().join("\r\n")
 }
 
+/// Fails with the first difference of two long texts, and what is around it.
+#[track_caller]
+fn assert_same(given: &str, expected: &str, what: &str) {
+    let Some(at) = (given != expected).then(|| given.bytes().zip(expected.bytes()).take_while(|(a, b)| a == b).count())
+    else {
+        return;
+    };
+    let around =
+        |text: &str| text.as_bytes()[at.saturating_sub(300)..text.len().min(at + 100)].escape_ascii().to_string();
+    panic!(
+        "{what}: {} bytes and not {}, from {at} on:\n{}\nand not\n{}",
+        given.len(),
+        expected.len(),
+        around(given),
+        around(expected)
+    );
+}
+
 #[test]
 fn encrypted_answers_are_the_plain_ones_byte_for_byte() {
     let socket = Files::new();
@@ -232,6 +250,9 @@ fn encrypted_answers_are_the_plain_ones_byte_for_byte() {
     let large =
         wb_posted("large").replace("\"entry\":", &format!("\"padding\":\"{}\",\"entry\":", "x".repeat(300_000)));
     created(&secured.server, large);
+    until("the list has all three", SIGNAL_TIME, || {
+        (secured.server.get("/api/orders").json().as_array()?.len() == 3).then_some(())
+    });
     for (n, pieces) in pipelines().into_iter().enumerate() {
         let mut plain = TcpStream::connect(secured.server.address()).unwrap();
         plain.set_read_timeout(Some(READ_TIME)).unwrap();
@@ -249,9 +270,8 @@ fn encrypted_answers_are_the_plain_ones_byte_for_byte() {
         local.read_to_end(&mut answers[1]).unwrap();
         let expected = timeless(&answers[0]);
         assert!(!expected.is_empty(), "pipeline {n}");
-        assert!(timeless(&answers[1]) == expected, "pipeline {n} over a socket of the file system");
-        let given = timeless(&encrypted.until_end());
-        assert!(given == expected, "pipeline {n}: {} bytes and not {}", given.len(), expected.len());
+        assert_same(&timeless(&answers[1]), &expected, &format!("pipeline {n} over a socket of the file system"));
+        assert_same(&timeless(&encrypted.until_end()), &expected, &format!("pipeline {n} over TLS"));
     }
 }
 

@@ -53,6 +53,7 @@ fn block<T>(test: impl Future<Output = T>) -> T {
 fn answers_are_those_of_http_1() {
     let server = Server::start(&[]);
     created(&server, wb_posted("x"));
+    until("the list has it", SIGNAL_TIME, || (server.get("/api/orders").text() != "[]").then_some(()));
     let address = server.address();
     block(async {
         let mut client = connect(address).await;

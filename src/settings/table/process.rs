@@ -22,7 +22,7 @@ pub(super) const SETTINGS: &[Setting] = &[
         flag: "log-level",
         env: &["ORDER_LOG_LEVEL", "LOG_LEVEL"],
         value: "LEVEL",
-        help: "Least level of log lines: error, warn, info, debug, trace, or tracing directives",
+        help: "Minimum log level: error, warn, info, debug, trace, or tracing directives",
         default: "info",
         apply: |config, values| {
             let filter = one(values)?;
@@ -120,7 +120,7 @@ pub(super) const SETTINGS: &[Setting] = &[
         flag: "grace",
         env: &["ORDER_GRACE"],
         value: "TIME",
-        help: "How long a stop may take",
+        help: "Graceful shutdown timeout",
         default: "30s",
         apply: |config, values| {
             config.grace = duration(one(values)?)?;
