@@ -173,7 +173,8 @@ impl Gate {
     }
 }
 
-/// A named step of a batch. Tests have a process die at one, as `kill -9` would; a release build has nothing here.
+/// A named step of a batch. Tests have a process die at one, as `kill -9` would, or held there; a release build has
+/// nothing here.
 #[inline]
 pub fn step(name: &'static str) {
     #[cfg(debug_assertions)]
@@ -181,28 +182,33 @@ pub fn step(name: &'static str) {
     let _ = name;
 }
 
-/// Has the process die when it reaches a step for the `nth` time.
+/// Has the process die, or held until it is told to go on, when it reaches a step for the `nth` time.
 #[cfg(debug_assertions)]
-pub fn die_at(step: &str, nth: u64) {
-    fail_point::arm(step, nth);
+pub fn stop_at(step: &str, nth: u64, is_held: bool) {
+    fail_point::arm(step, nth, is_held);
 }
 
 #[cfg(debug_assertions)]
 mod fail_point {
     use std::sync::OnceLock;
     use std::sync::atomic::{AtomicU64, Ordering};
+    use std::time::Duration;
 
-    static ARMED: OnceLock<(String, AtomicU64)> = OnceLock::new();
+    use rustix::process::{Signal, getpid, kill_process};
 
-    pub(super) fn arm(step: &str, nth: u64) {
-        let _ = ARMED.set((step.to_owned(), AtomicU64::new(nth)));
+    static ARMED: OnceLock<(String, AtomicU64, Signal)> = OnceLock::new();
+
+    pub(super) fn arm(step: &str, nth: u64, is_held: bool) {
+        let signal = if is_held { Signal::STOP } else { Signal::KILL };
+        let _ = ARMED.set((step.to_owned(), AtomicU64::new(nth), signal));
     }
 
     pub(super) fn reached(name: &str) {
-        let Some((step, left)) = ARMED.get() else { return };
+        let Some((step, left, signal)) = ARMED.get() else { return };
         if step == name && left.fetch_sub(1, Ordering::Relaxed) == 1 {
-            let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
-            std::thread::sleep(std::time::Duration::from_mins(1)); // the signal is on its way
+            let _ = kill_process(getpid(), *signal);
+            // It is on its way, perhaps by another thread, and what comes next is not to come before it.
+            std::thread::sleep(Duration::from_millis(if *signal == Signal::KILL { 60_000 } else { 200 }));
         }
     }
 }

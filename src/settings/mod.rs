@@ -126,8 +126,10 @@ impl Settings {
     /// [`ConfigError`] names every setting that cannot be used.
     pub fn load(flags: &ArgMatches, outside: &Outside) -> Result<Self, ConfigError> {
         #[cfg(debug_assertions)]
-        if let Some((step, nth)) = outside.environment.get("ORDER_DIE_AT").and_then(|at| at.split_once(':')) {
-            crate::process::lifecycle::die_at(step, nth.parse().unwrap_or(1));
+        for (variable, is_held) in [("ORDER_DIE_AT", false), ("ORDER_HOLD_AT", true)] {
+            if let Some((step, nth)) = outside.environment.get(variable).and_then(|at| at.split_once(':')) {
+                crate::process::lifecycle::stop_at(step, nth.parse().unwrap_or(1), is_held);
+            }
         }
         let mut wrong = Vec::new();
         let of_environment = || outside.environment.get("CONFIG_PATH").filter(|path| !path.is_empty()).cloned();

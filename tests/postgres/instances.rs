@@ -6,8 +6,10 @@ use std::time::{Duration, Instant};
 
 use order_service::store::postgres::Postgres;
 use order_service::store::{Changes, CommitPermit, Presence, SequenceBlock, Store, Wait};
+use rustix::process::Signal;
 
 use super::{LONG, batch, until_it_waits, wb};
+
 use crate::database::Database;
 use crate::server::{Connection, Server, until};
 
@@ -311,4 +313,34 @@ fn of_several_writers_with_one_condition_none_wins_twice_through_kills() {
     let stored: u64 = database.query("SELECT version::text FROM orders")[0].parse().unwrap();
     let (told, unknown) = (won.len() as u64, unknown.into_inner());
     assert!((told..=told + unknown).contains(&(stored - 1)), "{stored}, {told} were told, {unknown} were not");
+}
+
+/// PostgreSQL looks at no limit of time while a COPY waits for its client, so what this one has locked would stay locked.
+#[test]
+fn an_order_that_an_instance_held_in_the_middle_of_a_copy_has_locked_is_written_by_another() {
+    let Some(database) = Database::create() else { return };
+    let url = database.url();
+    let flags = ["--postgres", &url, "--profile", "lenient", "--postgres-statement-timeout", "2s"];
+    let other = Server::start(&flags);
+    other.post("/orders", r#"{"order_uid":"x","n":1}"#).expect(201);
+    let held = Server::start_in(&flags, &[("ORDER_HOLD_AT", "store-copying:1")]);
+    let mut client = held.connect();
+    client.ask("POST", "/orders", &[("Content-Type", "application/json")], r#"{"order_uid":"x","n":2}"#);
+    let stat = format!("/proc/{}/stat", held.pid());
+    until("it is held", LONG, || std::fs::read_to_string(&stat).unwrap().contains(") T ").then_some(()));
+    let reply = until("the lock is gone", LONG, || {
+        let reply = other.post("/orders", r#"{"order_uid":"x","n":3}"#);
+        (reply.status != 503).then(|| reply.expect(200))
+    });
+    assert_eq!(reply.header("ETag"), Some("\"2\""));
+    let ended = |line: &String| line.contains("ended a transaction whose instance had stopped in the middle of it");
+    assert_eq!(other.log().iter().filter(|line| ended(line)).count(), 1);
+    held.signal(Signal::CONT);
+    client.reply("POST").expect(200); // it was written again
+    for server in [&held, &other] {
+        until("both have the last one", LONG, || {
+            let reply = server.get("/order/x").expect(200);
+            (reply.text() == r#"{"order_uid":"x","n":2}"#).then(|| assert_eq!(reply.header("ETag"), Some("\"3\"")))
+        });
+    }
 }

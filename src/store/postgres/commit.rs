@@ -12,9 +12,9 @@ use tokio_postgres::error::{DbError, Severity, SqlState};
 use tokio_postgres::{CopyInSink, SimpleQueryMessage, Statement};
 
 use super::copy::{Common, Encoder};
-use super::errors::{classify, is_conflict, refusal, unreadable};
+use super::errors::{classify, has_waited, is_conflict, refusal, unreadable};
 use super::session::Session;
-use super::{Postgres, order_id, outbox};
+use super::{Postgres, abandoned, order_id, outbox};
 use crate::id::{OrderId, Version};
 use crate::order::envelope::{self, Stamp, Status};
 use crate::order::{Command, Past};
@@ -110,7 +110,12 @@ impl Postgres {
             match self.attempt(batch, trusts_hints, permit, false).await {
                 Ok(outcomes) => return Ok(Ok(outcomes)),
                 Err(Failure::Refused(refusal)) => return Ok(Err(refusal)),
-                Err(Failure::Store(error)) => return Err(error),
+                Err(Failure::Store(error)) => {
+                    if has_waited(&error) {
+                        abandoned::end(self).await;
+                    }
+                    return Err(error);
+                }
                 Err(Failure::Conflict) => trusts_hints = false,
                 Err(Failure::Early) => permit.wait().await,
                 Err(Failure::Unknown { transaction, outcomes }) => {
@@ -482,6 +487,7 @@ impl<'s> CopyWriter<'s> {
         if self.count > 0 {
             self.encoder.finish();
             self.send().await?;
+            step("store-copying");
             if let Some(mut sink) = self.sink
                 && sink.as_mut().finish().await? != self.count
             {

@@ -52,6 +52,13 @@ pub(super) fn is_conflict(error: &tokio_postgres::Error) -> bool {
     error.code() == Some(&SqlState::UNIQUE_VIOLATION) && constraint.is_some_and(|name| name.ends_with("_pkey"))
 }
 
+/// Whether a statement was given up because it took too long, as one that waits for a lock does.
+pub(super) fn has_waited(error: &StoreError) -> bool {
+    let StoreError::Unavailable(error) = error else { return false };
+    let code = error.downcast_ref::<tokio_postgres::Error>().and_then(tokio_postgres::Error::code);
+    code.is_some_and(|code| [SqlState::QUERY_CANCELED, SqlState::LOCK_NOT_AVAILABLE].contains(code))
+}
+
 /// Why the database does not take an order, if that is what an error says.
 pub(super) fn refusal(error: &tokio_postgres::Error) -> Option<Refusal> {
     let error = error.as_db_error().filter(|error| meaning(error.code()) == Meaning::OfOneOrder)?;

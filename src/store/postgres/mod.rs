@@ -1,6 +1,7 @@
 //! The store that several instances share: PostgreSQL. Owns the connections; what is said over them is in the modules
 //! below. Nothing here needs the server at the start: anyone who asks while it is unavailable is told so.
 
+mod abandoned;
 mod commit;
 pub mod copy;
 mod encryption;

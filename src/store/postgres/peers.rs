@@ -81,9 +81,13 @@ type IsNews = dyn Fn(&OrderId, Version) -> bool + Send + Sync;
 
 /// Says on a connection that this instance writes there.
 pub(super) async fn announce_writer(client: &Client, config: &Config) -> Result<(), tokio_postgres::Error> {
-    let salt = config.schema.salt(client).await?;
-    let key: [&(dyn ToSql + Sync); 2] = [&(WRITERS ^ salt), &config.instance];
+    let key: [&(dyn ToSql + Sync); 2] = [&writers(client, config).await?, &config.instance];
     client.execute("SELECT pg_advisory_lock_shared($1, $2)", &key).await.map(drop)
+}
+
+/// The first half of the lock on every connection that an instance on this schema writes on.
+pub(super) async fn writers(client: &Client, config: &Config) -> Result<i32, tokio_postgres::Error> {
+    Ok(WRITERS ^ config.schema.salt(client).await?)
 }
 
 /// The first halves of the locks of the instances on one schema: those of two services in one
