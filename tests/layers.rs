@@ -73,8 +73,8 @@ const EDGES: &[(&str, &[&str])] = &[
     ),
     ("grpc", &["access", "read", "source", "store", "snapshot", "record", "id", "listen", "metrics", "process"]),
     ("admin", &["access", "listen", "metrics", "process"]),
-    // Sockets, with what encrypts them.
-    ("listen", &["tls"]),
+    // Sockets, with what encrypts them. What is answered there has an id too.
+    ("listen", &["tls", "process"]),
     (
         "ingest",
         &[

@@ -110,6 +110,12 @@ fn what_openssl_does_not_get_at_a_listener() {
     }
 }
 
+/// Errors have the id of a request, also where none was read.
+fn assert_has_id(head: &str) {
+    let id = head.split("x-request-id: ").nth(1).and_then(|rest| rest.split("\r\n").next());
+    assert!(id.is_some_and(|id| id.len() == 16 && id.bytes().all(|byte| byte.is_ascii_hexdigit())), "{head}");
+}
+
 /// A protocol that is not spoken: an alert and a line of the log, or an answer that says so.
 #[test]
 fn a_client_of_another_protocol_is_told_so() {
@@ -146,6 +152,7 @@ fn a_client_of_another_protocol_is_told_so() {
         }
         let (head, body) = read_reply(&mut socket).unwrap();
         assert!(head.starts_with("HTTP/1.1 400 Bad Request\r\nconnection: close\r\n"), "{head}");
+        assert_has_id(&head);
         let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
         assert_eq!((&body["reason"], &body["status"]), (&"http2_required".into(), &400.into()));
         assert_eq!(socket.read(&mut [0; 1]).unwrap(), 0, "and closed");
@@ -284,6 +291,7 @@ fn a_request_without_tls_is_told_so_and_tls_without_a_listener_for_it_is_closed_
         socket.write_all(request.as_bytes()).unwrap();
         let (head, body) = read_reply(&mut socket).unwrap();
         assert!(head.starts_with("HTTP/1.1 400 Bad Request\r\nconnection: close\r\n"), "{head}");
+        assert_has_id(&head);
         let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
         assert_eq!((&body["reason"], &body["status"]), (&"tls_required".into(), &400.into()));
         assert_eq!(socket.read(&mut [0; 1]).unwrap(), 0, "and closed");
