@@ -148,6 +148,20 @@ pub fn plain_body(headers: &HeaderMap) -> Result<(), Problem> {
     Err(problem.with(ACCEPT_ENCODING, HeaderValue::from_static("identity")))
 }
 
+/// The value of a header field that may come once.
+///
+/// # Errors
+/// 400 where it comes more often: which of its values is meant is for the client to say.
+pub fn once<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Result<Option<&'h HeaderValue>, Problem> {
+    let mut values = headers.get_all(name).iter();
+    match (values.next(), values.next()) {
+        (value, None) => Ok(value),
+        (_, Some(_)) => {
+            Err(Problem::bad_request("repeated_header", format!("the header field {name} is there more than once")))
+        }
+    }
+}
+
 /// An error, as RFC 9457 has it, with the members clients of the older services read.
 #[derive(Debug, Clone)]
 pub struct Problem {
