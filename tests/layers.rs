@@ -111,7 +111,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("cache", &["sync", "snapshot", "id"]),
     ("order", &["record", "id"]),
     ("snapshot", &["id"]),
-    ("record", &[]),
+    ("record", &["id"]),
     ("sync", &[]),
     ("id", &[]),
     ("metrics", &[]),

@@ -356,9 +356,9 @@ pub enum Written {
         /// The version the order has now.
         version: Version,
     },
-    /// A valid order that is not stored.
+    /// An order that is not stored.
     Refused {
-        /// The order.
+        /// The id that it has, or that it names.
         id: OrderId,
         /// What its sender is told.
         problem: Problem,
@@ -378,7 +378,10 @@ impl From<Reply> for Written {
             Reply::WasDeleted { id, version } => {
                 Self::Done { status: StatusCode::CONFLICT, id, word: "deleted", version }
             }
-            Reply::Rejected(rejection) => Self::Failed(Problem::from(&rejection)),
+            Reply::Rejected(mut rejection) => match (rejection.order.take(), Problem::from(&rejection)) {
+                (Some(id), problem) => Self::Refused { id, problem },
+                (None, problem) => Self::Failed(problem),
+            },
             Reply::StoreLost => Self::Failed(Problem::unavailable("store_lost", STORE_LOST)),
             Reply::Refused { id, refusal } => Self::Refused { id, problem: refused(&refusal) },
         }

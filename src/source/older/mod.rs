@@ -18,7 +18,7 @@ use super::rejects::{ROW, Rejects};
 use super::{Parked, Received, Source, SourceError};
 use crate::id::Version;
 use crate::order::{Command, Order, Past, Status, date};
-use crate::record::{Checkpoint, Fault, Headers, Position, Record, Rejection, RejectionKind};
+use crate::record::{Checkpoint, Fault, Headers, Position, Record, Rejection};
 use crate::store::{Outcome, StoreError, postgres};
 use layout::{BEYOND, Column, Layout, Tables, literal, quoted};
 
@@ -364,7 +364,7 @@ pub fn fault(record: &Record) -> Option<Rejection> {
     let mut faults: Vec<_> = dates.filter(|(_, date)| is_beyond(date.as_bytes())).map(fault).collect();
     faults.extend(amount.map(|amount| fault((AMOUNT, &not_finite(amount)))));
     faults.extend(record.payload.as_deref().map(faults_of_numbers).unwrap_or_default());
-    (!faults.is_empty()).then_some(Rejection { kind: RejectionKind::Invalid, faults })
+    (!faults.is_empty()).then(|| Rejection::invalid(faults))
 }
 
 fn not_finite(value: &str) -> String {
