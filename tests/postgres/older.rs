@@ -549,6 +549,10 @@ fn a_database_that_cannot_be_moved_in_is_told_why() {
     let unreachable = home.run(&["import", "--from-postgres", &format!("postgres://u:secret@{refusing}/orders")]);
     assert!(unreachable.err.contains("cannot connect to the older database") && !unreachable.err.contains("secret"));
     unreachable.expect(1);
+    let broken =
+        home.run_with(&["import", "--from-postgres"], &[("ORDER_FROM_POSTGRES", "postgres://u:secret%ZZ@db/orders")]);
+    assert!(broken.err.contains("ORDER_FROM_POSTGRES: has a %") && !broken.err.contains("secret"), "{}", broken.err);
+    broken.expect(78);
     let wrong = home.run(&["import", "--from-postgres", "mysql://u:secret@db/orders"]);
     assert!(wrong.err.contains("--from-postgres: ") && !wrong.err.contains("secret"), "{}", wrong.err);
     wrong.expect(78);

@@ -625,15 +625,33 @@ fn settings_of_encryption_that_do_not_fit_are_told() {
     };
     refused(&listen, "a tls: listener needs --tls-cert");
     refused(&["--admin", "tls:127.0.0.1:0"], "a tls: listener needs --tls-cert");
-    refused(&[&["--listen", "127.0.0.1:0"][..], &pair].concat(), "tls.cert: changes nothing without a tls: listener");
+    refused(&[&["--listen", "127.0.0.1:0"][..], &pair].concat(), "--tls-cert: changes nothing without a tls: listener");
     refused(&[&listen[..], &["--tls-key", &key]].concat(), "--tls-cert");
     refused(&[&listen[..], &["--tls-cert", &cert]].concat(), "--tls-key");
     refused(&[&listen[..], &pair, &["--tls-client-auth", "optional"]].concat(), "--tls-client-ca");
-    refused(&[&listen[..], &pair, &["--tls-client-ca", "/no/such"]].concat(), "/no/such: cannot be read");
+    refused(
+        &[&listen[..], &pair, &["--tls-client-ca", "/no/such"]].concat(),
+        "--tls-client-ca: /no/such: cannot be read",
+    );
+    // By the name that it was given: a variable, a key of a file.
+    files.write("order.toml", &format!("listen = \"tls:127.0.0.1:0\"\ntls.key = \"{key}\"\ntls.cert = \"{key}\"\n"));
+    let config = files.text("order.toml");
+    refused(&["--config", &config], &format!("{config}: tls.cert: {key}: has no certificate in PEM"));
+    for command in ["serve", "config check"] {
+        let done = binary(home.path())
+            .args(command.split(' '))
+            .args(listen)
+            .env("ORDER_TLS_CERT", "/no/such")
+            .env("ORDER_TLS_KEY", &key)
+            .output();
+        let error = String::from_utf8_lossy(&done.unwrap().stderr).into_owned();
+        assert!(error.contains("ORDER_TLS_CERT: /no/such: cannot be read"), "{error}");
+    }
     refused(&[&listen[..], &["--tls-cert", &cert, "--tls-key", &other]].concat(), "is not the key of the certificate");
     refused(&[&listen[..], &["--tls-cert", &key, "--tls-key", &key]].concat(), "has no certificate in PEM");
-    refused(&["--listen", "unix:"], "is no socket such as unix:/run");
-    refused(&["--listen", &format!("unix:/{}", "x".repeat(100))], "is no socket such as unix:/run");
+    refused(&["--listen", "unix:"], "needs the path of a socket, of at most 90 bytes");
+    refused(&["--listen", "unix:a", "--listen", "unix:a"], "--listen: names unix:a twice");
+    refused(&["--listen", &format!("unix:/{}", "x".repeat(100))], "needs the path of a socket, of at most 90 bytes");
     let done = binary(home.path()).args(["config", "check"]).args(listen).args(pair).output().unwrap();
     assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
 }
