@@ -558,6 +558,11 @@ fn a_database_that_cannot_be_moved_in_is_told_why() {
     wrong.expect(78);
     let missing = home.run(&["import", "--from-postgres", &format!("{}_not", database.url())]);
     assert!(missing.err.contains("does not exist"), "{}", missing.err);
+    assert!(
+        missing.err.contains("refuses the connection") && !missing.err.contains("cannot connect"),
+        "{}",
+        missing.err
+    );
     missing.expect(1);
     told(&database, &["--profile", "strict"], 78, "--profile: changes nothing with --from-postgres");
     told(&database, &["--timezone", "Mars/Olympus"], 1, "knows no time zone \"Mars/Olympus\"");

@@ -52,7 +52,7 @@ pub struct Config {
 #[derive(Debug, thiserror::Error)]
 pub enum OlderError {
     /// It cannot be reached or logged in to.
-    #[error("cannot connect to the older database")]
+    #[error("{}", no_connection(&**.0))]
     Connect(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// It refuses a statement.
     #[error("the older database refuses{}: {message} ({code})", of_what(.what))]
@@ -91,6 +91,14 @@ fn unreached(error: StoreError) -> OlderError {
     match error {
         StoreError::Unavailable(cause) | StoreError::Unfit(cause) => OlderError::Connect(cause),
         other => OlderError::Connect(other.into()),
+    }
+}
+
+/// What came of connecting: a server that was reached says itself why it lets none in.
+fn no_connection(cause: &(dyn std::error::Error + 'static)) -> &'static str {
+    match cause.downcast_ref::<tokio_postgres::Error>().and_then(tokio_postgres::Error::as_db_error) {
+        Some(_) => "the server of the older database refuses the connection",
+        None => "cannot connect to the older database",
     }
 }
 

@@ -293,7 +293,7 @@ impl Connections {
             error = failure => error,
         };
         let may_pass = match &*error {
-            ConnectError::Connect(error) => !is_unfit(error),
+            ConnectError::Connect(error) | ConnectError::SetUp(error) => !is_unfit(error),
             ConnectError::Silent(_) => true,
             ConnectError::Pooled => false,
             ConnectError::Migrate(error) => error.may_pass(),
