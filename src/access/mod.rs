@@ -453,7 +453,9 @@ impl Access {
                 jwt::Rejected::Early => Denied::Invalid("the token is not valid yet"),
                 jwt::Rejected::Issuer => Denied::Invalid("the token is another issuer's"),
                 jwt::Rejected::Audience => Denied::Invalid("the token is for another audience"),
-                _ => UNKNOWN,
+                jwt::Rejected::Algorithm => Denied::Invalid("the token's algorithm is not accepted"),
+                jwt::Rejected::Malformed(what) => Denied::Invalid(what),
+                jwt::Rejected::UnknownKey | jwt::Rejected::Signature => UNKNOWN,
             });
         }
         let Some((_, keys)) = &self.keys else { return Err(UNKNOWN) };
