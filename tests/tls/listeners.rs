@@ -607,6 +607,29 @@ fn the_walk_from_nothing_to_tls_leads_there() {
 }
 
 #[test]
+fn the_walk_from_nothing_to_keys_leads_there() {
+    let document = include_str!("../../docs/security.md");
+    let (_, walk) = document.split_once("## From nothing to keys").unwrap();
+    let walk = walk.split("```").nth(1).unwrap().strip_prefix("sh\n").unwrap();
+    assert_eq!(walk.lines().count(), 5, "five commands");
+    let home = tempfile::tempdir().unwrap();
+    let port = crate::servers::free_port().to_string();
+    let program = binary(home.path()).get_program().to_str().unwrap().to_owned();
+    let walk = walk.replace("8080", &port).replace("order-service ", &format!("{program} "));
+    let path = std::env::var("PATH").unwrap();
+    let script = format!("set -e\n{walk}kill $!\nwait $!\n");
+    let done =
+        Command::new("/bin/sh").args(["-c", &script]).current_dir(home.path()).env_clear().env("PATH", path).output();
+    let done = done.unwrap();
+    let said = String::from_utf8_lossy(&done.stdout);
+    assert!(
+        done.status.success() && said.contains("\"name\":\"ops\""),
+        "{said}{}",
+        String::from_utf8_lossy(&done.stderr)
+    );
+}
+
+#[test]
 fn settings_of_encryption_that_do_not_fit_are_told() {
     let home = tempfile::tempdir().unwrap();
     let files = Files::new();
