@@ -71,13 +71,13 @@ fn run(task: Task, settings: Settings) -> anyhow::Result<()> {
         Task::Serve => {
             log::start(config.log, &config.log_filter);
             warn_of_unused(&settings);
-            app::serve(settings.config)
+            app::serve(settings.config).map_err(|error| Settings::named(&settings.found, error))
         }
         #[cfg(feature = "kafka")]
         Task::Work => {
             log::start(config.log, &config.log_filter);
             warn_of_unused(&settings);
-            app::work(settings.config)
+            app::work(settings.config).map_err(|error| Settings::named(&settings.found, error))
         }
         Task::Import(import) => {
             log::start(config.log, &config.log_filter);
@@ -99,7 +99,7 @@ fn run(task: Task, settings: Settings) -> anyhow::Result<()> {
         Task::NewKey(wanted) => new_key(&wanted),
         Task::Migrate(direction) => runtime(1)?.block_on(migrate::run(&config.store, direction)),
         Task::ConfigCheck => {
-            app::check_files(config)?;
+            app::check_files(config).map_err(|error| Settings::named(&settings.found, error.into()))?;
             for line in &settings.unused {
                 output::note(format_args!("order-service: configuration: {line}"));
             }

@@ -16,6 +16,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
+use crate::process::log::random_id;
 use crate::tls::server::Protocols;
 use crate::tls::{self, Acceptor};
 
@@ -388,11 +389,14 @@ pub const PLAIN_REFUSED: &str = concat!(
 /// How long such a client has to take its answer up.
 const REFUSED_TIME: Duration = Duration::from_secs(1);
 
-/// Tells a client of HTTP/1.1 that it speaks to the wrong port, and closes. `problem` is the answer.
+/// Tells a client of HTTP/1.1 that it speaks to the wrong port, and closes. `problem` is the answer. What the client calls
+/// its request is not read: it may be the middle of something else.
 pub async fn refuse<S: AsyncRead + AsyncWrite + Unpin>(socket: &mut S, problem: &str) {
+    let id = random_id();
     let answer = format!(
         "HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-type: application/problem+json\r\n\
-         cache-control: no-cache\r\ncontent-length: {}\r\n\r\n{problem}",
+         cache-control: no-cache\r\nx-request-id: {}\r\ncontent-length: {}\r\n\r\n{problem}",
+        String::from_utf8_lossy(&id),
         problem.len()
     );
     // What is not read has the system end the connection with a reset, which takes the answer away.

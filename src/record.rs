@@ -5,6 +5,8 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
+use crate::id::OrderId;
+
 /// Where a record stands in its source. For a source without a log of its own it is a ticket: unique and rising.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Position {
@@ -142,6 +144,8 @@ pub struct Rejection {
     pub kind: RejectionKind,
     /// Each offence; never empty.
     pub faults: Vec<Fault>,
+    /// The order that it would have been, where it names one all the same.
+    pub order: Option<OrderId>,
 }
 
 /// The kinds of invalid record, coarse enough to count.
@@ -193,7 +197,19 @@ impl Rejection {
     /// A rejection of the whole document.
     #[must_use]
     pub fn whole(kind: RejectionKind, message: impl Into<String>) -> Self {
-        Self { kind, faults: vec![Fault { pointer: String::new(), message: message.into() }] }
+        Self { kind, faults: vec![Fault { pointer: String::new(), message: message.into() }], order: None }
+    }
+
+    /// A rejection of what is JSON and no valid order.
+    #[must_use]
+    pub fn invalid(faults: Vec<Fault>) -> Self {
+        Self { kind: RejectionKind::Invalid, faults, order: None }
+    }
+
+    /// Says which order it would have been.
+    #[must_use]
+    pub fn of(self, order: Option<OrderId>) -> Self {
+        Self { order, ..self }
     }
 
     /// Says that this is about the element at `index` of a document that is an array.

@@ -1066,7 +1066,7 @@ fn a_new_key_is_shown_once_and_its_entry_is_what_a_key_file_takes() {
         (&["--auth-keys", "bad.toml"][..], "sha256: must be"),
         (&["--auth-keys", "none.toml"], "none.toml"),
         (&["--auth-issuer", "x"], "changes nothing without --auth-jwks"),
-        (&["--auth-jwks", "http://localhost/keys"], "needs auth.issuer and auth.audience"),
+        (&["--auth-jwks", "http://localhost/keys"], "needs --auth-issuer (ORDER_AUTH_ISSUER) and --auth-audience"),
         (&["--auth-jwks", "ftp://localhost/keys"], "must be an https:// or http:// URL"),
         (&["--auth-jwks", "bad.toml"], "is no JSON"),
         (&["--rate-limit", "0/s"], "is no rate"),

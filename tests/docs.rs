@@ -350,6 +350,64 @@ fn every_flag_and_variable_that_is_named_is_there() {
     assert!(count > 60, "only {count} were found");
 }
 
+/// A row that names no test promises something that may have ended long ago.
+#[test]
+fn each_row_of_the_security_document_names_tests_that_there_are_and_each_setting_is_described() {
+    fn tests(directory: &Path, into: &mut BTreeSet<String>) {
+        for path in fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()) {
+            if path.is_dir() {
+                tests(&path, into);
+                continue;
+            }
+            let Some(text) = fs::read_to_string(&path).ok().filter(|_| path.extension().is_some_and(|of| of == "rs"))
+            else {
+                continue;
+            };
+            for rest in ["#[test]", "#[tokio::test"].iter().flat_map(|mark| text.split(mark).skip(1)) {
+                let name = rest.split_once("fn ").unwrap().1.split('(').next().unwrap();
+                into.insert(name.to_owned());
+            }
+        }
+    }
+    let mut known = BTreeSet::new();
+    for directory in ["src", "tests"] {
+        tests(&root().join(directory), &mut known);
+    }
+    let text = read("docs/security.md");
+    let rows = rows(&text, "## Who could do what");
+    assert!(rows.len() > 15, "only {} rows were found", rows.len());
+    for row in rows {
+        let [who, could, stops, shown] = row[..] else { panic!("{row:?}") };
+        assert!(![could, stops].contains(&""), "{who}");
+        let names: Vec<&str> = spans(shown).collect();
+        assert!(!names.is_empty(), "{who}: no test is named");
+        for name in names {
+            let is_module = || root().join(format!("src/{}.rs", name.replace("::", "/"))).exists();
+            let is_file = || name.starts_with("tests/") && root().join(name).exists();
+            let function = name.rsplit("::").next().unwrap();
+            assert!(known.contains(function) || is_module() || is_file(), "{who}: there is no test {name}");
+        }
+    }
+    let is_of_security = |key: &str| {
+        let part = key.split('.').next().unwrap();
+        let last = key.rsplit('.').next().unwrap();
+        ["tls", "auth", "audit", "rate_limit", "trusted_proxies", "listen", "admin"].contains(&part)
+            || ["grpc.listen", "http.cors_origin"].contains(&key)
+            || ["ca", "cert", "key", "nkey", "credentials"].contains(&last)
+    };
+    let settings = SETTINGS.iter().filter(|setting| is_of_security(setting.key));
+    let prose = prose_and_commands(&text).0;
+    let spans: BTreeSet<&str> = spans(&prose).collect();
+    let mut count = 0;
+    for setting in settings {
+        let flag = format!("--{}", setting.flag);
+        let has_flag = spans.iter().any(|span| span.split([' ', '=']).next() == Some(&flag));
+        assert!(has_flag && spans.contains(setting.env[0]), "{flag} or {} is not described", setting.env[0]);
+        count += 1;
+    }
+    assert!(count > 20, "only {count} were found");
+}
+
 #[test]
 fn every_metric_of_the_operations_is_exported() {
     let text = read("docs/operations.md");

@@ -346,6 +346,12 @@ fn a_read_may_ask_for_a_version() {
     assert_eq!(orders.get_at_least(&id, "3").unwrap_err().code(), Code::FailedPrecondition);
     let status = orders.get_at_least(&id, "new").unwrap_err();
     assert_eq!((status.code(), fields(&status)), (Code::InvalidArgument, vec!["x-min-version".to_owned()]));
+    let mut twice = Request::new(GetOrderByIdRequest { order_id: id });
+    for least in ["1", "3"] {
+        twice.metadata_mut().append("x-min-version", least.parse().unwrap());
+    }
+    let status = orders.get_with(twice).unwrap_err();
+    assert_eq!((status.code(), fields(&status)), (Code::InvalidArgument, vec!["x-min-version".to_owned()]));
 }
 
 #[test]

@@ -73,8 +73,8 @@ const EDGES: &[(&str, &[&str])] = &[
     ),
     ("grpc", &["access", "read", "source", "store", "snapshot", "record", "id", "listen", "metrics", "process"]),
     ("admin", &["access", "listen", "metrics", "process"]),
-    // Sockets, with what encrypts them.
-    ("listen", &["tls"]),
+    // Sockets, with what encrypts them. What is answered there has an id too.
+    ("listen", &["tls", "process"]),
     (
         "ingest",
         &[
@@ -111,7 +111,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("cache", &["sync", "snapshot", "id"]),
     ("order", &["record", "id"]),
     ("snapshot", &["id"]),
-    ("record", &[]),
+    ("record", &["id"]),
     ("sync", &[]),
     ("id", &[]),
     ("metrics", &[]),

@@ -9,6 +9,7 @@ use hyper::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
 use super::address::{self, Peer};
 use super::scope::Need;
 use super::{Access, Denied, Shown, Who};
+use crate::process::log::random_id;
 
 /// A key, for clients that have another use for `Authorization`.
 const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
@@ -121,24 +122,21 @@ fn tell_ignored(access: &Access) {
     }
 }
 
-/// What a request is called: by its client, or here.
+/// What a request is called: by its client, where that says one thing, or here.
 pub fn request_id(headers: &HeaderMap) -> HeaderValue {
     let is_legal = |value: &&HeaderValue| {
         let legal = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
         (1..=REQUEST_ID_BYTES_MAX).contains(&value.len()) && value.as_bytes().iter().all(|&byte| legal(byte))
     };
-    headers.get(X_REQUEST_ID).filter(is_legal).cloned().unwrap_or_else(new_request_id)
+    let mut named = headers.get_all(X_REQUEST_ID).iter();
+    match (named.next().filter(is_legal), named.next()) {
+        (Some(id), None) => id.clone(),
+        _ => new_request_id(),
+    }
 }
 
 /// A new id of a request.
 #[must_use]
 pub fn new_request_id() -> HeaderValue {
     HeaderValue::from_bytes(&random_id()).expect("hexadecimal digits")
-}
-
-/// Sixteen random hexadecimal digits.
-#[must_use]
-pub fn random_id() -> [u8; 16] {
-    let random = fastrand::u64(..);
-    std::array::from_fn(|at| b"0123456789abcdef"[usize::try_from(random >> (4 * at) & 15).expect("below 16")])
 }

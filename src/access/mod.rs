@@ -16,6 +16,7 @@ pub mod scope;
 mod watch;
 mod who;
 
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -77,7 +78,8 @@ impl Config {
 #[derive(Debug, thiserror::Error)]
 #[error("{setting}: {cause}")]
 pub struct SetUpError {
-    setting: &'static str,
+    /// By its key.
+    pub setting: Cow<'static, str>,
     cause: String,
 }
 
@@ -150,7 +152,7 @@ impl Access {
         let keys = match &config.keys {
             None => None,
             Some(path) => {
-                let keys = watch::read_keys(path).map_err(|cause| SetUpError { setting: "--auth-keys", cause })?;
+                let keys = watch::read_keys(path).map_err(|cause| SetUpError { setting: "auth.keys".into(), cause })?;
                 tracing::info!(keys = keys.count(), "key file read");
                 Some((path.clone(), ArcSwap::from_pointee(keys)))
             }
@@ -161,13 +163,13 @@ impl Access {
                 let keys = jwks::TokenKeys::new(source.clone());
                 if let jwks::Source::File(path) = source {
                     let read = watch::read(path).and_then(|text| keys.take(&text).map_err(|error| error.to_string()));
-                    read.map_err(|cause| SetUpError { setting: "--auth-jwks", cause })?;
+                    read.map_err(|cause| SetUpError { setting: "auth.jwks".into(), cause })?;
                 }
                 Some((keys, rules.clone()))
             }
         };
         let audit = config.audit.clone().map(Audit::start).transpose();
-        let audit = audit.map_err(|error| SetUpError { setting: "--audit", cause: error.to_string() })?;
+        let audit = audit.map_err(|error| SetUpError { setting: "audit.file".into(), cause: error.to_string() })?;
         let is_on = config.is_authenticating() || config.rate.is_some();
         let help = "Requests that were not let in, by reason.";
         let refused = is_on.then(|| {
@@ -451,7 +453,9 @@ impl Access {
                 jwt::Rejected::Early => Denied::Invalid("the token is not valid yet"),
                 jwt::Rejected::Issuer => Denied::Invalid("the token is another issuer's"),
                 jwt::Rejected::Audience => Denied::Invalid("the token is for another audience"),
-                _ => UNKNOWN,
+                jwt::Rejected::Algorithm => Denied::Invalid("the token's algorithm is not accepted"),
+                jwt::Rejected::Malformed(what) => Denied::Invalid(what),
+                jwt::Rejected::UnknownKey | jwt::Rejected::Signature => UNKNOWN,
             });
         }
         let Some((_, keys)) = &self.keys else { return Err(UNKNOWN) };

@@ -480,7 +480,7 @@ impl WritePath {
         let (view, store, shutdown) = (&self.view, &self.store, &self.shutdown);
         let (begun, has_begun) = tokio::sync::oneshot::channel();
         let redis = self.redis.clone();
-        warm.close("the store cannot be reached");
+        warm.close("the store has not answered yet");
         let begun = (begun, warm.clone());
         let is_needed = self.config.ready_needs_store && store.is_shareable();
         let needed = is_needed.then(|| self.readiness.gate("postgres", "not reached"));

@@ -119,7 +119,7 @@ async fn announce(store: &AnyStore, telling: Option<Telling>, shutdown: &Shutdow
                 break;
             }
             Err(error @ StoreError::Unfit(_)) => return Err(error.into()),
-            Err(error) => tracing::warn!(error = %crate::process::log::causes(&error), "the store cannot be reached"),
+            Err(error) => tracing::warn!(error = %crate::process::log::causes(&error), "the store cannot be used"),
         }
         tokio::time::sleep(ANNOUNCE_EVERY).await;
     }
@@ -133,7 +133,7 @@ async fn announce(store: &AnyStore, telling: Option<Telling>, shutdown: &Shutdow
             }
             let peers = store.heartbeat().await;
             if let Err(error) = &peers {
-                tracing::debug!(error = %crate::process::log::causes(error), "the store cannot be reached");
+                tracing::debug!(error = %crate::process::log::causes(error), "the store cannot be used");
             }
             tell(&store, telling.as_mut(), peers.ok());
         }

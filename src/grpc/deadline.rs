@@ -10,9 +10,9 @@ use tokio::time::Instant;
 pub struct Deadline(pub Option<Instant>);
 
 impl Deadline {
-    /// The deadline of a call that arrived at `now`.
+    /// The deadline of a call that arrived at `now`: the nearest, where several are named.
     pub fn read(headers: &HeaderMap, now: Instant) -> Self {
-        let timeout = headers.get("grpc-timeout").and_then(|value| parse(value.as_bytes()));
+        let timeout = headers.get_all("grpc-timeout").iter().filter_map(|value| parse(value.as_bytes())).min();
         Self(timeout.and_then(|timeout| now.checked_add(timeout)))
     }
 
@@ -63,6 +63,14 @@ mod tests {
         for text in ["", "S", "5", "123456789S", "-1S", "1s", "1.5S", "5 S"] {
             assert_eq!(parse(text.as_bytes()), None, "{text:?}");
         }
+    }
+
+    #[test]
+    fn of_several_timeouts_the_shortest_counts() {
+        let now = Instant::now();
+        let headers = ["9S", "2S", "x"].map(|text| ("grpc-timeout".parse().unwrap(), text.parse().unwrap()));
+        let deadline = Deadline::read(&HeaderMap::from_iter(headers), now);
+        assert_eq!(deadline.0, Some(now + Duration::from_secs(2)));
     }
 
     #[test]

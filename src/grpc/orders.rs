@@ -222,7 +222,12 @@ fn envelope(request: UpsertOrderRequest) -> Bytes {
 }
 
 fn min_version(metadata: &MetadataMap) -> Result<Option<Version>, Status> {
-    let Some(value) = metadata.get(X_MIN_VERSION) else { return Ok(None) };
+    let mut values = metadata.get_all(X_MIN_VERSION).iter();
+    let value = match (values.next(), values.next()) {
+        (None, _) => return Ok(None),
+        (Some(value), None) => value,
+        (Some(_), Some(_)) => return Err(status::wrong_field(X_MIN_VERSION, "must be there once")),
+    };
     let version = value.to_str().ok().and_then(|text| text.trim().trim_matches('"').parse().ok());
     version.map(Some).ok_or_else(|| status::wrong_field(X_MIN_VERSION, "must be a whole number"))
 }

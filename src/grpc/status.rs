@@ -175,13 +175,13 @@ mod tests {
     fn a_status_names_fields_and_stays_small() {
         let fault = |pointer: &str, message: &str| Fault { pointer: pointer.into(), message: message.into() };
         let mut faults = vec![fault("/payload", "is missing"), fault("/user_id", "must be a UUID")];
-        let status = rejected(&Rejection { kind: RejectionKind::Invalid, faults: faults.clone() });
+        let status = rejected(&Rejection::invalid(faults.clone()));
         assert_eq!(status.code(), Code::InvalidArgument);
         let details = status.get_details_bad_request().unwrap();
         let fields: Vec<&str> = details.field_violations.iter().map(|violation| violation.field.as_str()).collect();
         assert_eq!(fields, ["payload_json", "user_id"]);
         faults.extend((0..1000).map(|n| fault(&format!("/payload_json/{n}"), &"é".repeat(2000))));
-        let status = rejected(&Rejection { kind: RejectionKind::Invalid, faults });
+        let status = rejected(&Rejection::invalid(faults));
         assert!(
             status.message().len() <= TEXT_BYTES_MAX
                 && status.details().len() < (FIELDS_MAX + 1) * (TEXT_BYTES_MAX + 100)

@@ -127,10 +127,9 @@ pub fn of_write(headers: &HeaderMap) -> Result<Option<Condition>, Problem> {
         if headers.contains_key(IF_MATCH) {
             return Err(invalid("If-Match and If-None-Match exclude each other"));
         }
-        return match names(&IF_NONE_MATCH).next() {
-            Some(Tag::Any) => Ok(Some(Condition::New)),
-            _ => Err(invalid("If-None-Match on a write must be *")),
-        };
+        // Where no order may be there, none of a certain version may.
+        let is_any = names(&IF_NONE_MATCH).any(|tag| tag == Tag::Any);
+        return if is_any { Ok(Some(Condition::New)) } else { Err(invalid("If-None-Match on a write must be *")) };
     }
     if !headers.contains_key(IF_MATCH) {
         return Ok(None);
@@ -265,7 +264,9 @@ mod tests {
         ] {
             assert_eq!(of_write(&headers(IF_MATCH, &[sent])).unwrap(), Some(expected), "{sent}");
         }
-        assert_eq!(of_write(&headers(IF_NONE_MATCH, &["*"])).unwrap(), Some(Condition::New));
+        for sent in [&["*"][..], &["*", "*"], &["\"7\"", "*"], &["\"7\", *"]] {
+            assert_eq!(of_write(&headers(IF_NONE_MATCH, sent)).unwrap(), Some(Condition::New), "{sent:?}");
+        }
         assert_eq!(of_write(&HeaderMap::new()).unwrap(), None);
         assert!(of_write(&headers(IF_NONE_MATCH, &["\"7\""])).is_err());
     }

@@ -75,6 +75,15 @@ pub fn events(api: Arc<Api>, query: &Query<'_>, headers: &HeaderMap, who: &Who) 
         Some(include) if include.split(',').all(|part| part == "body") => true,
         Some(_) => return Err(Problem::bad_request("invalid_include", "include must be body")),
     };
+    // What a browser sends when it connects again is newer than what the URL says.
+    let last = match (respond::once(headers, &LAST_EVENT_ID)?, query.get("lastEventId"), query.get("last_event_id")) {
+        (Some(id), ..) => Some(id.to_str().unwrap_or_default()),
+        (None, Some(_), Some(_)) => {
+            let detail = "lastEventId and last_event_id are the same: leave one of them out";
+            return Err(Problem::bad_request("excluded_parameter", detail));
+        }
+        (None, id, other) => id.or(other),
+    };
     if is_with_body && let Err(scope) = who.may(Need::Read) {
         return Err(gate::problem(&Denied::Forbidden(scope)));
     }
@@ -82,11 +91,6 @@ pub fn events(api: Arc<Api>, query: &Query<'_>, headers: &HeaderMap, who: &Who) 
         .try_acquire_owned()
         .map_err(|_| Problem::unavailable("too_many_streams", "too many event streams are open"))?;
     let feed = api.reader.view().feed();
-    // What a browser sends when it connects again is newer than what the URL says.
-    let last = match headers.get(LAST_EVENT_ID) {
-        Some(id) => Some(id.to_str().unwrap_or_default()),
-        None => query.get("lastEventId").or_else(|| query.get("last_event_id")),
-    };
     // A position of another process, or none at all, is as lost as one that is no longer kept.
     let from = match last.map(|id| position(&api.epoch, id)) {
         None => Some(feed.head()),

@@ -15,8 +15,9 @@ use super::socket::{Consumed, HELD_BYTES_MAX, HELD_PIECE_MAX, Held, PREFACE, Rem
 use super::{Api, conditions, gate, host, orders};
 use crate::access::address::Peer;
 use crate::access::rate::{Bucket, Limited, Rate};
-use crate::access::{Access, Denied, Glance, LastPass, Shown, head};
+use crate::access::{Access, Denied, Glance, LastPass, Shown};
 use crate::id::OrderId;
+use crate::process::log::random_id;
 use crate::read::Found;
 use crate::snapshot::{OwnerTag, State};
 
@@ -421,7 +422,7 @@ fn refuse(api: &Api, route: &Route<'_>, method: usize, limited: &Limited, date: 
         let answers = &mut answers.bytes;
         answers.extend_from_slice(fields.as_bytes());
         answers.extend_from_slice(b"x-request-id: ");
-        answers.extend_from_slice(&head::random_id());
+        answers.extend_from_slice(&random_id());
         answers.extend_from_slice(b"\r\n");
         if api.varies_by_origin {
             answers.extend_from_slice(b"vary: Origin\r\n");

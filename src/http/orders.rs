@@ -158,7 +158,7 @@ pub async fn by_external(
 
 /// `X-Min-Version` where the order is not named by the request: the tag that an answer had, of an order and its version.
 fn min_tag(headers: &HeaderMap) -> Result<Option<(OrderId, Version)>, Problem> {
-    let Some(value) = headers.get(X_MIN_VERSION) else { return Ok(None) };
+    let Some(value) = respond::once(headers, &X_MIN_VERSION)? else { return Ok(None) };
     let tag = value.to_str().ok().map(|text| text.trim().trim_matches('"')).and_then(|text| text.rsplit_once('-'));
     let read = tag.and_then(|(id, version)| Some((OrderId::parse(id.as_bytes()).ok()?, version.parse().ok()?)));
     read.map(Some).ok_or_else(|| {
@@ -473,7 +473,7 @@ async fn next_rows(reader: &Reader, who: &Who, before: Option<u64>, rows: usize)
 pub async fn lookup(api: &Api, headers: &HeaderMap, body: &mut Option<Incoming>, who: &Who) -> Result<Answer, Problem> {
     conditions::none(headers)?;
     respond::plain_body(headers)?;
-    if !content_type(headers).is_none_or(|kind| kind.ends_with("json")) {
+    if !content_type(headers)?.is_none_or(|kind| kind.ends_with("json")) {
         let detail = "send a JSON array of ids as application/json";
         return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", detail));
     }
@@ -647,7 +647,7 @@ pub async fn read_rest(headers: &HeaderMap, body: &mut Incoming) -> bool {
 }
 
 fn min_version(headers: &HeaderMap) -> Result<Option<Version>, Problem> {
-    let Some(value) = headers.get(X_MIN_VERSION) else { return Ok(None) };
+    let Some(value) = respond::once(headers, &X_MIN_VERSION)? else { return Ok(None) };
     let version = value.to_str().ok().and_then(|text| text.trim().trim_matches('"').parse().ok());
     version.map(Some).ok_or_else(|| Problem::bad_request("invalid_version", "X-Min-Version must be a whole number"))
 }

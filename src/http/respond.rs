@@ -148,6 +148,20 @@ pub fn plain_body(headers: &HeaderMap) -> Result<(), Problem> {
     Err(problem.with(ACCEPT_ENCODING, HeaderValue::from_static("identity")))
 }
 
+/// The value of a header field that may come once.
+///
+/// # Errors
+/// 400 where it comes more often: which of its values is meant is for the client to say.
+pub fn once<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Result<Option<&'h HeaderValue>, Problem> {
+    let mut values = headers.get_all(name).iter();
+    match (values.next(), values.next()) {
+        (value, None) => Ok(value),
+        (_, Some(_)) => {
+            Err(Problem::bad_request("repeated_header", format!("the header field {name} is there more than once")))
+        }
+    }
+}
+
 /// An error, as RFC 9457 has it, with the members clients of the older services read.
 #[derive(Debug, Clone)]
 pub struct Problem {
@@ -342,9 +356,9 @@ pub enum Written {
         /// The version the order has now.
         version: Version,
     },
-    /// A valid order that is not stored.
+    /// An order that is not stored.
     Refused {
-        /// The order.
+        /// The id that it has, or that it names.
         id: OrderId,
         /// What its sender is told.
         problem: Problem,
@@ -364,7 +378,10 @@ impl From<Reply> for Written {
             Reply::WasDeleted { id, version } => {
                 Self::Done { status: StatusCode::CONFLICT, id, word: "deleted", version }
             }
-            Reply::Rejected(rejection) => Self::Failed(Problem::from(&rejection)),
+            Reply::Rejected(mut rejection) => match (rejection.order.take(), Problem::from(&rejection)) {
+                (Some(id), problem) => Self::Refused { id, problem },
+                (None, problem) => Self::Failed(problem),
+            },
             Reply::StoreLost => Self::Failed(Problem::unavailable("store_lost", STORE_LOST)),
             Reply::Refused { id, refusal } => Self::Refused { id, problem: refused(&refusal) },
         }

@@ -275,9 +275,9 @@ pub(super) fn finish(
     answer
 }
 
-/// What a browser of another origin is told, when one asks.
+/// What a browser of another origin is told, when one asks. No browser names two.
 pub(super) fn cors(config: &Config, headers: &HeaderMap) -> Option<HeaderValue> {
-    let origin = headers.get(ORIGIN)?;
+    let origin = respond::once(headers, &ORIGIN).ok()??;
     let is_allowed = |allowed: &&HeaderValue| **allowed == ANY_ORIGIN || *allowed == origin;
     config.cors_origins.iter().find(is_allowed).cloned()
 }
@@ -397,9 +397,24 @@ fn options(config: &Config, path: &str, headers: &HeaderMap) -> Answer {
 }
 
 /// The media type of a request's body in lower case, without its parameters.
-pub(super) fn content_type(headers: &HeaderMap) -> Option<Cow<'_, str>> {
-    let kind = headers.get(CONTENT_TYPE)?.to_str().unwrap_or_default();
-    let kind = kind.split(';').next().unwrap_or_default().trim();
+///
+/// # Errors
+/// 400 where it is there twice, 415 for a charset that is not UTF-8: JSON has no other, and what is written in one would be
+/// read as something else.
+pub(super) fn content_type(headers: &HeaderMap) -> Result<Option<Cow<'_, str>>, Problem> {
+    let Some(value) = respond::once(headers, &CONTENT_TYPE)? else { return Ok(None) };
+    let mut parts = value.to_str().unwrap_or_default().split(';');
+    let kind = parts.next().unwrap_or_default().trim();
+    let is_other_charset = |parameter: &str| {
+        let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
+        let value = value.trim().trim_matches('"');
+        name.trim().eq_ignore_ascii_case("charset")
+            && !["utf-8", "utf8"].iter().any(|name| value.eq_ignore_ascii_case(name))
+    };
+    if parts.any(is_other_charset) {
+        let detail = "send the body in UTF-8";
+        return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_charset", detail));
+    }
     let is_lower = !kind.bytes().any(|byte| byte.is_ascii_uppercase());
-    Some(if is_lower { kind.into() } else { kind.to_ascii_lowercase().into() })
+    Ok(Some(if is_lower { kind.into() } else { kind.to_ascii_lowercase().into() }))
 }

@@ -52,7 +52,7 @@ pub async fn write(
 ) -> Result<Answer, Problem> {
     respond::plain_body(headers)?;
     let prefer = Prefer::read(headers)?;
-    match content_type(headers).as_deref() {
+    match content_type(headers)?.as_deref() {
         Some("application/x-ndjson" | "application/ndjson" | "application/jsonl") => {
             conditions::none(headers)?;
             let key = idempotency_key(headers, who)?;
@@ -179,7 +179,7 @@ fn owner(who: &Who) -> Option<Box<str>> {
 
 /// Each caller has keys of its own: one that another used means nothing.
 fn idempotency_key(headers: &HeaderMap, who: &Who) -> Result<Option<Box<str>>, Problem> {
-    let Some(key) = headers.get(IDEMPOTENCY_KEY) else { return Ok(None) };
+    let Some(key) = respond::once(headers, &IDEMPOTENCY_KEY)? else { return Ok(None) };
     let legal = |key: &&str| (1..=255).contains(&key.len());
     if let Some(key) = key.to_str().ok().filter(legal) {
         Ok(Some(match who.namespace() {

@@ -142,9 +142,9 @@ impl<S: Source, T: Store> Ingest<S, T> {
             Command::Envelope(envelope) => envelope.payload.as_ref().map_or(0, |payload| payload.len()),
             _ => 0,
         };
-        let is_too_large = orders.iter().any(|order| payload(order) > bytes_max);
-        let message = || format!("larger than the {bytes_max} bytes that get to a worker");
-        is_too_large.then(|| Rejection::whole(RejectionKind::TooLarge, message()))
+        let order = orders.iter().find(|order| payload(order) > bytes_max)?;
+        let message = format!("larger than the {bytes_max} bytes that get to a worker");
+        Some(Rejection::whole(RejectionKind::TooLarge, message).of(Some(order.id.clone())))
     }
 
     /// Gives a record, or `count` orders of it, back to the source. Its position passes with the batch.

@@ -151,21 +151,27 @@ impl<'i> Decoding<'_, 'i> {
         if !matches!(self.nodes.first(), Some(Node::Object { .. })) {
             return Err(Rejection::whole(RejectionKind::Invalid, "must be a JSON object"));
         }
-        if self.member("order_uid").is_some() && !self.is_answered_envelope() {
-            return self.wb(document);
-        }
-        if self.member("order_id").is_some() || self.member("user_id").is_some() {
-            return self.envelope();
-        }
-        self.value(0);
-        self.faults.here("must have order_uid (a WB order) or order_id and user_id (an envelope)");
-        Err(self.faults.rejection())
+        let (uid, id) = (self.member("order_uid"), self.member("order_id"));
+        let decoded = if uid.is_some() && !self.is_answered_envelope(uid, id) {
+            self.wb(document)
+        } else if id.is_some() || self.member("user_id").is_some() {
+            self.envelope()
+        } else {
+            self.value(0);
+            self.faults.here("must have order_uid (a WB order) or order_id and user_id (an envelope)");
+            Err(self.faults.rejection())
+        };
+        let named = || match (uid, id) {
+            (None, Some(Node::String("0"))) => None, // which asks for a new one
+            (Some(Node::String(id)), _) | (None, Some(Node::String(id))) => OrderId::parse(id.as_bytes()).ok(),
+            _ => None,
+        };
+        decoded.map_err(|rejection| rejection.of(named()))
     }
 
     /// An envelope order as this service answers and exports it has an `order_uid` too, the same as its `order_id`.
     /// Sent back, it is that envelope and no WB order.
-    fn is_answered_envelope(&self) -> bool {
-        let (uid, id) = (self.member("order_uid"), self.member("order_id"));
+    fn is_answered_envelope(&self, uid: Option<Node<'_>>, id: Option<Node<'_>>) -> bool {
         matches!((uid, id), (Some(Node::String(uid)), Some(Node::String(id))) if uid == id && !uid.is_empty())
             && matches!(self.member("payload"), Some(Node::Object { .. }))
     }

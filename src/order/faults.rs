@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use crate::record::{FAULT_BYTES_MAX, FAULTS_MAX, Fault, Rejection, RejectionKind};
+use crate::record::{FAULT_BYTES_MAX, FAULTS_MAX, Fault, Rejection};
 
 /// The faults of one document, and the path to the value being looked at.
 #[derive(Default)]
@@ -59,7 +59,7 @@ impl<'i> Faults<'i> {
         if self.has_more {
             self.found.push(Fault::more());
         }
-        Rejection { kind: RejectionKind::Invalid, faults: self.found }
+        Rejection::invalid(self.found)
     }
 
     fn add(&mut self, key: Option<&str>, message: &str) {

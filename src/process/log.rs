@@ -50,3 +50,10 @@ pub fn causes(error: &dyn std::error::Error) -> String {
     }
     line
 }
+
+/// By what a line is found again: sixteen random hexadecimal digits.
+#[must_use]
+pub fn random_id() -> [u8; 16] {
+    let random = fastrand::u64(..);
+    std::array::from_fn(|at| b"0123456789abcdef"[usize::try_from(random >> (4 * at) & 15).expect("below 16")])
+}

@@ -525,8 +525,8 @@ const FROM_POSTGRES: &str = "ORDER_FROM_POSTGRES";
 fn older_of(arguments: &ArgMatches, settings: &Settings, outside: &Outside) -> Result<older::Config, ConfigError> {
     use crate::store::postgres;
     let given = arguments.get_one::<String>("from-postgres").filter(|url| !url.is_empty());
-    let url = match given {
-        Some(url) => url.clone(),
+    let (place, url) = match given {
+        Some(url) => ("--from-postgres".to_owned(), url.clone()),
         None => super::secret(FROM_POSTGRES, outside)?.ok_or_else(|| {
             ConfigError::one(
                 "--from-postgres",
@@ -542,7 +542,7 @@ fn older_of(arguments: &ArgMatches, settings: &Settings, outside: &Outside) -> R
             "changes nothing with --from-postgres, whose orders are checked as lenient",
         ));
     }
-    let server = postgres::Config::parse(&url).map_err(|error| ConfigError::one("--from-postgres", error))?;
+    let server = parse::url(&url).and_then(postgres::Config::parse).map_err(|error| ConfigError::one(&place, error))?;
     let config = &settings.config;
     let name = server.database().unwrap_or("orders").replace(['/', '\0'], "_");
     let rejects = arguments.get_one("rejects").cloned().unwrap_or_else(|| PathBuf::from(format!("{name}.rejected")));

@@ -16,7 +16,8 @@ use clap::{Arg, ArgAction, ArgMatches, Command};
 use yaml_rust2::parser::{Event, EventReceiver, Parser};
 use yaml_rust2::{Yaml, YamlLoader};
 
-use crate::app;
+use crate::access::SetUpError;
+use crate::{app, tls};
 pub use table::{SETTINGS, Setting};
 
 /// Where a setting's value was found, strongest first.
@@ -68,14 +69,15 @@ impl Outside {
 }
 
 /// A secret from an environment variable, or from the file that the same with `_FILE` at its end
-/// names.
-fn secret(name: &str, outside: &Outside) -> Result<Option<String>, ConfigError> {
+/// names; and which of both it is from.
+fn secret(name: &str, outside: &Outside) -> Result<Option<(String, String)>, ConfigError> {
     let given = |name: &str| outside.environment.get(name).filter(|value| !value.is_empty());
     if let Some(value) = given(name) {
-        return Ok(Some(value.clone()));
+        return Ok(Some((name.to_owned(), value.clone())));
     }
     let by_file = format!("{name}_FILE");
-    given(&by_file).map(|path| Ok(read_secret(&by_file, path)?.trim_end().to_owned())).transpose()
+    let read = |path: &String| Ok(read_secret(&by_file, path)?.trim_end().to_owned());
+    given(&by_file).map(read).transpose().map(|read| Some((by_file, read?)))
 }
 
 /// Whether an environment variable says something to this program.
@@ -181,12 +183,27 @@ impl Settings {
                 }
             }
         }
-        wrong.extend(table::contradictions(&config));
+        let given = Given(&found);
+        wrong.extend(table::contradictions(&config, given));
         if wrong.is_empty() {
-            wrong.extend(table::open_files(&mut config));
+            wrong.extend(table::open_files(&mut config, given));
         }
         unused.extend(older::unused_variables(outside, &found));
         if wrong.is_empty() { Ok(Self { config, found, unused }) } else { Err(ConfigError(wrong)) }
+    }
+
+    /// An error of a start that is about a setting, with its name as the operator wrote it.
+    #[must_use]
+    pub fn named(found: &[Resolved], mut error: anyhow::Error) -> anyhow::Error {
+        let given = Given(found);
+        if let Some(wrong) = error.downcast_mut::<SetUpError>() {
+            wrong.setting = given.place(&wrong.setting).into();
+        }
+        let file = error.downcast_ref::<tls::Error>().map(|error| error.file.display().to_string());
+        match file.and_then(|file| given.of_value(&["tls.cert", "tls.key", "tls.client_ca"], |value| value == file)) {
+            Some(place) => error.context(place),
+            None => error,
+        }
     }
 
     /// That nothing is set.
@@ -381,7 +398,7 @@ fn needed(setting: &Setting, values: &[String], set: &BTreeSet<&str>) -> Result<
         return Ok(());
     }
     let owners = SETTINGS.iter().filter(|owner| setting.needs.contains(&owner.key));
-    let owners: Vec<String> = owners.map(|owner| format!("--{} ({})", owner.flag, owner.env[0])).collect();
+    let owners: Vec<String> = owners.map(|owner| flag_and_variable(owner.key)).collect();
     Err(format!("changes nothing without {}", owners.join(" or ")))
 }
 
@@ -424,6 +441,35 @@ fn place(setting: &Setting, origin: &Origin) -> String {
         Origin::Environment(name) => name.clone(),
         Origin::File(path) => format!("{}: {}", path.display(), setting.key),
     }
+}
+
+/// What was found, to name settings as the operator wrote them.
+#[derive(Clone, Copy)]
+struct Given<'f>(&'f [Resolved]);
+
+impl Given<'_> {
+    /// A setting by its key: where it is from, or its flag where it has its default.
+    fn place(self, key: &str) -> String {
+        let setting = SETTINGS.iter().find(|setting| setting.key == key).expect("a key of the table");
+        let found = self.0.iter().find(|found| found.key == key);
+        place(setting, found.map_or(&Origin::Default, |found| &found.origin))
+    }
+
+    fn is_set(self, key: &str) -> bool {
+        self.0.iter().any(|found| found.key == key && found.origin != Origin::Default)
+    }
+
+    /// The first of these settings with such a value.
+    fn of_value(self, keys: &[&str], is_it: impl Fn(&str) -> bool) -> Option<String> {
+        let has = |found: &&Resolved| keys.contains(&found.key) && found.values.iter().any(|value| is_it(value));
+        self.0.iter().find(has).map(|found| self.place(found.key))
+    }
+}
+
+/// A setting as one may write it that is not there: its flag and its variable.
+fn flag_and_variable(key: &str) -> String {
+    let setting = SETTINGS.iter().find(|setting| setting.key == key).expect("a key of the table");
+    format!("--{} ({})", setting.flag, setting.env[0])
 }
 
 /// The values of a settings file by their keys.

@@ -66,13 +66,29 @@ pub(super) fn count(text: &str, least: usize) -> Result<usize, String> {
     }
 }
 
+/// A URL whose percent signs all begin an escape: libraries take another one as it is, and a password is another one then.
+/// What is no URL has none.
+pub(super) fn url(text: &str) -> Result<&str, String> {
+    let is_broken = |rest: &str| {
+        let digits = rest.as_bytes().get(..2);
+        !digits.is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit) && digits != b"00")
+    };
+    if text.contains("://") && text.split('%').skip(1).any(is_broken) {
+        return Err(
+            "has a % that two hexadecimal digits other than 00 do not follow: one that is meant is written %25".into(),
+        );
+    }
+    Ok(text)
+}
+
 /// An address as it is, `tls:` before one, or `unix:` before the path of a socket.
 pub(super) fn endpoint(text: &str) -> Result<Endpoint, String> {
     let text = text.trim();
     if let Some(path) = text.strip_prefix("unix:") {
         // The system has no room for a longer one, and what is bound first has a longer name.
         let is_legal = !path.is_empty() && path.len() <= SOCKET_PATH_BYTES_MAX && !path.ends_with('/');
-        let wrong = || format!("{text:?} is no socket such as unix:/run/order-service.sock, of at most 90 bytes");
+        let wrong =
+            || format!("{text:?} needs the path of a socket, of at most 90 bytes, such as /run/order-service.sock");
         return if is_legal { Ok(Endpoint::Unix(path.into())) } else { Err(wrong()) };
     }
     match text.strip_prefix("tls:") {
@@ -141,5 +157,25 @@ pub(super) fn topic(text: &str) -> Result<String, String> {
         Ok(text.to_owned())
     } else {
         Err(format!("{text:?} is no topic name: 1 to 249 of letters, digits, dot, underscore and hyphen"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_with_a_broken_escape_is_told_without_its_password() {
+        for good in
+            ["postgres://u:p%25w@h/d", "redis://:%fF@h", "postgres://h/d?options=a%20b", "host=h password='%ZZ'", "h:1"]
+        {
+            assert_eq!(url(good), Ok(good));
+        }
+        for broken in
+            ["postgres://u:s3cret%ZZ@h/d", "redis://:s3cret%4@h", "redis://:s3cret%@h", "x://h/%", "x://a%00@h"]
+        {
+            let error = url(broken).unwrap_err();
+            assert!(error.contains("written %25") && !error.contains("s3cret"), "{broken}: {error}");
+        }
     }
 }

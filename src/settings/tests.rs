@@ -388,20 +388,83 @@ fn no_error_repeats_a_value_that_may_be_a_secret() {
     }
 }
 
+/// They were named by keys of a settings file, which an operator who writes none has never seen.
+#[test]
+fn settings_that_do_not_go_together_are_named_as_they_were_given() {
+    let cases: [(&[&str], &[(&str, &str)], &str); 10] = [
+        (&["--queue-bytes-max", "1"], &[], "--queue-bytes-max: must be at least --order-bytes-max"),
+        (
+            &["--queue-bytes-max", "1MiB"],
+            &[("ORDER_BYTES_MAX", "2MiB")],
+            "--queue-bytes-max: must be at least ORDER_BYTES_MAX",
+        ),
+        (&["--admin", ":1"], &[("API_PORT", "1")], "--admin: must be another address than API_PORT"),
+        (&["--grpc", ":1"], &[("ORDER_ADMIN", ":1")], "--grpc: must be another address than --listen and ORDER_ADMIN"),
+        (&["--grpc", "tls::1"], &[], "--grpc: a tls: listener needs --tls-cert (ORDER_TLS_CERT) and --tls-key"),
+        (&[], &[("ORDER_TLS_CERT", "x"), ("ORDER_TLS_KEY", "x")], "ORDER_TLS_CERT: changes nothing without a tls:"),
+        (
+            &["--auth-jwks", "https://a/k"],
+            &[],
+            "--auth-jwks: needs --auth-issuer (ORDER_AUTH_ISSUER) and --auth-audience",
+        ),
+        (&["--redis", "rediss://h:1"], &[("ORDER_REDIS_CA", "/no/ca")], "ORDER_REDIS_CA: /no/ca: cannot be read"),
+        (&["--redis", "rediss://h:1", "--redis-cert", "x"], &[], "--redis-cert: needs --redis-key (ORDER_REDIS_KEY)"),
+        (&["--redis-ca", "x"], &[("REDIS_ADDR", "h:1")], "REDIS_ADDR: files of certificates change nothing"),
+    ];
+    for (flags, variables, told) in cases {
+        let wrong = load(flags, variables).unwrap_err().to_string();
+        assert!(wrong.starts_with(told), "{flags:?} {variables:?}: {wrong}");
+    }
+}
+
+#[test]
+fn a_server_that_takes_no_writes_is_refused_with_what_to_write_instead() {
+    for attrs in ["standby", "read-only", "prefer-standby"] {
+        let url = format!("postgres://u:s3cret@a,b/d?target_session_attrs={attrs}");
+        let wrong = load(&[], &[("POSTGRES_DSN", &url)]).unwrap_err().to_string();
+        assert!(wrong.starts_with("POSTGRES_DSN: target_session_attrs") && wrong.contains("read-write"), "{wrong}");
+        assert!(!wrong.contains("s3cret"), "{wrong}");
+    }
+    for attrs in ["any", "read-write", "primary"] {
+        load(&["--postgres", &format!("postgres://a,b/d?target_session_attrs={attrs}")], &[]).unwrap();
+    }
+}
+
+/// It was taken as it is, and the login refused.
+#[test]
+fn a_password_with_a_broken_escape_is_a_wrong_setting_that_is_not_shown() {
+    for (name, url) in [
+        ("POSTGRES_DSN", "postgres://u:s3cret%ZZ@h/d"),
+        ("DB_CONN_STR", "postgres://u:s3cret%2@h/d"),
+        ("REDIS_ADDR", "redis://:s3cret%ZZ@h:1"),
+    ] {
+        let wrong = load(&[], &[(name, url)]).unwrap_err().to_string();
+        assert!(wrong.starts_with(&format!("{name}: has a %")) && !wrong.contains("s3cret"), "{wrong}");
+    }
+    assert!(load(&[], &[("POSTGRES_HOST", "h"), ("POSTGRES_PASSWORD", "a%ZZ")]).is_ok(), "nothing is decoded there");
+    assert!(load(&[], &[("REDIS_ADDR", "h:1"), ("REDIS_PASSWORD", "a%ZZ")]).is_ok(), "it is encoded here");
+}
+
 /// A message that was rejected came back as one to be rejected, without end.
 #[cfg(feature = "kafka")]
 #[test]
 fn topics_that_would_feed_each_other_are_refused() {
     for (flags, told) in [
-        (["--kafka-topic", "a", "--kafka-dlq-topic", "a"], "kafka.dlq_topic: must be another topic than topic"),
-        (["--kafka-topic", "a", "--kafka-events-topic", "a"], "kafka.events_topic: must be another topic than topic"),
+        (
+            ["--kafka-topic", "a", "--kafka-dlq-topic", "a"],
+            "--kafka-dlq-topic: must be another topic than --kafka-topic",
+        ),
+        (
+            ["--kafka-topic", "a", "--kafka-events-topic", "a"],
+            "--kafka-events-topic: must be another topic than --kafka-topic",
+        ),
         (
             ["--kafka-ack-topic", "a", "--kafka-events-topic", "a"],
-            "kafka.ack_topic: must be another topic than events_topic",
+            "--kafka-ack-topic: must be another topic than --kafka-events-topic",
         ),
         (
             ["--kafka-topic", "a", "--kafka-snapshots-topic", "a"],
-            "kafka.snapshots_topic: must be another topic than topic",
+            "--kafka-snapshots-topic: must be another topic than --kafka-topic",
         ),
     ] {
         let wrong = load(&[&["--kafka", "b:1"], &flags[..]].concat(), &[]).unwrap_err();
@@ -429,7 +492,10 @@ fn snapshots_that_are_always_published_need_a_topic() {
     let topicless = ["--kafka", "b:1", "--kafka-snapshots-topic", "off"];
     assert!(load(&topicless, &[]).is_ok());
     let wrong = load(&[&topicless[..], &["--kafka-snapshots", "on"]].concat(), &[]).unwrap_err();
-    assert!(wrong.to_string().contains("kafka.snapshots: on needs a topic"), "{wrong}");
+    assert!(
+        wrong.to_string().contains("--kafka-snapshots: on needs a topic, and --kafka-snapshots-topic is off"),
+        "{wrong}"
+    );
     load(&["--kafka", "b:1", "--kafka-snapshots", "sometimes"], &[]).unwrap_err();
 }
 

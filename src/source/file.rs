@@ -18,7 +18,7 @@ use super::{Parked, Received, Source, SourceError};
 use crate::id::Version;
 use crate::order::envelope::Status;
 use crate::order::{Command, Order, Past, Profile};
-use crate::record::{Checkpoint, Fault, Position, Record, Rejection, RejectionKind};
+use crate::record::{Checkpoint, Fault, Position, Record, Rejection};
 use crate::store::{Outcome, Refusal};
 
 /// Bytes read at once.
@@ -313,7 +313,7 @@ impl Source for FileSource {
         let Some((id, meta)) = framed else { return Ok(None) };
         let wrong = |pointer: &str, message: &str| {
             let faults = vec![Fault { pointer: pointer.into(), message: message.into() }];
-            Err(Rejection { kind: RejectionKind::Invalid, faults })
+            Err(Rejection::invalid(faults))
         };
         if *order.id.text().as_bytes() != **id {
             return wrong("/meta/id", "is not the id of the order");

@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 use crate::id::OrderId;
 use crate::order::envelope::{Stored, stamp_of};
 use crate::order::{Past, date};
-use crate::record::{Fault, Rejection, RejectionKind};
+use crate::record::{Fault, Rejection};
 use crate::snapshot::State;
 use crate::store::Full;
 
@@ -117,10 +117,7 @@ fn parts(line: &Bytes, members: &BTreeMap<String, &RawValue>) -> Result<Parts, R
 }
 
 fn fault(pointer: &str, message: impl Into<String>) -> Rejection {
-    Rejection {
-        kind: RejectionKind::Invalid,
-        faults: vec![Fault { pointer: pointer.to_owned(), message: message.into() }],
-    }
+    Rejection::invalid(vec![Fault { pointer: pointer.to_owned(), message: message.into() }])
 }
 
 /// What an envelope order says of itself as this service answers and exports it: its amount and its times.

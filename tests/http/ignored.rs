@@ -249,3 +249,57 @@ fn no_parameter_condition_or_preference_of_a_write_is_passed_over() {
     }
     assert!(met.iter().all(|&count| count > WRITES / 50), "{met:?} is too few of one kind");
 }
+
+/// The first of two was taken, and the other one passed over.
+#[test]
+fn a_field_that_may_come_once_and_comes_twice_is_told_and_lists_are_joined() {
+    let server = Server::start(&[]);
+    created(&server, wb_posted("p"));
+    let envelope = created(&server, envelope("{\"id\":\"e-1\"}"));
+    let (json, by_external) = ("application/json", format!("/orders/by-external/e-1?user_id={USER}"));
+    let tag = format!("\"{envelope}-1\"");
+    let post = wb_posted("q");
+    let refused: [(&str, &str, &str, [&str; 2], &str); 8] = [
+        ("GET", "/order/p", "X-Min-Version", ["1", "2"], ""),
+        ("GET", "/orders/p", "x-min-version", ["1", "1"], ""),
+        ("GET", &by_external, "X-Min-Version", [&tag, &tag], ""),
+        ("GET", "/events", "Last-Event-ID", ["a-1", "a-2"], ""),
+        ("POST", "/orders", "Idempotency-Key", ["one", "two"], &post),
+        ("POST", "/orders", "Content-Type", [json, "application/x-ndjson"], &post),
+        ("POST", "/orders", "Content-Type", [json, json], &post),
+        ("POST", "/api/orders/lookup", "Content-Type", [json, "text/plain"], "[\"p\"]"),
+    ];
+    let mut connection = server.connect();
+    for (method, path, name, [one, other], body) in refused {
+        let reply = connection.request(method, path, &[(name, one), (name, other)], body).expect(400).json();
+        assert_eq!(reply["reason"], "repeated_header", "{name}");
+        assert!(reply["detail"].as_str().unwrap().contains(&name.to_ascii_lowercase()), "{reply}");
+    }
+    server.get("/order/q").expect(404);
+    // Under two names, it was the first of them.
+    let twice = server.get("/events?lastEventId=a-1&last_event_id=a-2").expect(400).json();
+    assert_eq!(twice["reason"], "excluded_parameter");
+    let joined: [(&str, [&str; 2], u16); 4] = [
+        ("If-None-Match", ["\"9\"", "\"1\""], 304),
+        ("If-None-Match", ["\"8\"", "\"9\""], 200),
+        ("If-Match", ["\"9\"", "\"1\""], 200),
+        ("If-Match", ["\"8\"", "\"9\""], 412),
+    ];
+    for (name, [one, other], status) in joined {
+        connection.request("GET", "/order/p", &[(name, one), (name, other)], "").expect(status);
+    }
+    let text = [("Accept", "application/json;q=0.1"), ("Accept", "text/plain")];
+    let error = connection.request("GET", "/order/none", &text, "").expect(404);
+    assert_eq!(error.header("Content-Type"), Some("text/plain; charset=utf-8"));
+    // A write of what is new: none of the tags may be there, whichever comes first.
+    let new = [("Content-Type", json), ("If-None-Match", "\"9\""), ("If-None-Match", "*")];
+    connection.request("POST", "/orders", &new, &post).expect(201);
+    connection.request("POST", "/orders", &new, &post).expect(412);
+    // Which of two ids is meant is not known, so there is another; which page asks, neither.
+    let ids = [("X-Request-Id", "one"), ("X-Request-Id", "two")];
+    let reply = connection.request("GET", "/ping", &ids, "").expect(200);
+    assert_eq!(reply.header("X-Request-Id").unwrap().len(), 16);
+    let origins = [("Origin", "http://a.test"), ("Origin", "http://b.test")];
+    let reply = connection.request("GET", "/order/p", &origins, "").expect(200);
+    assert_eq!(reply.header("Access-Control-Allow-Origin"), None);
+}

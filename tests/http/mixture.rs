@@ -91,13 +91,28 @@ const FIELDS: &[(&str, &[&str])] = &[
     ("Accept-Encoding", &["identity", "gzip", "br;q=1, gzip;q=0.5", "*;q=0", "zstd"]),
     ("Accept-Language", &["ru"]),
     ("Accept-Charset", &["utf-16"]),
-    ("Content-Type", &["application/json", "application/json; charset=utf-8", "application/x-ndjson", "text/html", ""]),
+    (
+        "Content-Type",
+        &[
+            "application/json",
+            "application/json; charset=utf-8",
+            "application/json;charset=latin1",
+            "application/x-ndjson",
+            "text/html",
+            "",
+        ],
+    ),
     ("Content-Encoding", &["identity", "gzip"]),
     ("Content-Language", &["ru"]),
     ("Content-Range", &["bytes 0-9/10"]),
     ("Expect", &["100-continue", "more"]),
     ("Prefer", &["wait=1", "respond-async", "wait=soon", "return=minimal", "handling=strict, return=minimal"]),
     ("Idempotency-Key", &[""]),
+    ("Authorization", &["Bearer x", "Basic eA=="]),
+    ("X-API-Key", &["x"]),
+    ("X-Request-Id", &["a", "b"]),
+    ("X-Forwarded-For", &["192.0.2.1", "192.0.2.1, 192.0.2.2"]),
+    ("Last-Event-ID", &["x-1"]),
     ("Origin", &["http://a.test", "null"]),
     ("Cookie", &["a=b"]),
     ("User-Agent", &["x/1", "\u{e9}"]),
@@ -157,6 +172,10 @@ impl Generator {
                 _ => name.to_owned(),
             };
             fields += &format!("{name}: {value}\r\n");
+            // Some may come once, others are lists. Two lengths of a keep-alive are nothing.
+            if self.random.u8(..10) == 0 && name != "Host" {
+                fields += &format!("{name}: {}\r\n", *self.of(values));
+            }
         }
         if path == "/api/orders" && self.random.u8(..4) == 0 {
             let tag = self.of(&self.tags.clone()).clone();

@@ -313,9 +313,23 @@ fn other_content_types_are_415() {
         let reply = server.request("POST", "/orders", &[("Content-Type", kind)], wb_posted("x")).expect(415);
         assert_eq!(reply.json()["reason"], "unsupported_media_type", "{kind}");
     }
-    for kind in
-        ["application/json", "application/json; charset=utf-8", "Application/JSON", "application/vnd.orders+json"]
-    {
+    for charset in ["iso-8859-1", "UTF-16", "\"windows-1251\"", "utf-8; charset=latin1", ""] {
+        for (path, kind) in [
+            ("/orders", "application/json"),
+            ("/orders", "application/x-ndjson"),
+            ("/api/orders/lookup", "application/json"),
+        ] {
+            let kind = format!("{kind}; charset={charset}");
+            let reply = server.request("POST", path, &[("Content-Type", &kind)], wb_posted("x")).expect(415);
+            assert_eq!(reply.json()["reason"], "unsupported_charset", "{kind}");
+        }
+    }
+    for kind in [
+        "application/json",
+        "application/json; charset=utf-8",
+        "Application/JSON;Charset=\"UTF8\"",
+        "application/vnd.orders+json",
+    ] {
         let reply = server.request("POST", "/orders", &[("Content-Type", kind)], wb_posted("x"));
         assert!(reply.status < 300, "{kind}: {}", reply.text());
     }

@@ -11,9 +11,12 @@ fn wrong_settings_are_named() {
         (&["--nats", "nats://127.0.0.1", "--nats-subject", "orders.>"], "--nats-subject: "),
         (&["--nats", "nats://127.0.0.1", "--nats-stream", "a.b"], "--nats-stream: "),
         (&["--nats", "nats://127.0.0.1", "--nats-durable", ""], "--nats-durable: "),
-        (&["--nats", "nats://127.0.0.1", "--nats-ack-wait", "1ms"], "nats.ack_wait: "),
+        (&["--nats", "nats://127.0.0.1", "--nats-ack-wait", "1ms"], "--nats-ack-wait: "),
         (&["--nats", "nats://127.0.0.1", "--nats-in-flight-max", "0"], "--nats-in-flight-max: "),
-        (&["--nats", "nats://127.0.0.1", "--nats-subject", "orders.dlq"], "nats.dlq_subject: "),
+        (
+            &["--nats", "nats://127.0.0.1", "--nats-subject", "orders.dlq"],
+            "--nats-dlq-subject: must be another subject than --nats-subject",
+        ),
     ] {
         let output = binary(home.path()).arg("serve").args(flags).output().unwrap();
         assert_eq!(output.status.code(), Some(78), "{flags:?}");

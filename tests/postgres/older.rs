@@ -549,11 +549,20 @@ fn a_database_that_cannot_be_moved_in_is_told_why() {
     let unreachable = home.run(&["import", "--from-postgres", &format!("postgres://u:secret@{refusing}/orders")]);
     assert!(unreachable.err.contains("cannot connect to the older database") && !unreachable.err.contains("secret"));
     unreachable.expect(1);
+    let broken =
+        home.run_with(&["import", "--from-postgres"], &[("ORDER_FROM_POSTGRES", "postgres://u:secret%ZZ@db/orders")]);
+    assert!(broken.err.contains("ORDER_FROM_POSTGRES: has a %") && !broken.err.contains("secret"), "{}", broken.err);
+    broken.expect(78);
     let wrong = home.run(&["import", "--from-postgres", "mysql://u:secret@db/orders"]);
     assert!(wrong.err.contains("--from-postgres: ") && !wrong.err.contains("secret"), "{}", wrong.err);
     wrong.expect(78);
     let missing = home.run(&["import", "--from-postgres", &format!("{}_not", database.url())]);
     assert!(missing.err.contains("does not exist"), "{}", missing.err);
+    assert!(
+        missing.err.contains("refuses the connection") && !missing.err.contains("cannot connect"),
+        "{}",
+        missing.err
+    );
     missing.expect(1);
     told(&database, &["--profile", "strict"], 78, "--profile: changes nothing with --from-postgres");
     told(&database, &["--timezone", "Mars/Olympus"], 1, "knows no time zone \"Mars/Olympus\"");

@@ -94,6 +94,7 @@ fn rights_that_are_missing_are_named_and_waited_for() {
     let database = Database::create_on(postgres.url());
     let server = Server::start_cold(&["--postgres", &url_of_role(&database), "--profile", "lenient"]);
     wait_reason(&server, "permission denied for schema public");
+    assert!(!server.log().iter().any(|line| line.contains("cannot connect")), "{:?}", server.log());
     database.query("GRANT CREATE ON SCHEMA public TO app");
     wait_reason(&server, "TEMPORARY on the database");
     database.query(&format!("GRANT TEMPORARY ON DATABASE {} TO app", database.name()));
@@ -120,6 +121,8 @@ fn rights_that_are_missing_are_named_and_waited_for() {
     database.query(&format!("ALTER DATABASE {name} SET default_transaction_read_only = on"));
     database.query(&cut_off);
     wait_reason(&server, "read-only");
+    let picky = format!("{}?target_session_attrs=read-write", database.url());
+    wait_reason(&Server::start_cold(&["--postgres", &picky]), "PostgreSQL takes no writes");
     server.get("/order/a").expect(200);
     database
         .query(&format!("SET transaction_read_only = off; ALTER DATABASE {name} RESET default_transaction_read_only"));
@@ -280,6 +283,9 @@ fn readiness_says_what_postgres_refuses_and_names_neither_host_nor_user() {
         socket.read_to_string(&mut details).unwrap();
         assert!(details.contains(detail) && !details.contains("s3cret"), "{details}");
         until("the log says it too", LONG, || server.log().iter().any(|line| line.contains(detail)).then_some(()));
+        // It was made, but for the one that is refused.
+        let has_no_connection = server.log().iter().any(|line| line.contains("cannot connect to PostgreSQL"));
+        assert_eq!(has_no_connection, detail == "refused", "{:?}", server.log());
         assert!(!server.log().iter().any(|line| line.contains("s3cret")), "{:?}", server.log());
     }
 }

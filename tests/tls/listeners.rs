@@ -110,6 +110,12 @@ fn what_openssl_does_not_get_at_a_listener() {
     }
 }
 
+/// Errors have the id of a request, also where none was read.
+fn assert_has_id(head: &str) {
+    let id = head.split("x-request-id: ").nth(1).and_then(|rest| rest.split("\r\n").next());
+    assert!(id.is_some_and(|id| id.len() == 16 && id.bytes().all(|byte| byte.is_ascii_hexdigit())), "{head}");
+}
+
 /// A protocol that is not spoken: an alert and a line of the log, or an answer that says so.
 #[test]
 fn a_client_of_another_protocol_is_told_so() {
@@ -146,6 +152,7 @@ fn a_client_of_another_protocol_is_told_so() {
         }
         let (head, body) = read_reply(&mut socket).unwrap();
         assert!(head.starts_with("HTTP/1.1 400 Bad Request\r\nconnection: close\r\n"), "{head}");
+        assert_has_id(&head);
         let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
         assert_eq!((&body["reason"], &body["status"]), (&"http2_required".into(), &400.into()));
         assert_eq!(socket.read(&mut [0; 1]).unwrap(), 0, "and closed");
@@ -284,6 +291,7 @@ fn a_request_without_tls_is_told_so_and_tls_without_a_listener_for_it_is_closed_
         socket.write_all(request.as_bytes()).unwrap();
         let (head, body) = read_reply(&mut socket).unwrap();
         assert!(head.starts_with("HTTP/1.1 400 Bad Request\r\nconnection: close\r\n"), "{head}");
+        assert_has_id(&head);
         let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
         assert_eq!((&body["reason"], &body["status"]), (&"tls_required".into(), &400.into()));
         assert_eq!(socket.read(&mut [0; 1]).unwrap(), 0, "and closed");
@@ -599,6 +607,29 @@ fn the_walk_from_nothing_to_tls_leads_there() {
 }
 
 #[test]
+fn the_walk_from_nothing_to_keys_leads_there() {
+    let document = include_str!("../../docs/security.md");
+    let (_, walk) = document.split_once("## From nothing to keys").unwrap();
+    let walk = walk.split("```").nth(1).unwrap().strip_prefix("sh\n").unwrap();
+    assert_eq!(walk.lines().count(), 5, "five commands");
+    let home = tempfile::tempdir().unwrap();
+    let port = crate::servers::free_port().to_string();
+    let program = binary(home.path()).get_program().to_str().unwrap().to_owned();
+    let walk = walk.replace("8080", &port).replace("order-service ", &format!("{program} "));
+    let path = std::env::var("PATH").unwrap();
+    let script = format!("set -e\n{walk}kill $!\nwait $!\n");
+    let done =
+        Command::new("/bin/sh").args(["-c", &script]).current_dir(home.path()).env_clear().env("PATH", path).output();
+    let done = done.unwrap();
+    let said = String::from_utf8_lossy(&done.stdout);
+    assert!(
+        done.status.success() && said.contains("\"name\":\"ops\""),
+        "{said}{}",
+        String::from_utf8_lossy(&done.stderr)
+    );
+}
+
+#[test]
 fn settings_of_encryption_that_do_not_fit_are_told() {
     let home = tempfile::tempdir().unwrap();
     let files = Files::new();
@@ -617,15 +648,33 @@ fn settings_of_encryption_that_do_not_fit_are_told() {
     };
     refused(&listen, "a tls: listener needs --tls-cert");
     refused(&["--admin", "tls:127.0.0.1:0"], "a tls: listener needs --tls-cert");
-    refused(&[&["--listen", "127.0.0.1:0"][..], &pair].concat(), "tls.cert: changes nothing without a tls: listener");
+    refused(&[&["--listen", "127.0.0.1:0"][..], &pair].concat(), "--tls-cert: changes nothing without a tls: listener");
     refused(&[&listen[..], &["--tls-key", &key]].concat(), "--tls-cert");
     refused(&[&listen[..], &["--tls-cert", &cert]].concat(), "--tls-key");
     refused(&[&listen[..], &pair, &["--tls-client-auth", "optional"]].concat(), "--tls-client-ca");
-    refused(&[&listen[..], &pair, &["--tls-client-ca", "/no/such"]].concat(), "/no/such: cannot be read");
+    refused(
+        &[&listen[..], &pair, &["--tls-client-ca", "/no/such"]].concat(),
+        "--tls-client-ca: /no/such: cannot be read",
+    );
+    // By the name that it was given: a variable, a key of a file.
+    files.write("order.toml", &format!("listen = \"tls:127.0.0.1:0\"\ntls.key = \"{key}\"\ntls.cert = \"{key}\"\n"));
+    let config = files.text("order.toml");
+    refused(&["--config", &config], &format!("{config}: tls.cert: {key}: has no certificate in PEM"));
+    for command in ["serve", "config check"] {
+        let done = binary(home.path())
+            .args(command.split(' '))
+            .args(listen)
+            .env("ORDER_TLS_CERT", "/no/such")
+            .env("ORDER_TLS_KEY", &key)
+            .output();
+        let error = String::from_utf8_lossy(&done.unwrap().stderr).into_owned();
+        assert!(error.contains("ORDER_TLS_CERT: /no/such: cannot be read"), "{error}");
+    }
     refused(&[&listen[..], &["--tls-cert", &cert, "--tls-key", &other]].concat(), "is not the key of the certificate");
     refused(&[&listen[..], &["--tls-cert", &key, "--tls-key", &key]].concat(), "has no certificate in PEM");
-    refused(&["--listen", "unix:"], "is no socket such as unix:/run");
-    refused(&["--listen", &format!("unix:/{}", "x".repeat(100))], "is no socket such as unix:/run");
+    refused(&["--listen", "unix:"], "needs the path of a socket, of at most 90 bytes");
+    refused(&["--listen", "unix:a", "--listen", "unix:a"], "--listen: names unix:a twice");
+    refused(&["--listen", &format!("unix:/{}", "x".repeat(100))], "needs the path of a socket, of at most 90 bytes");
     let done = binary(home.path()).args(["config", "check"]).args(listen).args(pair).output().unwrap();
     assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
 }

@@ -175,9 +175,9 @@ pub async fn run<T: Store>(
             Err(error) => {
                 let gate = if begun.is_some() { Some(&gate) } else { needed.as_ref() };
                 if let Some(gate) = gate {
-                    let detail = format!("the store cannot be reached: {}", crate::process::log::causes(&error));
+                    let detail = format!("the store cannot be used: {}", crate::process::log::causes(&error));
                     match error.outline() {
-                        Some(outline) => gate.close_with(&format!("the store cannot be reached: {outline}"), &detail),
+                        Some(outline) => gate.close_with(&format!("the store cannot be used: {outline}"), &detail),
                         None => gate.close(&detail),
                     }
                 }

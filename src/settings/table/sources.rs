@@ -25,7 +25,8 @@ pub(super) const SETTINGS: &[Setting] = &[
         help: "PostgreSQL server to keep the orders in, instead of the embedded store",
         is_secret: true,
         apply: |config, values| {
-            let postgres = crate::store::postgres::Config::parse(one(values)?)?;
+            let postgres = crate::store::postgres::Config::parse(url(one(values)?)?)?;
+            postgres.check_writable()?;
             config.store.postgres = Some(postgres);
             Ok(())
         },
@@ -59,7 +60,7 @@ pub(super) const SETTINGS: &[Setting] = &[
         help: "Redis as a second-level cache, for reads that miss the view: host:port, redis://user:password@host:port/db, rediss:// with TLS",
         is_secret: true,
         apply: |config, values| {
-            config.redis = Some(crate::redis::Config::parse(one(values)?)?);
+            config.redis = Some(crate::redis::Config::parse(url(one(values)?)?)?);
             Ok(())
         },
         ..PLAIN

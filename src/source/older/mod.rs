@@ -18,7 +18,7 @@ use super::rejects::{ROW, Rejects};
 use super::{Parked, Received, Source, SourceError};
 use crate::id::Version;
 use crate::order::{Command, Order, Past, Status, date};
-use crate::record::{Checkpoint, Fault, Headers, Position, Record, Rejection, RejectionKind};
+use crate::record::{Checkpoint, Fault, Headers, Position, Record, Rejection};
 use crate::store::{Outcome, StoreError, postgres};
 use layout::{BEYOND, Column, Layout, Tables, literal, quoted};
 
@@ -52,7 +52,7 @@ pub struct Config {
 #[derive(Debug, thiserror::Error)]
 pub enum OlderError {
     /// It cannot be reached or logged in to.
-    #[error("cannot connect to the older database")]
+    #[error("{}", no_connection(&**.0))]
     Connect(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// It refuses a statement.
     #[error("the older database refuses{}: {message} ({code})", of_what(.what))]
@@ -91,6 +91,14 @@ fn unreached(error: StoreError) -> OlderError {
     match error {
         StoreError::Unavailable(cause) | StoreError::Unfit(cause) => OlderError::Connect(cause),
         other => OlderError::Connect(other.into()),
+    }
+}
+
+/// What came of connecting: a server that was reached says itself why it lets none in.
+fn no_connection(cause: &(dyn std::error::Error + 'static)) -> &'static str {
+    match cause.downcast_ref::<tokio_postgres::Error>().and_then(tokio_postgres::Error::as_db_error) {
+        Some(_) => "the server of the older database refuses the connection",
+        None => "cannot connect to the older database",
     }
 }
 
@@ -364,7 +372,7 @@ pub fn fault(record: &Record) -> Option<Rejection> {
     let mut faults: Vec<_> = dates.filter(|(_, date)| is_beyond(date.as_bytes())).map(fault).collect();
     faults.extend(amount.map(|amount| fault((AMOUNT, &not_finite(amount)))));
     faults.extend(record.payload.as_deref().map(faults_of_numbers).unwrap_or_default());
-    (!faults.is_empty()).then_some(Rejection { kind: RejectionKind::Invalid, faults })
+    (!faults.is_empty()).then(|| Rejection::invalid(faults))
 }
 
 fn not_finite(value: &str) -> String {

@@ -29,7 +29,7 @@ use std::time::Duration;
 use bb8::Pool;
 use tokio::sync::OnceCell;
 use tokio_postgres::Row;
-use tokio_postgres::config::Host;
+use tokio_postgres::config::{Host, TargetSessionAttrs};
 use tokio_postgres::types::ToSql;
 
 use super::rules::{column, signed};
@@ -115,6 +115,19 @@ impl Config {
             instance: fastrand::i32(0..),
             encryption,
         })
+    }
+
+    /// Whether it asks for a server that takes writes, as the service needs one.
+    ///
+    /// # Errors
+    /// That it does not, and what to write instead.
+    pub fn check_writable(&self) -> Result<(), String> {
+        if self.server.get_target_session_attrs() != TargetSessionAttrs::ReadOnly {
+            return Ok(());
+        }
+        Err("target_session_attrs asks for a server that takes no writes, and the service needs a primary: write \
+             target_session_attrs=read-write, which finds it among several hosts, or leave it out"
+            .into())
     }
 
     /// How long a server may take to log in to, however many round trips that is.
@@ -281,7 +294,7 @@ impl Connections {
             error = failure => error,
         };
         let may_pass = match &*error {
-            ConnectError::Connect(error) => !is_unfit(error),
+            ConnectError::Connect(error) | ConnectError::SetUp(error) => !is_unfit(error),
             ConnectError::Silent(_) => true,
             ConnectError::Pooled => false,
             ConnectError::Migrate(error) => error.may_pass(),

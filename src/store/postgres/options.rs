@@ -138,6 +138,27 @@ impl Options {
                 self.add(as_known, &value);
             }
         }
+        // The library knows those of a session, libpq those of a server too.
+        if let Some(attrs) = self.take("target_session_attrs") {
+            let known = match &*attrs {
+                "any" | "read-write" | "read-only" => &attrs,
+                "primary" => "read-write",
+                "standby" => "read-only",
+                "prefer-standby" => {
+                    return Err(
+                        "target_session_attrs=prefer-standby is not supported: write read-write for a server that \
+                                takes writes, read-only for one that does not, any for the first that answers"
+                            .into(),
+                    );
+                }
+                _ => {
+                    return Err(
+                        "target_session_attrs is none of any, read-write, primary, read-only and standby".into()
+                    );
+                }
+            };
+            self.add("target_session_attrs", known);
+        }
         if let Some(fallback) = self.take("fallback_application_name") {
             match self.take("application_name") {
                 Some(name) => self.add("application_name", &name),
@@ -368,6 +389,17 @@ mod tests {
         }
         for text in ["gssencmode=require", "sslcompression=1", "client_encoding=LATIN1"] {
             assert!(left(&format!("host=h {text}")).unwrap_err().contains("is supported as"), "{text}");
+        }
+        for (attrs, session) in [("primary", "read-write"), ("standby", "read-only"), ("any", "any")] {
+            let text = format!("host=h target_session_attrs={attrs}");
+            assert_eq!(left(&text), Ok(format!("host='h' target_session_attrs='{session}'")));
+            let of =
+                |text: &str| left(text).unwrap().parse::<tokio_postgres::Config>().unwrap().get_target_session_attrs();
+            assert_eq!(of(&format!("postgres://h/d?target_session_attrs={attrs}")), of(&text));
+        }
+        for attrs in ["prefer-standby", "replica"] {
+            let told = left(&format!("host=h target_session_attrs={attrs}")).unwrap_err();
+            assert!(told.starts_with("target_session_attrs") && told.contains("read-write"), "{told}");
         }
         let fine = "host=h gssencmode=prefer sslcompression=0 client_encoding=UTF8 keepalives_count=3 \
                     fallback_application_name=a";

@@ -26,30 +26,43 @@ pub(in crate::store) fn outline(error: &(dyn std::error::Error + 'static)) -> Op
                     return Some("the pooler before PostgreSQL is not of pool_mode = session".into());
                 }
                 ConnectError::Silent(_) => return Some("PostgreSQL does not answer".into()),
-                ConnectError::Connect(_) | ConnectError::Migrate(_) => {}
+                ConnectError::Connect(_) | ConnectError::SetUp(_) | ConnectError::Migrate(_) => {}
             }
         }
         if let Some(error) = error.downcast_ref::<tokio_postgres::Error>() {
             if let Some(denied) = error.as_db_error().and_then(right) {
                 return Some(format!("PostgreSQL refuses: {denied}").into());
             }
-            let outline = match error.code().map(SqlState::code) {
-                Some(code) if code.starts_with("28") => "PostgreSQL refuses the login",
-                Some("3D000") => "PostgreSQL does not have the database",
-                Some("42501") => "PostgreSQL does not give the role the rights it needs",
-                Some("53300") => "PostgreSQL has no connection to spare",
-                Some("57P01" | "57P02" | "57P03") => "PostgreSQL is starting or stopping",
-                Some(_) => "PostgreSQL answers with an error",
-                None if crate::process::log::causes(error).contains("does not support TLS") => {
-                    "PostgreSQL offers no TLS, and sslmode asks for it"
-                }
-                None => "PostgreSQL is unavailable",
-            };
-            return Some(outline.into());
+            return Some(said(error).unwrap_or("PostgreSQL is unavailable").into());
         }
         next = error.source();
     }
     None
+}
+
+/// What PostgreSQL says by an error, in such words. `None` where it says nothing: it was not reached, or is gone.
+pub(super) fn said(error: &tokio_postgres::Error) -> Option<&'static str> {
+    Some(match error.code().map(SqlState::code) {
+        Some(code) if code.starts_with("28") => "PostgreSQL refuses the login",
+        Some("3D000") => "PostgreSQL does not have the database",
+        Some("25006") => "PostgreSQL takes no writes: it is a standby, or its transactions are read-only",
+        Some("42501") => "PostgreSQL does not give the role the rights it needs",
+        Some("53300") => "PostgreSQL has no connection to spare",
+        Some("57P01" | "57P02" | "57P03") => "PostgreSQL is starting or stopping",
+        Some(_) => "PostgreSQL answers with an error",
+        // What the client library finds out by itself.
+        None => {
+            let causes = crate::process::log::causes(error);
+            let found = [
+                ("does not support TLS", "PostgreSQL offers no TLS, and sslmode asks for it"),
+                ("performing TLS handshake", "TLS with PostgreSQL cannot be set up"),
+                ("password missing", "PostgreSQL asks for a password"),
+                ("authentication", "PostgreSQL and this client do not agree on how to log in"),
+                ("does not allow writes", "PostgreSQL takes no writes, and target_session_attrs asks for them"),
+            ];
+            found.into_iter().find(|(sign, _)| causes.contains(sign))?.1
+        }
+    })
 }
 
 /// Which right is missing, in the server's words, where they name what is ours: a table, the schema.

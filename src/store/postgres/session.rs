@@ -10,7 +10,7 @@ use tokio_postgres::{Client, Statement};
 
 use super::encryption::Encryption;
 use super::errors::{classify, silent};
-use super::{Config, StoreError, copy, login, peers, pooler, restored, schema};
+use super::{Config, StoreError, copy, login, outline, peers, pooler, restored, schema};
 
 /// What is said first on every connection: limits that the owner of the server or of the database sets for clients would
 /// end a transaction between two of our statements, or a connection between two of our questions.
@@ -29,9 +29,11 @@ pub(super) struct Manager {
 /// Why a connection could not be made.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ConnectError {
-    #[error("cannot connect to PostgreSQL")]
-    Connect(#[from] tokio_postgres::Error),
-    #[error("cannot connect to PostgreSQL")]
+    #[error("{}", outline::said(.0).unwrap_or("cannot connect to PostgreSQL"))]
+    Connect(#[source] tokio_postgres::Error),
+    #[error("cannot set a connection to PostgreSQL up")]
+    SetUp(#[from] tokio_postgres::Error),
+    #[error(transparent)]
     Silent(#[from] super::errors::Silent),
     #[error(
         "a pooler hands each transaction to another connection of PostgreSQL: set pool_mode = session there (PgBouncer), or \
@@ -91,7 +93,8 @@ impl bb8::ManageConnection for Manager {
     async fn connect(&self) -> Result<Session, ConnectError> {
         // A server that takes a connection may still say nothing on it.
         let time = self.config.login_time();
-        let mut client = tokio::time::timeout(time, login::connect(&self.config)).await.map_err(|_| silent(time))??;
+        let client = tokio::time::timeout(time, login::connect(&self.config)).await.map_err(|_| silent(time))?;
+        let mut client = client.map_err(ConnectError::Connect)?;
         if !self.checked.initialized() && pooler::is_between(&self.config, &client).await {
             return Err(ConnectError::Pooled);
         }

@@ -66,6 +66,20 @@ fn writes_and_refusals_are_noted_with_who_where_and_what() {
     let refused = server.request("POST", "/orders", &fields, wb_posted("x")).expect(412);
     let line = line_of(&path, refused.header("X-Request-Id").unwrap());
     assert_eq!((&line["order"], &line["result"]), (&"x".into(), &412.into()));
+    // What is no valid order names one all the same, or what cannot be an id.
+    let invalid = [
+        (wb_posted("bad.1").replace("\"amount\": 1817", "\"amount\": \"x\""), "bad.1".into()),
+        ("{\"order_id\":\"bad-2\",\"user_id\":\"x\",\"payload\":{}}".to_owned(), "bad-2".into()),
+        ("{\"order_id\":\"0\",\"user_id\":\"x\",\"payload\":{}}".to_owned(), Value::Null),
+        ("{\"order_uid\":\"a b\"}".to_owned(), Value::Null),
+        ("{\"order_uid\":7}".to_owned(), Value::Null),
+        ("[]".to_owned(), Value::Null),
+    ];
+    for (body, order) in invalid {
+        let refused = keys.post(&server, "shop", "/orders", &body).expect(422);
+        let line = line_of(&path, refused.header("X-Request-Id").unwrap());
+        assert_eq!((&line["order"], &line["result"]), (&order, &422.into()), "{body}");
+    }
     let lines_of = format!("{}\nno json\n", wb_answered("y"));
     let fields = [("Authorization", &*bearer), ("Content-Type", "application/x-ndjson"), ("X-Request-Id", "many")];
     server.request("POST", "/orders", &fields, lines_of).expect(200);

@@ -96,6 +96,24 @@ fn tokens_of_a_file_s_keys_are_let_in_to_what_they_say() {
     assert_ne!(connection.request("GET", "/order/x", &[("Authorization", &own)], "").status, 200, "its key is gone");
 }
 
+/// All were "not valid".
+#[test]
+fn a_token_that_cannot_be_read_is_told_what_is_wrong_with_it() {
+    let home = tempfile::tempdir().unwrap();
+    let path = home.path().join("jwks.json");
+    std::fs::write(&path, set(&[&Signer::new("one")])).unwrap();
+    let server = start(path.to_str().unwrap(), &[]);
+    for (token, told) in [
+        ("Bearer a.b.c", "the token is no base64url"),
+        ("Bearer W10.e30.e30", "a part of the token is no JSON object"),
+        ("Bearer e30.e30.e30", "the token's algorithm is not accepted"),
+    ] {
+        let refused = get(&server, "/order/x", token).expect(401);
+        assert_eq!(refused.json()["message"], told);
+        assert!(refused.header("WWW-Authenticate").unwrap().ends_with(&format!("error_description=\"{told}\"")));
+    }
+}
+
 /// A stream ends with its token.
 #[test]
 fn a_stream_ends_when_its_token_expires() {
