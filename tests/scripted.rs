@@ -24,6 +24,8 @@ pub struct Script {
     pub is_held: AtomicBool,
     /// Looks for changes by others fail.
     pub is_cut_off: AtomicBool,
+    /// They do not get their answer yet.
+    pub is_silent: AtomicBool,
     /// Counts do not begin.
     pub is_count_held: AtomicBool,
     /// Batches that were left behind.
@@ -140,6 +142,9 @@ impl Store for Scripted {
         N: Fn(&OrderId, Version) -> bool + Send + Sync + 'static,
         F: Fn(Page) + Send + Sync + 'static,
     {
+        while self.0.is_silent.load(Ordering::SeqCst) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
         if self.0.is_cut_off.load(Ordering::SeqCst) {
             return failure();
         }

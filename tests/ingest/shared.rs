@@ -32,12 +32,16 @@ async fn while_the_store_cannot_say_what_others_changed_the_view_is_not_all_ther
     tokio::spawn(follow::run(Arc::clone(&view), store.clone(), None, news, (begun, gate), None, shutdown));
     has_begun.await.unwrap().unwrap();
     view.set_complete();
-    for round in 0..3 {
-        until("an unknown id exists nowhere", || view.is_complete()).await;
-        // From here on another instance may store orders, and this one would not know.
-        store.0.is_cut_off.store(true, Ordering::SeqCst);
-        until(&format!("an unknown id is asked for in the store, round {round}"), || !view.is_complete()).await;
-        store.0.is_cut_off.store(false, Ordering::SeqCst);
+    // A store that says nothing is given up only later, and until then no error tells of it.
+    for (what, fault) in [("fails", &store.0.is_cut_off), ("says nothing", &store.0.is_silent)] {
+        for round in 0..3 {
+            until("an unknown id exists nowhere", || view.is_complete()).await;
+            // From here on another instance may store orders, and this one would not know.
+            fault.store(true, Ordering::SeqCst);
+            let asked = format!("an unknown id is asked for in a store that {what}, round {round}");
+            until(&asked, || !view.is_complete()).await;
+            fault.store(false, Ordering::SeqCst);
+        }
     }
     until("an unknown id exists nowhere", || view.is_complete()).await;
 }

@@ -1,14 +1,15 @@
 //! Both stores are told the same and must answer the same: random batches of every kind of write.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use order_service::order::{Command, Envelope, Order};
-use order_service::record::{Condition, Expected, Idempotency};
+use order_service::record::{Condition, Contents, Expected, Idempotency, Parcel};
 use order_service::snapshot::Snapshot;
 use order_service::store::embedded::{self, Embedded};
 use order_service::store::{Batch, Entry, Outcome, Store};
 
-use super::{decode, id, wb};
+use super::{batch, decode, id, wb};
 use crate::database::Database;
 
 /// Bodies of envelopes end in two time stamps, which are each store's own.
@@ -99,4 +100,58 @@ async fn both_stores_follow_the_same_rules() {
         page.iter().map(|(id, copy)| format!("{id} {} {}", copy.version(), body(copy))).collect::<Vec<_>>()
     };
     assert_eq!(list(postgres.page(None, 100).await.unwrap()), list(embedded.page(None, 100).await.unwrap()));
+}
+
+/// The tickets of what is unpublished and waits no more, oldest first, and the orders of each.
+async fn unpublished<T: Store>(store: &T, limit: usize) -> Vec<(i64, Contents, Vec<String>)> {
+    let taken = store.unpublished(Duration::ZERO, limit).await.unwrap();
+    let named = |ids: Vec<order_service::id::OrderId>| ids.iter().map(ToString::to_string).collect();
+    taken.into_iter().map(|batch| (batch.parcel.ticket, batch.parcel.contents, named(batch.ids))).collect()
+}
+
+async fn newer<T: Store>(store: &T, known: &[(&str, u64)]) -> Vec<String> {
+    let known = known.iter().map(|(name, version)| (id(name), *version)).collect();
+    let found = store.newer(known).await.unwrap();
+    let mut found: Vec<_> = found.iter().map(|(id, copy)| format!("{id} {} {}", copy.version(), body(copy))).collect();
+    found.sort();
+    found
+}
+
+/// No test asked the stores themselves: one that gave a batch at a time, or that never knew a newer copy of what had
+/// been published, did not show.
+async fn keeps_what_is_to_be_published<T: Store>(store: &T) {
+    let contents = Contents { snapshots: true, events: true, acks: false };
+    for ticket in 1..=5_i64 {
+        let mut batch = Arc::unwrap_or_clone(batch([wb(&format!("o{ticket}"), 1), wb("all", ticket.unsigned_abs())]));
+        batch.parcel = Some(Parcel { ticket, contents });
+        store.commit(Arc::new(batch)).await.unwrap();
+    }
+    store.commit(batch([wb("o2", 2)])).await.unwrap();
+    let left = |ticket: i64| (ticket, contents, vec![format!("o{ticket}"), "all".to_owned()]);
+    assert_eq!(unpublished(store, 3).await, [1, 2, 3].map(left), "the oldest, as many as are asked for");
+    assert_eq!(unpublished(store, 100).await, [1, 2, 3, 4, 5].map(left));
+    let late = store.unpublished(Duration::from_hours(1), 100).await.unwrap();
+    assert!(late.is_empty(), "not for that long: {late:?}");
+
+    let copy = |name: &str, n: u64| format!(r#"{name} {n} {{"order_uid":"{name}","track_number":"T{n}","n":{n}}}"#);
+    let known = [("o1", 1), ("o2", 1), ("o3", 0), ("all", 4), ("none", 0)];
+    assert_eq!(newer(store, &known).await, [copy("all", 5), copy("o2", 2), copy("o3", 1)]);
+    assert!(newer(store, &[("o2", 2), ("all", 6)]).await.is_empty());
+
+    let fewer = Contents { events: false, ..contents };
+    store.narrow(Parcel { ticket: 4, contents: fewer }, vec![id("o4")], Duration::from_hours(1)).await.unwrap();
+    assert_eq!(unpublished(store, 100).await, [1, 2, 3, 5].map(left), "it is to wait");
+    store.narrow(Parcel { ticket: 4, contents: fewer }, vec![id("o4")], Duration::ZERO).await.unwrap();
+    store.published(vec![1, 2, 5]).await.unwrap();
+    let mut rest = unpublished(store, 100).await;
+    rest.sort_by_key(|(ticket, ..)| *ticket);
+    assert_eq!(rest, [left(3), (4, fewer, vec!["o4".to_owned()])]);
+}
+
+#[tokio::test]
+async fn both_stores_keep_what_is_to_be_published_until_it_is() {
+    let directory = tempfile::tempdir().unwrap();
+    keeps_what_is_to_be_published(&Embedded::open(embedded::Config::new(directory.path())).unwrap()).await;
+    let Some(database) = Database::create() else { return };
+    keeps_what_is_to_be_published(&database.store()).await;
 }
