@@ -5,8 +5,10 @@ use std::time::Duration;
 
 use hyper::Uri;
 use hyper::header::HeaderValue;
+use percent_encoding::percent_decode_str;
 
 use crate::listen::Endpoint;
+use crate::store::postgres;
 
 /// No setting is larger: what is computed from it and from the time of day never overflows, and no library refuses it.
 const DURATION_MAX: Duration = Duration::from_hours(24 * 365 * 10);
@@ -115,6 +117,25 @@ pub(super) fn origin(text: &str) -> Result<HeaderValue, String> {
         return Err(wrong());
     }
     HeaderValue::from_str(text).map_err(|_| wrong())
+}
+
+/// A URL whose `%` all begin an escape of UTF-8. What libraries make of others is not what was meant:
+/// most often another password.
+pub(super) fn escapes(text: &str) -> Result<&str, String> {
+    let is_hex = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_hexdigit);
+    let bytes = text.as_bytes();
+    let mut found = memchr::memchr_iter(b'%', bytes);
+    let is_broken = found.any(|at| !is_hex(bytes.get(at + 1)) || !is_hex(bytes.get(at + 2)));
+    if is_broken || percent_decode_str(text).decode_utf8().is_err() {
+        return Err("has a % that begins no escape such as %40; a % itself is written %25".into());
+    }
+    Ok(text)
+}
+
+/// A PostgreSQL server: a URL, or pairs, in which a `%` is one.
+pub(super) fn postgres(text: &str) -> Result<postgres::Config, String> {
+    let is_url = text.split_once("://").is_some_and(|(scheme, _)| !scheme.contains('='));
+    postgres::Config::parse(if is_url { escapes(text)? } else { text })
 }
 
 /// Kafka's bootstrap servers: `host:port`, several separated by commas.
