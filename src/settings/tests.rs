@@ -580,6 +580,9 @@ fn broken_escapes_of_urls_are_refused() {
         load(&[flag, &format!("{scheme}://me:a%25%C3%9F@{place}")], &[]).unwrap();
     }
     load(&["--postgres", "host=h password=50%off"], &[]).unwrap();
+    let keys = |url| load(&["--auth-jwks", url, "--auth-issuer", "i", "--auth-audience", "a"], &[]);
+    assert!(keys("https://issuer.test/keys?t=%zz").unwrap_err().0[0].starts_with("--auth-jwks: has a %"));
+    keys("https://issuer.test/keys?t=%7a").unwrap();
 }
 
 #[test]
