@@ -409,10 +409,10 @@ fn as_it_was(text: &str) -> String {
     text.replace(BEYOND, "")
 }
 
-/// What came with an order, as JSON.
-fn value_of(name: &str, text: &str) -> Value {
-    let number = (name == AMOUNT).then(|| serde_json::from_str::<serde_json::Number>(text).ok()).flatten();
-    number.map_or_else(|| as_it_was(text).into(), Value::Number)
+/// What came with an order, as JSON: a number with all its digits.
+fn json_of(name: &str, text: &str) -> String {
+    let is_number = name == AMOUNT && serde_json::from_str::<serde_json::Number>(text).is_ok();
+    if is_number { text.to_owned() } else { Value::from(as_it_was(text)).to_string() }
 }
 
 /// A row as a line that `import` takes once it is mended: as `export --full` writes one, so that its times, its amount and
@@ -421,14 +421,14 @@ fn whole(record: &Record, payload: &str) -> String {
     let order = serde_json::from_str::<BTreeMap<String, &RawValue>>(payload).unwrap_or_default();
     let is_envelope = order.contains_key("order_id") && !order.contains_key("order_uid");
     let id = order.get(if is_envelope { "order_id" } else { "order_uid" }).map_or("null", |id| id.get());
-    let times = [CREATED, UPDATED].map(|name| Some((name, value_of(name, beside(record, name).flatten()?))));
+    let times = [CREATED, UPDATED].map(|name| Some((name, json_of(name, beside(record, name).flatten()?))));
     let times: String = times.iter().flatten().map(|(name, value)| format!(",\"{name}\":{value}")).collect();
     let (kind, state) =
         (if is_envelope { "envelope" } else { "wb" }, if is_deleted(record) { "deleted" } else { "live" });
     // What an envelope order says of itself is in it, and not beside it.
     let mut more = String::new();
     if let Some(amount) = beside(record, AMOUNT).flatten() {
-        more.push_str(&format!(",\"{AMOUNT}\":{}", value_of(AMOUNT, amount)));
+        more.push_str(&format!(",\"{AMOUNT}\":{}", json_of(AMOUNT, amount)));
     }
     let mut body = payload.to_owned();
     if is_envelope && let Some(end) = body.rfind('}') {
@@ -528,7 +528,7 @@ impl Source for OlderSource {
         });
         for name in [CREATED, UPDATED, AMOUNT] {
             if let Some(value) = beside(record, name).flatten() {
-                line[name] = value_of(name, value);
+                line[name] = as_it_was(value).into();
             }
         }
         if is_deleted(record) {
