@@ -60,7 +60,8 @@ fn ended(result: anyhow::Result<()>) -> ExitCode {
         }
         Err(error) => {
             output::note(format_args!("order-service: {error:#}"));
-            if app::is_unfit(&error) { ExitCode::from(EXIT_CONFIG) } else { ExitCode::FAILURE }
+            let is_older = error.downcast_ref().is_some_and(older::OlderError::is_configuration);
+            if is_older || app::is_unfit(&error) { ExitCode::from(EXIT_CONFIG) } else { ExitCode::FAILURE }
         }
     }
 }

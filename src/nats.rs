@@ -66,7 +66,8 @@ impl std::fmt::Debug for Login {
 /// for debugging.
 #[must_use]
 pub fn said(error: &ConnectError) -> String {
-    tls::words::plain(&error.to_string())
+    let words = tls::words::plain(&error.to_string());
+    words.strip_prefix("IO error: ").map(str::to_owned).unwrap_or(words)
 }
 
 /// How long a connection may take to be made.

@@ -274,6 +274,30 @@ fn settings_are_checked_and_shown() {
     assert!(listens(&again, "127.0.0.1:1008") && again.contains("7s"), "{again}");
 }
 
+/// Files were named twice, by the number of a source, or not at all.
+#[test]
+fn what_cannot_be_read_or_written_is_named_once() {
+    let home = Home::new();
+    fs::create_dir(home.path().join("dir")).unwrap();
+    home.write("bad.ndjson", "{\n");
+    let server = Server::start(&[]);
+    let url = format!("http://{}", server.address());
+    for (command, code, told) in [
+        (&["import", "missing.ndjson"][..], 1, "cannot read missing.ndjson: No such file"),
+        (&["import", "dir"], 1, "cannot read dir: it is a directory"),
+        (&["import", "bad.ndjson", "--rejects", "dir"], 1, "cannot write dir: Is a directory"),
+        (&["import", "bad.ndjson", "--rejects", "no/such"], 1, "cannot write no/such: No such file"),
+        (&["publish", "--http", &url, "--file", "missing"], 1, "cannot read missing: No such file"),
+        (&["publish", "--http", &url, "--file", "dir"], 1, "cannot read dir: it is a directory"),
+        (&["export", "-o", "dir"], 1, "cannot write dir: Is a directory"),
+        (&["serve", "--listen", "127.0.0.1:0", "--audit", "no/such"], 78, "--audit: no/such: No such file"),
+    ] {
+        let done = home.run(command).expect(code);
+        let line = done.err.lines().last().unwrap_or_default();
+        assert!(line.starts_with(&format!("order-service: {told}")), "{command:?}: {}", done.err);
+    }
+}
+
 /// "settings are good" was said of details that changed nothing.
 #[test]
 fn a_detail_of_a_part_that_is_off_is_a_wrong_setting_wherever_it_is_set() {
@@ -377,6 +401,33 @@ fn a_dot_env_file_is_the_weaker_environment() {
     home.write(".env", "\nORDER_POSTGRES=postgres://u:hidden's@h/d\nPASSWORD=hidden\n");
     let told = home.run(&["config", "check"]).expect(78).err;
     assert!(told.contains(".env: line 2: ORDER_POSTGRES: ") && !told.contains("hidden"), "{told}");
+    home.write(".env", "REDIS_PASSWORD=very hidden\n");
+    let told = home.run(&["config", "check"]).expect(78).err;
+    assert!(told.contains(".env: line 1: REDIS_PASSWORD: ") && !told.contains("hidden"), "{told}");
+    // Those of others are named by their numbers, which were passed by in silence.
+    home.write(".env", "ORDER_SAMPLE=5\nhidden words\nSHOP=Joe's hidden\n");
+    let told = home.run(&["config", "check"]).expect(0).err;
+    assert_eq!(
+        told.lines().collect::<Vec<_>>(),
+        ["order-service: configuration: .env: lines 2, 3 cannot be read as NAME=value, and change nothing"]
+    );
+    home.write(".env", "hidden words\n".repeat(13));
+    let told = home.run(&["config", "check"]).expect(0).err;
+    assert!(told.contains("lines 1, 2, 3, 4, 5, 6, 7, 8, 9, 10 and 3 more cannot be read"), "{told}");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_variable_that_is_no_text_is_a_wrong_setting() {
+    use std::os::unix::ffi::OsStrExt as _;
+    let home = Home::new();
+    let run = |name: &str| {
+        let mut command = binary(home.path());
+        command.args(["config", "check"]).env(name, std::ffi::OsStr::from_bytes(b"a\xff")).stdout(Stdio::piped());
+        Done::wait(command.spawn().unwrap(), &["config", "check"])
+    };
+    assert!(run("ORDER_DATA").expect(78).err.contains("ORDER_DATA: is no UTF-8"));
+    run("OF_ANOTHER_PROGRAM").expect(0);
 }
 
 #[test]
@@ -394,6 +445,8 @@ fn a_data_directory_belongs_to_one_process() {
         let done = home.run(command).expect(1);
         assert!(done.err.to_lowercase().contains("use") || done.err.contains("lock"), "{command:?}: {}", done.err);
     }
+    let done = home.run(&["migrate", "status", "--data", data]).expect(0);
+    assert!(done.out.lines().all(|line| line.ends_with("applied")), "{}", done.out);
     // Reading what is there disturbs no one.
     crate::http::created(&server, wb_posted("x"));
     assert_eq!(home.run(&["export", "--data", data]).expect(0).out, wb_answered("x") + "\n");
@@ -541,12 +594,45 @@ fn a_full_export_is_imported_as_the_same_orders() {
     let copied = home.run(&["export", "--data", "plain"]).expect(0).out;
     assert!(copied.lines().rev().eq(plain.out.lines()), "{copied}");
     // A line that is wrong is put aside whole.
-    let wrong = full.out.lines().next().unwrap().replace("\"kind\":\"wb\"", "\"kind\":\"other\"");
-    home.write("wrong.ndjson", &wrong);
-    home.run(&["import", "wrong.ndjson", "--data", "filed"]).expect(1);
-    assert_eq!(fs::read_to_string(home.path().join("wrong.ndjson.rejected.raw")).unwrap(), wrong + "\n");
-    let told = fs::read_to_string(home.path().join("wrong.ndjson.rejected")).unwrap();
-    assert!(told.contains("/meta/kind"), "{told}");
+    let good = full.out.lines().next().unwrap();
+    for (index, (from, to, named)) in [
+        ("\"kind\":\"wb\"", "\"kind\":\"other\"", "/meta/kind: must be wb or envelope"),
+        ("\"kind\":\"wb\"", "\"kind\":\"envelope\"", "/meta/kind: is not the kind of the order"),
+        ("\"version\":", "\"version\":-", "/meta/version: must be a whole number of at least 1"),
+        ("\"updated_at\":\"2", "\"updated_at\":\"1", "/meta/updated_at: is before created_at"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let (wrong, file) = (good.replacen(from, to, 1), format!("wrong-{index}.ndjson"));
+        assert_ne!(wrong, good, "{from}");
+        home.write(&file, &wrong);
+        home.run(&["import", &file, "--data", "filed"]).expect(1);
+        assert_eq!(fs::read_to_string(home.path().join(format!("{file}.rejected.raw"))).unwrap(), wrong + "\n");
+        let told = fs::read_to_string(home.path().join(format!("{file}.rejected"))).unwrap();
+        assert!(told.contains(named), "{told}");
+    }
+    // Lines that a store gave out are good enough for another one, which is said where the profile is.
+    let help = home.run(&["import", "--help"]).expect(0).out;
+    assert!(help.contains("are checked as lenient"), "{help}");
+}
+
+/// A store of a former version has orders whose times it did not note.
+#[test]
+fn a_store_without_times_is_exported_and_goes_on() {
+    let home = Home::new();
+    home.write("first.ndjson", wb_lines("a", 2));
+    home.run(&["import", "first.ndjson"]).expect(0);
+    home.run(&["migrate", "down", "--yes"]).expect(0);
+    let of = |text: &str| -> Vec<bool> { text.lines().map(|line| line.contains("\"created_at\":")).collect() };
+    assert_eq!(of(&home.run(&["export", "--full"]).expect(0).out), [false, false]);
+    home.write("second.ndjson", wb_lines("b", 1));
+    home.run(&["import", "second.ndjson"]).expect(0);
+    let full = home.run(&["export", "--full"]).expect(0).out;
+    assert_eq!(of(&full), [false, false, true], "{full}");
+    home.run_fed(&["import", "-", "--data", "other"], &full).expect(0);
+    let last = |text: &str| text.lines().last().unwrap().to_owned();
+    assert_eq!(last(&home.run(&["export", "--full", "--data", "other"]).expect(0).out), last(&full));
 }
 
 #[test]
@@ -697,16 +783,28 @@ fn the_schema_goes_forward_and_back() {
         let out = home.run(&["migrate", "status"]).expect(0).out;
         assert!(out.lines().count() >= 1 && out.lines().all(|line| line.ends_with(word)), "{out}");
     };
+    // Looking makes nothing, not even the directory.
+    for command in [&["migrate", "status"][..], &["migrate", "down"], &["migrate", "down", "--yes"]] {
+        let done = home.run(command).expect(0);
+        assert!(done.err.contains("there is no store in data yet"), "{}", done.err);
+        assert!(!home.path().join("data").exists(), "{command:?}");
+    }
+    status("pending");
     home.run(&["migrate", "up"]).expect(0);
     status("applied");
     home.write("one.ndjson", wb_lines("x", 1));
     home.run(&["import", "one.ndjson"]).expect(0);
-    // Orders are never deleted by a slip.
-    home.run(&["migrate", "down"]).expect(1);
-    status("applied");
-    assert_eq!(home.run(&["export"]).expect(0).out, wb_lines("x", 1));
-    home.run(&["migrate", "down", "--yes"]).expect(0); // the outbox
-    home.run(&["migrate", "down", "--yes"]).expect(0);
+    // Orders are never deleted by a slip, and what would be lost is said.
+    for lost in ["step 0003 (times) of data", "step 0002 (outbox) of data", "step 0001 (orders) of data"] {
+        let done = home.run(&["migrate", "down"]).expect(1);
+        let is_said = ["nothing was changed", "is lost for good: ", "--yes"].iter().all(|part| done.err.contains(part));
+        assert!(done.err.contains(lost) && is_said, "{}", done.err);
+        if lost.contains("orders") {
+            assert!(done.err.contains("every order"), "{}", done.err);
+        }
+        assert_eq!(home.run(&["export"]).expect(0).out, wb_lines("x", 1));
+        home.run(&["migrate", "down", "--yes"]).expect(0);
+    }
     status("pending");
     home.run(&["migrate", "up"]).expect(0);
     home.run(&["migrate", "up"]).expect(0);

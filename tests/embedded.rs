@@ -410,7 +410,7 @@ fn a_store_that_cannot_be_used_ends_every_command_with_its_name_and_the_reason()
             &["migrate", "up"],
             &["migrate", "status"],
         ] {
-            let is_reading = matches!(command[0], "export" | "backup");
+            let is_reading = matches!(command, ["export" | "backup", ..] | ["migrate", "status"]);
             if is_reading && what == "a directory in the place of the log" {
                 continue;
             }

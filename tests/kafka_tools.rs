@@ -247,7 +247,8 @@ fn brokers_that_are_not_there_or_not_here_are_refused() {
     let (_kept, refusing_at) = crate::tools::refusing();
     let refusing_at = refusing_at.to_string();
     let done = home.run(&["publish", "--kafka", &refusing_at]).expect(1);
-    assert!(done.err.contains(&format!("no broker of {refusing_at} answers")), "{}", done.err);
+    let told = format!("order-service: no broker of {refusing_at} answers within 8 s\n");
+    assert!(done.err.ends_with(&told), "in its words, not those of a library: {}", done.err);
     let done = home.run(&["dlq", "list", "--kafka", &refusing_at]).expect(1);
     assert!(done.err.contains(&format!("no broker of {refusing_at} answers")), "{}", done.err);
     let done = home.run(&["publish", "--kafka", "127.0.0.1:1,192.0.2.1:9092"]).expect(78);

@@ -143,7 +143,10 @@ impl Audit {
     /// # Errors
     /// It cannot be opened, or the system gives no thread.
     pub fn start(target: Target) -> io::Result<Self> {
-        let output = target.open()?;
+        let output = target.open().map_err(|error| match &target {
+            Target::Stdout => error,
+            Target::File(path) => io::Error::new(error.kind(), format!("{}: {error}", path.display())),
+        })?;
         let (lines, receiver) = sync_channel(LINES_MAX);
         let shared = Arc::<Shared>::default();
         let writer = Writer { target, output, shared: Arc::clone(&shared), told: 0 };

@@ -225,9 +225,9 @@ fn service_command() -> Command {
         )
         .subcommand(
             with_flags(Command::new("down").about("Take the newest step back, with the data in it"))
-                .arg(switch("yes", "Delete the orders in it")),
+                .arg(switch("yes", "Do it; without it is only said what would be lost")),
         )
-        .subcommand(with_flags(Command::new("status").about("Say which steps are applied")));
+        .subcommand(with_flags(Command::new("status").about("Say which steps are applied, and change nothing")));
     let config = Command::new("config")
         .about("Look at the settings")
         .subcommand_required(true)
@@ -317,13 +317,10 @@ fn import_command() -> Command {
     let command =
         Command::new("import").about("Store the orders of a file; an interrupted import goes on where it was");
     let command = with_flags(command)
-        .arg(
-            Arg::new("file")
-                .value_name("FILE")
-                .value_parser(value_parser!(PathBuf))
-                .required(true)
-                .help("One order a line, also as export --full writes it; - is standard input"),
-        )
+        .arg(Arg::new("file").value_name("FILE").value_parser(value_parser!(PathBuf)).required(true).help(
+            "One order a line; - is standard input. Lines of export --full, with meta in them, are checked as \
+                     lenient, whatever --profile says",
+        ))
         .arg(Arg::new("rejects").long("rejects").value_name("FILE").value_parser(value_parser!(PathBuf)).help(
             "Where lines that are no valid orders go, with the reasons; as they were, to FILE.raw beside it \
                      [default: FILE.rejected]",
@@ -346,7 +343,6 @@ fn import_command() -> Command {
         )
         .arg(
             text("timezone", "ZONE", "What its times without a zone are of, such as Europe/Moscow or +03:00 [default: UTC]")
-                .value_parser(older::Zone::parse)
                 .requires("from-postgres")
                 .conflicts_with("file"),
         )
@@ -520,10 +516,9 @@ fn load_command() -> Command {
 }
 
 /// Where the URL of an older database is from, when it is not on the command line.
-const FROM_POSTGRES: &str = "ORDER_FROM_POSTGRES";
+pub(super) const FROM_POSTGRES: &str = "ORDER_FROM_POSTGRES";
 
 fn older_of(arguments: &ArgMatches, settings: &Settings, outside: &Outside) -> Result<older::Config, ConfigError> {
-    use crate::store::postgres;
     let given = arguments.get_one::<String>("from-postgres").filter(|url| !url.is_empty());
     let (place, url) = match given {
         Some(url) => ("--from-postgres".to_owned(), url.clone()),
@@ -542,16 +537,18 @@ fn older_of(arguments: &ArgMatches, settings: &Settings, outside: &Outside) -> R
             "changes nothing with --from-postgres, whose orders are checked as lenient",
         ));
     }
-    let server = parse::url(&url).and_then(postgres::Config::parse).map_err(|error| ConfigError::one(&place, error))?;
+    let server = parse::postgres(&url).map_err(|error| ConfigError::one(&place, error))?;
+    let zone = arguments.get_one::<String>("timezone").map(|zone| older::Zone::parse(zone)).transpose();
+    let zone = zone.map_err(|error| ConfigError::one("--timezone", error))?;
+    let schema = arguments.get_one::<String>("from-schema").cloned();
+    if schema.as_ref().is_some_and(|name| name.is_empty() || name.contains('\0')) {
+        return Err(ConfigError::one("--from-schema", "must be the name of the schema that its table orders is in"));
+    }
     let config = &settings.config;
     let name = server.database().unwrap_or("orders").replace(['/', '\0'], "_");
     let rejects = arguments.get_one("rejects").cloned().unwrap_or_else(|| PathBuf::from(format!("{name}.rejected")));
     Ok(older::Config {
-        older: crate::tools::older::Source {
-            server,
-            schema: arguments.get_one("from-schema").cloned(),
-            timezone: arguments.get_one("timezone").cloned().unwrap_or_default(),
-        },
+        older: crate::tools::older::Source { server, schema, timezone: zone.unwrap_or_default() },
         rejects,
         is_dry_run: arguments.get_flag("dry-run"),
         store: config.store.clone(),
@@ -746,7 +743,6 @@ mod tests {
             assert!(error.to_string().contains(flags[0]), "{error}");
             assert!(!is_usage_error(&[&["import", "--from-postgres", "postgres://h/d"], flags].concat()));
         }
-        assert!(is_usage_error(&["import", "--from-postgres", "postgres://h/d", "--timezone", "UTC+3"]));
     }
 
     #[test]

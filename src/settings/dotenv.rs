@@ -6,13 +6,21 @@ use std::collections::BTreeMap;
 /// The longest value of several lines.
 const LINES_MAX: usize = 200;
 
+/// What a file says.
+#[derive(Debug, Default)]
+pub(super) struct Read {
+    pub(super) variables: BTreeMap<String, String>,
+    /// The numbers of the lines that cannot be read, and that are left out.
+    pub(super) left_out: Vec<usize>,
+}
+
 /// The variables of a file's text. Lines that cannot be read are left out where their names are none that `is_ours`.
 ///
 /// # Errors
 /// The line and the name of the first variable of ours that cannot be read.
-pub(super) fn read(text: &str, is_ours: impl Fn(&str) -> bool) -> Result<BTreeMap<String, String>, String> {
+pub(super) fn read(text: &str, is_ours: impl Fn(&str) -> bool) -> Result<Read, String> {
     let lines: Vec<&str> = text.lines().collect();
-    let (mut good, mut variables) = (String::new(), BTreeMap::new());
+    let (mut good, mut variables, mut left_out) = (String::new(), BTreeMap::new(), Vec::new());
     let mut at = 0;
     while at < lines.len() {
         let (name, value) = lines[at].split_once('=').unwrap_or((lines[at], ""));
@@ -34,9 +42,10 @@ pub(super) fn read(text: &str, is_ours: impl Fn(&str) -> bool) -> Result<BTreeMa
             return Err(format!("line {line}: {name}: the value cannot be read; put it between single quotes"));
         } else {
             at += 1;
+            left_out.push(at);
         }
     }
-    Ok(variables)
+    Ok(Read { variables, left_out })
 }
 
 #[cfg(test)]
@@ -51,13 +60,14 @@ mod tests {
     fn lines_of_other_programs_are_passed_by() {
         let text = "# a comment\n\nSHOP_NAME=Joe's\nexport ORDER_A='one two'\nJAVA_OPTS=-Xmx1g -Xms1g\nORDER_B=\"x\ny\"\n\
                     just words\nOTHER=Bob's\nBASE=b\nORDER_C=${BASE}c\nORDER_D=x # more\nUNCLOSED=\"a\nORDER_E=e\n";
-        let read = read(text, is_ours).unwrap();
+        let Read { variables, left_out } = read(text, is_ours).unwrap();
         for (name, value) in
             [("ORDER_A", "one two"), ("ORDER_B", "x\ny"), ("ORDER_C", "bc"), ("ORDER_D", "x"), ("ORDER_E", "e")]
         {
-            assert_eq!(read.get(name).map(String::as_str), Some(value), "{name}");
+            assert_eq!(variables.get(name).map(String::as_str), Some(value), "{name}");
         }
-        assert!(!read.contains_key("SHOP_NAME") && !read.contains_key("JAVA_OPTS"));
+        assert!(!variables.contains_key("SHOP_NAME") && !variables.contains_key("JAVA_OPTS"));
+        assert_eq!(left_out, [3, 5, 8, 9, 13], "and no name of them, which may be a part of a value");
     }
 
     #[test]

@@ -40,6 +40,8 @@ pub struct Outside {
     pub environment: BTreeMap<String, String>,
     /// The variables of `.env` that are not empty.
     pub dotenv: BTreeSet<String>,
+    /// The numbers of its lines that cannot be read, and that are of other programs as far as can be told.
+    pub left_out: Vec<usize>,
     /// The settings file that is read when no other is named.
     pub file: Option<PathBuf>,
 }
@@ -51,20 +53,25 @@ impl Outside {
     /// The process's environment and the `.env` file of the working directory.
     ///
     /// # Errors
-    /// When there is a `.env` that cannot be read.
+    /// When there is a `.env` that cannot be read, or a variable of this program that is no text.
     pub fn of_process() -> Result<Self, ConfigError> {
-        let mut environment = match std::fs::read(".env") {
+        let dotenv::Read { variables: mut environment, left_out } = match std::fs::read(".env") {
             Ok(text) => dotenv::read(&String::from_utf8_lossy(&text), is_variable)
                 .map_err(|message| ConfigError::one(".env", message))?,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => BTreeMap::new(),
-            Err(error) => return Err(ConfigError::one(".env", error)),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => dotenv::Read::default(),
+            Err(error) => return Err(ConfigError::one(".env", format!("cannot be read: {error}"))),
         };
         let dotenv = environment.iter().filter(|(_, value)| !value.is_empty()).map(|(name, _)| name.clone()).collect();
-        environment.extend(
-            std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))),
-        );
+        for (name, value) in std::env::vars_os() {
+            let Ok(name) = name.into_string() else { continue };
+            match value.into_string() {
+                Ok(value) => _ = environment.insert(name, value),
+                Err(_) if is_variable(&name) => return Err(ConfigError::one(&name, "is no UTF-8")),
+                Err(_) => {}
+            }
+        }
         let file = Path::new(FILE).is_file().then(|| FILE.into());
-        Ok(Self { environment, dotenv, file })
+        Ok(Self { environment, dotenv, left_out, file })
     }
 }
 
@@ -83,7 +90,7 @@ fn secret(name: &str, outside: &Outside) -> Result<Option<(String, String)>, Con
 /// Whether an environment variable says something to this program.
 fn is_variable(name: &str) -> bool {
     let plain = name.strip_suffix("_FILE").unwrap_or(name);
-    name == "CONFIG_PATH"
+    ["CONFIG_PATH", older::REDIS_PASSWORD, older::REDIS_DB].contains(&plain)
         || ["ORDER_", "POSTGRES_"].iter().any(|start| name.starts_with(start))
         || SETTINGS.iter().any(|setting| setting.env.contains(&plain))
 }
@@ -189,6 +196,8 @@ impl Settings {
             wrong.extend(table::open_files(&mut config, given));
         }
         unused.extend(older::unused_variables(outside, &found));
+        unused.extend(unused_files(outside, &found));
+        unused.extend(lines_left_out(&outside.left_out));
         if wrong.is_empty() { Ok(Self { config, found, unused }) } else { Err(ConfigError(wrong)) }
     }
 
@@ -330,11 +339,12 @@ fn look_up(setting: &Setting, flags: &ArgMatches, outside: &Outside, file: &File
     if setting.key == "redis.url"
         && let Some(address) = given("REDIS_ADDR")
     {
-        let part = |name: &str| given(name).map(String::as_str);
-        if let Some(db) = part(older::REDIS_DB).filter(|db| !address.contains("://") && db.parse::<u16>().is_err()) {
+        let db = given(older::REDIS_DB).map(String::as_str);
+        if let Some(db) = db.filter(|db| !address.contains("://") && db.parse::<u16>().is_err()) {
             return Err(ConfigError::one(older::REDIS_DB, format!("{db:?} is no number of a database")));
         }
-        let url = older::redis_url(address, part(older::REDIS_PASSWORD), part(older::REDIS_DB));
+        let password = if address.contains("://") { None } else { secret(older::REDIS_PASSWORD, outside)? };
+        let url = older::redis_url(address, password.as_ref().map(|(_, password)| &**password), db);
         let values = vec![url.unwrap_or_else(|| address.clone())];
         return Ok(Resolved { key: setting.key, values, origin: Origin::Environment("REDIS_ADDR".into()) });
     }
@@ -352,10 +362,9 @@ fn look_up(setting: &Setting, flags: &ArgMatches, outside: &Outside, file: &File
         }
     }
     if setting.key == "postgres.url"
-        && let Some(value) = postgres_by_parts(outside)?
+        && let Some((name, value)) = postgres_by_parts(outside)?
     {
-        let origin = Origin::Environment("POSTGRES_HOST".into());
-        return Ok(Resolved { key: setting.key, values: vec![value], origin });
+        return Ok(Resolved { key: setting.key, values: vec![value], origin: Origin::Environment(name) });
     }
     if let Some(values) = file.values.get(setting.key) {
         return Ok(Resolved { key: setting.key, values: values.clone(), origin: Origin::File(file.path.clone()) });
@@ -403,23 +412,74 @@ fn needed(setting: &Setting, values: &[String], set: &BTreeSet<&str>) -> Result<
 }
 
 /// The server as the older services were told of it: one variable for each part, of which the host is the one that
-/// counts.
-fn postgres_by_parts(outside: &Outside) -> Result<Option<String>, ConfigError> {
+/// counts, with the name of the host's.
+fn postgres_by_parts(outside: &Outside) -> Result<Option<(String, String)>, ConfigError> {
     let given = |name: &str| outside.environment.get(name).filter(|value| !value.is_empty());
-    if given("POSTGRES_HOST").is_none() {
-        return Ok(None);
-    }
-    let mut pairs = Vec::new();
+    let (mut names, mut pairs) = (Vec::new(), Vec::new());
     for (key, name) in older::POSTGRES_PARTS {
         let by_file = format!("{name}_FILE");
-        let value = match (given(name), given(&by_file)) {
-            (Some(value), _) => value.clone(),
-            (None, Some(path)) => read_secret(&by_file, path)?.trim_end().to_owned(),
+        let (name, value) = match (given(name), given(&by_file)) {
+            (Some(value), _) => (name.to_owned(), value.clone()),
+            (None, Some(path)) => (by_file.clone(), read_secret(&by_file, path)?.trim_end().to_owned()),
+            (None, None) if key == "host" => return Ok(None),
             (None, None) => continue,
         };
+        names.push(name);
         pairs.push(format!("{key}='{}'", value.replace('\\', "\\\\").replace('\'', "\\'")));
     }
-    Ok(Some(pairs.join(" ")))
+    let refusal = |count: usize| crate::store::postgres::Config::parse(&pairs[..count].join(" ")).err();
+    if let Some(refused) = refusal(pairs.len()) {
+        // The part with which it began to be so.
+        let first = (1..=pairs.len()).find(|count| refusal(*count).as_ref() == Some(&refused));
+        return Err(ConfigError::one(&names[first.unwrap_or(1) - 1], refused));
+    }
+    Ok(Some((names.swap_remove(0), pairs.join(" "))))
+}
+
+/// A line for each `…_FILE` that is set and not read: beside the variable itself, beside another one for the same, or
+/// where the value is no secret.
+fn unused_files(outside: &Outside, found: &[Resolved]) -> Vec<String> {
+    let given = |name: &str| outside.environment.get(name).is_some_and(|value| !value.is_empty());
+    let mut lines = Vec::new();
+    for (setting, found) in SETTINGS.iter().zip(found) {
+        for name in setting.env {
+            let by_file = format!("{name}_FILE");
+            match &found.origin {
+                _ if !given(&by_file) => {}
+                _ if !setting.is_secret => {
+                    lines.push(format!("{by_file}: changes nothing: only secrets are read from files; set {name}"));
+                }
+                Origin::Environment(used) if *used != by_file => {
+                    lines.push(format!("{by_file}: changes nothing beside {used}"));
+                }
+                // A flag is stronger on purpose.
+                _ => {}
+            }
+        }
+    }
+    let parts =
+        older::POSTGRES_PARTS.iter().map(|(_, name)| *name).chain([older::REDIS_PASSWORD, commands::FROM_POSTGRES]);
+    for name in parts.filter(|name| given(name)) {
+        let by_file = format!("{name}_FILE");
+        lines.extend(given(&by_file).then(|| format!("{by_file}: changes nothing beside {name}")));
+    }
+    lines
+}
+
+/// Numbers of lines that are told; of more only how many there are.
+const LINES_TOLD: usize = 10;
+
+/// What is said of lines of `.env` that cannot be read.
+fn lines_left_out(lines: &[usize]) -> Option<String> {
+    let mut told = lines.iter().take(LINES_TOLD).map(usize::to_string).collect::<Vec<_>>().join(", ");
+    if lines.len() > LINES_TOLD {
+        told.push_str(&format!(" and {} more", lines.len() - LINES_TOLD));
+    }
+    match lines.len() {
+        0 => None,
+        1 => Some(format!(".env: line {told} cannot be read as NAME=value, and changes nothing")),
+        _ => Some(format!(".env: lines {told} cannot be read as NAME=value, and change nothing")),
+    }
 }
 
 /// The values a flag was given, before or after the subcommand; the later place is the stronger one.

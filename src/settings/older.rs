@@ -101,10 +101,11 @@ pub(super) fn unused_variables(outside: &Outside, found: &[Resolved]) -> Vec<Str
         lines.push(format!("{}: are empty, so {} are not set by them", names.join(", "), flags.join(", ")));
     }
     let origin = |key: &str| found.iter().find(|found| found.key == key).map(|found| &found.origin);
-    let parts: Vec<&str> = POSTGRES_PARTS.iter().map(|(_, name)| *name).filter(|name| given(name).is_some()).collect();
+    let parts = POSTGRES_PARTS.iter().flat_map(|(_, name)| [(*name).to_owned(), format!("{name}_FILE")]);
+    let parts: Vec<String> = parts.filter(|name| given(name).is_some()).collect();
     match origin("postgres.url") {
         _ if parts.is_empty() => {}
-        Some(Origin::Environment(used)) if used == "POSTGRES_HOST" => {}
+        Some(Origin::Environment(used)) if used.starts_with("POSTGRES_HOST") => {}
         Some(Origin::Default) => lines.push(format!("{}: changes nothing without POSTGRES_HOST", parts.join(", "))),
         Some(Origin::Environment(used)) => lines.push(format!("{}: changes nothing beside {used}", parts.join(", "))),
         // A flag or a file that names the server is stronger on purpose.
@@ -129,7 +130,7 @@ pub(super) fn unused_variables(outside: &Outside, found: &[Resolved]) -> Vec<Str
     }
     let is_address = origin("redis.url") == Some(&Origin::Environment("REDIS_ADDR".into()))
         && given("REDIS_ADDR").is_some_and(|address| !address.contains("://"));
-    for name in [REDIS_PASSWORD, REDIS_DB].into_iter().filter(|_| !is_address) {
+    for name in [REDIS_PASSWORD, "REDIS_PASSWORD_FILE", REDIS_DB].into_iter().filter(|_| !is_address) {
         // Database 0 is the one that is used anyway.
         if given(name).is_some_and(|value| value != "0") {
             lines.push(format!("{name}: changes nothing without REDIS_ADDR as host:port; a URL has both in it"));

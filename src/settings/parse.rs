@@ -5,8 +5,10 @@ use std::time::Duration;
 
 use hyper::Uri;
 use hyper::header::HeaderValue;
+use percent_encoding::percent_decode_str;
 
 use crate::listen::Endpoint;
+use crate::store::postgres;
 
 /// No setting is larger: what is computed from it and from the time of day never overflows, and no library refuses it.
 const DURATION_MAX: Duration = Duration::from_hours(24 * 365 * 10);
@@ -66,21 +68,6 @@ pub(super) fn count(text: &str, least: usize) -> Result<usize, String> {
     }
 }
 
-/// A URL whose percent signs all begin an escape: libraries take another one as it is, and a password is another one then.
-/// What is no URL has none.
-pub(super) fn url(text: &str) -> Result<&str, String> {
-    let is_broken = |rest: &str| {
-        let digits = rest.as_bytes().get(..2);
-        !digits.is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit) && digits != b"00")
-    };
-    if text.contains("://") && text.split('%').skip(1).any(is_broken) {
-        return Err(
-            "has a % that two hexadecimal digits other than 00 do not follow: one that is meant is written %25".into(),
-        );
-    }
-    Ok(text)
-}
-
 /// An address as it is, `tls:` before one, or `unix:` before the path of a socket.
 pub(super) fn endpoint(text: &str) -> Result<Endpoint, String> {
     let text = text.trim();
@@ -133,6 +120,26 @@ pub(super) fn origin(text: &str) -> Result<HeaderValue, String> {
     HeaderValue::from_str(text).map_err(|_| wrong())
 }
 
+/// A URL whose `%` all begin an escape of UTF-8. What libraries make of others is not what was meant:
+/// most often another password.
+pub(super) fn escapes(text: &str) -> Result<&str, String> {
+    let is_hex = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_hexdigit);
+    let bytes = text.as_bytes();
+    let mut found = memchr::memchr_iter(b'%', bytes);
+    let is_broken =
+        found.any(|at| !is_hex(bytes.get(at + 1)) || !is_hex(bytes.get(at + 2)) || bytes[at..].starts_with(b"%00"));
+    if is_broken || percent_decode_str(text).decode_utf8().is_err() {
+        return Err("has a % that begins no escape such as %40; a % itself is written %25".into());
+    }
+    Ok(text)
+}
+
+/// A PostgreSQL server: a URL, or pairs, in which a `%` is one.
+pub(super) fn postgres(text: &str) -> Result<postgres::Config, String> {
+    let is_url = text.split_once("://").is_some_and(|(scheme, _)| !scheme.contains('='));
+    postgres::Config::parse(if is_url { escapes(text)? } else { text })
+}
+
 /// Kafka's bootstrap servers: `host:port`, several separated by commas.
 #[cfg(feature = "kafka")]
 pub(super) fn brokers(text: &str) -> Result<String, String> {
@@ -166,15 +173,12 @@ mod tests {
 
     #[test]
     fn a_url_with_a_broken_escape_is_told_without_its_password() {
-        for good in
-            ["postgres://u:p%25w@h/d", "redis://:%fF@h", "postgres://h/d?options=a%20b", "host=h password='%ZZ'", "h:1"]
-        {
-            assert_eq!(url(good), Ok(good));
+        for good in ["postgres://u:p%25w@h/d", "redis://:%c3%9F@h", "postgres://h/d?options=a%20b", "h:1"] {
+            assert_eq!(escapes(good), Ok(good));
         }
-        for broken in
-            ["postgres://u:s3cret%ZZ@h/d", "redis://:s3cret%4@h", "redis://:s3cret%@h", "x://h/%", "x://a%00@h"]
+        for broken in ["x://u:s3cret%ZZ@h/d", "x://:s3cret%4@h", "x://:s3cret%", "x://:s3cret%ff@h", "x://s3cret%00@h"]
         {
-            let error = url(broken).unwrap_err();
+            let error = escapes(broken).unwrap_err();
             assert!(error.contains("written %25") && !error.contains("s3cret"), "{broken}: {error}");
         }
     }

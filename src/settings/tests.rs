@@ -430,21 +430,6 @@ fn a_server_that_takes_no_writes_is_refused_with_what_to_write_instead() {
     }
 }
 
-/// It was taken as it is, and the login refused.
-#[test]
-fn a_password_with_a_broken_escape_is_a_wrong_setting_that_is_not_shown() {
-    for (name, url) in [
-        ("POSTGRES_DSN", "postgres://u:s3cret%ZZ@h/d"),
-        ("DB_CONN_STR", "postgres://u:s3cret%2@h/d"),
-        ("REDIS_ADDR", "redis://:s3cret%ZZ@h:1"),
-    ] {
-        let wrong = load(&[], &[(name, url)]).unwrap_err().to_string();
-        assert!(wrong.starts_with(&format!("{name}: has a %")) && !wrong.contains("s3cret"), "{wrong}");
-    }
-    assert!(load(&[], &[("POSTGRES_HOST", "h"), ("POSTGRES_PASSWORD", "a%ZZ")]).is_ok(), "nothing is decoded there");
-    assert!(load(&[], &[("REDIS_ADDR", "h:1"), ("REDIS_PASSWORD", "a%ZZ")]).is_ok(), "it is encoded here");
-}
-
 /// A message that was rejected came back as one to be rejected, without end.
 #[cfg(feature = "kafka")]
 #[test]
@@ -551,6 +536,106 @@ fn of_two_variables_for_one_setting_the_weaker_is_told() {
     assert_eq!(line, "LOG_LEVEL: changes nothing beside ORDER_LOG_LEVEL");
     assert!(told(&[("API_PORT", ""), ("HTTP_PORT", "8080")]).is_empty(), "another one sets it");
     assert!(told(&[("POSTGRES_HOST", "a"), ("POSTGRES_DB", "d")]).is_empty(), "each is a part of one address");
+}
+
+/// The host was blamed for all of them.
+#[test]
+fn the_part_of_a_server_that_is_wrong_is_named() {
+    for (parts, expected) in [
+        (&[("POSTGRES_PORT", "abc")][..], "POSTGRES_PORT: "),
+        (&[("POSTGRES_PORT", "1,2"), ("POSTGRES_USER", "u")], "POSTGRES_PORT: names 2 ports for 1 hosts"),
+        (&[("POSTGRES_USER", "u"), ("POSTGRES_SSLMODE", "perhaps")], "POSTGRES_SSLMODE: "),
+        (&[("POSTGRES_SSLMODE", "verify-full")], "POSTGRES_SSLMODE: "),
+        (&[("POSTGRES_SSLMODE", "verify-full"), ("POSTGRES_SSLROOTCERT", "/no/such")], "POSTGRES_SSLROOTCERT: "),
+        (&[("POSTGRES_HOST", "me@h"), ("POSTGRES_PORT", "5432")], "POSTGRES_HOST: "),
+    ] {
+        let wrong = load(&[], &[&[("POSTGRES_HOST", "h")][..], parts].concat()).unwrap_err();
+        assert!(wrong.0.len() == 1 && wrong.0[0].starts_with(expected), "{expected}{wrong}");
+    }
+    // A value may have the characters of a URL.
+    assert!(load(&[], &[("POSTGRES_HOST", "h"), ("POSTGRES_PASSWORD", "a://b%zz")]).is_ok());
+    let dir = tempfile::tempdir().unwrap();
+    let [host, port] = [("host", "h\n"), ("port", "abc\n")].map(|(name, text)| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    });
+    let by_file = load(&[], &[("POSTGRES_HOST_FILE", &host)]).unwrap();
+    assert_eq!(by_file.config.store.place(), load(&[], &[("POSTGRES_HOST", "h")]).unwrap().config.store.place());
+    let wrong = load(&[], &[("POSTGRES_HOST_FILE", &host), ("POSTGRES_PORT_FILE", &port)]).unwrap_err();
+    assert!(wrong.0[0].starts_with("POSTGRES_PORT_FILE: "), "{wrong}");
+}
+
+#[test]
+fn a_file_that_is_named_and_not_read_is_told() {
+    let told = |environment: &[(&str, &str)]| load(&[], environment).unwrap().unused;
+    for (environment, expected) in [
+        (
+            &[("POSTGRES_DSN", "host=h"), ("POSTGRES_DSN_FILE", "/x")][..],
+            "POSTGRES_DSN_FILE: changes nothing beside POSTGRES_DSN",
+        ),
+        (
+            &[("DB_CONN_STR_FILE", "/x"), ("POSTGRES_DSN", "host=h")],
+            "DB_CONN_STR_FILE: changes nothing beside POSTGRES_DSN",
+        ),
+        (
+            &[("POSTGRES_HOST", "h"), ("POSTGRES_PASSWORD", "p"), ("POSTGRES_PASSWORD_FILE", "/x")],
+            "POSTGRES_PASSWORD_FILE: changes nothing beside POSTGRES_PASSWORD",
+        ),
+        (
+            &[("REDIS_ADDR", "h:1"), ("REDIS_PASSWORD", "p"), ("REDIS_PASSWORD_FILE", "/x")],
+            "REDIS_PASSWORD_FILE: changes nothing beside REDIS_PASSWORD",
+        ),
+        (&[("REDIS_PASSWORD_FILE", "/x")], "REDIS_PASSWORD_FILE: changes nothing without REDIS_ADDR"),
+        (&[("POSTGRES_PASSWORD_FILE", "/x")], "POSTGRES_PASSWORD_FILE: changes nothing without POSTGRES_HOST"),
+        (&[("ORDER_LISTEN_FILE", "/x")], "ORDER_LISTEN_FILE: changes nothing: only secrets are read from files"),
+        (
+            &[("ORDER_FROM_POSTGRES", "host=h"), ("ORDER_FROM_POSTGRES_FILE", "/x")],
+            "ORDER_FROM_POSTGRES_FILE: changes nothing beside ORDER_FROM_POSTGRES",
+        ),
+    ] {
+        let lines = told(environment);
+        let [line] = &lines[..] else { panic!("{environment:?}: {lines:?}") };
+        assert!(line.starts_with(expected), "{line}");
+    }
+    // The password of an address may be in a file.
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("password");
+    std::fs::write(&file, "p@ss\n").unwrap();
+    let by_file = load(&[], &[("REDIS_ADDR", "h:1"), ("REDIS_PASSWORD_FILE", file.to_str().unwrap())]).unwrap();
+    let same = load(&[], &[("REDIS_ADDR", "redis://:p%40ss@h:1")]).unwrap();
+    assert_eq!(shown(&by_file.config), shown(&same.config));
+    assert!(by_file.unused.is_empty(), "{:?}", by_file.unused);
+}
+
+/// What a library makes of them is most often another password, which only a server would find out.
+#[test]
+fn broken_escapes_of_urls_are_refused() {
+    for (flag, name, place) in [
+        ("--nats", "NATS_URL", "h:4222"),
+        ("--stan", "STAN_URL", "h:4222"),
+        ("--redis", "REDIS_ADDR", "h:6379"),
+        ("--postgres", "POSTGRES_DSN", "h/d"),
+    ] {
+        let scheme = flag.trim_start_matches("--").replace("stan", "nats");
+        for broken in ["s3cr3t%zz", "s3cr3t%4", "s3cr3t%", "s3cr3t%ff"] {
+            let url = format!("{scheme}://me:{broken}@{place}");
+            for (settings, told) in [
+                (load(&[flag, &url], &[]), format!("{flag}: has a % that begins no escape")),
+                (load(&[], &[(name, &url)]), format!("{name}: has a % that begins no escape")),
+            ] {
+                let wrong = settings.unwrap_err();
+                assert!(wrong.0[0].starts_with(&told) && !wrong.to_string().contains("s3cr3t"), "{url}: {wrong}");
+            }
+        }
+        load(&[flag, &format!("{scheme}://me:a%25%C3%9F@{place}")], &[]).unwrap();
+    }
+    load(&["--postgres", "host=h password=50%off"], &[]).unwrap();
+    assert!(load(&[], &[("POSTGRES_HOST", "h"), ("POSTGRES_PASSWORD", "a%ZZ")]).is_ok(), "nothing is decoded there");
+    assert!(load(&[], &[("REDIS_ADDR", "h:1"), ("REDIS_PASSWORD", "a%ZZ")]).is_ok(), "it is encoded here");
+    let keys = |url| load(&["--auth-jwks", url, "--auth-issuer", "i", "--auth-audience", "a"], &[]);
+    assert!(keys("https://issuer.test/keys?t=%zz").unwrap_err().0[0].starts_with("--auth-jwks: has a %"));
+    keys("https://issuer.test/keys?t=%7a").unwrap();
 }
 
 #[test]

@@ -146,6 +146,7 @@ impl FileSource {
             }
             Box::new(file)
         };
+        let input = Box::new(Named { input, path: config.path });
         let (sender, blocks) = mpsc::channel(BLOCKS_MAX);
         let line_bytes_max = config.line_bytes_max + FRAME_BYTES_MAX;
         let rejects = Rejects::new(config.rejects);
@@ -318,6 +319,14 @@ impl Source for FileSource {
         if *order.id.text().as_bytes() != **id {
             return wrong("/meta/id", "is not the id of the order");
         }
+        let is_other = match &order.command {
+            Command::Wb(_) => meta.is_envelope,
+            Command::Envelope(_) => !meta.is_envelope,
+            Command::Delete => false,
+        };
+        if is_other {
+            return wrong("/meta/kind", "is not the kind of the order");
+        }
         let is_deleted =
             matches!(&order.command, Command::Envelope(envelope) if envelope.status == Some(Status::Deleted));
         if is_deleted != meta.is_deleted {
@@ -356,6 +365,20 @@ struct Lines {
     carry: Vec<u8>,
     /// The line at hand, where it is too long.
     long: Option<Long>,
+}
+
+/// An input whose errors name it.
+struct Named {
+    input: Box<dyn Read + Send>,
+    path: PathBuf,
+}
+
+impl Read for Named {
+    fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
+        self.input
+            .read(into)
+            .map_err(|error| std::io::Error::new(error.kind(), format!("cannot read {}: {error}", self.path.display())))
+    }
 }
 
 /// A line that is too long for memory, as far as it has come.

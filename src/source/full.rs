@@ -16,6 +16,9 @@ use crate::store::Full;
 /// What a line may have more than the body of its order has.
 pub const FRAME_BYTES_MAX: usize = 1024;
 
+/// The versions of a database are signed.
+const VERSION_MAX: u64 = i64::MAX.unsigned_abs();
+
 const LIVE: &str = "live";
 const DELETED: &str = "deleted";
 const TOMBSTONE: &str = "tombstone";
@@ -34,6 +37,8 @@ pub fn write(order: &Full<'_>, to: &mut Vec<u8>) {
     let meta = format!(",\"meta\":{{\"id\":\"{id}\",\"kind\":\"{kind}\",\"state\":\"{state}\",\"version\":{version}");
     to.extend_from_slice(meta.as_bytes());
     if let Some((created, updated)) = order.times {
+        // A clock that was put back, or another one, may have changed an order before it was made.
+        let updated = updated.max(created);
         for (name, micros) in [(&b",\"created_at\":\""[..], created), (&b",\"updated_at\":\""[..], updated)] {
             to.extend_from_slice(name);
             to.extend_from_slice(&stamp_of(micros));
@@ -110,6 +115,13 @@ fn parts(line: &Bytes, members: &BTreeMap<String, &RawValue>) -> Result<Parts, R
         },
     };
     let (created, updated) = (time("created_at")?, time("updated_at")?);
+    if created.zip(updated).is_some_and(|(created, updated)| updated < created) {
+        return Err(fault("/meta/updated_at", "is before created_at"));
+    }
+    let is_version = |value: &Value| value.as_u64().is_some_and(|version| (1..=VERSION_MAX).contains(&version));
+    if meta.get("version").is_some_and(|version| !is_version(version)) {
+        return Err(fault("/meta/version", "must be a whole number of at least 1"));
+    }
     let times = created.or(updated).map(|created| (created, updated.unwrap_or(created)));
     let id = Some(Bytes::copy_from_slice(id.as_bytes()));
     let is_deleted = text("state") == Some(DELETED);
@@ -162,6 +174,12 @@ mod tests {
         assert_eq!(parts.body.as_deref(), Some(&body[..]));
         assert_eq!(parts.id.as_deref(), Some(&b"a"[..]));
         assert_eq!(parts.meta, Some(Meta { times: Some((-5, 6)), is_envelope: false, is_deleted: false }));
+        let earlier = Full { times: Some((6, -5)), ..order };
+        assert_eq!(
+            read(&line(&earlier)).unwrap().unwrap().meta.unwrap().times,
+            Some((6, 6)),
+            "a clock that was put back"
+        );
         let gone = Full { kind: Kind::Envelope, state: State::Tombstone, times: None, body: b"", ..order };
         let parts = read(&line(&gone)).unwrap().unwrap();
         assert_eq!((parts.body, parts.meta), (None, Some(Meta { times: None, is_envelope: true, is_deleted: false })));
@@ -187,6 +205,18 @@ mod tests {
             (r#"{"order":{},"meta":{"id":"a","kind":"wb","state":"tombstone"}}"#, "/order"),
             (r#"{"order":null,"meta":{"id":"a","kind":"wb","state":"live"}}"#, "/order"),
             (r#"{"order":{},"meta":{"id":"a","kind":"wb","state":"live","created_at":"soon"}}"#, "/meta/created_at"),
+            (
+                r#"{"order":{},"meta":{"id":"a","kind":"wb","state":"live","created_at":"2024-01-02T00:00:00Z","updated_at":"2024-01-01T00:00:00Z"}}"#,
+                "/meta/updated_at",
+            ),
+            (r#"{"order":{},"meta":{"id":"a","kind":"wb","state":"live","version":-1}}"#, "/meta/version"),
+            (r#"{"order":{},"meta":{"id":"a","kind":"wb","state":"live","version":0}}"#, "/meta/version"),
+            (r#"{"order":{},"meta":{"id":"a","kind":"wb","state":"live","version":1.5}}"#, "/meta/version"),
+            (r#"{"order":{},"meta":{"id":"a","kind":"wb","state":"live","version":"1"}}"#, "/meta/version"),
+            (
+                r#"{"order":{},"meta":{"id":"a","kind":"wb","state":"live","version":9223372036854775808}}"#,
+                "/meta/version",
+            ),
         ] {
             assert_eq!(read(text).unwrap().unwrap_err().faults[0].pointer, pointer, "{text}");
         }

@@ -61,6 +61,11 @@ fn lines_of(path: &Path) -> std::io::Result<HashMap<[u8; 32], u64>> {
     Ok(lines)
 }
 
+/// An error of the system, which does not name the file.
+fn unwritten(path: &Path, error: &std::io::Error) -> std::io::Error {
+    std::io::Error::new(error.kind(), format!("cannot write {}: {error}", path.display()))
+}
+
 struct Files {
     reasons: File,
     raw: Option<File>,
@@ -87,10 +92,7 @@ impl Rejects {
                 self.before = lines_of(&self.path)?;
             }
             let open = |path: &PathBuf| {
-                let opened = File::options().create(true).append(true).open(path);
-                opened.map_err(|error| {
-                    std::io::Error::new(error.kind(), format!("cannot write {}: {error}", path.display()))
-                })
+                File::options().create(true).append(true).open(path).map_err(|error| unwritten(path, &error))
             };
             let (reasons, raw) = (open(&self.path)?, self.raw_path.as_ref().map(open).transpose()?);
             self.files.insert(Arc::new(Files { reasons, raw, is_dirty: AtomicBool::new(false) }))
@@ -101,11 +103,12 @@ impl Rejects {
             *count -= 1;
             return Ok(());
         }
-        if let Some(mut raw) = files.raw.as_ref() {
-            std::io::copy(document, &mut raw)?;
-            raw.write_all(b"\n")?;
+        if let (Some(mut raw), Some(path)) = (files.raw.as_ref(), &self.raw_path) {
+            let copied = std::io::copy(document, &mut raw).and_then(|_| raw.write_all(b"\n"));
+            copied.map_err(|error| unwritten(path, &error))?;
         }
-        (&files.reasons).write_all(format!("{line}\n").as_bytes())?;
+        let written = (&files.reasons).write_all(format!("{line}\n").as_bytes());
+        written.map_err(|error| unwritten(&self.path, &error))?;
         files.is_dirty.store(true, Ordering::Release);
         Ok(())
     }
@@ -113,9 +116,10 @@ impl Rejects {
     /// Makes what was written durable. Many documents of a batch cost one write to the disk.
     pub(super) fn keep(&self, name: Arc<str>) -> Parked {
         let Some(files) = self.files.clone() else { return Parked::Done(Ok(())) };
+        let path = self.path.clone();
         Parked::Pending(Box::pin(async move {
             let synced = tokio::task::spawn_blocking(move || files.sync()).await.map_err(std::io::Error::from);
-            synced.flatten().map_err(|cause| SourceError { name, cause: cause.into() })
+            synced.flatten().map_err(|error| SourceError { name, cause: unwritten(&path, &error).into() })
         }))
     }
 }

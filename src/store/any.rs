@@ -59,6 +59,8 @@ pub struct Step {
     pub is_applied: bool,
     /// Whether it is applied only when asked for.
     pub is_optional: bool,
+    /// What is lost when it is taken back; empty where nothing is but what it made of the orders.
+    pub loses: &'static str,
 }
 
 /// Views that answer the queries of an older service, each kind in a schema of its own.
@@ -104,6 +106,12 @@ impl Config {
     #[must_use]
     pub fn is_shareable(&self) -> bool {
         self.postgres.is_some()
+    }
+
+    /// Where the orders are or would be, for people.
+    #[must_use]
+    pub fn place(&self) -> String {
+        self.postgres.as_ref().map_or_else(|| self.embedded.dir.display().to_string(), postgres::Config::place)
     }
 
     /// The same for a command that has one thing to do and no reader who waits: a server may take its time.
@@ -389,6 +397,17 @@ impl Maintenance {
         Ok(Self::Embedded(embedded::Maintenance::open(&config.embedded)?))
     }
 
+    /// Opens the store to see how far its schema is. Nothing is changed, and no store is made where there is none.
+    ///
+    /// # Errors
+    /// When it cannot be opened.
+    pub async fn look(config: &Config) -> Result<Self, OpenError> {
+        if let Some(postgres) = &config.postgres {
+            return Ok(Self::Postgres(postgres::Maintenance::open(postgres).await?));
+        }
+        Ok(Self::Embedded(embedded::Maintenance::look(&config.embedded)?))
+    }
+
     /// Applies what is missing, all or nothing; the optional steps and views only when asked for.
     /// Returns the numbers applied.
     ///
@@ -426,7 +445,13 @@ impl Maintenance {
             Self::Embedded(store) => store
                 .status()?
                 .into_iter()
-                .map(|(step, is_applied)| Step { number: step.number, name: step.name, is_applied, is_optional: false })
+                .map(|(step, is_applied)| Step {
+                    number: step.number,
+                    name: step.name,
+                    is_applied,
+                    is_optional: false,
+                    loses: step.loses,
+                })
                 .collect(),
             Self::Postgres(store) => store
                 .status()
@@ -438,6 +463,7 @@ impl Maintenance {
                     name: step.name,
                     is_applied,
                     is_optional: step.is_optional,
+                    loses: step.loses,
                 })
                 .collect(),
         })

@@ -281,8 +281,8 @@ pub struct Full<'a> {
     pub state: State,
     /// How often it has changed.
     pub version: Version,
-    /// When it was stored first and when it last changed, in microseconds since 1970. The embedded store keeps no times
-    /// but those in the body of an envelope order.
+    /// When it was stored first and when it last changed, in microseconds since 1970. An embedded store that is older than
+    /// its step 3 knows it of envelope orders only, whose bodies say it.
     pub times: Option<(i64, i64)>,
     /// What is answered; empty for an order of which only that it was deleted is left.
     pub body: &'a [u8],

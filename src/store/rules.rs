@@ -299,6 +299,11 @@ pub(super) mod column {
     }
 }
 
+/// What is lost with the step of the orders, and with that of the outbox.
+pub(super) const LOSES_ORDERS: &str =
+    "every order, how far each source has come, and the answers to requests with an Idempotency-Key";
+pub(super) const LOSES_OUTBOX: &str = "what is committed and not published yet, which never will be";
+
 /// How long an idempotency key is remembered, in seconds.
 pub(super) const KEY_SECONDS: i64 = 24 * 60 * 60;
 /// Expired keys are dropped at most this often, in seconds.

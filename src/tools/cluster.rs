@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::OwnedHeaders;
 use rdkafka::metadata::Metadata;
@@ -76,8 +76,7 @@ pub(super) fn look_up(
     let started = Instant::now();
     loop {
         let left = CONNECT_TIME.saturating_sub(started.elapsed()).max(Duration::from_millis(1));
-        let metadata =
-            ask(left).with_context(|| format!("no broker of {brokers} answers within {} s", CONNECT_TIME.as_secs()))?;
+        let metadata = ask(left).map_err(|error| unanswered(brokers, &error))?;
         let known = metadata.topics().iter().find(|known| known.name() == topic);
         match known.map(|known| known.error().map(RDKafkaErrorCode::from)) {
             Some(None) => return Ok(metadata),
@@ -91,6 +90,18 @@ pub(super) fn look_up(
             Some(Some(code)) => return Err(anyhow::Error::from(code)).with_context(|| format!("topic {topic}")),
         }
         std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+/// That no broker answered, and why where that says more.
+fn unanswered(brokers: &str, error: &KafkaError) -> anyhow::Error {
+    use RDKafkaErrorCode::{AllBrokersDown, BrokerTransportFailure, OperationTimedOut};
+    let seconds = CONNECT_TIME.as_secs();
+    match error.rdkafka_error_code() {
+        None | Some(AllBrokersDown | BrokerTransportFailure | OperationTimedOut) => {
+            anyhow!("no broker of {brokers} answers within {seconds} s")
+        }
+        Some(code) => anyhow!("no broker of {brokers} answers within {seconds} s: {code}"),
     }
 }
 

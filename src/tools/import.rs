@@ -9,10 +9,11 @@ use anyhow::{Context, bail};
 
 use super::output;
 use super::progress::Progress;
-use crate::ingest::{self, Ingest, Ledger};
+use crate::ingest::{self, Ingest, IngestError, Ledger};
 use crate::metrics::Metrics;
 use crate::process::lifecycle::Shutdown;
 use crate::record::Checkpoint;
+use crate::source::SourceError;
 use crate::source::compared::Differences;
 use crate::source::file::{self, FileSource};
 use crate::source::rejects;
@@ -97,7 +98,7 @@ async fn import(config: &Config, name: Arc<str>, store: &AnyStore, shutdown: Shu
     }
     let metrics = Metrics::new(&[], &[]).ingest;
     let ingest = Ingest::new(source, store.clone(), None, &config.ingest, metrics).await?;
-    let ledger = ingest.run(shutdown.clone()).await?;
+    let ledger = ingest.run(shutdown.clone()).await.map_err(unnamed)?;
     progress.finish(summary(&ledger));
     for line in lock(&differences).lines() {
         output::note(line);
@@ -121,6 +122,14 @@ async fn import(config: &Config, name: Arc<str>, store: &AnyStore, shutdown: Shu
         }
     }
     Ok(())
+}
+
+/// An error without the name under which positions are stored, which says nothing to people.
+pub(super) fn unnamed(error: IngestError) -> anyhow::Error {
+    match error {
+        IngestError::Source(SourceError { cause, .. }) => anyhow::Error::from_boxed(cause),
+        IngestError::Store { .. } => error.into(),
+    }
 }
 
 pub(super) fn summary(ledger: &Ledger) -> String {

@@ -32,29 +32,38 @@ pub enum Direction {
 /// # Errors
 /// When the store is in use or a step fails; the schema is then as it was.
 pub async fn run(store: &any::Config, direction: Direction) -> anyhow::Result<()> {
-    if let Direction::Down { is_confirmed: false } = direction {
-        bail!("a step back deletes the orders in it; say --yes to do so");
-    }
     // What it is stays known: a store that is not for this program is a fault of the settings.
-    let failed = |error: any::AnyError| match error.downcast::<StoreError>() {
-        Ok(error) => Error::new(*error).context("not migrated"),
-        Err(error) => Error::from_boxed(error).context("not migrated"),
+    let known = |error: any::AnyError| match error.downcast::<StoreError>() {
+        Ok(error) => Error::new(*error),
+        Err(error) => Error::from_boxed(error),
     };
-    let mut store = Maintenance::open(store).await?;
+    let failed = |error| known(error).context("not migrated");
+    let is_up = matches!(direction, Direction::Up { .. });
+    let steps = if is_up { Vec::new() } else { Maintenance::look(store).await?.status().await.map_err(known)? };
+    let newest = steps.iter().rfind(|step| step.is_applied);
+    if newest.is_none() && !is_up {
+        let place = store.place();
+        output::note(format_args!("there is no store in {place} yet; serve, import or migrate up makes it"));
+    }
     let mut out = output::stdout();
     match direction {
         Direction::Up { is_with_optional, views } => {
+            let mut store = Maintenance::open(store).await?;
             match store.up(is_with_optional, &views).await.map_err(failed)?.as_slice() {
                 [] => writeln!(out, "nothing to do")?,
                 applied => writeln!(out, "applied {applied:?}")?,
             }
         }
-        Direction::Down { .. } => match store.down().await.map_err(failed)? {
+        Direction::Down { is_confirmed } => match newest {
+            Some(step) if !is_confirmed => bail!("{}", unconfirmed(step, &store.place())),
             None => writeln!(out, "nothing to take back")?,
-            Some(number) => writeln!(out, "took back [{number}]")?,
+            Some(_) => match Maintenance::open(store).await?.down().await.map_err(failed)? {
+                None => writeln!(out, "nothing to take back")?,
+                Some(number) => writeln!(out, "took back [{number}]")?,
+            },
         },
         Direction::Status => {
-            for step in store.status().await.map_err(failed)? {
+            for step in steps {
                 let word = match step {
                     any::Step { is_applied: true, .. } => "applied",
                     any::Step { is_optional: true, .. } => "optional",
@@ -65,4 +74,15 @@ pub async fn run(store: &any::Config, direction: Direction) -> anyhow::Result<()
         }
     }
     Ok(out.flush()?)
+}
+
+/// What a step back would come to.
+fn unconfirmed(step: &any::Step, place: &str) -> String {
+    let any::Step { number, name, loses, .. } = step;
+    let lost =
+        if loses.is_empty() { "no order is lost with it".into() } else { format!("this is lost for good: {loses}") };
+    format!(
+        "nothing was changed: step {number:04} ({name}) of {place} would be taken back, and {lost}. The same command with \
+         --yes does it"
+    )
 }

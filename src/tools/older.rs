@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use anyhow::bail;
 
-use super::import::{forget_at_end, forget_position, stay, summary};
+use super::import::{forget_at_end, forget_position, stay, summary, unnamed};
 use super::output;
 use super::progress::Progress;
 use crate::ingest::{self, Ingest};
@@ -19,7 +19,7 @@ use crate::source::older::{self, Older};
 use crate::sync::lock;
 
 use crate::source::compared::Differences;
-pub use crate::source::older::{Config as Source, Zone};
+pub use crate::source::older::{Config as Source, OlderError, Zone};
 use crate::source::rejects;
 use crate::source::{Received, Source as _};
 use crate::store::Store;
@@ -109,7 +109,7 @@ async fn import(config: &Config, older: Older, store: &AnyStore, shutdown: Shutd
     let settings = ingest::Config { profile: PROFILE, ..config.ingest.clone() };
     let metrics = Metrics::new(&[], &[]).ingest;
     let ingest = Ingest::new(source, store.clone(), None, &settings, metrics).await?;
-    let ledger = ingest.run(shutdown.clone()).await?;
+    let ledger = ingest.run(shutdown.clone()).await.map_err(unnamed)?;
     progress.finish(summary(&ledger));
     for line in lock(&differences).lines() {
         output::note(line);

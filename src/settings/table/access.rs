@@ -87,6 +87,9 @@ pub(super) const SETTINGS: &[Setting] = &[
         help: "Public keys (JWKS) of who signs the tokens of callers; needs --auth-issuer and --auth-audience",
         apply: |config, values| {
             let source = jwks::Source::parse(one(values)?)?;
+            if matches!(source, jwks::Source::Url(_)) {
+                escapes(one(values)?)?;
+            }
             if let jwks::Source::File(path) = &source {
                 let wrong = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
                 let text = std::fs::read(path).map_err(|error| wrong(&error))?;

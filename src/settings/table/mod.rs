@@ -17,7 +17,7 @@ use hyper::header::HeaderValue;
 
 #[cfg(feature = "kafka")]
 use super::parse::{brokers, topic};
-use super::parse::{bytes, count, duration, endpoint, origin, url};
+use super::parse::{bytes, count, duration, endpoint, escapes, origin, postgres};
 #[cfg(feature = "kafka")]
 use super::properties;
 use super::{Given, flag_and_variable};

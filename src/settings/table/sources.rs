@@ -25,7 +25,7 @@ pub(super) const SETTINGS: &[Setting] = &[
         help: "PostgreSQL server to keep the orders in, instead of the embedded store",
         is_secret: true,
         apply: |config, values| {
-            let postgres = crate::store::postgres::Config::parse(url(one(values)?)?)?;
+            let postgres = postgres(one(values)?)?;
             postgres.check_writable()?;
             config.store.postgres = Some(postgres);
             Ok(())
@@ -60,7 +60,7 @@ pub(super) const SETTINGS: &[Setting] = &[
         help: "Redis as a second-level cache, for reads that miss the view: host:port, redis://user:password@host:port/db, rediss:// with TLS",
         is_secret: true,
         apply: |config, values| {
-            config.redis = Some(crate::redis::Config::parse(url(one(values)?)?)?);
+            config.redis = Some(crate::redis::Config::parse(escapes(one(values)?)?)?);
             Ok(())
         },
         ..PLAIN
@@ -73,7 +73,7 @@ pub(super) const SETTINGS: &[Setting] = &[
         help: "NATS JetStream to take orders from: nats://user:password@host:4222, tls:// with TLS, several separated by commas",
         is_secret: true,
         apply: |config, values| {
-            config.nats = Some(crate::nats::Config::new(one(values)?)?);
+            config.nats = Some(crate::nats::Config::new(escapes(one(values)?)?)?);
             Ok(())
         },
         ..PLAIN
@@ -86,7 +86,7 @@ pub(super) const SETTINGS: &[Setting] = &[
         help: "NATS Streaming to take orders from: nats://user:password@host:4222, several separated by commas",
         is_secret: true,
         apply: |config, values| {
-            config.stan = Some(stan::Config::new(one(values)?)?);
+            config.stan = Some(stan::Config::new(escapes(one(values)?)?)?);
             Ok(())
         },
         ..PLAIN

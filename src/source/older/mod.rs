@@ -6,9 +6,12 @@
 mod layout;
 mod zone;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use serde_json::Value;
+use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
 use tokio_postgres::{Client, SimpleQueryMessage, SimpleQueryRow};
@@ -75,9 +78,32 @@ pub enum OlderError {
         "--timezone: the older database knows no time zone {0:?}; its names are in pg_timezone_names, as Europe/Moscow"
     )]
     NoZone(String),
+    /// The schema that was named has no orders.
+    #[error("--from-schema: the older database has no table orders in {named:?}{}", elsewhere(.found))]
+    NoSchema {
+        /// What was named.
+        named: String,
+        /// The schemas that have such a table.
+        found: Vec<String>,
+    },
     /// It has another count than a number.
     #[error("the older database counted no number")]
     Uncounted,
+}
+
+impl OlderError {
+    /// Whether only another setting helps: what is named is not there, or is no database of an older service.
+    #[must_use]
+    pub fn is_configuration(&self) -> bool {
+        matches!(self, Self::Unknown(_) | Self::NoZone(_) | Self::NoSchema { .. })
+    }
+}
+
+fn elsewhere(schemas: &[String]) -> String {
+    match schemas {
+        [] => ", nor in another schema".into(),
+        schemas => format!("; there is one in {}", schemas.join(", ")),
+    }
 }
 
 impl From<UnknownLayout> for OlderError {
@@ -239,6 +265,13 @@ async fn check_zone(client: &Client, zone: &Zone) -> Result<(), OlderError> {
 /// The schema with the tables.
 async fn schema(client: &Client, named: Option<&str>) -> Result<String, OlderError> {
     if let Some(name) = named {
+        let sql = "SELECT nspname FROM pg_namespace n JOIN pg_class c ON c.relnamespace = n.oid
+                   WHERE c.relname = 'orders' AND c.relkind IN ('r', 'p') ORDER BY nspname";
+        let found = rows(client, sql, "").await?;
+        let found: Vec<String> = found.iter().filter_map(|row| row.get(0)).map(str::to_owned).collect();
+        if !found.iter().any(|schema| schema == name) {
+            return Err(OlderError::NoSchema { named: name.to_owned(), found });
+        }
         return Ok(name.to_owned());
     }
     let sql = "SELECT coalesce((SELECT nspname FROM pg_namespace n JOIN pg_class c ON c.relnamespace = n.oid
@@ -379,6 +412,42 @@ fn not_finite(value: &str) -> String {
     format!("is {value}, which no number of JSON is")
 }
 
+/// A text of the database with the dates that no order can have as they were there.
+fn as_it_was(text: &str) -> String {
+    text.replace(BEYOND, "")
+}
+
+/// What came with an order, as JSON: a number with all its digits.
+fn json_of(name: &str, text: &str) -> String {
+    let is_number = name == AMOUNT && serde_json::from_str::<serde_json::Number>(text).is_ok();
+    if is_number { text.to_owned() } else { Value::from(as_it_was(text)).to_string() }
+}
+
+/// A row as a line that `import` takes once it is mended: as `export --full` writes one, so that its times, its amount and
+/// its deletion are in it. It has no version, which is what the store assigns.
+fn whole(record: &Record, payload: &str) -> String {
+    let order = serde_json::from_str::<BTreeMap<String, &RawValue>>(payload).unwrap_or_default();
+    let is_envelope = order.contains_key("order_id") && !order.contains_key("order_uid");
+    let id = order.get(if is_envelope { "order_id" } else { "order_uid" }).map_or("null", |id| id.get());
+    let times = [CREATED, UPDATED].map(|name| Some((name, json_of(name, beside(record, name).flatten()?))));
+    let times: String = times.iter().flatten().map(|(name, value)| format!(",\"{name}\":{value}")).collect();
+    let (kind, state) =
+        (if is_envelope { "envelope" } else { "wb" }, if is_deleted(record) { "deleted" } else { "live" });
+    // What an envelope order says of itself is in it, and not beside it.
+    let mut more = String::new();
+    if let Some(amount) = beside(record, AMOUNT).flatten() {
+        more.push_str(&format!(",\"{AMOUNT}\":{}", json_of(AMOUNT, amount)));
+    }
+    let mut body = payload.to_owned();
+    if is_envelope && let Some(end) = body.rfind('}') {
+        body.insert_str(end, &format!("{more}{times}"));
+        if is_deleted(record) {
+            body = body.replacen("\"status\":null", "\"status\":\"deleted\"", 1);
+        }
+    }
+    format!("{{\"order\":{body},\"meta\":{{\"id\":{id},\"kind\":\"{kind}\",\"state\":\"{state}\"{times}}}}}")
+}
+
 /// Members of a WB order that are numbers: of itself, of its payment and of its items.
 const NUMBERS: [&str; 1] = ["sm_id"];
 const PAYMENT_NUMBERS: [&str; 5] = ["amount", "payment_dt", "delivery_cost", "goods_total", "custom_fee"];
@@ -389,13 +458,13 @@ fn faults_of_numbers(payload: &[u8]) -> Vec<Fault> {
     let is_one = |text: &str| matches!(text.trim_start_matches(['-', '+']), "NaN" | "Infinity" | "infinity");
     // Read once more only where there may be one.
     let may_be = [&b"NaN\""[..], b"nfinity\""].iter().any(|end| memchr::memmem::find(payload, end).is_some());
-    let Some(order) = may_be.then(|| serde_json::from_slice::<serde_json::Value>(payload).ok()).flatten() else {
+    let Some(order) = may_be.then(|| serde_json::from_slice::<Value>(payload).ok()).flatten() else {
         return Vec::new();
     };
     let mut faults = Vec::new();
-    let mut look = |part: &serde_json::Value, place: &str, names: &[&str]| {
+    let mut look = |part: &Value, place: &str, names: &[&str]| {
         for name in names {
-            if let Some(text) = part.get(name).and_then(serde_json::Value::as_str).filter(|text| is_one(text)) {
+            if let Some(text) = part.get(name).and_then(Value::as_str).filter(|text| is_one(text)) {
                 faults.push(Fault { pointer: format!("{place}/{name}"), message: not_finite(text) });
             }
         }
@@ -459,21 +528,21 @@ impl Source for OlderSource {
     }
 
     fn reject(&mut self, record: &Record, rejection: &Rejection) -> Parked {
-        let payload = record.payload.as_deref().unwrap_or_default();
+        let payload = as_it_was(&String::from_utf8_lossy(record.payload.as_deref().unwrap_or_default()));
         let mut line = serde_json::json!({
             ROW: record.position.offset + 1,
             "error": rejection.line(),
-            "value": String::from_utf8_lossy(payload),
+            "value": payload,
         });
         for name in [CREATED, UPDATED, AMOUNT] {
             if let Some(value) = beside(record, name).flatten() {
-                line[name] = value.into();
+                line[name] = as_it_was(value).into();
             }
         }
         if is_deleted(record) {
             line[DELETED] = true.into();
         }
-        match self.rejects.write(&line, &mut &*payload) {
+        match self.rejects.write(&line, &mut whole(record, &payload).as_bytes()) {
             Ok(()) => self.rejects.keep(Arc::clone(&self.name)),
             Err(cause) => Parked::Done(Err(self.error(cause))),
         }

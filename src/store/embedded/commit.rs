@@ -7,8 +7,8 @@ use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
 use time::OffsetDateTime;
 
 use crate::id::OrderId;
-use crate::order::Command;
 use crate::order::envelope::{self, Stamp};
+use crate::order::{Command, Past};
 use crate::process::lifecycle::step;
 use crate::record::{Idempotency, Parcel};
 use crate::snapshot::{ChangeKind, Kind, Snapshot, State};
@@ -70,6 +70,7 @@ struct Writer<'c> {
     asks_former: bool,
     scratch: Vec<u8>,
     now: OffsetDateTime,
+    now_micros: i64,
     stamp: Stamp,
 }
 
@@ -77,7 +78,15 @@ impl<'c> Writer<'c> {
     fn new(connection: &'c Connection, batch: &Batch) -> Self {
         let now = OffsetDateTime::from(SystemTime::now());
         let &Batch { is_again, asks_former, .. } = batch;
-        Self { connection, is_again, asks_former, scratch: Vec::new(), now, stamp: envelope::stamp(now) }
+        let now_micros = i64::try_from(now.unix_timestamp_nanos() / 1000).unwrap_or(i64::MAX);
+        let stamp = envelope::stamp(now);
+        Self { connection, is_again, asks_former, scratch: Vec::new(), now, now_micros, stamp }
+    }
+
+    /// When an order was made and changed that is written now.
+    fn times(&self, past: Option<Past>, is_new: bool) -> (i64, i64) {
+        let past = past.filter(|past| past.decides || is_new);
+        past.map_or((self.now_micros, self.now_micros), |past| (past.created_micros, past.updated_micros))
     }
 
     fn entry(&mut self, entry: &Entry) -> rusqlite::Result<Outcome> {
@@ -91,7 +100,7 @@ impl<'c> Writer<'c> {
         let inserted = match &order.command {
             // Most orders are new, so the insert is tried first; it tells by itself whether it was right.
             Command::Wb(body) if condition.is_none() && owner.is_none() => {
-                self.insert(&id, Kind::Wb, State::Live, None, None, body)?
+                self.insert(&id, Kind::Wb, State::Live, (None, None), body, self.times(order.past, true))?
             }
             Command::Wb(_) | Command::Envelope(_) | Command::Delete => None,
         };
@@ -101,7 +110,7 @@ impl<'c> Writer<'c> {
         } else {
             let row = self.row(&id)?;
             let decision = rules::decide(entry, row.as_ref(), self.is_again, &self.stamp).map_err(foreign_body)?;
-            self.apply(id, row, decision)?
+            self.apply(id, row, decision, order.past)?
         };
         if let Some(idempotency) = idempotency {
             self.remember(idempotency, &outcome)?;
@@ -109,7 +118,13 @@ impl<'c> Writer<'c> {
         Ok(outcome)
     }
 
-    fn apply(&mut self, id: OrderId, row: Option<Row>, decision: Decision) -> rusqlite::Result<Outcome> {
+    fn apply(
+        &mut self,
+        id: OrderId,
+        row: Option<Row>,
+        decision: Decision,
+        past: Option<Past>,
+    ) -> rusqlite::Result<Outcome> {
         let write = match (decision, &row) {
             (Decision::Write(write), _) => write,
             (Decision::Refused(refusal), _) => return Ok(Outcome::Refused { id, refusal }),
@@ -126,12 +141,13 @@ impl<'c> Writer<'c> {
             (_, None) => unreachable!("an unknown order is written or refused"),
         };
         let (version, seq) = if let Some(row) = &row {
-            self.update(row.seq, &write)?;
+            self.update(row.seq, &write, self.times(past, false).1)?;
             (row.version + 1, row.seq)
         } else {
             let Write { kind, state, user_id, external_id, body, .. } = &write;
             let external_id = external_id.as_ref().and_then(Option::as_deref);
-            let seq = self.insert(&id, *kind, *state, user_id.as_deref(), external_id, body)?;
+            let names = (user_id.as_deref(), external_id);
+            let seq = self.insert(&id, *kind, *state, names, body, self.times(past, true))?;
             (1, seq.expect("the id was not stored a moment ago, in the same transaction"))
         };
         let snapshot = Snapshot::new(version, seq, write.kind, write.state, &write.body, &mut self.scratch);
@@ -160,15 +176,15 @@ impl<'c> Writer<'c> {
         id: &OrderId,
         kind: Kind,
         state: State,
-        user_id: Option<&str>,
-        external_id: Option<&str>,
+        (user_id, external_id): (Option<&str>, Option<&str>),
         body: &[u8],
+        (created_at, updated_at): (i64, i64),
     ) -> rusqlite::Result<Option<u64>> {
         let inserted = self
             .connection
             .prepare_cached(
-                "INSERT INTO orders (uid, kind, state, version, user_id, external_id, body)
-                 VALUES (?, ?, ?, 1, ?, ?, ?) ON CONFLICT (uid) DO NOTHING",
+                "INSERT INTO orders (uid, kind, state, version, user_id, external_id, body, created_at, updated_at)
+                 VALUES (?, ?, ?, 1, ?, ?, ?, ?, ?) ON CONFLICT (uid) DO NOTHING",
             )?
             .execute(params![
                 &*id.text(),
@@ -176,17 +192,19 @@ impl<'c> Writer<'c> {
                 column::of_state(state),
                 user_id,
                 external_id,
-                body
+                body,
+                created_at,
+                updated_at
             ])?;
         Ok((inserted == 1).then(|| self.connection.last_insert_rowid().unsigned_abs()))
     }
 
     /// Writes the next version.
-    fn update(&self, seq: u64, write: &Write) -> rusqlite::Result<()> {
+    fn update(&self, seq: u64, write: &Write, updated_at: i64) -> rusqlite::Result<()> {
         self.connection
             .prepare_cached(
                 "UPDATE orders SET version = version + 1, state = ?2, user_id = coalesce(?3, user_id),
-                 external_id = iif(?4, ?5, external_id), body = ?6 WHERE seq = ?1",
+                 external_id = iif(?4, ?5, external_id), body = ?6, updated_at = ?7 WHERE seq = ?1",
             )?
             .execute(params![
                 signed(seq),
@@ -194,7 +212,8 @@ impl<'c> Writer<'c> {
                 write.user_id,
                 write.external_id.is_some(),
                 write.external_id.as_ref().and_then(Option::as_deref),
-                &*write.body
+                &*write.body,
+                updated_at
             ])?;
         Ok(())
     }

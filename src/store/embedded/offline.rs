@@ -19,6 +19,8 @@ use crate::store::rules::column;
 pub struct Live {
     config: Config,
     connection: Connection,
+    /// A store that this version has not opened for writing yet has none.
+    has_times: bool,
 }
 
 /// Why there is no backup; what was there under its name is as it was.
@@ -73,8 +75,9 @@ impl Live {
         map(&connection).map_err(unusable)?;
         // One transaction, which begins with its first read: every later read sees the same state.
         connection.execute_batch("BEGIN; SELECT count(*) FROM sqlite_schema").map_err(unusable)?;
-        schema::migrations(&connection).map_err(|error| OpenError::of_migration(&path, error))?;
-        Ok(Self { config: config.clone(), connection })
+        let steps = schema::migrations(&connection).map_err(|error| OpenError::of_migration(&path, error))?;
+        let has_times = steps.iter().any(|(step, is_applied)| step.number == schema::TIMES && *is_applied);
+        Ok(Self { config: config.clone(), connection, has_times })
     }
 
     /// How many are live, and how many are deleted.
@@ -114,19 +117,21 @@ impl Live {
     /// Whatever SQLite says, or the first error of `emit`.
     pub fn for_each_full<E: From<FileError>>(&self, mut emit: impl FnMut(Full<'_>) -> Result<(), E>) -> Result<(), E> {
         let failed = |source| self.failed(source);
-        let oldest = "SELECT uid, kind, state, version, body FROM orders ORDER BY seq";
-        let mut statement = self.connection.prepare(oldest).map_err(failed)?;
+        let times = if self.has_times { "created_at, updated_at" } else { "NULL, NULL" };
+        let oldest = format!("SELECT uid, kind, state, version, body, {times} FROM orders ORDER BY seq");
+        let mut statement = self.connection.prepare(&oldest).map_err(failed)?;
         let mut rows = statement.query([]).map_err(failed)?;
         while let Some(row) = rows.next().map_err(failed)? {
             let read = || {
                 let kind = column::to_kind(row.get(1)?);
                 let body = row.get_ref(4)?.as_blob()?;
+                let noted = row.get::<_, Option<i64>>(5)?.zip(row.get(6)?);
                 Ok::<_, rusqlite::Error>(Full {
                     id: row.get_ref(0)?.as_str()?,
                     kind,
                     state: column::to_state(row.get(2)?),
                     version: row.get::<_, i64>(3)?.unsigned_abs(),
-                    times: if kind == Kind::Envelope { times(body) } else { None },
+                    times: if kind == Kind::Envelope && !body.is_empty() { times_in(body) } else { noted },
                     body,
                 })
             };
@@ -137,7 +142,7 @@ impl Live {
 }
 
 /// What the body of an envelope order says.
-fn times(body: &[u8]) -> Option<(i64, i64)> {
+fn times_in(body: &[u8]) -> Option<(i64, i64)> {
     let stored = envelope::Stored::parse(body)?;
     let micros = |stamp: &[u8]| std::str::from_utf8(stamp).ok().and_then(date::unix_micros);
     Some((micros(stored.created_at)?, micros(stored.updated_at)?))
@@ -222,10 +227,10 @@ impl Live {
     }
 }
 
-/// The schema of a store that no service has open.
+/// The schema of a store that no service has open, or one that is only looked at.
 pub struct Maintenance {
     connection: Connection,
-    _lock: File,
+    _lock: Option<File>,
 }
 
 impl Maintenance {
@@ -237,7 +242,27 @@ impl Maintenance {
         let lock = files::lock_dir(config)?;
         files::check_writable(config)?;
         let connection = open_writer(&config.file())?;
-        Ok(Self { connection, _lock: lock })
+        Ok(Self { connection, _lock: Some(lock) })
+    }
+
+    /// Opens the store to see how far its schema is, also beside a service. Nothing is changed: where there is no store,
+    /// this is an empty one that is nowhere.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub fn look(config: &Config) -> Result<Self, OpenError> {
+        let path = config.file();
+        let unusable = |error| OpenError::of_sqlite(&path, error);
+        let is_missing = std::fs::metadata(&path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
+        let connection = if is_missing {
+            Connection::open_in_memory().map_err(unusable)?
+        } else {
+            files::check_readable(config)?;
+            open_reading(&path, OpenFlags::SQLITE_OPEN_READ_WRITE).map_err(unusable)?
+        };
+        connection.pragma_update(None, "query_only", true).map_err(unusable)?;
+        schema::migrations(&connection).map_err(|error| OpenError::of_migration(&path, error))?;
+        Ok(Self { connection, _lock: None })
     }
 
     /// Applies what is missing, all or nothing. Returns the numbers applied.

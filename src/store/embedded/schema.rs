@@ -2,6 +2,8 @@
 
 use rusqlite::{Connection, TransactionBehavior};
 
+use crate::store::rules::{LOSES_ORDERS, LOSES_OUTBOX};
+
 /// One step of the schema.
 #[derive(Debug, Clone, Copy)]
 pub struct Migration {
@@ -9,22 +11,36 @@ pub struct Migration {
     pub number: u32,
     /// What it is about.
     pub name: &'static str,
+    /// What is lost when it is taken back.
+    pub loses: &'static str,
     up: &'static str,
     down: &'static str,
 }
+
+/// The step that orders have their times of.
+pub(super) const TIMES: u32 = 3;
 
 const MIGRATIONS: &[Migration] = &[
     Migration {
         number: 1,
         name: "orders",
+        loses: LOSES_ORDERS,
         up: include_str!("../../../migrations/embedded/0001_orders.up.sql"),
         down: include_str!("../../../migrations/embedded/0001_orders.down.sql"),
     },
     Migration {
         number: 2,
         name: "outbox",
+        loses: LOSES_OUTBOX,
         up: include_str!("../../../migrations/embedded/0002_outbox.up.sql"),
         down: include_str!("../../../migrations/embedded/0002_outbox.down.sql"),
+    },
+    Migration {
+        number: TIMES,
+        name: "times",
+        loses: "when orders were made and last changed, but for envelope orders, whose bodies say it",
+        up: include_str!("../../../migrations/embedded/0003_times.up.sql"),
+        down: include_str!("../../../migrations/embedded/0003_times.down.sql"),
     },
 ];
 

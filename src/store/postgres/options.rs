@@ -90,7 +90,8 @@ const RENAMED: [(&str, &str); 1] = [("keepalives_count", "keepalives_retries")];
 
 impl Options {
     pub(super) fn read(text: &str) -> Self {
-        if text.contains("://") {
+        // A value of a pair may have these characters too.
+        if text.split_once("://").is_some_and(|(scheme, _)| !scheme.contains('=')) {
             return Self::Url(Url::read(text));
         }
         pairs(text).map_or(Self::Text, Self::Pairs)
@@ -327,6 +328,7 @@ mod tests {
             ("postgres://h?sslmode=allow&sslmode=disable", "postgres://h", Some("disable")),
             ("postgres://h/db?ssl=true", "postgres://h/db", Some("require")),
             ("host=h user=u", "host='h' user='u'", None),
+            ("host=h password='a://b'", "host='h' password='a://b'", None),
             (r"password='it\'s \\' sslmode = disable", r"password='it\'s \\'", Some("disable")),
             ("host=h password=a\\ b", "host='h' password='a b'", None),
             ("host=a user=u host=b", "user='u' host='b'", None),

@@ -8,6 +8,7 @@ use tokio_postgres::{Client, GenericClient, SimpleQueryMessage};
 use super::errors::is_unfit;
 use super::schema_name::{SchemaName, salt_of};
 use crate::store::any::Views;
+use crate::store::rules::{LOSES_ORDERS, LOSES_OUTBOX};
 
 /// One step of the schema.
 #[derive(Debug, Clone, Copy)]
@@ -20,6 +21,8 @@ pub struct Migration {
     pub is_optional: bool,
     /// Which views it makes, if that is all it does. Applied only when they are asked for.
     pub views: Option<Views>,
+    /// What is lost when it is taken back; empty where nothing is but what it made of the orders.
+    pub loses: &'static str,
     /// The relations that it makes and that others may have made before.
     names: &'static [&'static str],
     up: &'static str,
@@ -28,12 +31,13 @@ pub struct Migration {
 
 /// A step that is not about views.
 const PLAIN: Migration =
-    Migration { number: 0, name: "", is_optional: false, views: None, names: &[], up: "", down: "" };
+    Migration { number: 0, name: "", is_optional: false, views: None, loses: "", names: &[], up: "", down: "" };
 
 const MIGRATIONS: &[Migration] = &[
     Migration {
         number: 1,
         name: "orders",
+        loses: LOSES_ORDERS,
         names: &[
             "orders",
             "orders_rank",
@@ -57,6 +61,7 @@ const MIGRATIONS: &[Migration] = &[
     Migration {
         number: 2,
         name: "outbox",
+        loses: LOSES_OUTBOX,
         names: &["outbox", "store_identity"],
         up: include_str!("../../../migrations/postgres/0002_outbox.up.sql"),
         down: include_str!("../../../migrations/postgres/0002_outbox.down.sql"),

@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 
 use super::{Config, Kind};
 use crate::order::sample;
@@ -94,6 +94,8 @@ impl Documents {
 fn open(path: &Path) -> anyhow::Result<BufReader<Box<dyn Read + Send>>> {
     let input: Box<dyn Read + Send> = if path == Path::new("-") {
         Box::new(std::io::stdin())
+    } else if path.is_dir() {
+        bail!("cannot read {}: it is a directory", path.display());
     } else {
         Box::new(File::open(path).with_context(|| format!("cannot read {}", path.display()))?)
     };
