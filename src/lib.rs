@@ -122,5 +122,6 @@ pub mod http;
 
 pub mod app;
 pub mod cli;
+#[allow(clippy::too_many_lines, reason = "flags and commands are declared in tables")]
 pub mod settings;
 pub mod tools;

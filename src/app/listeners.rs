@@ -3,7 +3,7 @@
 
 use anyhow::Context;
 
-use super::Config;
+use super::config::Config;
 use crate::listen::{self, Bound, Endpoint};
 use crate::process::lifecycle::{Reload, Shutdown};
 use crate::tls::reload::LOOK_EVERY;

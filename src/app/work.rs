@@ -4,7 +4,11 @@ use std::sync::Arc;
 
 use anyhow::Context;
 
-use super::{Config, listeners, stop_signal};
+use super::config::Config;
+use super::listeners;
+use super::signals::stop_signal;
+use super::steps::start_redis;
+use super::watch::watch_rights;
 use crate::access::Access;
 use crate::admin::{self, Admin};
 use crate::http::route;
@@ -50,7 +54,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
         admin::start(admin, bound, admin_stop).context("cannot start the admin thread")?;
     }
     let store = AnyStore::open(&config.store)?;
-    let redis = super::start_redis(&config, &metrics);
+    let redis = start_redis(&config, &metrics);
     let mut kafka = config.kafka.clone().context("a worker needs Kafka")?;
     if kafka.snapshots == Snapshots::Off {
         kafka.snapshots_topic = None;
@@ -67,7 +71,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
         if !announce(&store, telling, &shutdown).await? {
             return anyhow::Ok(());
         }
-        tokio::spawn(super::watch_rights(store.clone(), readiness.gate("rights", "not checked"), shutdown.clone()));
+        tokio::spawn(watch_rights(store.clone(), readiness.gate("rights", "not checked"), shutdown.clone()));
         let gates = ["kafka", "dead-letters"].map(|name| readiness.gate(name, "not started"));
         let [gate, letters] = gates;
         let source = KafkaSource::start(&kafka, metrics.kafka.clone(), gate, letters).context("cannot use Kafka")?;

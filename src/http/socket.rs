@@ -210,6 +210,7 @@ impl<F: Front, S: Transport> Tracked<F, S> {
     }
 
     /// Answers what comes until there is no more of it, or something for hyper, which is left in `into`.
+    #[expect(clippy::too_many_lines, reason = "on the way of every hit, in one piece")]
     fn poll_quick(&mut self, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let from = into.filled().len();
         for _ in 0..READS_MAX {

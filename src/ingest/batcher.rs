@@ -205,9 +205,28 @@ impl Batcher {
             || self.bytes >= self.config.batch_bytes_max
     }
 
+    /// Takes the batch if it is to be committed now. Beside one that is on its way, whose entries are `before`, only a full
+    /// one is, and only where the two have nothing to do with each other. Otherwise one that is full, or that has waited
+    /// long enough (`is_pressing`: has nothing to wait for) where nothing more is there to be decoded (`is_starved`).
+    pub fn take_if_due(
+        &mut self,
+        before: Option<&[Entry]>,
+        is_starved: bool,
+        is_pressing: bool,
+        now: Instant,
+    ) -> Option<ReadyBatch> {
+        let is_due = if let Some(before) = before {
+            self.is_full() && self.is_apart(before)
+        } else {
+            let has_waited = || is_pressing || self.deadline().is_none_or(|deadline| deadline <= now);
+            !self.is_empty() && (self.is_full() || (is_starved && has_waited()))
+        };
+        is_due.then(|| self.take())
+    }
+
     /// Whether it has nothing to do with `others`: no order of theirs, and nothing that may be wanted back once it is
     /// on its way.
-    pub fn is_apart(&mut self, others: &[Entry]) -> bool {
+    fn is_apart(&mut self, others: &[Entry]) -> bool {
         let ready = &self.ready;
         *self.is_apart.get_or_insert_with(|| {
             let others: HashSet<&OrderId, foldhash::fast::RandomState> =
@@ -230,7 +249,7 @@ impl Batcher {
     }
 
     /// Takes the batch and starts the next.
-    pub fn take(&mut self) -> ReadyBatch {
+    fn take(&mut self) -> ReadyBatch {
         self.bytes = 0;
         self.since = None;
         self.has_passed = false;

@@ -53,25 +53,89 @@ impl Write {
     }
 }
 
+/// What it takes to make a batch durable.
+struct Commit<T> {
+    store: T,
+    view: Option<Arc<View>>,
+    metrics: crate::metrics::Ingest,
+    is_broker: bool,
+    batch: Arc<Batch>,
+    permit: CommitPermit,
+    to_publish: Option<ToPublish>,
+}
+
+impl<T: Store> Commit<T> {
+    /// Tries until it is durable, or until the policy says that it never will be. What was rejected before it is safe
+    /// first.
+    async fn run(mut self, rejects: Vec<Reject>) -> Result<Stored, Stuck> {
+        for reject in rejects {
+            if let Parked::Pending(pending) = reject.parked
+                && let Err(error) = pending.await
+            {
+                return Err(Stuck::Fatal(error.into()));
+            }
+        }
+        if self.batch.entries.is_empty() && self.batch.moves.is_empty() {
+            self.permit.wait().await;
+            let asked = Instant::now();
+            return Ok(Stored { to_publish: None, outcomes: Vec::new(), asked, committing: None });
+        }
+        step("before-commit");
+        let mut attempt = 0;
+        loop {
+            // For each try: a count does not wait for the pauses between them.
+            let committing = match &self.view {
+                Some(view) => view.committing().await,
+                None => None,
+            };
+            let started = Instant::now();
+            let source = match self.store.commit_after(Arc::clone(&self.batch), &mut self.permit).await {
+                Ok(outcomes) => {
+                    let begun = self.permit.came().map_or(started, |came| came.max(started));
+                    self.metrics.commit.observe(begun.elapsed().as_secs_f64());
+                    step("committed");
+                    return Ok(Stored { to_publish: self.to_publish, outcomes, asked: begun, committing });
+                }
+                Err(source) => source,
+            };
+            drop(committing);
+            match policy::judge(&source, self.is_broker, attempt, fastrand::f64()) {
+                Verdict::Retry(pause) => {
+                    // At the longest pause that is once a minute.
+                    if attempt < LOGGED_TRIES || attempt.is_multiple_of(LOGGED_TRIES) {
+                        tracing::warn!(error = %causes(&source), attempt, ?pause, "commit failed");
+                    }
+                    self.metrics.retries.inc();
+                    attempt += 1;
+                    if !self.batch.is_again && self.batch.entries.iter().any(|entry| entry.condition.is_some()) {
+                        Arc::make_mut(&mut self.batch).is_again = true;
+                    }
+                    tokio::time::sleep(pause).await;
+                }
+                Verdict::GiveUp { partition } => return Err(Stuck::GiveUp(partition)),
+                Verdict::Reject(refused) => return Err(Stuck::Reject(refused)),
+                Verdict::Refuse { advice } => return Err(Stuck::Refuse(IngestError::Store { advice, source })),
+                Verdict::Stop { advice } => return Err(Stuck::Fatal(IngestError::Store { advice, source })),
+            }
+        }
+    }
+}
+
 impl<S: Source, T: Store> Ingest<S, T> {
     /// Starts committing a batch, once what was rejected before it is safe. It takes effect after those that are under
     /// way.
     pub(super) fn write(&mut self, mut ready: ReadyBatch) {
         let before = self.writing.back();
         let (release, permit) = before.map(|last| CommitPermit::after(last.block.clone())).unzip();
-        let mut permit: CommitPermit = permit.unwrap_or_default();
+        let permit: CommitPermit = permit.unwrap_or_default();
         let block = permit.block();
         self.metrics.overlapped.inc_by(u64::from(before.is_some()));
         let before = before.map(|last| &last.ready.upto);
         let moves = if self.source.is_log() { moves(&self.committed, before, &ready.upto) } else { Vec::new() };
         let mut entries = std::mem::take(&mut ready.entries);
-        self.mark_new(&mut entries);
         let ids = || entries.iter().map(|entry| entry.order.id.clone()).collect();
         let pinned = self.view.as_ref().filter(|view| view.is_bounded()).and_then(|view| view.pin(ids()));
-        let shown = match &self.view {
-            Some(view) => entries.iter().map(|entry| view.version(&entry.order.id).unwrap_or_default()).collect(),
-            None => Vec::new(),
-        };
+        let shown = self.note_shown(&mut entries);
         self.metrics.batch_rows.observe(rows(entries.len()));
         let is_broker = self.source.is_broker();
         let may_have_events = entries.iter().any(|entry| !matches!(entry.order.command, Command::Wb(_)));
@@ -87,63 +151,30 @@ impl<S: Source, T: Store> Ingest<S, T> {
             asks_former: self.view.as_ref().is_some_and(|view| view.notes_owners() && view.is_bounded()),
         });
         let rejects = std::mem::take(&mut ready.rejects);
-        let store = self.store.clone();
-        let (view, metrics) = (self.view.clone(), self.metrics.clone());
-        let asked = Arc::clone(&batch);
-        let under_way = Box::pin(async move {
-            let mut batch = asked;
-            for reject in rejects {
-                if let Parked::Pending(pending) = reject.parked
-                    && let Err(error) = pending.await
-                {
-                    return Err(Stuck::Fatal(error.into()));
-                }
-            }
-            if batch.entries.is_empty() && batch.moves.is_empty() {
-                permit.wait().await;
-                let asked = Instant::now();
-                return Ok(Stored { to_publish: None, outcomes: Vec::new(), asked, committing: None });
-            }
-            step("before-commit");
-            let mut attempt = 0;
-            loop {
-                // For each try: a count does not wait for the pauses between them.
-                let committing = match &view {
-                    Some(view) => view.committing().await,
-                    None => None,
-                };
-                let started = Instant::now();
-                let source = match store.commit_after(Arc::clone(&batch), &mut permit).await {
-                    Ok(outcomes) => {
-                        let begun = permit.came().map_or(started, |came| came.max(started));
-                        metrics.commit.observe(begun.elapsed().as_secs_f64());
-                        step("committed");
-                        return Ok(Stored { to_publish, outcomes, asked: begun, committing });
-                    }
-                    Err(source) => source,
-                };
-                drop(committing);
-                match policy::judge(&source, is_broker, attempt, fastrand::f64()) {
-                    Verdict::Retry(pause) => {
-                        // At the longest pause that is once a minute.
-                        if attempt < LOGGED_TRIES || attempt.is_multiple_of(LOGGED_TRIES) {
-                            tracing::warn!(error = %causes(&source), attempt, ?pause, "commit failed");
-                        }
-                        metrics.retries.inc();
-                        attempt += 1;
-                        if !batch.is_again && batch.entries.iter().any(|entry| entry.condition.is_some()) {
-                            Arc::make_mut(&mut batch).is_again = true;
-                        }
-                        tokio::time::sleep(pause).await;
-                    }
-                    Verdict::GiveUp { partition } => return Err(Stuck::GiveUp(partition)),
-                    Verdict::Reject(refused) => return Err(Stuck::Reject(refused)),
-                    Verdict::Refuse { advice } => return Err(Stuck::Refuse(IngestError::Store { advice, source })),
-                    Verdict::Stop { advice } => return Err(Stuck::Fatal(IngestError::Store { advice, source })),
-                }
-            }
-        });
+        let commit = Commit {
+            store: self.store.clone(),
+            view: self.view.clone(),
+            metrics: self.metrics.clone(),
+            is_broker,
+            batch: Arc::clone(&batch),
+            permit,
+            to_publish,
+        };
+        let under_way = Box::pin(commit.run(rejects));
         self.writing.push_back(Write { ready, batch, pinned, shown, release, block, ended: None, under_way });
+    }
+
+    /// The version of each order that is shown; 0 for none. Where the view has all orders, the store is told which ids are
+    /// unknown: none of them is being written now, so the view shows what was stored of them.
+    fn note_shown(&self, entries: &mut [Entry]) -> Vec<Version> {
+        let Some(view) = &self.view else { return Vec::new() };
+        let is_complete = view.is_complete();
+        let mut shown = |entry: &mut Entry| {
+            let version = view.version(&entry.order.id);
+            entry.is_new = is_complete && version.is_none();
+            version.unwrap_or_default()
+        };
+        entries.iter_mut().map(&mut shown).collect()
     }
 
     /// Takes the end of the oldest write. What is left of a batch that could not be stored as it was is written again.

@@ -207,8 +207,12 @@ impl<S: Source, T: Store> Ingest<S, T> {
         let mut is_ended = false;
         loop {
             self.decode_some()?;
-            if self.is_due(is_ended || !revoked.is_empty()) {
-                let ready = self.batcher.take();
+            let before = self.writing.back().map(|last| &last.batch.entries[..]);
+            let is_starved = self.received.is_empty() && self.parts.is_none();
+            let is_pressing = is_ended || !revoked.is_empty();
+            if self.writing.len() < WRITES_MAX
+                && let Some(ready) = self.batcher.take_if_due(before, is_starved, is_pressing, Instant::now())
+            {
                 self.write(ready);
             }
             if starting.is_none() && !assigned.is_empty() {
@@ -276,18 +280,6 @@ impl<S: Source, T: Store> Ingest<S, T> {
         !self.received.is_empty() || self.parts.is_some()
     }
 
-    fn is_due(&mut self, is_pressing: bool) -> bool {
-        if let Some(last) = self.writing.back() {
-            // A full batch goes on its way while the one before it becomes durable.
-            return self.writing.len() < WRITES_MAX
-                && self.batcher.is_full()
-                && self.batcher.is_apart(&last.batch.entries);
-        }
-        let is_starved = !self.has_undecoded();
-        let is_old = self.batcher.deadline().is_none_or(|deadline| deadline <= Instant::now());
-        !self.batcher.is_empty() && (self.batcher.is_full() || (is_starved && (is_old || is_pressing)))
-    }
-
     /// Looks up where partitions stand, for as long as it takes.
     fn find_start(&self, partitions: Vec<u32>) -> Starting {
         let (store, name, former) = (self.store.clone(), self.source.name(), self.source.former_name());
@@ -338,16 +330,6 @@ impl<S: Source, T: Store> Ingest<S, T> {
     fn forget(&mut self, partition: u32) {
         self.committed.0.remove(&partition);
         self.batcher.drop_partition(partition);
-    }
-
-    /// Tells the store which ids no one has seen. None of them is being written now, so the view shows what was stored of
-    /// them.
-    fn mark_new(&self, entries: &mut [Entry]) {
-        if let Some(view) = self.view.as_ref().filter(|view| view.is_complete()) {
-            for entry in entries {
-                entry.is_new = !view.contains(&entry.order.id);
-            }
-        }
     }
 }
 

@@ -7,7 +7,7 @@ use prometheus::proto::{MetricFamily, MetricType};
 use rustix::process::{Resource, getrlimit};
 use rustix::time::{ClockId, clock_gettime};
 
-use super::{family, value};
+use super::families::{family, value};
 
 /// This process.
 #[derive(Debug)]

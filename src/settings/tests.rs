@@ -391,7 +391,8 @@ fn no_error_repeats_a_value_that_may_be_a_secret() {
 /// They were named by keys of a settings file, which an operator who writes none has never seen.
 #[test]
 fn settings_that_do_not_go_together_are_named_as_they_were_given() {
-    let cases: [(&[&str], &[(&str, &str)], &str); 10] = [
+    type Case = (&'static [&'static str], &'static [(&'static str, &'static str)], &'static str);
+    let cases: [Case; 10] = [
         (&["--queue-bytes-max", "1"], &[], "--queue-bytes-max: must be at least --order-bytes-max"),
         (
             &["--queue-bytes-max", "1MiB"],

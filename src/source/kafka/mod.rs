@@ -5,7 +5,12 @@
 //! starts. Offsets are committed to the broker afterwards, for lag tools only.
 
 mod consumer;
+mod context;
 mod dead_letters;
+mod membership;
+mod partitions;
+mod progress;
+mod starts;
 
 use std::collections::HashSet;
 use std::sync::Arc;

@@ -108,6 +108,8 @@ struct Gap {
     deadline: Option<Instant>,
 }
 
+/// What a pull delivers; `None` once it has ended.
+type Pulled = Option<<pull::Stream as futures_util::Stream>::Item>;
 type Asked<T> = Pin<Box<dyn Future<Output = Result<T, Trouble>> + Send>>;
 
 pub(super) struct Consumer {
@@ -424,32 +426,34 @@ impl Consumer {
                 }
                 // 5. More only when everything before is handed over.
                 message = async { messages.as_mut().expect("guarded").next().await }, if is_receiving => {
-                    let messages = messages.as_mut().expect("it has just delivered");
-                    let mut message = Some(message);
-                    let (mut records, mut bytes) = (Vec::new(), 0);
-                    let trouble = loop {
-                        match message {
-                            None => break None,
-                            Some(None) => break Some(Trouble("the server ended the pull".into())),
-                            Some(Some(Err(error))) => break Some(Trouble(format!("nothing can be pulled: {error}"))),
-                            Some(Some(Ok(message))) => {
-                                bytes += message.payload.len();
-                                self.arrive(message, &mut records);
-                            }
-                        }
-                        let is_full = records.len() >= CHUNK_ROWS || bytes >= CHUNK_BYTES;
-                        if is_full || self.gap.is_some() {
-                            break None;
-                        }
-                        message = messages.next().now_or_never();
-                    };
-                    self.hand_over(records);
-                    if let Some(trouble) = trouble {
-                        return Err(trouble);
-                    }
+                    self.receive(message, messages.as_mut().expect("it has just delivered"))?;
                 }
             }
         }
+    }
+
+    /// Hands over a message and those that have arrived with it, up to a chunk or a gap.
+    fn receive(&mut self, first: Pulled, messages: &mut pull::Stream) -> Result<(), Trouble> {
+        let mut message = Some(first);
+        let (mut records, mut bytes) = (Vec::new(), 0);
+        let result = loop {
+            match message {
+                None => break Ok(()),
+                Some(None) => break Err(Trouble("the server ended the pull".into())),
+                Some(Some(Err(error))) => break Err(Trouble(format!("nothing can be pulled: {error}"))),
+                Some(Some(Ok(message))) => {
+                    bytes += message.payload.len();
+                    self.arrive(message, &mut records);
+                }
+            }
+            let is_full = records.len() >= CHUNK_ROWS || bytes >= CHUNK_BYTES;
+            if is_full || self.gap.is_some() {
+                break Ok(());
+            }
+            message = messages.next().now_or_never();
+        };
+        self.hand_over(records);
+        result
     }
 
     async fn pull(&self, consumer: &PullConsumer) -> Result<pull::Stream, Trouble> {

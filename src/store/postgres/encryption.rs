@@ -79,6 +79,10 @@ impl Wanted {
 /// As options have them, oldest first.
 const VERSIONS: [&str; 4] = ["TLSv1", "TLSv1.1", "TLSv1.2", "TLSv1.3"];
 
+/// Options that change nothing without TLS.
+const OPTIONS_OF_TLS: [&str; 6] =
+    ["sslsni", "ssl_min_protocol_version", "ssl_max_protocol_version", "sslrootcert", "sslcert", "sslkey"];
+
 /// How connections are encrypted. Clones share the files.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Encryption {
@@ -94,8 +98,8 @@ impl Encryption {
     /// What contradicts itself, or which file cannot be used.
     pub(super) fn open(wanted: Wanted, server: &mut tokio_postgres::Config) -> Result<Self, String> {
         let (versions, hides_name) = (wanted.versions()?, wanted.hides_name()?);
-        let has_more = [&wanted.sni, &wanted.oldest, &wanted.newest].map(Option::is_some);
-        let Wanted { mode, root_cert, cert, key, .. } = wanted;
+        let Wanted { mode, root_cert, cert, key, sni, oldest, newest } = wanted;
+        let has_more = [&sni, &oldest, &newest, &root_cert, &cert, &key].map(Option::is_some);
         let is_system = root_cert.as_deref() == Some("system");
         let mode = mode.unwrap_or_else(|| if is_system { "verify-full" } else { "prefer" }.into());
         let is_local = server.get_hosts().iter().all(|host| matches!(host, Host::Unix(_)));
@@ -116,17 +120,9 @@ impl Encryption {
             return Err(format!("sslnegotiation=direct needs sslmode=require or more, not {mode}"));
         }
         if is_never {
-            for (name, is_there) in
-                ["sslsni", "ssl_min_protocol_version", "ssl_max_protocol_version"].into_iter().zip(has_more)
-            {
-                if is_there {
-                    return Err(format!("{name} changes nothing with sslmode=disable"));
-                }
-            }
-            for (name, file) in [("sslrootcert", &root_cert), ("sslcert", &cert), ("sslkey", &key)] {
-                if file.is_some() {
-                    return Err(format!("{name} changes nothing with sslmode=disable"));
-                }
+            let mut options = OPTIONS_OF_TLS.into_iter().zip(has_more);
+            if let Some((name, _)) = options.find(|(_, is_there)| *is_there) {
+                return Err(format!("{name} changes nothing with sslmode=disable"));
             }
             if server.get_channel_binding() == Binding::Require {
                 return Err("channel_binding=require needs TLS, and sslmode is disable".into());

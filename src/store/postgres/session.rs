@@ -10,7 +10,7 @@ use tokio_postgres::{Client, Statement};
 
 use super::encryption::Encryption;
 use super::errors::{classify, silent};
-use super::{Config, StoreError, copy, login, outline, peers, pooler, restored, schema};
+use super::{Config, SchemaName, StoreError, copy, login, outline, peers, pooler, restored, schema};
 
 /// What is said first on every connection: limits that the owner of the server or of the database sets for clients would
 /// end a transaction between two of our statements, or a connection between two of our questions.
@@ -158,32 +158,9 @@ pub(super) struct Statements {
     pub(super) landed: Statement,
 }
 
-impl Session {
-    async fn new(client: Client, config: &Config, is_for_reading: bool) -> Result<Self, tokio_postgres::Error> {
-        let schema = &config.schema;
-        let timeout = config.statement_timeout.as_millis();
-        // Who waits for this connection is to be told that a table is locked.
-        let lock_timeout = (config.wait / 2).as_millis();
-        // A plan that is kept was made for the tables as they were, which may be empty, and stays until someone analyzes
-        // them. Writes are only ever by key, one row after the other, and so well planned whatever there is.
-        let plans = if is_for_reading { "force_custom_plan" } else { "auto" };
-        client
-            .batch_execute(&format!(
-                "SET statement_timeout = {timeout};
-                 SET idle_in_transaction_session_timeout = {timeout};
-                 SET lock_timeout = {lock_timeout};
-                 SET synchronous_commit = on;
-                 SET plan_cache_mode = {plans};
-                 SET TimeZone = 'UTC';
-                 SET client_min_messages = warning"
-            ))
-            .await?;
-        if !is_for_reading {
-            // Not where orders are only read, which a standby does too.
-            let staging = "CREATE TEMPORARY TABLE orders_changed (LIKE @orders) ON COMMIT DELETE ROWS";
-            client.batch_execute(&schema.sql(staging)).await?;
-            peers::announce_writer(&client, config).await?;
-        }
+impl Statements {
+    #[expect(clippy::too_many_lines, reason = "a table of statements")]
+    async fn prepare(client: &Client, schema: &SchemaName) -> Result<Self, tokio_postgres::Error> {
         let columns = copy::COLUMNS.join(", ");
         let copy_new = format!("COPY @orders ({columns}) FROM STDIN (FORMAT binary)");
         let copy_changed = format!("COPY orders_changed ({columns}) FROM STDIN (FORMAT binary)");
@@ -193,10 +170,9 @@ impl Session {
         let apply_changed = schema.sql(&format!(
             "UPDATE @orders o SET {set} FROM orders_changed n WHERE o.order_uid = n.order_uid AND o.version < n.version"
         ));
-        let connection = &client;
         let p = |sql: &str| {
             let sql = schema.sql(sql);
-            async move { connection.prepare(&sql).await }
+            async move { client.prepare(&sql).await }
         };
         let (fetch, fetch_external, page, last_seq, estimate, positions) = tokio::try_join!(
             p("SELECT seq, (state + 4 * kind)::smallint, version, body FROM @orders WHERE order_uid = $1"),
@@ -259,8 +235,7 @@ impl Session {
             p("DELETE FROM @outbox WHERE ticket = ANY ($1)"),
             p("SELECT version, changed_in FROM @orders WHERE order_uid = $1"),
         )?;
-        client.batch_execute(&format!("SET lock_timeout = {timeout}")).await?;
-        let statements = Statements {
+        Ok(Self {
             fetch,
             fetch_external,
             page,
@@ -282,7 +257,38 @@ impl Session {
             newer,
             forget,
             landed,
-        };
+        })
+    }
+}
+
+impl Session {
+    async fn new(client: Client, config: &Config, is_for_reading: bool) -> Result<Self, tokio_postgres::Error> {
+        let schema = &config.schema;
+        let timeout = config.statement_timeout.as_millis();
+        // Who waits for this connection is to be told that a table is locked.
+        let lock_timeout = (config.wait / 2).as_millis();
+        // A plan that is kept was made for the tables as they were, which may be empty, and stays until someone analyzes
+        // them. Writes are only ever by key, one row after the other, and so well planned whatever there is.
+        let plans = if is_for_reading { "force_custom_plan" } else { "auto" };
+        client
+            .batch_execute(&format!(
+                "SET statement_timeout = {timeout};
+                 SET idle_in_transaction_session_timeout = {timeout};
+                 SET lock_timeout = {lock_timeout};
+                 SET synchronous_commit = on;
+                 SET plan_cache_mode = {plans};
+                 SET TimeZone = 'UTC';
+                 SET client_min_messages = warning"
+            ))
+            .await?;
+        if !is_for_reading {
+            // Not where orders are only read, which a standby does too.
+            let staging = "CREATE TEMPORARY TABLE orders_changed (LIKE @orders) ON COMMIT DELETE ROWS";
+            client.batch_execute(&schema.sql(staging)).await?;
+            peers::announce_writer(&client, config).await?;
+        }
+        let statements = Statements::prepare(&client, schema).await?;
+        client.batch_execute(&format!("SET lock_timeout = {timeout}")).await?;
         let encryption = config.encryption.clone();
         Ok(Self { client, encryption, statements, is_open: false, is_abandoned: AtomicBool::new(false) })
     }
