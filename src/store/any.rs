@@ -401,11 +401,11 @@ impl Maintenance {
     ///
     /// # Errors
     /// When it cannot be opened.
-    pub async fn look(config: &Config) -> Result<Self, OpenError> {
+    pub async fn open_to_read(config: &Config) -> Result<Self, OpenError> {
         if let Some(postgres) = &config.postgres {
             return Ok(Self::Postgres(postgres::Maintenance::open(postgres).await?));
         }
-        Ok(Self::Embedded(embedded::Maintenance::look(&config.embedded)?))
+        Ok(Self::Embedded(embedded::Maintenance::open_to_read(&config.embedded)?))
     }
 
     /// Applies what is missing, all or nothing; the optional steps and views only when asked for.

@@ -250,7 +250,7 @@ impl Maintenance {
     ///
     /// # Errors
     /// [`OpenError`].
-    pub fn look(config: &Config) -> Result<Self, OpenError> {
+    pub fn open_to_read(config: &Config) -> Result<Self, OpenError> {
         let path = config.file();
         let unusable = |error| OpenError::of_sqlite(&path, error);
         let is_missing = std::fs::metadata(&path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
