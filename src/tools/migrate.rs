@@ -39,7 +39,8 @@ pub async fn run(store: &any::Config, direction: Direction) -> anyhow::Result<()
     };
     let failed = |error| known(error).context("not migrated");
     let is_up = matches!(direction, Direction::Up { .. });
-    let steps = if is_up { Vec::new() } else { Maintenance::open_to_read(store).await?.status().await.map_err(known)? };
+    let steps =
+        if is_up { Vec::new() } else { Maintenance::open_to_read(store).await?.status().await.map_err(known)? };
     let newest = steps.iter().rfind(|step| step.is_applied);
     if newest.is_none() && !is_up {
         let place = store.place();

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -113,7 +113,8 @@ impl StanChannel {
             let reply = Connection::try_open(self.monitor).ok()?.try_request("GET", &path, &[], "").ok()?;
             match reply.status {
                 200 => Some(reply.json()),
-                404 => Some(Value::Null),
+                // One that starts has no such page yet.
+                404 if !reply.text().starts_with("404") => Some(Value::Null),
                 _ => None,
             }
         })
@@ -228,7 +229,12 @@ impl Channel for StanChannel {
     }
 
     fn sender(&self) -> Sender {
-        Sender { name: self.name.clone(), both: format!("{} {}", self.url, self.monitor), peer: self.peer() }
+        Sender {
+            name: self.name.clone(),
+            both: format!("{} {}", self.url, self.monitor),
+            peer: self.peer(),
+            last: AtomicU64::new(0),
+        }
     }
 
     fn name(&self) -> &str {
@@ -332,19 +338,28 @@ pub struct Sender {
     name: String,
     both: String,
     peer: Arc<Peer>,
+    /// The last sequence that was seen.
+    last: AtomicU64,
 }
 
 impl broker::Sender for Sender {
     /// The server does not say where it has put a message, so it is looked for.
     fn send(&self, messages: &[Message]) -> Vec<Place> {
         let place = StanChannel::named_on(&self.both);
-        let before = place.last(&self.name);
+        // One that has just been started may not have found all channels again.
+        let last_from = |least: u64| {
+            let last = || Some(place.last(&self.name)).filter(|last| *last >= least);
+            until("the server knows what it has acknowledged", RECOVERY, last)
+        };
+        let before = last_from(self.last.load(Ordering::Acquire));
         let data: Vec<Bytes> = messages.iter().map(|message| message.value.clone().unwrap().into()).collect();
         for data in &data {
             self.peer.publish(&self.name, data);
         }
         let mut places = Vec::new();
-        for message in self.peer.read(&self.name, before + 1, place.last(&self.name)) {
+        let last = last_from(before + data.len() as u64);
+        self.last.store(last, Ordering::Release);
+        for message in self.peer.read(&self.name, before + 1, last) {
             if data.get(places.len()) == Some(&message.data) {
                 places.push((0, message.sequence));
             } else if places.len().checked_sub(1).and_then(|index| data.get(index)) == Some(&message.data) {
