@@ -3,10 +3,15 @@
 use std::fmt;
 use std::time::SystemTime;
 
-use super::keys::{KeyHash, OWNER_BYTES_MAX};
 use super::rate::Rate;
 use super::scope::Scopes;
 use crate::snapshot::OwnerTag;
+
+/// The longest owner.
+pub const OWNER_BYTES_MAX: usize = 256;
+
+/// A SHA-256 digest.
+pub type KeyHash = [u8; 32];
 
 /// Whose orders are a caller's own: `user_id` of envelope orders, `customer_id` of WB orders.
 #[derive(Clone, PartialEq, Eq)]

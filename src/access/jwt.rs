@@ -12,8 +12,9 @@ use ring::signature::{self, RsaPublicKeyComponents, UnparsedPublicKey};
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
 use serde_json::Value;
 
+use super::caller::KeyHash;
 use super::caller::{By, Caller, Owner};
-use super::keys::{KeyHash, hash};
+use super::keys::hash;
 use super::scope::{Scope, Scopes};
 
 /// The longest token.

@@ -12,7 +12,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use toml::Value;
 
-use super::caller::{By, Caller, Owner};
+use super::caller::{By, Caller, KeyHash, Owner};
 use super::rate::Rate;
 use super::scope::{Scope, Scopes};
 
@@ -22,12 +22,6 @@ const PREFIX: &str = "osk_";
 const KEY_BYTES: usize = 32;
 /// The longest name of a key.
 const NAME_BYTES_MAX: usize = 64;
-/// The longest owner.
-pub const OWNER_BYTES_MAX: usize = 256;
-
-/// A SHA-256 digest.
-pub type KeyHash = [u8; 32];
-
 /// The digest by which a key is known.
 #[must_use]
 pub fn hash(key: &[u8]) -> KeyHash {

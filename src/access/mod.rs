@@ -4,6 +4,7 @@
 pub mod address;
 pub mod audit;
 pub mod caller;
+mod config;
 mod denied;
 pub mod head;
 pub mod jwks;
@@ -16,7 +17,6 @@ pub mod scope;
 mod watch;
 mod who;
 
-use std::borrow::Cow;
 use std::cell::RefCell;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -24,64 +24,23 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Instant, SystemTime};
 
+use address::{Peer, Place, Proxies};
 use arc_swap::ArcSwap;
+use audit::Audit;
+use caller::Caller;
+use keys::Keys;
+use last::Pass;
 use prometheus::IntCounter;
+use rate::{Limited, Rate, Table};
+use scope::{Need, Sight};
 
 use crate::metrics::Metrics;
 use crate::snapshot::OwnerTag;
-use address::{Peer, Place, Proxies};
-use audit::Audit;
-use caller::Caller;
+
+pub use config::{Config, SetUpError, TokenConfig};
 pub use denied::Denied;
-use keys::Keys;
 pub use last::LastPass;
-use last::Pass;
-use rate::{Limited, Rate, Table};
-use scope::{Need, Sight};
 pub use who::Who;
-
-/// What is asked of callers.
-#[derive(Debug, Clone, Default)]
-pub struct Config {
-    /// The key file.
-    pub keys: Option<PathBuf>,
-    /// Tokens.
-    pub tokens: Option<TokenConfig>,
-    /// How often a caller may come, or an address where no key is shown.
-    pub rate: Option<Rate>,
-    /// Who is believed about where a request comes from.
-    pub proxies: Proxies,
-    /// Where what was done is noted.
-    pub audit: Option<audit::Target>,
-    /// Reads are noted too.
-    pub audit_reads: bool,
-}
-
-/// Which tokens are believed.
-#[derive(Debug, Clone)]
-pub struct TokenConfig {
-    /// Where the public keys are.
-    pub source: jwks::Source,
-    /// What tokens have to say.
-    pub rules: jwt::Rules,
-}
-
-impl Config {
-    /// Whether callers have to be known.
-    #[must_use]
-    pub fn is_authenticating(&self) -> bool {
-        self.keys.is_some() || self.tokens.is_some()
-    }
-}
-
-/// Why access cannot be set up: a setting, and what is wrong with it.
-#[derive(Debug, thiserror::Error)]
-#[error("{setting}: {cause}")]
-pub struct SetUpError {
-    /// By its key.
-    pub setting: Cow<'static, str>,
-    cause: String,
-}
 
 /// What a request shows.
 #[derive(Debug, Clone, Copy, Default)]

@@ -137,6 +137,10 @@ impl Opened {
     ///
     /// # Errors
     /// The settings of Kafka are not what its library takes, or the system gives no thread.
+    #[cfg_attr(
+        not(feature = "kafka"),
+        expect(clippy::unnecessary_wraps, reason = "what may fail are the parts for Kafka")
+    )]
     pub(super) fn build(self, loads: Handle) -> anyhow::Result<Built> {
         let Self { bound, store } = &self;
         let Bound { config, reload, metrics, access, readiness, shutdown, .. } = bound;

@@ -93,7 +93,11 @@ impl WritePath {
             anyhow::Ok(())
         };
         let warming = async { warming.await.context("the warm-up panicked")? };
-        tokio::try_join!(http, self.kafka(), self.nats(), self.stan(), marks, samples, warming)?;
+        #[cfg(feature = "kafka")]
+        let kafka = self.kafka();
+        #[cfg(not(feature = "kafka"))]
+        let kafka = std::future::ready(anyhow::Ok(()));
+        tokio::try_join!(http, kafka, self.nats(), self.stan(), marks, samples, warming)?;
         Ok(())
     }
 
@@ -144,11 +148,6 @@ impl WritePath {
         let letters = self.readiness.gate("dead-letters", "not started");
         let source = KafkaSource::start(config, self.metrics.kafka.clone(), gate, letters);
         self.take_in("kafka", source.context("cannot use Kafka")?).await
-    }
-
-    #[cfg(not(feature = "kafka"))]
-    async fn kafka(&self) -> anyhow::Result<()> {
-        Ok(())
     }
 
     async fn nats(&self) -> anyhow::Result<()> {

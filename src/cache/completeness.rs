@@ -1,5 +1,5 @@
-//! Whether the view has all that is stored: whether a miss is the truth, which changes by others were told already, and
-//! when there is reason to hold the view against the store.
+//! Whether the view has all that is stored: whether a miss is the truth, which changes by others
+//! were told already, and when there is reason to hold the view against the store.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -33,8 +33,8 @@ impl View {
         self.is_shared.store(is_shared, Ordering::Release);
     }
 
-    /// Makes a copy visible that was read from the store, as [`View::fill`] does, where another process may have written it:
-    /// it was not announced yet.
+    /// Makes a copy visible that was read from the store, as [`View::fill`] does, where another
+    /// process may have written it: it was not announced yet.
     pub fn fill_shared(&self, id: OrderId, snapshot: Snapshot) {
         let version = snapshot.version();
         if self.fill(id.clone(), snapshot) {
@@ -72,8 +72,8 @@ impl View {
         }
     }
 
-    /// There is reason to doubt that the store still has what is shown. Until it is settled the view counts as a part of
-    /// what is stored.
+    /// There is reason to doubt that the store still has what is shown. Until it is settled the
+    /// view counts as a part of what is stored.
     pub fn doubt(&self) {
         self.doubts.send_modify(|doubts| {
             *doubts += 1;
@@ -106,8 +106,8 @@ impl View {
     /// The store has just told all that others changed.
     pub fn heard(&self) {
         if self.has_brought.load(Ordering::SeqCst) {
-            // What came before this look began was told of by it, or is older than the last one. A look sees what came
-            // before it, so what came during this one is kept for the next.
+            // What came before this look began was told of by it, or is older than the last one. A
+            // look sees what came before it, so what came during this one is kept for the next.
             let mut brought = lock(&self.brought);
             brought[1] = std::mem::take(&mut brought[0]);
             self.has_brought.store(!brought[1].is_empty(), Ordering::SeqCst);
@@ -116,7 +116,8 @@ impl View {
         self.heard.store(millis.saturating_add(1), Ordering::Relaxed);
     }
 
-    /// For how long the store told nothing of what others may have changed; since the start where it never did.
+    /// For how long the store told nothing of what others may have changed; since the start where
+    /// it never did.
     #[must_use]
     pub fn silence(&self) -> Duration {
         let heard = Duration::from_millis(self.heard.load(Ordering::Relaxed).saturating_sub(1));

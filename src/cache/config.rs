@@ -10,10 +10,11 @@ use crate::snapshot::{Kind, OwnerTag};
 pub struct Config {
     /// Orders in the ready list. 1,000 orders of 1 KB are a megabyte, the most a browser likes.
     pub list_max: usize,
-    /// Bytes of the ready list, which ends sooner where its orders are large. One order is always in it.
+    /// Bytes of the ready list, which ends sooner where its orders are large. One order is always
+    /// in it.
     pub list_bytes_max: usize,
-    /// The list is made at most this often. 20 ms bounds its cost to one or two percent of a core however fast orders
-    /// arrive, and keeps it well under the 50 ms it may trail.
+    /// The list is made at most this often. 20 ms bounds its cost to one or two percent of a core
+    /// however fast orders arrive, and keeps it well under the 50 ms it may trail.
     pub list_refresh: Duration,
     /// Whether the list is also kept compressed for clients that take it so.
     pub list_compress: bool,
@@ -21,10 +22,11 @@ pub struct Config {
     pub feed_events_max: usize,
     /// Bytes of orders those changes may hold on to.
     pub feed_bytes_max: usize,
-    /// How orders are found by the ids of their users; not from memory when `None`, or when orders may leave.
+    /// How orders are found by the ids of their users; not from memory when `None`, or when orders
+    /// may leave.
     pub key_of: Option<KeyOf>,
-    /// How whose an order is can be read off it. `None` where owners do not ask for their own orders:
-    /// nothing is kept for it then.
+    /// How whose an order is can be read off it. `None` where owners do not ask for their own
+    /// orders: nothing is kept for it then.
     pub owner_of: Option<OwnerOf>,
     /// Bytes that orders and what it takes to find them may take. All orders are kept when `None`.
     pub bytes_max: Option<u64>,

@@ -1,17 +1,21 @@
-//! A budget for the view: which orders leave when there is no room for all, and what must not leave just now.
+//! A budget for the view: which orders leave when there is no room for all, and what must not leave
+//! just now.
 //!
-//! The order of leaving is SIEVE (Zhang et al., "SIEVE is Simpler than LRU", NSDI 2024): a queue in order of arrival, a
-//! bit that a reader sets, and a hand that walks from the oldest end to the newest and takes what was not read since it
-//! last came by. A hit writes that one bit and nothing else.
+//! The order of leaving is SIEVE (Zhang et al., "SIEVE is Simpler than LRU", NSDI 2024): a queue in
+//! order of arrival, a bit that a reader sets, and a hand that walks from the oldest end to the
+//! newest and takes what was not read since it last came by. A hit writes that one bit and nothing
+//! else.
 //!
-//! What left can be brought back by someone who read the store before it was changed, and then it would be older than
-//! what readers were shown. Three rules keep that from happening:
+//! What left can be brought back by someone who read the store before it was changed, and then it
+//! would be older than what readers were shown. Three rules keep that from happening:
 //!
-//! 1. Anyone who is about to read an id from the store, or to commit a change of it, pins it first and unpins it once the
-//!    copy is visible. What is pinned does not leave, so the newest copy is there to win.
-//! 2. Anyone who reads many ids that are not known beforehand holds everything in place for so long.
-//! 3. What others tell of their changes may be late. It only replaces a copy that is there; while the id is pinned it
-//!    is kept, and applied once the pin is gone.
+//! 1. Anyone who is about to read an id from the store, or to commit a change of it, pins it first
+//!    and unpins it once the copy is visible. What is pinned does not leave, so the newest copy is
+//!    there to win.
+//! 2. Anyone who reads many ids that are not known beforehand holds everything in place for so
+//!    long.
+//! 3. What others tell of their changes may be late. It only replaces a copy that is there; while
+//!    the id is pinned it is kept, and applied once the pin is gone.
 
 use std::collections::HashMap;
 use std::ops::{Index, IndexMut};
@@ -27,16 +31,19 @@ use crate::sync::lock;
 
 /// No node.
 const NONE: u32 = u32::MAX;
-/// Orders whose time is up that leave at once: a tenth of a millisecond in which no one else may enter, leave or be pinned.
+/// Expired orders that leave in one step. It takes a tenth of a millisecond, during which no other
+/// order can enter, leave or be pinned.
 const EXPIRED_MAX: usize = 256;
-/// Orders the hand passes over for having been read before it takes one all the same: what one insertion may cost.
+/// Orders that were read and that the hand skips before it takes one all the same. This bounds the
+/// cost of one insertion.
 const SKIPS_MAX: usize = 64;
 
 /// What an entry takes beside its snapshot: its key and its slots in the map and in the queue.
 const ENTRY_BYTES: u64 = 150;
 
-/// What so many entries take with snapshots of so many bytes, and a little for the allocator's pages that are not full.
-/// Held against resident bytes under churn by `cargo bench --bench eviction`.
+/// What so many entries take with snapshots of so many bytes, and a little for the allocator's
+/// pages that are not full. Held against resident bytes under churn by
+/// `cargo bench --bench eviction`.
 pub(super) const fn cost(entries: u64, bytes: u64) -> u64 {
     bytes + bytes / 16 + entries * ENTRY_BYTES
 }
@@ -53,11 +60,11 @@ struct Inner {
     queue: Queue,
     pins: HashMap<OrderId, usize, RandomState>,
     holds: usize,
-    /// What others told of pinned orders that are not in the view.
+    /// Changes that other instances reported of pinned orders that are not in the view.
     heard: HashMap<OrderId, Snapshot, RandomState>,
 }
 
-/// What the hand is told of an order it may take.
+/// The answer to the hand about an order that it may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Verdict {
     /// It was read since the hand last came by.
@@ -71,7 +78,8 @@ impl Evict {
         Self { ttl, began: Instant::now(), inner: Mutex::default() }
     }
 
-    /// Puts ids that just entered the map into the queue; at the end that leaves last, or at the other one.
+    /// Puts ids that just entered the map into the queue: at the end that leaves last, or at the
+    /// end that leaves first.
     pub(super) fn entered(&self, ids: impl IntoIterator<Item = OrderId>, leaves_first: bool) {
         let at = self.seconds();
         let mut inner = self.lock();
@@ -80,8 +88,9 @@ impl Evict {
         }
     }
 
-    /// Lets orders go whose time is up, some of them, then others for as long as `is_over`. `take` is told whether time
-    /// is up, in which case having been read does not help. Says whether there may be more whose time is up.
+    /// Lets orders go whose time is up, some of them, then others for as long as `is_over`. `take`
+    /// is told whether time is up, in which case having been read does not help. Says whether there
+    /// may be more whose time is up.
     pub(super) fn shrink(&self, is_over: impl Fn() -> bool, take: impl Fn(&OrderId, bool) -> Verdict) -> bool {
         let expired = self.ttl.and_then(|ttl| self.seconds().checked_sub(seconds(ttl)));
         let mut inner = self.lock();
@@ -128,7 +137,7 @@ impl Evict {
         }
     }
 
-    /// Ends a pin, and gives back what was heard of the ids meanwhile.
+    /// Ends a pin, and returns the changes of these ids that other instances reported meanwhile.
     pub(super) fn unpin(&self, ids: &[OrderId]) -> Vec<(OrderId, Snapshot)> {
         let mut inner = self.lock();
         for id in ids {
@@ -152,8 +161,8 @@ impl Evict {
         inner.heard_of_free()
     }
 
-    /// Keeps what others told of an order that is not in the view, if someone is about to bring it in. `apply` is tried
-    /// first, under the lock that a pin takes.
+    /// Keeps a change that another instance reported of an order that is not in the view, if the
+    /// order is about to be loaded. `apply` is tried first, under the lock that a pin takes.
     pub(super) fn apply_remote(&self, id: &OrderId, snapshot: &Snapshot, apply: impl FnOnce() -> bool) {
         let mut inner = self.lock();
         if apply() || (inner.holds == 0 && !inner.pins.contains_key(id)) {
@@ -209,7 +218,8 @@ struct Node {
     entered: u32,
 }
 
-/// Nodes in pieces: to move all of them to a larger place would take as long as everyone else waits.
+/// Nodes in pieces: to move all of them to a larger place would take as long as everyone else
+/// waits.
 #[derive(Default)]
 struct Nodes(Vec<Vec<Node>>);
 
@@ -406,8 +416,8 @@ mod tests {
 
     #[test]
     fn what_is_heard_is_tried_while_no_pin_can_begin_or_end() {
-        // A reader that pinned the order, found an older copy in the store and unpinned it between the try and the note
-        // would bring that copy in, and nothing would replace it.
+        // A reader that pinned the order, found an older copy in the store and unpinned it between
+        // the try and the note would bring that copy in, and nothing would replace it.
         let evict = Evict::new(None);
         let copy = Snapshot::new(1, 1, crate::snapshot::Kind::Wb, crate::snapshot::State::Live, b"{}", &mut Vec::new());
         let mut was_tried = false;

@@ -1,6 +1,6 @@
-//! Look-up by a user's own ids: which orders have one. What an order is really called is read off the order when it is
-//! asked for; what is kept here costs memory for as long as an order is called so, and no longer. Not on the path of a
-//! look-up by id.
+//! Look-up by a user's own ids: which orders have one. What an order is really called is read off
+//! the order when it is asked for; what is kept here costs memory for as long as an order is called
+//! so, and no longer. Not on the path of a look-up by id.
 
 use std::collections::HashMap;
 use std::hash::BuildHasher;
@@ -44,9 +44,9 @@ impl External {
         self.key_of.filter(|_| may_have)?(&snapshot.flat().whole())
     }
 
-    /// Notes what the copy of an order that `get` gives is called, where `snapshot`, which was made visible, has a name. To
-    /// be called for a copy once it is visible, and for the one that it took the place of: the last one to come finds the
-    /// name that the order has.
+    /// Notes what the copy of an order that `get` gives is called, where `snapshot`, which was made
+    /// visible, has a name. To be called for a copy once it is visible, and for the one that it
+    /// took the place of: the last one to come finds the name that the order has.
     pub(super) fn note(&self, id: &OrderId, snapshot: &Snapshot, get: impl Fn(&OrderId) -> Option<Snapshot>) {
         let Some((user, external)) = self.key(snapshot) else { return };
         let hash = self.hash(&user, &external);

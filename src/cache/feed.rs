@@ -1,5 +1,6 @@
-//! Committed changes in the order they became visible, the newest few kept so that a reader who was unavailable can resume. Of each
-//! order versions only rise: several may tell of one change, and one that tells of an older one may come last.
+//! Committed changes in the order they became visible, the newest few kept so that a reader who was
+//! unavailable can resume. Of each order versions only rise: several may tell of one change, and
+//! one that tells of an older one may come last.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Mutex;
@@ -24,17 +25,17 @@ pub struct Event {
     pub former: Former,
 }
 
-/// Whose an order was before a change: who is to be told that it is gone from them.
+/// The owners of an order before a change, who have to be told that it is theirs no longer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Former {
-    /// These, who are not its owner any more; most often none.
+    /// These former owners; most often none.
     Known(Vec<OwnerTag>),
-    /// The copy of before is not here.
+    /// The copy from before the change is not in memory.
     Unknown,
 }
 
 impl Event {
-    /// A change of which nothing is known but what it came to.
+    /// A change of which only the result is known.
     #[must_use]
     pub fn new(id: OrderId, snapshot: Snapshot, change: ChangeKind) -> Self {
         let former = if change == ChangeKind::Created { Former::Known(Vec::new()) } else { Former::Unknown };
@@ -66,7 +67,8 @@ struct Kept {
 pub enum Read {
     /// Events from the offset asked for; none when it is the head.
     Events(Vec<Event>),
-    /// The offset is no longer kept, or never was: go on from this one, after a look at the whole.
+    /// The offset is no longer kept, or never existed: continue from this one after reading the
+    /// full state.
     Lost(u64),
 }
 
@@ -77,9 +79,10 @@ impl Feed {
         Self { events_max, bytes_max, kept: Mutex::default(), head: watch::Sender::new(0) }
     }
 
-    /// Appends a batch of changes, but for those that were told of already, or that a newer one was; readers wake once.
-    /// Returns by how much the number of live orders changes with what was not told of already: an order that was created
-    /// counts also where a newer change of it was told of first.
+    /// Appends a batch of changes, but for those that were told of already, or that a newer one
+    /// was; readers wake once. Returns by how much the number of live orders changes with what was
+    /// not told of already: an order that was created counts also where a newer change of it was
+    /// told of first.
     pub fn append(&self, events: impl IntoIterator<Item = Event>) -> i64 {
         let mut live = 0;
         let mut kept = lock(&self.kept);
@@ -115,7 +118,7 @@ impl Feed {
         live
     }
 
-    /// Every reader has lost something: what was told is not true any more.
+    /// Has every reader start over: events that were delivered are no longer true.
     pub fn reset(&self) {
         let mut kept = lock(&self.kept);
         let head = kept.first + kept.events.len() as u64 + 1;

@@ -1,6 +1,6 @@
-//! Owners who lost an order between two events of it. A copy may become visible before its change
-//! is told of (warm-up, a read that misses), and takes the place of the one that said whose the
-//! order was: that is kept here until the event comes, whose readers the former owner is one of.
+//! Owners who lost an order between two events of it. A copy may become visible before the event of
+//! its change (by warm-up, or by a read that misses) and replace the copy that named the former
+//! owner. The former owner is kept here until that event is published, and is one of its readers.
 
 use std::collections::HashMap;
 use std::sync::Mutex;
@@ -13,7 +13,7 @@ use crate::sync::lock;
 /// More orders than change their owner between two events of theirs.
 const FORMERS_MAX: usize = 10_000;
 
-/// By order: from which version on it is no longer whose.
+/// By order: its former owners, each with the version since which the order is no longer theirs.
 #[derive(Default)]
 pub(super) struct Formers {
     left: Mutex<HashMap<OrderId, Vec<(Version, OwnerTag)>>>,

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::futures::Notified;
 
-use super::encodings::{CompressorStep, Encoding};
+use super::demand::CompressorStep;
+use super::encodings::Encoding;
 use super::recent::{List, Shortfall};
 use super::view::View;
 use crate::id::OrderId;
@@ -36,7 +37,7 @@ impl View {
         self.config.list_compress && list.may_be_encoded()
     }
 
-    /// A client would take the list in this encoding, had it such a form or not.
+    /// Notes that a client accepts the list in this encoding, whether or not the list has it.
     pub fn ask_encoding(&self, encoding: Encoding) {
         self.demand.ask(encoding, Instant::now());
     }
@@ -46,7 +47,8 @@ impl View {
         self.demand.news().await;
     }
 
-    /// What to do about forms of the list, after one in the encoding `last`. What is to be made is asked for no more.
+    /// What to compress next, after a body in the encoding `last`. What this returns no longer
+    /// counts as asked for.
     #[must_use]
     pub fn next_encoding(&self, last: Encoding) -> CompressorStep {
         self.demand.next(self.list(), last, Instant::now())

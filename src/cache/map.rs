@@ -1,5 +1,6 @@
-//! The concurrent map of the view. Look-ups take no lock; a copy enters in one step, which decides under the map's own
-//! rules whether it is newer. What publishes, evicts and lists is elsewhere: this knows ids and snapshots only.
+//! The concurrent map of the view. Look-ups take no lock; a copy enters in one step, which decides
+//! under the map's own rules whether it is newer. What publishes, evicts and lists is elsewhere:
+//! this knows ids and snapshots only.
 
 use foldhash::quality::RandomState;
 use papaya::{Compute, HashMap, Operation, ResizeMode};
@@ -22,12 +23,14 @@ pub(super) fn empty(is_bounded: bool, capacity: usize) -> Map {
 /// How the map gets a larger table, or one without the marks that removed orders leave.
 const fn resize_mode(is_bounded: bool) -> ResizeMode {
     if is_bounded {
-        // Time and again where orders come and leave, and what waits for the store waits for it too: in small steps,
-        // each of which takes some microseconds of an insertion or removal. `View::settle` takes the rest of them.
+        // Time and again where orders come and leave, and what waits for the store waits for it
+        // too: in small steps, each of which takes some microseconds of an insertion or removal.
+        // `View::settle` takes the rest of them.
         ResizeMode::Incremental(64)
     } else {
-        // Steps would make every look-up and insertion ten times slower for as long as it takes, reads included. At
-        // once it stops writers only, for some 20 ms at half a million orders; readers go on.
+        // Steps would make every look-up and insertion ten times slower for as long as it takes,
+        // reads included. At once it stops writers only, for some 20 ms at half a million orders;
+        // readers go on.
         ResizeMode::Blocking
     }
 }
@@ -64,8 +67,8 @@ pub(super) fn update<'m>(map: &'m Orders<'_>, id: &OrderId, snapshot: &Snapshot)
     }
 }
 
-/// Replaces a copy by `stored`, older as it may be, or removes it when there is none; only where `seen` is what is
-/// visible. Returns what that changed; `None` where another copy is visible.
+/// Replaces a copy by `stored`, older as it may be, or removes it when there is none; only where
+/// `seen` is what is visible. Returns what that changed; `None` where another copy is visible.
 pub(super) fn put_back(
     map: &Orders<'_>,
     id: &OrderId,
@@ -84,8 +87,8 @@ pub(super) fn put_back(
     }
 }
 
-/// Removes a copy, unless it was read since it was looked at last; one that `must` go is removed all the same. Returns
-/// what was removed.
+/// Removes a copy, unless it was read since it was looked at last; one that `must` go is removed
+/// all the same. Returns what was removed.
 pub(super) fn remove<'m>(map: &'m Orders<'_>, id: &OrderId, must: bool) -> Option<&'m Snapshot> {
     let removed = map.compute(id.clone(), |visible| match visible {
         Some((_, visible)) if !must && visible.take_read() => Operation::Abort(()),

@@ -1,12 +1,14 @@
-//! The view: every order as the bytes it is answered with, in a lock-free map that only ever moves forward.
-//! Knows snapshots, never orders.
+//! The view: every order as the bytes it is answered with, in a lock-free map that only ever moves
+//! forward. Knows snapshots, never orders.
 //!
-//! [`View`] (`view`) keeps the map (`map`) and tells what changes in it to the others: the newest orders (`recent`,
-//! `encodings`), readers of changes (`feed`), look-ups by other keys (`external`, `owned`), what leaves (`evict`). Its
-//! other functions are beside what they are about: `lists`, `owners`, `room`, `completeness`.
+//! [`View`] (`view`) keeps the map (`map`) and tells what changes in it to the others: the newest
+//! orders (`recent`, `encodings`, `demand`), readers of changes (`feed`), look-ups by other keys
+//! (`external`, `owned`), what leaves (`evict`). Its other functions are beside what they are
+//! about: `lists`, `owners`, `room`, `completeness`.
 
 mod completeness;
 mod config;
+pub mod demand;
 pub mod encodings;
 mod evict;
 pub mod external;

@@ -1,4 +1,4 @@
-//! Ids that the store did not know a moment ago: asking for them again and again costs it nothing.
+//! Ids that the store did not know a moment ago: repeated requests for them do not reach it.
 
 use std::collections::HashMap;
 use std::sync::Mutex;
@@ -11,7 +11,7 @@ use crate::sync::lock;
 /// A bounded memory of unknown ids.
 pub(super) struct NegativeCache {
     kept: Mutex<HashMap<OrderId, Instant>>,
-    /// Nothing is kept most of the time: then publishing does not take the lock.
+    /// No id is kept, which is so most of the time: publishing then does not take the lock.
     is_empty: AtomicBool,
     ids_max: usize,
     time: Duration,

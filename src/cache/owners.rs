@@ -1,5 +1,5 @@
-//! Whose orders are: noted in each copy, kept for lists of an owner, and told to readers of events. Only where the service
-//! knows its callers.
+//! Whose orders are: noted in each copy, kept for lists of an owner, and told to readers of events.
+//! Only where the service knows its callers.
 
 use std::sync::atomic::Ordering;
 
@@ -10,8 +10,8 @@ use crate::id::{OrderId, Version};
 use crate::snapshot::{OwnerTag, Snapshot, State};
 
 impl View {
-    /// The copy with whose it is, where that is kept. What is deleted for good says it no more: it
-    /// is whose it was before.
+    /// The copy with its owner noted in it, where owners are kept. A tombstone does not name an
+    /// owner and keeps that of the copy before it.
     pub(super) fn tagged(&self, map: &Orders<'_>, id: &OrderId, snapshot: Snapshot, scratch: &mut Vec<u8>) -> Snapshot {
         if self.config.owner_of.is_none() || snapshot.owner().is_some() {
             return snapshot;
@@ -23,13 +23,13 @@ impl View {
         owner.map_or_else(|| snapshot.clone(), |owner| snapshot.with_owner(owner, scratch))
     }
 
-    /// Whether whose each order is is noted, which is so where callers have to be known.
+    /// Whether the owner of each order is noted, which is so where callers are authenticated.
     #[must_use]
     pub fn notes_owners(&self) -> bool {
         self.config.owner_of.is_some()
     }
 
-    /// Keeps whose an order was until its change is told of, where that is another than `owner`.
+    /// Keeps the former owner of an order until the event of its change, if it is not `owner`.
     pub(super) fn note_former(&self, id: OrderId, former: Option<OwnerTag>, version: Version, owner: Option<OwnerTag>) {
         if let Some(former) = former.filter(|former| Some(*former) != owner)
             && !self.formers.note(id, version, former)
@@ -38,7 +38,7 @@ impl View {
         }
     }
 
-    /// Whose a copy is: noted in it, or read off it.
+    /// The owner of a copy: noted in it, or read from its body.
     #[must_use]
     pub fn owner_of(&self, snapshot: &Snapshot) -> Option<OwnerTag> {
         let read = || (self.config.owner_of?)(snapshot.kind(), &snapshot.flat().whole());
@@ -63,8 +63,8 @@ impl View {
         self.owned.is_kept() && self.is_complete.load(Ordering::Acquire) && !self.is_doubted.load(Ordering::Acquire)
     }
 
-    /// The same with whose each order is, where that is kept: readers of events are told of their
-    /// own.
+    /// The events with the owner of each order, where owners are kept: readers get the events of
+    /// their own orders.
     pub(super) fn with_owners(&self, mut events: Vec<Event>) -> Vec<Event> {
         if self.config.owner_of.is_some() {
             let map = self.orders.pin();
@@ -79,7 +79,7 @@ impl View {
         events
     }
 
-    /// Says in an event whose the order was before.
+    /// Adds the former owners of the order to its event.
     pub(super) fn add_formers(&self, event: &mut Event) {
         let left = self.formers.take(&event.id, event.snapshot.version());
         let mut former = match std::mem::replace(&mut event.former, Former::Unknown) {

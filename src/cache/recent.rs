@@ -1,4 +1,5 @@
-//! The newest orders as one ready buffer: kept by creation rank, made into a list off the read path, swapped whole.
+//! The newest orders as one ready buffer: kept by creation rank, made into a list off the read
+//! path, swapped whole.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -50,16 +51,18 @@ pub(super) struct Recent {
 
 struct Kept {
     orders: BTreeMap<u64, Snapshot>,
-    /// Of all of these.
+    /// The bytes of all of them in a list.
     bytes: usize,
-    /// Every live order created at or after this rank is in `orders`. `None` until the store was asked.
+    /// Every live order created at or after this rank is in `orders`. `None` until the store was
+    /// asked.
     from: Option<u64>,
     /// The highest rank that was let go to keep the list short; 0 for none.
     evicted: u64,
 }
 
 impl Kept {
-    /// Takes a visible copy, and lets the oldest go above `orders_max` and `bytes_max`, but for the newest one.
+    /// Takes a visible copy, and lets the oldest go above `orders_max` and `bytes_max`, but for the
+    /// newest one.
     fn take(&mut self, snapshot: Snapshot, orders_max: usize, bytes_max: usize) {
         let seq = snapshot.seq();
         if self.from.is_some_and(|from| seq < from) {
@@ -122,8 +125,8 @@ impl Recent {
         }
     }
 
-    /// Takes what is visible now of orders that were just published. `visible` is asked under the lock, so that of two
-    /// publishers the later one, who sees the newer copy, has the last word.
+    /// Takes what is visible now of orders that were just published. `visible` is asked under the
+    /// lock, so that of two publishers the later one, who sees the newer copy, has the last word.
     pub(super) fn apply<'e>(
         &self,
         ids: impl Iterator<Item = &'e OrderId>,
@@ -137,7 +140,7 @@ impl Recent {
         self.dirty.notify_one();
     }
 
-    /// Lets an order of this rank go, which is not there any more.
+    /// Removes the order of this rank, which is no longer in the view.
     pub(super) fn forget(&self, seq: u64) {
         lock(&self.kept).remove(seq);
         self.dirty.notify_one();
@@ -153,8 +156,8 @@ impl Recent {
         }
     }
 
-    /// Takes the answer to a [`Shortfall`]. `visible` is the copy of an order that is shown now, if there is one: it may
-    /// have been changed while the store was asked.
+    /// Takes the answer to a [`Shortfall`]. `visible` is the copy of an order that is shown now, if
+    /// there is one: it may have been changed while the store was asked.
     pub(super) fn admit(
         &self,
         asked: Shortfall,
@@ -167,8 +170,8 @@ impl Recent {
         }
         let is_last = page.len() < asked.limit;
         let lowest = page.last().map_or(0, |(seq, _)| *seq);
-        // What was let go before the store was ever asked is not kept, whatever the store said. Later, letting go moves
-        // `from`, and the answer is dropped above.
+        // What was let go before the store was ever asked is not kept, whatever the store said.
+        // Later, letting go moves `from`, and the answer is dropped above.
         let kept_from = if asked.before.is_none() && kept.evicted > 0 { kept.evicted + 1 } else { 0 };
         kept.from = Some(if is_last { kept_from } else { lowest.max(kept_from) });
         for (seq, snapshot) in page {

@@ -1,5 +1,5 @@
-//! Room for orders: which leave when there is too little, which stay because they are pinned, and how those that left are
-//! counted all the same.
+//! Room for orders: which leave when there is too little, which stay because they are pinned, and
+//! how those that left are counted all the same.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -24,8 +24,8 @@ impl View {
         evict::cost(orders, bytes)
     }
 
-    /// Lets orders go that there is no room for, and some of those whose time is up. Says whether there may be more of
-    /// these: to be called every now and then until there are none.
+    /// Lets orders go that there is no room for, and some of those whose time is up. Says whether
+    /// there may be more of these: to be called every now and then until there are none.
     pub fn shrink(&self) -> bool {
         let Some(evict) = &self.evict else { return false };
         let map = self.orders.pin();
@@ -62,8 +62,9 @@ impl View {
         self.evict.is_some()
     }
 
-    /// Keeps these orders from leaving, those that are here and those that come. Needed from before their newest copies
-    /// are read from the store, or changed in it, until they are visible. `None` when no order ever leaves.
+    /// Keeps these orders from leaving, those that are here and those that come. Needed from before
+    /// their newest copies are read from the store, or changed in it, until they are visible.
+    /// `None` when no order ever leaves.
     #[must_use]
     pub fn pin(self: &Arc<Self>, ids: Vec<OrderId>) -> Option<Pinned> {
         let evict = self.evict.as_ref()?;
@@ -71,21 +72,23 @@ impl View {
         Some(Pinned { view: Arc::clone(self), ids: Some(ids) })
     }
 
-    /// As [`View::pin`] for all orders. For a short while: the view grows beyond its budget meanwhile.
+    /// As [`View::pin`] for all orders. For a short while: the view grows beyond its budget
+    /// meanwhile.
     #[must_use]
     pub fn hold(self: &Arc<Self>) -> Option<Pinned> {
         self.evict.as_ref()?.hold();
         Some(Pinned { view: Arc::clone(self), ids: None })
     }
 
-    /// To be kept from before a batch is committed until it is visible. `None` where the view holds all orders, which are
-    /// counted as they come and go. Waits while a count begins. Cancel-safe, but loses its place in the queue.
+    /// To be kept from before a batch is committed until it is visible. `None` where the view holds
+    /// all orders, which are counted as they come and go. Waits while a count begins. Cancel-safe,
+    /// but loses its place in the queue.
     pub async fn committing(&self) -> Option<Committing> {
         if self.is_bounded() { Some(Arc::clone(&self.committing).read_owned().await) } else { None }
     }
 
-    /// Waits until everything is visible that this process has committed; what comes next waits for the end of this. For
-    /// the beginning of a count. Cancel-safe.
+    /// Waits until everything is visible that this process has committed; what comes next waits for
+    /// the end of this. For the beginning of a count. Cancel-safe.
     pub async fn pause_commits(&self) -> Paused {
         Arc::clone(&self.committing).write_owned().await
     }
@@ -96,8 +99,8 @@ impl View {
         self.tally.live.load(Ordering::Relaxed)
     }
 
-    /// Corrects the number of live orders by what is stored. `before` is what it was when the count began; what was
-    /// published since is added.
+    /// Corrects the number of live orders by what is stored. `before` is what it was when the count
+    /// began; what was published since is added.
     pub fn counted(&self, before: i64, live: u64) {
         let correction = i64::try_from(live).unwrap_or(i64::MAX).saturating_sub(before);
         self.tally.live.fetch_add(correction, Ordering::Relaxed);

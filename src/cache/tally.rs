@@ -4,7 +4,8 @@ use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
 
 use crate::snapshot::{Snapshot, State};
 
-/// Running totals. Each publisher adds the difference its own change made, so they are right at rest.
+/// Running totals. Each publisher adds the difference its own change made, so they are right at
+/// rest.
 #[derive(Default)]
 pub(super) struct Tally {
     pub(super) live: AtomicI64,

@@ -141,7 +141,8 @@ fn the_list_is_newest_first_and_follows_updates_and_deletions() {
 fn a_burst_before_the_store_was_asked_leaves_no_gap() {
     let view = view(2);
     let asked = view.list_shortfall().unwrap();
-    // The store was asked when it was empty; its answer comes after a burst that the list could not keep whole.
+    // The store was asked when it was empty; its answer comes after a burst that the list could not
+    // keep whole.
     view.publish((1..=9).map(|seq| event(&format!("o{seq}"), 1, seq, State::Live)).collect());
     view.admit_to_list(asked, Vec::new());
     view.publish((6..=9).map(|seq| event(&format!("o{seq}"), 2, seq, State::Tombstone)).collect());

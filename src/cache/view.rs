@@ -1,4 +1,5 @@
-//! The view itself: how copies become visible, how they are looked up, and what each of them is told to.
+//! The view itself: how copies become visible, how they are looked up, and what each of them is
+//! told to.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -8,7 +9,7 @@ use std::time::Instant;
 use tokio::sync::{RwLock, watch};
 
 use super::config::Config;
-use super::encodings::Demand;
+use super::demand::Demand;
 use super::evict::Evict;
 use super::external::{External, NotKept};
 use super::feed::{Event, Feed};
@@ -38,17 +39,19 @@ pub struct View {
     pub(super) has_let_go: AtomicBool,
     pub(super) is_shared: AtomicBool,
     pub(super) is_making_room: AtomicBool,
-    /// Milliseconds from `made` to when the store last told of changes by others, and 1; 0 before the first time.
+    /// Milliseconds from `made` to when the store last told of changes by others, and 1; 0 before
+    /// the first time.
     pub(super) heard: AtomicU64,
     pub(super) made: Instant,
     /// How often there was reason to doubt it.
     pub(super) doubts: watch::Sender<u64>,
     pub(super) is_doubted: AtomicBool,
-    /// Versions that came from the store for a reader, and were announced by nothing: since the last look at what others
-    /// changed, and between that and the one before.
+    /// Versions that came from the store for a reader, and were announced by nothing: since the
+    /// last look at what others changed, and between that and the one before.
     pub(super) brought: Mutex<[HashMap<OrderId, Version>; 2]>,
     pub(super) has_brought: AtomicBool,
-    /// Held by each batch that may be durable and is not visible, and by a count that begins: what it finds is visible.
+    /// Held by each batch that may be durable and is not visible, and by a count that begins: what
+    /// it finds is visible.
     pub(super) committing: Arc<RwLock<()>>,
 }
 
@@ -82,7 +85,8 @@ impl View {
         }
     }
 
-    /// The newest visible copy of an order, tombstones included. Takes no lock and allocates nothing.
+    /// The newest visible copy of an order, tombstones included. Takes no lock and allocates
+    /// nothing.
     #[must_use]
     pub fn get(&self, id: &OrderId) -> Option<Snapshot> {
         let snapshot = self.peek(id)?;
@@ -92,7 +96,7 @@ impl View {
         Some(snapshot)
     }
 
-    /// As [`View::get`] for anyone who is no reader: what is looked at this way stays no longer for it.
+    /// As [`View::get`], but does not count as a read when orders are evicted.
     #[must_use]
     pub fn peek(&self, id: &OrderId) -> Option<Snapshot> {
         self.orders.pin().get(id).cloned()
@@ -100,7 +104,8 @@ impl View {
 
     /// Makes a copy visible unless a copy at least as new is. Says whether it did.
     ///
-    /// For copies read from the store while their id was pinned. They appear in no list and in no event.
+    /// For copies read from the store while their id was pinned. They appear in no list and in no
+    /// event.
     pub fn fill(&self, id: OrderId, snapshot: Snapshot) -> bool {
         self.insert_all([(id, snapshot)], false) > 0
     }
@@ -111,7 +116,8 @@ impl View {
         self.orders.pin().contains_key(id)
     }
 
-    /// As [`View::fill`] for many, which touches the totals once: threads that warm up do not wait for each other.
+    /// As [`View::fill`] for many, which touches the totals once: threads that warm up do not wait
+    /// for each other.
     pub fn fill_all(&self, orders: impl IntoIterator<Item = (OrderId, Snapshot)>) {
         self.insert_all(orders, false);
     }
@@ -179,7 +185,8 @@ impl View {
         }
     }
 
-    /// The newest live order that a user (canonical UUID text) calls `external`, of those in the view.
+    /// The newest live order that a user (canonical UUID text) calls `external`, of those in the
+    /// view.
     ///
     /// # Errors
     /// When this view does not know what users call their orders.
@@ -188,8 +195,8 @@ impl View {
         self.external.find(user, external, |id| map.get(id).cloned())
     }
 
-    /// Makes room for this many orders in all, at once instead of growing step by step.
-    /// Who inserts meanwhile waits until there is.
+    /// Makes room for this many orders in all, at once instead of growing step by step. Insertions
+    /// meanwhile wait until this is done.
     pub fn reserve(&self, orders: usize) {
         let map = self.orders.pin();
         self.is_making_room.store(true, Ordering::Release);
@@ -197,8 +204,8 @@ impl View {
         self.is_making_room.store(false, Ordering::Release);
     }
 
-    /// Completes a change of the map's table that began and has not ended, some 100 ns for each order: until then reads
-    /// look in two tables. No one waits for it, except anyone who calls it.
+    /// Completes a resize of the map's table that is under way, which takes some 100 ns for each
+    /// order: until then reads look in two tables. Only the caller waits.
     pub fn settle(&self) {
         let map = self.orders.pin();
         let _ = map.iter().next(); // to walk through it takes one table
@@ -210,13 +217,15 @@ impl View {
         self.is_making_room.load(Ordering::Acquire)
     }
 
-    /// Makes a batch of committed changes visible: in the map, then in the list, then as events. Their ids are pinned.
+    /// Makes a batch of committed changes visible: in the map, then in the list, then as events.
+    /// Their ids are pinned.
     pub fn publish(&self, events: Vec<Event>) {
         if events.is_empty() {
             return;
         }
         let events = self.with_owners(events);
-        // Warm-up or read-through may have brought a copy already; it is news all the same.
+        // Warm-up or read-through may have put this copy into the map already; its change is
+        // published all the same.
         self.fill_all(events.iter().map(|event| (event.id.clone(), event.snapshot.clone())));
         self.negative.forget(events.iter().map(|event| &event.id));
         let live = self.tell_feed(events);
@@ -239,8 +248,9 @@ impl View {
         self.feed.append(events)
     }
 
-    /// Takes what another process told of a change, which may be late by now: where orders may leave it replaces only
-    /// what is here, or is about to come. Returns whether it was news.
+    /// Applies a change that another process reported, which may be late. Where orders may leave
+    /// the view, it replaces only a copy that is in the view or about to be loaded. Returns whether
+    /// it was newer.
     pub fn apply_remote(&self, event: Event) -> bool {
         let Some(evict) = &self.evict else {
             let is_news = self.is_news(&event.id, &event.snapshot);
@@ -300,9 +310,10 @@ impl View {
         self.orders.pin().keys().cloned().collect()
     }
 
-    /// Replaces a copy by what the store has, older as it may be: the one exception to newest wins. `seen` was visible
-    /// before the store was asked. What was visible had been durable, so a store that has less went back: a failover that
-    /// lost commits, or a backup. Only `seen` itself is replaced; another copy came since. Returns whether it was.
+    /// Replaces a copy by what the store has, older as it may be: the one exception to newest wins.
+    /// `seen` was visible before the store was asked. What was visible had been durable, so a store
+    /// that has less went back: a failover that lost commits, or a backup. Only `seen` itself is
+    /// replaced; another copy came since. Returns whether it was.
     pub fn put_back(&self, id: &OrderId, seen: &Snapshot, stored: Option<&Snapshot>) -> bool {
         if self.evict.is_some() && stored.is_none() {
             self.has_let_go.store(true, Ordering::SeqCst);

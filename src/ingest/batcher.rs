@@ -1,4 +1,5 @@
-//! Decides when a batch is full, and what of it collapses. Pure: the time is an argument.
+//! Decides when a batch is full, and which versions of an order collapse into one. Pure: the time
+//! is an argument.
 
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
@@ -14,12 +15,13 @@ use crate::store::Entry;
 /// When a batch closes.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Orders in a batch. Under load a batch takes what came during the commit before it, so this only bounds how much
-    /// is caught up with at once; the price of a commit is spread thinly enough at 4,000.
+    /// Orders in a batch. Under load a batch takes what came during the commit before it, so this
+    /// only bounds how much is caught up with at once; the price of a commit is spread thinly
+    /// enough at 4,000.
     pub batch_rows_max: usize,
     /// Bytes of orders in a batch.
     pub batch_bytes_max: usize,
-    /// How long the first order of a batch may wait for company. 0: until the commit before it ends.
+    /// How long the first order of a batch may wait for others. 0: until the commit before it ends.
     pub linger: Duration,
 }
 
@@ -151,8 +153,8 @@ impl Batcher {
         coalesced
     }
 
-    /// Puts a newer WB version where the older one was. A deletion or an envelope, which is a part of an order, ends
-    /// what may be replaced.
+    /// Puts a newer WB version where the older one was. A deletion or an envelope, which is a part
+    /// of an order, ends what may be replaced.
     fn replace(&mut self, entry: &Entry, owner: usize) -> bool {
         if !matches!(entry.order.command, Command::Wb(_)) {
             self.latest.remove(&entry.order.id);
@@ -185,7 +187,8 @@ impl Batcher {
         self.ready.upto.0.extend(&from.0);
     }
 
-    /// Takes back everything of a partition, which another process has. Returns how many orders that was.
+    /// Takes back everything of a partition, which another process has. Returns how many orders
+    /// that was.
     pub fn drop_partition(&mut self, partition: u32) -> u64 {
         let before = self.ready.entries.len();
         self.ready.drop_partition(partition);
@@ -198,16 +201,17 @@ impl Batcher {
         dropped as u64
     }
 
-    /// Takes no more.
+    /// Whether it takes no more orders.
     #[must_use]
     pub fn is_full(&self) -> bool {
         self.ready.entries.len() + self.ready.rejects.len() >= self.config.batch_rows_max
             || self.bytes >= self.config.batch_bytes_max
     }
 
-    /// Takes the batch if it is to be committed now. Beside one that is on its way, whose entries are `before`, only a full
-    /// one is, and only where the two have nothing to do with each other. Otherwise one that is full, or that has waited
-    /// long enough (`is_pressing`: has nothing to wait for) where nothing more is there to be decoded (`is_starved`).
+    /// Takes the batch if it is to be committed now. Beside one that is on its way, whose entries
+    /// are `before`, only a full one is, and only where the two have nothing to do with each other.
+    /// Otherwise one that is full, or that has waited long enough (`is_pressing`: has nothing to
+    /// wait for) where nothing more is there to be decoded (`is_starved`).
     pub fn take_if_due(
         &mut self,
         before: Option<&[Entry]>,
@@ -224,8 +228,8 @@ impl Batcher {
         is_due.then(|| self.take())
     }
 
-    /// Whether it has nothing to do with `others`: no order of theirs, and nothing that may be wanted back once it is
-    /// on its way.
+    /// Whether it has nothing to do with `others`: no order of theirs, and nothing that may be
+    /// wanted back once it is on its way.
     fn is_apart(&mut self, others: &[Entry]) -> bool {
         let ready = &self.ready;
         *self.is_apart.get_or_insert_with(|| {

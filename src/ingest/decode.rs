@@ -1,16 +1,16 @@
-//! From received records to orders that a batch can have, and what becomes of those that are none.
+//! Decodes received records to orders for a batch, and rejects records that are no orders.
 
 use super::*;
 
 /// A record being decoded: an array of orders takes several turns.
 pub(super) struct Parts {
     pub(super) record: Record,
-    /// What is left of an array. Nothing is left of a record that is none.
+    /// The elements of an array that are not decoded yet; empty for a record that is no array.
     pub(super) elements: Flatten<option::IntoIter<Cut>>,
     /// How many elements were decoded, where it is an array.
     pub(super) index: Option<usize>,
     pub(super) orders: Vec<Order>,
-    /// What is wrong with the others, and how many those are.
+    /// Why elements were rejected, and how many.
     pub(super) rejected: Option<(Rejection, u64)>,
 }
 
@@ -41,7 +41,8 @@ impl Parts {
 }
 
 impl<S: Source, T: Store> Ingest<S, T> {
-    /// Decodes up to a burst of received records, or of the elements of one that is an array, into the batch.
+    /// Decodes up to a burst of received records, or of the elements of one that is an array, into
+    /// the batch.
     pub(super) fn decode_some(&mut self) -> Result<(), SourceError> {
         for _ in 0..DECODE_BURST {
             if self.batcher.is_full() {
@@ -107,7 +108,8 @@ impl<S: Source, T: Store> Ingest<S, T> {
         Ok(())
     }
 
-    /// The elements of a record that is an array of orders; of any other the order that it is, or why it is none.
+    /// The elements of a record that is an array of orders; of any other the order that it is, or
+    /// why it is none.
     pub(super) fn take_apart(&mut self, record: Record) -> Parts {
         let whole = match &record.payload {
             None => {
@@ -147,7 +149,8 @@ impl<S: Source, T: Store> Ingest<S, T> {
         Some(Rejection::whole(RejectionKind::TooLarge, message).of(Some(order.id.clone())))
     }
 
-    /// Gives a record, or `count` orders of it, back to the source. Its position passes with the batch.
+    /// Gives a record, or `count` orders of it, back to the source. Its position passes with the
+    /// batch.
     pub(super) fn reject(
         &mut self,
         record: &Record,

@@ -1,18 +1,18 @@
-//! Batches on their way to the store: each is tried until it is durable, or until [`policy`] says that it
-//! never will be.
+//! Batches on their way to the store: each is tried until it is durable, or until [`policy`] says
+//! that it never will be.
 
 use super::*;
 
 /// A batch on its way into the store.
 pub(super) struct Write {
-    /// What it is made of, but for the entries.
+    /// The batch as it was collected, without its entries.
     pub(super) ready: ReadyBatch,
     pub(super) batch: Arc<Batch>,
-    /// None of its orders leaves the view before it shows what became of them.
+    /// Keeps its orders in the view until the view shows the outcome.
     pub(super) pinned: Option<Pinned>,
     /// The version of each order that was shown before; 0 for none.
     pub(super) shown: Vec<Version>,
-    /// Lets it take effect, if it does not yet.
+    /// Lets the batch take effect, while it waits for the one before it.
     pub(super) release: Option<PermitRelease>,
     pub(super) block: SequenceBlock,
     pub(super) ended: Option<Result<Stored, Stuck>>,
@@ -22,7 +22,7 @@ pub(super) struct Write {
 
 /// A batch that is durable.
 pub(super) struct Stored {
-    /// What is to be published of it.
+    /// The changes to publish.
     pub(super) to_publish: Option<ToPublish>,
     /// What became of each entry.
     pub(super) outcomes: Vec<Outcome>,
@@ -38,13 +38,13 @@ pub(super) enum Stuck {
     GiveUp(u32),
     /// These entries can never be stored.
     Reject(Vec<(usize, Refusal)>),
-    /// None of it can be stored, and its senders are to know.
+    /// None of it can be stored, and its senders are told.
     Refuse(IngestError),
     Fatal(IngestError),
 }
 
 impl Write {
-    /// Ends it, whatever it has come to, and takes back what it is made of.
+    /// Cancels the write, however far it has come, and returns the batch.
     pub(super) fn stop(self) -> ReadyBatch {
         let Self { mut ready, batch, under_way, .. } = self;
         drop(under_way);
@@ -65,8 +65,8 @@ struct Commit<T> {
 }
 
 impl<T: Store> Commit<T> {
-    /// Tries until it is durable, or until the policy says that it never will be. What was rejected before it is safe
-    /// first.
+    /// Tries until it is durable, or until the policy says that it never will be. What was rejected
+    /// before it is safe first.
     async fn run(mut self, rejects: Vec<Reject>) -> Result<Stored, Stuck> {
         for reject in rejects {
             if let Parked::Pending(pending) = reject.parked
@@ -122,8 +122,8 @@ impl<T: Store> Commit<T> {
 }
 
 impl<S: Source, T: Store> Ingest<S, T> {
-    /// Starts committing a batch, once what was rejected before it is safe. It takes effect after those that are under
-    /// way.
+    /// Starts committing a batch, once what was rejected before it is safe. It takes effect after
+    /// those that are under way.
     pub(super) fn write(&mut self, mut ready: ReadyBatch) {
         let before = self.writing.back();
         let (release, permit) = before.map(|last| CommitPermit::after(last.block.clone())).unzip();
@@ -164,8 +164,9 @@ impl<S: Source, T: Store> Ingest<S, T> {
         self.writing.push_back(Write { ready, batch, pinned, shown, release, block, ended: None, under_way });
     }
 
-    /// The version of each order that is shown; 0 for none. Where the view has all orders, the store is told which ids are
-    /// unknown: none of them is being written now, so the view shows what was stored of them.
+    /// The version of each order that is shown; 0 for none. Where the view has all orders, the
+    /// store is told which ids are unknown: none of them is being written now, so the view shows
+    /// what was stored of them.
     fn note_shown(&self, entries: &mut [Entry]) -> Vec<Version> {
         let Some(view) = &self.view else { return Vec::new() };
         let is_complete = view.is_complete();
@@ -177,7 +178,8 @@ impl<S: Source, T: Store> Ingest<S, T> {
         entries.iter_mut().map(&mut shown).collect()
     }
 
-    /// Takes the end of the oldest write. What is left of a batch that could not be stored as it was is written again.
+    /// Handles the end of the oldest write. What is left of a batch that could not be stored as it
+    /// was is written again.
     pub(super) fn written(&mut self, write: Write, result: Result<Stored, Stuck>) -> Result<(), IngestError> {
         let stuck = match result {
             Ok(stored) => {
@@ -191,7 +193,8 @@ impl<S: Source, T: Store> Ingest<S, T> {
             Err(Stuck::Fatal(error)) => return Err(error),
             Err(stuck) => stuck,
         };
-        // What comes after it has not taken effect, and goes on its way again after what is left of this one.
+        // The batches after it have not taken effect. They are written again after what is left of
+        // this one.
         let mut stopped = vec![write.stop()];
         stopped.extend(self.writing.drain(..).map(Write::stop));
         match stuck {
@@ -208,7 +211,8 @@ impl<S: Source, T: Store> Ingest<S, T> {
             Stuck::GiveUp(partition) => {
                 tracing::warn!(partition, "another process has this partition now");
                 for ready in &mut stopped {
-                    // What was received of it and not stored is read again by anyone who has it.
+                    // Records of it that were received and not stored are read again by the process
+                    // that has it.
                     let is_its = |owner: &&usize| ready.records[**owner].position.partition == partition;
                     self.ledger.read -= ready.owners.iter().filter(is_its).count() as u64;
                     ready.drop_partition(partition);
@@ -221,7 +225,7 @@ impl<S: Source, T: Store> Ingest<S, T> {
             }
             Stuck::Reject(refused) => {
                 let ready = &mut stopped[0];
-                // A message that holds several of them is kept once.
+                // A message that holds several of them becomes one dead letter.
                 let mut by_owner: BTreeMap<usize, Vec<Refusal>> = BTreeMap::new();
                 for (index, refusal) in &refused {
                     by_owner.entry(ready.owners[*index]).or_default().push(refusal.clone());
@@ -263,7 +267,8 @@ pub(super) async fn oldest(writing: &mut VecDeque<Write>) -> (Write, Result<Stor
     .await
 }
 
-/// What of the positions is new. They have come, or will have come by then, as far as `before`.
+/// The moves of positions that are new. By the time of the commit the positions have come as far as
+/// `before`.
 pub(super) fn moves(committed: &Checkpoint, before: Option<&Checkpoint>, upto: &Checkpoint) -> Vec<Move> {
     let from = |partition| {
         let before = before.and_then(|before| before.0.get(&partition).copied());

@@ -1,4 +1,5 @@
-//! The one write path: records -> orders -> durable -> visible -> acknowledged, from any source into any store.
+//! The one write path: records -> orders -> durable -> visible -> acknowledged, from any source
+//! into any store.
 
 pub mod batcher;
 mod decode;
@@ -37,17 +38,19 @@ use in_flight::{Stored, Write, oldest};
 use policy::Verdict;
 use settle::rows;
 
-/// Orders decoded before other tasks get a turn: readers on the same cores see no pause longer than these take.
+/// Orders decoded before other tasks get a turn: readers on the same cores see no pause longer than
+/// these take.
 const DECODE_BURST: usize = 16;
 
 /// Failed tries at a batch that are logged each; of more, one in as many.
 const LOGGED_TRIES: u32 = 12;
 
-/// 2000-01-01. An earlier time stamp is of a producer that has no clock, and says nothing of how long its message took.
+/// 2000-01-01. An earlier time stamp is of a producer that has no clock, and says nothing of how
+/// long its message took.
 const CLOCKS_SINCE_MS: u128 = 946_684_800_000;
 
-/// A day. What took longer is counted as that long: a clock that is years behind, or a message of last year that is read
-/// again, would be all that is left of the sum.
+/// A day. What took longer is counted as that long: a clock that is years behind, or a message of
+/// last year that is read again, would be all that is left of the sum.
 const END_TO_END_MAX_MS: u128 = 86_400_000;
 
 /// How orders are taken in.
@@ -85,7 +88,8 @@ pub struct Ledger {
     pub unchanged: u64,
     /// Orders that a newer version of the same batch took the place of.
     pub coalesced: u64,
-    /// Valid orders that could not be stored and whose senders were told: deleted before, unknown, of the other kind.
+    /// Valid orders that could not be stored and whose senders were told: deleted before, unknown,
+    /// of the other kind.
     pub refused: u64,
     /// What is no order, or cannot be stored and has no sender waiting; kept by its source.
     pub rejected: u64,
@@ -198,7 +202,8 @@ impl<S: Source, T: Store> Ingest<S, T> {
     /// Runs until the source ends or `shutdown` comes; then what was received is still committed.
     ///
     /// # Errors
-    /// [`IngestError`]; nothing that was acknowledged is lost, nothing unacknowledged is acknowledged.
+    /// [`IngestError`]; nothing that was acknowledged is lost, nothing unacknowledged is
+    /// acknowledged.
     pub async fn run(mut self, mut shutdown: Shutdown) -> Result<Ledger, IngestError> {
         let mut starting: Option<Starting> = None;
         let mut assigned: Vec<u32> = Vec::new();
@@ -248,11 +253,13 @@ impl<S: Source, T: Store> Ingest<S, T> {
                     let (partitions, from) = found?;
                     self.adopt(&partitions, &from);
                 }
-                // 4. Received records become orders, a burst at a time, once the others had their turn.
+                // 4. Received records become orders, a burst at a time, once the others had their
+                //    turn.
                 () = tokio::task::yield_now(), if is_decoding => {}
                 // 5. The oldest order of the batch has waited long enough.
                 () = sleep_until(deadline), if deadline.is_some() => {}
-                // 6. More only when all before is at least decoded: this is the whole back-pressure.
+                // 6. More only when all before is at least decoded: this is the whole
+                //    back-pressure.
                 received = self.source.recv(&mut self.received), if is_receiving => {
                     self.received_at = Instant::now();
                     match received? {

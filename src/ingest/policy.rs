@@ -1,4 +1,5 @@
-//! What an error means: try again, or stop. The only place that decides it, with advice for the operator.
+//! What an error means: try again, or stop. The only place that decides it, with advice for the
+//! operator.
 
 use std::time::Duration;
 
@@ -32,7 +33,8 @@ pub enum Verdict {
     },
 }
 
-/// Judges the `attempt`-th failure in a row, counted from 0. `is_broker`: partitions may move to another process. `jitter` is from 0 to 1 and keeps instances apart.
+/// Judges the `attempt`-th failure in a row, counted from 0. `is_broker`: partitions may move to
+/// another process. `jitter` is from 0 to 1 and keeps instances apart.
 #[must_use]
 pub fn judge(error: &StoreError, is_broker: bool, attempt: u32, jitter: f64) -> Verdict {
     match error {

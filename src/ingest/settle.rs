@@ -3,8 +3,8 @@
 use super::*;
 
 impl<S: Source, T: Store> Ingest<S, T> {
-    /// A change of an order is newer than what was shown before it, and what it leaves as it is no older. Where it is not,
-    /// the store has lost what was shown.
+    /// A change of an order is newer than what was shown before it, and what it leaves as it is no
+    /// older. Where it is not, the store has lost what was shown.
     pub(super) fn put_back(&self, shown: &[Version], outcomes: &[Outcome]) {
         let Some(view) = &self.view else { return };
         let mut count = 0;
@@ -27,8 +27,8 @@ impl<S: Source, T: Store> Ingest<S, T> {
         }
     }
 
-    /// A batch is durable. The order of what follows is the correctness argument: readers never see what is not
-    /// durable, and no one is told of what readers do not see.
+    /// A batch is durable. The order of what follows is the correctness argument: readers never see
+    /// what is not durable, and no one is told of what readers do not see.
     pub(super) fn settle(&mut self, ready: ReadyBatch, pinned: Option<Pinned>, stored: Stored) {
         let Stored { to_publish, outcomes, asked, committing } = stored;
         if let Some(redis) = &self.redis {
@@ -41,11 +41,12 @@ impl<S: Source, T: Store> Ingest<S, T> {
         if let Some(view) = &self.view {
             let seen = outcomes.iter().filter_map(|outcome| Some((outcome, outcome.visible()?)));
             let events = seen.filter_map(|(outcome, (id, snapshot, change))| {
-                // What an earlier try changed, whose answer was lost, is news only if readers do not see it yet.
-                // Where orders leave, that they are not seen says nothing.
+                // What an earlier try changed, whose answer was lost, is news only if readers do
+                // not see it yet. Where orders leave, that they are not seen says nothing.
                 let event = |change| Event::new(id.clone(), snapshot.clone(), change);
                 if change.is_none() && view.is_bounded() {
-                    // A repeated request is about the order that the first one made, which nothing keeps in its place.
+                    // A repeated request is about the order that the first one made, which nothing
+                    // keeps in its place.
                     view.apply_remote(event(snapshot.apparent_change()));
                     return None;
                 }
@@ -91,7 +92,8 @@ impl<S: Source, T: Store> Ingest<S, T> {
         let positions = ready.owners.iter().map(|&owner| ready.records[owner].position);
         let changes = parcel.map(|_| outcomes.iter().filter_map(changed).collect());
         self.source.commit(&self.committed, positions.zip(outcomes).collect());
-        // Last, so that anyone who waits for what comes of it does so already. It is recorded, so nothing depends on it.
+        // Last, so that anyone who waits for what comes of it does so already. It is recorded, so
+        // nothing depends on it.
         if let (Some(outbox), Some(parcel), Some(changes)) = (&self.outbox, parcel, changes) {
             outbox.hand_over(parcel, changes);
         }

@@ -12,6 +12,7 @@ use super::compact::Tokens;
 use super::envelope::Envelope;
 use super::faults::Faults;
 use super::scan::scan;
+use super::tape;
 use super::validate::{self, Field, LENIENT, ORDER, Profile, Rule};
 use super::{Command, Order};
 use crate::id::OrderId;
@@ -190,7 +191,7 @@ impl<'i> Decoding<'_, 'i> {
             std::borrow::Cow::Borrowed(compact) => document.slice_ref(compact),
             std::borrow::Cow::Owned(compact) => compact.into(),
         };
-        let columns = self.wants_columns.then(|| columns::columns(&self).pack());
+        let columns = self.wants_columns.then(|| columns::columns(self.nodes).pack());
         Ok(Order { id, command: Command::Wb(body), columns, past: None })
     }
 
@@ -400,10 +401,7 @@ impl<'i> Decoding<'_, 'i> {
 
     /// The node after a value and everything in it.
     pub(super) fn after(&self, at: usize) -> usize {
-        match self.nodes[at] {
-            Node::Object { count, .. } | Node::Array { count, .. } => at + 1 + count,
-            Node::String(_) | Node::Static(_) => at + 1,
-        }
+        tape::after(self.nodes, at)
     }
 }
 

@@ -1,6 +1,7 @@
 //! The order: parsed, validated and made into its body once. Everything that reads or writes an order's JSON is here,
 //! and nothing of where orders come from or where they are kept.
 
+pub mod column_reader;
 pub mod columns;
 pub mod compact;
 pub mod date;
@@ -10,6 +11,7 @@ pub mod elements;
 pub mod envelope;
 pub mod message;
 pub mod sample;
+mod tape;
 pub mod validate;
 
 mod faults;
@@ -63,7 +65,7 @@ pub fn external_key(body: &[u8]) -> Option<(String, Box<str>)> {
 #[must_use]
 pub fn owner_of(is_envelope: bool, body: &[u8]) -> Option<String> {
     let owner =
-        if is_envelope { envelope::Stored::parse(body)?.user_id.to_owned() } else { columns::customer_id(body)? };
+        if is_envelope { envelope::Stored::parse(body)?.user_id.to_owned() } else { column_reader::customer_id(body)? };
     Some(owner).filter(|owner| !owner.is_empty())
 }
 

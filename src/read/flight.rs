@@ -1,5 +1,5 @@
-//! Single flight: however many ask for one id at once, the store is asked once. The load is a task of its own, because
-//! a caller's future is dropped when its client hangs up.
+//! Single flight: however many ask for one id at once, the store is asked once. The load is a task
+//! of its own, because a caller's future is dropped when its client hangs up.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -16,7 +16,8 @@ use crate::sync::lock;
 
 type Loaded = Result<Option<Snapshot>, ReadError>;
 
-/// Pages of streams read at once. Half of the connections that either store reads with are left to loads.
+/// Pages of streams read at once. Half of the connections that either store reads with are left to
+/// loads.
 const PAGES_MAX: usize = 2;
 
 /// Loads under way.
@@ -50,7 +51,7 @@ impl Flight {
         }
     }
 
-    /// A turn at the store, in the order of those who ask. Cancel-safe.
+    /// A permit to load from the store, first come, first served. Cancel-safe.
     ///
     /// # Errors
     /// [`ReadError::Busy`] when none is free before `end`.
@@ -58,7 +59,7 @@ impl Flight {
         permit_of(&self.permits, end).await
     }
 
-    /// A turn of those for the pages of streams, which may be many and wait for long.
+    /// A permit for a page of a stream. There may be many streams, and they may wait for long.
     ///
     /// # Errors
     /// [`ReadError::Busy`] when none is free before `end`.
@@ -66,10 +67,12 @@ impl Flight {
         permit_of(&self.page_permits, end).await
     }
 
-    /// Waits for the load of `id` until `end`, starting it with `load` if there is none. Cancel-safe.
+    /// Waits for the load of `id` until `end`, starting it with `load` if there is none.
+    /// Cancel-safe.
     ///
-    /// `answer` makes of what was loaded what all who wait are told. It is called once no caller can join this load any
-    /// more: who asks later, and may know of something newer, is told of what is found later.
+    /// `answer` turns what was loaded into the answer for all who wait. It is called once no caller
+    /// can join this load any more: a later caller, which may know of something newer, gets the
+    /// result of a later load.
     ///
     /// # Errors
     /// Whatever the load said, [`ReadError::Busy`] or [`ReadError::Slow`].
@@ -212,8 +215,9 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_answered_is_looked_up_once_the_load_can_be_joined_no_more() {
-        // An order was published, acknowledged and evicted after the answer was known and before the load had ended. Its
-        // writer, who asked then, joined the load and was told of what there was before.
+        // An order was published, acknowledged and evicted after the answer was known and before
+        // the load had ended. Its writer, who asked then, joined the load and was told of what
+        // there was before.
         let flight = Flight::new(2);
         let joined = flight.clone();
         let answer = move |()| {

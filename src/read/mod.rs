@@ -1,4 +1,5 @@
-//! The read flow: an id becomes bytes. A hit is synchronous; only a miss of an incomplete view asks the store.
+//! The read flow: an id becomes bytes. A hit is synchronous; only a miss of an incomplete view asks
+//! the store.
 
 pub mod encodings;
 pub mod flight;
@@ -29,9 +30,11 @@ pub struct Config {
     pub loads_max: usize,
     /// How long a reader waits for its turn and for the load.
     pub load_wait: Duration,
-    /// How long a stream waits for its turn at the next page: as long as a client may well wait for a stream to go on.
+    /// How long a stream waits for its turn at the next page: as long as a client may well wait for
+    /// a stream to go on.
     pub page_wait: Duration,
-    /// How long a read for a minimum version waits for it to become visible before it asks the store.
+    /// How long a read for a minimum version waits for it to become visible before it asks the
+    /// store.
     pub version_wait: Duration,
 }
 
@@ -51,7 +54,7 @@ impl Default for Config {
 pub enum Found {
     /// This copy, which may be a deleted one.
     Hit(Snapshot),
-    /// No one has an order of this id.
+    /// There is no order of this id.
     Absent,
     /// The store must be asked: [`Reader::load`].
     Miss,
@@ -60,7 +63,7 @@ pub enum Found {
 /// Why a read could not be answered.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum ReadError {
-    /// Too many loads are under way, and its turn did not come in time.
+    /// Too many loads are under way, and there was no permit in time.
     #[error("too many reads wait for the store")]
     Busy,
     /// The store did not answer in time.
@@ -100,8 +103,8 @@ impl<T: Store> Backing for T {
     }
 }
 
-/// Looks orders up. Clones share everything. A hit is answered from the view, without a call through
-/// a table; a miss asks the store through one boxed future.
+/// Looks orders up. Clones share everything. A hit is answered from the view, without a call
+/// through a table; a miss asks the store through one boxed future.
 #[derive(Clone)]
 pub struct Reader {
     view: Arc<View>,
@@ -120,8 +123,8 @@ impl Reader {
         Self { view, store, redis: None, flight, config }
     }
 
-    /// Loads in this runtime. To bring an order into the view may mean to wait until the map has grown or others have
-    /// made room, and threads that answer from memory wait for nothing.
+    /// Loads in this runtime. To bring an order into the view may mean to wait until the map has
+    /// grown or others have made room, and threads that answer from memory wait for nothing.
     #[must_use]
     pub fn with_loads_in(mut self, runtime: Handle) -> Self {
         self.flight = self.flight.with_runtime(runtime);
@@ -157,8 +160,8 @@ impl Reader {
         }
     }
 
-    /// Loads an order from Redis or the store into the view. Concurrent loads of one id are one. Cancel-safe: the load goes on
-    /// for the others.
+    /// Loads an order from Redis or the store into the view. Concurrent loads of one id are one.
+    /// Cancel-safe: the load goes on for the others.
     ///
     /// # Errors
     /// [`ReadError`].
@@ -202,8 +205,8 @@ impl Reader {
         self.flight.join(id, self.end(), load, answer).await
     }
 
-    /// A copy at least as new as `version`: from memory, else after a short wait, else from the store. `None` when
-    /// no one has one.
+    /// A copy at least as new as `version`: from memory, else after a short wait, else from the
+    /// store. `None` when no one has one.
     ///
     /// # Errors
     /// [`ReadError`].
@@ -271,8 +274,8 @@ impl Reader {
         self.bounded(self.store.page(before, limit)).await
     }
 
-    /// The same for the next page of a stream, which is patient: it waits for its turn for longer, and keeps no other
-    /// reader from its own.
+    /// The same for the next page of a stream, which is patient: it waits for its turn for longer,
+    /// and keeps no other reader from its own.
     ///
     /// # Errors
     /// [`ReadError`].
@@ -287,16 +290,16 @@ impl Reader {
         owner.is_none() || self.view.owner_of(snapshot) == owner
     }
 
-    /// Whether what was not found, or is another's, is so for sure. A reader of one owner's orders
-    /// is told so without a look at the store only where no id needs one: what is another's and
-    /// what there is not take the same time.
+    /// Whether a result "not found", or "of another owner", is final. A reader of one owner's
+    /// orders gets it without a query of the store only where no id needs one, so that orders of
+    /// other owners and unknown ids take the same time.
     #[must_use]
     pub fn is_known_absent(&self, owner: Option<OwnerTag>) -> bool {
         owner.is_none() || self.view.is_complete()
     }
 
     /// As [`Reader::load`] or [`Reader::get_at_least`] for a reader of one owner's orders: what is
-    /// another's is as absent as what there is not, after the same work.
+    /// another's is as absent as an unknown order, after the same work.
     ///
     /// # Errors
     /// [`ReadError`].
@@ -385,7 +388,7 @@ impl Reader {
         until(end, read).await
     }
 
-    /// Until when a read that begins now may take.
+    /// When a read that begins now times out.
     fn end(&self) -> Instant {
         Instant::now() + self.config.load_wait
     }
@@ -398,8 +401,8 @@ async fn until<R>(end: Instant, read: impl Future<Output = Result<R, StoreError>
     }
 }
 
-/// Puts into the view what was loaded, unless that would mean to wait until there is room for all orders of a start,
-/// one of which it is.
+/// Puts into the view what was loaded, unless that would mean to wait until there is room for all
+/// orders of a start, one of which it is.
 fn fill(view: &View, id: &OrderId, loaded: &Snapshot, is_shareable: bool) {
     if view.is_making_room() {
         return;

@@ -7,10 +7,14 @@
 pub mod bus;
 pub mod follow;
 #[cfg(feature = "kafka")]
+mod health;
+#[cfg(feature = "kafka")]
 mod older_workers;
 pub mod outbox;
 #[cfg(feature = "kafka")]
 pub mod relay;
+#[cfg(feature = "kafka")]
+mod topic_watch;
 pub mod wire;
 pub mod worker;
 

@@ -6,21 +6,20 @@
 //! again. So the last snapshot of an order in the topic is its newest, whichever instance ends when.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
-use std::convert::Infallible;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use time::OffsetDateTime;
 use tokio::sync::mpsc;
 
+use super::health::{Health, PATIENCE};
 use super::outbox::{Ack, Batches, Changed, Committed};
+use super::topic_watch::watch_topics;
 use super::wire::{self, ChangeHeaders, header};
 use crate::id::{OrderId, Version};
-use crate::kafka::Config;
 use crate::kafka::publisher::{Delivery, Message, Publisher, Tracking};
-use crate::kafka::topics;
+use crate::kafka::{Config, topics};
 use crate::metrics;
 use crate::order::envelope::{Stamp, stamp};
 use crate::order::message;
@@ -45,14 +44,10 @@ const SETTLE_EVERY: Duration = Duration::from_millis(10);
 const SETTLED_BATCHES_MAX: usize = 256;
 /// Orders that are looked up together, but for those of one batch.
 const SETTLED_ORDERS_MAX: usize = 2000;
-/// A batch that is on its way for this long, or has failed and was not published since, is overdue.
-const PATIENCE: Duration = Duration::from_secs(10);
-/// That one is, is said this often.
-const WARN_EVERY: Duration = Duration::from_secs(10);
+
 /// What is too large for its topic is tried again after this time: the topic may have been given more room.
 const TOO_LARGE_PAUSE: Duration = Duration::from_secs(30);
-/// How often is looked how the topics are set up.
-const TOPICS_EVERY: Duration = Duration::from_secs(30);
+
 /// Between two tries at something that is unavailable.
 const PAUSE: Duration = Duration::from_secs(1);
 /// How long an end waits for what is on its way.
@@ -428,104 +423,6 @@ impl<T: Store> Relay<T> {
         let changes: Vec<Changed> = orders.into_iter().map(changed).collect();
         let acks = if parcel.contents.acks { changes.iter().map(ack_of_stored).collect() } else { Vec::new() };
         self.send(parcel, &changes, &acks).await;
-    }
-}
-
-/// Finds out how large messages may be and what becomes of old ones, and says where that is not what orders need. Where
-/// the brokers do not tell, messages show it.
-async fn watch_topics(config: Config, contents: Contents, event_bytes_max: Arc<AtomicUsize>) -> Infallible {
-    let snapshots = config.snapshots_topic.as_deref().filter(|_| contents.snapshots);
-    let events = Some(config.events_topic.as_str()).filter(|_| contents.events);
-    let wanted: Vec<&str> = snapshots.into_iter().chain(events).collect();
-    let mut last = HashMap::new();
-    loop {
-        match topics::describe(&config, &wanted).await {
-            Ok(described) => {
-                if let Some(events) = described.get(&config.events_topic) {
-                    event_bytes_max.store(events.room, Ordering::Relaxed);
-                }
-                let needed = config.message_bytes_max();
-                for (topic, now) in described.iter().filter(|(topic, now)| last.get(*topic) != Some(*now)) {
-                    if now.room < needed {
-                        tracing::warn!(
-                            topic,
-                            room = now.room,
-                            needed,
-                            "the topic has no room for the largest orders, which are not published there; set its \
-                             max.message.bytes to what is needed, or a smaller order_bytes_max"
-                        );
-                    }
-                    if Some(topic.as_str()) == snapshots && !now.is_compacted {
-                        tracing::warn!(
-                            topic,
-                            "the topic is not compacted: old snapshots go with their time, and what reads it from its \
-                             start does not find every order; set its cleanup.policy to compact"
-                        );
-                    }
-                }
-                last = described;
-            }
-            Err(error) => tracing::debug!(error, "the brokers do not say how the topics are set up"),
-        }
-        tokio::time::sleep(TOPICS_EVERY).await;
-    }
-}
-
-/// Whether what is committed gets to Kafka.
-struct Health {
-    gate: Gate,
-    /// Batches that did not arrive, as long as they are not known to have been published after all.
-    failed: HashMap<i64, Failed>,
-    /// Why the last of them did not.
-    reason: String,
-    /// How long the oldest batch has been waiting.
-    waiting: Duration,
-    warned_at: Option<Instant>,
-}
-
-/// Why batches wait as long as none has failed.
-const UNANSWERED: &str = "no broker has taken them yet";
-
-struct Failed {
-    first: Instant,
-    last: Instant,
-}
-
-impl Health {
-    fn new(gate: Gate) -> Self {
-        gate.open();
-        Self { gate, failed: HashMap::new(), reason: UNANSWERED.into(), waiting: Duration::ZERO, warned_at: None }
-    }
-
-    fn arrive(&mut self, ticket: i64) {
-        self.failed.remove(&ticket);
-        if self.failed.is_empty() && self.reason != UNANSWERED {
-            self.reason = UNANSWERED.into();
-        }
-    }
-
-    fn fail(&mut self, ticket: i64, reason: String) {
-        let now = Instant::now();
-        self.failed.entry(ticket).or_insert(Failed { first: now, last: now }).last = now;
-        self.reason = reason;
-    }
-
-    /// Takes note of how long the oldest batch has been waiting, and why.
-    fn look(&mut self, oldest: Option<Duration>, reason: &str) {
-        self.waiting = oldest.unwrap_or_default();
-        if self.waiting < PATIENCE {
-            return self.gate.open();
-        }
-        self.gate.close(reason);
-        if self.warned_at.is_none_or(|warned_at| warned_at.elapsed() >= WARN_EVERY) {
-            self.warned_at = Some(Instant::now());
-            tracing::warn!(reason, "not published in time; what is committed is recorded");
-        }
-    }
-
-    /// 0 while nothing is overdue.
-    fn overdue_seconds(&self) -> i64 {
-        if self.waiting < PATIENCE { 0 } else { i64::try_from(self.waiting.as_secs()).unwrap_or(i64::MAX) }
     }
 }
 

@@ -515,6 +515,7 @@ impl Given<'_> {
         place(setting, found.map_or(&Origin::Default, |found| &found.origin))
     }
 
+    #[cfg(feature = "kafka")]
     fn is_set(self, key: &str) -> bool {
         self.0.iter().any(|found| found.key == key && found.origin != Origin::Default)
     }

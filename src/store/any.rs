@@ -11,6 +11,8 @@ use crate::id::{OrderId, Version};
 use crate::record::{Checkpoint, Parcel};
 use crate::snapshot::Snapshot;
 
+pub use super::postgres::Views;
+
 /// Which store, and where.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -63,41 +65,6 @@ pub struct Step {
     pub loses: &'static str,
 }
 
-/// Views that answer the queries of an older service, each kind in a schema of its own.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Views {
-    /// `orders`, `delivery`, `payment`, `items` and their other names.
-    FourTables,
-    /// `orders` with its parts as JSON.
-    OneTable,
-    /// `orders` with a payload.
-    EventDriven,
-}
-
-impl Views {
-    /// All there are.
-    pub const ALL: [Self; 3] = [Self::FourTables, Self::OneTable, Self::EventDriven];
-
-    /// Their name on a command line.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::FourTables => "four-tables",
-            Self::OneTable => "one-table",
-            Self::EventDriven => "event-driven",
-        }
-    }
-
-    /// What their schema is called after the name of the service's, or after `orders`.
-    pub(super) fn layout(self) -> &'static str {
-        match self {
-            Self::FourTables => "four_tables",
-            Self::OneTable => "one_table",
-            Self::EventDriven => "event_driven",
-        }
-    }
-}
-
 /// How long such a command waits for a connection.
 const PATIENCE: std::time::Duration = std::time::Duration::from_secs(30);
 
@@ -114,7 +81,8 @@ impl Config {
         self.postgres.as_ref().map_or_else(|| self.embedded.dir.display().to_string(), postgres::Config::place)
     }
 
-    /// The same for a command that has one thing to do and no reader who waits: a server may take its time.
+    /// The same for a command that has one thing to do and no reader who waits: a server may take
+    /// its time.
     #[must_use]
     pub fn patient(mut self) -> Self {
         if let Some(postgres) = &mut self.postgres {
@@ -147,7 +115,8 @@ macro_rules! on {
 }
 
 impl AnyStore {
-    /// Opens the embedded store, or gets ready to connect to a server. Blocks for as long as the disk takes.
+    /// Opens the embedded store, or gets ready to connect to a server. Blocks for as long as the
+    /// disk takes.
     ///
     /// # Errors
     /// [`OpenError`].
@@ -164,7 +133,8 @@ impl AnyStore {
         on!(self, store => store.place())
     }
 
-    /// Ends reads and writes, and leaves a store on this machine as one file. What comes later is refused.
+    /// Ends reads and writes, and leaves a store on this machine as one file. What comes later is
+    /// refused.
     ///
     /// # Errors
     /// [`StoreError`]; nothing acknowledged is lost, unless its file was.
@@ -337,11 +307,12 @@ impl Live {
         }
     }
 
-    /// Writes a store on this machine into one file. `on_progress` is told of bytes: those copied, and all of them. Returns
-    /// how many the file has.
+    /// Writes a store on this machine into one file. `on_progress` is told of bytes: those copied,
+    /// and all of them. Returns how many the file has.
     ///
     /// # Errors
-    /// When the store cannot be read or the file not written; what was there under its name is then as it was.
+    /// When the store cannot be read or the file not written; what was there under its name is then
+    /// as it was.
     pub fn back_up(&self, to: &Path, on_progress: impl FnMut(u64, u64)) -> Result<u64, AnyError> {
         match self {
             Self::Embedded(live) => Ok(live.back_up(to, on_progress)?),
@@ -397,7 +368,8 @@ impl Maintenance {
         Ok(Self::Embedded(embedded::Maintenance::open(&config.embedded)?))
     }
 
-    /// Opens the store to see how far its schema is. Nothing is changed, and no store is made where there is none.
+    /// Opens the store to see how far its schema is. Nothing is changed, and no store is made where
+    /// there is none.
     ///
     /// # Errors
     /// When it cannot be opened.
@@ -425,7 +397,8 @@ impl Maintenance {
         }
     }
 
-    /// Takes the newest applied step back, with the data in it. Returns its number, or `None` when there is none.
+    /// Takes the newest applied step back, with the data in it. Returns its number, or `None` when
+    /// there is none.
     ///
     /// # Errors
     /// When the step fails; the schema is then as it was.

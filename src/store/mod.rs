@@ -1,8 +1,9 @@
-//! The durable side: a batch of orders goes in with its positions in one transaction, snapshots come out.
-//! The only code that assigns versions.
+//! The durable side: a batch of orders goes in with its positions in one transaction, snapshots
+//! come out. The only code that assigns versions.
 
 pub mod any;
 pub mod embedded;
+mod outcome;
 mod permit;
 pub mod postgres;
 mod rules;
@@ -14,8 +15,10 @@ use std::time::Duration;
 use crate::id::{OrderId, Version};
 use crate::order::Order;
 use crate::record::{Checkpoint, Condition, Idempotency, Parcel};
-use crate::snapshot::{ChangeKind, Kind, OwnerTag, Snapshot, State};
+use crate::snapshot::{Kind, Snapshot, State};
 
+use outcome::unstorable;
+pub use outcome::{Answer, Outcome, Refusal, StoreError};
 pub use permit::{CommitPermit, PermitRelease, SequenceBlock, Wait};
 pub use rules::Row;
 
@@ -28,20 +31,21 @@ pub struct Batch {
     pub entries: Vec<Entry>,
     /// How far the source comes with this batch.
     pub moves: Vec<Move>,
-    /// No one waits for the outcomes, so an order that would be lost by its refusal stops the batch:
-    /// [`StoreError::Unstorable`].
+    /// No one waits for the outcomes, so an order that would be lost by its refusal stops the
+    /// batch: [`StoreError::Unstorable`].
     pub is_atomic: bool,
     /// Recorded in the same transaction, to be published afterwards.
     pub parcel: Option<Parcel>,
-    /// It may have been committed by an earlier try, whose answer was lost: what a conditional write has left is no
-    /// reason to refuse it.
+    /// It may have been committed by an earlier try, whose answer was lost: what a conditional
+    /// write has left is no reason to refuse it.
     pub is_again: bool,
     /// Say whose each order was before: what is in memory does not tell.
     pub asks_former: bool,
 }
 
 impl Batch {
-    /// Orders whose sender waits for what becomes of each: no position moves with them, and nothing is published.
+    /// Orders whose sender waits for what becomes of each: no position moves with them, and nothing
+    /// is published.
     #[must_use]
     pub fn of(source: impl Into<Arc<str>>, entries: Vec<Entry>) -> Self {
         let source = source.into();
@@ -62,7 +66,8 @@ pub struct Entry {
     pub condition: Option<Condition>,
     /// Touch orders of this owner only.
     pub owner: Option<Box<str>>,
-    /// Change nothing that is newer than this: what the entry says was made from this version of the order.
+    /// Change nothing that is newer than this: what the entry says was made from this version of
+    /// the order.
     pub expected_version: Option<Version>,
     /// No one is known to have stored the id. Only a hint: a wrong one costs time, never an order.
     pub is_new: bool,
@@ -94,139 +99,6 @@ pub struct Move {
     pub to: u64,
 }
 
-/// What became of one entry.
-#[derive(Debug, Clone)]
-pub enum Outcome {
-    /// Changed: durable, and to be shown.
-    Stored {
-        /// The order.
-        id: OrderId,
-        /// Its new copy.
-        snapshot: Snapshot,
-        /// What kind of change it was.
-        change: ChangeKind,
-        /// Whose it was before, where the batch asks for that.
-        former: Option<OwnerTag>,
-    },
-    /// The stored body says the same already.
-    Unchanged {
-        /// The order.
-        id: OrderId,
-        /// The copy that stays. A commit whose answer was lost and that is tried again comes out here, so this copy
-        /// may not be visible yet.
-        snapshot: Snapshot,
-    },
-    /// The order was deleted earlier, which is final.
-    WasDeleted {
-        /// The order.
-        id: OrderId,
-        /// The deleted copy.
-        snapshot: Snapshot,
-    },
-    /// A repeated request: answer as before, change nothing.
-    Repeated {
-        /// The order the first request made or changed.
-        id: OrderId,
-        /// What the first request was told.
-        answer: Answer,
-        /// The version the first request was told.
-        version: Version,
-        /// The order as it is now.
-        snapshot: Snapshot,
-    },
-    /// Nothing was stored, and nothing is known of the order that readers would not see.
-    Refused {
-        /// The order it was about.
-        id: OrderId,
-        /// Why.
-        refusal: Refusal,
-    },
-}
-
-/// What a request was told, as kept with its idempotency key.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Answer {
-    /// It changed something.
-    Changed(ChangeKind),
-    /// It changed nothing.
-    Unchanged,
-    /// It came after the deletion.
-    WasDeleted,
-}
-
-/// Why a valid order was not stored.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
-    /// The id is unknown, and the request only changes or deletes.
-    #[error("no order has this id")]
-    Unknown,
-    /// The id belongs to an order of the other shape.
-    #[error("the id belongs to an order of the other kind")]
-    OtherKind,
-    /// A new envelope lacks its owner.
-    #[error("user_id is missing")]
-    NoUser,
-    /// A new envelope lacks its payload.
-    #[error("payload is missing")]
-    NoPayload,
-    /// The idempotency key came with another body before.
-    #[error("the idempotency key was used with another request body")]
-    KeyReused,
-    /// The sender may write its own orders only, and this would be another's.
-    #[error("user_id or customer_id names another owner than the caller's own")]
-    NotOwn,
-    /// The order is not what the request expects: it is at this version, or unknown.
-    #[error("the order is not in the state that the request expects")]
-    Condition {
-        /// Its version, if it is known.
-        now: Option<Version>,
-    },
-    /// A rule of the database itself: a constraint, a trigger or a type of its owner's.
-    #[error("the database refuses the order: {message} ({sqlstate})")]
-    Database {
-        /// The server's code.
-        sqlstate: Arc<str>,
-        /// What the server says. For the operator: it names tables, and what it says is up to the owner.
-        message: Arc<str>,
-    },
-}
-
-/// Why the store did not do what it was asked. What was asked has then not happened, unless said otherwise.
-#[derive(Debug, thiserror::Error)]
-pub enum StoreError {
-    /// Busy, full or away: the same call may succeed later.
-    #[error("store is unavailable")]
-    Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// Its file was taken away, so that the next start would not find what is written: removed, or replaced by another.
-    /// The same call may succeed once the file is back.
-    #[error("store is lost")]
-    Lost(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// Another process moved the position of this source.
-    #[error("position of partition {partition} was moved by another process")]
-    Fenced {
-        /// The partition that is no longer ours.
-        partition: u32,
-    },
-    /// Entries, by their index, that can never be stored, of a batch that is to be stored whole or not at all.
-    #[error("{} orders of the batch cannot be stored", .0.len())]
-    Unstorable(Vec<(usize, Refusal)>),
-    /// Not a store that this program can use, with nothing in it damaged: trying again cannot help.
-    #[error("store cannot be used as it is")]
-    Unfit(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// Damaged: trying again cannot help.
-    #[error("store is damaged")]
-    Damaged(#[source] Box<dyn std::error::Error + Send + Sync>),
-}
-
-impl StoreError {
-    /// What it comes to where anyone may read it: a server, what it says and who logs in to it are not
-    /// named. `None` where nothing of that is in it.
-    #[must_use]
-    pub fn outline(&self) -> Option<std::borrow::Cow<'static, str>> {
-        postgres::outline(self)
-    }
-}
-
 /// What a process lets the others on the same store know of itself.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Presence {
@@ -254,8 +126,8 @@ pub struct Changes {
     pub is_shared: bool,
     /// Orders handed over.
     pub count: u64,
-    /// The store is served by another process than before, which may be without what the former one had told: a view of
-    /// what it told has to be held against the whole store.
+    /// The store is served by another process than before, which may be without what the former one
+    /// had told: a view of what it told has to be held against the whole store.
     pub is_restarted: bool,
     /// What they say of themselves.
     pub peers: Peers,
@@ -281,8 +153,8 @@ pub struct Full<'a> {
     pub state: State,
     /// How often it has changed.
     pub version: Version,
-    /// When it was stored first and when it last changed, in microseconds since 1970. An embedded store that is older than
-    /// its step 3 knows it of envelope orders only, whose bodies say it.
+    /// When it was stored first and when it last changed, in microseconds since 1970. An embedded
+    /// store that is older than its step 3 knows it of envelope orders only, whose bodies say it.
     pub times: Option<(i64, i64)>,
     /// What is answered; empty for an order of which only that it was deleted is left.
     pub body: &'a [u8],
@@ -293,18 +165,20 @@ pub type Page = Vec<(OrderId, Snapshot)>;
 
 /// Where orders are durable.
 ///
-/// All futures are cancel-safe for the caller: a dropped `commit` may still take effect, and committing the same
-/// batch again is answered [`StoreError::Fenced`] or applied again with the same result.
+/// All futures are cancel-safe for the caller: a dropped `commit` may still take effect, and
+/// committing the same batch again is answered [`StoreError::Fenced`] or applied again with the
+/// same result.
 pub trait Store: Clone + Send + Sync + 'static {
-    /// Makes a batch durable in one transaction, positions included. Once `Ok`, a crash loses none of it.
-    /// There is one outcome per entry, in order.
+    /// Makes a batch durable in one transaction, positions included. Once `Ok`, a crash loses none
+    /// of it. There is one outcome per entry, in order.
     ///
     /// # Errors
     /// [`StoreError`]; then nothing of the batch is stored.
     fn commit(&self, batch: Arc<Batch>) -> impl Future<Output = Result<Vec<Outcome>, StoreError>> + Send;
 
-    /// The same for a batch that comes after another and names none of its orders: what can be done before the other
-    /// one is durable may be, but nothing of it takes effect before its turn. Dropped before its turn, it never does.
+    /// The same for a batch that comes after another and names none of its orders: what can be done
+    /// before the other one is durable may be, but nothing of it takes effect before its turn.
+    /// Dropped before its turn, it never does.
     ///
     /// # Errors
     /// As [`Self::commit`], before its turn or after.
@@ -325,7 +199,8 @@ pub trait Store: Clone + Send + Sync + 'static {
     /// [`StoreError::Unavailable`] or [`StoreError::Damaged`].
     fn fetch(&self, id: OrderId) -> impl Future<Output = Result<Option<Snapshot>, StoreError>> + Send;
 
-    /// The newest live envelope order of a user (canonical UUID text) whose `payload.id` is `external`, and its id.
+    /// The newest live envelope order of a user (canonical UUID text) whose `payload.id` is
+    /// `external`, and its id.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`] or [`StoreError::Damaged`].
@@ -341,8 +216,8 @@ pub trait Store: Clone + Send + Sync + 'static {
     /// [`StoreError::Unavailable`] or [`StoreError::Damaged`].
     fn page(&self, before: Option<u64>, limit: usize) -> impl Future<Output = Result<Page, StoreError>> + Send;
 
-    /// Hands every stored order to `emit`, some hundred at a time, in no particular order and from several threads at
-    /// once. Returns how many there were.
+    /// Hands every stored order to `emit`, some hundred at a time, in no particular order and from
+    /// several threads at once. Returns how many there were.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`] or [`StoreError::Damaged`].
@@ -356,8 +231,8 @@ pub trait Store: Clone + Send + Sync + 'static {
     /// [`StoreError::Unavailable`] or [`StoreError::Damaged`].
     fn estimate(&self) -> impl Future<Output = Result<u64, StoreError>> + Send;
 
-    /// The number of live orders. Reads them all, so it is not for every day. `begun` is called once nothing is counted
-    /// that becomes durable from then on, which is long before the end.
+    /// The number of live orders. Reads them all, so it is not for every day. `begun` is called
+    /// once nothing is counted that becomes durable from then on, which is long before the end.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`] or [`StoreError::Damaged`]; `begun` may then be dropped instead.
@@ -371,9 +246,10 @@ pub trait Store: Clone + Send + Sync + 'static {
     /// [`StoreError::Unavailable`] or [`StoreError::Damaged`].
     fn positions(&self, source: Arc<str>) -> impl Future<Output = Result<Checkpoint, StoreError>> + Send;
 
-    /// Stores the positions of these partitions under the present name of a source, which is `former#…`, instead of the
-    /// former one. What is stored under the present name stays. Returns whether there are positions under a third name,
-    /// also `former#…`: of what was there before that which the source reads now.
+    /// Stores the positions of these partitions under the present name of a source, which is
+    /// `former#…`, instead of the former one. What is stored under the present name stays. Returns
+    /// whether there are positions under a third name, also `former#…`: of what was there before
+    /// that which the source reads now.
     ///
     /// # Errors
     /// [`StoreError`]; nothing is renamed then.
@@ -384,8 +260,8 @@ pub trait Store: Clone + Send + Sync + 'static {
         partitions: Vec<u32>,
     ) -> impl Future<Output = Result<bool, StoreError>> + Send;
 
-    /// Batches that were recorded to be published and that no one has set out to publish for at least `age`, oldest
-    /// first and at most `limit`. The caller is now the one who has.
+    /// Batches that were recorded to be published and that no one has set out to publish for at
+    /// least `age`, oldest first and at most `limit`. The caller is now the one who has.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`] or [`StoreError::Damaged`].
@@ -397,7 +273,8 @@ pub trait Store: Clone + Send + Sync + 'static {
         std::future::ready(Ok(Vec::new()))
     }
 
-    /// Those of these orders that are stored in a newer version than is said here, as they are, in no particular order.
+    /// Those of these orders that are stored in a newer version than is said here, as they are, in
+    /// no particular order.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`] or [`StoreError::Damaged`].
@@ -405,10 +282,12 @@ pub trait Store: Clone + Send + Sync + 'static {
         std::future::ready(Ok(Page::new()))
     }
 
-    /// Keeps a batch for these of its orders and these contents alone, and has it taken over again after `pause`.
+    /// Keeps a batch for these of its orders and these contents alone, and has it taken over again
+    /// after `pause`.
     ///
     /// # Errors
-    /// [`StoreError::Unavailable`] or [`StoreError::Damaged`]; all of it may then be published again.
+    /// [`StoreError::Unavailable`] or [`StoreError::Damaged`]; all of it may then be published
+    /// again.
     fn narrow(
         &self,
         _parcel: Parcel,
@@ -457,12 +336,14 @@ pub trait Store: Clone + Send + Sync + 'static {
         std::future::ready(Ok(Peers::default()))
     }
 
-    /// Hands over what other processes changed since the last call, own changes among it, as far as `is_news` says so
-    /// of an order and its version. The first call hands over nothing; a scan that begins after it misses nothing that later calls do not hand over. Not cancel-safe: a
+    /// Hands over what other processes changed since the last call, own changes among it, as far as
+    /// `is_news` says so of an order and its version. The first call hands over nothing; a scan
+    /// that begins after it misses nothing that later calls do not hand over. Not cancel-safe: a
     /// dropped call may have taken changes with it.
     ///
     /// # Errors
-    /// [`StoreError::Unavailable`] or [`StoreError::Damaged`]; the next call hands over what this one did not.
+    /// [`StoreError::Unavailable`] or [`StoreError::Damaged`]; the next call hands over what this
+    /// one did not.
     fn changes<N, F>(&self, _is_news: N, _emit: F) -> impl Future<Output = Result<Changes, StoreError>> + Send
     where
         N: Fn(&OrderId, Version) -> bool + Send + Sync + 'static,
@@ -470,61 +351,5 @@ pub trait Store: Clone + Send + Sync + 'static {
     {
         let peers = Peers::default();
         std::future::ready(Ok(Changes { is_shared: false, count: 0, is_restarted: false, peers }))
-    }
-}
-
-impl Refusal {
-    /// Whether the order it refuses would be lost if no one kept it. An unknown order that is to be deleted would not.
-    #[must_use]
-    pub fn is_loss(&self) -> bool {
-        *self != Self::Unknown
-    }
-
-    /// The stable word for metrics and dead letters.
-    #[must_use]
-    pub fn code(&self) -> &'static str {
-        match self {
-            Self::Unknown => "unknown",
-            Self::OtherKind => "other_kind",
-            Self::NoUser => "no_user",
-            Self::NoPayload => "no_payload",
-            Self::KeyReused => "key_reused",
-            Self::NotOwn => "not_own",
-            Self::Condition { .. } => "condition",
-            Self::Database { .. } => "database",
-        }
-    }
-
-    /// What the sender may know of it: nothing of the inside of the database.
-    #[must_use]
-    pub fn public(&self) -> String {
-        match self {
-            Self::Database { sqlstate, .. } => format!("the database refuses the order (SQLSTATE {sqlstate})"),
-            other => other.to_string(),
-        }
-    }
-}
-
-/// What stops a batch that is to be stored whole or not at all.
-fn unstorable(batch: &Batch, outcomes: &[Outcome]) -> Result<(), StoreError> {
-    let lost = |(index, outcome): (usize, &Outcome)| match outcome {
-        Outcome::Refused { refusal, .. } if refusal.is_loss() => Some((index, refusal.clone())),
-        _ => None,
-    };
-    let lost: Vec<_> = outcomes.iter().enumerate().filter_map(lost).collect();
-    if batch.is_atomic && !lost.is_empty() { Err(StoreError::Unstorable(lost)) } else { Ok(()) }
-}
-
-impl Outcome {
-    /// The order, its newest copy, and what this commit changed about it. `None` when it was refused.
-    #[must_use]
-    pub fn visible(&self) -> Option<(&OrderId, &Snapshot, Option<ChangeKind>)> {
-        match self {
-            Self::Stored { id, snapshot, change, .. } => Some((id, snapshot, Some(*change))),
-            Self::Unchanged { id, snapshot }
-            | Self::WasDeleted { id, snapshot }
-            | Self::Repeated { id, snapshot, .. } => Some((id, snapshot, None)),
-            Self::Refused { .. } => None,
-        }
     }
 }

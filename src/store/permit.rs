@@ -5,24 +5,27 @@ use std::time::Instant;
 
 use tokio::sync::{SetOnce, oneshot, watch};
 
-/// The numbers that new orders of a batch have in lists: reserved at its first try and kept for the further ones, so that
-/// the orders of a later batch are the newer ones. Clones share them.
+/// The sequence numbers that order new orders in lists: reserved at the first try of a batch and
+/// kept for further tries, so that the orders of a later batch are the newer ones. Clones share
+/// them.
 #[derive(Debug, Clone, Default)]
 pub struct SequenceBlock(Arc<SetOnce<Vec<i64>>>);
 
 /// What a batch waits for before it takes effect.
 ///
-/// Two batches are on their way at once, so that the second one can do all its reading and copying while the first one is
-/// made durable. They must still take effect in their order: positions only move forward, and the new
-/// orders of a later batch are newer in lists than those of the one before. So a batch is made with a permit that its predecessor gives:
+/// Two batches are on their way at once, so that the second one can do all its reading and copying
+/// while the first one is made durable. They must still take effect in their order: positions only
+/// move forward, and the new orders of a later batch are newer in lists than those of the one
+/// before. So a batch is made with a permit that its predecessor gives:
 ///
-/// 1. Ingest calls [`CommitPermit::after`] with the block of the batch before, keeps the [`PermitRelease`] and hands the
-///    permit to [`crate::store::Store::commit_after`].
-/// 2. The store calls [`CommitPermit::may_begin`] first, which ends once the batch before has its numbers, then does what
-///    takes no effect, then [`CommitPermit::wait`]s, then commits.
-/// 3. Once the batch before is durable, ingest calls [`PermitRelease::release`]. Where it could not be stored as it was,
-///    the release is dropped and the permit never comes: ingest stops the later batch, which has taken no effect, and
-///    writes it again after what is left of the one before.
+/// 1. Ingest calls [`CommitPermit::after`] with the block of the batch before, keeps the
+///    [`PermitRelease`] and hands the permit to [`crate::store::Store::commit_after`].
+/// 2. The store calls [`CommitPermit::may_begin`] first, which ends once the batch before has its
+///    numbers, then does what takes no effect, then [`CommitPermit::wait`]s, then commits.
+/// 3. Once the batch before is durable, ingest calls [`PermitRelease::release`]. Where it could not
+///    be stored as it was, the release is dropped and the permit never comes: ingest stops the
+///    later batch, which has taken no effect, and writes it again after what is left of the one
+///    before.
 ///
 /// A permit by [`Default`] has come already, for a batch with none before it.
 #[derive(Debug, Default)]

@@ -61,7 +61,7 @@ pub(super) enum Decision {
     Refused(Refusal),
 }
 
-/// The stored body of an envelope is none.
+/// The stored body of an envelope order cannot be read as one.
 #[derive(Debug, thiserror::Error)]
 #[error("the stored body of {0} is no envelope body")]
 pub(super) struct ForeignBody(OrderId);
@@ -72,14 +72,14 @@ pub(super) struct ForeignBody(OrderId);
 /// [`ForeignBody`] when the stored row cannot be read.
 pub(super) fn decide(entry: &Entry, row: Option<&Row>, is_again: bool, now: &Stamp) -> Result<Decision, ForeignBody> {
     let Entry { order, must_exist, condition, owner, expected_version, .. } = entry;
-    // An order of another owner is as unknown as one that is not there; and before all else, or
-    // what is said of it tells.
+    // An order of another owner is answered as an unknown one. This is checked first: any other
+    // answer would tell that the order exists.
     if let (Some(owner), Some(row)) = (owner, row)
         && !is_owned(row.kind, &row.body, owner)
     {
         return Ok(Decision::Refused(Refusal::Unknown));
     }
-    // So is one that is not there for who expects that it is.
+    // So is an unknown order for a request that expects it to exist.
     if owner.is_some() && row.is_none() && matches!(condition, Some(Condition::Exists | Condition::OneOf(_))) {
         return Ok(Decision::Refused(Refusal::Unknown));
     }
@@ -115,8 +115,8 @@ fn is_owned(kind: Kind, body: &[u8], owner: &str) -> bool {
     order::owner_of(is_envelope, body).is_some_and(|named| order::is_same_owner(&named, owner))
 }
 
-/// Whether an order is what a write is for. One that is deleted for good cannot be read, so no client expects a version of it
-/// that is another.
+/// Whether an order is what a write is for. One that is deleted for good cannot be read, so no
+/// client expects a version of it that is another.
 fn is_met(condition: &Condition, id: &OrderId, row: Option<&Row>) -> bool {
     let is_expected = |row: &Row, expected: &Expected| {
         expected.version == row.version && expected.id.as_deref().is_none_or(|of| *of == *id.text())
@@ -160,7 +160,8 @@ fn envelope(
     let (created, now) = past.as_ref().map_or((now, now), |(created, updated)| (created, updated));
     let is_delete = envelope.status == Some(Status::Deleted);
     let stored = match row {
-        // An id made here is new unless this very request was committed before and its answer was lost.
+        // An id made here is new unless this very request was committed before and its answer was
+        // lost.
         Some(_) if envelope.is_new => return Ok(Decision::CreatedBefore),
         Some(row) if row.state != State::Live && is_delete && past.is_some() => return Ok(Decision::Unchanged),
         Some(row) if row.state != State::Live => return Ok(Decision::WasDeleted),
@@ -221,8 +222,8 @@ fn delete(row: Option<&Row>, past: Option<Past>) -> Decision {
     })
 }
 
-/// What a remembered request was told: the order, the answer and its version. `None` for what was not stored, which
-/// may be asked again and may then be answered otherwise.
+/// The remembered answer to a request: the order, the answer and its version. `None` for a request
+/// that stored nothing, which may be sent again and then be answered differently.
 pub(super) fn answer(outcome: &Outcome) -> Option<(&OrderId, Answer, Version)> {
     match outcome {
         Outcome::Stored { id, snapshot, change, .. } => Some((id, Answer::Changed(*change), snapshot.version())),

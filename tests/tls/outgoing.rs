@@ -601,8 +601,8 @@ fn files_of_other_servers_that_do_not_fit_are_told() {
     for (arguments, expected) in [
         ([&redis[..], &["--redis-ca", "/no/such"]].concat(), "/no/such: cannot be read"),
         ([&redis[..], &["--redis-ca", &empty]].concat(), "has no certificate in PEM"),
-        ([&redis[..], &["--redis-ca", &ca, "--redis-cert", &ca]].concat(), "--redis-cert needs --redis-key"),
-        ([&redis[..], &["--redis-ca", &ca, "--redis-key", &ca]].concat(), "--redis-key needs --redis-cert"),
+        ([&redis[..], &["--redis-ca", &ca, "--redis-cert", &ca]].concat(), "--redis-cert: needs --redis-key"),
+        ([&redis[..], &["--redis-ca", &ca, "--redis-key", &ca]].concat(), "--redis-key: needs --redis-cert"),
         (vec!["--redis", "localhost:1", "--redis-ca", &ca], "change nothing without rediss://"),
         (vec!["--redis-ca", &ca], "--redis"),
         (vec!["--postgres", "postgres://h/d?sslcrl=x"], "the option sslcrl is not supported"),

@@ -11,25 +11,23 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use async_nats::connection::State;
 use async_nats::jetstream::consumer::{PullConsumer, pull};
 use async_nats::jetstream::context::ContextBuilder;
 use async_nats::jetstream::message::StreamMessage;
 use async_nats::jetstream::stream::Stream;
-use async_nats::jetstream::{AckKind, Context, Message};
-use async_nats::{Client, ConnectErrorKind, ConnectOptions, HeaderMap, Subject};
+use async_nats::jetstream::{AckKind, Context};
+use async_nats::{Client, ConnectErrorKind, ConnectOptions, Subject};
 use bytes::Bytes;
-use futures_util::{FutureExt as _, StreamExt as _};
-use time::OffsetDateTime as DateTime;
-use tokio::sync::mpsc::error::TrySendError;
+use futures_util::{FutureExt, StreamExt};
 use tokio::sync::{mpsc, watch};
 
-use super::sequence::{Delivery, Sequence, SequenceOrder};
+use super::sequence::Sequence;
+use super::states::{Gap, Held, Reading, partition};
 use super::stream::{self, Look, Trouble};
 use crate::metrics::Nats as Metrics;
 use crate::nats::{Config, said};
 use crate::process::lifecycle::Gate;
-use crate::record::{Checkpoint, Headers, Position, Record};
+use crate::record::{Checkpoint, Record};
 use crate::source::broker::mailbox::Mailbox;
 
 /// What the thread says.
@@ -53,17 +51,13 @@ const HEARTBEAT: Duration = Duration::from_secs(2);
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How long one look may take.
 const LOOK_TIME: Duration = Duration::from_secs(5);
-/// How long is read from the stream at a stretch when nothing is delivered.
-const CATCH_UP: Duration = Duration::from_secs(1);
-/// Between two looks at a position that another process moves, while that one waits for messages and while it does not.
-const STANDBY_LONG: Duration = Duration::from_secs(5);
-const STANDBY_SHORT: Duration = Duration::from_secs(1);
-/// Between two looks at a position that the stream does not reach.
-const STOPPED_PAUSE: Duration = Duration::from_secs(5);
+
+pub(super) const STANDBY_SHORT: Duration = Duration::from_secs(1);
+
 /// How long what was received of a stream that is gone may take to become durable.
 const RELEASE_WAIT: Duration = Duration::from_secs(10);
 /// How long acknowledgements may take to be handed to the connection, and to be sent at the end.
-const ACK_TIME: Duration = Duration::from_secs(2);
+pub(super) const ACK_TIME: Duration = Duration::from_secs(2);
 /// Between two tries.
 const PAUSE_FIRST: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(2);
@@ -73,83 +67,48 @@ const MADE_AGAIN_AFTER: Duration = Duration::from_secs(2);
 /// The same trouble is told this often.
 const WARN_EVERY: Duration = Duration::from_secs(10);
 
-/// What is done with the partition.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Reading {
-    /// There is none yet.
-    Nothing,
-    /// Its stored position is asked for.
-    Offered,
-    /// It is handed over.
-    Active,
-    /// Another process moves its position, which was `seen` and is asked for again when it is `due`.
-    Standby { seen: Option<u64>, due: Option<Instant> },
-    /// It is given back as soon as what came of it is durable.
-    Releasing { until: Instant },
-}
-
-/// A message that is handed over and not yet durable.
-struct Held {
-    sequence: u64,
-    /// Where to acknowledge it; nowhere as long as it was only read from the stream.
-    reply: Option<Subject>,
-    /// When the server last heard or said something of it.
-    touched: Instant,
-    is_parked: bool,
-}
-
-/// Messages that are missing, and are read from the stream.
-struct Gap {
-    /// Everything below is wanted.
-    until: u64,
-    /// The message that has shown the gap.
-    arrived: Option<Message>,
-    /// Deliveries are taken again then, filled or not.
-    deadline: Option<Instant>,
-}
-
 /// What a pull delivers; `None` once it has ended.
 type Pulled = Option<<pull::Stream as futures_util::Stream>::Item>;
 type Asked<T> = Pin<Box<dyn Future<Output = Result<T, Trouble>> + Send>>;
 
 pub(super) struct Consumer {
-    config: Config,
-    metrics: Metrics,
-    gate: Gate,
-    events: Option<mpsc::Sender<Event>>,
-    mailbox: Arc<Mailbox>,
-    connected: watch::Sender<Option<Context>>,
+    pub(super) config: Config,
+    pub(super) metrics: Metrics,
+    pub(super) gate: Gate,
+    pub(super) events: Option<mpsc::Sender<Event>>,
+    pub(super) mailbox: Arc<Mailbox>,
+    pub(super) connected: watch::Sender<Option<Context>>,
     /// Connections made so far.
-    connections: Arc<AtomicU64>,
+    pub(super) connections: Arc<AtomicU64>,
     /// Said and not yet taken.
-    queue: VecDeque<Event>,
-    queued_bytes: usize,
-    reading: Reading,
-    partition: Option<u32>,
+    pub(super) queue: VecDeque<Event>,
+    pub(super) queued_bytes: usize,
+    pub(super) reading: Reading,
+    pub(super) partition: Option<u32>,
     /// Since when no stream takes the subject, after one did.
-    missing_since: Option<Instant>,
+    pub(super) missing_since: Option<Instant>,
     /// Why the stream is not read, though it is there.
-    stopped: Option<String>,
+    pub(super) stopped: Option<String>,
     /// A stored position that is to be started from at the next look.
-    starting: Option<Option<u64>>,
-    sequence: Sequence,
+    pub(super) starting: Option<Option<u64>>,
+    pub(super) sequence: Sequence,
     /// The connection that the numbers of deliveries are of.
-    numbered: u64,
+    pub(super) numbered: u64,
     /// Everything below is durable.
-    durable: u64,
-    held: VecDeque<Held>,
-    gap: Option<Gap>,
+    pub(super) durable: u64,
+    pub(super) held: VecDeque<Held>,
+    pub(super) gap: Option<Gap>,
     /// Acknowledgements to be sent.
-    replies: Vec<(Subject, AckKind)>,
-    ack_wait: Duration,
-    is_single: bool,
+    pub(super) replies: Vec<(Subject, AckKind)>,
+    pub(super) ack_wait: Duration,
+    pub(super) is_single: bool,
     /// Looks in a row at which something was there to be delivered and nothing was.
-    idle_looks: u32,
-    has_arrived: bool,
-    received_at: Instant,
-    is_stopping: bool,
-    is_leaving: bool,
-    warned: Option<(Instant, String)>,
+    pub(super) idle_looks: u32,
+    pub(super) has_arrived: bool,
+    pub(super) received_at: Instant,
+    pub(super) is_stopping: bool,
+    pub(super) is_leaving: bool,
+    pub(super) warned: Option<(Instant, String)>,
 }
 
 impl Consumer {
@@ -497,326 +456,6 @@ impl Consumer {
         self.is_leaving |= said.is_leaving;
     }
 
-    /// Everything below `next` is durable and visible: acknowledged in order, or ended if it is a dead letter.
-    fn committed(&mut self, next: u64) {
-        self.durable = self.durable.max(next);
-        while let Some(held) = self.held.pop_front_if(|held| held.sequence < next) {
-            if let Some(reply) = held.reply {
-                self.replies.push((reply, if held.is_parked { AckKind::Term } else { AckKind::Ack }));
-            }
-        }
-    }
-
-    /// Sends acknowledgements. Those that cannot be sent now are sent when their messages are delivered again.
-    async fn send_replies(&mut self, client: &Client) {
-        if self.replies.is_empty() {
-            return;
-        }
-        let replies = std::mem::take(&mut self.replies);
-        if client.connection_state() != State::Connected {
-            return;
-        }
-        let sending = async {
-            for (reply, kind) in replies {
-                client.publish(reply, kind.into()).await?;
-            }
-            Ok::<_, async_nats::PublishError>(())
-        };
-        match tokio::time::timeout(ACK_TIME, sending).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::debug!(%error, "not acknowledged"),
-            Err(_) => tracing::debug!(after = ?ACK_TIME, "not acknowledged"),
-        }
-    }
-
-    /// Has the server wait longer for what is not durable yet.
-    fn extend_ack_deadline(&mut self) {
-        let now = Instant::now();
-        for held in &mut self.held {
-            if now.duration_since(held.touched) < self.ack_wait / 6 {
-                continue;
-            }
-            if let Some(reply) = &held.reply {
-                held.touched = now;
-                self.replies.push((reply.clone(), AckKind::Progress));
-            }
-        }
-    }
-
-    /// Hands over what the other side has room for.
-    fn flush(&mut self) {
-        let Some(events) = &self.events else { return };
-        while let Some(event) = self.queue.pop_front() {
-            let bytes = bytes(&event);
-            match events.try_send(event) {
-                Ok(()) | Err(TrySendError::Closed(_)) => self.queued_bytes = self.queued_bytes.saturating_sub(bytes),
-                Err(TrySendError::Full(event)) => {
-                    self.queue.push_front(event);
-                    return;
-                }
-            }
-        }
-        if self.is_stopping {
-            self.events = None; // the other side sees the end once it has taken everything
-        }
-    }
-
-    fn hand_over(&mut self, records: Vec<Record>) {
-        if !records.is_empty() {
-            let event = Event::Records(records);
-            self.queued_bytes += bytes(&event);
-            self.queue.push_back(event);
-            self.flush();
-        }
-    }
-
-    /// Takes a delivered message, or finds that something is missing before it.
-    fn arrive(&mut self, message: Message, records: &mut Vec<Record>) {
-        let Ok(info) = message.info() else {
-            tracing::debug!("a message without its place in a stream");
-            return;
-        };
-        self.has_arrived = true;
-        self.received_at = Instant::now();
-        let delivery =
-            Delivery { sequence: info.stream_sequence, number: info.consumer_sequence, is_first: info.delivered == 1 };
-        if !delivery.is_first {
-            self.metrics.redelivered.inc();
-        }
-        let connections = self.connections.load(Ordering::Acquire);
-        if self.numbered != connections || !self.is_single {
-            self.numbered = connections;
-            self.sequence.forget_numbers();
-        }
-        match self.sequence.place(delivery) {
-            SequenceOrder::InOrder => {
-                let published = info.published;
-                self.pass(delivery.sequence, message, published, records);
-            }
-            SequenceOrder::Gap => {
-                self.gap = Some(Gap { until: delivery.sequence, arrived: Some(message), deadline: None });
-            }
-            SequenceOrder::Duplicate => self.repeated(delivery.sequence, message),
-        }
-    }
-
-    /// A message that was handed over before.
-    fn repeated(&mut self, sequence: u64, message: Message) {
-        let Some(reply) = message.message.reply else { return };
-        match self.held.binary_search_by_key(&sequence, |held| held.sequence) {
-            Ok(index) => {
-                self.held[index].reply = Some(reply);
-                self.held[index].touched = Instant::now();
-            }
-            Err(_) if sequence < self.durable => self.replies.push((reply, AckKind::Ack)),
-            // What is neither held nor durable belongs to a former life of this partition, and comes again.
-            Err(_) => {}
-        }
-    }
-
-    fn pass(&mut self, sequence: u64, message: Message, published: DateTime, records: &mut Vec<Record>) {
-        let message = message.message;
-        self.sequence.pass(sequence);
-        self.hold(sequence, message.reply);
-        records.push(self.record(sequence, message.payload, message.headers.as_ref(), published));
-    }
-
-    fn hold(&mut self, sequence: u64, reply: Option<Subject>) {
-        self.held.push_back(Held { sequence, reply, touched: Instant::now(), is_parked: false });
-    }
-
-    fn record(&self, sequence: u64, payload: Bytes, headers: Option<&HeaderMap>, published: DateTime) -> Record {
-        Record {
-            position: Position { partition: self.partition.unwrap_or_default(), offset: sequence },
-            payload: Some(payload),
-            key: None,
-            idempotency: None,
-            condition: None,
-            owner: None,
-            timestamp_ms: i64::try_from(published.unix_timestamp_nanos() / 1_000_000).ok(),
-            arrived: Instant::now(),
-            headers: headers.filter(|headers| !headers.is_empty()).map(|headers| Box::new(copied(headers))),
-        }
-    }
-
-    /// What the stream has where deliveries are missing.
-    fn found(&mut self, found: Vec<Option<StreamMessage>>) {
-        let Some(gap) = &mut self.gap else { return };
-        let numbers: Vec<_> = found.iter().map(|found| found.as_ref().map(|message| message.sequence)).collect();
-        let (missing, is_whole) = self.sequence.fill(gap.until, &numbers);
-        let is_over = is_whole || gap.deadline.is_some_and(|deadline| Instant::now() >= deadline);
-        let arrived = if is_whole { gap.arrived.take() } else { None };
-        if is_over {
-            self.gap = None;
-        }
-        self.metrics.filled.inc_by(missing.len() as u64);
-        let mut found = found;
-        let mut records = Vec::with_capacity(missing.len() + 1);
-        for index in missing {
-            let Some(message) = found[index].take() else { continue };
-            self.hold(message.sequence, None);
-            records.push(self.record(message.sequence, message.payload, Some(&message.headers), message.time));
-        }
-        if let Some(message) = arrived
-            && let Ok((sequence, published)) = message.info().map(|info| (info.stream_sequence, info.published))
-        {
-            self.pass(sequence, message, published, &mut records);
-        }
-        self.hand_over(records);
-    }
-
-    /// Takes in how the stream stands. `next` is where reading had come to when the look began.
-    fn looked(&mut self, look: &Look, next: u64) -> Result<(), Trouble> {
-        if self.partition != Some(partition(look.created)) {
-            return Err(Trouble("the stream was made again".into()));
-        }
-        self.is_single = look.is_single;
-        if !look.ack_wait.is_zero() {
-            self.ack_wait = look.ack_wait;
-        }
-        if let Some(stored) = self.starting.take() {
-            self.start(stored, look);
-        } else if self.reading == Reading::Active && next > look.last + 1 {
-            self.stop_reading(next, look);
-        }
-        let lag = look.undelivered + self.held.len() as u64;
-        self.metrics.lag.set(i64::try_from(lag).unwrap_or(i64::MAX));
-        let is_standby = matches!(self.reading, Reading::Standby { .. }) && self.stopped.is_none();
-        self.metrics.standby.set(i64::from(is_standby));
-        self.metrics.stopped.set(i64::from(self.stopped.is_some()));
-        if self.reading == Reading::Offered {
-            return Ok(()); // not before its position is known
-        }
-        if let Some(reason) = &self.stopped {
-            self.gate.close(reason);
-            return Ok(());
-        }
-        if lag <= self.config.lag_max {
-            self.gate.open();
-        } else {
-            self.gate.close(&format!("{lag} messages behind"));
-        }
-        self.watch(look)
-    }
-
-    /// Sees to it that what is there is read, delivered or not: after a crash the server first waits for
-    /// acknowledgements that will never come.
-    fn watch(&mut self, look: &Look) -> Result<(), Trouble> {
-        let is_unread = look.delivered >= self.sequence.next() || look.undelivered > 0;
-        let is_idle = self.reading == Reading::Active && is_unread && !self.has_arrived && self.queue.is_empty();
-        self.has_arrived = false;
-        if !is_idle || self.gap.is_some() || self.held.len() >= self.config.in_flight_max || self.is_stopping {
-            self.idle_looks = 0;
-            if !is_unread {
-                self.received_at = Instant::now();
-            }
-            return Ok(());
-        }
-        self.idle_looks += 1;
-        if self.received_at.elapsed() >= self.config.stall_timeout {
-            self.metrics.stalls.inc();
-            return Err(Trouble(format!("nothing was delivered for {:?}", self.config.stall_timeout)));
-        }
-        // One look may fall between a message and its delivery.
-        if self.idle_looks >= 2 {
-            let deadline = Some(Instant::now() + CATCH_UP);
-            self.gap = Some(Gap { until: look.last + 1, arrived: None, deadline });
-        }
-        Ok(())
-    }
-
-    /// The stored position is known: hands over from there on, unless another process does.
-    fn start(&mut self, stored: Option<u64>, look: &Look) {
-        let next = stored.unwrap_or_default();
-        let is_read = look.delivered < next && look.undelivered == 0;
-        let is_taken = match self.reading {
-            Reading::Offered => look.waiting > 0,
-            Reading::Standby { seen, .. } => seen != Some(next) || (look.waiting > 0 && is_read),
-            _ => return,
-        };
-        if next > look.last + 1 {
-            self.stop_reading(next, look);
-            return;
-        }
-        self.stopped = None;
-        if is_taken {
-            if self.reading == Reading::Offered {
-                tracing::info!(durable = self.config.durable, "another process reads already, standing by");
-            }
-            self.stand_by(Some(next), if look.waiting > 0 { STANDBY_LONG } else { STANDBY_SHORT });
-            return;
-        }
-        if stored.is_some() && look.first > next {
-            let lost = look.first - next;
-            tracing::error!(
-                partition = self.partition,
-                lost,
-                "messages were deleted from the stream before they were read; going on after them"
-            );
-            self.metrics.lost.inc_by(lost);
-        }
-        let Config { stream, durable, .. } = &self.config;
-        tracing::info!(stream, durable, next, end = look.last, "reading the stream");
-        self.reading = Reading::Active;
-        self.sequence = Sequence::new(next);
-        self.durable = next;
-        self.received_at = Instant::now();
-        if look.delivered >= next && look.last >= next {
-            // What was delivered to a former life is not delivered again for a while.
-            self.gap = Some(Gap { until: look.delivered + 1, arrived: None, deadline: None });
-        }
-    }
-
-    /// The stream ends before the stored position. Looks again later: one of them may have been put right.
-    fn stop_reading(&mut self, next: u64, look: &Look) {
-        let Config { stream, .. } = &self.config;
-        let reason = format!(
-            "stream {stream} ends at {}, and orders up to {} are stored: it lost messages, or the store is of another \
-             server; restore the stream, or name another durable to read it from its start",
-            look.last,
-            next - 1
-        );
-        tracing::error!(stream, "{reason}");
-        self.stopped = Some(reason);
-        self.stand_by(Some(next), STOPPED_PAUSE);
-    }
-
-    /// Leaves the stream to another process, and looks after it.
-    fn stand_by(&mut self, seen: Option<u64>, pause: Duration) {
-        self.drop_received();
-        self.queue.retain(|event| !matches!(event, Event::Assigned(_)));
-        let due = Instant::now() + pause.mul_f64(0.8 + fastrand::f64() * 0.4);
-        self.reading = Reading::Standby { seen, due: Some(due) };
-    }
-
-    /// Asks for the stored position again when it is time.
-    fn ask_again(&mut self) {
-        if let (Reading::Standby { seen, due: Some(due) }, Some(partition)) = (self.reading, self.partition)
-            && Instant::now() >= due
-            && !self.is_stopping
-        {
-            self.reading = Reading::Standby { seen, due: None };
-            self.queue.push_back(Event::Assigned(partition));
-            self.flush();
-        }
-    }
-
-    /// Forgets what was received and is not durable. It is delivered again, to anyone who reads then.
-    fn drop_received(&mut self) {
-        self.held.clear();
-        self.gap = None;
-        self.starting = None;
-        self.queue.retain(|event| !matches!(event, Event::Records(_)));
-        self.queued_bytes = 0;
-    }
-
-    fn release(&mut self) {
-        self.drop_received();
-        self.partition = None;
-        self.stopped = None;
-        self.reading = Reading::Nothing;
-    }
-
     fn warn(&mut self, trouble: String) {
         let is_news = self.warned.as_ref().is_none_or(|(at, told)| *told != trouble || at.elapsed() >= WARN_EVERY);
         if is_news {
@@ -834,23 +473,11 @@ async fn has_room(events: Option<mpsc::Sender<Event>>) {
     }
 }
 
-fn bytes(event: &Event) -> usize {
+pub(super) fn bytes(event: &Event) -> usize {
     match event {
         Event::Records(records) => {
             records.iter().map(|record| record.payload.as_ref().map_or(0, Bytes::len) + size_of::<Record>()).sum()
         }
         Event::Assigned(_) | Event::Revoked(_) => 0,
     }
-}
-
-/// The number of a stream that was made then: of the microseconds since 1970 what PostgreSQL's `integer` has room for. A
-/// stream made again has the number of the former one once in two thousand million times.
-fn partition(created: DateTime) -> u32 {
-    let micros = created.unix_timestamp_nanos() / 1000;
-    u32::try_from(micros & 0x7fff_ffff).unwrap_or_default()
-}
-
-fn copied(headers: &HeaderMap) -> Headers {
-    let each = headers.iter().flat_map(|(name, values)| values.iter().map(move |value| (name, value)));
-    each.map(|(name, value)| (name.to_string(), Some(Bytes::copy_from_slice(value.as_str().as_bytes())))).collect()
 }

@@ -8,7 +8,10 @@
 
 mod consumer;
 mod dead_letters;
+mod delivery;
 mod sequence;
+mod starts;
+mod states;
 mod stream;
 
 use std::sync::Arc;

@@ -98,7 +98,8 @@ impl<'c> Writer<'c> {
         }
         let id = order.id.clone();
         let inserted = match &order.command {
-            // Most orders are new, so the insert is tried first; it tells by itself whether it was right.
+            // Most orders are new, so the insert is tried first; it tells by itself whether it was
+            // right.
             Command::Wb(body) if condition.is_none() && owner.is_none() => {
                 self.insert(&id, Kind::Wb, State::Live, (None, None), body, self.times(order.past, true))?
             }

@@ -1,5 +1,5 @@
-//! The files of the store on the disk: whether they can be used, before SQLite opens them, and whether the names still
-//! lead to what it has open. Knows nothing of what is in them.
+//! The files of the store on the disk: whether they can be used, before SQLite opens them, and
+//! whether the names still lead to what it has open. Knows nothing of what is in them.
 
 use std::fs::{File, Metadata, TryLockError};
 use std::io::{self, Write};
@@ -11,7 +11,8 @@ use rustix::fs::{Access, access};
 
 use super::{Config, OpenError};
 
-/// A file of the store was taken away from under it: what is written now would not be found by the next start.
+/// A file of the store was taken away from under it: what is written now would not be found by the
+/// next start.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{} {} while the store is open", path.display(), harm.words())]
 pub struct LostFile {
@@ -61,7 +62,8 @@ impl Config {
         self.dir.join("orders.db")
     }
 
-    /// Every name that the store gives to files in its directory: the database, its log, the index of that, the lock.
+    /// Every name that the store gives to files in its directory: the database, its log, the index
+    /// of that, the lock.
     pub(super) fn names(&self) -> [PathBuf; 4] {
         let [file, log, index] = database(&self.file());
         [file, log, index, self.lock()]
@@ -112,7 +114,8 @@ impl OpenFiles {
         Ok(Self { files, bytes: AtomicU64::new(0) })
     }
 
-    /// Whether each name still leads to the file that is open. Asks the system three times, which takes microseconds.
+    /// Whether each name still leads to the file that is open. Asks the system three times, which
+    /// takes microseconds.
     ///
     /// # Errors
     /// The first file of which that is not so.
@@ -121,7 +124,8 @@ impl OpenFiles {
             let lost = |harm| Err(LostFile { path: path.clone(), harm });
             match std::fs::metadata(path) {
                 Ok(found) if Identity::of(&found) != *identity => return lost(Harm::Replaced),
-                // The log becomes shorter whenever it is folded into the database, which itself never does.
+                // The log becomes shorter whenever it is folded into the database, which itself
+                // never does.
                 Ok(found) if index == 0 && self.bytes.fetch_max(found.len(), Ordering::Relaxed) > found.len() => {
                     // For good: it may become as long again, with holes.
                     self.bytes.store(u64::MAX, Ordering::Relaxed);
@@ -158,7 +162,8 @@ pub(super) fn lock_dir(config: &Config) -> Result<File, OpenError> {
     }
 }
 
-/// Finds what SQLite would name less clearly: whether the database can be written, as far as it is there.
+/// Finds what SQLite would name less clearly: whether the database can be written, as far as it is
+/// there.
 pub(super) fn check_writable(config: &Config) -> Result<(), OpenError> {
     check_access(&config.dir, Access::WRITE_OK | Access::EXEC_OK)?;
     for path in database(&config.file()) {
@@ -172,7 +177,8 @@ pub(super) fn check_writable(config: &Config) -> Result<(), OpenError> {
     check_content(config)
 }
 
-/// Notes in the lock that there is a store, so that an empty file is known to be none of a first start that was cut short.
+/// Notes in the lock that there is a store, so that an empty file is known to be none of a first
+/// start that was cut short.
 pub(super) fn note_made(config: &Config, mut lock: &File) -> Result<(), OpenError> {
     let written = match lock.metadata() {
         Ok(found) if found.len() == 0 => lock.write_all(b"orders.db was made\n"),
@@ -182,8 +188,8 @@ pub(super) fn note_made(config: &Config, mut lock: &File) -> Result<(), OpenErro
     written.map_err(|source| OpenError::Io { path: config.lock(), source })
 }
 
-/// What SQLite would take for something else: an empty file for a new database, which drops the log beside it, and the log
-/// of another file for that of this one.
+/// What SQLite would take for something else: an empty file for a new database, which drops the log
+/// beside it, and the log of another file for that of this one.
 fn check_content(config: &Config) -> Result<(), OpenError> {
     let file = &config.file();
     let is_empty = |path: &Path| std::fs::metadata(path).is_ok_and(|found| found.len() == 0);
@@ -197,11 +203,13 @@ fn check_content(config: &Config) -> Result<(), OpenError> {
     check_log(file)
 }
 
-/// Where a file says how it is written and read: 2 for a database with a log beside it, 1 for one without.
+/// Where a file says how it is written and read: 2 for a database with a log beside it, 1 for one
+/// without.
 const FORMAT_OFFSET: u64 = 18;
 
-/// Whether the log that a crash left belongs to the database. SQLite takes it for granted and would put pages of one into
-/// the other. A backup is a database without a log, and the file of a store becomes one with a log before it has any.
+/// Whether the log that a crash left belongs to the database. SQLite takes it for granted and would
+/// put pages of one into the other. A backup is a database without a log, and the file of a store
+/// becomes one with a log before it has any.
 fn check_log(file: &Path) -> Result<(), OpenError> {
     let [_, log, _] = database(file);
     if !std::fs::metadata(&log).is_ok_and(|found| found.len() > 0) {

@@ -1,4 +1,5 @@
-//! The store that needs nothing installed: SQLite in one directory. One writer thread, a few reading connections.
+//! The store that needs nothing installed: SQLite in one directory. One writer thread, a few
+//! reading connections.
 
 mod commit;
 mod files;
@@ -38,7 +39,8 @@ pub struct Config {
 }
 
 impl Config {
-    /// The default settings for a directory. Reads that miss the view are rare, so four at once are plenty.
+    /// The default settings for a directory. Reads that miss the view are rare, so four at once are
+    /// plenty.
     #[must_use]
     pub fn new(dir: impl Into<PathBuf>) -> Self {
         Self { dir: dir.into(), readers_max: 4 }
@@ -51,7 +53,7 @@ pub enum OpenError {
     /// The directory or a file in it cannot be made or opened.
     #[error("cannot open {path}")]
     Io {
-        /// What was to be opened.
+        /// The path that was to be opened.
         path: PathBuf,
         /// Why it was not.
         source: std::io::Error,
@@ -92,7 +94,8 @@ impl OpenError {
         }
     }
 
-    /// Whether only another setting or another right helps: the data directory is not what the setting says it is.
+    /// Whether only another setting or another right helps: the data directory is not what the
+    /// setting says it is.
     #[must_use]
     pub fn is_configuration(&self) -> bool {
         use io::ErrorKind::{IsADirectory, NotADirectory, PermissionDenied, ReadOnlyFilesystem};
@@ -152,7 +155,8 @@ enum Job {
 }
 
 impl Embedded {
-    /// Opens the store for reading and writing, migrating it forward. Blocks for as long as the disk takes.
+    /// Opens the store for reading and writing, migrating it forward. Blocks for as long as the
+    /// disk takes.
     ///
     /// # Errors
     /// [`OpenError`] names the path and the reason.
@@ -184,26 +188,28 @@ impl Embedded {
         Ok(Self(Arc::new(Inner { config, writer: sender, readers, interrupts, reading, files, _lock: lock })))
     }
 
-    /// Whether what is written now would be found by the next start.
+    /// Whether the next start would find what is written now.
     ///
     /// # Errors
-    /// The file that is not there any more. What was committed is then folded into the database, wherever that is now.
+    /// The file that is not there any more. What was committed is then folded into the database,
+    /// wherever that is now.
     pub fn check(&self) -> Result<(), LostFile> {
         self.0.files.check().inspect_err(|_| {
-            // Where the queue is full the writer finds out by itself.
+            // Where the queue is full, the writer checks by itself.
             let _ = self.0.writer.try_send(Job::Fold);
         })
     }
 
-    /// Ends reads and writes, folds the log into the database and closes it, which then is one file that can be copied.
-    /// What still runs is cut short, and what comes later is refused.
+    /// Ends reads and writes, folds the log into the database and closes it, which then is one file
+    /// that can be copied. What still runs is cut short, and what comes later is refused.
     ///
     /// # Errors
-    /// [`StoreError::Lost`] where the file is not there any more, else what SQLite says; everything that was committed
-    /// is then found by the next start all the same.
+    /// [`StoreError::Lost`] where the file is not there any more, else what SQLite says; everything
+    /// that was committed is then found by the next start all the same.
     pub async fn close(&self) -> Result<(), StoreError> {
         let all = u32::try_from(self.0.config.readers_max).unwrap_or(u32::MAX);
-        // The log is folded and removed by the connection that closes last, and readers have no right to do it.
+        // The log is folded and removed by the connection that closes last, and readers have no
+        // right to do it.
         let mut ended = std::pin::pin!(self.0.reading.acquire_many(all));
         let _permits = loop {
             tokio::select! {
@@ -287,14 +293,16 @@ impl Embedded {
     }
 }
 
-/// How often what still reads is cut short while the store closes: a statement may begin just after it was tried.
+/// How often what still reads is cut short while the store closes: a statement may begin just after
+/// it was tried.
 const INTERRUPT_EVERY: Duration = Duration::from_millis(10);
 
 fn gone() -> StoreError {
     StoreError::Damaged("the writer thread has ended".into())
 }
 
-/// Opens a database for writing, making it where it is missing. One that is not ours is left as it is.
+/// Opens a database for writing, making it where it is missing. One that is not ours is left as it
+/// is.
 fn open_writer(path: &Path) -> Result<Connection, OpenError> {
     let unusable = |error| OpenError::of_sqlite(path, error);
     let connection = Connection::open(path).map_err(unusable)?;
@@ -317,8 +325,9 @@ fn open_reading(path: &Path, access: OpenFlags) -> rusqlite::Result<Connection> 
     Ok(connection)
 }
 
-/// From now on the connection reads the file where the page cache has it, and a scan copies each body once. What it has
-/// read so counts as memory of the process (`RssFile`) until [`unmap`]: reads of one order go without.
+/// From now on the connection reads the file where the page cache has it, and a scan copies each
+/// body once. What it has read so counts as memory of the process (`RssFile`) until [`unmap`]:
+/// reads of one order go without.
 fn map(connection: &Connection) -> rusqlite::Result<()> {
     connection.pragma_update(None, "mmap_size", 1_i64 << 40)
 }
@@ -392,8 +401,8 @@ impl WriterThread {
         };
         if !std::mem::replace(&mut self.is_folded, true) {
             tracing::error!(error = %lost, "orders cannot be stored");
-            // A log that lost its name would go with this process, and one that kept it would spoil another database
-            // that was put in the place of this one.
+            // A log that lost its name would go with this process, and one that kept it would spoil
+            // another database that was put in the place of this one.
             if let Err(error) = schema::fold(&self.connection) {
                 tracing::warn!(%error, "the log cannot be folded");
             }

@@ -69,7 +69,8 @@ impl Live {
         files::check_readable(config)?;
         let path = config.file();
         let unusable = |error| OpenError::of_sqlite(&path, error);
-        // Nothing is written. But who closes the database last folds and removes its log, which takes the right to.
+        // Nothing is written. But who closes the database last folds and removes its log, which
+        // takes the right to.
         let connection = open_reading(&path, OpenFlags::SQLITE_OPEN_READ_WRITE).map_err(unusable)?;
         connection.pragma_update(None, "query_only", true).map_err(unusable)?;
         map(&connection).map_err(unusable)?;
@@ -152,8 +153,9 @@ fn times_in(body: &[u8]) -> Option<(i64, i64)> {
 const BACKUP_PAGES: i32 = 1024;
 
 impl Live {
-    /// Writes the store as it stood when this was opened into one file, which takes its name only once it is whole, sound
-    /// and on the disk. `on_progress` is told of bytes: those copied, and all of them. Returns how many the file has.
+    /// Writes the store as it stood when this was opened into one file, which takes its name only
+    /// once it is whole, sound and on the disk. `on_progress` is told of bytes: those copied, and
+    /// all of them. Returns how many the file has.
     ///
     /// # Errors
     /// [`BackupError`].
@@ -204,7 +206,8 @@ impl Live {
         copy.execute_batch("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF").map_err(failed)?;
         {
             let backup = Backup::new(&self.connection, &mut copy).map_err(failed)?;
-            // Nothing that is committed meanwhile has it begin again: it reads in the transaction of this connection.
+            // Nothing that is committed meanwhile has it begin again: it reads in the transaction
+            // of this connection.
             loop {
                 let step = backup.step(BACKUP_PAGES).map_err(failed)?;
                 let (all, left) = (backup.progress().pagecount, backup.progress().remaining);
@@ -245,8 +248,8 @@ impl Maintenance {
         Ok(Self { connection, _lock: Some(lock) })
     }
 
-    /// Opens the store to see how far its schema is, also beside a service. Nothing is changed: where there is no store,
-    /// this is an empty one that is nowhere.
+    /// Opens the store to see how far its schema is, also beside a service. Nothing is changed:
+    /// where there is no store, this is an empty one that is nowhere.
     ///
     /// # Errors
     /// [`OpenError`].
@@ -273,7 +276,8 @@ impl Maintenance {
         schema::migrate_up(&mut self.connection)
     }
 
-    /// Takes the newest applied step back, with the data in it. Returns its number, or `None` when there is none.
+    /// Takes the newest applied step back, with the data in it. Returns its number, or `None` when
+    /// there is none.
     ///
     /// # Errors
     /// [`MigrateError`].

@@ -100,7 +100,8 @@ pub(super) fn migrate_up(connection: &mut Connection) -> Result<Vec<u32>, Migrat
     Ok(pending.iter().map(|migration| migration.number).collect())
 }
 
-/// Takes the newest applied step back, with the data in it. Returns its number, or `None` when there is none.
+/// Takes the newest applied step back, with the data in it. Returns its number, or `None` when
+/// there is none.
 ///
 /// # Errors
 /// [`MigrateError`].
@@ -135,7 +136,8 @@ pub(super) fn configure(connection: &Connection) -> rusqlite::Result<()> {
     connection.pragma_update(None, "page_size", 8192)?;
     let mode: String = connection.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get(0))?;
     debug_assert_eq!(mode, "wal");
-    // FULL: the log is synced at every commit, so an answered write survives power loss, not only a crash.
+    // FULL: the log is synced at every commit, so an answered write survives power loss, not only a
+    // crash.
     connection.pragma_update(None, "synchronous", "FULL")?;
     // Small, frequent checkpoints keep the slowest commit short.
     connection.pragma_update(None, "wal_autocheckpoint", 1000)?;

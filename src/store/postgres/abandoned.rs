@@ -1,11 +1,13 @@
-//! Transactions in the middle of a COPY whose instance does not go on: it is held, cut off, or on a machine that is gone.
+//! Transactions in the middle of a COPY whose instance does not go on: it is held, cut off, or on a
+//! machine that is gone.
 //!
-//! PostgreSQL ends a transaction that is idle (`idle_in_transaction_session_timeout`) and a statement that takes too long
-//! (`statement_timeout`), but while a COPY waits for its client it looks at neither: what such a transaction has locked,
-//! the positions of a partition among it, would be locked until the connection is known to be dead, which takes hours.
-//! So an instance that has waited in vain for a lock ends those that have been waiting for longer than a statement may
-//! take. Had one of them gone on, PostgreSQL would have ended it by now; its instance finds a lost connection and
-//! writes the batch again.
+//! PostgreSQL ends a transaction that is idle (`idle_in_transaction_session_timeout`) and a
+//! statement that takes too long (`statement_timeout`), but while a COPY waits for its client it
+//! looks at neither: what such a transaction has locked, the positions of a partition among it,
+//! would be locked until the connection is known to be dead, which takes hours. So an instance that
+//! has waited in vain for a lock ends those that have been waiting for longer than a statement may
+//! take. Had one of them gone on, PostgreSQL would have ended it by now; its instance finds a lost
+//! connection and writes the batch again.
 
 use std::time::Duration;
 

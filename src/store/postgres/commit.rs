@@ -1,6 +1,7 @@
-//! One batch, one transaction: positions, what is stored of the ids, the rules, and what they come to by COPY.
+//! One batch, one transaction: positions, what is stored of the ids, the rules, and what they come
+//! to by COPY.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
@@ -11,24 +12,22 @@ use time::OffsetDateTime;
 use tokio_postgres::error::{DbError, Severity, SqlState};
 use tokio_postgres::{CopyInSink, SimpleQueryMessage, Statement};
 
+use super::batch_state::{BatchState, Remembered};
 use super::copy::{Common, Encoder};
 use super::errors::{classify, has_waited, is_conflict, refusal, unreadable};
 use super::session::Session;
-use super::{Postgres, abandoned, order_id, outbox};
-use crate::id::{OrderId, Version};
-use crate::order::envelope::{self, Stamp, Status};
-use crate::order::{Command, Past};
+use super::{Postgres, abandoned, outbox};
+use crate::id::OrderId;
+use crate::order::Past;
 use crate::process::lifecycle::step;
-use crate::snapshot::{ChangeKind, Snapshot};
-use crate::store::rules::{self, Decision, KEY_SECONDS, PURGE_SECONDS, Row, Write, column, signed};
-use crate::store::{Answer, Batch, CommitPermit, Entry, Outcome, Refusal, StoreError, unstorable};
+use crate::store::rules::{self, KEY_SECONDS, PURGE_SECONDS, column, signed};
+use crate::store::{Batch, CommitPermit, Entry, Outcome, Refusal, StoreError, unstorable};
 
-/// How many numbers one call of the sequence hands out.
-pub(super) const RANKS_PER_BLOCK: i64 = 4096;
-/// Another instance may take an id between our look and our insert; more often in a row than this it is left to the
-/// next try of the whole batch.
+/// Another instance may take an id between our look and our insert; more often in a row than this
+/// it is left to the next try of the whole batch.
 const CONFLICTS_MAX: usize = 5;
-/// How long a transaction stays open for the batch before it. Longer than that one takes when nothing is wrong.
+/// How long a transaction stays open for the batch before it. Longer than that one takes when
+/// nothing is wrong.
 const TURN_WAIT: Duration = Duration::from_secs(1);
 /// Between two questions about the outcome of a COMMIT.
 const RESOLVE_PAUSE: Duration = Duration::from_millis(100);
@@ -130,7 +129,8 @@ impl Postgres {
         Err(StoreError::Unavailable("other instances keep storing the same orders".into()))
     }
 
-    /// What the database refuses of a batch without positions, if anything: it is written and taken back.
+    /// What the database refuses of a batch without positions, if anything: it is written and taken
+    /// back.
     pub(super) async fn try_out(&self, batch: &Batch) -> Result<Option<Refusal>, StoreError> {
         for _ in 0..CONFLICTS_MAX {
             match self.attempt(batch, false, &mut CommitPermit::default(), true).await {
@@ -178,7 +178,8 @@ impl Postgres {
         trusts_hints: bool,
         permit: &mut CommitPermit,
     ) -> Result<(i64, Vec<Outcome>), Failure> {
-        // Positions move one batch after the other. Where it is this one's turn already, a lost race shows at once.
+        // Positions move one batch after the other. Where it is this one's turn already, a lost
+        // race shows at once.
         let is_early = !permit.has_come();
         let now = OffsetDateTime::from(SystemTime::now());
         let mut work = BatchState::new(batch, now, trusts_hints);
@@ -217,7 +218,8 @@ impl Postgres {
             if work.is_distinct
                 && let Some(id) = work.take_new(index)
             {
-                // Nothing later in the batch changes it, so the server works while the rest is decided.
+                // Nothing later in the batch changes it, so the server works while the rest is
+                // decided.
                 new.row(&work, id).await?;
             }
         }
@@ -287,7 +289,8 @@ impl Postgres {
         Ok(())
     }
 
-    /// Whether a transaction whose connection died during COMMIT is durable. Asks until it is known.
+    /// Whether a transaction whose connection died during COMMIT is durable. Asks until it is
+    /// known.
     async fn was_committed(&self, transaction: i64, batch: &Batch, outcomes: &[Outcome]) -> Result<bool, StoreError> {
         loop {
             let asked = async {
@@ -324,8 +327,8 @@ fn dropped() -> Failure {
     Failure::Refused(Refusal::Database { sqlstate, message })
 }
 
-/// Whether a connection ended with this error. A server that goes down may say so after a commit has become durable
-/// and before it is answered.
+/// Whether a connection ended with this error. A server that goes down may say so after a commit
+/// has become durable and before it is answered.
 fn is_last_word(error: &tokio_postgres::Error) -> bool {
     let ends = |error: &DbError| !matches!(error.parsed_severity(), Some(Severity::Error));
     error.as_db_error().is_none_or(ends)
@@ -341,9 +344,10 @@ async fn status(session: &Session, transaction: i64) -> Result<Option<String>, S
     }
 }
 
-/// Whether what a transaction wrote is there, now that it has ended. That its number was committed is no proof: after a
-/// crash the server hands the numbers of lost transactions out again. Nor is it that the positions are passed: another
-/// process may have taken the partitions over meanwhile and read the same messages.
+/// Whether what a transaction wrote is there, now that it has ended. That its number was committed
+/// is no proof: after a crash the server hands the numbers of lost transactions out again. Nor is
+/// it that the positions are passed: another process may have taken the partitions over meanwhile
+/// and read the same messages.
 async fn has_landed(
     session: &Session,
     status: Option<&str>,
@@ -495,199 +499,6 @@ impl<'s> CopyWriter<'s> {
             }
         }
         Ok(self.count)
-    }
-}
-
-/// What a request with a key was told.
-struct Remembered {
-    id: OrderId,
-    digest: Vec<u8>,
-    answer: Answer,
-    version: Version,
-}
-
-/// An order as it is in this transaction.
-struct RowState {
-    row: Row,
-    external_id: Option<Box<str>>,
-    is_new: bool,
-    is_dirty: bool,
-    /// The entry of the batch that it was last written by.
-    entry: Option<usize>,
-}
-
-/// The orders of a batch, decided one entry after the other in memory.
-struct BatchState<'b> {
-    entries: &'b [Entry],
-    is_again: bool,
-    asks_former: bool,
-    /// No id occurs twice.
-    is_distinct: bool,
-    stamp: Stamp,
-    keys: Vec<&'b str>,
-    maybe_known: Vec<OrderId>,
-    held: HashMap<OrderId, RowState, foldhash::fast::RandomState>,
-    /// New and changed ids, in the order they were first written.
-    order: Vec<OrderId>,
-    remembered: HashMap<String, Remembered>,
-    blocks: Vec<i64>,
-    ranks_used: i64,
-    scratch: Vec<u8>,
-}
-
-impl<'b> BatchState<'b> {
-    fn new(batch: &'b Batch, now: OffsetDateTime, trusts_hints: bool) -> Self {
-        let entries = &batch.entries[..];
-        let keys = entries.iter().filter_map(|entry| entry.idempotency.as_ref()).map(|idempotency| &*idempotency.key);
-        // What is refused by its condition, or for its owner, would show no conflict where the hint
-        // is wrong.
-        let is_free = |entry: &Entry| entry.condition.is_none() && entry.owner.is_none();
-        let is_sure = |entry: &Entry| entry.is_new && is_free(entry) && is_insert(entry);
-        let maybe_known = entries.iter().filter(|entry| !(trusts_hints && is_sure(entry)));
-        let mut ids: HashSet<&OrderId, foldhash::fast::RandomState> = HashSet::default();
-        ids.reserve(entries.len());
-        Self {
-            entries,
-            is_again: batch.is_again,
-            asks_former: batch.asks_former,
-            is_distinct: entries.iter().all(|entry| entry.idempotency.is_none() && ids.insert(&entry.order.id)),
-            stamp: envelope::stamp(now),
-            keys: keys.collect(),
-            maybe_known: maybe_known.map(|entry| entry.order.id.clone()).collect(),
-            held: HashMap::with_capacity_and_hasher(entries.len(), foldhash::fast::RandomState::default()),
-            order: Vec::with_capacity(entries.len()),
-            remembered: HashMap::new(),
-            blocks: Vec::new(),
-            ranks_used: 0,
-            scratch: Vec::new(),
-        }
-    }
-
-    /// The order of an entry, if it was just written for the first time. It then counts as sent.
-    fn take_new(&mut self, index: usize) -> Option<&'b OrderId> {
-        let id = &self.entries[index].order.id;
-        let held = self.held.get_mut(id).filter(|held| held.is_new && held.is_dirty)?;
-        held.is_dirty = false;
-        Some(id)
-    }
-
-    /// Orders written and not yet sent.
-    fn dirty(&self, is_meant: impl Fn(&RowState) -> bool) -> impl Iterator<Item = &OrderId> {
-        self.order.iter().filter(move |id| self.held[*id].is_dirty && is_meant(&self.held[*id]))
-    }
-
-    fn unknown_of(&self, ids: Vec<OrderId>) -> Vec<OrderId> {
-        ids.into_iter().filter(|id| !self.held.contains_key(id)).collect()
-    }
-
-    fn known(&mut self, rows: Vec<tokio_postgres::Row>) -> Result<(), StoreError> {
-        for row in &rows {
-            let read = || {
-                let (seq, version): (i64, i64) = (row.try_get(0)?, row.try_get(2)?);
-                Ok((
-                    Row {
-                        seq: seq.unsigned_abs(),
-                        kind: column::to_kind(row.try_get(5)?),
-                        state: column::to_state(row.try_get(1)?),
-                        version: version.unsigned_abs(),
-                        body: Bytes::copy_from_slice(row.try_get(3)?),
-                    },
-                    row.try_get::<_, Option<String>>(6)?.map(Into::into),
-                ))
-            };
-            let (stored, external_id) = read().map_err(unreadable)?;
-            self.held.insert(
-                order_id(row)?,
-                RowState { row: stored, external_id, is_new: false, is_dirty: false, entry: None },
-            );
-        }
-        Ok(())
-    }
-
-    fn entry(&mut self, index: usize) -> Result<Outcome, StoreError> {
-        let Entry { order, idempotency, .. } = &self.entries[index];
-        if let Some(idempotency) = idempotency
-            && let Some(remembered) = self.remembered.get(&*idempotency.key)
-        {
-            return self.repeated(remembered.digest == idempotency.digest, &idempotency.key, &order.id);
-        }
-        let row = self.held.get(&order.id).map(|held| &held.row);
-        let decision = rules::decide(&self.entries[index], row, self.is_again, &self.stamp)
-            .map_err(|error| StoreError::Damaged(error.into()))?;
-        let id = order.id.clone();
-        let outcome = match decision {
-            Decision::Write(write) => self.write(id, write, Some(index)),
-            Decision::Refused(refusal) => Outcome::Refused { id, refusal },
-            Decision::Unchanged => Outcome::Unchanged { snapshot: self.snapshot(&id), id },
-            Decision::WasDeleted => Outcome::WasDeleted { snapshot: self.snapshot(&id), id },
-            Decision::CreatedBefore => {
-                Outcome::Stored { snapshot: self.snapshot(&id), id, change: ChangeKind::Created, former: None }
-            }
-        };
-        if let (Some(idempotency), Some((id, answer, version))) = (idempotency, rules::answer(&outcome)) {
-            let remembered = Remembered { id: id.clone(), digest: idempotency.digest.to_vec(), answer, version };
-            self.remembered.insert(idempotency.key.to_string(), remembered);
-        }
-        Ok(outcome)
-    }
-
-    fn repeated(&mut self, is_same: bool, key: &str, asked: &OrderId) -> Result<Outcome, StoreError> {
-        if !is_same {
-            return Ok(Outcome::Refused { id: asked.clone(), refusal: Refusal::KeyReused });
-        }
-        let Remembered { id, answer, version, .. } = &self.remembered[key];
-        let (id, answer, version) = (id.clone(), *answer, *version);
-        let Some(held) = self.held.get(&id) else {
-            return Err(StoreError::Damaged(format!("the order {id} of a remembered request is gone").into()));
-        };
-        let snapshot = held.row.snapshot(&mut self.scratch);
-        Ok(Outcome::Repeated { id, answer, version, snapshot })
-    }
-
-    fn write(&mut self, id: OrderId, write: Write, entry: Option<usize>) -> Outcome {
-        let Write { kind, state, change, body, external_id, .. } = write;
-        let before = self.held.get(&id).filter(|_| self.asks_former);
-        let former = before.and_then(|held| held.row.owner());
-        if let Some(held) = self.held.get_mut(&id) {
-            held.entry = entry;
-            held.row = Row { seq: held.row.seq, kind, state, version: held.row.version + 1, body };
-            if let Some(external_id) = external_id {
-                held.external_id = external_id;
-            }
-            if !std::mem::replace(&mut held.is_dirty, true) {
-                self.order.push(id.clone());
-            }
-        } else {
-            let row = Row { seq: self.next_rank(), kind, state, version: 1, body };
-            let external_id = external_id.flatten();
-            self.held.insert(id.clone(), RowState { row, external_id, is_new: true, is_dirty: true, entry });
-            self.order.push(id.clone());
-        }
-        Outcome::Stored { snapshot: self.snapshot(&id), id, change, former }
-    }
-
-    fn next_rank(&mut self) -> u64 {
-        let (block, rank) = (self.ranks_used / RANKS_PER_BLOCK, self.ranks_used % RANKS_PER_BLOCK);
-        self.ranks_used += 1;
-        let block = usize::try_from(block).expect("rises from zero");
-        (self.blocks[block] * RANKS_PER_BLOCK + rank).unsigned_abs()
-    }
-
-    fn snapshot(&mut self, id: &OrderId) -> Snapshot {
-        self.held[id].row.snapshot(&mut self.scratch)
-    }
-}
-
-/// Whether an entry with an unknown id is written, so that an id which is known after all shows as a conflict.
-fn is_insert(entry: &Entry) -> bool {
-    match &entry.order.command {
-        Command::Wb(_) => true,
-        Command::Envelope(envelope) if envelope.is_new => true,
-        Command::Envelope(envelope) => {
-            let is_whole = envelope.user_id.is_some() && envelope.payload.is_some();
-            is_whole && !entry.must_exist && envelope.status != Some(Status::Deleted)
-        }
-        Command::Delete => false,
     }
 }
 

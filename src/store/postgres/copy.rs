@@ -1,7 +1,8 @@
 //! Rows of `orders` in the binary form of COPY (PostgreSQL documentation, "COPY", "Binary Format").
 
 use crate::id::OrderId;
-use crate::order::columns::{ColumnReader, Columns, Packed};
+use crate::order::column_reader::ColumnReader;
+use crate::order::columns::{Columns, Packed};
 use crate::order::envelope::Stored;
 use crate::snapshot::Kind;
 use crate::snapshot::State;
@@ -91,7 +92,8 @@ impl Encoder {
         self.buffer.extend_from_slice(&TRAILER);
     }
 
-    /// Adds a row. `columns` are those the decoder packed; they are read from the body when it did not.
+    /// Adds a row. `columns` are those the decoder packed; they are read from the body when it did
+    /// not.
     pub fn row(
         &mut self,
         id: &OrderId,

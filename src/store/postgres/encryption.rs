@@ -1,5 +1,5 @@
-//! TLS to PostgreSQL: `sslmode`, `sslrootcert`, `sslcert`, `sslkey`, `sslsni` and the versions of TLS
-//! as libpq has them, which the client library does not know, and logins bound to their channel
+//! TLS to PostgreSQL: `sslmode`, `sslrootcert`, `sslcert`, `sslkey`, `sslsni` and the versions of
+//! TLS as libpq has them, which the client library does not know, and logins bound to their channel
 //! (SCRAM-SHA-256-PLUS).
 //!
 //! Where this differs from libpq it is stricter: no file is looked for in a home directory,

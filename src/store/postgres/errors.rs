@@ -1,4 +1,5 @@
-//! What a failure of PostgreSQL means: the one table of what may pass, what is about one order, and what stays.
+//! What a failure of PostgreSQL means: the one table of what may pass, what is about one order, and
+//! what stays.
 
 use std::time::Duration;
 
@@ -10,8 +11,9 @@ use crate::store::Refusal;
 /// What is to be done about an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Meaning {
-    /// The same statement may succeed later: the connection broke, the server is starting, stopping, full, read-only or
-    /// at fault for a while, a right is missing that may be granted, or another transaction was in the way.
+    /// The same statement may succeed later: the connection broke, the server is starting,
+    /// stopping, full, read-only or at fault for a while, a right is missing that may be granted,
+    /// or another transaction was in the way.
     MayPass,
     /// A value, or a rule that the owner of the database made. Other orders may be taken.
     OfOneOrder,
@@ -46,7 +48,8 @@ fn meaning(code: &SqlState) -> Meaning {
     }
 }
 
-/// A key that a batch took for new is there. Keys of ours end like this; other unique indexes are the owner's.
+/// A key that a batch took for new is there. Keys of ours end like this; other unique indexes are
+/// the owner's.
 pub(super) fn is_conflict(error: &tokio_postgres::Error) -> bool {
     let constraint = error.as_db_error().and_then(DbError::constraint);
     error.code() == Some(&SqlState::UNIQUE_VIOLATION) && constraint.is_some_and(|name| name.ends_with("_pkey"))
@@ -93,6 +96,32 @@ impl From<Silent> for StoreError {
     fn from(silent: Silent) -> Self {
         Self::Unavailable(silent.into())
     }
+}
+
+/// What PostgreSQL says by an error, in words that anyone may read. `None` where it says nothing: it was not
+/// reached, or is gone.
+pub(super) fn said(error: &tokio_postgres::Error) -> Option<&'static str> {
+    Some(match error.code().map(SqlState::code) {
+        Some(code) if code.starts_with("28") => "PostgreSQL refuses the login",
+        Some("3D000") => "PostgreSQL does not have the database",
+        Some("25006") => "PostgreSQL takes no writes: it is a standby, or its transactions are read-only",
+        Some("42501") => "PostgreSQL does not give the role the rights it needs",
+        Some("53300") => "PostgreSQL has no connection to spare",
+        Some("57P01" | "57P02" | "57P03") => "PostgreSQL is starting or stopping",
+        Some(_) => "PostgreSQL answers with an error",
+        // What the client library finds out by itself.
+        None => {
+            let causes = crate::process::log::causes(error);
+            let found = [
+                ("does not support TLS", "PostgreSQL offers no TLS, and sslmode asks for it"),
+                ("performing TLS handshake", "TLS with PostgreSQL cannot be set up"),
+                ("password missing", "PostgreSQL asks for a password"),
+                ("authentication", "PostgreSQL and this client do not agree on how to log in"),
+                ("does not allow writes", "PostgreSQL takes no writes, and target_session_attrs asks for them"),
+            ];
+            found.into_iter().find(|(sign, _)| causes.contains(sign))?.1
+        }
+    })
 }
 
 /// The store's word for an error.

@@ -10,6 +10,13 @@ use tokio_postgres::{Client, Error};
 use super::Config;
 use super::encryption::Encryption;
 
+/// What is said first on every connection: limits that the owner of the server or of the database
+/// sets for clients would end a transaction between two of our statements, or a connection between
+/// two of our questions.
+pub(super) const SET_UP: &str = "
+    SET idle_in_transaction_session_timeout = 0; SET statement_timeout = 0; SET lock_timeout = 0;
+    SELECT set_config(name, '0', false) FROM pg_settings WHERE name IN ('idle_session_timeout', 'transaction_timeout')";
+
 /// A connection to the first server that takes one, driven in the background.
 pub(super) async fn connect(config: &Config) -> Result<Client, Error> {
     let (server, encryption) = (&config.server, &config.encryption);

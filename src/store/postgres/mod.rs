@@ -1,7 +1,9 @@
-//! The store that several instances share: PostgreSQL. Owns the connections; what is said over them is in the modules
-//! below. Nothing here needs the server at the start: anyone who asks while it is unavailable is told so.
+//! The store that several instances share: PostgreSQL. Owns the connections; what is said over them
+//! is in the modules below. Nothing here needs the server at the start: anyone who asks while it is
+//! unavailable is told so.
 
 mod abandoned;
+mod batch_state;
 mod commit;
 pub mod copy;
 mod encryption;
@@ -20,6 +22,7 @@ mod scan;
 mod schema;
 mod schema_name;
 mod session;
+mod views;
 mod wire;
 
 use std::sync::atomic::AtomicI64;
@@ -47,6 +50,7 @@ pub use offline::{Live, Maintenance};
 pub(super) use outline::outline;
 pub use schema::{MigrateError, Migration};
 pub use schema_name::SchemaName;
+pub use views::Views;
 
 /// How PostgreSQL is reached, and how long it may take.
 #[derive(Debug, Clone)]
@@ -102,7 +106,8 @@ impl Config {
         if server.get_connect_timeout().is_none() {
             server.connect_timeout(Duration::from_secs(5));
         }
-        // A peer that vanished without a word is noticed while something is being sent, and while nothing is.
+        // A peer that vanished without a word is noticed while something is being sent, and while
+        // nothing is.
         server.tcp_user_timeout(Duration::from_secs(15)).keepalives_idle(Duration::from_secs(30));
         Ok(Self {
             server,
@@ -138,7 +143,8 @@ impl Config {
         time.saturating_mul(hosts.saturating_add(1))
     }
 
-    /// How long one answer may take where its reader is patient: the server gives a statement up by itself before that.
+    /// How long one answer may take where its reader is patient: the server gives a statement up by
+    /// itself before that.
     fn patience(&self) -> Duration {
         self.statement_timeout + self.wait
     }
@@ -229,10 +235,12 @@ impl Postgres {
                 .max_size(size)
                 .min_idle(0)
                 .connection_timeout(config.wait)
-                // Why it failed is worth more than another try: anyone who asked knows whether to ask again.
+                // Why it failed is worth more than another try: anyone who asked knows whether to
+                // ask again.
                 .retry_connection(false)
                 .error_sink(bb8::ErrorSink::boxed_clone(&failures))
-                // A closed connection is known to be closed; asking the server each time costs a round trip.
+                // A closed connection is known to be closed; asking the server each time costs a
+                // round trip.
                 .test_on_check_out(false)
                 .idle_timeout(Some(Duration::from_mins(5)))
                 .max_lifetime(Some(Duration::from_hours(1)))
@@ -281,7 +289,8 @@ impl Postgres {
 }
 
 impl Connections {
-    /// A free connection, or why there is none. All of that may pass, but for a database that is not for this program.
+    /// A free connection, or why there is none. All of that may pass, but for a database that is
+    /// not for this program.
     async fn get(&self) -> Result<bb8::PooledConnection<'_, Manager>, StoreError> {
         let failure = self.failures.next();
         let error = tokio::select! {
@@ -473,12 +482,12 @@ fn order_id(row: &Row) -> Result<OrderId, StoreError> {
 impl Session {
     /// At most `limit` live orders with `seq < before`, newest first.
     ///
-    /// There is no b-tree on `seq`, which would cost every write. The BRIN index finds the pages of a range of ranks;
-    /// ranges grow until they hold enough.
+    /// There is no b-tree on `seq`, which would cost every write. The BRIN index finds the pages of
+    /// a range of ranks; ranges grow until they hold enough.
     async fn page(&self, before: i64, limit: usize, time: Duration) -> Result<Page, StoreError> {
         let newest = self.ask(time, self.query_one(&self.statements.last_seq, &[])).await?;
         let mut to = before.min(newest.try_get::<_, i64>(0).map_err(unreadable)?.saturating_add(1));
-        let mut span = signed(limit as u64).max(commit::RANKS_PER_BLOCK);
+        let mut span = signed(limit as u64).max(batch_state::RANKS_PER_BLOCK);
         let mut page = Page::new();
         let mut scratch = Vec::new();
         while to > 0 && page.len() < limit {

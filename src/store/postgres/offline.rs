@@ -5,9 +5,9 @@ use tokio_postgres::Client;
 
 use super::errors::classify;
 use super::schema::{self, MigrateError, Migration};
+use super::views::Views;
 use super::{Config, SchemaName, StoreError, scan};
 use crate::store::Full;
-use crate::store::any::Views;
 use crate::store::rules::column;
 
 /// All orders, as they stand when this is opened.
@@ -103,7 +103,8 @@ impl Maintenance {
         Ok(Self { client, schema: config.schema.clone() })
     }
 
-    /// Applies what is missing, all or nothing; the optional steps only when asked for. Returns the numbers applied.
+    /// Applies what is missing, all or nothing; the optional steps only when asked for. Returns the
+    /// numbers applied.
     ///
     /// # Errors
     /// [`MigrateError`].
@@ -119,7 +120,8 @@ impl Maintenance {
         schema::up_with(&mut self.client, &self.schema, is_with_optional, views).await
     }
 
-    /// Takes the newest applied step back, with the data in it. Returns its number, or `None` when there is none.
+    /// Takes the newest applied step back, with the data in it. Returns its number, or `None` when
+    /// there is none.
     ///
     /// # Errors
     /// [`MigrateError`].

@@ -23,8 +23,8 @@ pub(super) struct Url {
     parameters: Vec<(String, String)>,
 }
 
-/// Options of libpq that nothing here follows, whatever they say. Others that are not known may be a
-/// part of a password that stands without quotes, and are not repeated.
+/// Options of libpq that nothing here follows, whatever they say. Others that are not known may be
+/// a part of a password that stands without quotes, and are not repeated.
 const NOT_FOLLOWED: [&str; 25] = [
     "authtype",
     "gssdelegation",

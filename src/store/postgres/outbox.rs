@@ -1,5 +1,5 @@
-//! Batches that are committed and not yet published. Shared by all instances: one that finds a batch that was not looked
-//! after for a while takes it over.
+//! Batches that are committed and not yet published. Shared by all instances: one that finds a
+//! batch that was not looked after for a while takes it over.
 
 use std::time::Duration;
 
@@ -13,8 +13,8 @@ use crate::record::Parcel;
 use crate::store::rules::{column, signed};
 use crate::store::{Batch, Page, StoreError, Unpublished};
 
-/// Notes in the transaction under way what is to be published of it: of every order that the batch names, since what
-/// becomes of them is not known yet.
+/// Notes in the transaction under way what is to be published of it: of every order that the batch
+/// names, since what becomes of them is not known yet.
 pub(super) async fn record<E: From<tokio_postgres::Error>>(session: &Session, batch: &Batch) -> Result<(), E> {
     if let Some(Parcel { ticket, contents }) = batch.parcel {
         let contents = column::of_contents(contents);

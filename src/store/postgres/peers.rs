@@ -1,15 +1,15 @@
 //! Whether other instances have the same database open, and what they changed.
 //!
-//! Each instance holds a shared advisory lock on a connection of its own for as long as it lives, and one on each
-//! connection that it writes on: those outlive it until the server has ended what it had sent last. Anyone who counts locks
-//! that are not its own knows of the others. Two more locks on the first connection say what an
-//! instance does: that it does not follow what others publish, and that it publishes what it
-//! changes. What they changed is found by transaction: every row says which one wrote it, and the
-//! snapshot of a look says which had begun by then and which of those were still under way
-//! (PostgreSQL documentation, "Transaction ID and Snapshot Information Functions"). The next look
-//! asks for those that began later and for those that have ended since. So nothing committed
-//! between two looks is missed, whatever order it was committed in, and nothing is read twice,
-//! however long a transaction stays open on the server.
+//! Each instance holds a shared advisory lock on a connection of its own for as long as it lives,
+//! and one on each connection that it writes on: those outlive it until the server has ended what
+//! it had sent last. Anyone who counts locks that are not its own knows of the others. Two more
+//! locks on the first connection say what an instance does: that it does not follow what others
+//! publish, and that it publishes what it changes. What they changed is found by transaction: every
+//! row says which one wrote it, and the snapshot of a look says which had begun by then and which
+//! of those were still under way (PostgreSQL documentation, "Transaction ID and Snapshot
+//! Information Functions"). The next look asks for those that began later and for those that have
+//! ended since. So nothing committed between two looks is missed, whatever order it was committed
+//! in, and nothing is read twice, however long a transaction stays open on the server.
 
 use std::time::{Duration, Instant};
 
@@ -59,11 +59,13 @@ const LOOK: &str = concat!(
 const HELD: &str = held!();
 /// Changes handed over at once.
 const ROWS: usize = 256;
-/// How often the BRIN indexes are told of new pages; PostgreSQL itself does so only when it vacuums.
+/// How often the BRIN indexes are told of new pages; PostgreSQL itself does so only when it
+/// vacuums.
 const SUMMARIZE_EVERY: Duration = Duration::from_secs(10);
 
-/// How long a look waits for the server to go on, the first time. Twice as long after each time in vain, so that a slow
-/// server has the time it takes and one that forgot a connection is asked on another.
+/// How long a look waits for the server to go on, the first time. Twice as long after each time in
+/// vain, so that a slow server has the time it takes and one that forgot a connection is asked on
+/// another.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// How long the server may take for the next thing it says.
@@ -169,8 +171,8 @@ pub(super) struct PeerWatch {
     followed_looks: u8,
     /// What the last look saw. `None` before the first one.
     seen: Option<Seen>,
-    /// How many looks still count as shared after the others were last seen: what they committed just before they
-    /// went may be missing from the snapshot that did not see them any more.
+    /// How many looks still count as shared after the others were last seen: what they committed
+    /// just before they went may be missing from the snapshot that did not see them any more.
     shared_looks: u8,
     /// Looks in a row that ended because the server said nothing.
     silent_looks: u32,
@@ -241,7 +243,8 @@ impl PeerWatch {
     async fn register(&mut self, config: &Config, presence: Presence) -> Result<(), StoreError> {
         if self.here.as_ref().is_none_or(Client::is_closed) {
             let client = scan::connect(config).await?;
-            // Before the tables are analyzed for the first time all of them would be read for a few changes.
+            // Before the tables are analyzed for the first time all of them would be read for a few
+            // changes.
             let set = "SET statement_timeout = '60s'; SET lock_timeout = '1s'; SET client_min_messages = error;
                        SET enable_seqscan = off";
             let patience = Patience(config.login_time());
@@ -259,7 +262,8 @@ impl PeerWatch {
             // Who came, wrote and went while this instance was cut off left no lock behind.
             if let Some(seen) = &mut self.seen {
                 self.shared_looks = SHARED_LOOKS;
-                // The server may have crashed, and gives the numbers of transactions that were lost out again.
+                // The server may have crashed, and gives the numbers of transactions that were lost
+                // out again.
                 seen.begun = seen.oldest;
                 seen.running.clear();
             }
@@ -301,8 +305,8 @@ impl PeerWatch {
     }
 }
 
-/// Most of what is found is this instance's own or was heard of otherwise, so the orders themselves are read only where
-/// they are news.
+/// Most of what is found is this instance's own or was heard of otherwise, so the orders themselves
+/// are read only where they are news.
 async fn changed_between(
     client: &Client,
     patience: Patience,
@@ -312,7 +316,8 @@ async fn changed_between(
     emit: &scan::Emit,
 ) -> Result<u64, StoreError> {
     let ended: Vec<i64> = seen.running.iter().filter(|id| !now.running.contains(id)).copied().collect();
-    // What seems to be written by a transaction that has not begun came from another server, in a dump.
+    // What seems to be written by a transaction that has not begun came from another server, in a
+    // dump.
     let mut changed = String::from("SELECT order_uid, version FROM @orders WHERE changed_in >= $1 AND changed_in < $2");
     let mut parameters: Vec<&(dyn ToSql + Sync)> = vec![&seen.begun, &now.begun];
     if !ended.is_empty() {

@@ -1,5 +1,6 @@
-//! A pooler between here and the server that hands each transaction to another of its connections. Locks, settings,
-//! temporary tables and statements of ours are kept by a connection, and would be left to others there.
+//! A pooler between here and the server that hands each transaction to another of its connections.
+//! Locks, settings, temporary tables and statements of ours are kept by a connection, and would be
+//! left to others there.
 
 use std::time::Duration;
 
@@ -7,15 +8,17 @@ use tokio_postgres::{Client, SimpleQueryMessage};
 
 use super::{Config, login};
 
-/// Rounds of asking. One shows it where the pooler is idle or busy; in between, another client may come first.
+/// Rounds of asking. One shows it where the pooler is idle or busy; in between, another client may
+/// come first.
 const ROUNDS: usize = 3;
 /// The longest one answer may take, beyond which it is not known.
 const TIME: Duration = Duration::from_secs(2);
 
 /// Whether there is one. Leaves nothing on any connection.
 ///
-/// Two clients that are connected at once have a process of the server each, for as long as they are. Behind such a
-/// pooler the second is given the one that the first has just given back, or the first gets another one the next time.
+/// Two clients that are connected at once have a process of the server each, for as long as they
+/// are. Behind such a pooler the second is given the one that the first has just given back, or the
+/// first gets another one the next time.
 pub(super) async fn is_between(config: &Config, one: &Client) -> bool {
     let asked = async {
         let other = login::connect(config).await?;
@@ -34,7 +37,8 @@ pub(super) async fn is_between(config: &Config, one: &Client) -> bool {
         Ok(Ok(is_between)) => is_between,
         // It may go further, and take no transaction at all.
         Ok(Err(error)) => error.as_db_error().is_some_and(|error| error.message().contains("statement pooling mode")),
-        // Where there is no second connection to be had nothing is known. What else is wrong shows later.
+        // Where there is no second connection to be had nothing is known. What else is wrong shows
+        // later.
         Err(_) => false,
     }
 }

@@ -1,6 +1,7 @@
-//! Which orders of a batch the database refuses. It only says that it refuses one; so parts of the batch are tried, in
-//! transactions that are taken back, half as many orders after a refusal and twice as many after none. A few refused ones
-//! cost a few dozen tries, a batch of nothing else one try each.
+//! Which orders of a batch the database refuses. It only says that it refuses one; so parts of the
+//! batch are tried, in transactions that are taken back, half as many orders after a refusal and
+//! twice as many after none. A few refused ones cost a few dozen tries, a batch of nothing else one
+//! try each.
 
 use std::collections::HashSet;
 use std::ops::Range;
@@ -8,7 +9,8 @@ use std::ops::Range;
 use super::Postgres;
 use crate::store::{Batch, Entry, Refusal, StoreError};
 
-/// The refused entries by their index, in order. The others can be stored together as far as their order alone decides.
+/// The refused entries by their index, in order. The others can be stored together as far as their
+/// order alone decides.
 pub(super) async fn find(store: &Postgres, batch: &Batch) -> Result<Vec<(usize, Refusal)>, StoreError> {
     let len = batch.entries.len();
     let (mut refused, mut taken) = (Vec::new(), Vec::new());
@@ -31,7 +33,8 @@ pub(super) async fn find(store: &Postgres, batch: &Batch) -> Result<Vec<(usize, 
     Ok(refused)
 }
 
-/// Some entries, after those of the `taken` ones that they build on: earlier writes of the same orders and keys.
+/// Some entries, after those of the `taken` ones that they build on: earlier writes of the same
+/// orders and keys.
 fn part(batch: &Batch, taken: &[usize], tried: Range<usize>) -> Batch {
     let tried = &batch.entries[tried];
     let ids: HashSet<_> = tried.iter().map(|entry| &entry.order.id).collect();

@@ -1,13 +1,14 @@
-//! Orders that came in a dump of another server. The numbers of the transactions that wrote them mean nothing here: where
-//! they lie beyond those of this server, they would count as changes that are still to come.
+//! Orders that came in a dump of another server. The numbers of the transactions that wrote them
+//! mean nothing here: where they lie beyond those of this server, they would count as changes that
+//! are still to come.
 
 use tokio_postgres::Client;
 
 use super::SchemaName;
 use super::schema::MigrateError;
 
-/// The pages of an index `orders_changed_in` are summarized as they are now. Best effort: without it the index finds more
-/// pages than it has to.
+/// The pages of an index `orders_changed_in` are summarized as they are now. Best effort: without
+/// it the index finds more pages than it has to.
 const SUMMARIZE: &str = "
     SELECT count(brin_desummarize_range(i.indexrelid, block)), count(brin_summarize_range(i.indexrelid, block))
     FROM pg_inherits h
@@ -16,7 +17,8 @@ const SUMMARIZE: &str = "
     CROSS JOIN LATERAL generate_series(0, pg_relation_size(h.inhrelid) / 8192, 32) AS block
     WHERE h.inhparent = '@orders'::regclass";
 
-/// Marks such orders as changed by no transaction of this server. Says so, once: later there are none.
+/// Marks such orders as changed by no transaction of this server. Says so, once: later there are
+/// none.
 ///
 /// # Errors
 /// [`MigrateError`]; then nothing is marked. Another instance may be doing the same.

@@ -1,11 +1,11 @@
-//! Which rights the role of the service lacks. A right that is taken away may be given back, so writes wait for it; this is
-//! how the operator is told what they wait for.
+//! Which rights the role of the service lacks. A right that is taken away may be given back, so
+//! writes wait for it; this is how the operator is told what they wait for.
 
 use super::errors::unreadable;
 use super::{Postgres, StoreError};
 
-/// Each right that reading and writing take, as PostgreSQL names it. A relation that is not there lacks none. A standby
-/// lacks nothing: it answers reads, and takes writes once it is promoted.
+/// Each right that reading and writing take, as PostgreSQL names it. A relation that is not there
+/// lacks none. A standby lacks nothing: it answers reads, and takes writes once it is promoted.
 const MISSING: &str = "
     SELECT string_agg(lacking, ', ') FROM (
         SELECT privilege || ' on ' || relation AS lacking

@@ -1,4 +1,5 @@
-//! Every order out of PostgreSQL at once: two connections, halves of one exported snapshot, COPY in its binary form.
+//! Every order out of PostgreSQL at once: two connections, halves of one exported snapshot, COPY in
+//! its binary form.
 
 use std::sync::Arc;
 
@@ -6,7 +7,7 @@ use bytes::Buf;
 use tokio_postgres::Client;
 
 use super::errors::{classify, silent};
-use super::session::SET_UP;
+use super::login::SET_UP;
 use super::wire::Wire;
 use super::{Config, StoreError, login};
 use crate::id::OrderId;
@@ -25,8 +26,8 @@ const HEADER_BYTES: usize = 19;
 /// Orders with their ids, handed over some hundred at a time.
 pub(super) type Emit = dyn Fn(Vec<(OrderId, Snapshot)>) + Send + Sync;
 
-/// Emits every stored order. Each half is read on a thread of its own, so that neither waits for the other nor holds
-/// up anyone who asked.
+/// Emits every stored order. Each half is read on a thread of its own, so that neither waits for
+/// the other nor holds up anyone who asked.
 pub(super) async fn scan(config: &Config, emit: Arc<Emit>) -> Result<u64, StoreError> {
     let keeper = connect(config).await?;
     keeper.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await.map_err(classify)?;

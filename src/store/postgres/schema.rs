@@ -7,7 +7,7 @@ use tokio_postgres::{Client, GenericClient, SimpleQueryMessage};
 
 use super::errors::is_unfit;
 use super::schema_name::{SchemaName, salt_of};
-use crate::store::any::Views;
+use super::views::Views;
 use crate::store::rules::{LOSES_ORDERS, LOSES_OUTBOX};
 
 /// One step of the schema.
@@ -197,7 +197,8 @@ impl MigrateError {
 /// Anyone who migrates holds this lock ("ords" and "migr"); everybody else waits.
 const LOCK: (i32, i32) = (0x6f72_6473, 0x6d69_6772);
 
-/// Applies the steps that are missing, all or nothing, the optional ones left out. Returns the numbers applied.
+/// Applies the steps that are missing, all or nothing, the optional ones left out. Returns the
+/// numbers applied.
 ///
 /// # Errors
 /// [`MigrateError`].
@@ -238,7 +239,8 @@ pub(super) async fn up_with(
     Ok(pending.iter().map(|migration| migration.number).collect())
 }
 
-/// Takes the newest applied step back, with the data in it. Returns its number, or `None` when there is none.
+/// Takes the newest applied step back, with the data in it. Returns its number, or `None` when
+/// there is none.
 ///
 /// # Errors
 /// [`MigrateError`].
@@ -289,8 +291,8 @@ fn schema_in<'l>(line: &'l str, words: &str) -> Option<&'l str> {
     line.strip_prefix(words)?.strip_suffix(';').map(|name| name.trim_matches('"'))
 }
 
-/// Makes the schemas of a step, and returns its other statements. Where the role may make none, one that is there and
-/// empty was made for it.
+/// Makes the schemas of a step, and returns its other statements. Where the role may make none, one
+/// that is there and empty was made for it.
 async fn with_schemas(client: &impl GenericClient, text: &str) -> Result<String, MigrateError> {
     for name in text.lines().filter_map(|line| schema_in(line, MAKES_SCHEMA)) {
         let is_made = format!(

@@ -9,14 +9,8 @@ use tokio::sync::{OnceCell, watch};
 use tokio_postgres::{Client, Statement};
 
 use super::encryption::Encryption;
-use super::errors::{classify, silent};
-use super::{Config, SchemaName, StoreError, copy, login, outline, peers, pooler, restored, schema};
-
-/// What is said first on every connection: limits that the owner of the server or of the database sets for clients would
-/// end a transaction between two of our statements, or a connection between two of our questions.
-pub(super) const SET_UP: &str = "
-    SET idle_in_transaction_session_timeout = 0; SET statement_timeout = 0; SET lock_timeout = 0;
-    SELECT set_config(name, '0', false) FROM pg_settings WHERE name IN ('idle_session_timeout', 'transaction_timeout')";
+use super::errors::{classify, said, silent};
+use super::{Config, SchemaName, StoreError, copy, login, peers, pooler, restored, schema};
 
 /// Makes connections for a pool.
 pub(super) struct Manager {
@@ -29,7 +23,7 @@ pub(super) struct Manager {
 /// Why a connection could not be made.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ConnectError {
-    #[error("{}", outline::said(.0).unwrap_or("cannot connect to PostgreSQL"))]
+    #[error("{}", said(.0).unwrap_or("cannot connect to PostgreSQL"))]
     Connect(#[source] tokio_postgres::Error),
     #[error("cannot set a connection to PostgreSQL up")]
     SetUp(#[from] tokio_postgres::Error),
@@ -44,7 +38,8 @@ pub(super) enum ConnectError {
     Migrate(#[from] schema::MigrateError),
 }
 
-/// The latest connection that could not be made. The pool itself only says that it waited long enough.
+/// The latest connection that could not be made. The pool itself only says that it waited long
+/// enough.
 #[derive(Debug, Clone)]
 pub(super) struct Failures(watch::Sender<Option<Arc<ConnectError>>>);
 
@@ -98,7 +93,7 @@ impl bb8::ManageConnection for Manager {
         if !self.checked.initialized() && pooler::is_between(&self.config, &client).await {
             return Err(ConnectError::Pooled);
         }
-        tokio::time::timeout(time, client.batch_execute(SET_UP)).await.map_err(|_| silent(time))??;
+        tokio::time::timeout(time, client.batch_execute(login::SET_UP)).await.map_err(|_| silent(time))??;
         let check = async {
             if self.config.is_migrating {
                 schema::up(&mut client, &self.config.schema).await?;
@@ -128,8 +123,8 @@ pub(super) struct Session {
     pub(super) statements: Statements,
     /// A transaction was begun and not ended. Such a connection goes back to no pool.
     pub(super) is_open: bool,
-    /// A question was given up before its answer, which would be in the way of others. Such a connection goes back to no
-    /// pool either.
+    /// A question was given up before its answer, which would be in the way of others. Such a
+    /// connection goes back to no pool either.
     is_abandoned: AtomicBool,
 }
 
@@ -199,8 +194,8 @@ impl Statements {
                SELECT $1, m.partition, m.upto
                FROM unnest($2::int[], $3::bigint[], $4::bigint[]) AS m (partition, since, upto) WHERE m.since = 0
                ON CONFLICT (source, partition) DO NOTHING RETURNING partition"),
-            // One after the other in the order given, so that two batches cannot wait for each other, and each in the
-            // one partition where it can be.
+            // One after the other in the order given, so that two batches cannot wait for each
+            // other, and each in the one partition where it can be.
             p("SELECT o.* FROM unnest($1::text[]) AS wanted (uid) CROSS JOIN LATERAL
                (SELECT seq, state, version, body, order_uid, kind, external_id FROM @orders
                 WHERE order_uid = wanted.uid FOR UPDATE) o"),
@@ -267,8 +262,9 @@ impl Session {
         let timeout = config.statement_timeout.as_millis();
         // Who waits for this connection is to be told that a table is locked.
         let lock_timeout = (config.wait / 2).as_millis();
-        // A plan that is kept was made for the tables as they were, which may be empty, and stays until someone analyzes
-        // them. Writes are only ever by key, one row after the other, and so well planned whatever there is.
+        // A plan that is kept was made for the tables as they were, which may be empty, and stays
+        // until someone analyzes them. Writes are only ever by key, one row after the other, and so
+        // well planned whatever there is.
         let plans = if is_for_reading { "force_custom_plan" } else { "auto" };
         client
             .batch_execute(&format!(
@@ -293,8 +289,8 @@ impl Session {
         Ok(Self { client, encryption, statements, is_open: false, is_abandoned: AtomicBool::new(false) })
     }
 
-    /// Waits for the answer to a question on this connection, for so long at most. Where it is given up, or its caller is,
-    /// the server is told to stop working on it.
+    /// Waits for the answer to a question on this connection, for so long at most. Where it is
+    /// given up, or its caller is, the server is told to stop working on it.
     ///
     /// # Errors
     /// What the server says, or that it said nothing.
@@ -326,7 +322,8 @@ impl Drop for Asked<'_> {
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             let (cancel, time) = (self.session.client.cancel_token(), self.time);
             let encryption = self.session.encryption.clone();
-            // Without this a statement that waits for a lock would outlive its connection, one for each try. Best effort.
+            // Without this a statement that waits for a lock would outlive its connection, one for
+            // each try. Best effort.
             runtime.spawn(async move { tokio::time::timeout(time, cancel.cancel_query(encryption)).await });
         }
     }

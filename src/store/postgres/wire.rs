@@ -1,7 +1,9 @@
-//! A connection whose COPY is read in large pieces and handed on where it lies, which saves a quarter of the processor time
-//! of a start: tokio-postgres, to which logging in is left, reads 8 KB at a time and takes each row from one task to another.
+//! A connection whose COPY is read in large pieces and handed on where it lies, which saves a
+//! quarter of the processor time of a start: tokio-postgres, to which logging in is left, reads 8
+//! KB at a time and takes each row from one task to another.
 //!
-//! The messages are those of <https://www.postgresql.org/docs/current/protocol-flow.html#PROTOCOL-COPY>.
+//! The messages are those of
+//! <https://www.postgresql.org/docs/current/protocol-flow.html#PROTOCOL-COPY>.
 
 use std::time::Duration;
 
@@ -37,8 +39,8 @@ pub(super) struct Wire {
 }
 
 impl Wire {
-    /// Logs in to the first of the servers that takes `setup`, the statements to begin with, one message after the other.
-    /// A server has the time of connecting for both.
+    /// Logs in to the first of the servers that takes `setup`, the statements to begin with, one
+    /// message after the other. A server has the time of connecting for both.
     pub(super) async fn connect(config: &Config, setup: &[&str]) -> Result<Self, StoreError> {
         let server = &config.server;
         let time = server.get_connect_timeout().copied().unwrap_or(Duration::MAX);
@@ -53,8 +55,8 @@ impl Wire {
         Err(failure)
     }
 
-    /// Hands what the server copies out to `take`, a message at a time, whose ends need not be those of rows. After an
-    /// error the connection is of no more use.
+    /// Hands what the server copies out to `take`, a message at a time, whose ends need not be
+    /// those of rows. After an error the connection is of no more use.
     pub(super) async fn copy_out(
         &mut self,
         sql: &str,
@@ -117,8 +119,8 @@ impl Wire {
     }
 }
 
-/// Logs in to the `n`th server, also in the second way where its rules refuse the first. What is left is a socket on which
-/// the server waits for the next statement.
+/// Logs in to the `n`th server, also in the second way where its rules refuse the first. What is
+/// left is a socket on which the server waits for the next statement.
 async fn log_in(config: &Config, n: usize, setup: &[&str]) -> Result<Box<dyn Socket>, StoreError> {
     let first = log_in_as(config, n, config.server.get_ssl_mode(), setup).await;
     let (Err(error), Some(second)) = (&first, config.encryption.second()) else { return first };
@@ -162,7 +164,8 @@ async fn log_in_as(config: &Config, n: usize, asked: SslMode, setup: &[&str]) ->
     // Encrypted or not, it is so already: the library is only told what a login is bound by.
     server.ssl_mode(mode).ssl_negotiation(SslNegotiation::Direct);
     let (client, connection) = server.connect_raw(&mut socket, Done(bound_by)).await.map_err(classify)?;
-    // The connection is given up after its statements and the socket kept, on which no one has taken leave.
+    // The connection is given up after its statements and the socket kept, on which no one has
+    // taken leave.
     let set_up = async {
         for statements in setup {
             client.batch_execute(statements).await?;
