@@ -586,47 +586,38 @@ fn metrics_and_readiness_are_asked_for_over_any_listener() {
     assert!(code == Some(1) && error.contains("400"), "{error}");
 }
 
-/// The commands of the document, with a port of this test's own.
-#[test]
-fn the_walk_from_nothing_to_tls_leads_there() {
+/// Runs the five commands of a section of the document, with a port of this test's own, and shows what they say.
+fn walked(section: &str, port: &str) -> String {
     let document = include_str!("../../docs/security.md");
-    let (_, walk) = document.split_once("## From nothing to TLS").unwrap();
+    let (_, walk) = document.split_once(section).unwrap();
     let walk = walk.split("```").nth(1).unwrap().strip_prefix("sh\n").unwrap();
     assert_eq!(walk.lines().count(), 5, "five commands");
     let home = tempfile::tempdir().unwrap();
-    let port = crate::servers::free_port().to_string();
     let program = binary(home.path()).get_program().to_str().unwrap().to_owned();
-    let walk = walk.replace("8443", &port).replace("order-service serve", &format!("{program} serve"));
+    let walk = walk.replace(port, &crate::servers::free_port().to_string());
+    let walk = ["serve", "keys"]
+        .into_iter()
+        .fold(walk, |walk, command| walk.replace(&format!("order-service {command}"), &format!("{program} {command}")));
     let path = std::env::var("PATH").unwrap();
     let script = format!("set -e\n{walk}kill $!\nwait $!\n");
     let done =
         Command::new("/bin/sh").args(["-c", &script]).current_dir(home.path()).env_clear().env("PATH", path).output();
     let done = done.unwrap();
-    let said = String::from_utf8_lossy(&done.stdout);
-    assert!(done.status.success() && said.contains("ready"), "{said}{}", String::from_utf8_lossy(&done.stderr));
+    let said = String::from_utf8_lossy(&done.stdout).into_owned();
+    assert!(done.status.success(), "{said}{}", String::from_utf8_lossy(&done.stderr));
+    said
+}
+
+#[test]
+fn the_walk_from_nothing_to_tls_leads_there() {
+    let said = walked("## From nothing to TLS", "8443");
+    assert!(said.contains("ready"), "{said}");
 }
 
 #[test]
 fn the_walk_from_nothing_to_keys_leads_there() {
-    let document = include_str!("../../docs/security.md");
-    let (_, walk) = document.split_once("## From nothing to keys").unwrap();
-    let walk = walk.split("```").nth(1).unwrap().strip_prefix("sh\n").unwrap();
-    assert_eq!(walk.lines().count(), 5, "five commands");
-    let home = tempfile::tempdir().unwrap();
-    let port = crate::servers::free_port().to_string();
-    let program = binary(home.path()).get_program().to_str().unwrap().to_owned();
-    let walk = walk.replace("8080", &port).replace("order-service ", &format!("{program} "));
-    let path = std::env::var("PATH").unwrap();
-    let script = format!("set -e\n{walk}kill $!\nwait $!\n");
-    let done =
-        Command::new("/bin/sh").args(["-c", &script]).current_dir(home.path()).env_clear().env("PATH", path).output();
-    let done = done.unwrap();
-    let said = String::from_utf8_lossy(&done.stdout);
-    assert!(
-        done.status.success() && said.contains("\"name\":\"ops\""),
-        "{said}{}",
-        String::from_utf8_lossy(&done.stderr)
-    );
+    let said = walked("## From nothing to keys", "8080");
+    assert!(said.contains("\"name\":\"ops\""), "{said}");
 }
 
 #[test]

@@ -25,10 +25,10 @@ const END: &str = "
     AND pid IN (SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND classid = $1::int::oid AND objsubid = 2
                 AND database = (SELECT oid FROM pg_database WHERE datname = current_database()))";
 
-/// Ends them. That it cannot is no reason to fail: the one who waits tries again.
+/// Ends them. That it cannot is said and is no reason to fail: the one who waits tries again.
 pub(super) async fn end(store: &Postgres) {
     if let Err(error) = try_end(store).await {
-        tracing::debug!(error = %causes(&error), "cannot look for abandoned transactions");
+        tracing::warn!(error = %causes(&error), "cannot look for transactions whose instance has stopped in the middle of them");
     }
 }
 
@@ -42,7 +42,9 @@ async fn try_end(store: &Postgres) -> Result<(), StoreError> {
     for row in &rows {
         let (process, client): (i32, Option<&str>) =
             (row.try_get(0).map_err(unreadable)?, row.try_get(1).map_err(unreadable)?);
-        tracing::warn!(process, client, "ended a transaction whose instance had stopped in the middle of it");
+        if row.try_get(2).map_err(unreadable)? {
+            tracing::warn!(process, client, "ended a transaction whose instance had stopped in the middle of it");
+        }
     }
     Ok(())
 }
