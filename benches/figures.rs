@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use order_service::cache::{self, View};
-use order_service::ingest::{self, Ingest};
+use order_service::ingest::{self, Ingest, IngestMetrics};
 use order_service::metrics::Metrics;
 use order_service::order::sample;
 use order_service::process::lifecycle;
@@ -104,8 +104,8 @@ fn import(input: &Path, dir: &Path, orders: u64) -> f64 {
         let source = FileSource::open(config, name, 0, |_| {}).expect("readable");
         let mut config = ingest::Config::default();
         config.batch.linger = std::time::Duration::from_millis(50);
-        let ingest =
-            Ingest::new(source, store, None, &config, Metrics::new(&[], &[]).ingest).await.expect("a new store");
+        let metrics = IngestMetrics::register(&Metrics::default());
+        let ingest = Ingest::new(source, store, None, &config, metrics).await.expect("a new store");
         let (_trigger, shutdown) = lifecycle::shutdown();
         ingest.run(shutdown).await.expect("imported")
     });

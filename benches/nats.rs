@@ -13,12 +13,12 @@ use std::time::Instant;
 use async_nats::jetstream::consumer::pull;
 use async_nats::jetstream::{self, Context, stream};
 use futures_util::StreamExt as _;
-use order_service::ingest::{self, Ingest};
+use order_service::ingest::{self, Ingest, IngestMetrics};
 use order_service::metrics::Metrics;
 use order_service::nats;
 use order_service::order::sample;
 use order_service::process::lifecycle::Readiness;
-use order_service::source::nats::NatsSource;
+use order_service::source::nats::{NatsMetrics, NatsSource};
 use order_service::store::postgres::Config;
 
 use intake::{Running, database, is_wanted, load, per_second, runtime, unload};
@@ -116,11 +116,12 @@ fn run(servers: &Servers, database: Config, stream: &str, durable: &str) -> Runn
     (client.subject, client.stream, client.durable) = (stream.into(), stream.into(), durable.into());
     client.dlq_subject = format!("dlq.{stream}");
     Running::start(database, async move |store, view, shutdown| {
-        let (metrics, readiness) = (Metrics::new(&[], &[]), Readiness::default());
+        let (metrics, readiness) = (Metrics::default(), Readiness::default());
         let [gate, letters] = ["nats", "nats-dead-letters"].map(|name| readiness.gate(name, ""));
-        let source = NatsSource::start(&client, metrics.nats.clone(), gate, letters).expect("consuming");
+        let source = NatsSource::start(&client, NatsMetrics::register(&metrics), gate, letters).expect("consuming");
         let config = ingest::Config::default();
-        let ingest = Ingest::new(source, store, Some(view), &config, metrics.ingest).await.expect("started");
+        let ingest =
+            Ingest::new(source, store, Some(view), &config, IngestMetrics::register(&metrics)).await.expect("started");
         ingest.run(shutdown).await.expect("ingested")
     })
 }

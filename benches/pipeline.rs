@@ -15,15 +15,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use order_service::cache::{self, View};
-use order_service::ingest::{self, Ingest};
+use order_service::ingest::{self, Ingest, IngestMetrics};
 use order_service::kafka;
 use order_service::metrics::Metrics;
 use order_service::order::sample;
 use order_service::process::lifecycle::{self, Readiness};
 use order_service::record::Contents;
+use order_service::replication::OutboxMetrics;
 use order_service::replication::outbox::{self, Outbox};
 use order_service::replication::relay::Relay;
-use order_service::source::kafka::KafkaSource;
+use order_service::source::kafka::{KafkaMetrics, KafkaSource};
 use order_service::store::Store;
 use order_service::store::postgres::{Config, Postgres};
 use order_service::warmup;
@@ -163,18 +164,19 @@ impl Bench {
 fn run(servers: &Bench, database: Config, topic: &str, is_published: bool) -> Running {
     let client = servers.client(topic);
     Running::start(database, async move |store, view, shutdown| {
-        let (metrics, readiness) = (Metrics::new(&[], &[]), Readiness::default());
+        let (metrics, readiness) = (Metrics::default(), Readiness::default());
         let [gate, letters] = ["kafka", "dead-letters"].map(|name| readiness.gate(name, ""));
-        let source = KafkaSource::start(&client, metrics.kafka.clone(), gate, letters).expect("consuming");
+        let source = KafkaSource::start(&client, KafkaMetrics::register(&metrics), gate, letters).expect("consuming");
         let config = ingest::Config::default();
-        let outbox = is_published.then(|| relay(&client, store.clone(), metrics.outbox));
-        let ingest = Ingest::new(source, store, Some(view), &config, metrics.ingest).await.expect("started");
+        let outbox = is_published.then(|| relay(&client, store.clone(), OutboxMetrics::register(&metrics)));
+        let ingest =
+            Ingest::new(source, store, Some(view), &config, IngestMetrics::register(&metrics)).await.expect("started");
         ingest.with_outbox(outbox).run(shutdown).await.expect("ingested")
     })
 }
 
 /// Publishes what is handed over on a thread of its own, as the service does.
-fn relay(client: &kafka::Config, store: Postgres, metrics: order_service::metrics::Outbox) -> Outbox {
+fn relay(client: &kafka::Config, store: Postgres, metrics: OutboxMetrics) -> Outbox {
     let contents = Contents { snapshots: true, ..Contents::default() };
     let (outbox, batches) = outbox::outbox(contents);
     let client = kafka::Config { snapshots_topic: Some(format!("{}.snapshots", client.topic)), ..client.clone() };

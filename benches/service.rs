@@ -142,10 +142,16 @@ async fn flows(servers: &Servers, orders: u64, connections: u64) {
     worked.wait_ready();
     tokio::time::sleep(Duration::from_secs(3)).await; // until the worker has its partitions
     posts("waiting for a worker, one at a time", &worked, Kind::Envelope, orders / 100, 1).await;
-    posts("waiting for a worker", &worked, Kind::Envelope, orders / 2, connections).await;
+    let some = connections.min(64);
+    posts("waiting for a worker", &worked, Kind::Envelope, orders / 2, some).await;
+    let second = start("worked", &["--kafka-workers", "on"]);
+    second.wait_ready();
+    tokio::time::sleep(Duration::from_secs(2)).await; // until each hears the other
+    posts("the same while a second instance follows, one at a time", &worked, Kind::Envelope, orders / 100, 1).await;
+    posts("the same while a second instance follows", &worked, Kind::Envelope, orders / 2, some).await;
     let _ = worker.kill();
     let _ = worker.wait();
-    drop(worked);
+    drop((worked, second));
     let (one, other) = (start("one", &["--kafka-workers", "off"]), start("one", &["--kafka-workers", "off"]));
     one.wait_ready();
     other.wait_ready();

@@ -15,9 +15,9 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use order_service::cache::feed::Event;
 use order_service::cache::{Config, View};
-use order_service::http::{self, Api, route};
+use order_service::http::{self, Api};
 use order_service::id::OrderId;
-use order_service::ingest::{self, Ingest};
+use order_service::ingest::{self, Ingest, IngestMetrics};
 use order_service::listen::{self, Endpoint};
 use order_service::metrics::Metrics;
 use order_service::order::sample;
@@ -107,7 +107,7 @@ fn store_all(dir: &Path, orders: u64) {
     let documents = (0..orders).map(|n| Bytes::from(document(n).1));
     let ledger = runtime().block_on(async {
         let (_trigger, shutdown) = lifecycle::shutdown();
-        let metrics = Metrics::new(&[], &[]).ingest;
+        let metrics = IngestMetrics::register(&Metrics::default());
         let source = Lines::new("orders", documents);
         let ingest = Ingest::new(source, store, None, &ingest::Config::default(), metrics).await.expect("a new store");
         ingest.run(shutdown).await.expect("stored")
@@ -156,7 +156,7 @@ impl Service {
         let address = listeners[0].endpoint().address().expect("bound");
         let (inbox, _) = inbox::inbox(&inbox::Config::default());
         let reader = Reader::new(Arc::clone(&view), store.clone(), read::Config::default());
-        let metrics = Metrics::new(route::ENDPOINTS, route::METHODS);
+        let metrics = Metrics::default();
         let api = Api::new(http::Config::default(), reader, inbox, metrics, Readiness::default(), shutdown.clone());
         serving.spawn(http::Server::new(api).serve(listeners, shutdown.clone()));
         let client = runtime();

@@ -11,7 +11,7 @@ use order_service::cache::feed::Event;
 use order_service::cache::recent::array;
 use order_service::cache::{Config, View};
 use order_service::id::OrderId;
-use order_service::ingest::{self, Ingest};
+use order_service::ingest::{self, Ingest, IngestMetrics};
 use order_service::metrics::Metrics;
 use order_service::order::sample;
 use order_service::order::{Decoder, Order, Profile};
@@ -198,7 +198,7 @@ fn pipeline(criterion: &mut Criterion) {
                 let (_trigger, shutdown) = lifecycle::shutdown();
                 let ledger = runtime.block_on(async {
                     let source = Lines::new("bench", documents.clone().into_iter());
-                    let metrics = Metrics::new(&[], &[]).ingest;
+                    let metrics = IngestMetrics::register(&Metrics::default());
                     let ingest = Ingest::new(source, store, Some(Arc::clone(&view)), &config, metrics);
                     ingest.await.expect("a new store").run(shutdown).await.expect("stored")
                 });

@@ -23,19 +23,21 @@
 //! ```
 //!
 //! **Two flows that never import each other.** [`ingest`] takes records to durable, visible orders;
-//! [`read`] takes ids to bytes. They meet in [`cache`] and [`store`] only. Readers know bytes,
-//! writers know orders: nothing on the read path can name an [`order`], so nothing there can
+//! [`read`] takes ids to bytes. They meet in [`cache`], [`store`] and [`redis`] only. Readers know
+//! bytes, writers know orders: nothing on the read path can name an [`order`], so nothing there can
 //! serialize one again.
 //!
 //! # Write
 //!
 //! A [`source`] (a broker, an HTTP inbox, a file, generated samples, the database of an older
-//! service) hands over [`record`]s with positions. [`order::Decoder`] parses, validates and makes the
-//! body, once. [`ingest::batcher`] collects; one batch fills while one is written, and a full one goes
+//! service) hands over [`record`]s with positions. [`order::Decoder`] parses and validates, once, and
+//! makes the body of a WB order; that of an envelope follows from what is stored.
+//! [`ingest::batcher`] collects; one batch fills while one is written, and a full one goes
 //! on its way while the one before it becomes durable. [`store::Store::commit_after`] makes it durable in
 //! one transaction together with its positions and what it has to publish. [`ingest::policy`] alone
-//! decides what an error means: try again, reject, give the partition up, refuse, or stop. Then, in this order: Redis is handed the
-//! change, the view shows it, the event feed tells of it, the sender is answered, the relay gets it.
+//! decides what an error means: try again, reject, give the partition up, refuse, or stop. Then, in
+//! this order: Redis is handed the change, the view shows it, the event feed tells of it, the sender
+//! is answered, the relay gets it.
 //! Readers never see what is not durable, and no sender is told of what readers do not see.
 //!
 //! # Read
@@ -43,11 +45,12 @@
 //! [`http::hit`] sees what a client sent before hyper does. A plain read of an order that is in the
 //! map is answered there: [`http::route`] finds the route without
 //! allocating, [`access`] says what the caller may see, [`read::Reader::get`] looks the id up and
-//! clones a pointer. Everything else (`If-Match`, an origin, another method, a large body, an order that is
-//! not in memory) is left to hyper: [`http::orders`] and [`http::respond`]. No lock, no box, no
-//! serialization on either way. A miss is the truth once the view is complete; before that,
-//! [`read::Reader::load`] asks [`redis`], if there is one, and then the store, and [`read::flight`] makes concurrent loads of one id one. `grpc` is a second
-//! surface over the same reader and inbox.
+//! clones a pointer: no lock, no box. Everything else (`If-Match`, an origin, another method, a large
+//! body, an order that is not in memory) is left to hyper: [`http::get`], [`http::list`] and
+//! [`http::respond`]. Nothing is serialized on either way. A miss is the truth once the view is
+//! complete; before that, [`read::Reader::load`] asks [`redis`], if there is one, and then the store,
+//! and [`read::flight`] makes concurrent loads of one id one. `grpc` is a second surface over the same
+//! reader and inbox.
 //!
 //! Encryption is below all of that: [`listen`] brings connections, [`tls`] decrypts what comes over
 //! those of `tls:` listeners, and the hit path reads one as it reads the other. Requests of HTTP/2 go
@@ -92,6 +95,7 @@ pub mod id;
 pub mod metrics;
 pub mod nats;
 pub mod process;
+pub mod setting;
 pub mod sync;
 pub mod tls;
 

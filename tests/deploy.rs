@@ -720,8 +720,7 @@ fn exported() -> BTreeSet<String> {
     server.post("/orders", "{}").expect(422);
     server.get("/order/deploy-1").expect(200);
     server.get("/order/deploy-2").expect(404);
-    let text = server.get("/metrics").expect(200).text().to_owned();
-    text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next().map(str::to_owned)).collect()
+    server.families()
 }
 
 #[test]

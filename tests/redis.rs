@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 
 use order_service::cache::{self, View};
 use order_service::id::OrderId;
-use order_service::metrics::{self, Metrics};
+use order_service::metrics::Metrics;
 use order_service::read::{self, Found, Reader};
-use order_service::redis::{Config, Redis};
+use order_service::redis::{Config, Redis, RedisMetrics};
 use order_service::settings::{Outside, Settings, commands};
 use order_service::snapshot::{Kind, Snapshot, State};
 use order_service::store::embedded::{self, Embedded};
@@ -85,7 +85,7 @@ fn wait_breaker(server: &Server, is_open: u64) {
 /// An instance's tier without the rest of the instance.
 struct Tier {
     redis: Redis,
-    metrics: metrics::Redis,
+    metrics: RedisMetrics,
 }
 
 impl Tier {
@@ -94,7 +94,7 @@ impl Tier {
     }
 
     fn start_with(address: &str, change: impl FnOnce(&mut Config)) -> Self {
-        let metrics = Metrics::new(&["/"], &["GET"]).redis();
+        let metrics = RedisMetrics::register(&Metrics::default());
         let mut config = Config::parse(address).unwrap();
         // Fewer answers come too late on a busy machine.
         (config.read_timeout, config.write_timeout) = (Duration::from_secs(1), Duration::from_secs(2));
@@ -142,7 +142,7 @@ impl Tier {
         self.wait("the breaker is as expected", |metrics| metrics.breaker_open.get() == is_open).await;
     }
 
-    async fn wait(&self, what: &str, is_so: impl Fn(&metrics::Redis) -> bool) {
+    async fn wait(&self, what: &str, is_so: impl Fn(&RedisMetrics) -> bool) {
         let end = Instant::now() + SOON;
         while !is_so(&self.metrics) {
             assert!(Instant::now() < end, "waited {SOON:?} until {what}");

@@ -1,7 +1,7 @@
 //! Runs the real binary for a test and speaks to it in bytes. Owns starting, stopping and a raw HTTP/1.1 client; knows
 //! nothing of what the answers mean. Every wait has a limit.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::mem::MaybeUninit;
 use std::net::{SocketAddr, TcpStream};
@@ -31,6 +31,11 @@ pub const SIGNAL_TIME: Duration = Duration::from_mins(1);
 const STOP_TIME: Duration = Duration::from_mins(1);
 /// Log lines shown when a test fails.
 const LOG_LINES: usize = 60;
+
+/// The families in the text of `/metrics`.
+pub fn families(text: &str) -> BTreeSet<String> {
+    text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next().map(str::to_owned)).collect()
+}
 
 /// What Linux says of a process in a line of `/proc/PID/status`.
 pub fn process_status(pid: u32, field: &str) -> String {
@@ -150,6 +155,12 @@ impl Server {
         let line = metrics.text().lines().find(|line| line.starts_with(sample));
         let line = line.unwrap_or_else(|| panic!("no {sample} in {}", metrics.text()));
         line.rsplit_once(' ').expect("a name and a value").1.parse().expect("a number")
+    }
+
+    /// The families in `/metrics`.
+    #[track_caller]
+    pub fn families(&self) -> BTreeSet<String> {
+        families(self.get("/metrics").expect(200).text())
     }
 
     /// Its data directory.

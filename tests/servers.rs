@@ -106,6 +106,13 @@ impl Private {
         kafka().map(|_| Self::start("kafka", nodes))
     }
 
+    /// A Kafka that is reached over TLS too: see [`Self::secured`]. It shows the certificate of `keystore.pem`, and asks
+    /// for one of an authority of `ca.pem`, both in this directory.
+    #[cfg(feature = "kafka-tls")]
+    pub fn kafka_with_tls(files: &str) -> Option<Self> {
+        kafka().map(|_| Self::start_with("kafka", 1, &[("KAFKA_TLS", files)]))
+    }
+
     /// A Redis server; `None` where there is none to be had.
     pub fn redis() -> Option<Self> {
         redis().map(|_| Self::start("redis", 1))
@@ -122,9 +129,13 @@ impl Private {
     }
 
     fn start(kind: &'static str, nodes: usize) -> Self {
+        Self::start_with(kind, nodes, &[])
+    }
+
+    fn start_with(kind: &'static str, nodes: usize, variables: &[(&str, &str)]) -> Self {
         static STARTED: AtomicU32 = AtomicU32::new(0);
         let name = format!("private_{}_{}", std::process::id(), STARTED.fetch_add(1, Ordering::Relaxed));
-        let url = script(&["start", kind, &name, &nodes.to_string()]).unwrap();
+        let url = script_with(variables, &["start", kind, &name, &nodes.to_string()]).unwrap();
         Self { kind, name, url }
     }
 
@@ -163,6 +174,15 @@ impl Private {
         script(&["logins", &self.name]).unwrap()
     }
 
+    /// The addresses of a Kafka over TLS: of clients with a certificate, and of those who log in as `user` with the
+    /// password `secret`. Both may do everything.
+    #[cfg(feature = "kafka-tls")]
+    pub fn secured(&self) -> [String; 2] {
+        let addresses = script(&["secured", &self.name]).unwrap();
+        let (by_certificate, by_login) = addresses.split_once(' ').unwrap();
+        [by_certificate.into(), by_login.into()]
+    }
+
     /// What the user `user` with the password `secret` may do from now on, as arguments of `kafka-acls.sh` that follow
     /// `--add --allow-principal User:user`, or do no more with `--remove`.
     pub fn acl(&self, action: &str, more: &[&str]) {
@@ -184,8 +204,14 @@ impl Drop for Private {
 
 /// The line that `tests/servers.sh` prints.
 fn script(arguments: &[&str]) -> Result<String, String> {
+    script_with(&[], arguments)
+}
+
+fn script_with(variables: &[(&str, &str)], arguments: &[&str]) -> Result<String, String> {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/servers.sh");
-    let output = Command::new(path).args(arguments).stdin(Stdio::null()).output().map_err(|error| error.to_string())?;
+    let mut command = Command::new(path);
+    command.args(arguments).envs(variables.iter().copied()).stdin(Stdio::null());
+    let output = command.output().map_err(|error| error.to_string())?;
     if output.status.success() {
         Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
     } else {

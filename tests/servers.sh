@@ -15,6 +15,8 @@ usage: tests/servers.sh COMMAND
   restart KIND NAME [NODE]      start what is down again, on the same ports and data; prints its address
   pause|resume KIND NAME [NODE] SIGSTOP, SIGCONT, children too
   remove KIND NAME              kill it and forget its data and ports
+  secured NAME                  the addresses of a Kafka over TLS, without and with a login; it has them where it was started
+                                with KAFKA_TLS, a directory with its keystore.pem and the ca.pem of clients
   logins NAME                   the address of a Kafka that asks users who they are: "user" by the password "secret"
   acls NAME ARGUMENT...         what this user may do there, as kafka-acls.sh takes it; nothing at first
   stop-all                      remove every instance
@@ -146,13 +148,15 @@ kafka() {
             free_port >"$dir/$node/port"
             free_port >"$dir/$node/controller-port"
             free_port >"$dir/$node/logins-port"
+            [ -z "${KAFKA_TLS:-}" ] || { free_port >"$dir/$node/tls-port" && free_port >"$dir/$node/tls-logins-port"; }
             voters+=${voters:+,}$node@127.0.0.1:$(cat "$dir/$node/controller-port")
         done
         # 16 bytes in base64 for URLs; the leading letter keeps it from looking like a flag.
         cluster=A$(head -c 16 /dev/urandom | base64 | tr '+/' '-_' | head -c 21)
         for ((node = 1; node <= nodes; node++)); do
             kafka_settings "$dir/$node" "$node" "$voters" "$copies" >"$dir/$node/server.properties"
-            kafka_java "$dir/$node" 256m kafka.tools.StorageTool format -t "$cluster" -c "$dir/$node/server.properties"
+            kafka_java "$dir/$node" 256m kafka.tools.StorageTool format -t "$cluster" -c "$dir/$node/server.properties" \
+                --add-scram 'SCRAM-SHA-512=[name=user,password=secret]'
             "${command[@]}" >"$dir/$node/log" 2>&1 || fail "storage was not formatted: $(tail -5 "$dir/$node/log")"
         done
         ;;
@@ -213,6 +217,28 @@ broker.session.timeout.ms=$session
 broker.heartbeat.interval.ms=500
 # Messages of tests may have any time, and are not too old to be kept.
 log.retention.ms=-1
+EOF
+    [ ! -f "$1/tls-port" ] || kafka_tls_settings "$1" "$own" "$logins" "$controller"
+}
+
+kafka_tls_settings() { # kafka_tls_settings NODE_DIR OWN LOGINS CONTROLLER: these take the place of the ones before
+    local tls=SSL://localhost:$(cat "$1/tls-port") tls_logins=SASL_SSL://localhost:$(cat "$1/tls-logins-port")
+    local jaas=org.apache.kafka.common.security of=listener.name.sasl_ssl
+    cat <<EOF
+listeners=PLAINTEXT://$2,SASL_PLAINTEXT://$3,CONTROLLER://$4,$tls,$tls_logins
+advertised.listeners=PLAINTEXT://$2,SASL_PLAINTEXT://$3,$tls,$tls_logins
+listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,SASL_PLAINTEXT:SASL_PLAINTEXT,SSL:SSL,SASL_SSL:SASL_SSL
+ssl.keystore.type=PEM
+ssl.keystore.location=$KAFKA_TLS/keystore.pem
+ssl.truststore.type=PEM
+ssl.truststore.location=$KAFKA_TLS/ca.pem
+listener.name.ssl.ssl.client.auth=required
+ssl.principal.mapping.rules=RULE:^.*CN=([a-z]+).*\$/\$1/
+$of.sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-512,OAUTHBEARER
+$of.plain.sasl.jaas.config=$jaas.plain.PlainLoginModule required user_user="secret";
+$of.scram-sha-512.sasl.jaas.config=$jaas.scram.ScramLoginModule required;
+$of.oauthbearer.sasl.jaas.config=$jaas.oauthbearer.OAuthBearerLoginModule required unsecuredLoginStringClaim_sub="user";
+super.users=User:ANONYMOUS;User:user;User:orders
 EOF
 }
 
@@ -479,6 +505,11 @@ stop-all)
     ;;
 status)
     status
+    exit
+    ;;
+secured)
+    dir=$root/kafka-${1:-}
+    echo "localhost:$(cat "$dir/1/tls-port") localhost:$(cat "$dir/1/tls-logins-port")"
     exit
     ;;
 logins)

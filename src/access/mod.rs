@@ -14,6 +14,7 @@ mod last;
 pub mod rate;
 mod recent;
 pub mod scope;
+pub mod settings;
 mod watch;
 mod who;
 
@@ -30,11 +31,10 @@ use audit::Audit;
 use caller::Caller;
 use keys::Keys;
 use last::Pass;
-use prometheus::IntCounter;
 use rate::{Limited, Rate, Table};
 use scope::{Need, Sight};
 
-use crate::metrics::Metrics;
+use crate::metrics::{IntCounter, Metrics};
 use crate::snapshot::OwnerTag;
 
 pub use config::{Config, SetUpError, TokenConfig};
@@ -132,7 +132,7 @@ impl Access {
         let is_on = config.is_authenticating() || config.rate.is_some();
         let help = "Requests that were not let in, by reason.";
         let refused = is_on.then(|| {
-            let family = metrics.family("access_refused_total", help, "reason");
+            let family = metrics.counters("access_refused_total", help, &["reason"]);
             Denied::WORDS.map(|reason| family.with_label_values(&[reason])) // counts from 0
         });
         let access = Arc::new(Self {
@@ -159,8 +159,16 @@ impl Access {
             let access = Arc::clone(self);
             move || access.audit.as_ref().map_or(0.0, |audit| read(audit) as f64)
         };
-        metrics.total("audit_lines_total", "Lines of the audit trail that were written.", count(Audit::written));
-        metrics.total("audit_dropped_total", "Lines of the audit trail that were dropped.", count(Audit::dropped));
+        metrics.pulled_counter(
+            "audit_lines_total",
+            "Lines of the audit trail that were written.",
+            count(Audit::written),
+        );
+        metrics.pulled_counter(
+            "audit_dropped_total",
+            "Lines of the audit trail that were dropped.",
+            count(Audit::dropped),
+        );
     }
 
     /// Callers need no key, nothing is counted or noted.

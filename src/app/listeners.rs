@@ -5,6 +5,7 @@ use anyhow::Context;
 
 use super::config::Config;
 use crate::listen::{self, Bound, Endpoint};
+use crate::metrics::Metrics;
 use crate::process::lifecycle::{Reload, Shutdown};
 use crate::tls::reload::LOOK_EVERY;
 use crate::tls::server::Protocols;
@@ -59,14 +60,20 @@ fn bind_one(
     listen::bind(endpoint, sockets, tls, protocols).with_context(|| format!("cannot listen on {endpoint}"))
 }
 
-/// The certificates of the listeners, if any has TLS. They are read again when their files change,
-/// and when asked to, until the end.
+/// The certificates of the listeners, if any has TLS, whose end is in the metrics. They are read
+/// again when their files change, and when asked to, until the end.
 ///
 /// # Errors
 /// Which file cannot be used.
-pub fn certificates(config: &Config, reload: &Reload, shutdown: &Shutdown) -> Result<Option<Server>, tls::Error> {
+pub fn certificates(
+    config: &Config,
+    metrics: &Metrics,
+    reload: &Reload,
+    shutdown: &Shutdown,
+) -> Result<Option<Server>, tls::Error> {
     let Some(files) = config.tls.clone() else { return Ok(None) };
     let server = Server::open(files)?;
+    server.register(metrics);
     let (looked_at, mut reloads, mut shutdown) = (server.clone(), reload.follow(), shutdown.clone());
     tokio::spawn(async move {
         loop {

@@ -4,6 +4,7 @@ mod config;
 mod cores;
 mod limits;
 mod listeners;
+pub mod settings;
 mod signals;
 mod steps;
 mod watch;

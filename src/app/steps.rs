@@ -12,19 +12,19 @@ use super::config::{Config, Runtime};
 use super::cores;
 use super::listeners::{self, Listeners};
 use super::signals::{StopSignal, stop_signal};
-use super::watch::{watch_files, watch_pool, watch_view};
-use super::write_path::{Ended, WritePath};
+use super::watch::watch_files;
+use super::write_path::{Ended, WriteMetrics, WritePath};
 use crate::access::{Access, audit::Audit};
 use crate::admin::{self, Admin};
 use crate::cache::View;
-use crate::grpc;
-use crate::http::{self, Api, route};
+use crate::grpc::{self, GrpcMetrics};
+use crate::http::{self, Api};
 use crate::listen::{Bound as Listening, Endpoint};
 use crate::metrics::Metrics;
 use crate::process::lifecycle::{self, Readiness, Reload, Shutdown, Trigger};
 use crate::read::Reader;
-use crate::redis::Redis;
-use crate::replication::Bus;
+use crate::redis::{Redis, RedisMetrics};
+use crate::replication::{Bus, follow};
 use crate::source::inbox::{self, Inbox, InboxSource};
 use crate::store::Store;
 use crate::store::any::AnyStore;
@@ -87,25 +87,16 @@ impl Bound {
     pub(super) fn bind(config: Config) -> anyhow::Result<Self> {
         let reload = Reload::default();
         let stop = stop_signal(reload.clone())?;
-        let metrics = Metrics::new(route::ENDPOINTS, route::METHODS);
+        let metrics = Metrics::default();
         let access = Access::start(&config.access, &metrics)?;
         let readiness = Readiness::default();
-        let gates = readiness.clone();
-        metrics.gauge("service_ready", "1 when /readyz answers 200.", move || {
-            f64::from(u8::from(gates.reasons().is_empty()))
-        });
+        readiness.register(&metrics);
         let cores = match config.runtime {
             Runtime::Shared => Vec::new(),
             Runtime::PerCore => cores::of_this_process(config.threads),
         };
         let (trigger, shutdown) = lifecycle::shutdown();
-        let tls = listeners::certificates(&config, &reload, &shutdown)?;
-        if let Some(tls) = tls.clone() {
-            let help = "Seconds since 1970 at which the certificate of tls: listeners is over.";
-            #[expect(clippy::cast_precision_loss, reason = "times stay below 2^53")]
-            let read = move || tls.valid_until().unwrap_or_default() as f64;
-            metrics.gauge("tls_certificate_valid_until_seconds", help, read);
-        }
+        let tls = listeners::certificates(&config, &metrics, &reload, &shutdown)?;
         let Listeners { http, grpc, admin: admin_listener } =
             listeners::bind(&config, cores.len().max(1), tls.as_ref())?;
         let (admin, admin_stop) = lifecycle::shutdown();
@@ -144,13 +135,16 @@ impl Opened {
     pub(super) fn build(self, loads: Handle) -> anyhow::Result<Built> {
         let Self { bound, store } = &self;
         let Bound { config, reload, metrics, access, readiness, shutdown, .. } = bound;
-        watch_pool(metrics, store);
+        store.register(metrics);
         let view = Arc::new(View::new(config.cache.clone(), 0));
-        watch_view(metrics, &view, store.is_shareable());
+        view.register(metrics);
+        if store.is_shareable() {
+            follow::register(&view, metrics);
+        }
         let redis = start_redis(config, metrics);
         tokio::spawn(Arc::clone(access).watch(reload.clone(), shutdown.clone()));
         warn_if_open(config);
-        watch_files(metrics, readiness, store, shutdown.clone());
+        watch_files(readiness, store, shutdown.clone());
         let (inbox, inbox_source) = inbox::inbox(&config.inbox);
         #[cfg(feature = "kafka")]
         let mut bus =
@@ -167,7 +161,7 @@ impl Opened {
             store: store.clone(),
             view: Arc::clone(&view),
             redis: redis.clone(),
-            metrics: metrics.clone(),
+            metrics: WriteMetrics::register(config, metrics),
             readiness: readiness.clone(),
             shutdown: shutdown.clone(),
         };
@@ -191,12 +185,15 @@ impl Built {
         let listen: Vec<String> = http[0].iter().map(|bound| bound.endpoint().to_string()).collect();
         let grpc_listen = grpc.as_ref().map(|bound| bound.endpoint().to_string());
         let write_path = write_path.start(inbox_source)?;
-        let orders = grpc::Orders::new(reader.clone(), inbox.clone(), metrics.clone(), grpc_limits(&config.http));
+        let limits = grpc_limits(&config.http);
+        let api =
+            Api::new(config.http, reader.clone(), inbox.clone(), metrics.clone(), readiness.clone(), shutdown.clone());
         let grpc = grpc.map(Listening::listen).transpose()?.map(|listener| {
-            let (access, metrics, readiness) = (Arc::clone(&access), metrics.clone(), readiness.clone());
-            tokio::spawn(grpc::serve(config.grpc, orders, access, metrics, readiness, listener, shutdown.clone()))
+            let counted = GrpcMetrics::register(&metrics, Arc::clone(&api.metrics.requests));
+            let orders = grpc::Orders::new(reader, inbox, counted.clone(), limits);
+            let (access, readiness) = (Arc::clone(&access), readiness.clone());
+            tokio::spawn(grpc::serve(config.grpc, orders, access, counted, readiness, listener, shutdown.clone()))
         });
-        let api = Api::new(config.http, reader, inbox, metrics, readiness.clone(), shutdown.clone());
         let server = http::Server::new(api.with_access(Arc::clone(&access)));
         let http = if cores.is_empty() {
             tokio::spawn(async move { anyhow::Ok(server.serve(http.remove(0), shutdown).await?) })
@@ -281,5 +278,5 @@ fn warn_if_open(config: &Config) {
 
 /// The second tier, if there is one to be. It is not waited for.
 pub(super) fn start_redis(config: &Config, metrics: &Metrics) -> Option<Redis> {
-    config.redis.clone().map(|config| Redis::start(config, metrics.redis()))
+    config.redis.clone().map(|config| Redis::start(config, RedisMetrics::register(metrics)))
 }

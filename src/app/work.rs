@@ -11,9 +11,8 @@ use super::steps::start_redis;
 use super::watch::watch_rights;
 use crate::access::Access;
 use crate::admin::{self, Admin};
-use crate::http::route;
-use crate::ingest::Ingest;
-use crate::kafka::Snapshots;
+use crate::ingest::{Ingest, IngestMetrics};
+use crate::kafka::{Snapshots, broker_watch};
 use crate::metrics::Metrics;
 use crate::process::lifecycle::{self, Readiness, Reload, Shutdown};
 use crate::record::Contents;
@@ -21,7 +20,7 @@ use crate::replication::bus::{self, Instance};
 use crate::replication::follow::Telling;
 use crate::replication::outbox;
 use crate::replication::worker::Events;
-use crate::source::kafka::KafkaSource;
+use crate::source::kafka::{KafkaMetrics, KafkaSource};
 use crate::store::any::AnyStore;
 use crate::store::{Peers, Presence, Store, StoreError};
 
@@ -43,17 +42,21 @@ pub fn work(config: Config) -> anyhow::Result<()> {
 async fn run(config: Config) -> anyhow::Result<()> {
     let reload = Reload::default();
     let stop = stop_signal(reload.clone())?;
-    let metrics = Metrics::new(route::ENDPOINTS, route::METHODS);
+    let metrics = Metrics::default();
     let access = Access::start(&config.access, &metrics)?;
     let readiness = Readiness::default();
+    readiness.register(&metrics);
     let (_admin_trigger, admin_stop) = lifecycle::shutdown();
     let (trigger, shutdown) = lifecycle::shutdown();
-    let tls = listeners::certificates(&config, &reload, &shutdown)?;
+    let tls = listeners::certificates(&config, &metrics, &reload, &shutdown)?;
     if let Some(bound) = listeners::bind_admin(&config, tls.as_ref())? {
         let admin = Admin { metrics: metrics.clone(), access: Arc::clone(&access), readiness: readiness.clone() };
         admin::start(admin, bound, admin_stop).context("cannot start the admin thread")?;
     }
     let store = AnyStore::open(&config.store)?;
+    store.register(&metrics);
+    broker_watch::register(&metrics);
+    let (of_ingest, of_kafka) = (IngestMetrics::register(&metrics), KafkaMetrics::register(&metrics));
     let redis = start_redis(&config, &metrics);
     let mut kafka = config.kafka.clone().context("a worker needs Kafka")?;
     if kafka.snapshots == Snapshots::Off {
@@ -74,9 +77,9 @@ async fn run(config: Config) -> anyhow::Result<()> {
         tokio::spawn(watch_rights(store.clone(), readiness.gate("rights", "not checked"), shutdown.clone()));
         let gates = ["kafka", "dead-letters"].map(|name| readiness.gate(name, "not started"));
         let [gate, letters] = gates;
-        let source = KafkaSource::start(&kafka, metrics.kafka.clone(), gate, letters).context("cannot use Kafka")?;
+        let source = KafkaSource::start(&kafka, of_kafka, gate, letters).context("cannot use Kafka")?;
         let source = Events::new(source, outbox.clone());
-        let ingest = Ingest::new(source, store.clone(), None, &config.ingest, metrics.ingest.clone()).await?;
+        let ingest = Ingest::new(source, store.clone(), None, &config.ingest, of_ingest).await?;
         let ingest = ingest.with_outbox(Some(outbox)).with_redis(redis.clone());
         let ledger = ingest.run(shutdown.clone()).await?;
         tracing::info!(source = "events", ?ledger, "intake ended");

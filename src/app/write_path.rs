@@ -9,7 +9,7 @@ use tokio::task::JoinHandle;
 use super::config::Config;
 use super::watch::watch_rights;
 use crate::cache::View;
-use crate::ingest::Ingest;
+use crate::ingest::{Ingest, IngestMetrics};
 use crate::metrics::Metrics;
 use crate::order::sample;
 use crate::process::lifecycle::{Gate, Readiness, Shutdown};
@@ -20,10 +20,10 @@ use crate::replication::outbox::Outbox;
 use crate::source::Source;
 use crate::source::inbox::InboxSource;
 #[cfg(feature = "kafka")]
-use crate::source::kafka::KafkaSource;
+use crate::source::kafka::{KafkaMetrics, KafkaSource};
 use crate::source::lines::Lines;
-use crate::source::nats::NatsSource;
-use crate::source::stan::StanSource;
+use crate::source::nats::{NatsMetrics, NatsSource};
+use crate::source::stan::{StanMetrics, StanSource};
 use crate::store::Store;
 use crate::store::any::AnyStore;
 use crate::warmup;
@@ -42,9 +42,31 @@ pub(super) struct WritePath {
     pub(super) store: AnyStore,
     pub(super) view: Arc<View>,
     pub(super) redis: Option<Redis>,
-    pub(super) metrics: Metrics,
+    pub(super) metrics: WriteMetrics,
     pub(super) readiness: Readiness,
     pub(super) shutdown: Shutdown,
+}
+
+/// What is counted of intake, and of each source that there is.
+pub(super) struct WriteMetrics {
+    ingest: IngestMetrics,
+    #[cfg(feature = "kafka")]
+    kafka: Option<KafkaMetrics>,
+    nats: Option<NatsMetrics>,
+    stan: Option<StanMetrics>,
+}
+
+impl WriteMetrics {
+    /// Registers it: once a process. It is shown from here on, long before a source can be reached.
+    pub(super) fn register(config: &Config, metrics: &Metrics) -> Self {
+        Self {
+            ingest: IngestMetrics::register(metrics),
+            #[cfg(feature = "kafka")]
+            kafka: config.kafka.as_ref().map(|_| KafkaMetrics::register(metrics)),
+            nats: config.nats.as_ref().map(|_| NatsMetrics::register(metrics)),
+            stan: config.stan.as_ref().map(|_| StanMetrics::register(metrics)),
+        }
+    }
 }
 
 /// Told what the write path ended with.
@@ -143,26 +165,26 @@ impl WritePath {
 
     #[cfg(feature = "kafka")]
     async fn kafka(&self) -> anyhow::Result<()> {
-        let Some(config) = &self.config.kafka else { return Ok(()) };
+        let (Some(config), Some(metrics)) = (&self.config.kafka, &self.metrics.kafka) else { return Ok(()) };
         let gate = self.readiness.gate("kafka", "not started");
         let letters = self.readiness.gate("dead-letters", "not started");
-        let source = KafkaSource::start(config, self.metrics.kafka.clone(), gate, letters);
+        let source = KafkaSource::start(config, metrics.clone(), gate, letters);
         self.take_in("kafka", source.context("cannot use Kafka")?).await
     }
 
     async fn nats(&self) -> anyhow::Result<()> {
-        let Some(config) = &self.config.nats else { return Ok(()) };
+        let (Some(config), Some(metrics)) = (&self.config.nats, &self.metrics.nats) else { return Ok(()) };
         let gate = self.readiness.gate("nats", "not started");
         let letters = self.readiness.gate("nats-dead-letters", "not started");
-        let source = NatsSource::start(config, self.metrics.nats.clone(), gate, letters);
+        let source = NatsSource::start(config, metrics.clone(), gate, letters);
         self.take_in("nats", source.context("cannot use NATS")?).await
     }
 
     async fn stan(&self) -> anyhow::Result<()> {
-        let Some(config) = &self.config.stan else { return Ok(()) };
+        let (Some(config), Some(metrics)) = (&self.config.stan, &self.metrics.stan) else { return Ok(()) };
         let gate = self.readiness.gate("stan", "not started");
         let letters = self.readiness.gate("stan-dead-letters", "not started");
-        let source = StanSource::start(config, self.metrics.stan(), gate, letters);
+        let source = StanSource::start(config, metrics.clone(), gate, letters);
         self.take_in("stan", source.context("cannot use NATS Streaming")?).await
     }
 

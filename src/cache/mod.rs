@@ -16,11 +16,13 @@ pub mod feed;
 mod formers;
 mod lists;
 mod map;
+mod metrics;
 mod negative;
 mod owned;
 mod owners;
 pub mod recent;
 mod room;
+pub mod settings;
 mod tally;
 #[cfg(test)]
 mod tests;

@@ -30,7 +30,7 @@ use crate::access::address::Peer;
 use crate::access::scope::Need;
 use crate::access::{Access, Denied, Who, head};
 use crate::listen::{Connection, Listener, Opened, Stream};
-use crate::metrics::Metrics;
+use crate::metrics::IntCounterVec;
 use crate::process::lifecycle::Shutdown;
 use crate::source::inbox::{Coming, Inbox};
 
@@ -94,7 +94,7 @@ pub struct Door {
     routes: Arc<Routes>,
     access: Arc<Access>,
     inbox: Inbox,
-    metrics: Metrics,
+    calls: IntCounterVec,
     call_time: Duration,
 }
 
@@ -102,8 +102,8 @@ impl Door {
     /// Answers from `routes`; no call of ours takes longer than `call_time`, and what clients send takes room in `inbox`
     /// while it is on its way.
     #[must_use]
-    pub fn new(routes: Routes, access: Arc<Access>, inbox: Inbox, metrics: Metrics, call_time: Duration) -> Self {
-        Self { routes: Arc::new(routes), access, inbox, metrics, call_time }
+    pub fn new(routes: Routes, access: Arc<Access>, inbox: Inbox, calls: IntCounterVec, call_time: Duration) -> Self {
+        Self { routes: Arc::new(routes), access, inbox, calls, call_time }
     }
 
     async fn answer(
@@ -133,7 +133,7 @@ impl Door {
         };
         response.headers_mut().insert(head::X_REQUEST_ID, request_id);
         let code = status::name(code_of(&response));
-        self.metrics.grpc.with_label_values(&[method.unwrap_or("other"), code]).inc();
+        self.calls.with_label_values(&[method.unwrap_or("other"), code]).inc();
         let end = call.is_none().then(|| stopped(shutdown));
         Ok(response.map(|body| Held { body, _call: call, end }))
     }

@@ -4,8 +4,10 @@
 mod begun;
 pub mod conn;
 mod deadline;
+mod metrics;
 mod model;
 mod orders;
+pub mod settings;
 mod status;
 
 use std::sync::Arc;
@@ -17,9 +19,9 @@ use tonic_health::server::{HealthReporter, health_reporter};
 
 use crate::access::Access;
 use crate::listen::{Endpoint, Listener};
-use crate::metrics::Metrics;
 use crate::process::lifecycle::{Readiness, Shutdown};
 use conn::{Door, Routes};
+pub use metrics::GrpcMetrics;
 pub use orders::Orders;
 use proto::service::v1::orders_service_server::{OrdersServiceServer, SERVICE_NAME};
 
@@ -95,7 +97,7 @@ pub async fn serve(
     config: Config,
     orders: Orders,
     access: Arc<Access>,
-    metrics: Metrics,
+    metrics: GrpcMetrics,
     readiness: Readiness,
     listener: Listener,
     shutdown: Shutdown,
@@ -119,7 +121,7 @@ pub async fn serve(
         .and(health_server)
         .and(reflection().build_v1().expect("descriptors the build has made"))
         .and(reflection().build_v1alpha().expect("descriptors the build has made"));
-    let door = Door::new(routes, access, inbox, metrics, limits.call_time());
+    let door = Door::new(routes, access, inbox, metrics.calls, limits.call_time());
     conn::accept(Arc::new(config), door, listener, shutdown).await;
     watching.abort();
 }

@@ -5,6 +5,7 @@ use tonic::metadata::MetadataMap;
 use tonic::{Code, Request, Response, Status, async_trait};
 
 use super::deadline::Deadline;
+use super::metrics::GrpcMetrics;
 use super::proto::service::v1::orders_service_server::OrdersService;
 use super::proto::service::v1::{
     GetOrderByExternalIdRequest, GetOrderByExternalIdResponse, GetOrderByIdRequest, GetOrderByIdResponse,
@@ -13,7 +14,6 @@ use super::proto::service::v1::{
 use super::{Limits, model, status};
 use crate::access::Who;
 use crate::id::{OrderId, Version, parse_uuid};
-use crate::metrics::Metrics;
 use crate::read::{Found, Reader};
 use crate::snapshot::{OwnerTag, Snapshot, State};
 use crate::source::inbox::{self, Inbox, Reply};
@@ -28,14 +28,14 @@ const X_VERSION: &str = "x-version";
 pub struct Orders {
     reader: Reader,
     inbox: Inbox,
-    metrics: Metrics,
+    metrics: GrpcMetrics,
     limits: Limits,
 }
 
 impl Orders {
     /// Reads through `reader`, writes through `inbox`.
     #[must_use]
-    pub fn new(reader: Reader, inbox: Inbox, metrics: Metrics, limits: Limits) -> Self {
+    pub fn new(reader: Reader, inbox: Inbox, metrics: GrpcMetrics, limits: Limits) -> Self {
         Self { reader, inbox, metrics, limits }
     }
 
@@ -57,15 +57,15 @@ impl Orders {
             Found::Hit(snapshot)
                 if least.is_none_or(|least| snapshot.version() >= least) && self.reader.is_seen(owner, &snapshot) =>
             {
-                self.metrics.http.hit(1);
+                self.metrics.lookups.hit(1);
                 return Ok(snapshot);
             }
             Found::Absent | Found::Hit(_) if least.is_none() && self.reader.is_known_absent(owner) => {
-                self.metrics.http.miss();
+                self.metrics.lookups.miss();
                 return Err(status::no_order());
             }
             _ => {
-                self.metrics.http.miss();
+                self.metrics.lookups.miss();
                 match (least, owner) {
                     (least, Some(owner)) => self.reader.load_owned(id, least, owner).await,
                     (Some(least), None) => self.reader.get_at_least(id, least).await,

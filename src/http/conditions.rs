@@ -1,78 +1,13 @@
-//! Conditions of a request: which entity tags it names (RFC 9110, sections 8.8.3 and 13.1), and what comes of them.
+//! Conditions of a request (RFC 9110, section 13.1), and what comes of them.
 
 use hyper::header::{ETAG, HeaderMap, HeaderName, HeaderValue, IF_MATCH, IF_NONE_MATCH, IF_UNMODIFIED_SINCE};
 use hyper::{Method, StatusCode};
 
 use super::body::Body;
-use super::respond::{Answer, Problem, X_MIN_VERSION};
+use super::etag::{Tag, is_of, opaque_of, tags};
+use super::request::X_MIN_VERSION;
+use super::respond::{Answer, Problem};
 use crate::record::{Condition, Expected};
-
-/// One tag of a list.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Tag<'a> {
-    /// `*`
-    Any,
-    /// What stands between the quotes, and whether `W/` stands before them.
-    Entity { opaque: &'a [u8], is_weak: bool },
-}
-
-/// The tags of a header field's value. What is no tag ends the list: nothing can be known of what follows.
-fn tags(mut text: &[u8]) -> impl Iterator<Item = Tag<'_>> {
-    std::iter::from_fn(move || {
-        text = text.trim_ascii_start();
-        while let Some(rest) = text.strip_prefix(b",") {
-            text = rest.trim_ascii_start();
-        }
-        if let Some(rest) = text.strip_prefix(b"*") {
-            text = rest;
-            return Some(Tag::Any);
-        }
-        let (is_weak, quoted) = match text.strip_prefix(b"W/") {
-            Some(quoted) => (true, quoted),
-            None => (false, text),
-        };
-        // A comma between quotes is part of the tag.
-        let opaque = quoted.strip_prefix(b"\"")?;
-        let end = memchr::memchr(b'"', opaque)?;
-        text = opaque[end + 1..].trim_ascii_start();
-        if !(text.is_empty() || text.starts_with(b",")) {
-            text = b"";
-        }
-        Some(Tag::Entity { opaque: &opaque[..end], is_weak })
-    })
-}
-
-/// What tells the tag of a better form from that of the one before it: they are of one list, and different bytes.
-pub const DENSE: &str = "-dense";
-
-/// Whether a tag is that of `plain`, or of a compressed form of it.
-fn is_of(opaque: &[u8], plain: &[u8]) -> bool {
-    opaque.strip_prefix(plain).is_some_and(|form| {
-        let form = form.strip_prefix(DENSE.as_bytes()).unwrap_or(form);
-        matches!(form, b"" | b"-gzip" | b"-br" | b"-zstd")
-    })
-}
-
-fn opaque_of(etag: &HeaderValue) -> &[u8] {
-    let text = etag.as_bytes();
-    text.strip_prefix(b"\"").and_then(|text| text.strip_suffix(b"\"")).unwrap_or(text)
-}
-
-/// Whether `If-None-Match` says that the client has this already, in its plain or a compressed form. The comparison is
-/// weak; a list may come in several fields.
-#[must_use]
-pub fn knows(headers: &HeaderMap, etag: &HeaderValue) -> bool {
-    headers.get_all(IF_NONE_MATCH).iter().any(|value| names(value.as_bytes(), opaque_of(etag)))
-}
-
-/// Whether a list of tags names `plain`, which stands between quotes, or a compressed form of it. The comparison is weak.
-#[must_use]
-pub fn names(list: &[u8], plain: &[u8]) -> bool {
-    tags(list).any(|tag| match tag {
-        Tag::Any => true,
-        Tag::Entity { opaque, .. } => is_of(opaque, plain),
-    })
-}
 
 /// Whether `If-Match` is there and names something else. The comparison is strong.
 fn is_other_than_expected(headers: &HeaderMap, etag: Option<&HeaderValue>) -> bool {
@@ -196,39 +131,6 @@ mod tests {
 
     fn headers(name: HeaderName, values: &[&'static str]) -> HeaderMap {
         values.iter().map(|value| (name.clone(), HeaderValue::from_static(value))).collect()
-    }
-
-    #[test]
-    fn what_is_known_is_found_in_any_form_and_place() {
-        let etag = HeaderValue::from_static("\"7\"");
-        for known in [
-            &["\"7\""][..],
-            &["W/\"7\""],
-            &["\"7-gzip\""],
-            &["\"7-dense-zstd\""],
-            &["\"1\", \"7\""],
-            &["*"],
-            &["\"a,b\",\"7\""],
-            &["\"1\"", "\"7\""],
-            &[",, \"7\""],
-        ] {
-            assert!(knows(&headers(IF_NONE_MATCH, known), &etag), "{known:?}");
-        }
-        for other in [
-            &["\"77\""][..],
-            &["\"\""],
-            &["\"7-x\""],
-            &["\"7-dense-x\""],
-            &["\"1\",\"2\""],
-            &["\"1,\"7\""],
-            &["7"],
-            &["\"7"],
-            &["\"a\"*"],
-            &["w/\"7\""],
-            &[""],
-        ] {
-            assert!(!knows(&headers(IF_NONE_MATCH, other), &etag), "{other:?}");
-        }
     }
 
     #[test]

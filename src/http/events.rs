@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::body::Body;
 use super::query::Query;
 use super::respond::{self, Answer, Problem};
-use super::{Api, gate};
+use super::{Api, gate, request};
 use crate::access::scope::Need;
 use crate::access::{Denied, Who};
 use crate::cache::feed::{Event, Former, Read};
@@ -76,7 +76,7 @@ pub fn events(api: Arc<Api>, query: &Query<'_>, headers: &HeaderMap, who: &Who) 
         Some(_) => return Err(Problem::bad_request("invalid_include", "include must be body")),
     };
     // What a browser sends when it connects again is newer than what the URL says.
-    let last = match (respond::once(headers, &LAST_EVENT_ID)?, query.get("lastEventId"), query.get("last_event_id")) {
+    let last = match (request::once(headers, &LAST_EVENT_ID)?, query.get("lastEventId"), query.get("last_event_id")) {
         (Some(id), ..) => Some(id.to_str().unwrap_or_default()),
         (None, Some(_), Some(_)) => {
             let detail = "lastEventId and last_event_id are the same: leave one of them out";

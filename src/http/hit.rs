@@ -10,12 +10,13 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use hyper::Method;
 
 use super::accept::Accepted;
+use super::door::{Door, Guarded, Open};
 use super::route::{self, Route};
-use super::socket::{Consumed, HELD_BYTES_MAX, HELD_PIECE_MAX, Held, PREFACE, Remainder};
-use super::{Api, conditions, gate, host, orders};
+use super::socket::{Consumed, HELD_BYTES_MAX, HELD_PIECE_MAX, Held, Remainder, foreign};
+use super::{Api, etag, gate, host, paging};
 use crate::access::address::Peer;
 use crate::access::rate::{Bucket, Limited, Rate};
-use crate::access::{Access, Denied, Glance, LastPass, Shown};
+use crate::access::{Denied, Glance, LastPass, Shown};
 use crate::id::OrderId;
 use crate::process::log::random_id;
 use crate::read::Found;
@@ -72,56 +73,6 @@ pub fn answer_guarded(
     answer_all(api, Guarded { access: &api.access, peer, last }, requests, answers)
 }
 
-/// Whether a read is let in. Two kinds of code: where callers need no key, nothing of this is
-/// there.
-trait Door: Copy {
-    /// Requests have to be let in.
-    const IS_GUARDED: bool;
-
-    fn quick(&self, shown: Shown<'_>, now: Instant) -> Glance;
-
-    fn charge(&self, cost: (Bucket, Rate), now: Instant);
-}
-
-/// Callers need no key.
-#[derive(Clone, Copy)]
-struct Open;
-
-impl Door for Open {
-    const IS_GUARDED: bool = false;
-
-    fn quick(&self, _: Shown<'_>, _: Instant) -> Glance {
-        Glance::Pass(None, None)
-    }
-
-    fn charge(&self, _: (Bucket, Rate), _: Instant) {}
-}
-
-/// Who asks has to be let in.
-#[derive(Clone, Copy)]
-struct Guarded<'d> {
-    access: &'d Access,
-    peer: &'d Peer,
-    /// What the connection's request before was let in by: nearly always it is the same.
-    last: &'d RefCell<LastPass>,
-}
-
-impl Door for Guarded<'_> {
-    const IS_GUARDED: bool = true;
-
-    fn quick(&self, shown: Shown<'_>, now: Instant) -> Glance {
-        match self.access.quick(shown, self.peer, self.last, now) {
-            // There it is noted, which is hyper's way.
-            Glance::Limited(_) if self.access.audit().is_some() => Glance::Ask,
-            glance => glance,
-        }
-    }
-
-    fn charge(&self, cost: (Bucket, Rate), now: Instant) {
-        self.access.charge(cost, now);
-    }
-}
-
 fn answer_all<D: Door>(api: &Api, door: D, requests: &[u8], answers: &mut Held) -> Consumed {
     let started = Instant::now();
     let date = date();
@@ -154,9 +105,9 @@ fn answer_all<D: Door>(api: &Api, door: D, requests: &[u8], answers: &mut Held) 
             let kind = met.trailing_zeros() as usize;
             met &= met - 1;
             let (route, method, status) = KINDS[kind];
-            api.metrics.http.observe(route, method, status, each, counts[kind]);
+            api.metrics.requests.observe(route, method, status, each, counts[kind]);
             if kind < LIST {
-                api.metrics.http.hit(counts[kind]);
+                api.metrics.requests.hit(counts[kind]);
             }
         }
     }
@@ -245,26 +196,6 @@ fn answer_one<D: Door>(
     kind.map(|kind| (head, kind)).ok_or_else(other)
 }
 
-/// So much of it is no request any more for the parser, which knows HTTP/1.0 and 1.1.
-const PREFACE_BYTES_MIN: usize = b"PRI * HTTP/2".len();
-
-/// What something is that is no request of HTTP/1.1.
-#[cold]
-pub(super) fn foreign(bytes: &[u8]) -> Remainder {
-    if bytes.starts_with(PREFACE) {
-        Remainder::Http2 // hyper reads the rest of it
-    } else if bytes.len() >= PREFACE_BYTES_MIN && PREFACE.starts_with(bytes) {
-        Remainder::Part
-    } else if crate::listen::is_tls(bytes) {
-        Remainder::Tls
-    } else {
-        if crate::access::address::is_proxy_header(bytes) {
-            crate::listen::note_proxy();
-        }
-        Remainder::Other(None)
-    }
-}
-
 /// Whose orders alone a read may see, and what it costs; or that it comes too often, or that hyper
 /// has to answer.
 fn let_in<D: Door>(door: D, route: &Route<'_>, asked: &Asked<'_>, started: Instant) -> Result<LetIn, Option<Limited>> {
@@ -305,7 +236,7 @@ fn get_order(
     let mut version = itoa::Buffer::new();
     let version = version.format(snapshot.version()).as_bytes();
     let known = match asked.if_none_match {
-        Some(tags) if conditions::names(tags, version) => IS_KNOWN,
+        Some(tags) if etag::names(tags, version) => IS_KNOWN,
         _ => 0,
     };
     let answers = &mut answers.bytes;
@@ -343,14 +274,14 @@ fn list(api: &Api, method: usize, asked: &Asked<'_>, date: &Date, answers: &mut 
             None if accepted.takes_plain => {}
             None => return None,
         }
-        form = orders::ready_encoding(&list, &accepted).and_then(|encoding| list.encoded(encoding));
+        form = accepted.encodings().find_map(|encoding| list.encoded(encoding));
         if form.is_none() && !accepted.takes_plain {
             return None;
         }
     }
-    let tag = orders::list_tag(&api.epoch, &list, list.orders.len());
+    let tag = etag::list_tag(&api.epoch, &list, list.orders.len());
     let known = match asked.if_none_match {
-        Some(tags) if conditions::names(tags, tag.as_bytes()) => IS_KNOWN,
+        Some(tags) if etag::names(tags, tag.as_bytes()) => IS_KNOWN,
         _ => 0,
     };
     let body = form.as_ref().map_or(&list.body, |form| form.body);
@@ -367,13 +298,13 @@ fn list(api: &Api, method: usize, asked: &Asked<'_>, date: &Date, answers: &mut 
         }
         _ => head.extend_from_slice(b"HTTP/1.1 304 Not Modified\r\netag: "),
     }
-    head.extend_from_slice(orders::encoded_tag(&tag, form.as_ref()).as_bytes());
+    head.extend_from_slice(etag::encoded_tag(&tag, form.as_ref()).as_bytes());
     head.extend_from_slice(if known == 0 { b"\r\n" } else { b"\r\ncache-control: no-cache\r\n" });
     if list.has_more
         && let Some(last) = list.orders.last()
     {
         head.extend_from_slice(b"link: ");
-        head.extend_from_slice(orders::next_page(last.seq(), view.config().list_max).as_bytes());
+        head.extend_from_slice(paging::next_page(last.seq(), view.config().list_max).as_bytes());
         head.extend_from_slice(b"\r\n");
     }
     if is_compressed {
@@ -434,7 +365,7 @@ fn refuse(api: &Api, route: &Route<'_>, method: usize, limited: &Limited, date: 
     });
     api.access.count_refusal(&Denied::TooOften(*limited));
     let name = route::method_index(if method == 0 { &Method::GET } else { &Method::HEAD });
-    api.metrics.http.observe(route.endpoint(), name, 429, Duration::ZERO, 1);
+    api.metrics.requests.observe(route.endpoint(), name, 429, Duration::ZERO, 1);
 }
 
 /// Whether a client may like plain text better.

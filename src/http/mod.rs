@@ -2,23 +2,33 @@
 //! answer.
 
 pub mod accept;
+mod assets;
 pub mod body;
 pub mod conditions;
 pub mod conn;
+mod door;
+pub mod etag;
 pub mod events;
 pub mod gate;
+pub mod get;
+pub mod get_many;
 pub mod hit;
 pub mod host;
 mod http2;
-pub mod orders;
+pub mod list;
+mod metrics;
 pub mod page;
+pub mod paging;
 pub mod query;
 pub mod refusal;
+pub mod request;
 pub mod respond;
 pub mod route;
 mod server;
 mod service;
+pub mod settings;
 mod socket;
+pub mod stats;
 pub mod transport;
 pub mod write;
 
@@ -37,8 +47,8 @@ use crate::read::Reader;
 use crate::source::inbox::Inbox;
 use conn::Limits;
 
+pub use metrics::HttpMetrics;
 pub use server::Server;
-pub use service::IsNoted;
 
 /// Pages of every origin may read.
 const ANY_ORIGIN: HeaderValue = HeaderValue::from_static("*");
@@ -103,7 +113,9 @@ pub struct Api {
     /// Takes orders in.
     pub inbox: Inbox,
     /// Counts.
-    pub metrics: Metrics,
+    pub metrics: HttpMetrics,
+    /// What `/metrics` shows.
+    pub families: Metrics,
     /// Who is let in to what.
     pub access: Arc<Access>,
     /// Whether the process is ready.
@@ -123,13 +135,13 @@ pub struct Api {
 }
 
 impl Api {
-    /// Everything together.
+    /// Everything together. Registers what HTTP counts among `families`, which takes one of these.
     #[must_use]
     pub fn new(
         config: Config,
         reader: Reader,
         inbox: Inbox,
-        metrics: Metrics,
+        families: Metrics,
         readiness: Readiness,
         shutdown: Shutdown,
     ) -> Self {
@@ -143,7 +155,8 @@ impl Api {
             config,
             reader,
             inbox,
-            metrics,
+            metrics: HttpMetrics::register(&families),
+            families,
             access,
             readiness,
             shutdown,

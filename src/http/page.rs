@@ -1,100 +1,27 @@
-//! What is built in: the page, the description of the interface and its reader. No file is read while serving, and
-//! nothing refers to another host.
+//! Answers with what is built in (`assets`): the page, the description of the interface and its
+//! reader.
 
-use std::collections::HashMap;
-use std::sync::LazyLock;
-
-use bytes::Bytes;
-use hyper::Response;
-use hyper::StatusCode;
 use hyper::header::{
     CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, HeaderMap, HeaderName, HeaderValue, LOCATION,
     REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS,
 };
-use include_dir::{Dir, include_dir};
-use sha2::{Digest, Sha256};
+use hyper::{Response, StatusCode};
 
+use super::assets;
 use super::body::Body;
-use super::conditions::knows;
-use super::respond::Answer;
+use super::etag::knows;
+use super::respond::{Answer, Problem};
 
-static WEB: Dir<'static> = include_dir!("$CARGO_MANIFEST_DIR/web");
-
-/// The page runs its own scripts and styles only, and talks to its own server only.
-const PAGE_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \
-    manifest-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
-/// The reader of the interface description sets styles from its script and draws its icons from data URLs.
-const DOCS_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; \
-    img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
-
-struct Asset {
-    body: Bytes,
-    kind: HeaderValue,
-    etag: HeaderValue,
-    policy: HeaderValue,
-}
-
-/// Every path that is built in.
-static ASSETS: LazyLock<HashMap<String, Asset>> = LazyLock::new(|| {
-    let mut assets = HashMap::new();
-    for file in WEB.files() {
-        let name = file.path().display().to_string();
-        let paths = match name.as_str() {
-            "index.html" => vec!["/".to_owned()],
-            "openapi.json" => vec!["/openapi.json".into(), "/swagger.json".into(), "/swagger/doc.json".into()],
-            _ => vec![format!("/static/{name}")],
-        };
-        for path in paths {
-            assets.insert(path, asset(&name, file.contents(), PAGE_POLICY));
-        }
-    }
-    for file in WEB.get_dir("swagger").into_iter().flat_map(Dir::files) {
-        let name = file.path().display().to_string();
-        assets.insert(format!("/{name}"), asset(&name, file.contents(), DOCS_POLICY));
-    }
-    assets
-});
-
-fn asset(name: &str, contents: &'static [u8], policy: &'static str) -> Asset {
-    let kind = match name.rsplit('.').next() {
-        Some("html") => "text/html; charset=utf-8",
-        Some("js") => "text/javascript; charset=utf-8",
-        Some("css") => "text/css; charset=utf-8",
-        Some("svg") => "image/svg+xml",
-        Some("png") => "image/png",
-        Some("json") => "application/json",
-        _ => "text/plain; charset=utf-8",
-    };
-    let digest: String = Sha256::digest(contents).iter().take(8).map(|byte| format!("{byte:02x}")).collect();
-    Asset {
-        body: Bytes::from_static(contents),
-        kind: HeaderValue::from_static(kind),
-        etag: HeaderValue::try_from(format!("\"{digest}\"")).expect("hexadecimal digits in quotes"),
-        policy: HeaderValue::from_static(policy),
-    }
-}
-
-/// Where shorter addresses lead.
-fn redirect(path: &str) -> Option<&'static str> {
-    matches!(path, "/docs" | "/docs/" | "/swagger" | "/swagger/").then_some("/swagger/index.html")
-}
-
-/// Whether the path is built in.
-#[must_use]
-pub fn is_asset(path: &str) -> bool {
-    redirect(path).is_some() || ASSETS.contains_key(path)
-}
-
-/// The answer for a path that [`is_asset`].
+/// The answer for a path that is built in.
 #[must_use]
 pub fn answer(path: &str, headers: &HeaderMap) -> Answer {
-    if let Some(to) = redirect(path) {
+    if let Some(to) = assets::redirect(path) {
         let mut answer = Response::new(Body::empty());
         *answer.status_mut() = StatusCode::FOUND;
         answer.headers_mut().insert(LOCATION, HeaderValue::from_static(to));
         return answer;
     }
-    let Some(asset) = ASSETS.get(path) else { return super::respond::Problem::no_route().answer(headers) };
+    let Some(asset) = assets::find(path) else { return Problem::no_route().answer(headers) };
     let is_known = knows(headers, &asset.etag);
     let mut answer = Response::new(if is_known { Body::empty() } else { Body::from(asset.body.clone()) });
     if is_known {

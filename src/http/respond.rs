@@ -4,15 +4,15 @@ use std::sync::LazyLock;
 
 use bytes::Bytes;
 use hyper::header::{
-    ACCEPT_ENCODING, ALLOW, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, ETAG, HeaderMap, HeaderName, HeaderValue,
-    LOCATION, RETRY_AFTER,
+    ALLOW, CACHE_CONTROL, CONTENT_TYPE, ETAG, HeaderMap, HeaderName, HeaderValue, LOCATION, RETRY_AFTER,
 };
 use hyper::{Response, StatusCode};
+use tokio::sync::mpsc;
 
 use super::accept;
 use super::body::Body;
-use super::conditions::knows;
-use super::route::Allow;
+use super::etag::{FIRST_VERSIONS, knows, version_etag};
+use super::route::{Allow, Face};
 use crate::id::{IdError, OrderId, Version};
 use crate::read::ReadError;
 use crate::record::{Fault, Rejection, RejectionKind};
@@ -23,24 +23,15 @@ use crate::store::Refusal;
 /// An answer.
 pub type Answer = Response<Body>;
 
+/// Says of an answer that what it is about is noted already, or is as it comes.
+#[derive(Clone, Copy)]
+pub struct IsNoted;
+
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 /// The media type of errors.
 pub const PROBLEM_JSON: &str = "application/problem+json";
 const PROBLEM: HeaderValue = HeaderValue::from_static(PROBLEM_JSON);
 const NO_CACHE: HeaderValue = HeaderValue::from_static("no-cache");
-/// How many were asked for and not found.
-pub const X_MISSING: HeaderName = HeaderName::from_static("x-missing");
-/// The least version a reader accepts.
-pub const X_MIN_VERSION: HeaderName = HeaderName::from_static("x-min-version");
-
-/// Which of an order's two answers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Face {
-    /// `{…}`
-    Flat,
-    /// `{"order":{…}}`
-    Wrapped,
-}
 
 /// The answer to a read of one order. It is never compressed: with its head an order is one or two packets, and smaller
 /// it would be one all the same.
@@ -83,9 +74,6 @@ pub fn not_modified(etag: HeaderValue) -> Answer {
     answer
 }
 
-/// Nearly every order is at one of its first versions: what answers say of those is made once.
-const FIRST_VERSIONS: u64 = 64;
-
 /// The headers of an order. Copying ready ones takes some 300 instructions less than inserting them one by one. Plain
 /// reads get the same from `get_order` in `hit.rs`.
 fn order_headers(version: Version) -> HeaderMap {
@@ -99,21 +87,6 @@ fn order_headers(version: Version) -> HeaderMap {
     }
     let first = usize::try_from(version).ok().and_then(|version| FIRST.get(version));
     first.map_or_else(|| inserted(version), HeaderMap::clone)
-}
-
-/// The version in quotes.
-#[must_use]
-pub fn version_etag(version: Version) -> HeaderValue {
-    // A value that lives as long as the process is cloned without counting.
-    static FIRST: LazyLock<Vec<HeaderValue>> = LazyLock::new(|| {
-        let leaked = |version| HeaderValue::from_static(Box::leak(format!("\"{version}\"").into_boxed_str()));
-        (0..FIRST_VERSIONS).map(leaked).collect()
-    });
-    let first = usize::try_from(version).ok().and_then(|version| FIRST.get(version));
-    first.cloned().unwrap_or_else(|| {
-        HeaderValue::from_maybe_shared(Bytes::from(format!("\"{version}\"")))
-            .expect("digits in quotes are a legal header")
-    })
 }
 
 /// 200 with a JSON body that may change at any time.
@@ -134,32 +107,12 @@ pub fn content(kind: &'static str, body: impl Into<Body>) -> Answer {
     answer
 }
 
-/// A body that is sent as it is: no other is decoded.
-///
-/// # Errors
-/// 415, which says so.
-pub fn plain_body(headers: &HeaderMap) -> Result<(), Problem> {
-    let is_plain = |encoding: &HeaderValue| encoding.as_bytes().eq_ignore_ascii_case(b"identity");
-    if headers.get_all(CONTENT_ENCODING).iter().all(is_plain) {
-        return Ok(());
-    }
-    let detail = "send the body as it is, without a Content-Encoding";
-    let problem = Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_content_encoding", detail);
-    Err(problem.with(ACCEPT_ENCODING, HeaderValue::from_static("identity")))
-}
-
-/// The value of a header field that may come once.
-///
-/// # Errors
-/// 400 where it comes more often: which of its values is meant is for the client to say.
-pub fn once<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Result<Option<&'h HeaderValue>, Problem> {
-    let mut values = headers.get_all(name).iter();
-    match (values.next(), values.next()) {
-        (value, None) => Ok(value),
-        (_, Some(_)) => {
-            Err(Problem::bad_request("repeated_header", format!("the header field {name} is there more than once")))
-        }
-    }
+/// 200 with `Content-Type` for a stream of lines.
+#[must_use]
+pub fn ndjson(chunks: mpsc::Receiver<Bytes>) -> Answer {
+    let mut answer = Response::new(Body::stream(chunks));
+    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/x-ndjson"));
+    answer
 }
 
 /// An error, as RFC 9457 has it, with the members clients of the older services read.
@@ -465,15 +418,5 @@ impl Written {
                 format!("{}\n", serde_json::Value::Object(problem.members()))
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    #[test]
-    fn tags_of_orders_are_their_versions() {
-        assert_eq!(version_etag(7), "\"7\"");
-        assert_eq!(version_etag(70_000), "\"70000\"");
     }
 }

@@ -5,8 +5,17 @@ use std::borrow::Cow;
 use hyper::Method;
 use percent_encoding::percent_decode_str;
 
-use super::respond::Face;
+use super::assets;
 use crate::access::scope::Need;
+
+/// Which of an order's two answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Face {
+    /// `{…}`
+    Flat,
+    /// `{"order":{…}}`
+    Wrapped,
+}
 
 /// A route with what its path carries. Ids are still percent-encoded: nearly none needs decoding.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -207,7 +216,7 @@ pub fn route<'a>(method: &Method, path: &'a str) -> Route<'a> {
         "/readyz" => read(method, Route::Readyz),
         "/metrics" => read(method, Route::Metrics),
         "/api/whoami" => read(method, Route::Whoami),
-        _ if super::page::is_asset(path) => read(method, Route::Asset(path)),
+        _ if assets::is_asset(path) => read(method, Route::Asset(path)),
         _ => Route::Unknown,
     }
 }

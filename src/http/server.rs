@@ -17,6 +17,7 @@ use super::socket::Tracked;
 use super::transport::Transport;
 use crate::access::address::Peer;
 use crate::listen::{self, Bound, Connection, Listener};
+use crate::metrics::IntGauge;
 use crate::process::lifecycle::Shutdown;
 use crate::tls;
 
@@ -166,7 +167,7 @@ impl Server {
 }
 
 /// Counts a connection down whichever way it ends.
-struct Open(prometheus::IntGauge);
+struct Open(IntGauge);
 
 impl Drop for Open {
     fn drop(&mut self) {

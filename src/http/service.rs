@@ -1,7 +1,6 @@
 //! From a request to its answer: the route is found, the caller is let in or not, the handler answers,
 //! and what stands on every answer is added.
 
-use std::borrow::Cow;
 use std::cell::RefCell;
 use std::convert::Infallible;
 use std::future::Future;
@@ -13,8 +12,7 @@ use std::time::{Duration, Instant};
 use hyper::body::{Body as _, Incoming};
 use hyper::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
-    ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ALLOW, CONNECTION, CONTENT_TYPE, HeaderMap, HeaderValue,
-    ORIGIN, VARY,
+    ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ALLOW, CONNECTION, HeaderMap, HeaderValue, ORIGIN, VARY,
 };
 use hyper::http::request::Parts;
 use hyper::service::Service;
@@ -22,10 +20,10 @@ use hyper::{Method, Request, Response, StatusCode, Version};
 
 use super::body::Body;
 use super::conn::{Conn, Registry};
-use super::orders::Lookup;
+use super::get::Lookup;
 use super::query::Query;
-use super::respond::{Answer, Face, Problem};
-use super::route::{Allow, Route};
+use super::respond::{Answer, IsNoted, Problem};
+use super::route::{Allow, Face, Route};
 use super::socket::{Consumed, Front, Held};
 use crate::access::address::Peer;
 use crate::access::scope::Need;
@@ -34,8 +32,8 @@ use crate::id::OrderId;
 use crate::process::lifecycle::Readiness;
 
 use super::{
-    ANY_ORIGIN, Api, Config, accept, conditions, conn, events, gate, hit, host, orders, page, refusal, respond, route,
-    write,
+    ANY_ORIGIN, Api, Config, accept, conditions, conn, events, gate, get, get_many, hit, host, list, page, refusal,
+    request, respond, route, socket, stats, write,
 };
 
 /// What is answered without hyper.
@@ -51,7 +49,7 @@ impl Front for Hits {
     fn answer(&mut self, requests: &[u8], answers: &mut Held) -> Consumed {
         if self.registry.is_stopping() {
             // hyper says that the connection ends with its next answer.
-            return Consumed { bytes: 0, rest: hit::foreign(requests) };
+            return Consumed { bytes: 0, rest: socket::foreign(requests) };
         }
         if self.is_guarded {
             return hit::answer_guarded(&self.api, &self.peer, &self.last, requests, answers);
@@ -63,7 +61,7 @@ impl Front for Hits {
         if let Some(status) = refusal::complete(answers, &self.api.config) {
             // Which route it was for is not known, nor when it began.
             let (endpoint, method) = (Route::Unknown.endpoint(), route::METHODS.len() - 1);
-            self.api.metrics.http.observe(endpoint, method, status.as_u16(), Duration::ZERO, 1);
+            self.api.metrics.requests.observe(endpoint, method, status.as_u16(), Duration::ZERO, 1);
         }
     }
 }
@@ -146,7 +144,7 @@ impl Service<Request<Incoming>> for ConnService {
             }));
         };
         let quick = match Query::parse(request.uri().query().unwrap_or_default(), &[]) {
-            Ok(_) => orders::look_up(api, id, face, headers, who),
+            Ok(_) => get::look_up(api, id, face, headers, who),
             Err(problem) => Lookup::Ready(problem.answer(headers)),
         };
         asked.admitted(&api.access, who, &route);
@@ -162,11 +160,11 @@ impl Service<Request<Incoming>> for ConnService {
                     let answer = match quick {
                         Lookup::Ready(answer) => answer,
                         Lookup::NeedsLoad(id, least) => {
-                            orders::load_order(&api, id, least, face, &head.headers, &who).await
+                            get::load_order(&api, id, least, face, &head.headers, &who).await
                         }
                     };
                     let answer = conditions::judge(answer, &head.method, &head.headers);
-                    let goes_on = orders::read_rest(&head.headers, &mut body).await;
+                    let goes_on = request::read_rest(&head.headers, &mut body).await;
                     finish(&api, answer, origin, asked, is_stopping || !goes_on, in_flight)
                 }))
             }
@@ -224,10 +222,6 @@ impl Asked {
     }
 }
 
-/// Says of an answer that what it is about is noted already, or is as it comes.
-#[derive(Clone, Copy)]
-pub struct IsNoted;
-
 /// What scripts of another origin may read.
 const EXPOSED: &str = "ETag, Link, X-Missing, Location, Retry-After, RateLimit, RateLimit-Policy, WWW-Authenticate, \
                        X-Request-Id";
@@ -270,14 +264,14 @@ pub(super) fn finish(
         let order = written.as_deref().or(order.as_deref());
         who.note(route::METHODS[method], route::ENDPOINTS[endpoint], order, answer.status().as_str());
     }
-    api.metrics.http.observe(endpoint, method, answer.status().as_u16(), started.elapsed(), 1);
+    api.metrics.requests.observe(endpoint, method, answer.status().as_u16(), started.elapsed(), 1);
     answer.body_mut().hold(in_flight);
     answer
 }
 
 /// What a browser of another origin is told, when one asks. No browser names two.
 pub(super) fn cors(config: &Config, headers: &HeaderMap) -> Option<HeaderValue> {
-    let origin = respond::once(headers, &ORIGIN).ok()??;
+    let origin = request::once(headers, &ORIGIN).ok()??;
     let is_allowed = |allowed: &&HeaderValue| **allowed == ANY_ORIGIN || *allowed == origin;
     config.cors_origins.iter().find(is_allowed).cloned()
 }
@@ -306,7 +300,7 @@ async fn answer(
     };
     let answer = conditions::judge(answer, &parts.method, &parts.headers);
     let goes_on = match &mut body {
-        Some(unread) => orders::read_rest(&parts.headers, unread).await,
+        Some(unread) => request::read_rest(&parts.headers, unread).await,
         None => true, // hyper reads on as its lines are
     };
     (answer, goes_on)
@@ -339,12 +333,12 @@ async fn answer_head(api: Arc<Api>, head: &Parts, body: &mut Option<Incoming>, w
     };
     let query = &query;
     let result = match route {
-        Route::Flat(id) => Ok(orders::one_fully(&api, id, Face::Flat, headers, who).await),
-        Route::Wrapped(id) => Ok(orders::one_fully(&api, id, Face::Wrapped, headers, who).await),
-        Route::External(external) => orders::by_external(&api, external.into_owned(), query, headers, who).await,
-        Route::List => orders::list(&api, query, headers, who).await,
-        Route::Lookup => orders::lookup(&api, headers, body, who).await,
-        Route::Stats => orders::stats(&api, headers, who).await,
+        Route::Flat(id) => Ok(get::one_fully(&api, id, Face::Flat, headers, who).await),
+        Route::Wrapped(id) => Ok(get::one_fully(&api, id, Face::Wrapped, headers, who).await),
+        Route::External(external) => get::by_external(&api, external.into_owned(), query, headers, who).await,
+        Route::List => list::list(&api, query, headers, who).await,
+        Route::Lookup => get_many::lookup(&api, headers, body, who).await,
+        Route::Stats => stats::stats(&api, headers, who).await,
         Route::Write => write::write(api, headers, body, who).await,
         Route::Events => events::events(api, query, headers, who),
         Route::Whoami => Ok(gate::whoami(&api.access, who)),
@@ -353,7 +347,7 @@ async fn answer_head(api: Arc<Api>, head: &Parts, body: &mut Option<Incoming>, w
         Route::Ping => Ok(respond::content("text/plain; charset=utf-8", "pong")),
         Route::Livez => Ok(respond::content("text/plain; charset=utf-8", "ok")),
         Route::Readyz => ready(&api.readiness),
-        Route::Metrics => Ok(respond::content("text/plain; version=0.0.4; charset=utf-8", api.metrics.text())),
+        Route::Metrics => Ok(respond::content("text/plain; version=0.0.4; charset=utf-8", api.families.text())),
         Route::Asset(path) => Ok(page::answer(path, headers)),
         Route::Unknown => Err(Problem::no_route()),
         Route::WrongMethod(allow) => Err(Problem::wrong_method(allow)),
@@ -394,27 +388,4 @@ fn options(config: &Config, path: &str, headers: &HeaderMap) -> Answer {
         head.insert(ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("86400"));
     }
     answer
-}
-
-/// The media type of a request's body in lower case, without its parameters.
-///
-/// # Errors
-/// 400 where it is there twice, 415 for a charset that is not UTF-8: JSON has no other, and what is written in one would be
-/// read as something else.
-pub(super) fn content_type(headers: &HeaderMap) -> Result<Option<Cow<'_, str>>, Problem> {
-    let Some(value) = respond::once(headers, &CONTENT_TYPE)? else { return Ok(None) };
-    let mut parts = value.to_str().unwrap_or_default().split(';');
-    let kind = parts.next().unwrap_or_default().trim();
-    let is_other_charset = |parameter: &str| {
-        let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
-        let value = value.trim().trim_matches('"');
-        name.trim().eq_ignore_ascii_case("charset")
-            && !["utf-8", "utf8"].iter().any(|name| value.eq_ignore_ascii_case(name))
-    };
-    if parts.any(is_other_charset) {
-        let detail = "send the body in UTF-8";
-        return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_charset", detail));
-    }
-    let is_lower = !kind.bytes().any(|byte| byte.is_ascii_uppercase());
-    Ok(Some(if is_lower { kind.into() } else { kind.to_ascii_lowercase().into() }))
 }

@@ -51,7 +51,27 @@ pub enum Remainder {
 }
 
 /// How HTTP/2 begins, by prior knowledge. hyper would take a part of it for a bad request.
-pub const PREFACE: &[u8] = b"PRI * HTTP/2.0";
+const PREFACE: &[u8] = b"PRI * HTTP/2.0";
+
+/// So much of it is no request any more for the parser, which knows HTTP/1.0 and 1.1.
+const PREFACE_BYTES_MIN: usize = b"PRI * HTTP/2".len();
+
+/// What something is that is no request of HTTP/1.1.
+#[cold]
+pub fn foreign(bytes: &[u8]) -> Remainder {
+    if bytes.starts_with(PREFACE) {
+        Remainder::Http2 // hyper reads the rest of it
+    } else if bytes.len() >= PREFACE_BYTES_MIN && PREFACE.starts_with(bytes) {
+        Remainder::Part
+    } else if crate::listen::is_tls(bytes) {
+        Remainder::Tls
+    } else {
+        if crate::access::address::is_proxy_header(bytes) {
+            crate::listen::note_proxy();
+        }
+        Remainder::Other(None)
+    }
+}
 
 /// Answers that are held back: bytes, and what follows them, which is shared with others and not copied.
 #[derive(Debug, Default)]

@@ -16,10 +16,8 @@ use sha2::{Digest, Sha256};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
 
-use super::orders::{ndjson, read_body};
-use super::respond::{self, Answer, Problem, Written};
-use super::service::content_type;
-use super::{Api, IsNoted, conditions, gate};
+use super::respond::{self, Answer, IsNoted, Problem, Written};
+use super::{Api, conditions, gate, request};
 use crate::access::{Denied, Who};
 use crate::id::Version;
 use crate::record::{Condition, Expected, Idempotency, Rejection, RejectionKind};
@@ -50,9 +48,9 @@ pub async fn write(
     body: &mut Option<Incoming>,
     who: &Who,
 ) -> Result<Answer, Problem> {
-    respond::plain_body(headers)?;
+    request::plain_body(headers)?;
     let prefer = Prefer::read(headers)?;
-    match content_type(headers)?.as_deref() {
+    match request::content_type(headers)?.as_deref() {
         Some("application/x-ndjson" | "application/ndjson" | "application/jsonl") => {
             conditions::none(headers)?;
             let key = idempotency_key(headers, who)?;
@@ -69,7 +67,7 @@ pub async fn write(
         }
     }
     let (key, condition) = (idempotency_key(headers, who)?, conditions::of_write(headers)?);
-    let body = read_body(&api, headers, body, api.config.order_bytes_max).await?;
+    let body = request::read_body(&api, headers, body, api.config.order_bytes_max).await?;
     let idempotency = key.map(|key| Idempotency { key, digest: Sha256::digest(&body).into() });
     let mut reply = inbox::replied(
         api.inbox.submit(inbox::Request { payload: body, idempotency, condition, owner: owner(who) })?,
@@ -179,7 +177,7 @@ fn owner(who: &Who) -> Option<Box<str>> {
 
 /// Each caller has keys of its own: one that another used means nothing.
 fn idempotency_key(headers: &HeaderMap, who: &Who) -> Result<Option<Box<str>>, Problem> {
-    let Some(key) = respond::once(headers, &IDEMPOTENCY_KEY)? else { return Ok(None) };
+    let Some(key) = request::once(headers, &IDEMPOTENCY_KEY)? else { return Ok(None) };
     let legal = |key: &&str| (1..=255).contains(&key.len());
     if let Some(key) = key.to_str().ok().filter(legal) {
         Ok(Some(match who.namespace() {
@@ -214,7 +212,7 @@ fn many(api: &Api, body: Incoming, key: Option<Box<str>>, who: Who) -> Answer {
         let noted = who.clone();
         tokio::join!(take_lines(lines, inbox, (key, who), waiting), give_results(replies, results, wait, noted))
     });
-    let mut answer = ndjson(chunks);
+    let mut answer = respond::ndjson(chunks);
     answer.extensions_mut().insert(IsNoted); // line by line
     answer
 }

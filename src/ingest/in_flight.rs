@@ -57,7 +57,7 @@ impl Write {
 struct Commit<T> {
     store: T,
     view: Option<Arc<View>>,
-    metrics: crate::metrics::Ingest,
+    metrics: IngestMetrics,
     is_broker: bool,
     batch: Arc<Batch>,
     permit: CommitPermit,

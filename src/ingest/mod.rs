@@ -4,7 +4,9 @@
 pub mod batcher;
 mod decode;
 mod in_flight;
+mod metrics;
 pub mod policy;
+pub mod settings;
 mod settle;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -19,7 +21,6 @@ use std::time::{Instant, SystemTime};
 use crate::cache::feed::{Event, Former};
 use crate::cache::{Committing, Pinned, View};
 use crate::id::{OrderId, Version};
-use crate::metrics;
 use crate::order::elements::{Cut, Elements};
 use crate::order::{Command, Decoder, Order, Profile};
 use crate::process::lifecycle::{Shutdown, step};
@@ -35,6 +36,7 @@ use crate::store::{
 use batcher::{Batcher, ReadyBatch, Reject};
 use decode::Parts;
 use in_flight::{Stored, Write, oldest};
+pub use metrics::IngestMetrics;
 use policy::Verdict;
 use settle::rows;
 
@@ -118,7 +120,7 @@ pub struct Ingest<S, T> {
     view: Option<Arc<View>>,
     redis: Option<Redis>,
     outbox: Option<Outbox>,
-    metrics: metrics::Ingest,
+    metrics: IngestMetrics,
     decoder: Decoder,
     elements: Elements,
     batcher: Batcher,
@@ -159,7 +161,7 @@ impl<S: Source, T: Store> Ingest<S, T> {
         store: T,
         view: Option<Arc<View>>,
         config: &Config,
-        metrics: metrics::Ingest,
+        metrics: IngestMetrics,
     ) -> Result<Self, StoreError> {
         // The partitions of a broker come and go, and each brings its position.
         let is_whole = source.is_log() && !source.is_broker();

@@ -1,5 +1,5 @@
-//! What an error means: try again, or stop. The only place that decides it, with advice for the
-//! operator.
+//! What an error means: try again, reject, give the partition up, refuse, or stop. The only place
+//! that decides it, with advice for the operator.
 
 use std::time::Duration;
 

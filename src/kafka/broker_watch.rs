@@ -1,9 +1,9 @@
 //! Clients that have lost every broker are told where to look for one.
 
 use std::ffi::CString;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use rdkafka::bindings::rd_kafka_brokers_add;
 use rdkafka::client::{Client, ClientContext};
@@ -11,19 +11,30 @@ use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::KafkaError;
 use rdkafka::statistics::Statistics;
 
+use crate::metrics::Metrics;
+use crate::sync::lock;
+
 /// How often a client says which brokers it knows.
 pub const STATISTICS_EVERY: Duration = Duration::from_secs(1);
 /// A client that knows no broker so many times in a row has forgotten them. It is without any for a moment while it
 /// looks the first ones up again by itself.
 const LOST_MAX: u32 = 3;
 
+/// What is wrong with TLS is told this often.
+const TOLD_EVERY: Duration = Duration::from_secs(10);
+
 /// Clients that were given their brokers again, in this process.
 static RECOVERIES: AtomicU64 = AtomicU64::new(0);
 
-/// How many times a client of this process had lost every broker and was told where to look for one.
-#[must_use]
-pub fn recoveries() -> u64 {
-    RECOVERIES.load(Ordering::Relaxed)
+/// Registers how many times a client had lost every broker and was told where to look for one: once
+/// in a process that has clients of Kafka, and in no other.
+#[expect(clippy::cast_precision_loss, reason = "a figure for a counter")]
+pub fn register(metrics: &Metrics) {
+    metrics.pulled_counter(
+        "kafka_clients_recovered_total",
+        "Clients that had lost every broker and were given the bootstrap servers again.",
+        || RECOVERIES.load(Ordering::Relaxed) as f64,
+    );
 }
 
 /// Whether a client still knows a broker.
@@ -111,11 +122,26 @@ impl ClientContext for Watched {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        tracing::debug!(%error, reason, "librdkafka");
+        failed(&error, reason);
     }
 }
 
 impl rdkafka::consumer::ConsumerContext for Watched {}
+
+/// What the library says of a connection that failed. Only here it says what is wrong with one over TLS, such as a
+/// certificate for another host, so that is told, once in a while.
+pub fn failed(error: &KafkaError, reason: &str) {
+    static TOLD: Mutex<Option<Instant>> = Mutex::new(None);
+    // It begins with the broker: `ssl://localhost:9093/1: SSL handshake failed: …`.
+    let is_tls = reason.contains("ssl://");
+    let mut told = lock(&TOLD);
+    if is_tls && told.is_none_or(|last| last.elapsed() >= TOLD_EVERY) {
+        *told = Some(Instant::now());
+        tracing::warn!(reason, "Kafka cannot be reached over TLS");
+    } else {
+        tracing::debug!(%error, reason, "librdkafka");
+    }
+}
 
 /// What the library says of itself, for those who look into it.
 pub fn log(level: RDKafkaLogLevel, facility: &str, message: &str) {

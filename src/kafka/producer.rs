@@ -224,7 +224,7 @@ impl ClientContext for Deliveries {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        tracing::debug!(%error, reason, "librdkafka");
+        broker_watch::failed(&error, reason);
     }
 }
 

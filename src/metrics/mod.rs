@@ -1,123 +1,130 @@
-//! Counters and histograms, and their text for `/metrics`. What a request touches is sharded by thread; the rest is the
-//! library's. Knows no module of ours.
+//! The registry of counters, gauges and histograms, and their text for `/metrics`. Owns what is
+//! read off the process, and the sharded counters of requests, which no two threads write to.
+//!
+//! Knows no module of ours and no family of theirs: each module registers what it counts, once a
+//! process, where it is made. So a part that is not configured has no family. What a module
+//! registers is in its own `metrics.rs`, or beside what is counted where that is a line or two.
 
+mod bounds;
 mod families;
-mod http;
-mod parts;
 mod process;
-mod register;
+mod requests;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
-use prometheus::core::Describer;
+use prometheus::core::{Collector, Describer};
 use prometheus::proto::MetricType;
-use prometheus::{IntCounterVec, IntGauge, Opts, PullingGauge, Registry};
+use prometheus::{HistogramOpts, Opts, Registry};
 
 use families::{Families, Pulled};
 use process::Process;
-use register::Register;
 
+pub use bounds::BOUNDS_SECONDS;
 pub use families::ReadGauge;
-pub use http::Http;
-pub use parts::{Ingest, Kafka, Nats, Outbox, Redis, Stan};
+pub use prometheus::{Histogram, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
+pub use requests::{Named, RequestNames, Requests};
 
-/// Everything that is counted. Clones share the counters.
+/// Where families are registered, each under a name of its own. Clones share them.
+///
+/// The functions beginning with `pulled` are for what is read when someone asks for it; the others
+/// make what is counted with.
 #[derive(Clone)]
-pub struct Metrics {
-    registry: Registry,
-    /// Requests, by route pattern.
-    pub http: Arc<Http>,
-    /// What the ingest loop does.
-    pub ingest: Ingest,
-    /// What the Kafka consumer does.
-    pub kafka: Kafka,
-    /// What the NATS consumer does.
-    pub nats: Nats,
-    /// What is published of committed orders.
-    pub outbox: Outbox,
-    /// `grpc_requests_total{method,code}`.
-    pub grpc: IntCounterVec,
-    /// Connections open now.
-    pub connections: IntGauge,
-    /// Connections closed for being too slow or idle, by reason.
-    pub connections_closed: IntCounterVec,
-    /// Event streams open now.
-    pub event_streams: IntGauge,
+pub struct Metrics(Registry);
+
+impl Default for Metrics {
+    /// With the families of the process alone.
+    fn default() -> Self {
+        let metrics = Self(Registry::new());
+        let process = Process::starting();
+        metrics.register(Families::new(move || process.families()));
+        metrics
+    }
 }
 
 impl Metrics {
-    /// Fresh counters. `endpoints` and `methods` name the indices that [`Http::observe`] is called with.
+    /// A counter.
     #[must_use]
-    pub fn new(endpoints: &'static [&'static str], methods: &'static [&'static str]) -> Self {
-        let registry = Registry::new();
-        let register = Register(&registry);
-        let http = Arc::new(Http::new(endpoints, methods));
-        let requests = Arc::clone(&http);
-        register.collector(Families::new(move || requests.families()));
-        let process = Process::starting();
-        register.collector(Families::new(move || process.families()));
-        let closed_help = "Connections closed by the server, by reason.";
-        Self {
-            http,
-            ingest: Ingest::new(&register),
-            kafka: Kafka::new(&register),
-            nats: Nats::new(&register),
-            outbox: Outbox::new(&register),
-            grpc: register.family("grpc_requests_total", "Calls by method and status code.", &["method", "code"]),
-            connections: register.gauge("http_connections", "Open connections."),
-            connections_closed: register.family("http_connections_closed_total", closed_help, &["reason"]),
-            event_streams: register.gauge("http_event_streams", "Open event streams."),
-            registry,
-        }
+    pub fn counter(&self, name: &str, help: &str) -> IntCounter {
+        let counter = IntCounter::new(name, help).expect("a legal name");
+        self.register(counter.clone());
+        counter
     }
 
-    /// The counters of the tier in Redis, which a service without one does not show. To be called once.
+    /// Counters of one name, told apart by the values of labels. One that was never asked for is
+    /// not shown.
     #[must_use]
-    pub fn redis(&self) -> Redis {
-        Redis::new(&Register(&self.registry))
+    pub fn counters(&self, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
+        let counters = IntCounterVec::new(Opts::new(name, help), labels).expect("a legal name");
+        self.register(counters.clone());
+        counters
     }
 
-    /// The counters of a NATS Streaming channel, which a service without one does not show. To be
-    /// called once.
+    /// A gauge.
     #[must_use]
-    pub fn stan(&self) -> Stan {
-        Stan::new(&Register(&self.registry))
+    pub fn gauge(&self, name: &str, help: &str) -> IntGauge {
+        let gauge = IntGauge::new(name, help).expect("a legal name");
+        self.register(gauge.clone());
+        gauge
     }
 
-    /// Adds counters of one name, told apart by the value of a label.
+    /// Gauges of one name, told apart by the value of a label.
     #[must_use]
-    pub fn family(&self, name: &str, help: &str, label: &str) -> IntCounterVec {
-        Register(&self.registry).family(name, help, &[label])
+    pub fn gauges(&self, name: &str, help: &str, label: &str) -> IntGaugeVec {
+        let gauges = IntGaugeVec::new(Opts::new(name, help), &[label]).expect("a legal name");
+        self.register(gauges.clone());
+        gauges
     }
 
-    /// Adds a gauge that is read when it is asked for.
-    pub fn gauge(&self, name: &str, help: &str, read: impl Fn() -> f64 + Send + Sync + 'static) {
-        let gauge = PullingGauge::new(name, help, Box::new(read)).expect("a legal name");
-        self.registry.register(Box::new(gauge)).expect("each metric has a name of its own");
+    /// A histogram with these upper bounds of its buckets.
+    #[must_use]
+    pub fn histogram(&self, name: &str, help: &str, buckets: &[f64]) -> Histogram {
+        let options = HistogramOpts::new(name, help).buckets(buckets.to_vec());
+        let histogram = Histogram::with_opts(options).expect("a legal name and rising buckets");
+        self.register(histogram.clone());
+        histogram
     }
 
-    /// Adds gauges of one name, told apart by the value of a label and read when they are asked for.
-    pub fn gauges(&self, name: &str, help: &str, label: &str, read: Vec<(&str, ReadGauge)>) {
+    /// Sharded counters of requests, with the families that are named.
+    #[must_use]
+    pub fn requests(&self, names: RequestNames) -> Arc<Requests> {
+        let requests = Arc::new(Requests::new(names));
+        let counted = Arc::clone(&requests);
+        self.register(Families::new(move || counted.families()));
+        requests
+    }
+
+    /// A gauge that is read when it is asked for.
+    pub fn pulled_gauge(&self, name: &str, help: &str, read: impl Fn() -> f64 + Send + Sync + 'static) {
+        self.pulled(Opts::new(name, help), MetricType::GAUGE, Box::new(read));
+    }
+
+    /// Gauges of one name, told apart by the value of a label, that are read when they are asked for.
+    pub fn pulled_gauges(&self, name: &str, help: &str, label: &str, read: Vec<(&str, ReadGauge)>) {
         for (value, read) in read {
-            let labels = std::collections::HashMap::from([(label.to_owned(), value.to_owned())]);
-            let options = Opts::new(name, help).const_labels(labels);
-            let desc = options.describe().expect("a legal name and label");
-            let gauge = Pulled { desc, kind: MetricType::GAUGE, read };
-            self.registry.register(Box::new(gauge)).expect("each value has a gauge of its own");
+            let labels = HashMap::from([(label.to_owned(), value.to_owned())]);
+            self.pulled(Opts::new(name, help).const_labels(labels), MetricType::GAUGE, read);
         }
     }
 
-    /// Adds a counter that is read when it is asked for.
-    pub fn total(&self, name: &str, help: &str, read: impl Fn() -> f64 + Send + Sync + 'static) {
-        let desc = Opts::new(name, help).describe().expect("a legal name");
-        let counter = Pulled { desc, kind: MetricType::COUNTER, read: Box::new(read) };
-        self.registry.register(Box::new(counter)).expect("each metric has a name of its own");
+    /// A counter that is read when it is asked for.
+    pub fn pulled_counter(&self, name: &str, help: &str, read: impl Fn() -> f64 + Send + Sync + 'static) {
+        self.pulled(Opts::new(name, help), MetricType::COUNTER, Box::new(read));
     }
 
     /// Everything in the Prometheus text format, version 0.0.4.
     #[must_use]
     pub fn text(&self) -> String {
-        prometheus::TextEncoder::new().encode_to_string(&self.registry.gather()).unwrap_or_default()
+        prometheus::TextEncoder::new().encode_to_string(&self.0.gather()).unwrap_or_default()
+    }
+
+    fn pulled(&self, options: Opts, kind: MetricType, read: ReadGauge) {
+        let desc = options.describe().expect("a legal name and label");
+        self.register(Pulled { desc, kind, read });
+    }
+
+    fn register(&self, collector: impl Collector + 'static) {
+        self.0.register(Box::new(collector)).expect("each metric has a name of its own");
     }
 }
 
@@ -127,31 +134,87 @@ mod tests {
 
     use super::*;
 
+    const NAMES: RequestNames = RequestNames {
+        endpoints: &["/order/{id}", "other"],
+        methods: &["GET", "POST"],
+        requests: Named("test_requests_total", "Requests."),
+        errors: Named("test_errors_total", "Errors."),
+        durations: Named("test_duration_seconds", "Time."),
+        hits: Named("test_hits_total", "Hits."),
+        misses: Named("test_misses_total", "Misses."),
+    };
+
     #[test]
-    fn the_text_has_the_names_of_the_older_services() {
-        let metrics = Metrics::new(&["/order/{id}", "other"], &["GET", "POST"]);
-        metrics.http.observe(0, 0, 200, Duration::from_micros(3), 1);
-        metrics.http.observe(0, 0, 404, Duration::from_micros(30), 1);
-        metrics.http.observe(1, 1, 299, Duration::from_mins(1), 1);
-        metrics.http.hit(1);
-        metrics.gauge("view_orders", "Orders.", || 7.0);
-        metrics.ingest.processed.with_label_values(&["success"]).inc();
+    fn what_is_registered_is_in_the_text() {
+        let metrics = Metrics::default();
+        metrics.counter("test_things_total", "Things.").inc_by(2);
+        metrics.counters("test_kinds_total", "Kinds.", &["kind", "is"]).with_label_values(&["a", "b"]).inc();
+        metrics.gauge("test_open", "Open.").set(3);
+        metrics.gauges("test_lag", "Lag.", "partition").with_label_values(&["7"]).set(4);
+        metrics.histogram("test_rows", "Rows.", &[1.0, 2.0]).observe(1.5);
+        metrics.pulled_gauge("test_size", "Size.", || 7.0);
+        metrics.pulled_gauges("test_pool", "Pool.", "state", vec![("busy", Box::new(|| 8.0))]);
+        metrics.pulled_gauges("test_pool", "Pool.", "state", vec![("idle", Box::new(|| 9.0))]);
+        metrics.pulled_counter("test_seconds_total", "Seconds.", || 0.5);
         let text = metrics.text();
         for line in [
-            "# TYPE http_requests_total counter",
-            "http_requests_total{endpoint=\"/order/{id}\",method=\"GET\",status=\"200\"} 1",
-            "http_requests_total{endpoint=\"other\",method=\"POST\",status=\"other\"} 1",
-            "http_request_errors_total{endpoint=\"/order/{id}\",method=\"GET\"} 1",
-            "http_request_duration_seconds_bucket{endpoint=\"/order/{id}\",method=\"GET\",le=\"0.00001\"} 1",
-            "http_request_duration_seconds_bucket{endpoint=\"other\",method=\"POST\",le=\"+Inf\"} 1",
-            "http_request_duration_seconds_count{endpoint=\"/order/{id}\",method=\"GET\"} 2",
-            "cache_hits_total 1",
-            "cache_misses_total 0",
-            "orders_created_total 0",
-            "orders_processed_total{status=\"success\"} 1",
-            "view_orders 7",
+            "# HELP test_things_total Things.",
+            "# TYPE test_things_total counter",
+            "test_things_total 2",
+            "test_kinds_total{is=\"b\",kind=\"a\"} 1",
+            "# TYPE test_open gauge",
+            "test_open 3",
+            "test_lag{partition=\"7\"} 4",
+            "test_rows_bucket{le=\"1\"} 0",
+            "test_rows_bucket{le=\"2\"} 1",
+            "# TYPE test_size gauge",
+            "test_size 7",
+            "test_pool{state=\"busy\"} 8",
+            "test_pool{state=\"idle\"} 9",
+            "# TYPE test_seconds_total counter",
+            "test_seconds_total 0.5",
         ] {
             assert!(text.lines().any(|found| found == line), "{line}\n{text}");
         }
+    }
+
+    #[test]
+    fn requests_are_told_apart_under_the_names_of_their_owner() {
+        let metrics = Metrics::default();
+        let requests = metrics.requests(NAMES);
+        requests.observe(0, 0, 200, Duration::from_micros(3), 1);
+        requests.observe(0, 0, 404, Duration::from_micros(30), 1);
+        requests.observe(1, 1, 299, Duration::from_mins(1), 1);
+        requests.hit(1);
+        let text = metrics.text();
+        for line in [
+            "# TYPE test_requests_total counter",
+            "test_requests_total{endpoint=\"/order/{id}\",method=\"GET\",status=\"200\"} 1",
+            "test_requests_total{endpoint=\"other\",method=\"POST\",status=\"other\"} 1",
+            "test_errors_total{endpoint=\"/order/{id}\",method=\"GET\"} 1",
+            "test_duration_seconds_bucket{endpoint=\"/order/{id}\",method=\"GET\",le=\"0.00001\"} 1",
+            "test_duration_seconds_bucket{endpoint=\"other\",method=\"POST\",le=\"+Inf\"} 1",
+            "test_duration_seconds_count{endpoint=\"/order/{id}\",method=\"GET\"} 2",
+            "test_hits_total 1",
+            "test_misses_total 0",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line}\n{text}");
+        }
+    }
+
+    #[test]
+    fn without_owners_there_is_the_process_alone() {
+        let text = Metrics::default().text();
+        let families = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
+        let others: Vec<&str> = families.filter(|family| !family.starts_with("process_")).collect();
+        assert!(others.is_empty() && text.contains("process_cpu_seconds_total"), "{others:?}");
+    }
+
+    /// Two owners of one name would show one of them.
+    #[test]
+    #[should_panic(expected = "each metric has a name of its own")]
+    fn a_name_is_registered_once() {
+        let metrics = Metrics::default();
+        let [_, _] = [1, 2].map(|_| metrics.counter("test_things_total", "Things."));
     }
 }

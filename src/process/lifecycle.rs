@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use tokio::sync::watch;
 
+use crate::metrics::Metrics;
 use crate::sync::lock;
 
 /// Tells every holder of a [`Shutdown`] to stop. Dropping it tells them too.
@@ -129,6 +130,14 @@ impl Readiness {
         let gate = Gate { readiness: self.clone(), name };
         gate.close(reason);
         gate
+    }
+
+    /// Registers whether the process is ready: once.
+    pub fn register(&self, metrics: &Metrics) {
+        let gates = self.clone();
+        metrics.pulled_gauge("service_ready", "1 when /readyz answers 200.", move || {
+            f64::from(u8::from(gates.reasons().is_empty()))
+        });
     }
 
     /// Why the process is not ready: each closed gate and its reason, in words that anyone may read.

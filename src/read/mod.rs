@@ -4,6 +4,7 @@
 pub mod encodings;
 pub mod flight;
 pub mod lists;
+pub mod settings;
 
 use std::pin::Pin;
 use std::sync::Arc;

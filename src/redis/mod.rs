@@ -31,9 +31,12 @@
 
 mod breaker;
 mod entry;
+mod metrics;
 mod min_version;
 mod queue;
+pub mod settings;
 mod tier;
 mod trust_window;
 
+pub use metrics::RedisMetrics;
 pub use tier::{Config, Redis};

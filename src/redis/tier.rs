@@ -13,11 +13,11 @@ use tokio::sync::Notify;
 
 use super::breaker::Breaker;
 use super::entry::{self, CLOCK, body_key, marker_key, result_key};
+use super::metrics::RedisMetrics;
 use super::min_version::MinVersionSketch;
 use super::queue::{Queue, Write};
 use super::trust_window::TrustWindow;
 use crate::id::OrderId;
-use crate::metrics;
 use crate::snapshot::Snapshot;
 use crate::sync::lock;
 use crate::tls;
@@ -127,7 +127,7 @@ pub struct Redis(Arc<Tier>);
 
 struct Tier {
     config: Config,
-    metrics: metrics::Redis,
+    metrics: RedisMetrics,
     script: Script,
     min_versions: MinVersionSketch,
     breaker: Breaker,
@@ -147,7 +147,7 @@ type Written = (u64, usize, usize, Vec<usize>);
 impl Redis {
     /// Connects in the background, for as long as the runtime lives.
     #[must_use]
-    pub fn start(config: Config, metrics: metrics::Redis) -> Self {
+    pub fn start(config: Config, metrics: RedisMetrics) -> Self {
         metrics.breaker_open.set(1);
         let tier = Arc::new(Tier {
             config,

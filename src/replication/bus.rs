@@ -9,6 +9,7 @@ use tokio::sync::oneshot;
 
 use super::Bus;
 use super::follow::{News, Reason, Telling};
+use super::metrics::OutboxMetrics;
 use super::older_workers::OlderWorkers;
 use super::outbox::{self, Batches, Outbox};
 use super::relay::Relay;
@@ -49,6 +50,7 @@ impl Bus {
         readiness: &Readiness,
     ) -> anyhow::Result<Self> {
         let Some(mut kafka) = kafka.cloned() else { return Ok(Self::default()) };
+        broker_watch::register(metrics);
         // A store that no other process can have open has no followers of its own, and only those
         // are known of.
         if kafka.snapshots == Snapshots::Off || (kafka.snapshots == Snapshots::Auto && !store.is_shareable()) {
@@ -91,7 +93,8 @@ impl Bus {
             tails.push(listen(kafka, acks, older, instance, switch, gate, metrics)?);
             let waiting = acks.clone();
             #[expect(clippy::cast_precision_loss, reason = "a figure for a gauge")]
-            metrics.gauge("worker_waiting_writes", "Writes that wait for a worker.", move || waiting.len() as f64);
+            metrics
+                .pulled_gauge("worker_waiting_writes", "Writes that wait for a worker.", move || waiting.len() as f64);
         }
         let outbox = Some(outbox).filter(|_| snapshots);
         let http_outbox = Some(http_outbox).filter(|_| relayed.is_some());
@@ -108,7 +111,7 @@ pub fn telling(config: &kafka::Config, outbox: &Outbox, metrics: &Metrics) -> Te
         (word, read)
     });
     let help = "1 while committed changes are published as snapshots, by why they are.";
-    metrics.gauges("kafka_snapshots_published", help, "why", read.into());
+    metrics.pulled_gauges("kafka_snapshots_published", help, "why", read.into());
     telling
 }
 
@@ -117,7 +120,7 @@ fn tell_live(metrics: &Metrics, topic: &str, switch: &Switch) {
     let switch = switch.clone();
     let read = move || f64::from(u8::from(!switch.is_wanted() || switch.is_live()));
     let help = "1 while the topic is read to its end, or need not be.";
-    metrics.gauges("kafka_topic_followed", help, "topic", vec![(topic, Box::new(read))]);
+    metrics.pulled_gauges("kafka_topic_followed", help, "topic", vec![(topic, Box::new(read))]);
 }
 
 /// How this instance is told from others.
@@ -145,15 +148,9 @@ impl Instance {
         gate: Gate,
         batches: Batches,
     ) -> anyhow::Result<oneshot::Receiver<()>> {
-        #[expect(clippy::cast_precision_loss, reason = "a figure for a counter")]
-        metrics.total(
-            "kafka_clients_recovered_total",
-            "Clients that had lost every broker and were given the bootstrap servers again.",
-            || broker_watch::recoveries() as f64,
-        );
         let (done, relayed) = oneshot::channel();
         let (started, is_started) = std::sync::mpsc::sync_channel(1);
-        let (config, metrics, instance) = (config.clone(), metrics.outbox.clone(), self.clone());
+        let (config, metrics, instance) = (config.clone(), OutboxMetrics::register(metrics), self.clone());
         std::thread::Builder::new().name("relay".into()).spawn(move || {
             // The threads of the library are started from here and have the same rank.
             background::publish_behind();
@@ -222,7 +219,7 @@ fn listen(
 ) -> anyhow::Result<Tail> {
     let strange = Arc::new(AtomicU64::new(0));
     #[expect(clippy::cast_precision_loss, reason = "a figure for a counter")]
-    metrics.total(
+    metrics.pulled_counter(
         "worker_other_store_acks_total",
         "Acknowledgements of orders that writes wait for here, by workers on another database.",
         {

@@ -9,6 +9,8 @@ pub mod follow;
 #[cfg(feature = "kafka")]
 mod health;
 #[cfg(feature = "kafka")]
+mod metrics;
+#[cfg(feature = "kafka")]
 mod older_workers;
 pub mod outbox;
 #[cfg(feature = "kafka")]
@@ -25,6 +27,8 @@ use crate::kafka::tail::Tail;
 use crate::source::inbox::InboxSource;
 use crate::source::waiters::Acks;
 use follow::News;
+#[cfg(feature = "kafka")]
+pub use metrics::OutboxMetrics;
 use outbox::Outbox;
 
 /// What an instance publishes and follows. Empty without Kafka.

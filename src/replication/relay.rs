@@ -14,13 +14,13 @@ use time::OffsetDateTime;
 use tokio::sync::mpsc;
 
 use super::health::{Health, PATIENCE};
+use super::metrics::OutboxMetrics;
 use super::outbox::{Ack, Batches, Changed, Committed};
 use super::topic_watch::watch_topics;
 use super::wire::{self, ChangeHeaders, header};
 use crate::id::{OrderId, Version};
 use crate::kafka::publisher::{Delivery, Message, Publisher, Tracking};
 use crate::kafka::{Config, topics};
-use crate::metrics;
 use crate::order::envelope::{Stamp, stamp};
 use crate::order::message;
 use crate::process::lifecycle::{Gate, step};
@@ -72,7 +72,7 @@ pub struct Relay<T> {
     config: Config,
     store: T,
     publisher: Publisher,
-    metrics: metrics::Outbox,
+    metrics: OutboxMetrics,
     health: Health,
     /// What followers tell this store and this instance from others by.
     identity: Arc<OnceLock<String>>,
@@ -101,7 +101,7 @@ impl<T: Store> Relay<T> {
         store: T,
         origin: &Arc<str>,
         identity: &Arc<OnceLock<String>>,
-        metrics: metrics::Outbox,
+        metrics: OutboxMetrics,
         gate: Gate,
     ) -> anyhow::Result<Self> {
         let (told, fates) = mpsc::channel(OUTGOING_MAX + SETTLED_BATCHES_MAX);

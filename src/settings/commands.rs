@@ -8,10 +8,14 @@ use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use hyper::header::{HeaderName, HeaderValue};
 
 use super::Origin;
-use super::{ConfigError, Outside, Settings, parse, with_flags};
+use super::{ConfigError, Outside, Settings, with_flags};
 use crate::access::keys::Wanted;
+#[cfg(feature = "kafka")]
+use crate::kafka::settings::topic;
 use crate::listen::Endpoint;
+use crate::setting::duration;
 use crate::store::any::Views;
+use crate::store::settings::parse_postgres;
 use crate::tools::client::Server;
 #[cfg(feature = "kafka")]
 use crate::tools::cluster::Cluster;
@@ -466,7 +470,7 @@ fn dlq_command() -> Command {
                         .conflicts_with("all"),
                 )
                 .arg(switch("all", "All that are there"))
-                .arg(text("topic", "TOPIC", "To this topic instead").value_parser(|text: &str| parse::topic(text)))
+                .arg(text("topic", "TOPIC", "To this topic instead").value_parser(topic))
                 .arg(switch("yes", "Send; without it is only said what would be sent")),
         )
 }
@@ -537,7 +541,7 @@ fn older_of(arguments: &ArgMatches, settings: &Settings, outside: &Outside) -> R
             "changes nothing with --from-postgres, whose orders are checked as lenient",
         ));
     }
-    let server = parse::postgres(&url).map_err(|error| ConfigError::one(&place, error))?;
+    let server = parse_postgres(&url).map_err(|error| ConfigError::one(&place, error))?;
     let zone = arguments.get_one::<String>("timezone").map(|zone| older::Zone::parse(zone)).transpose();
     let zone = zone.map_err(|error| ConfigError::one("--timezone", error))?;
     let schema = arguments.get_one::<String>("from-schema").cloned();
@@ -697,7 +701,7 @@ fn switch(name: &'static str, help: &'static str) -> Arg {
 }
 
 fn time(name: &'static str, default: &'static str, help: &'static str) -> Arg {
-    text(name, "TIME", help).value_parser(parse::duration).default_value(default)
+    text(name, "TIME", help).value_parser(duration).default_value(default)
 }
 
 /// One request in a thousand seconds. The pause of a rate close to 0 would overflow a `Duration`.

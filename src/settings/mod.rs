@@ -1,24 +1,25 @@
 //! Flags, environment, files and defaults become an [`app::Config`]. The only reader of any of them.
 
 pub mod commands;
+mod compose;
+mod contradictions;
 mod dotenv;
+mod file;
 mod older;
-mod parse;
-#[cfg(feature = "kafka")]
-mod properties;
-mod table;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Command};
-use yaml_rust2::parser::{Event, EventReceiver, Parser};
-use yaml_rust2::{Yaml, YamlLoader};
 
 use crate::access::SetUpError;
+#[cfg(feature = "kafka")]
+use crate::kafka::properties;
 use crate::{app, tls};
-pub use table::{SETTINGS, Setting};
+use compose::setting;
+pub use compose::{Composed, SETTINGS};
+use file::File;
 
 /// Where a setting's value was found, strongest first.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -163,37 +164,44 @@ impl Settings {
                 path.display()
             ));
         }
-        let mut config = app::Config::default();
-        let (mut found, mut unused) = (Vec::new(), Vec::new());
+        let mut found = Vec::with_capacity(SETTINGS.len());
         // Also what is set and cannot be used: that is said of itself.
         let mut set = BTreeSet::new();
-        for setting in SETTINGS {
+        for setting in SETTINGS.iter() {
             let value = look_up(setting, flags, outside, &file);
             if !matches!(&value, Ok(Resolved { origin: Origin::Default, .. })) {
                 set.insert(setting.key);
             }
             match value {
+                Ok(value) => found.push(value),
                 Err(error) => wrong.extend(error.0),
-                Ok(value) if value.values.iter().any(|text| text.contains('\0')) => {
-                    wrong.push(format!("{}: contains a NUL byte", place(setting, &value.origin)));
+            }
+        }
+        let (mut config, mut unused) = (app::Config::default(), Vec::new());
+        // What makes a part comes before its details, which have nothing to change without it.
+        for is_detail in [false, true] {
+            let is_due = |setting: &Composed| setting.needs.is_empty() != is_detail;
+            let given = found.iter().filter(|value| value.origin != Origin::Default);
+            for (setting, value) in
+                given.map(|value| (setting(value.key), value)).filter(|(setting, _)| is_due(setting))
+            {
+                let line = |message: String| format!("{}: {message}", place(setting, &value.origin));
+                if value.values.iter().any(|text| text.contains('\0')) {
+                    wrong.push(line("contains a NUL byte".into()));
+                    continue;
                 }
-                Ok(value) => {
-                    if value.origin != Origin::Default {
-                        let line = |message| format!("{}: {message}", place(setting, &value.origin));
-                        match needed(setting, &value.values, &set) {
-                            Err(message) if is_shared(&value.origin) => unused.push(line(message)),
-                            Err(message) => wrong.push(line(message)),
-                            Ok(()) => wrong.extend((setting.apply)(&mut config, &value.values).err().map(line)),
-                        }
-                    }
-                    found.push(value);
+                match needed(setting, &value.values, &set) {
+                    Err(message) if is_shared(&value.origin) => unused.push(line(message)),
+                    Err(message) => wrong.push(line(message)),
+                    Ok(()) => wrong.extend((setting.apply)(&mut config, &value.values).err().map(line)),
                 }
             }
         }
         let given = Given(&found);
-        wrong.extend(table::contradictions(&config, given));
+        contradictions::agree(&mut config, given);
+        wrong.extend(contradictions::find(&config, given));
         if wrong.is_empty() {
-            wrong.extend(table::open_files(&mut config, given));
+            wrong.extend(contradictions::open_files(&mut config, given));
         }
         unused.extend(older::unused_variables(outside, &found));
         unused.extend(unused_files(outside, &found));
@@ -330,7 +338,7 @@ pub fn with_flags(command: Command) -> Command {
     })
 }
 
-fn look_up(setting: &Setting, flags: &ArgMatches, outside: &Outside, file: &File) -> Result<Resolved, ConfigError> {
+fn look_up(setting: &Composed, flags: &ArgMatches, outside: &Outside, file: &File) -> Result<Resolved, ConfigError> {
     let values = flag(flags, setting.key);
     if !values.is_empty() {
         return Ok(Resolved { key: setting.key, values, origin: Origin::Flag });
@@ -374,7 +382,7 @@ fn look_up(setting: &Setting, flags: &ArgMatches, outside: &Outside, file: &File
 
 /// The values that a variable, or the file that one names, holds of a setting.
 #[cfg_attr(not(feature = "kafka"), expect(clippy::unnecessary_wraps, reason = "only properties can be wrong"))]
-fn values_of(setting: &Setting, text: &str, has_lines: bool) -> Result<Vec<String>, String> {
+fn values_of(setting: &Composed, text: &str, has_lines: bool) -> Result<Vec<String>, String> {
     #[cfg(feature = "kafka")]
     if setting.key == "kafka.property" && has_lines {
         return properties::read(text);
@@ -401,7 +409,7 @@ fn is_shared(origin: &Origin) -> bool {
 
 /// Whether a detail belongs to something that is on. Set to its default it changes nothing either
 /// way.
-fn needed(setting: &Setting, values: &[String], set: &BTreeSet<&str>) -> Result<(), String> {
+fn needed(setting: &Composed, values: &[String], set: &BTreeSet<&str>) -> Result<(), String> {
     let is_default = values.iter().map(|value| value.trim()).eq(setting.default.split(' '));
     if setting.needs.is_empty() || is_default || setting.needs.iter().any(|key| set.contains(key)) {
         return Ok(());
@@ -495,7 +503,7 @@ fn flag(flags: &ArgMatches, key: &str) -> Vec<String> {
     }
 }
 
-fn place(setting: &Setting, origin: &Origin) -> String {
+fn place(setting: &Composed, origin: &Origin) -> String {
     match origin {
         Origin::Flag | Origin::Default => format!("--{}", setting.flag),
         Origin::Environment(name) => name.clone(),
@@ -510,9 +518,8 @@ struct Given<'f>(&'f [Resolved]);
 impl Given<'_> {
     /// A setting by its key: where it is from, or its flag where it has its default.
     fn place(self, key: &str) -> String {
-        let setting = SETTINGS.iter().find(|setting| setting.key == key).expect("a key of the table");
         let found = self.0.iter().find(|found| found.key == key);
-        place(setting, found.map_or(&Origin::Default, |found| &found.origin))
+        place(setting(key), found.map_or(&Origin::Default, |found| &found.origin))
     }
 
     #[cfg(feature = "kafka")]
@@ -529,149 +536,8 @@ impl Given<'_> {
 
 /// A setting as one may write it that is not there: its flag and its variable.
 fn flag_and_variable(key: &str) -> String {
-    let setting = SETTINGS.iter().find(|setting| setting.key == key).expect("a key of the table");
+    let setting = setting(key);
     format!("--{} ({})", setting.flag, setting.env[0])
-}
-
-/// The values of a settings file by their keys.
-type Values = BTreeMap<String, Vec<String>>;
-
-/// A settings file: `[http]` with `idle_time = "75s"` is the key `http.idle_time`.
-#[derive(Debug, Default)]
-struct File {
-    path: PathBuf,
-    values: Values,
-}
-
-impl File {
-    fn read(path: &Path) -> Result<Self, ConfigError> {
-        let (values, odd) = Self::take(path)?;
-        match odd.first() {
-            Some(key) => Err(ConfigError::one(
-                &path.display().to_string(),
-                format!("{key}: must be a value or a list of values"),
-            )),
-            None => Ok(Self { path: path.to_owned(), values }),
-        }
-    }
-
-    /// The values, and the keys whose values no setting can have.
-    fn take(path: &Path) -> Result<(Values, Vec<String>), ConfigError> {
-        let place = path.display().to_string();
-        let text = std::fs::read_to_string(path).map_err(|error| ConfigError::one(&place, error))?;
-        // JSON is YAML too.
-        let is_yaml =
-            path.extension().is_some_and(|extension| ["yaml", "yml", "json"].iter().any(|yaml| extension == *yaml));
-        let tree: serde_json::Value = if is_yaml {
-            yaml(&text).map_err(|message| ConfigError::one(&place, message))?
-        } else {
-            toml::from_str(&text).map_err(|error| ConfigError::one(&place, toml_fault(&text, &error)))?
-        };
-        let (mut values, mut odd) = (BTreeMap::new(), Vec::new());
-        flatten("", &tree, &mut values, &mut odd);
-        Ok((values, odd))
-    }
-
-    fn unknown(&self) -> Vec<String> {
-        older::unknown(&self.path.display().to_string(), &self.values)
-    }
-}
-
-/// What is wrong with a file of TOML, and in which line. The library shows the line, which may hold a secret.
-fn toml_fault(text: &str, error: &toml::de::Error) -> String {
-    let start = error.span().map_or(0, |span| span.start.min(text.len()));
-    let before = text.get(..start).unwrap_or_default();
-    let line = before.matches('\n').count();
-    let name = text.lines().nth(line).and_then(|line| line.split_once('=')).map_or("", |(name, _)| name.trim());
-    // What is not the name of a setting, or a part of one, may be a part of a value of several
-    // lines.
-    let is_name = |key: &str| key == name || key.split('.').any(|part| part == name);
-    let is_known = SETTINGS.iter().any(|setting| is_name(setting.key));
-    let name = if is_known { format!("{name}: ") } else { String::new() };
-    format!("line {}: {name}{}", line + 1, error.message().lines().next().unwrap_or("no TOML"))
-}
-
-/// What is not loaded: a few lines of aliases name more than memory holds, and what is nested without
-/// end takes as much of the stack.
-#[derive(Default)]
-struct Shape {
-    depth: usize,
-    fault: Option<&'static str>,
-}
-
-const DEPTH_MAX: usize = 64;
-
-impl EventReceiver for Shape {
-    fn on_event(&mut self, event: Event) {
-        match event {
-            Event::Alias(_) => self.fault = Some("has an alias (*name); write the value itself in its place"),
-            Event::SequenceStart(..) | Event::MappingStart(..) => self.depth += 1,
-            Event::SequenceEnd | Event::MappingEnd => self.depth = self.depth.saturating_sub(1),
-            _ => {}
-        }
-        if self.depth > DEPTH_MAX {
-            self.fault = Some("is nested too deep");
-        }
-    }
-}
-
-/// One document of YAML.
-fn yaml(text: &str) -> Result<serde_json::Value, String> {
-    fn tree(yaml: Yaml) -> Result<serde_json::Value, String> {
-        Ok(match yaml {
-            Yaml::Null => serde_json::Value::Null,
-            Yaml::Boolean(is_true) => is_true.into(),
-            Yaml::Integer(number) => number.into(),
-            Yaml::Real(text) | Yaml::String(text) => text.into(),
-            Yaml::Array(values) => serde_json::Value::Array(values.into_iter().map(tree).collect::<Result<_, _>>()?),
-            Yaml::Hash(entries) => {
-                let entry = |(key, value): (Yaml, Yaml)| {
-                    let key = key.into_string().ok_or("a name must be text")?;
-                    Ok((key, tree(value)?))
-                };
-                serde_json::Value::Object(entries.into_iter().map(entry).collect::<Result<_, String>>()?)
-            }
-            Yaml::Alias(_) | Yaml::BadValue => return Err("has a value that cannot be read".into()),
-        })
-    }
-    let mut shape = Shape::default();
-    Parser::new_from_str(text).load(&mut shape, true).map_err(|error| error.to_string())?;
-    if let Some(fault) = shape.fault {
-        return Err(fault.into());
-    }
-    let mut documents = YamlLoader::load_from_str(text).map_err(|error| error.to_string())?;
-    match documents.len() {
-        0 => Ok(serde_json::Value::Null),
-        1 => tree(documents.remove(0)),
-        _ => Err("has several documents".into()),
-    }
-}
-
-fn flatten(key: &str, tree: &serde_json::Value, into: &mut BTreeMap<String, Vec<String>>, odd: &mut Vec<String>) {
-    use serde_json::Value;
-    let text = |value: &Value| match value {
-        Value::String(text) => Some(text.clone()),
-        Value::Number(number) => Some(number.to_string()),
-        Value::Bool(flag) => Some(flag.to_string()),
-        Value::Null => Some(String::new()),
-        Value::Array(_) | Value::Object(_) => None,
-    };
-    let values: Option<Vec<String>> = match tree {
-        Value::Object(members) => {
-            for (name, value) in members {
-                let key = if key.is_empty() { name.clone() } else { format!("{key}.{name}") };
-                flatten(&key, value, into, odd);
-            }
-            return;
-        }
-        Value::Null if key.is_empty() => return,
-        Value::Array(values) => values.iter().map(text).collect(),
-        value => text(value).map(|text| vec![text]),
-    };
-    match values {
-        Some(values) => _ = into.insert(key.to_owned(), values),
-        None => odd.push(key.to_owned()),
-    }
 }
 
 #[cfg(test)]

@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
-use super::{Origin, Outside, Resolved, SETTINGS, Setting, needed, toml_string};
+use super::compose::setting;
+use super::{Composed, Origin, Outside, Resolved, SETTINGS, needed, toml_string};
 use crate::app;
 
 /// The parts of a PostgreSQL server's address, as libpq and as the older services name them. The
@@ -336,7 +337,7 @@ fn written(settings: &BTreeMap<&str, (Vec<String>, String)>) -> String {
     let mut set: BTreeSet<&str> = settings.keys().copied().collect();
     for is_last in [false, true] {
         for (key, (values, from)) in settings {
-            let setting = SETTINGS.iter().find(|setting| setting.key == *key).expect("a setting of the table");
+            let setting = setting(key);
             let applied = (setting.apply)(&mut app::Config::default(), values);
             match applied.and_then(|()| needed(setting, values, &set)) {
                 Ok(()) if is_last => lines.push(line(setting, values, from)),
@@ -352,7 +353,7 @@ fn written(settings: &BTreeMap<&str, (Vec<String>, String)>) -> String {
     lines.concat() + &refused.concat()
 }
 
-fn line(setting: &Setting, values: &[String], from: &str) -> String {
+fn line(setting: &Composed, values: &[String], from: &str) -> String {
     let value = match values {
         values if setting.is_repeated => {
             format!("[{}]", values.iter().map(|value| toml_string(value)).collect::<Vec<_>>().join(", "))

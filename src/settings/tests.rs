@@ -1,3 +1,5 @@
+//! What settings come to, from flags to files, and what is said of those that cannot be.
+
 use super::*;
 use crate::listen::Endpoint;
 
@@ -53,13 +55,10 @@ fn the_defaults_of_the_table_are_those_of_the_code() {
     ];
     let defaults = all_parts();
     let shown = format!("{defaults:?}");
-    // To name the topics of workers says that there are some, unless this says otherwise.
-    let workers = SETTINGS.iter().find(|setting| setting.key == "kafka.workers");
     for setting in SETTINGS.iter().filter(|setting| !setting.default.is_empty()) {
         let values: Vec<String> = setting.default.split(' ').map(str::to_owned).collect();
         let mut applied = defaults.clone();
         (setting.apply)(&mut applied, &values).unwrap();
-        workers.map(|workers| (workers.apply)(&mut applied, &[workers.default.to_owned()]));
         assert_eq!(format!("{applied:?}"), shown, "{}", setting.key);
         // Whether it is there to be compared: another value is to be seen.
         let changes = |other: &&str| {
@@ -76,16 +75,48 @@ fn the_defaults_of_the_table_are_those_of_the_code() {
 
 #[test]
 fn a_detail_says_what_it_is_a_detail_of() {
-    for (index, setting) in SETTINGS.iter().enumerate() {
+    for setting in SETTINGS.iter() {
         for key in setting.needs {
-            // The owner comes first: its details change what it has made.
-            assert!(SETTINGS[..index].iter().any(|owner| owner.key == *key), "{}: {key}", setting.key);
+            assert!(SETTINGS.iter().any(|owner| owner.key == *key), "{}: {key}", setting.key);
         }
         for owner in ["kafka.brokers", "nats.url", "stan.url", "redis.url", "postgres.url", "grpc.listen"] {
             let is_of = setting.key != owner && setting.key.split('.').next() == owner.split('.').next();
             assert!(!is_of || setting.needs == [owner], "{}", setting.key);
         }
     }
+}
+
+/// What makes a part is applied before its details, and what several settings say together does not
+/// hang on which is applied first.
+#[test]
+fn the_order_of_settings_means_nothing() {
+    let firsts = SETTINGS.iter().filter(|setting| setting.needs.is_empty());
+    for setting in firsts {
+        let mut config = app::Config::default();
+        // One that changed a part which another setting makes would lose its value, or be lost.
+        let values: Vec<String> = setting.default.split(' ').map(str::to_owned).collect();
+        if !setting.default.is_empty() {
+            (setting.apply)(&mut config, &values).unwrap();
+            assert_eq!(format!("{config:?}"), format!("{:?}", app::Config::default()), "{}", setting.key);
+        }
+    }
+    #[cfg(feature = "kafka")]
+    {
+        use crate::kafka::Workers;
+        let workers = |flags: &[&str]| {
+            let flags = [&["--kafka", "h:1"], flags].concat();
+            load(&flags, &[]).unwrap().config.kafka.unwrap().workers
+        };
+        assert_eq!(workers(&[]), Workers::Auto);
+        assert_eq!(workers(&["--kafka-events-topic", "e"]), Workers::On);
+        assert_eq!(workers(&["--kafka-workers", "off", "--kafka-ack-topic", "a"]), Workers::Off);
+        assert_eq!(workers(&["--kafka-ack-topic", "a", "--kafka-workers", "auto"]), Workers::Auto);
+        let kafka = load(&["--order-bytes-max", "77KiB", "--kafka", "h:1"], &[]).unwrap().config.kafka.unwrap();
+        assert_eq!(kafka.order_bytes_max, 77 << 10);
+    }
+    let config = load(&["--order-bytes-max", "77KiB", "--http-answer-bytes-max", "77MiB"], &[]).unwrap().config;
+    assert_eq!([config.ingest.order_bytes_max, config.http.order_bytes_max], [77 << 10; 2]);
+    assert_eq!([config.http.answer_bytes_max, config.cache.list_bytes_max], [77 << 20; 2]);
 }
 
 #[test]
@@ -106,11 +137,11 @@ fn flags_beat_the_environment_which_beats_the_file_which_beats_defaults() {
 
 #[test]
 fn yaml_that_grows_without_end_is_refused() {
-    assert!(yaml("a: &a [x, x]\nb: &b [*a, *a]\n").unwrap_err().contains("has an alias"));
-    assert!(yaml(&"[".repeat(1000)).is_err());
+    assert!(file::yaml("a: &a [x, x]\nb: &b [*a, *a]\n").unwrap_err().contains("has an alias"));
+    assert!(file::yaml(&"[".repeat(1000)).is_err());
     let deep = format!("a: {}{}", "[".repeat(65), "]".repeat(65));
-    assert!(yaml(&deep).unwrap_err().contains("nested too deep"));
-    assert!(yaml("a: &a 1\nb: [[2], {c: 3}]\n").is_ok());
+    assert!(file::yaml(&deep).unwrap_err().contains("nested too deep"));
+    assert!(file::yaml("a: &a 1\nb: [[2], {c: 3}]\n").is_ok());
 }
 
 #[test]
@@ -223,7 +254,7 @@ fn no_value_of_any_setting_panics() {
         "a:99999",
         "*",
     ];
-    for setting in SETTINGS {
+    for setting in SETTINGS.iter() {
         for odd in ODD {
             let mut config = app::Config::default();
             // Most of these are refused; what is accepted must be so without a panic too.

@@ -12,6 +12,7 @@ pub mod lines;
 pub mod nats;
 pub mod older;
 pub mod rejects;
+pub mod settings;
 pub mod stan;
 pub mod waiters;
 

@@ -4,6 +4,7 @@
 
 pub mod protocol;
 pub mod session;
+pub mod settings;
 
 use std::time::Duration;
 

@@ -8,6 +8,7 @@ use super::embedded::{self, Embedded};
 use super::postgres::{self, Postgres};
 use super::{Batch, Changes, CommitPermit, Full, Outcome, Page, Peers, Presence, Store, StoreError, Unpublished};
 use crate::id::{OrderId, Version};
+use crate::metrics::Metrics;
 use crate::record::{Checkpoint, Parcel};
 use crate::snapshot::Snapshot;
 
@@ -165,13 +166,9 @@ impl AnyStore {
         }
     }
 
-    /// The connections to a server.
-    #[must_use]
-    pub fn pool_use(&self) -> Option<postgres::PoolUse> {
-        match self {
-            Self::Postgres(store) => Some(store.pool_use()),
-            Self::Embedded(_) => None,
-        }
+    /// Registers what the store shows of itself: once a process.
+    pub fn register(&self, metrics: &Metrics) {
+        on!(self, store => store.register(metrics));
     }
 }
 

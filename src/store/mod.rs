@@ -7,6 +7,7 @@ mod outcome;
 mod permit;
 pub mod postgres;
 mod rules;
+pub mod settings;
 
 use std::future::Future;
 use std::sync::Arc;

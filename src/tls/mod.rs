@@ -10,6 +10,7 @@ pub mod client;
 pub mod pem;
 pub mod reload;
 pub mod server;
+pub mod settings;
 pub mod words;
 
 use std::path::{Path, PathBuf};

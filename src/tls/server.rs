@@ -22,6 +22,7 @@ use tokio_rustls::server::TlsStream;
 
 use super::reload::Reloading;
 use super::{Error, certificate, pem, provider, words};
+use crate::metrics::Metrics;
 
 /// The files of a listener.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -116,6 +117,16 @@ impl Server {
     #[must_use]
     pub fn valid_until(&self) -> Option<u64> {
         self.0.current().validity.map(|(_, until)| until)
+    }
+
+    /// Registers when the certificate is over: once in a process that listens with one, and in no
+    /// other.
+    #[expect(clippy::cast_precision_loss, reason = "times stay below 2^53")]
+    pub fn register(&self, metrics: &Metrics) {
+        let server = self.clone();
+        let help = "Seconds since 1970 at which the certificate of tls: listeners is over.";
+        let read = move || server.valid_until().unwrap_or_default() as f64;
+        metrics.pulled_gauge("tls_certificate_valid_until_seconds", help, read);
     }
 
     /// For a listener over which this is spoken.

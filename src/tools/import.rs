@@ -9,7 +9,7 @@ use anyhow::{Context, bail};
 
 use super::output;
 use super::progress::Progress;
-use crate::ingest::{self, Ingest, IngestError, Ledger};
+use crate::ingest::{self, Ingest, IngestError, IngestMetrics, Ledger};
 use crate::metrics::Metrics;
 use crate::process::lifecycle::Shutdown;
 use crate::record::Checkpoint;
@@ -96,7 +96,7 @@ async fn import(config: &Config, name: Arc<str>, store: &AnyStore, shutdown: Shu
     if let Some(missing) = store.missing_rights().await? {
         bail!("the role lacks rights in the database: {missing}");
     }
-    let metrics = Metrics::new(&[], &[]).ingest;
+    let metrics = IngestMetrics::register(&Metrics::default());
     let ingest = Ingest::new(source, store.clone(), None, &config.ingest, metrics).await?;
     let ledger = ingest.run(shutdown.clone()).await.map_err(unnamed)?;
     progress.finish(summary(&ledger));

@@ -10,7 +10,7 @@ use anyhow::bail;
 use super::import::{forget_at_end, forget_position, stay, summary, unnamed};
 use super::output;
 use super::progress::Progress;
-use crate::ingest::{self, Ingest};
+use crate::ingest::{self, Ingest, IngestMetrics};
 use crate::metrics::Metrics;
 use crate::order::{Decoder, Profile};
 use crate::process::lifecycle::Shutdown;
@@ -107,7 +107,7 @@ async fn import(config: &Config, older: Older, store: &AnyStore, shutdown: Shutd
         bail!("the role lacks rights in the database: {missing}");
     }
     let settings = ingest::Config { profile: PROFILE, ..config.ingest.clone() };
-    let metrics = Metrics::new(&[], &[]).ingest;
+    let metrics = IngestMetrics::register(&Metrics::default());
     let ingest = Ingest::new(source, store.clone(), None, &settings, metrics).await?;
     let ledger = ingest.run(shutdown.clone()).await.map_err(unnamed)?;
     progress.finish(summary(&ledger));

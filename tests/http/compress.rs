@@ -5,7 +5,7 @@ use std::io::Read;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use order_service::http::orders::cursor;
+use order_service::http::paging::cursor;
 
 use super::*;
 use crate::server::{Connection, Reply, SIGNAL_TIME, Server, until};

@@ -8,7 +8,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use order_service::cache::{self, View};
-use order_service::http::{self, Api, route};
+use order_service::http::{self, Api};
 use order_service::id::OrderId;
 use order_service::listen::{self, Endpoint};
 use order_service::metrics::Metrics;
@@ -48,7 +48,7 @@ impl Service {
                 let view = Arc::new(View::new(cache::Config::default(), 0));
                 let reader = Reader::new(view, scripted, config);
                 let (inbox, _source) = inbox::inbox(&inbox::Config::default());
-                let metrics = Metrics::new(route::ENDPOINTS, route::METHODS);
+                let metrics = Metrics::default();
                 let api =
                     Api::new(http::Config::default(), reader, inbox, metrics, Readiness::default(), shutdown.clone());
                 let listeners =
@@ -121,7 +121,7 @@ fn what_finds_the_store_busy_waits_for_its_turn() {
         orders.push(ask("GET", format!("/order/{}", names[n]), String::new()));
         let two = format!("[{:?},{:?}]", names[EACH + n], names[2 * EACH + n]);
         lookups.push(ask("POST", "/api/orders/lookup".into(), two));
-        lists.push(ask("GET", format!("/api/orders?limit=5&cursor={}", http::orders::cursor(1295)), String::new()));
+        lists.push(ask("GET", format!("/api/orders?limit=5&cursor={}", http::paging::cursor(1295)), String::new()));
         streams.push(ask("GET", "/api/orders".into(), String::new()));
     }
     let asked: Vec<&Connection> = orders.iter().chain(&lookups).chain(&lists).chain(&streams).collect();

@@ -145,6 +145,53 @@ fn metrics_have_the_names_and_labels_that_older_dashboards_read() {
     }
 }
 
+/// There was a `kafka_lost_messages_total` and a `postgres_pool_connections` of 0 without Kafka and without PostgreSQL.
+#[test]
+fn a_bare_service_shows_no_metrics_of_parts_that_are_not_configured() {
+    let server = Server::start(&[]);
+    created(&server, wb_posted("m2"));
+    let stats = server.get("/api/stats").expect(200).json();
+    let is_embedded = stats.get("store_silent_seconds").is_none();
+    let families = server.families();
+    // Every other prefix is that of a part that is off.
+    let of_any = ["cache_", "http_", "list_", "order_", "orders_", "process_", "service_", "view_"];
+    let of_store: &[&str] = if is_embedded { &["store_lost"] } else { &["postgres_", "store_"] };
+    let prefixes: Vec<&str> = of_any.iter().chain(of_store).copied().collect();
+    let begin_with = |prefix: &str| families.iter().filter(|family| family.starts_with(prefix)).count();
+    let unknown: Vec<&String> =
+        families.iter().filter(|family| !prefixes.iter().any(|prefix| family.starts_with(prefix))).collect();
+    assert!(unknown.is_empty(), "{unknown:?}");
+    for prefix in prefixes {
+        assert!(begin_with(prefix) > 0, "{prefix} in {families:?}");
+    }
+}
+
+/// What is counted at a start, such as lost messages, shows as a rise only after a 0.
+#[test]
+fn metrics_of_a_part_are_there_before_its_server_answers() {
+    let nats = "nats://127.0.0.1:1";
+    let postgres = "postgres://orders@127.0.0.1:1/orders";
+    let mut flags = vec!["--postgres", postgres, "--nats", nats, "--stan", nats, "--redis", "127.0.0.1:1"];
+    flags.extend(["--grpc", "127.0.0.1:0"]);
+    let mut names = vec![
+        "http_connections",
+        "nats_lost_messages_total",
+        "orders_dead_lettered_total",
+        "postgres_pool_connections",
+        "redis_breaker_open",
+        "stan_lost_messages_total",
+        "store_silent_seconds",
+    ];
+    if cfg!(feature = "kafka") {
+        flags.extend(["--kafka", "127.0.0.1:1"]);
+        names.extend(["kafka_lost_messages_total", "outbox_published_batches_total", "worker_waiting_writes"]);
+    }
+    let server = Server::start_cold(&flags);
+    let families = server.families();
+    let missing: Vec<&str> = names.into_iter().filter(|name| !families.contains(*name)).collect();
+    assert!(missing.is_empty(), "{missing:?} are not in {families:?}");
+}
+
 fn no_leak(reply: &Reply) {
     let text = reply.text().to_lowercase();
     for leak in ["select ", "insert ", "sqlite", "rusqlite", "/tmp", "/home", ".rs:", "panicked", "backtrace", "0x"] {

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 
-use order_service::http::orders::cursor;
+use order_service::http::paging::cursor;
 
 use super::*;
 use crate::server::{Connection, Reply, SIGNAL_TIME, Server, until};

@@ -110,6 +110,7 @@ async fn the_second_may_fail_before_its_turn() {
 async fn a_partition_that_the_first_finds_fenced_is_taken_from_the_second_too() {
     let bench = two(second()).await;
     bench.send(orders(1, 10, 110..112).into_iter().chain(orders(0, 10, 10..12))).await;
+    bench.taken().await;
     bench.steal(1, 0, 50).await;
     bench.store.release();
     bench.until(|told| *told == Told::Fenced(1)).await;

@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use order_service::cache::{self, View};
 use order_service::id::OrderId;
-use order_service::ingest::{self, Ingest};
+use order_service::ingest::{self, Ingest, IngestMetrics};
 use order_service::metrics::Metrics;
 use order_service::order::Profile;
 use order_service::process::lifecycle::{self, Readiness, Trigger};
@@ -65,7 +65,8 @@ impl Bench {
         let (trigger, shutdown) = lifecycle::shutdown();
         let seen = Some(Arc::clone(&view));
         let settings = ingest::Config { profile: Profile::Lenient, ..ingest::Config::default() };
-        let ingest = Ingest::new(source, store.clone(), seen, &settings, Metrics::new(&[], &[]).ingest).await.unwrap();
+        let metrics = IngestMetrics::register(&Metrics::default());
+        let ingest = Ingest::new(source, store.clone(), seen, &settings, metrics).await.unwrap();
         tokio::spawn(ingest.run(shutdown));
         // What is held here is held for as long as it takes.
         let patient = read::Config { load_wait: LONG, ..read::Config::default() };

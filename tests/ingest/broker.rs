@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use order_service::cache::{self, View};
 use order_service::id::OrderId;
-use order_service::ingest::{self, Ingest, IngestError, Ledger};
+use order_service::ingest::{self, Ingest, IngestError, IngestMetrics, Ledger};
 use order_service::metrics::Metrics;
 use order_service::order::{Command, Decoder, Profile, sample};
 use order_service::process::lifecycle::{self, Trigger};
@@ -140,7 +140,7 @@ impl Bench {
         let (told, keeps) = (Arc::default(), Arc::new(Semaphore::new(0)));
         let source = Broker { does: of_broker, told: Arc::clone(&told), keeps: Arc::clone(&keeps), is_stopped: false };
         let (trigger, shutdown) = lifecycle::shutdown();
-        let metrics = Metrics::new(&[], &[]).ingest;
+        let metrics = IngestMetrics::register(&Metrics::default());
         let seen = Some(Arc::clone(&view));
         let ingest = Ingest::new(source, store.clone(), seen, &config, metrics).await.unwrap();
         let running = tokio::spawn(ingest.run(shutdown));
@@ -164,7 +164,7 @@ impl Bench {
 
     /// Waits until the loop has taken what it was sent, and has then gone as far as it can by itself: it runs on the
     /// thread of the test.
-    async fn taken(&self) {
+    pub async fn taken(&self) {
         let room = tokio::time::timeout(LONG, self.does.reserve()).await;
         drop(room.expect("the loop takes more").expect("the loop runs"));
         settled().await;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use order_service::cache::{self, View};
 use order_service::id::OrderId;
-use order_service::ingest::{self, Ingest, IngestError, Ledger};
+use order_service::ingest::{self, Ingest, IngestError, IngestMetrics, Ledger};
 use order_service::metrics::Metrics;
 use order_service::order::sample;
 use order_service::process::lifecycle::{self, Trigger};
@@ -40,7 +40,7 @@ impl Bench {
         view.set_complete();
         let (inbox, source) = inbox::inbox(&queue);
         let (trigger, shutdown) = lifecycle::shutdown();
-        let metrics = Metrics::new(&[], &[]).ingest;
+        let metrics = IngestMetrics::register(&Metrics::default());
         let seen = Some(Arc::clone(&view));
         let ingest = Ingest::new(source, store.clone(), seen, &config, metrics).await.unwrap();
         let running = tokio::spawn(ingest.run(shutdown));
@@ -117,7 +117,7 @@ async fn a_lost_answer_to_a_deletion_is_still_a_deletion() {
     // The same view and store behind a second loop, whose store lies.
     let (inbox, source) = inbox::inbox(&inbox::Config::default());
     let (_trigger, shutdown) = lifecycle::shutdown();
-    let metrics = Metrics::new(&[], &[]).ingest;
+    let metrics = IngestMetrics::register(&Metrics::default());
     let seen = Some(Arc::clone(&bench.view));
     let ingest = Ingest::new(source, lying, seen, &ingest::Config::default(), metrics).await.unwrap();
     tokio::spawn(ingest.run(shutdown));

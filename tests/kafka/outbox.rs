@@ -9,6 +9,7 @@ use order_service::kafka::Config;
 use order_service::metrics::Metrics;
 use order_service::process::lifecycle::Readiness;
 use order_service::record::{Contents, Parcel};
+use order_service::replication::OutboxMetrics;
 use order_service::replication::outbox::{self, Changed};
 use order_service::replication::relay::Relay;
 use order_service::snapshot::{Kind, Snapshot, State};
@@ -52,7 +53,7 @@ fn publish(store: &Scripted, handed_over: Vec<(i64, Vec<Changed>)>, batches: usi
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let (outbox, receiver) = outbox::outbox(CONTENTS);
-        let metrics = Metrics::new(&[], &[]).outbox;
+        let metrics = OutboxMetrics::register(&Metrics::default());
         let (identity, gate) = (Arc::default(), Readiness::default().gate("outbox", "not started"));
         let relay = Relay::new(&config, store.clone(), &"test".into(), &identity, metrics, gate).unwrap();
         let running = tokio::spawn(relay.run(receiver));

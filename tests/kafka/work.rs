@@ -1,6 +1,8 @@
 //! What comes of writes: events, workers, acknowledgements, and other instances that see them. Faults included.
 
-use std::io::{BufRead, BufReader};
+use std::collections::BTreeSet;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
 use std::process::{Child, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -13,7 +15,7 @@ use tempfile::TempDir;
 use super::topic::Topic;
 use crate::broker::{Channel, Letter, Message, RECOVERY, Sender as _, in_turn};
 use crate::database::Database;
-use crate::server::{Connection, Reply, Server, binary, until};
+use crate::server::{Connection, Reply, Server, binary, families, until};
 use crate::servers::Private;
 
 const USER: &str = "0190163d-8694-739b-aea5-966c26f8ad91";
@@ -607,14 +609,13 @@ fn instances_and_workers_that_are_killed_in_turn_lose_no_event_and_leave_no_orde
         (flow.database.query("SELECT count(*) FROM orders WHERE status <> 'done'") == ["0"]).then_some(())
     });
     flow.wait_published();
-    let stored: std::collections::BTreeSet<String> =
-        flow.database.query("SELECT order_uid FROM orders").into_iter().collect();
+    let stored: BTreeSet<String> = flow.database.query("SELECT order_uid FROM orders").into_iter().collect();
     for id in &answered {
         assert!(stored.contains(id), "{id} was answered for and is not stored");
     }
     let keys = |topic: &str| {
         let letters = flow.read(topic);
-        letters.iter().map(|letter| letter.key().to_owned()).collect::<std::collections::BTreeSet<_>>()
+        letters.iter().map(|letter| letter.key().to_owned()).collect::<BTreeSet<_>>()
     };
     assert_eq!(keys(&flow.names.events), stored, "an event for each order");
     assert_eq!(keys(&flow.names.ack), stored, "an acknowledgement for each order");
@@ -710,10 +711,53 @@ fn what_is_committed_while_kafka_is_away_is_published_when_it_is_back() {
     kafka.restart();
     server.start_again();
     until("all are published", RECOVERY, || {
-        let published: std::collections::BTreeSet<_> =
-            topic.read(&snapshots).iter().map(|letter| letter.key().to_owned()).collect();
+        let published: BTreeSet<_> = topic.read(&snapshots).iter().map(|letter| letter.key().to_owned()).collect();
         more.iter().chain([&first]).all(|id| published.contains(id)).then_some(())
     });
+}
+
+#[test]
+fn an_instance_and_a_worker_show_metrics_of_the_parts_they_have_and_of_no_others() {
+    let Some(flow) = Flow::new() else { return };
+    let server = flow.start(&[]);
+    let home = tempfile::tempdir().unwrap();
+    let admin = home.path().join("admin.sock");
+    let _worker = flow.work_with(&["--admin", &format!("unix:{}", admin.display())]);
+    Flow::wait_joined(&[&server]);
+    until("a write is processed", RECOVERY, || (server.post("/orders", order(1)).status == 201).then_some(()));
+    let mut socket = UnixStream::connect(admin).unwrap();
+    socket.write_all(b"GET /metrics HTTP/1.1\r\nHost: worker\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer).unwrap();
+    let both = [
+        "kafka_clients_recovered_total",
+        "kafka_lost_messages_total",
+        "kafka_snapshots_published",
+        "order_commit_duration_seconds",
+        "orders_processed_total",
+        "outbox_published_batches_total",
+        "postgres_pool_connections",
+        "process_cpu_seconds_total",
+        "service_ready",
+    ];
+    let instance = [
+        "http_requests_total",
+        "kafka_topic_followed",
+        "store_silent_seconds",
+        "store_went_back_orders_total",
+        "view_orders",
+        "worker_waiting_writes",
+    ];
+    let neither = ["access_", "audit_", "grpc_", "nats_", "redis_", "stan_", "store_lost", "tls_"];
+    let no_worker = ["cache_", "http_", "list_", "store_", "view_", "worker_"];
+    let check = |of: &str, families: &BTreeSet<String>, there: &[&str], absent: &[&str]| {
+        let missing: Vec<_> = there.iter().filter(|name| !families.contains(**name)).collect();
+        let strange: Vec<_> =
+            families.iter().filter(|name| absent.iter().any(|prefix| name.starts_with(prefix))).collect();
+        assert!(missing.is_empty() && strange.is_empty(), "{of}: without {missing:?}, with {strange:?}");
+    };
+    check("the instance", &server.families(), &[&both[..], &instance].concat(), &neither);
+    check("the worker", &families(&answer), &both, &[&neither[..], &no_worker].concat());
 }
 
 /// Each write was answered 202 after five seconds, for ever and without a word.

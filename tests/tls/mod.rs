@@ -2,6 +2,8 @@
 //! servers that speak it. Certificates are made here, as they are needed.
 
 mod believed;
+#[cfg(feature = "kafka-tls")]
+mod kafka;
 mod listeners;
 mod multiplexed;
 mod outgoing;

@@ -2,6 +2,7 @@
 //! and the store is asked a few times a second, so that nothing depends on being told.
 
 mod count;
+mod metrics;
 mod reload;
 mod telling;
 
@@ -20,6 +21,7 @@ use crate::snapshot::Snapshot;
 use crate::store::{Changes, Peers, Presence, Store, StoreError};
 
 pub use count::count;
+pub use metrics::register;
 pub use telling::{Reason, Telling};
 
 /// How often the store is asked. An order changed elsewhere that no one told of is shown this much later, far within

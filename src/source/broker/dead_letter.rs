@@ -1,18 +1,10 @@
-//! What dead letters have in common, whichever broker keeps them: what their headers say, and who is told when they
-//! cannot be kept.
-
-use std::future::Future;
-use std::sync::Mutex;
-use std::time::Duration;
+//! What dead letters have in common, whichever broker keeps them: what their headers say, and what
+//! is cut of one that is too large.
 
 use bytes::Bytes;
 
-use crate::process::lifecycle::Gate;
 use crate::record::{Record, Rejection, RejectionKind, dead};
-use crate::sync::lock;
 
-/// How long a delivery may take before the service counts as not ready.
-const PATIENCE: Duration = Duration::from_secs(5);
 /// The reasons in a header; an array may have very many.
 const REASON_BYTES_MAX: usize = 8 << 10;
 
@@ -50,8 +42,9 @@ impl DeadLetter {
         Self { record: record.clone(), notes }
     }
 
-    /// Makes the largest part of a letter that does not fit smaller: the value, all headers of the sender, or the key.
-    /// The whole is still where it came from, which the notes name. Returns whether there was anything left to cut.
+    /// Makes the largest part of a letter that does not fit smaller: the value, all headers of the
+    /// sender, or the key. The whole is still where it came from, which the notes name. Returns
+    /// whether there was anything left to cut.
     pub(in crate::source) fn cut(&mut self) -> bool {
         let record = &mut self.record;
         let (value, key) = (len(record.payload.as_ref()), len(record.key.as_ref()));
@@ -90,49 +83,6 @@ fn len(bytes: Option<&Bytes>) -> usize {
 fn headers_len(record: &Record) -> usize {
     let headers = record.headers.iter().flat_map(|headers| headers.iter());
     headers.map(|(name, value)| name.len() + len(value.as_ref())).sum()
-}
-
-/// Letters that take long. The gate is open when there are none.
-pub(in crate::source) struct Overdue {
-    gate: Gate,
-    reason: String,
-    count: Mutex<usize>,
-}
-
-impl Overdue {
-    pub(in crate::source) fn new(gate: Gate, reason: String) -> Self {
-        gate.open();
-        Self { gate, reason, count: Mutex::default() }
-    }
-
-    /// Waits for a delivery, however long it takes.
-    pub(in crate::source) async fn watch(&self, delivery: impl Future<Output = ()>) {
-        let mut delivery = std::pin::pin!(delivery);
-        if tokio::time::timeout(PATIENCE, &mut delivery).await.is_err() {
-            let _overdue = self.begin();
-            delivery.await;
-        }
-    }
-
-    fn begin(&self) -> OneOverdue<'_> {
-        let mut count = lock(&self.count);
-        *count += 1;
-        self.gate.close(&self.reason);
-        OneOverdue(self)
-    }
-}
-
-/// One of them, until it is dropped.
-struct OneOverdue<'a>(&'a Overdue);
-
-impl Drop for OneOverdue<'_> {
-    fn drop(&mut self) {
-        let mut count = lock(&self.0.count);
-        *count -= 1;
-        if *count == 0 {
-            self.0.gate.open();
-        }
-    }
 }
 
 /// Why a value is no JSON at all, for formats that are often met by mistake.

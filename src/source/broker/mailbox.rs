@@ -1,4 +1,4 @@
-//! What the ingest loop tells a consumer of NATS. A word replaces an older one of its kind, so there
+//! What the ingest loop tells a consumer. A word replaces an older one of its kind, so there
 //! is no queue to grow.
 
 use std::sync::Mutex;

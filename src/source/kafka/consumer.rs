@@ -19,13 +19,14 @@ use tokio::sync::mpsc::Sender;
 use tokio::sync::mpsc::error::TrySendError;
 
 use super::context::{Context, Rebalance, close, subscribe};
+use super::metrics::KafkaMetrics;
 use super::partitions::{Active, Reading, Refused, Releasing, Stage, Starting, Stopped};
 use crate::kafka::offset_look::OffsetLook;
 use crate::kafka::topic_look::{TopicId, TopicLook};
 use crate::kafka::{Config, headers};
-use crate::metrics::Kafka as Metrics;
 use crate::process::lifecycle::Gate;
 use crate::record::{Checkpoint, Position, Record};
+use crate::source::broker::handover::{CHUNK_BYTES, CHUNK_ROWS};
 
 /// What the thread says.
 pub(super) enum Event {
@@ -54,9 +55,6 @@ pub(super) enum Command {
     Leave,
 }
 
-/// Records handed over at once.
-const CHUNK_ROWS: usize = 256;
-const CHUNK_BYTES: usize = 1 << 20;
 /// How long one poll waits for the first message.
 const POLL: Duration = Duration::from_millis(20);
 /// How long the other side may have no room before fetching pauses.
@@ -72,7 +70,7 @@ const WARN_EVERY: Duration = Duration::from_secs(10);
 
 pub(super) struct Consumer {
     pub(super) config: Config,
-    pub(super) metrics: Metrics,
+    pub(super) metrics: KafkaMetrics,
     pub(super) gate: Gate,
     pub(super) events: Sender<Event>,
     pub(super) commands: Receiver<Command>,
@@ -118,7 +116,7 @@ pub(super) struct Consumer {
 impl Consumer {
     pub(super) fn new(
         config: Config,
-        metrics: Metrics,
+        metrics: KafkaMetrics,
         gate: Gate,
         events: Sender<Event>,
         commands: Receiver<Command>,
@@ -312,6 +310,9 @@ impl Consumer {
             Some(Code::TopicAuthorizationFailed) => self.refused.topic = Some(unreadable(topic)),
             Some(Code::Authentication | Code::SaslAuthenticationFailed) => {
                 self.refused.connection = Some("Kafka refuses the credentials".into());
+            }
+            Some(Code::SSL) => {
+                self.refused.connection = Some("Kafka cannot be reached over TLS; the log says why".into());
             }
             Some(Code::GroupAuthorizationFailed) => {
                 self.refused.group = Some(format!("Kafka does not let this user join the group {group}"));

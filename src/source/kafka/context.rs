@@ -48,7 +48,7 @@ impl ClientContext for Context {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        tracing::debug!(%error, reason, "librdkafka");
+        broker_watch::failed(&error, reason);
     }
 
     fn stats(&self, statistics: Statistics) {

@@ -1,55 +1,39 @@
 //! The dead letter topic: invalid messages as they came, with why they are there. Each is waited for, however long the
 //! topic is unavailable.
 
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rdkafka::admin::{NewTopic, TopicReplication};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders};
-use tokio::sync::{OnceCell, Semaphore, oneshot};
+use tokio::runtime::Handle;
+use tokio::sync::{OnceCell, oneshot};
 
 use crate::kafka::producer::{self, Producer, Told};
 use crate::kafka::{self, Config};
 use crate::process::lifecycle::Gate;
 use crate::record::{Record, Rejection, dead};
-use crate::source::SourceError;
-use crate::source::broker::dead_letter::{DeadLetter, Overdue};
-
-/// Between two tries at a topic that is unavailable.
-const PAUSE_FIRST: Duration = Duration::from_millis(250);
-const PAUSE_MAX: Duration = Duration::from_secs(5);
-/// Dead letters on their way at once; further ones wait for their turn.
-const IN_FLIGHT_MAX: usize = 1000;
+use crate::source::broker::dead_letter::DeadLetter;
+use crate::source::broker::deliveries::{Delivered, Deliveries, PAUSE_FIRST};
 
 /// While a letter is on its way its producer is looked after this often.
 const WATCH_EVERY: Duration = Duration::from_secs(1);
 
-type Delivered = Pin<Box<dyn Future<Output = Result<(), SourceError>> + Send>>;
-
 pub(super) struct DeadLetters {
     config: Arc<Config>,
     producer: Producer,
-    in_flight: Arc<Semaphore>,
     /// Set once the topic was seen.
     has_topic: Arc<OnceCell<()>>,
-    overdue: Arc<Overdue>,
+    deliveries: Deliveries,
 }
 
 impl DeadLetters {
     /// `gate` is closed while a letter takes long.
     pub(super) fn new(config: &Config, gate: Gate) -> Result<Self, KafkaError> {
         let producer = Producer::new("dead letters", config, config.producer())?;
-        let reason = format!("topic {} takes no dead letters; intake waits", config.dlq_topic);
-        let overdue = Arc::new(Overdue::new(gate, reason));
-        Ok(Self {
-            config: Arc::new(config.clone()),
-            producer,
-            in_flight: Arc::new(Semaphore::new(IN_FLIGHT_MAX)),
-            has_topic: Arc::default(),
-            overdue,
-        })
+        let deliveries = Deliveries::new("topic", &config.dlq_topic, gate);
+        Ok(Self { config: Arc::new(config.clone()), producer, has_topic: Arc::default(), deliveries })
     }
 
     /// Begins to deliver at once. The future is done when every replica in sync has the message.
@@ -60,18 +44,12 @@ impl DeadLetters {
             key: None,
         };
         let (config, producer) = (Arc::clone(&self.config), self.producer.clone());
-        let (in_flight, has_topic) = (Arc::clone(&self.in_flight), Arc::clone(&self.has_topic));
-        let overdue = Arc::clone(&self.overdue);
-        let delivery = tokio::spawn(async move {
-            let _turn = in_flight.acquire_owned().await;
-            let delivery = async {
-                has_topic.get_or_init(|| see_topic(&config, &producer)).await;
-                deliver(&config, &producer, dead_letter).await;
-            };
-            overdue.watch(delivery).await;
-        });
-        let name: Arc<str> = self.config.dlq_topic.as_str().into();
-        Box::pin(async move { delivery.await.map_err(|error| SourceError { name, cause: error.into() }) })
+        let has_topic = Arc::clone(&self.has_topic);
+        let delivery = async move {
+            has_topic.get_or_init(|| see_topic(&config, &producer)).await;
+            deliver(&config, &producer, dead_letter).await;
+        };
+        self.deliveries.begin(&Handle::current(), delivery)
     }
 }
 
@@ -126,7 +104,7 @@ impl Adjusted {
 }
 
 async fn deliver(config: &Config, producer: &Producer, mut adjusted: Adjusted) {
-    let mut pause = PAUSE_FIRST;
+    let mut pauses = Deliveries::pauses();
     loop {
         let Err(error) = send(config, producer, &adjusted).await else { return };
         let position = adjusted.dead_letter.record.position;
@@ -148,8 +126,7 @@ async fn deliver(config: &Config, producer: &Producer, mut adjusted: Adjusted) {
             _ => {}
         }
         tracing::warn!(%error, ?position, topic = config.dlq_topic, "dead letter not delivered, trying again");
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(PAUSE_MAX);
+        tokio::time::sleep(pauses.pause()).await;
     }
 }
 

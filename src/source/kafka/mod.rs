@@ -8,6 +8,7 @@ mod consumer;
 mod context;
 mod dead_letters;
 mod membership;
+mod metrics;
 mod partitions;
 mod progress;
 mod starts;
@@ -19,17 +20,15 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
+use super::broker::consumer_handle::CHUNKS_MAX;
 use super::{Parked, Received, Source, SourceError};
 use crate::kafka::Config;
-use crate::metrics;
 use crate::process::lifecycle::Gate;
 use crate::record::{Checkpoint, Position, Record, Rejection};
 use crate::store::Outcome;
 use consumer::{Command, Event};
 use dead_letters::DeadLetters;
-
-/// Chunks of records that may wait for the ingest loop. With those of 256 it is what two batches take.
-const CHUNKS_MAX: usize = 8;
+pub use metrics::KafkaMetrics;
 
 /// Words for the consumer that it has not heard yet. It listens many times a second, whatever else happens.
 const COMMANDS_MAX: usize = 1024;
@@ -61,7 +60,7 @@ impl KafkaSource {
     ///
     /// # Errors
     /// When the settings are not what the library takes.
-    pub fn start(config: &Config, metrics: metrics::Kafka, gate: Gate, letters: Gate) -> anyhow::Result<Self> {
+    pub fn start(config: &Config, metrics: KafkaMetrics, gate: Gate, letters: Gate) -> anyhow::Result<Self> {
         let plain_name: Arc<str> = format!("kafka:{}:{}", config.group, config.topic).into();
         let name = Arc::clone(&plain_name);
         let dead_letters = DeadLetters::new(config, letters)?;

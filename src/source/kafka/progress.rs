@@ -9,6 +9,7 @@ use super::consumer::{Consumer, Event, RELEASE_WAIT};
 use super::context::{close, subscribe};
 use super::partitions::{Reading, Releasing};
 use crate::kafka::offset_look::{OffsetLook, OffsetRange, OffsetRanges};
+use crate::source::broker::lag::judge_lag;
 use crate::sync::lock;
 
 /// How often the ends of the partitions are asked for.
@@ -116,11 +117,7 @@ impl Consumer {
             self.was_refused = true;
         } else if !self.active.is_empty() {
             self.was_refused = false;
-            if total <= self.config.lag_max {
-                self.gate.open();
-            } else {
-                self.gate.close(&format!("{total} messages behind"));
-            }
+            judge_lag(&self.gate, total, self.config.lag_max);
         } else if self.reading == Reading::Spare || self.is_missing {
             self.gate.open();
         } else if std::mem::take(&mut self.was_refused) {

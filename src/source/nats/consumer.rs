@@ -17,31 +17,20 @@ use async_nats::jetstream::message::StreamMessage;
 use async_nats::jetstream::stream::Stream;
 use async_nats::jetstream::{AckKind, Context};
 use async_nats::{Client, ConnectErrorKind, ConnectOptions, Subject};
-use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt};
 use tokio::sync::{mpsc, watch};
 
+use super::metrics::NatsMetrics;
 use super::sequence::Sequence;
 use super::states::{Gap, Held, Reading, partition};
 use super::stream::{self, Look, Trouble};
-use crate::metrics::Nats as Metrics;
 use crate::nats::{Config, said};
 use crate::process::lifecycle::Gate;
-use crate::record::{Checkpoint, Record};
+use crate::record::Checkpoint;
+use crate::source::broker::handover::{CHUNK_BYTES, CHUNK_ROWS, Event, Handover};
 use crate::source::broker::mailbox::Mailbox;
+use crate::source::broker::tries::{ACK_TIME, LastWarning, PAUSE_FIRST, Pauses};
 
-/// What the thread says.
-pub(super) enum Event {
-    Records(Vec<Record>),
-    Assigned(u32),
-    Revoked(u32),
-}
-
-/// Records handed over at once.
-const CHUNK_ROWS: usize = 256;
-const CHUNK_BYTES: usize = 1 << 20;
-/// Bytes that may wait for the other side.
-const QUEUE_BYTES_MAX: usize = 32 << 20;
 /// Messages asked for in advance; what is asked for is renewed when half of it has come.
 const PULL_MAX: usize = 1000;
 /// How long a pull waits at the server, and how often the server says meanwhile that it is there.
@@ -56,16 +45,9 @@ pub(super) const STANDBY_SHORT: Duration = Duration::from_secs(1);
 
 /// How long what was received of a stream that is gone may take to become durable.
 const RELEASE_WAIT: Duration = Duration::from_secs(10);
-/// How long acknowledgements may take to be handed to the connection, and to be sent at the end.
-pub(super) const ACK_TIME: Duration = Duration::from_secs(2);
-/// Between two tries.
-const PAUSE_FIRST: Duration = Duration::from_millis(100);
-const PAUSE_MAX: Duration = Duration::from_secs(2);
 /// A stream that was deleted is made again after this time. Made while it is still being deleted, it may never take a
 /// message (seen with nats-server 2.9).
 const MADE_AGAIN_AFTER: Duration = Duration::from_secs(2);
-/// The same trouble is told this often.
-const WARN_EVERY: Duration = Duration::from_secs(10);
 
 /// What a pull delivers; `None` once it has ended.
 type Pulled = Option<<pull::Stream as futures_util::Stream>::Item>;
@@ -73,16 +55,13 @@ type Asked<T> = Pin<Box<dyn Future<Output = Result<T, Trouble>> + Send>>;
 
 pub(super) struct Consumer {
     pub(super) config: Config,
-    pub(super) metrics: Metrics,
+    pub(super) metrics: NatsMetrics,
     pub(super) gate: Gate,
-    pub(super) events: Option<mpsc::Sender<Event>>,
+    pub(super) handover: Handover,
     pub(super) mailbox: Arc<Mailbox>,
     pub(super) connected: watch::Sender<Option<Context>>,
     /// Connections made so far.
     pub(super) connections: Arc<AtomicU64>,
-    /// Said and not yet taken.
-    pub(super) queue: VecDeque<Event>,
-    pub(super) queued_bytes: usize,
     pub(super) reading: Reading,
     pub(super) partition: Option<u32>,
     /// Since when no stream takes the subject, after one did.
@@ -108,13 +87,13 @@ pub(super) struct Consumer {
     pub(super) received_at: Instant,
     pub(super) is_stopping: bool,
     pub(super) is_leaving: bool,
-    pub(super) warned: Option<(Instant, String)>,
+    last_warning: LastWarning,
 }
 
 impl Consumer {
     pub(super) fn new(
         config: Config,
-        metrics: Metrics,
+        metrics: NatsMetrics,
         gate: Gate,
         events: mpsc::Sender<Event>,
         mailbox: Arc<Mailbox>,
@@ -126,12 +105,10 @@ impl Consumer {
             config,
             metrics,
             gate,
-            events: Some(events),
+            handover: Handover::new(events),
             mailbox,
             connected,
             connections: Arc::default(),
-            queue: VecDeque::new(),
-            queued_bytes: 0,
             reading: Reading::Nothing,
             partition: None,
             missing_since: None,
@@ -149,14 +126,14 @@ impl Consumer {
             received_at: Instant::now(),
             is_stopping: false,
             is_leaving: false,
-            warned: None,
+            last_warning: LastWarning::default(),
         }
     }
 
     /// Runs until it is told to leave. Then what is durable is acknowledged, and the durable is left as it is.
     pub(super) async fn run(mut self) {
         let mut client: Option<(Client, Context)> = None;
-        let mut pause = PAUSE_FIRST;
+        let mut pauses = Pauses::of_consumer();
         loop {
             let begun = Instant::now();
             let trouble = match &client {
@@ -196,16 +173,13 @@ impl Consumer {
                     }
                 },
             };
-            self.warn(trouble.0);
-            if begun.elapsed() > PAUSE_MAX * 2 {
-                pause = PAUSE_FIRST;
-            }
-            let waiting = tokio::time::sleep(pause.mul_f64(0.5 + fastrand::f64() / 2.0));
+            self.warn(&trouble.0);
+            pauses.has_lasted(begun);
+            let waiting = tokio::time::sleep(pauses.jittered());
             let connection = client.as_ref().map(|(connection, _)| connection.clone());
             if self.meanwhile(connection.as_ref(), waiting).await.is_none() {
                 break;
             }
-            pause = (pause * 2).min(PAUSE_MAX);
         }
         if let Some((connection, _)) = &client {
             self.send_replies(connection).await;
@@ -242,15 +216,15 @@ impl Consumer {
                 Some(client) => self.send_replies(client).await,
                 None => self.replies.clear(),
             }
-            self.flush();
+            self.handover.flush(self.is_stopping);
             if self.is_leaving {
                 return None;
             }
-            let events = self.events.clone();
+            let room = self.handover.room();
             tokio::select! {
                 biased;
                 () = mailbox.wait() => {}
-                () = has_room(events), if !self.queue.is_empty() => {}
+                () = room, if !self.handover.is_empty() => {}
                 done = &mut waited => return Some(done),
             }
         }
@@ -303,7 +277,7 @@ impl Consumer {
             if !matches!(self.reading, Reading::Releasing { .. }) {
                 tracing::warn!(stream = self.config.stream, "the stream was made again, reading it from its start");
                 self.metrics.remade.inc();
-                self.queue.push_back(Event::Revoked(former));
+                self.handover.push(Event::Revoked(former));
                 self.reading = Reading::Releasing { until: Instant::now() + RELEASE_WAIT };
             }
             while let Reading::Releasing { until } = self.reading {
@@ -318,7 +292,7 @@ impl Consumer {
         self.partition = Some(partition);
         self.sequence = Sequence::default();
         self.reading = Reading::Offered;
-        self.queue.push_back(Event::Assigned(partition));
+        self.handover.push(Event::Assigned(partition));
         true
     }
 
@@ -334,7 +308,7 @@ impl Consumer {
             let was_starting = self.starting.is_some();
             self.read_mail();
             self.send_replies(client).await;
-            self.flush();
+            self.handover.flush(self.is_stopping);
             if self.is_leaving {
                 return Ok(());
             }
@@ -348,7 +322,7 @@ impl Consumer {
             if self.starting.is_some() && !was_starting {
                 looking = None; // it may have begun before the position was read
             }
-            let has_room = self.held.len() < self.config.in_flight_max && self.queued_bytes < QUEUE_BYTES_MAX;
+            let has_room = self.held.len() < self.config.in_flight_max && self.handover.has_room();
             if let Some(gap) = &self.gap
                 && fetching.is_none()
                 && has_room
@@ -361,14 +335,14 @@ impl Consumer {
                 let look = stream::look(stream.clone(), consumer.clone());
                 looking = Some((self.sequence.next(), Box::pin(look)));
             }
-            let events = self.events.clone();
+            let room = self.handover.room();
             let is_receiving = is_reading && has_room && self.gap.is_none();
             tokio::select! {
                 biased;
                 // 1. What the other side says comes first: acknowledgements make room.
                 () = mailbox.wait() => {}
                 // 2. It has room again.
-                () = self::has_room(events), if !self.queue.is_empty() => {}
+                () = room, if !self.handover.is_empty() => {}
                 // 3. The server is asked for patience, and looked at.
                 () = tokio::time::sleep_until(tick.into()) => {
                     tick = Instant::now() + (self.ack_wait / 6).clamp(Duration::from_millis(20), LOOK_EVERY);
@@ -456,28 +430,9 @@ impl Consumer {
         self.is_leaving |= said.is_leaving;
     }
 
-    fn warn(&mut self, trouble: String) {
-        let is_news = self.warned.as_ref().is_none_or(|(at, told)| *told != trouble || at.elapsed() >= WARN_EVERY);
-        if is_news {
+    fn warn(&mut self, trouble: &str) {
+        if self.last_warning.is_news(trouble) {
             tracing::warn!(servers = self.config.place(), trouble, "trouble with NATS, trying again");
-            self.warned = Some((Instant::now(), trouble));
         }
-    }
-}
-
-/// Waits until something can be said.
-async fn has_room(events: Option<mpsc::Sender<Event>>) {
-    match events {
-        Some(events) => drop(events.reserve().await),
-        None => std::future::pending().await,
-    }
-}
-
-pub(super) fn bytes(event: &Event) -> usize {
-    match event {
-        Event::Records(records) => {
-            records.iter().map(|record| record.payload.as_ref().map_or(0, Bytes::len) + size_of::<Record>()).sum()
-        }
-        Event::Assigned(_) | Event::Revoked(_) => 0,
     }
 }

@@ -2,9 +2,7 @@
 //! the stream is unavailable.
 
 use std::error::Error;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_nats::HeaderMap;
 use async_nats::header::{HeaderName, HeaderValue};
@@ -13,22 +11,14 @@ use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::{self, Context, ErrorCode};
 use sha2::{Digest, Sha256};
 use tokio::runtime::Handle;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 
 use super::stream;
 use crate::nats::Config;
 use crate::process::lifecycle::Gate;
 use crate::record::{Record, Rejection, dead};
-use crate::source::SourceError;
-use crate::source::broker::dead_letter::{DeadLetter, Overdue};
-
-/// Between two tries at a stream that is unavailable.
-const PAUSE_FIRST: Duration = Duration::from_millis(250);
-const PAUSE_MAX: Duration = Duration::from_secs(5);
-/// Dead letters on their way at once; further ones wait for their turn.
-const IN_FLIGHT_MAX: usize = 1000;
-
-type Delivered = Pin<Box<dyn Future<Output = Result<(), SourceError>> + Send>>;
+use crate::source::broker::dead_letter::DeadLetter;
+use crate::source::broker::deliveries::{Delivered, Deliveries};
 
 pub(super) struct DeadLetters {
     config: Arc<Config>,
@@ -36,34 +26,22 @@ pub(super) struct DeadLetters {
     context: watch::Receiver<Option<Context>>,
     /// Where the connection lives.
     runtime: Handle,
-    in_flight: Arc<Semaphore>,
-    overdue: Arc<Overdue>,
+    deliveries: Deliveries,
 }
 
 impl DeadLetters {
     /// `gate` is closed while a letter takes long.
     pub(super) fn new(config: &Config, gate: Gate, context: watch::Receiver<Option<Context>>, runtime: Handle) -> Self {
-        let reason = format!("subject {} takes no dead letters; intake waits", config.dlq_subject);
-        Self {
-            config: Arc::new(config.clone()),
-            context,
-            runtime,
-            in_flight: Arc::new(Semaphore::new(IN_FLIGHT_MAX)),
-            overdue: Arc::new(Overdue::new(gate, reason)),
-        }
+        let deliveries = Deliveries::new("subject", &config.dlq_subject, gate);
+        Self { config: Arc::new(config.clone()), context, runtime, deliveries }
     }
 
     /// Begins to deliver at once. The future is done when the stream has the message.
     pub(super) fn keep(&self, record: &Record, rejection: &Rejection) -> Delivered {
         let dead_letter = DeadLetter::new(&self.config.subject, record, rejection);
         let (config, context) = (Arc::clone(&self.config), self.context.clone());
-        let (in_flight, overdue) = (Arc::clone(&self.in_flight), Arc::clone(&self.overdue));
-        let delivery = self.runtime.spawn(async move {
-            let _turn = in_flight.acquire_owned().await;
-            overdue.watch(deliver(&config, context, dead_letter)).await;
-        });
-        let name: Arc<str> = self.config.dlq_subject.as_str().into();
-        Box::pin(async move { delivery.await.map_err(|error| SourceError { name, cause: error.into() }) })
+        let delivery = async move { deliver(&config, context, dead_letter).await };
+        self.deliveries.begin(&self.runtime, delivery)
     }
 }
 
@@ -103,7 +81,7 @@ fn append(headers: &mut HeaderMap, name: &str, value: &str) {
 }
 
 async fn deliver(config: &Config, mut context: watch::Receiver<Option<Context>>, mut dead_letter: DeadLetter) {
-    let mut pause = PAUSE_FIRST;
+    let mut pauses = Deliveries::pauses();
     loop {
         // An error means that no one will ever connect again, as the process ends.
         let Ok(Some(context)) = context.wait_for(Option::is_some).await.map(|context| context.clone()) else { return };
@@ -131,8 +109,7 @@ async fn deliver(config: &Config, mut context: watch::Receiver<Option<Context>>,
             _ => {}
         }
         tracing::warn!(%error, subject = config.dlq_subject, "dead letter not delivered, trying again");
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(PAUSE_MAX);
+        tokio::time::sleep(pauses.pause()).await;
     }
 }
 

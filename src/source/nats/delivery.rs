@@ -9,32 +9,15 @@ use async_nats::jetstream::{AckKind, Message};
 use async_nats::{Client, HeaderMap, Subject};
 use bytes::Bytes;
 use time::OffsetDateTime as DateTime;
-use tokio::sync::mpsc::error::TrySendError;
 
-use super::consumer::{ACK_TIME, Consumer, Event, bytes};
+use super::consumer::Consumer;
 use super::sequence::{Delivery, SequenceOrder};
 use super::states::{Gap, Held};
 use crate::record::{Headers, Position, Record};
+use crate::source::broker::handover::Event;
+use crate::source::broker::tries::acknowledge;
 
 impl Consumer {
-    /// Hands over what the other side has room for.
-    pub(super) fn flush(&mut self) {
-        let Some(events) = &self.events else { return };
-        while let Some(event) = self.queue.pop_front() {
-            let bytes = bytes(&event);
-            match events.try_send(event) {
-                Ok(()) | Err(TrySendError::Closed(_)) => self.queued_bytes = self.queued_bytes.saturating_sub(bytes),
-                Err(TrySendError::Full(event)) => {
-                    self.queue.push_front(event);
-                    return;
-                }
-            }
-        }
-        if self.is_stopping {
-            self.events = None; // the other side sees the end once it has taken everything
-        }
-    }
-
     /// Everything below `next` is durable and visible: acknowledged in order, or ended if it is a dead letter.
     pub(super) fn committed(&mut self, next: u64) {
         self.durable = self.durable.max(next);
@@ -60,11 +43,7 @@ impl Consumer {
             }
             Ok::<_, async_nats::PublishError>(())
         };
-        match tokio::time::timeout(ACK_TIME, sending).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::debug!(%error, "not acknowledged"),
-            Err(_) => tracing::debug!(after = ?ACK_TIME, "not acknowledged"),
-        }
+        acknowledge(sending).await;
     }
 
     /// Has the server wait longer for what is not durable yet.
@@ -83,10 +62,8 @@ impl Consumer {
 
     pub(super) fn hand_over(&mut self, records: Vec<Record>) {
         if !records.is_empty() {
-            let event = Event::Records(records);
-            self.queued_bytes += bytes(&event);
-            self.queue.push_back(event);
-            self.flush();
+            self.handover.push(Event::Records(records));
+            self.handover.flush(self.is_stopping);
         }
     }
 

@@ -9,45 +9,30 @@
 mod consumer;
 mod dead_letters;
 mod delivery;
+mod metrics;
 mod sequence;
 mod starts;
 mod states;
 mod stream;
 
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
-use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 
-use super::broker::mailbox::Mailbox;
+use super::broker::consumer_handle::ConsumerHandle;
 use super::{Parked, Received, Source, SourceError};
-use crate::metrics;
 use crate::nats::Config;
 use crate::process::lifecycle::Gate;
 use crate::record::{Checkpoint, Position, Record, Rejection};
 use crate::store::Outcome;
-use consumer::{Consumer, Event};
+use consumer::Consumer;
 use dead_letters::DeadLetters;
-
-/// Chunks of records that may wait for the ingest loop. With those of 256 it is what two batches take.
-const CHUNKS_MAX: usize = 8;
-
-/// How long a stop waits for the last acknowledgements to be sent.
-const LEAVE_WAIT: Duration = Duration::from_secs(5);
+pub use metrics::NatsMetrics;
 
 /// The subject, as a source.
 pub struct NatsSource {
-    name: Arc<str>,
-    events: mpsc::Receiver<Event>,
-    mailbox: Arc<Mailbox>,
+    consumer: ConsumerHandle,
     dead_letters: DeadLetters,
-    /// The partition whose records are void until it is assigned again.
-    muted: Option<u32>,
-    is_stopping: bool,
-    /// Closed once everything is acknowledged that can be. Waited for at the end, so that this is before the process
-    /// goes.
-    has_left: Receiver<()>,
 }
 
 impl NatsSource {
@@ -56,30 +41,20 @@ impl NatsSource {
     ///
     /// # Errors
     /// When the machine has no thread left.
-    pub fn start(config: &Config, metrics: metrics::Nats, gate: Gate, letters: Gate) -> anyhow::Result<Self> {
-        let name: Arc<str> = format!("nats:{}:{}", config.stream, config.durable).into();
+    pub fn start(config: &Config, metrics: NatsMetrics, gate: Gate, letters: Gate) -> anyhow::Result<Self> {
+        let name = format!("nats:{}:{}", config.stream, config.durable);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (connected, connection) = watch::channel(None);
         let dead_letters = DeadLetters::new(config, letters, connection, runtime.handle().clone());
-        let (sender, events) = mpsc::channel(CHUNKS_MAX);
-        let mailbox = Arc::<Mailbox>::default();
-        let consumer = Consumer::new(config.clone(), metrics, gate, sender, Arc::clone(&mailbox), connected);
-        let (leaving, has_left) = sync_channel(1);
-        std::thread::Builder::new().name("nats".into()).spawn(move || {
-            runtime.block_on(consumer.run());
-            drop(leaving);
-        })?;
-        Ok(Self { name, events, mailbox, dead_letters, muted: None, is_stopping: false, has_left })
-    }
-
-    fn failed(&self, cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> SourceError {
-        SourceError { name: Arc::clone(&self.name), cause: cause.into() }
+        let make = |events, mailbox| Consumer::new(config.clone(), metrics, gate, events, mailbox, connected);
+        let consumer = ConsumerHandle::start(name, ("nats", "NATS"), runtime, make, Consumer::run)?;
+        Ok(Self { consumer, dead_letters })
     }
 }
 
 impl Source for NatsSource {
     fn name(&self) -> Arc<str> {
-        Arc::clone(&self.name)
+        self.consumer.name()
     }
 
     fn is_log(&self) -> bool {
@@ -95,61 +70,32 @@ impl Source for NatsSource {
     }
 
     async fn recv(&mut self, into: &mut Vec<Record>) -> Result<Received, SourceError> {
-        match self.events.recv().await {
-            Some(Event::Records(records)) => {
-                if self.muted.is_none() {
-                    *into = records;
-                }
-                Ok(Received::Records)
-            }
-            Some(Event::Assigned(partition)) => {
-                self.muted = None;
-                Ok(Received::Assigned(vec![partition]))
-            }
-            Some(Event::Revoked(partition)) => Ok(Received::Revoked(vec![partition])),
-            None if self.is_stopping => Ok(Received::End),
-            None => Err(self.failed("the consumer's thread ended")),
-        }
+        self.consumer.recv(into).await
     }
 
     fn commit(&mut self, upto: &Checkpoint, _outcomes: Vec<(Position, Outcome)>) {
-        self.mailbox.post(|mail| mail.committed = Some(upto.clone()));
+        self.consumer.commit(upto);
     }
 
     fn reject(&mut self, record: &Record, rejection: &Rejection) -> Parked {
         let Position { partition, offset } = record.position;
-        self.mailbox.post(|mail| mail.parked.push((partition, offset)));
+        self.consumer.park(partition, offset);
         Parked::Pending(self.dead_letters.keep(record, rejection))
     }
 
     fn start(&mut self, partitions: &[u32], from: &Checkpoint) {
-        if let Some(&partition) = partitions.last() {
-            self.mailbox.post(|mail| mail.start = Some((partition, from.0.get(&partition).copied())));
-        }
+        self.consumer.start_at(partitions, from);
     }
 
     fn release(&mut self) {
-        self.mailbox.post(|mail| mail.is_released = true);
+        self.consumer.release();
     }
 
     fn fenced(&mut self, partition: u32) {
-        self.muted = Some(partition);
-        self.mailbox.post(|mail| mail.fenced = Some(partition));
+        self.consumer.fenced(partition);
     }
 
     fn stop(&mut self) {
-        self.is_stopping = true;
-        self.mailbox.post(|mail| mail.is_stopping = true);
-    }
-}
-
-impl Drop for NatsSource {
-    fn drop(&mut self) {
-        self.mailbox.post(|mail| mail.is_leaving = true);
-        self.events.close();
-        // Everything is durable by now; what is not acknowledged is delivered again, and acknowledged then.
-        if let Err(RecvTimeoutError::Timeout) = self.has_left.recv_timeout(LEAVE_WAIT) {
-            tracing::warn!(after = ?LEAVE_WAIT, "NATS was not left in time");
-        }
+        self.consumer.stop();
     }
 }

@@ -2,11 +2,14 @@
 
 use std::time::{Duration, Instant};
 
-use super::consumer::{Consumer, Event, STANDBY_SHORT};
+use super::consumer::{Consumer, STANDBY_SHORT};
 use super::sequence::Sequence;
 use super::states::{Gap, Reading, partition};
 use super::stream::{Look, Trouble};
 use crate::nats::Config;
+use crate::source::broker::handover::Event;
+use crate::source::broker::lag::judge_lag;
+use crate::source::broker::tries::about;
 
 /// How long is read from the stream at a stretch when nothing is delivered.
 const CATCH_UP: Duration = Duration::from_secs(1);
@@ -43,11 +46,7 @@ impl Consumer {
             self.gate.close(reason);
             return Ok(());
         }
-        if lag <= self.config.lag_max {
-            self.gate.open();
-        } else {
-            self.gate.close(&format!("{lag} messages behind"));
-        }
+        judge_lag(&self.gate, lag, self.config.lag_max);
         self.watch(look)
     }
 
@@ -55,7 +54,7 @@ impl Consumer {
     /// acknowledgements that will never come.
     pub(super) fn watch(&mut self, look: &Look) -> Result<(), Trouble> {
         let is_unread = look.delivered >= self.sequence.next() || look.undelivered > 0;
-        let is_idle = self.reading == Reading::Active && is_unread && !self.has_arrived && self.queue.is_empty();
+        let is_idle = self.reading == Reading::Active && is_unread && !self.has_arrived && self.handover.is_empty();
         self.has_arrived = false;
         if !is_idle || self.gap.is_some() || self.held.len() >= self.config.in_flight_max || self.is_stopping {
             self.idle_looks = 0;
@@ -136,8 +135,8 @@ impl Consumer {
     /// Leaves the stream to another process, and looks after it.
     pub(super) fn stand_by(&mut self, seen: Option<u64>, pause: Duration) {
         self.drop_received();
-        self.queue.retain(|event| !matches!(event, Event::Assigned(_)));
-        let due = Instant::now() + pause.mul_f64(0.8 + fastrand::f64() * 0.4);
+        self.handover.drop_assigned();
+        let due = Instant::now() + about(pause);
         self.reading = Reading::Standby { seen, due: Some(due) };
     }
 
@@ -148,8 +147,8 @@ impl Consumer {
             && !self.is_stopping
         {
             self.reading = Reading::Standby { seen, due: None };
-            self.queue.push_back(Event::Assigned(partition));
-            self.flush();
+            self.handover.push(Event::Assigned(partition));
+            self.handover.flush(self.is_stopping);
         }
     }
 
@@ -158,8 +157,7 @@ impl Consumer {
         self.held.clear();
         self.gap = None;
         self.starting = None;
-        self.queue.retain(|event| !matches!(event, Event::Records(_)));
-        self.queued_bytes = 0;
+        self.handover.drop_records();
     }
 
     pub(super) fn release(&mut self) {

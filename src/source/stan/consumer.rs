@@ -19,20 +19,19 @@ use tokio::sync::mpsc;
 
 use super::PARTITION;
 use super::channel::{between, last_of};
-use super::handover::{Event, Handover};
+use super::metrics::StanMetrics;
 use super::order::{Order, Place};
-use crate::metrics::Stan as Metrics;
 use crate::nats::said;
 use crate::process::lifecycle::Gate;
 use crate::record::{Position, Record};
+use crate::source::broker::handover::{CHUNK_BYTES, CHUNK_ROWS, Event, Handover};
+use crate::source::broker::lag::judge_lag;
 use crate::source::broker::mailbox::Mailbox;
+use crate::source::broker::tries::{LastWarning, Pauses, about, acknowledge};
 use crate::stan::Config;
 use crate::stan::protocol::{MsgProto, Start};
 use crate::stan::session::{Session, SessionError, Subscription, Wanted};
 
-/// Records handed over at once.
-const CHUNK_ROWS: usize = 256;
-const CHUNK_BYTES: usize = 1 << 20;
 /// How often is looked how far the channel goes, and how often while all of it is durable and
 /// nothing comes: the server notes each look in its files.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
@@ -43,15 +42,10 @@ const FILL_ROWS: u64 = 1000;
 const STANDBY_PAUSE: Duration = Duration::from_secs(2);
 /// Between two looks at a position that the channel does not reach.
 const STOPPED_PAUSE: Duration = Duration::from_secs(5);
-/// How long acknowledgements may take to be handed to the connection, and a session to end.
+/// How long a session may take to end.
 const LEAVE_TIME: Duration = Duration::from_secs(2);
 /// What anyone may read of a server that there is no connection to.
 const UNREACHABLE: &str = "not connected to NATS Streaming: NATS cannot be reached";
-/// Between two tries.
-const PAUSE_FIRST: Duration = Duration::from_millis(100);
-const PAUSE_MAX: Duration = Duration::from_secs(2);
-/// The same trouble is told this often.
-const WARN_EVERY: Duration = Duration::from_secs(10);
 
 /// Why a session is over.
 enum Over {
@@ -90,7 +84,7 @@ struct Reading {
 
 pub(super) struct Consumer {
     config: Config,
-    metrics: Metrics,
+    metrics: StanMetrics,
     gate: Gate,
     handover: Handover,
     mailbox: Arc<Mailbox>,
@@ -108,13 +102,13 @@ pub(super) struct Consumer {
     is_stopping: bool,
     is_leaving: bool,
     is_standby: bool,
-    warned: Option<(Instant, String)>,
+    last_warning: LastWarning,
 }
 
 impl Consumer {
     pub(super) fn new(
         config: Config,
-        metrics: Metrics,
+        metrics: StanMetrics,
         gate: Gate,
         events: mpsc::Sender<Event>,
         mailbox: Arc<Mailbox>,
@@ -135,7 +129,7 @@ impl Consumer {
             is_stopping: false,
             is_leaving: false,
             is_standby: false,
-            warned: None,
+            last_warning: LastWarning::default(),
         }
     }
 
@@ -143,7 +137,7 @@ impl Consumer {
     /// left as it is.
     pub(super) async fn run(mut self) {
         let mut client = None;
-        let mut pause = PAUSE_FIRST;
+        let mut pauses = Pauses::of_consumer();
         loop {
             let begun = Instant::now();
             let over = self.one_session(&mut client).await;
@@ -152,18 +146,15 @@ impl Consumer {
                 Over::Leaving => return,
                 Over::Standby => {
                     self.stand_by();
-                    STANDBY_PAUSE.mul_f64(0.8 + fastrand::f64() * 0.4)
+                    about(STANDBY_PAUSE)
                 }
                 Over::Trouble(trouble) | Over::Unreachable(trouble) => {
-                    if begun.elapsed() > PAUSE_MAX * 2 {
-                        pause = PAUSE_FIRST; // it went well, and may do so again at once
-                    } else {
+                    // What went well may do so again at once.
+                    if !pauses.has_lasted(begun) {
                         self.gate.close_with(if is_unreachable { UNREACHABLE } else { &trouble }, &trouble);
                     }
-                    self.warn(trouble);
-                    let wait = pause.mul_f64(0.5 + fastrand::f64() / 2.0);
-                    pause = (pause * 2).min(PAUSE_MAX);
-                    wait
+                    self.warn(&trouble);
+                    pauses.jittered()
                 }
             };
             if self.give_back().await.is_err() || self.meanwhile(tokio::time::sleep(wait)).await.is_err() {
@@ -273,7 +264,7 @@ impl Consumer {
         }
         self.handover.drop_records();
         self.is_released = false;
-        self.handover.push(Event::Revoked);
+        self.handover.push(Event::Revoked(PARTITION));
         self.until(None, |this| this.is_released).await?;
         self.is_assigned = false;
         Ok(())
@@ -353,7 +344,7 @@ impl Consumer {
     /// Has the partition assigned, and waits for the position that is stored.
     async fn stored_position(&mut self, session: &Session) -> Result<Option<u64>, Over> {
         self.start = None;
-        self.handover.push(Event::Assigned);
+        self.handover.push(Event::Assigned(PARTITION));
         self.is_assigned = true;
         self.until(Some(session), |this| this.start.is_some()).await?;
         Ok(self.start.take().flatten())
@@ -504,11 +495,7 @@ impl Consumer {
     fn note_lag(&self, reading: &Reading) {
         let lag = (reading.last + 1).saturating_sub(self.durable);
         self.metrics.lag.set(i64::try_from(lag).unwrap_or(i64::MAX));
-        if lag <= self.config.lag_max {
-            self.gate.open();
-        } else {
-            self.gate.close(&format!("{lag} messages behind"));
-        }
+        judge_lag(&self.gate, lag, self.config.lag_max);
     }
 
     /// Acknowledges what is durable. What does not get through is delivered again.
@@ -521,11 +508,7 @@ impl Consumer {
             }
             Ok::<_, SessionError>(())
         };
-        match tokio::time::timeout(LEAVE_TIME, sending).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::debug!(%error, "not acknowledged"),
-            Err(_) => tracing::debug!(after = ?LEAVE_TIME, "not acknowledged"),
-        }
+        acknowledge(sending).await;
     }
 
     /// The channel ends before the stored position. Looks again later: one of them may have been
@@ -567,11 +550,9 @@ impl Consumer {
         self.is_leaving |= said.is_leaving;
     }
 
-    fn warn(&mut self, trouble: String) {
-        let is_news = self.warned.as_ref().is_none_or(|(at, told)| *told != trouble || at.elapsed() >= WARN_EVERY);
-        if is_news {
+    fn warn(&mut self, trouble: &str) {
+        if self.last_warning.is_news(trouble) {
             tracing::warn!(cluster = self.config.cluster, trouble, "trouble with NATS Streaming, trying again");
-            self.warned = Some((Instant::now(), trouble));
         }
     }
 }

@@ -5,30 +5,20 @@
 //! Letters have a session of their own, under a name of its own: the one that reads ends with each
 //! interruption, and begins again only when what it has brought is durable or in here.
 
-use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_nats::ConnectOptions;
 use bytes::Bytes;
 use serde_json::{Map, Value, json};
 use tokio::runtime::Handle;
-use tokio::sync::{Mutex, Semaphore};
+use tokio::sync::Mutex;
 
 use crate::process::lifecycle::Gate;
 use crate::record::{Record, Rejection, dead};
-use crate::source::SourceError;
-use crate::source::broker::dead_letter::{DeadLetter, Overdue};
+use crate::source::broker::dead_letter::DeadLetter;
+use crate::source::broker::deliveries::{Delivered, Deliveries};
 use crate::stan::Config;
 use crate::stan::session::{Session, SessionError};
-
-/// Between two tries at a cluster that is unavailable.
-const PAUSE_FIRST: Duration = Duration::from_millis(250);
-const PAUSE_MAX: Duration = Duration::from_secs(5);
-/// Dead letters on their way at once; further ones wait for their turn.
-const IN_FLIGHT_MAX: usize = 1000;
-
-type Delivered = Pin<Box<dyn Future<Output = Result<(), SourceError>> + Send>>;
 
 pub(super) struct DeadLetters {
     config: Arc<Config>,
@@ -36,34 +26,22 @@ pub(super) struct DeadLetters {
     session: Arc<Mutex<Option<Arc<Session>>>>,
     /// Where the session lives.
     runtime: Handle,
-    in_flight: Arc<Semaphore>,
-    overdue: Arc<Overdue>,
+    deliveries: Deliveries,
 }
 
 impl DeadLetters {
     /// `gate` is closed while a letter takes long.
     pub(super) fn new(config: &Config, gate: Gate, runtime: Handle) -> Self {
-        let reason = format!("channel {} takes no dead letters; intake waits", config.dlq_subject);
-        Self {
-            config: Arc::new(config.clone()),
-            session: Arc::default(),
-            runtime,
-            in_flight: Arc::new(Semaphore::new(IN_FLIGHT_MAX)),
-            overdue: Arc::new(Overdue::new(gate, reason)),
-        }
+        let deliveries = Deliveries::new("channel", &config.dlq_subject, gate);
+        Self { config: Arc::new(config.clone()), session: Arc::default(), runtime, deliveries }
     }
 
     /// Begins to deliver at once. The future is done when the channel has the message.
     pub(super) fn keep(&self, record: &Record, rejection: &Rejection) -> Delivered {
         let dead_letter = DeadLetter::new(&self.config.subject, record, rejection);
         let (config, session) = (Arc::clone(&self.config), Arc::clone(&self.session));
-        let (in_flight, overdue) = (Arc::clone(&self.in_flight), Arc::clone(&self.overdue));
-        let delivery = self.runtime.spawn(async move {
-            let _turn = in_flight.acquire_owned().await;
-            Box::pin(overdue.watch(deliver(&config, &session, dead_letter))).await;
-        });
-        let name: Arc<str> = self.config.dlq_subject.as_str().into();
-        Box::pin(async move { delivery.await.map_err(|error| SourceError { name, cause: error.into() }) })
+        let delivery = async move { Box::pin(deliver(&config, &session, dead_letter)).await };
+        self.deliveries.begin(&self.runtime, delivery)
     }
 }
 
@@ -99,7 +77,7 @@ async fn open(config: &Config, session: &Mutex<Option<Arc<Session>>>) -> Result<
 }
 
 async fn deliver(config: &Config, session: &Mutex<Option<Arc<Session>>>, mut dead_letter: DeadLetter) {
-    let mut pause = PAUSE_FIRST;
+    let mut pauses = Deliveries::pauses();
     loop {
         let sent = match open(config, session).await {
             Err(error) => Err(error),
@@ -119,8 +97,7 @@ async fn deliver(config: &Config, session: &Mutex<Option<Arc<Session>>>, mut dea
                 tracing::warn!(%error, channel = config.dlq_subject, "dead letter not delivered, trying again");
             }
         }
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(PAUSE_MAX);
+        tokio::time::sleep(pauses.pause()).await;
     }
 }
 

@@ -3,6 +3,7 @@
 
 mod commit;
 mod files;
+mod metrics;
 mod offline;
 mod outbox;
 mod schema;

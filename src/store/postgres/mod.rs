@@ -9,6 +9,7 @@ pub mod copy;
 mod encryption;
 mod errors;
 mod login;
+mod metrics;
 mod offline;
 mod options;
 mod outbox;
@@ -199,15 +200,6 @@ struct Connections {
     failures: Failures,
 }
 
-/// Connections of one kind, busy and idle.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct PoolUse {
-    /// In use now.
-    pub busy: u32,
-    /// Open and waiting.
-    pub idle: u32,
-}
-
 /// The store in PostgreSQL. Clones share the connections.
 #[derive(Clone)]
 pub struct Postgres(Arc<Inner>);
@@ -264,14 +256,6 @@ impl Postgres {
     #[must_use]
     pub fn place(&self) -> String {
         self.0.config.place()
-    }
-
-    /// How many connections there are.
-    #[must_use]
-    pub fn pool_use(&self) -> PoolUse {
-        let (readers, writers) = (self.0.readers.pool.state(), self.0.writers.pool.state());
-        let idle = readers.idle_connections + writers.idle_connections;
-        PoolUse { busy: (readers.connections + writers.connections).saturating_sub(idle), idle }
     }
 
     fn presence(&self) -> Presence {
