@@ -1,4 +1,5 @@
-//! Clients that have lost every broker are told where to look for one.
+//! What clients say of their connections: one that has lost every broker is told where to look for one, and why one over
+//! TLS fails is logged.
 
 use std::ffi::CString;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -20,7 +21,7 @@ pub const STATISTICS_EVERY: Duration = Duration::from_secs(1);
 /// looks the first ones up again by itself.
 const LOST_MAX: u32 = 3;
 
-/// What is wrong with TLS is told this often.
+/// How often what is wrong with TLS is logged at most.
 const TOLD_EVERY: Duration = Duration::from_secs(10);
 
 /// Clients that were given their brokers again, in this process.
@@ -128,8 +129,9 @@ impl ClientContext for Watched {
 
 impl rdkafka::consumer::ConsumerContext for Watched {}
 
-/// What the library says of a connection that failed. Only here it says what is wrong with one over TLS, such as a
-/// certificate for another host, so that is told, once in a while.
+/// What the library says of a connection that failed. Only here does it say what is wrong with one over TLS, such as a
+/// certificate for another host or a wrong password, so that is logged as a warning: at most every ten seconds for all
+/// clients of the process, which meet the same brokers.
 pub fn failed(error: &KafkaError, reason: &str) {
     static TOLD: Mutex<Option<Instant>> = Mutex::new(None);
     // It begins with the broker: `ssl://localhost:9093/1: SSL handshake failed: …`.
@@ -137,7 +139,7 @@ pub fn failed(error: &KafkaError, reason: &str) {
     let mut told = lock(&TOLD);
     if is_tls && told.is_none_or(|last| last.elapsed() >= TOLD_EVERY) {
         *told = Some(Instant::now());
-        tracing::warn!(reason, "Kafka cannot be reached over TLS");
+        tracing::warn!(reason, "a connection to Kafka over TLS failed");
     } else {
         tracing::debug!(%error, reason, "librdkafka");
     }

@@ -311,7 +311,8 @@ impl Consumer {
             Some(Code::Authentication | Code::SaslAuthenticationFailed) => {
                 self.refused.connection = Some("Kafka refuses the credentials".into());
             }
-            Some(Code::SSL) => {
+            // Later on it is one broker of several, or one that is away for a while.
+            Some(Code::SSL) if self.active.is_empty() => {
                 self.refused.connection = Some("Kafka cannot be reached over TLS; the log says why".into());
             }
             Some(Code::GroupAuthorizationFailed) => {
