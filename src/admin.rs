@@ -2,20 +2,23 @@
 //! all else is busy. Who may read metrics is asked here too.
 
 use std::convert::Infallible;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
-use hyper::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
+use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::access::address::Peer;
 use crate::access::scope::Need;
 use crate::access::{Access, Denied, head};
-use crate::listen::{Bound, Opened};
+use crate::listen::{Bound, Opened, Stream, refusal};
 use crate::metrics::Metrics;
 use crate::process::lifecycle::{Readiness, Shutdown};
 
@@ -72,10 +75,78 @@ async fn serve(admin: Admin, bound: Bound, mut shutdown: Shutdown) {
             let _ = hyper::server::conn::http1::Builder::new()
                 .timer(TokioTimer::new())
                 .header_read_timeout(HEAD_TIME)
-                .serve_connection(TokioIo::new(stream), service)
+                .serve_connection(TokioIo::new(Worded { stream, unsent: Vec::new() }), service)
                 .await;
         });
     }
+}
+
+/// A connection on which hyper's refusal of a head that it cannot read says so in words, with an id.
+struct Worded {
+    stream: Stream,
+    /// Such a refusal, as far as it is not sent.
+    unsent: Vec<u8>,
+}
+
+impl Worded {
+    fn poll_unsent(&mut self, context: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        while !self.unsent.is_empty() {
+            match ready!(Pin::new(&mut self.stream).poll_write(context, &self.unsent))? {
+                0 => return Poll::Ready(Err(std::io::ErrorKind::WriteZero.into())),
+                sent => drop(self.unsent.drain(..sent)),
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncRead for Worded {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(context, into)
+    }
+}
+
+/// It is not vectored, so hyper gives the head of an answer and its body in one piece.
+impl AsyncWrite for Worded {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<std::io::Result<usize>> {
+        ready!(self.poll_unsent(context))?;
+        // A copy of each answer: here that is nothing.
+        let mut answers = bytes.to_vec();
+        if refusal::complete(&mut answers, unreadable).is_some() {
+            self.unsent = answers;
+            return Poll::Ready(Ok(bytes.len())); // the rest is sent with the flush that follows
+        }
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        ready!(self.poll_unsent(context))?;
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        ready!(self.poll_unsent(context))?;
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+/// What is said of a head that cannot be read.
+fn unreadable(status: StatusCode) -> Option<([(HeaderName, HeaderValue); 2], String)> {
+    let detail = match status {
+        StatusCode::BAD_REQUEST => "the head of the request is not HTTP/1.1 (RFC 9112)",
+        StatusCode::URI_TOO_LONG => "the target of the request is too long",
+        StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => "the head of the request is too large",
+        _ => return None,
+    };
+    let fields = [
+        (CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8")),
+        (head::X_REQUEST_ID, head::new_request_id()),
+    ];
+    Some((fields, format!("{detail}\n")))
 }
 
 /// The answer, if its client is let in.

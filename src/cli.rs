@@ -45,6 +45,7 @@ pub fn main() -> ExitCode {
         Ok(read) => read,
         Err(wrong) => return refuse(&wrong),
     };
+    app::no_core_dump();
     ended(run(task, settings))
 }
 

@@ -1,4 +1,4 @@
-//! What the system allows this process: open files, and so connections; huge pages.
+//! What the system allows this process: open files, and so connections; huge pages; core dumps.
 
 use super::config::Config;
 
@@ -55,6 +55,16 @@ pub fn small_pages() {
     #[cfg(target_os = "linux")]
     if let Err(error) = rustix::thread::disable_transparent_huge_pages(true) {
         tracing::warn!(%error, "cannot do without huge pages");
+    }
+}
+
+/// This process leaves no core dump: keys and people's data would be in it. The hard limit stays, so `prlimit --core` can
+/// allow one where a fault is looked for.
+pub fn no_core_dump() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let none = Rlimit { current: Some(0), ..getrlimit(Resource::Core) };
+    if let Err(error) = setrlimit(Resource::Core, none) {
+        tracing::warn!(%error, "cannot do without core dumps");
     }
 }
 

@@ -25,8 +25,8 @@ use crate::store::any::AnyStore;
 use crate::tls;
 
 pub use config::{Config, Runtime};
-pub use limits::small_pages;
 use limits::{fit_connections, raise_file_limit};
+pub use limits::{no_core_dump, small_pages};
 use steps::Bound;
 #[cfg(feature = "kafka")]
 pub use work::work;

@@ -2,35 +2,23 @@
 //! gets the body which every other error has.
 
 use hyper::StatusCode;
+use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 
 use super::Config;
 use super::respond::{PROBLEM_JSON, Problem};
 use crate::access::head;
+use crate::listen::refusal;
 
-/// Puts a body to the refusal at the end of `answers`, if there is one. Returns its status.
-///
-/// No answer of the service itself has one of these statuses and no body, and no body of JSON ends with empty lines.
+/// Gives the refusal at the end of `answers` its body, if there is one. Returns its status.
 pub fn complete(answers: &mut Vec<u8>, config: &Config) -> Option<StatusCode> {
-    if !answers.ends_with(b"\r\n\r\n") {
-        return None;
-    }
-    let begin = memchr::memmem::rfind(answers, b"HTTP/1.")?;
-    let head = &answers[begin..];
-    memchr::memmem::find(head, b"content-length: 0\r\n")?;
-    let date = memchr::memmem::find(head, b"date: ")?;
-    let status = StatusCode::from_bytes(head.get(9..12)?).ok()?;
-    let body = problem(status, config)?.json();
-    // hyper leaves `close` out, and names the older version, where a request before this one was of that version.
-    let fields = format!(
-        "HTTP/1.1 {status}\r\nconnection: close\r\ncontent-type: {PROBLEM_JSON}\r\ncache-control: no-cache\r\n\
-         x-request-id: {}\r\ncontent-length: {}\r\n",
-        head::new_request_id().to_str().unwrap_or_default(),
-        body.len()
-    );
-    let amended = [fields.as_bytes(), &head[date..], body.as_bytes()].concat();
-    answers.truncate(begin);
-    answers.extend_from_slice(&amended);
-    Some(status)
+    refusal::complete(answers, |status| {
+        let fields = [
+            (CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON)),
+            (CACHE_CONTROL, HeaderValue::from_static("no-cache")),
+            (head::X_REQUEST_ID, head::new_request_id()),
+        ];
+        Some((fields, problem(status, config)?.json()))
+    })
 }
 
 /// What hyper means by a status. `None` for one that it does not refuse with.

@@ -1,8 +1,9 @@
-//! Where the service listens: addresses, with TLS or without, and sockets of the file system. Owns
-//! binding, taking connections and the server's part of a handshake; knows nothing of what is said
-//! over them.
+//! Where the service listens: addresses, with TLS or without, and sockets of the file system. Owns binding, taking
+//! connections, the server's part of a handshake and the form of what is refused before there is a request; knows
+//! nothing of what else is said over them.
 
 mod endpoint;
+pub mod refusal;
 
 use std::io;
 use std::net::SocketAddr;

@@ -586,6 +586,32 @@ fn metrics_and_readiness_are_asked_for_over_any_listener() {
     assert!(code == Some(1) && error.contains("400"), "{error}");
 }
 
+/// hyper answers such a head itself, with nothing but a status.
+#[test]
+fn heads_that_the_admin_address_cannot_read_are_refused_in_words_and_with_an_id() {
+    let files = Files::new();
+    let _secured = Secured::start(&["--admin", &format!("unix:{}", files.text("admin.sock"))]);
+    let good = "GET /readyz HTTP/1.1\r\nHost: x\r\n\r\n";
+    let many = format!("GET /readyz HTTP/1.1\r\nHost: x\r\n{}\r\n", "A: b\r\n".repeat(200));
+    let ids: Vec<String> = ["G ET / HTTP/1.1\r\n\r\n", "GET / HTTP/1.1\r\nno colon\r\n\r\n", &many]
+        .into_iter()
+        .flat_map(|bad| [bad.to_owned(), format!("{good}{bad}")])
+        .map(|requests| {
+            let mut socket = UnixStream::connect(files.path("admin.sock")).unwrap();
+            socket.write_all(requests.as_bytes()).unwrap();
+            if requests.starts_with(good) {
+                assert_eq!(read_reply(&mut socket).unwrap().1, b"ready");
+            }
+            let (head, body) = read_reply(&mut socket).unwrap();
+            assert!(head.starts_with("HTTP/1.1 4") && head.contains("content-type: text/plain"), "{requests}: {head}");
+            assert!(String::from_utf8(body).unwrap().contains("head"), "{requests}: {head}");
+            assert_eq!(socket.read(&mut [0; 1]).unwrap(), 0, "and closed");
+            head.lines().find_map(|line| line.strip_prefix("x-request-id: ")).expect("an id").to_owned()
+        })
+        .collect();
+    assert!(ids.iter().enumerate().all(|(at, id)| !id.is_empty() && !ids[..at].contains(id)), "{ids:?}");
+}
+
 /// Runs the five commands of a section of the document, with a port of this test's own, and shows what they say.
 fn walked(section: &str, port: &str) -> String {
     let document = include_str!("../../docs/security.md");

@@ -160,3 +160,18 @@ fn nothing_secret_or_personal_is_said() {
         assert!(line.is_none(), "{secret}: {}", line.unwrap_or_default());
     }
 }
+
+/// Keys and orders would be in it. `ulimit -c unlimited`, as many services are started, is what it inherits.
+#[test]
+fn a_crash_leaves_no_memory_behind() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let most = getrlimit(Resource::Core).maximum;
+    setrlimit(Resource::Core, Rlimit { current: most, maximum: most }).unwrap();
+    if most == Some(0) {
+        eprintln!("skipped: this machine allows no core dump at all");
+    }
+    let server = Server::start(&[]);
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", server.pid())).unwrap();
+    let core = limits.lines().find_map(|line| line.strip_prefix("Max core file size")).unwrap();
+    assert_eq!(core.split_whitespace().next(), Some("0"), "{core}");
+}
