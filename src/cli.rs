@@ -45,7 +45,9 @@ pub fn main() -> ExitCode {
         Ok(read) => read,
         Err(wrong) => return refuse(&wrong),
     };
-    app::no_core_dump();
+    if let Err(error) = app::no_core_dump() {
+        output::note(format_args!("warning: a crash may leave keys and orders in a core dump: {error}")); // there is no log yet
+    }
     ended(run(task, settings))
 }
 

@@ -60,12 +60,13 @@ pub fn small_pages() {
 
 /// This process leaves no core dump: keys and people's data would be in it. The hard limit stays, so `prlimit --core` can
 /// allow one where a fault is looked for.
-pub fn no_core_dump() {
+///
+/// # Errors
+/// When the system does not let the limit be lowered.
+pub fn no_core_dump() -> std::io::Result<()> {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let none = Rlimit { current: Some(0), ..getrlimit(Resource::Core) };
-    if let Err(error) = setrlimit(Resource::Core, none) {
-        tracing::warn!(%error, "cannot do without core dumps");
-    }
+    Ok(setrlimit(Resource::Core, none)?)
 }
 
 #[cfg(test)]

@@ -4,12 +4,13 @@
 
 use std::collections::HashMap;
 use std::hash::BuildHasher;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use foldhash::quality::RandomState;
 
 use crate::id::OrderId;
 use crate::snapshot::{Kind, Snapshot, State};
+use crate::sync::lock;
 
 /// Reads the user and the external id off a body. `None` for an order that has none.
 pub type KeyOf = fn(&[u8]) -> Option<(String, Box<str>)>;
@@ -50,7 +51,7 @@ impl External {
     pub(super) fn note(&self, id: &OrderId, snapshot: &Snapshot, get: impl Fn(&OrderId) -> Option<Snapshot>) {
         let Some((user, external)) = self.key(snapshot) else { return };
         let hash = self.hash(&user, &external);
-        let mut shard = self.shard(hash).lock().unwrap_or_else(PoisonError::into_inner);
+        let mut shard = lock(self.shard(hash));
         let is_called_so = get(id).is_some_and(|visible| {
             visible.version() == snapshot.version() || self.key(&visible).is_some_and(|key| key == (user, external))
         });
@@ -77,7 +78,7 @@ impl External {
     ) -> Result<Option<(OrderId, Snapshot)>, NotKept> {
         self.key_of.ok_or(NotKept)?;
         let hash = self.hash(user, external);
-        let shard = self.shard(hash).lock().unwrap_or_else(PoisonError::into_inner);
+        let shard = lock(self.shard(hash));
         let Some(named) = shard.get(&hash) else { return Ok(None) };
         let is_meant = |order: &Snapshot| self.key(order).is_some_and(|(of, name)| (&*of, &*name) == (user, external));
         Ok(named.iter().rev().find_map(|(_, id)| Some((id.clone(), get(id).filter(is_meant)?))))

@@ -3,10 +3,11 @@
 //! beside the room that trees leave empty.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use crate::id::OrderId;
 use crate::snapshot::{OwnerTag, Snapshot, State};
+use crate::sync::lock;
 
 /// Writers of different owners do not wait for each other.
 const SHARDS: usize = 64;
@@ -45,7 +46,7 @@ impl Owned {
         for copy in copies.into_iter().flatten() {
             let Some(owner) = copy.owner().filter(|owner| noted != Some(*owner)) else { continue };
             noted = Some(owner);
-            let mut shard = self.shard(owner).lock().unwrap_or_else(PoisonError::into_inner);
+            let mut shard = lock(self.shard(owner));
             match get(id).filter(|shown| shown.state() == State::Live && shown.owner() == Some(owner)) {
                 Some(shown) => {
                     if shown.seq() != copy.seq() {
@@ -61,13 +62,13 @@ impl Owned {
     }
 
     pub(super) fn page(&self, owner: OwnerTag, before: Option<u64>, limit: usize) -> Vec<Snapshot> {
-        let shard = self.shard(owner).lock().unwrap_or_else(PoisonError::into_inner);
+        let shard = lock(self.shard(owner));
         let older = shard.range((owner, 0)..(owner, before.unwrap_or(u64::MAX)));
         older.rev().take(limit).map(|(_, order)| order.clone()).collect()
     }
 
     pub(super) fn count(&self, owner: OwnerTag) -> usize {
-        let shard = self.shard(owner).lock().unwrap_or_else(PoisonError::into_inner);
+        let shard = lock(self.shard(owner));
         shard.range((owner, 0)..=(owner, u64::MAX)).count()
     }
 

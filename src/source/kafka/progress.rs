@@ -1,6 +1,5 @@
 //! How far behind the consumer is, whether it still delivers, and what the gate of readiness says of it.
 
-use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
 use rdkafka::consumer::Consumer as _;
@@ -29,7 +28,7 @@ impl Consumer {
         }
         // An answer that comes late, behind large ones of the same connection, does not leave the
         // lag as it was.
-        let fetched = self.client.context().fetched.lock().unwrap_or_else(PoisonError::into_inner);
+        let fetched = lock(&self.client.context().fetched);
         for (partition, active) in &mut self.active {
             let end = fetched.get(partition).and_then(|fetched| fetched.end);
             active.end = active.end.max(end.unwrap_or_default());
