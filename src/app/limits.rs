@@ -58,7 +58,7 @@ pub fn small_pages() {
     }
 }
 
-/// This process leaves no core dump: keys and people's data would be in it. The hard limit stays, so `prlimit --core` can
+/// The kernel writes no core dump of this process: keys and people's data would be in it. The hard limit stays, so `prlimit --core` can
 /// allow one where a fault is looked for.
 ///
 /// # Errors

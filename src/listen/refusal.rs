@@ -1,5 +1,5 @@
 //! Heads of requests that hyper cannot read. It refuses them with nothing but a status, and has no hook for more; here
-//! such an answer gets what the surface says otherwise.
+//! such an answer gets the fields and the body that the other errors of its surface have.
 
 use hyper::StatusCode;
 use hyper::header::{HeaderName, HeaderValue};
